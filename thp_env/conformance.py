@@ -1,0 +1,294 @@
+"""Replays recordings of a real Linux kernel and compares, operation by operation, what the machine did.
+
+A recording is a JSON line: a scenario in the language of `traces/text.py` and, after each operation, the errno,
+the faults, the counters that changed, and for each process and region the RSS, the VMAs and the folio behind
+every page. `thp-env conformance FILE.jsonl[.xz]` prints what matches.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thp_env.machine import (
+    KIND_FOLIO,
+    KIND_GUARD,
+    KIND_HUGE_ZERO,
+    KIND_NONE,
+    KIND_ZERO,
+    LAYOUT_EXCLUSIVE,
+    LAYOUT_NOT_LRU,
+    LAYOUT_NOT_SWAPBACKED,
+    LAYOUT_PMD,
+    Machine,
+    MachineConfig,
+    Status,
+    layout,
+)
+from thp_env.machine.counters import MTHP_STATS, VM_EVENTS, Counters
+from thp_env.traces.builder import ProgramBuilder
+from thp_env.traces.program import ProgramError, UnknownOperationError
+from thp_env.traces.text import add_line
+
+NOT_COMPARED = frozenset({"thp_zero_page_alloc"})
+"""Counters that depend on what the machine did before: the huge zero folio stays cached."""
+
+KINDS = {"F": KIND_FOLIO, "Z": KIND_ZERO, "HZ": KIND_HUGE_ZERO, "G": KIND_GUARD, "S": 5}
+FLAGS = {"P": LAYOUT_PMD, "x": LAYOUT_EXCLUSIVE, "l": LAYOUT_NOT_SWAPBACKED, "u": LAYOUT_NOT_LRU, "c": 128}
+
+
+class RecordingFileError(ValueError):
+    """A file that is no recording of a kernel."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first difference of a scenario."""
+
+    step: int
+    op: str
+    what: str
+    expected: Any
+    got: Any
+
+    def __str__(self) -> str:
+        """Say it in a few lines."""
+        return f"step {self.step}: {self.op}\n    {self.what}: expected {self.expected}, got {self.got}"
+
+
+@dataclass
+class Result:
+    """How one scenario went: steps that match, steps compared, steps not modelled, and the first difference."""
+
+    name: str
+    matched: int
+    modelled: int
+    not_modelled: int
+    difference: Difference | None = None
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every modelled step matches."""
+        return self.difference is None
+
+
+def read_recordings(path: Path) -> Iterator[dict]:
+    """Yield the scenarios of a .jsonl or .jsonl.xz file.
+
+    Raises:
+        RecordingFileError: with file, line and reason.
+    """
+    opener = lzma.open if path.suffix == ".xz" else open
+    try:
+        with opener(path, "rt") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    record = json.loads(line)
+                    if not isinstance(record["name"], str) or not isinstance(record["steps"], list):
+                        raise TypeError
+                except (json.JSONDecodeError, KeyError, TypeError):
+                    raise RecordingFileError(f"{path}: line {number}: not a recorded scenario") from None
+                yield record
+    except FileNotFoundError:
+        raise RecordingFileError(f"{path}: no such file") from None
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise RecordingFileError(f"{path}: cannot be read: {error}") from None
+
+
+def replay(record: dict) -> Result:
+    """Replay one scenario up to its first operation that is not modelled."""
+    steps = record["steps"]
+    builder = ProgramBuilder(record["name"], checked=False)
+    reason = ""
+    modelled: list[dict] = []
+    for step in steps:
+        try:
+            add_line(builder, step["op"])
+        except UnknownOperationError as error:
+            reason = f"{step['op']}: {error}"
+            break
+        except ProgramError as error:
+            raise RecordingFileError(f"{record['name']}: step {step['i']}: {error}") from None
+        modelled.append(step)
+    result = Result(record["name"], 0, len(modelled), len(steps) - len(modelled), reason=reason)
+    machine = Machine(builder.build(), MachineConfig(memory=2 << 30))
+    for order in layout.ORDERS:  # as the recorder does before each scenario
+        machine.set_thp(order, "never")
+    for step in modelled:
+        before, faults = machine.counters, _faults(machine)
+        status = machine.run(ops=1, go_on=True)
+        difference = (
+            ("status", "running", "out of memory")
+            if status == Status.OOM
+            else _compare(machine, step, machine.counters - before, faults)
+        )
+        if difference:
+            result.difference = Difference(step["i"], step["op"], *difference)
+            break
+        result.matched += 1
+    return result
+
+
+def _faults(machine: Machine) -> dict[str, int]:
+    rows = {name: machine.process(name) for name in machine.program.processes}
+    return {name: row[2] for name, row in rows.items() if row}
+
+
+def _compare(
+    machine: Machine, step: dict, counters: Counters, faults: dict[str, int]
+) -> tuple[str, Any, Any] | None:
+    words = step["op"].split()
+    process = words[1] if words[0] == "in" else machine.program.processes[0]
+    if step["err"] != machine.error:
+        return "errno", step["err"], machine.error
+    minflt = _faults(machine).get(process, 0) - faults.get(process, 0)
+    if step["minflt"] != max(0, minflt):
+        return "minor faults", step["minflt"], minflt
+    if step["majflt"]:
+        return "major faults", step["majflt"], 0
+    for order in layout.ORDERS:
+        expected = step["mthp"].get(str(4 << order), {})
+        for name in sorted(set(expected) | set(MTHP_STATS)):
+            got = counters.stat(name, order) if name in MTHP_STATS else 0
+            if got != expected.get(name, 0):
+                return f"hugepages-{4 << order}kB {name}", expected.get(name, 0), got
+    thp = {name for name in VM_EVENTS if name.startswith("thp_")} - NOT_COMPARED
+    for name in sorted((set(step["vm"]) | thp) - NOT_COMPARED):
+        got = counters[name] if name in VM_EVENTS else 0
+        if got != step["vm"].get(name, 0):
+            return f"vmstat {name}", step["vm"].get(name, 0), got
+    return _compare_maps(machine, step["map"])
+
+
+def _compare_maps(machine: Machine, expected: list[dict]) -> tuple[str, Any, Any] | None:
+    ours = {(m["p"], m["r"]): m for m in _maps(machine)}
+    theirs = {(m["p"], m["r"]): m for m in expected}
+    if set(ours) != set(theirs):
+        return "mapped regions", sorted(theirs), sorted(ours)
+    heads: dict[int, int] = {}
+    for key, want in theirs.items():
+        got = ours[key]
+        where = f"{key[0]}.{key[1]}"
+        if want["vmas"] != got["vmas"]:
+            return f"{where} VMAs", want["vmas"], got["vmas"]
+        pages = got["pages"]
+        mapped = pages["kind"] == KIND_FOLIO
+        sizes = {
+            "rss": 4 * int(mapped.sum()),
+            "ahp": 4 * int((mapped & (pages["flags"] & LAYOUT_PMD != 0)).sum()),
+            "swap": 0,
+            "lazy": 0,
+        }
+        table = _recorded_layout(want["lay"], len(pages))
+        mine = _machine_layout(pages, heads)
+        bad = np.flatnonzero(table != mine)
+        if len(bad):
+            page = int(bad[0])
+            return f"{where} page {page}", _describe(table[page]), _describe(mine[page])
+        for name, size in sizes.items():
+            if want[name] != size:
+                return f"{where} {name} KB", want[name], size
+    return None
+
+
+def _maps(machine: Machine) -> Iterator[dict]:
+    for process in machine.program.processes:
+        row = machine.process(process)
+        if row is None:
+            continue
+        vmas = machine.vmas(row[0])
+        for region in machine.program.regions:
+            start, length = machine.region(region)
+            inside = [v for v in vmas if start <= v.start < start + length]
+            if not inside:
+                continue
+            listed = []
+            for v in inside:
+                prot = ("r" if v.flags & layout.VM_READ else "-") + ("w" if v.flags & layout.VM_WRITE else "-") + "-"
+                flags = "".join(
+                    text
+                    for text, bit in (("H", layout.VM_HUGEPAGE), ("N", layout.VM_NOHUGEPAGE), ("L", layout.VM_LOCKED))
+                    if v.flags & bit
+                )
+                listed.append([(v.start - start) // 4096, v.pages, prot, *([flags] if flags else [])])
+            pages = machine.pagemap(row[0], start, length)
+            yield {"p": process, "r": region, "vmas": listed, "pages": pages}
+
+
+LAYOUT_DTYPE = np.dtype(
+    [("kind", "u1"), ("order", "u1"), ("flags", "u1"), ("index", "<u4"), ("folio", "<i4"), ("mapcount", "<u4")]
+)
+
+
+def _recorded_layout(runs: list[list], pages: int) -> np.ndarray:
+    table = np.zeros(pages, LAYOUT_DTYPE)
+    table["folio"] = -1
+    for page, n, kind, *rest in runs:
+        part = table[page : page + n]
+        part["kind"] = KINDS[kind]
+        if kind == "F":
+            order, index, folio, flags, mapcount = rest
+            part["order"], part["folio"], part["mapcount"] = order, folio, mapcount
+            part["index"] = np.arange(index, index + n)
+            part["flags"] = sum(FLAGS[f] for f in flags if f != "x")
+            # The head's flag stands for every page of a PTE-mapped large folio, so only these are exact.
+            if "x" in flags and (order == 0 or "P" in flags):
+                part["flags"][0] |= LAYOUT_EXCLUSIVE
+    return table
+
+
+def _machine_layout(pages: np.ndarray, heads: dict[int, int]) -> np.ndarray:
+    table = np.zeros(len(pages), LAYOUT_DTYPE)
+    table["kind"], table["folio"] = pages["kind"], -1
+    mapped = pages["kind"] == KIND_FOLIO
+    for name in ("order", "index", "mapcount"):
+        table[name] = np.where(mapped, pages[name], 0)
+    pmd = pages["flags"] & LAYOUT_PMD != 0
+    exact = mapped & ((pages["order"] == 0) | (pmd & (pages["index"] == 0)))
+    keep = LAYOUT_PMD | LAYOUT_NOT_SWAPBACKED | LAYOUT_NOT_LRU
+    flags = (pages["flags"] & keep) | np.where(exact, pages["flags"] & LAYOUT_EXCLUSIVE, 0)
+    table["flags"] = np.where(mapped, flags, 0)
+    at = np.flatnonzero(mapped)
+    distinct, first = np.unique(pages["head"][at], return_index=True)
+    for head in distinct[np.argsort(first)]:  # numbered by first appearance
+        heads.setdefault(int(head), len(heads))
+    numbers = {int(h): heads[int(h)] for h in distinct}
+    table["folio"][at] = [numbers[int(h)] for h in pages["head"][at]]
+    return table
+
+
+def _describe(row: np.void) -> str:
+    kind = {v: k for k, v in KINDS.items()}.get(int(row["kind"]), "none")
+    if row["kind"] == KIND_NONE:
+        return "none"
+    if row["kind"] != KIND_FOLIO:
+        return kind
+    flags = "".join(f for f, bit in FLAGS.items() if row["flags"] & bit)
+    return (
+        f"order {row['order']} page {row['index']} of folio {row['folio']}"
+        f" mapcount {row['mapcount']}" + (f" {flags}" if flags else "")
+    )
+
+
+def report(results: list[Result], verbose: bool = False) -> str:
+    """Return the text that `thp-env conformance` prints."""
+    lines = []
+    for r in results:
+        if r.difference:
+            lines += [f"FAIL {r.name}", f"  {r.difference}"]
+        elif verbose and r.not_modelled:
+            lines.append(f"not modelled from step {r.modelled} on: {r.name}: {r.reason}")
+        elif verbose:
+            lines.append(f"ok   {r.name}: {r.modelled} steps")
+    good = sum(r.ok for r in results)
+    matched, modelled = sum(r.matched for r in results), sum(r.modelled for r in results)
+    skipped = sum(r.not_modelled for r in results)
+    lines.append(f"scenarios {good}/{len(results)} steps {matched}/{modelled} not-modelled {skipped}")
+    return "\n".join(lines)

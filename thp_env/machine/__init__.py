@@ -1,0 +1,289 @@
+"""The simulated machine: Linux anonymous memory and a TLB, executing a trace program.
+
+`Machine` is the public face; `MachineConfig` says how large it is, on which core it runs and how long things
+take. Nothing here knows of Gymnasium.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thp_env.machine import _core, layout
+from thp_env.machine.clock import clock_table
+from thp_env.machine.cores import DEFAULT_CORE, Tlb, core
+from thp_env.machine.counters import Counters
+
+if TYPE_CHECKING:
+    from thp_env.traces.program import Program
+
+__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError", "Status", "Vma"]
+
+PAGE_DTYPE = np.dtype(
+    [("kind", "u1"), ("order", "u1"), ("flags", "u1"), ("content", "u1"), ("head", "<u4"), ("index", "<u4"),
+     ("mapcount", "<u4")]
+)  # fmt: skip
+"""One 4K page of an address range: see `kernel/task_mmu.hpp`."""
+
+SMAPS_DTYPE = np.dtype(
+    [("vm_start", "<u8"), ("vm_end", "<u8"), ("vm_flags", "<u4"), ("orders", "<u4"), ("id", "<u4"), ("mm", "<u4"),
+     ("born", "<u8"), ("faults", "<u8", 10), ("by_order", "<u8", 10), ("zero", "<u8"), ("young", "<u8"),
+     ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8")]
+)  # fmt: skip
+"""What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order."""
+
+KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD = range(5)
+LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU, LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED = (
+    1 << bit for bit in range(7)
+)
+
+NEVER = (1 << 64) - 1
+
+
+class MachineError(ValueError):
+    """A machine that cannot be made, or a saved one that cannot be read."""
+
+
+class Status(IntEnum):
+    """Why `Machine.run` returned."""
+
+    DONE = 0
+    """The program has ended."""
+    WINDOW = 1
+    """The budget is used up."""
+    OOM = 2
+    """The simulated machine ran out of memory."""
+    ERROR = 3
+    """An operation failed: see `Machine.error`."""
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """How large a machine is, on which core it runs and how long things take.
+
+    Attributes:
+        memory: bytes of RAM, at least 16 MiB.
+        core: name of a TLB preset (`cores.CORES`) or a `Tlb`.
+        nr_cpus: CPUs that run the process: the others have to be told when translations go.
+        shadow_tlb: also simulate a TLB that sees the same accesses with 4K pages only.
+        max_vmas: VMAs of all processes together.
+        max_mms: processes alive at the same time.
+        max_tables: pages of page tables; 0: enough for twice the memory.
+        clock: picoseconds by name, as from `clock_table()`.
+        seed: of the machine's own random choices; a program has its own.
+    """
+
+    memory: int = 1 << 30
+    core: str | Tlb = DEFAULT_CORE
+    nr_cpus: int = 1
+    shadow_tlb: bool = False
+    max_vmas: int = 65536
+    max_mms: int = 64
+    max_tables: int = 0
+    clock: dict[str, int] = field(default_factory=clock_table, hash=False)
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the C++ core is made from."""
+        tlb = core(self.core) if isinstance(self.core, str) else self.core
+        pages = self.memory // layout.PAGE_SIZE
+        return {
+            "nr_pages": pages,
+            "max_vmas": self.max_vmas,
+            "max_mms": self.max_mms,
+            "max_tables": self.max_tables or max(4096, pages // 128),
+            "nr_cpus": self.nr_cpus,
+            "shadow_tlb": self.shadow_tlb,
+            "clock": self.clock,
+            **tlb.config(),
+        }
+
+
+@dataclass(frozen=True)
+class Vma:
+    """A VMA as `Machine.vmas` lists it: times in picoseconds, `orders` is its own mask (0: none)."""
+
+    id: int
+    mm: int
+    start: int
+    end: int
+    flags: int
+    orders: int
+    born: int
+    faults: int
+
+    @property
+    def pages(self) -> int:
+        """Its length in 4K pages."""
+        return (self.end - self.start) // layout.PAGE_SIZE
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether it holds anonymous memory."""
+        return not self.flags & layout.VM_FILE
+
+
+class Machine:
+    """A simulated machine that executes one trace program.
+
+    Args:
+        program: what it executes.
+        config: how it is built.
+
+    Raises:
+        MachineError: when the configuration makes no sense.
+    """
+
+    def __init__(self, program: Program, config: MachineConfig | None = None) -> None:
+        """Build the machine; nothing has run yet."""
+        self.program = program
+        self.config = config or MachineConfig()
+        raw = [np.ascontiguousarray(a).view(np.uint8).reshape(-1) for a in
+               (program.ops, program.accesses, program.bins, program.tables.astype(np.uint32))]  # fmt: skip
+        brk, base = (int(program.meta.get(key, 0)) for key in ("brk_start", "mmap_base"))
+        try:
+            self._core = _core.CoreMachine.create(
+                self.config.as_dict(), max(1, len(program.regions)), len(program.processes), brk, base, *raw,
+                program.seed & NEVER,
+            )  # fmt: skip
+        except (ValueError, TypeError, MemoryError) as error:
+            raise MachineError(f"cannot build the machine: {error}") from None
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def run(
+        self,
+        *,
+        until_ps: int = NEVER,
+        choices: int = NEVER,
+        ops: int = NEVER,
+        new_vma: bool = False,
+        go_on: bool = False,
+    ) -> Status:
+        """Run on, until the program ends or the first of the limits is reached.
+
+        Cutting a run in pieces does not change its result. The GIL is released meanwhile.
+
+        Args:
+            until_ps: the machine's clock, in picoseconds.
+            choices: faults that could have had a large folio.
+            ops: whole operations.
+            new_vma: pause after an operation that makes a new anonymous VMA of 64K or more.
+            go_on: note a failing system call in `error` and go on, as a kernel does.
+        """
+        return Status(self._core.run(min(until_ps, NEVER), min(choices, NEVER), min(ops, NEVER), new_vma, go_on))
+
+    @property
+    def clock_ps(self) -> int:
+        """Simulated time in picoseconds."""
+        return self._core.clock
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The operation that runs next, and how many of its steps are done."""
+        return self._core.op, self._core.step
+
+    @property
+    def error(self) -> int:
+        """What the last system call returned: 0 or an errno."""
+        return -self._core.error
+
+    @property
+    def counters(self) -> Counters:
+        """A snapshot of all counters."""
+        return Counters.of(self._core.vm, self._core.mthp, self._core.times, self._core.clock)
+
+    # -- state -------------------------------------------------------------------------------------
+
+    def clone(self) -> Machine:
+        """Return an independent copy that stands where this one stands."""
+        other = object.__new__(Machine)
+        other.program, other.config, other._core = self.program, self.config, self._core.clone()
+        return other
+
+    def save(self) -> bytes:
+        """Return the state as bytes; the program and the configuration are not part of it."""
+        return self._core.save()
+
+    def load(self, data: bytes) -> None:
+        """Take over a state that `save` returned, of a machine of the same configuration and program.
+
+        Raises:
+            MachineError: when it is none.
+        """
+        try:
+            self._core.load(data)
+        except ValueError as error:
+            raise MachineError(f"not a saved machine: {error}") from None
+
+    def __eq__(self, other: object) -> bool:
+        """Two machines are equal when their states are, byte for byte."""
+        return self._core.equals(other._core) if isinstance(other, Machine) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of state in use."""
+        return self._core.state_bytes
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def vmas(self, mm: int | None = None) -> list[Vma]:
+        """Return the VMAs in address order, of one address space or of all."""
+        return [v for v in (Vma(*row) for row in self._core.vmas()) if mm is None or v.mm == mm]
+
+    def smaps(self, vma: int, *, clear_refs: bool = False) -> np.void:
+        """Read the page tables of a VMA: one `SMAPS_DTYPE` record.
+
+        Args:
+            vma: its id.
+            clear_refs: also clear the accessed bits; this costs simulated time.
+
+        Raises:
+            KeyError: when there is no such VMA.
+        """
+        return np.frombuffer(self._core.smaps(vma, clear_refs), SMAPS_DTYPE)[0]
+
+    def pagemap(self, mm: int, start: int, length: int) -> np.ndarray:
+        """Return one `PAGE_DTYPE` record for each 4K page of an address range."""
+        return np.frombuffer(self._core.pagemap(mm, start, length // layout.PAGE_SIZE), PAGE_DTYPE)
+
+    def process(self, name: str) -> tuple[int, int, int, int, int] | None:
+        """Return (mm, rss in pages, minor faults, major faults, VMAs) of a process, None when it has ended."""
+        return self._core.process(self.program.processes.index(name))
+
+    def region(self, name: str) -> tuple[int, int]:
+        """Return (address, bytes) of a region as it was mapped."""
+        start, length, _ = self._core.region(self.program.regions.index(name))
+        return start, length
+
+    @property
+    def free_blocks(self) -> list[int]:
+        """Free blocks by order, 0 to 10, as /proc/buddyinfo reports them; memory never used is not listed."""
+        return self._core.free_area
+
+    @property
+    def free_pages(self) -> int:
+        """Free 4K pages."""
+        return self._core.nr_free_pages
+
+    # -- deciding ----------------------------------------------------------------------------------
+
+    def set_orders(self, vma: int, mask: int) -> int:
+        """Set the orders that a VMA may use (bit o: order o; bit 0 alone: no large folios; 0: the default).
+
+        Returns the errno, 0 on success.
+        """
+        return -self._core.set_orders(vma, mask)
+
+    def set_default_orders(self, mask: int) -> None:
+        """Set the orders of VMAs that have no mask of their own."""
+        self._core.set_default_orders(mask)
+
+    def set_thp(self, order: int, mode: str) -> None:
+        """Set a size's sysfs control to never, madvise, always or inherit."""
+        self._core.set_thp(order, layout.THP_MODES.index(mode))

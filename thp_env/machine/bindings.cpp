@@ -1,0 +1,248 @@
+// nanobind, and nothing else: the C++ core as the Python module thp_env.machine._core.
+#include "hardware/tlb.hpp"
+#include "kernel/huge_memory.hpp"
+#include "kernel/mmap.hpp"
+#include "kernel/page_alloc.hpp"
+#include "kernel/task_mmu.hpp"
+#include "run.hpp"
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+#include <optional>
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace thp;
+
+namespace {
+
+using bytes_array = nb::ndarray<const u8, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// A machine with the program it runs. The arrays of the program live as long as the machine.
+struct core_machine {
+    std::unique_ptr<machine> m;
+    program_view program;
+    std::vector<nb::object> keep;
+
+    core_machine(std::unique_ptr<machine> state, const program_view &view, std::vector<nb::object> owners)
+        : m(std::move(state)), program(view), keep(std::move(owners)) {}
+};
+
+template <typename T> const T *records(const bytes_array &a, u64 *n) {
+    *n = a.shape(0) / sizeof(T);
+    return reinterpret_cast<const T *>(a.data());
+}
+
+program_view view_of(const bytes_array &ops, const bytes_array &accesses, const bytes_array &bins,
+                     const bytes_array &tables, u64 seed) {
+    program_view p;
+    u64 unused = 0;
+    p.ops = records<op_record>(ops, &p.nr_ops);
+    p.accesses = records<access_record>(accesses, &unused);
+    p.bins = records<bin_record>(bins, &unused);
+    p.tables = records<u32>(tables, &unused);
+    p.seed = seed;
+    return p;
+}
+
+std::vector<nb::object> owners(const bytes_array &ops, const bytes_array &accesses, const bytes_array &bins,
+                               const bytes_array &tables) {
+    return {nb::cast(ops), nb::cast(accesses), nb::cast(bins), nb::cast(tables)};
+}
+
+// A read-only view of the machine's memory that keeps the machine alive.
+template <typename T> auto view(nb::handle self, const T *data, std::initializer_list<size_t> shape) {
+    return nb::ndarray<nb::numpy, const T>(data, shape, self);
+}
+
+template <typename T> nb::bytes as_bytes(const T *data, size_t n) {
+    return nb::bytes(reinterpret_cast<const char *>(data), n * sizeof(T));
+}
+
+machine_config make_config(const nb::dict &d) {
+    machine_config c{};
+    c.nr_pages = nb::cast<u64>(d["nr_pages"]);
+    c.max_vmas = nb::cast<u32>(d["max_vmas"]);
+    c.max_mms = nb::cast<u32>(d["max_mms"]);
+    c.max_tables = nb::cast<u32>(d["max_tables"]);
+    c.nr_cpus = nb::cast<u32>(d["nr_cpus"]);
+    c.shadow_tlb = nb::cast<bool>(d["shadow_tlb"]) ? 1 : 0;
+    const auto arrays = nb::cast<std::vector<std::vector<u32>>>(d["tlb_arrays"]);
+    const auto pwc = nb::cast<std::vector<std::vector<u32>>>(d["tlb_pwc"]);
+    const auto l1 = nb::cast<std::vector<i32>>(d["tlb_l1"]), l2 = nb::cast<std::vector<i32>>(d["tlb_l2"]);
+    const auto walk = nb::cast<std::vector<u32>>(d["walk_cycles"]);
+    for (u32 i = 0; i < NR_TLB_ARRAYS; ++i) c.tlb.arrays[i] = {1, 0};
+    for (u32 i = 0; i < NR_TLB_ARRAYS && i < arrays.size(); ++i) c.tlb.arrays[i] = {arrays[i].at(0), arrays[i].at(1)};
+    for (u32 i = 0; i < NR_PWC; ++i) c.tlb.pwc[i] = {pwc.at(i).at(0), pwc.at(i).at(1)};
+    for (u32 i = 0; i < NR_PAGE_SIZES; ++i) {
+        c.tlb.l1_of_size[i] = static_cast<u32>(l1.at(i));
+        c.tlb.l2_of_size[i] = static_cast<u32>(l2.at(i));
+    }
+    c.tlb.l2_hit_cycles = nb::cast<u32>(d["l2_hit_cycles"]);
+    for (u32 i = 0; i < 4; ++i) c.tlb.walk_cycles[i] = walk.at(i);
+    const nb::dict clock = d["clock"];
+#define X(name) c.clock.name = nb::cast<u64>(clock[#name]);
+    THP_CLOCK(X)
+#undef X
+    return c;
+}
+
+template <size_t N> nb::tuple names(const char *const (&list)[N]) {
+    nb::list out;
+    for (const char *name : list) out.append(name);
+    return nb::tuple(out);
+}
+
+vma_smaps smaps_by_id(core_machine &c, u32 id, bool clear_refs) {
+    machine &m = *c.m;
+    for (u32 i = 0; i < m.h->nr_vmas; ++i) {
+        if (m.vmas[m.vma_order[i]].id == id) return smaps(m, m.vma_order[i], clear_refs);
+    }
+    throw nb::key_error(("no VMA with id " + std::to_string(id)).c_str());
+}
+
+} // namespace
+
+NB_MODULE(_core, module) {
+    module.doc() = "The simulated machine: a C++ core. Use thp_env.machine.Machine.";
+
+#define X(name) #name,
+    static const char *const mthp_names[] = {THP_MTHP_STATS(X)};
+    static const char *const vm_names[] = {THP_VM_EVENTS(X)};
+    static const char *const time_names[] = {THP_TIMES(X)};
+    static const char *const clock_names[] = {THP_CLOCK(X)};
+#undef X
+#define X(name, fields) #name,
+    static const char *const op_names[] = {THP_OPS(X)};
+#undef X
+#define X(name, fields) fields,
+    static const char *const op_fields[] = {THP_OPS(X)};
+#undef X
+    module.attr("MTHP_STATS") = names(mthp_names);
+    module.attr("VM_EVENTS") = names(vm_names);
+    module.attr("TIMES") = names(time_names);
+    module.attr("CLOCK") = names(clock_names);
+    module.attr("OPS") = names(op_names);
+    module.attr("OP_FIELDS") = names(op_fields);
+
+    nb::class_<core_machine>(module, "CoreMachine")
+        .def_static(
+            "create",
+            [](const nb::dict &config, u32 nr_regions, u32 nr_processes, u64 brk_start, u64 mmap_base,
+               const bytes_array &ops, const bytes_array &accesses, const bytes_array &bins,
+               const bytes_array &tables, u64 seed) {
+                const machine_config c = make_config(config);
+                if (const std::string error = check_config(c); !error.empty()) throw nb::value_error(error.c_str());
+                auto m = std::make_unique<machine>(c, nr_regions, nr_processes);
+                if (!boot(*m, brk_start, mmap_base)) throw nb::value_error("no memory for the first process");
+                return new core_machine(std::move(m), view_of(ops, accesses, bins, tables, seed),
+                                        owners(ops, accesses, bins, tables));
+            })
+        .def("clone",
+             [](const core_machine &c) {
+                 return new core_machine(std::unique_ptr<machine>(c.m->clone()), c.program, c.keep);
+             })
+        .def("copy_from",
+             [](core_machine &c, const core_machine &other) {
+                 c.m.reset(other.m->clone());
+                 c.program = other.program;
+                 c.keep = other.keep;
+             })
+        .def("equals", [](const core_machine &a, const core_machine &b) { return a.m->equals(*b.m); })
+        .def("save",
+             [](const core_machine &c) {
+                 const std::vector<std::byte> data = c.m->save();
+                 return as_bytes(data.data(), data.size());
+             })
+        .def("load",
+             [](core_machine &c, const nb::bytes &data) {
+                 machine *loaded = nullptr;
+                 const std::string error =
+                     machine::load(reinterpret_cast<const std::byte *>(data.c_str()), data.size(), &loaded);
+                 if (!error.empty()) throw nb::value_error(error.c_str());
+                 c.m.reset(loaded);
+             })
+        .def(
+            "run",
+            [](core_machine &c, u64 until, u64 choices, u64 ops, bool new_vma, bool go_on) {
+                nb::gil_scoped_release nogil;
+                return static_cast<u32>(run(*c.m, c.program, {until, choices, ops, new_vma, go_on}));
+            },
+            "until"_a, "choices"_a, "ops"_a, "new_vma"_a, "go_on"_a)
+        .def_prop_ro("clock", [](const core_machine &c) { return c.m->h->clock; })
+        .def_prop_ro("op", [](const core_machine &c) { return c.m->h->at.op; })
+        .def_prop_ro("step", [](const core_machine &c) { return c.m->h->at.step; })
+        .def_prop_ro("error", [](const core_machine &c) { return c.m->h->at.error; })
+        .def_prop_ro("state_bytes", [](const core_machine &c) { return c.m->used_bytes(); })
+        .def_prop_ro("vm", [](nb::handle self) {
+            return view(self, nb::cast<core_machine &>(self).m->h->vm, {size_t{NR_VM_EVENTS}});
+        })
+        .def_prop_ro("times", [](nb::handle self) {
+            return view(self, nb::cast<core_machine &>(self).m->h->times, {size_t{NR_TIMES}});
+        })
+        .def_prop_ro("mthp", [](nb::handle self) {
+            return view(self, &nb::cast<core_machine &>(self).m->h->mthp[0][0], {PMD_ORDER + 1, NR_MTHP_STATS});
+        })
+        .def_prop_ro("free_area", [](const core_machine &c) {
+            std::vector<u32> out;
+            for (const free_area &a : c.m->h->area) out.push_back(a.nr_free);
+            return out;
+        })
+        .def_prop_ro("nr_free_pages", [](const core_machine &c) { return nr_free_pages(*c.m); })
+        .def("process",
+             [](const core_machine &c, u32 number) {
+                 const machine &m = *c.m;
+                 if (number >= m.h->tables[TABLE_processes].used) throw nb::index_error("no such process");
+                 const u32 mm = m.processes[number];
+                 if (mm == NIL) return nb::object(nb::none());
+                 const mm_struct &s = m.mms[mm];
+                 return nb::object(nb::make_tuple(mm, s.rss, s.minflt, s.majflt, s.map_count));
+             })
+        .def("region",
+             [](const core_machine &c, u32 number) {
+                 if (number >= c.m->h->tables[TABLE_regions].used) throw nb::index_error("no such region");
+                 const region &r = c.m->regions[number];
+                 return nb::make_tuple(r.start, r.length, r.mapped != 0);
+             })
+        .def("vmas",
+             [](core_machine &c) {
+                 nb::list out;
+                 for (u32 i = 0; i < c.m->h->nr_vmas; ++i) {
+                     const vm_area_struct &v = c.m->vmas[c.m->vma_order[i]];
+                     u64 faults = 0;
+                     for (const u64 n : v.faults) faults += n;
+                     out.append(nb::make_tuple(v.id, v.vm_mm, v.vm_start, v.vm_end, v.vm_flags, v.orders, v.born, faults));
+                 }
+                 return out;
+             })
+        .def("smaps",
+             [](core_machine &c, u32 id, bool clear_refs) {
+                 const vma_smaps s = smaps_by_id(c, id, clear_refs);
+                 return as_bytes(&s, 1);
+             })
+        .def("pagemap",
+             [](core_machine &c, u32 mm, u64 start, u64 pages) {
+                 if (mm >= c.m->h->tables[TABLE_mms].used || !c.m->mms[mm].in_use) throw nb::index_error("no such mm");
+                 if (pages > (1ULL << 28)) throw nb::value_error("too many pages at once");
+                 std::vector<page_layout> out(pages);
+                 pagemap(*c.m, mm, start, pages, out.data());
+                 return as_bytes(out.data(), out.size());
+             })
+        .def("set_orders",
+             [](core_machine &c, u32 id, u32 orders) {
+                 machine &m = *c.m;
+                 if (orders & ~(THP_ORDERS_ALL_ANON | 1U)) throw nb::value_error("orders are 0 and 2 to 9");
+                 for (u32 i = 0; i < m.h->nr_vmas; ++i) {
+                     const vm_area_struct v = m.vmas[m.vma_order[i]];
+                     if (v.id == id) return set_vma_orders(m, v.vm_mm, v.vm_start, v.vm_end, orders);
+                 }
+                 throw nb::key_error(("no VMA with id " + std::to_string(id)).c_str());
+             })
+        .def("set_thp",
+             [](core_machine &c, u32 order, u32 mode) {
+                 if (order > PMD_ORDER || mode > THP_INHERIT) throw nb::value_error("no such order or mode");
+                 c.m->h->thp_mode[order] = mode;
+             })
+        .def("set_default_orders", [](core_machine &c, u32 orders) { c.m->h->default_orders = orders; });
+}

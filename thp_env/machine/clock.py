@@ -1,0 +1,69 @@
+"""The clock table: how long the simulated kernel and hardware take, in picoseconds, and where each figure is from.
+
+Measured figures are medians on Linux 6.18.44, x86-64, a virtual machine (`docs/costs.md`); the spread is what
+the middle eight tenths of the samples span, as a share of the median.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from thp_env.machine import _core
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One entry: picoseconds, source, spread as a share of the value (None: assumed, not measured)."""
+
+    ps: int
+    source: str
+    spread: float | None = None
+
+
+COSTS: Mapping[str, Cost] = MappingProxyType(
+    {
+        "cycle": Cost(333, "assumed: a core at 3 GHz"),
+        "fault": Cost(1_350_000, "write_fault of 4K and 64K: the part that does not grow with the size", 0.35),
+        "fault_zero_page": Cost(611_000, "read_fault_zero_page", 0.1),
+        "fault_reuse": Cost(661_000, "wp_reuse_fault_parent", 0.1),
+        "zero_page": Cost(430_000, "write_fault of 64K to 2M: growth per 4K page", 0.4),
+        "copy_page": Cost(490_000, "cow_copy_fault_child less the fixed part of a fault", 0.3),
+        "syscall": Cost(1_000_000, "dontneed_4K_of_folio less the work on its one PTE", 0.2),
+        "split_vma": Cost(1_500_000, "mprotect_4K_no_split less the rest of the call, per cut", 0.3),
+        "zap_pte": Cost(25_000, "dontneed_2M_range of 64K to 1M folios: growth per PTE", 0.3),
+        "zap_folio": Cost(256_000, "dontneed_2M_range of 4K folios: per folio less its PTE", 0.4),
+        "zap_pmd": Cost(6_700_000, "dontneed_2M_range of 2M folios", 0.2),
+        "split_pmd": Cost(12_300_000, "cow_first_fault_child_pmd_split, dontneed_4K_of_folio of 2M", 0.1),
+        "split_folio": Cost(600_000, "deferred_split_shrinker: the part that does not grow with the size", 0.2),
+        "split_page": Cost(560_000, "deferred_split_shrinker of 16K to 2M: growth per page", 0.1),
+        "change_pte": Cost(35_000, "mprotect_2M_range of 64K folios: per PTE", 0.3),
+        "flush_one": Cost(100_000, "assumed: INVLPG and its entry in the batch"),
+        "flush_all": Cost(300_000, "assumed: writing CR3; refills are simulated"),
+        "shootdown": Cost(2_000_000, "assumed: one IPI with acknowledgement"),
+        "scan_pte": Cost(20_000, "assumed: reading and clearing one accessed bit"),
+    }
+)
+"""Every cost of the clock with its source."""
+
+
+def clock_table(**changes: int) -> dict[str, int]:
+    """Return the table that a machine is configured with.
+
+    Args:
+        changes: picoseconds to use instead, by name.
+
+    Raises:
+        ValueError: for a name that is no cost or a negative time.
+    """
+    unknown = set(changes) - set(COSTS)
+    if unknown:
+        raise ValueError(f"no such cost: {', '.join(sorted(unknown))}; there are {', '.join(COSTS)}")
+    table = {name: int(changes.get(name, cost.ps)) for name, cost in COSTS.items()}
+    if min(table.values()) < 0:
+        raise ValueError("a cost must not be negative")
+    return table
+
+
+assert set(COSTS) == set(_core.CLOCK), "clock.py and config.hpp name different costs"

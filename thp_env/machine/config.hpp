@@ -1,0 +1,63 @@
+// The configuration of a machine: its size, its core, its clock.
+#pragma once
+#include "types.hpp"
+
+namespace thp {
+
+// Simulated durations in picoseconds. clock.py gives each its value and source.
+#define THP_CLOCK(X)                                                                                         \
+    X(cycle)            /* one cycle of the core */                                                          \
+    X(fault)            /* exception, VMA lookup, page-table walk, allocation, return */                     \
+    X(fault_zero_page)  /* a read fault that maps the zero page */                                           \
+    X(fault_reuse)      /* a write fault that only makes a page writable */                                  \
+    X(zero_page)        /* zeroing one 4K page of a new folio */                                             \
+    X(copy_page)        /* copying one 4K page */                                                            \
+    X(syscall)          /* entry, exit and VMA work of one memory system call */                             \
+    X(split_vma)        /* splitting or merging a VMA */                                                     \
+    X(zap_pte)          /* unmapping one PTE */                                                              \
+    X(zap_folio)        /* rmap, accounting and freeing for one batch of PTEs of a folio */                  \
+    X(zap_pmd)          /* unmapping one PMD-mapped folio */                                                 \
+    X(split_pmd)        /* turning a PMD mapping into 512 PTEs */                                            \
+    X(split_folio)      /* splitting a folio: the part that does not depend on its size */                   \
+    X(split_page)       /* ... and per page of it */                                                         \
+    X(change_pte)       /* mprotect, mremap: per PTE */                                                      \
+    X(flush_one)        /* invalidating one TLB entry */                                                     \
+    X(flush_all)        /* invalidating an address space */                                                  \
+    X(shootdown)        /* interrupting one other CPU that runs the process */                               \
+    X(scan_pte)         /* reading and clearing one accessed bit */
+
+struct clock_table {
+#define X(name) u64 name;
+    THP_CLOCK(X)
+#undef X
+};
+
+// One set-associative array of translations. ways = entries and sets = 1: fully associative.
+struct tlb_geometry {
+    u32 sets, ways;
+};
+
+constexpr u32 NR_TLB_ARRAYS = 5; // l1 4K, l1 2M, l2, and a spare pair for cores that divide the second level
+constexpr u32 NR_PAGE_SIZES = 2; // 4K, 2M
+constexpr u32 NR_PWC = 3;        // page-walk caches: PDE, PDPTE, PML4E
+
+struct tlb_config {
+    tlb_geometry arrays[NR_TLB_ARRAYS];
+    u32 l1_of_size[NR_PAGE_SIZES]; // which array holds this page size; NIL: none
+    u32 l2_of_size[NR_PAGE_SIZES];
+    tlb_geometry pwc[NR_PWC];
+    u32 l2_hit_cycles;
+    u32 walk_cycles[4]; // one reference at PGD, PUD, PMD, PTE
+    u32 reserved;
+};
+
+struct machine_config {
+    u64 nr_pages;
+    u32 max_vmas, max_mms, max_tables, nr_cpus;
+    u32 shadow_tlb, reserved;
+    u64 seed;
+    tlb_config tlb;
+    clock_table clock;
+};
+
+} // namespace thp

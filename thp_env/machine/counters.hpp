@@ -1,0 +1,95 @@
+// What the machine counts. Names are those of /proc/vmstat, of the mTHP sysfs statistics and of perf.
+#pragma once
+#include "types.hpp"
+
+namespace thp {
+
+// /sys/kernel/mm/transparent_hugepage/hugepages-*kB/stats, one value an order.
+#define THP_MTHP_STATS(X)                                                                                    \
+    X(anon_fault_alloc)                                                                                      \
+    X(anon_fault_fallback)                                                                                   \
+    X(anon_fault_fallback_charge)                                                                            \
+    X(nr_anon)                                                                                               \
+    X(nr_anon_partially_mapped)                                                                              \
+    X(split)                                                                                                 \
+    X(split_deferred)                                                                                        \
+    X(split_failed)
+
+// Values of the system. The first group is /proc/vmstat's.
+#define THP_VM_EVENTS(X)                                                                                     \
+    X(pgfault)                                                                                               \
+    X(pgmajfault)                                                                                            \
+    X(pgalloc)                                                                                               \
+    X(pgfree)                                                                                                \
+    X(thp_fault_alloc)                                                                                       \
+    X(thp_fault_fallback)                                                                                    \
+    X(thp_split_page)                                                                                        \
+    X(thp_split_page_failed)                                                                                 \
+    X(thp_deferred_split_page)                                                                               \
+    X(thp_split_pmd)                                                                                         \
+    X(thp_zero_page_alloc)                                                                                   \
+    X(nr_tlb_local_flush_one)                                                                                \
+    X(nr_tlb_local_flush_all)                                                                                \
+    X(nr_tlb_remote_flush)                                                                                   \
+    /* Faults that could have had a large folio, for windows. */                                             \
+    X(fault_with_choice)                                                                                     \
+    /* Of the TLB. Counts of weighted accesses are weighted. */                                              \
+    X(accesses)                                                                                              \
+    X(dtlb_load_store_simulated)                                                                             \
+    X(dtlb_l1_miss)                                                                                          \
+    X(dtlb_l2_miss)                                                                                          \
+    X(dtlb_dirty_assist)                                                                                     \
+    X(walk_ref_pgd)                                                                                          \
+    X(walk_ref_pud)                                                                                          \
+    X(walk_ref_pmd)                                                                                          \
+    X(walk_ref_pte)                                                                                          \
+    X(walk_cycles)                                                                                           \
+    X(shadow_l1_miss)                                                                                        \
+    X(shadow_l2_miss)                                                                                        \
+    X(shadow_walk_cycles)                                                                                    \
+    /* Memory, now: pages. */                                                                                \
+    X(nr_resident)                                                                                           \
+    X(nr_untouched)                                                                                          \
+    X(nr_unmapped)                                                                                           \
+    X(nr_page_table)                                                                                         \
+    /* Memory over time: page-microseconds. */                                                               \
+    X(resident_page_us)                                                                                      \
+    X(untouched_page_us)                                                                                     \
+    X(unmapped_page_us)                                                                                      \
+    X(peak_resident)
+
+// Where simulated time goes (picoseconds). They add up to the clock.
+#define THP_TIMES(X)                                                                                         \
+    X(compute)                                                                                               \
+    X(translation)                                                                                           \
+    X(fault)                                                                                                 \
+    X(zeroing)                                                                                               \
+    X(copying)                                                                                               \
+    X(splitting)                                                                                             \
+    X(unmapping)                                                                                             \
+    X(syscall)                                                                                               \
+    X(shootdown)                                                                                             \
+    X(monitoring)
+
+enum mthp_stat : u32 {
+#define X(name) MTHP_##name,
+    THP_MTHP_STATS(X)
+#undef X
+        NR_MTHP_STATS
+};
+
+enum vm_event : u32 {
+#define X(name) VM_##name,
+    THP_VM_EVENTS(X)
+#undef X
+        NR_VM_EVENTS
+};
+
+enum time_kind : u32 {
+#define X(name) TIME_##name,
+    THP_TIMES(X)
+#undef X
+        NR_TIMES
+};
+
+} // namespace thp

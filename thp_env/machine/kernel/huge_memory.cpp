@@ -1,0 +1,220 @@
+#include "huge_memory.hpp"
+#include "../hardware/tlb.hpp"
+#include "memory.hpp"
+#include "page_alloc.hpp"
+#include "page_table.hpp"
+#include "rmap.hpp"
+#include <algorithm>
+
+namespace thp {
+
+namespace {
+
+constexpr u64 YOUNG_DIRTY = PTE_ACCESSED | PTE_DIRTY;
+
+u64 protection(const vm_area_struct &vma, bool write) {
+    if (!(vma.vm_flags & (VM_READ | VM_WRITE))) return PTE_PROTNONE;
+    return PTE_PRESENT | (write && (vma.vm_flags & VM_WRITE) ? u64{PTE_RW} : 0);
+}
+
+// The huge zero folio is shared; each mm that ever used it holds one reference (mm_get_huge_zero_folio).
+bool get_huge_zero(machine &m, u32 mm) {
+    if (m.mms[mm].huge_zero) return true;
+    if (m.h->huge_zero_pfn == NIL) {
+        const u32 pfn = alloc_pages(m, PMD_ORDER);
+        if (pfn == NIL) return false;
+        m.h->huge_zero_pfn = pfn;
+        std::fill_n(m.contents + pfn, HPAGE_PMD_NR, CONTENT_TOUCHED); // nobody waits for a first access
+        m.count(VM_thp_zero_page_alloc);
+        m.spend(TIME_zeroing, m.cost().zero_page * HPAGE_PMD_NR);
+    }
+    m.mms[mm].huge_zero = 1;
+    ++m.h->huge_zero_users;
+    return true;
+}
+
+vm_fault map_new_huge_pmd(machine &m, u32 vma, u64 address, u64 *pmd) {
+    const u32 head = folio_alloc(m, PMD_ORDER);
+    if (head == NIL) {
+        m.count(VM_thp_fault_fallback);
+        m.count(MTHP_anon_fault_fallback, PMD_ORDER);
+        return FAULT_FALLBACK;
+    }
+    m.spend(TIME_zeroing, m.cost().zero_page * HPAGE_PMD_NR);
+    const u64 start = align_down(address, PMD_SIZE);
+    folio_add_new_anon_rmap(m, head, vma, start, true);
+    *pmd = mk_pte(head, protection(m.vmas[vma], true) | PTE_PSE | YOUNG_DIRTY);
+    m.count(VM_thp_fault_alloc);
+    m.count(MTHP_anon_fault_alloc, PMD_ORDER);
+    ++m.vmas[vma].faults[PMD_ORDER];
+    deferred_split_folio(m, head, false);
+    return FAULT_DONE;
+}
+
+} // namespace
+
+u32 thp_orders_by_settings(const machine &m, const vm_area_struct &vma) {
+    if (vma.vm_flags & (VM_NOHUGEPAGE | VM_FILE)) return 0;
+    const u32 disable = m.mms[vma.vm_mm].thp_disable;
+    const bool advised = vma.vm_flags & VM_HUGEPAGE;
+    if (disable == 1 || (disable == 2 && !advised)) return 0;
+    u32 orders = 0;
+    for (u32 order = 2; order <= PMD_ORDER; ++order) {
+        u32 mode = m.h->thp_mode[order];
+        if (mode == THP_INHERIT) mode = m.h->thp_enabled;
+        if (mode == THP_ALWAYS || (mode == THP_MADVISE && advised)) orders |= 1U << order;
+    }
+    return orders;
+}
+
+u32 thp_vma_allowable_orders(const machine &m, const vm_area_struct &vma) {
+    const u32 own = vma.orders ? vma.orders : m.h->default_orders;
+    const u32 orders = thp_orders_by_settings(m, vma);
+    return own ? orders & own : orders;
+}
+
+u32 thp_vma_suitable_orders(const vm_area_struct &vma, u64 address, u32 orders) {
+    u32 fit = 0;
+    for (u32 order = 2; order <= PMD_ORDER; ++order) {
+        const u64 size = PAGE_SIZE << order, start = align_down(address, size);
+        if (start < vma.vm_start || start + size > vma.vm_end) break;
+        fit |= 1U << order;
+    }
+    return orders & fit;
+}
+
+vm_fault do_huge_pmd_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
+    if (!thp_vma_suitable_orders(m.vmas[vma], address, 1U << PMD_ORDER)) return FAULT_FALLBACK;
+    if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
+    if (!write && m.h->use_zero_page) { // R9
+        if (!get_huge_zero(m, m.vmas[vma].vm_mm)) {
+            m.count(VM_thp_fault_fallback);
+            return FAULT_FALLBACK;
+        }
+        *pmd = mk_pte(m.h->huge_zero_pfn, protection(m.vmas[vma], false) | PTE_PSE | PTE_SPECIAL | PTE_ACCESSED);
+        m.spend(TIME_fault, m.cost().fault_zero_page);
+        return FAULT_DONE;
+    }
+    m.spend(TIME_fault, m.cost().fault);
+    return map_new_huge_pmd(m, vma, address, pmd);
+}
+
+vm_fault do_huge_pmd_wp_page(machine &m, u32 vma, u64 address, u64 *pmd) {
+    if (*pmd & PTE_SPECIAL) { // R11: do_huge_zero_wp_pmd does not ask which sizes are on
+        m.spend(TIME_fault, m.cost().fault);
+        if (map_new_huge_pmd(m, vma, address, pmd) == FAULT_DONE) return FAULT_DONE;
+    } else if (m.pages[pte_pfn(*pmd)].flags & PG_anon_exclusive) { // R28
+        *pmd |= PTE_RW | YOUNG_DIRTY;
+        m.spend(TIME_fault, m.cost().fault_reuse);
+        return FAULT_DONE;
+    }
+    return split_huge_pmd(m, vma, pmd, address) ? FAULT_FALLBACK : FAULT_OOM;
+}
+
+bool split_huge_pmd(machine &m, u32 vma, u64 *pmd, u64 address) {
+    const u64 old = *pmd, start = align_down(address, PMD_SIZE);
+    const u32 table = table_page_alloc(m);
+    if (table == NIL) return false;
+    m.count(VM_thp_split_pmd);
+    m.spend(TIME_splitting, m.cost().split_pmd);
+    u64 *pte = m.tables + u64{table} * PTRS_PER_TABLE;
+    const u32 mm = m.vmas[vma].vm_mm;
+    if (old & PTE_SPECIAL) { // the huge zero page: 512 base zero pages
+        const u64 bits = (old & (PTE_PRESENT | PTE_PROTNONE | PTE_ACCESSED)) | PTE_SPECIAL;
+        for (u32 i = 0; i < HPAGE_PMD_NR; ++i) pte[i] = mk_pte(m.h->zero_pfn, bits);
+    } else {
+        const u32 head = pte_pfn(old);
+        const u64 bits = old & (PTE_PRESENT | PTE_PROTNONE | PTE_RW | YOUNG_DIRTY);
+        const bool exclusive = m.pages[head].flags & PG_anon_exclusive;
+        for (u32 i = 0; i < HPAGE_PMD_NR; ++i) {
+            pte[i] = mk_pte(head + i, bits);
+            if (exclusive) m.pages[head + i].flags |= PG_anon_exclusive;
+        }
+        folio_get(m, head, HPAGE_PMD_NR - 1);
+        folio_add_anon_rmap_ptes(m, head, HPAGE_PMD_NR, mm);
+        folio_remove_rmap_pmd(m, head, mm);
+    }
+    *pmd = mk_pte(table, PTE_PRESENT | PTE_RW);
+    flush_tlb_range(m, mm, start, start + PMD_SIZE, PMD_SHIFT);
+    return true;
+}
+
+bool split_huge_pmd_if_needed(machine &m, u32 vma, u64 address) {
+    if (address % PMD_SIZE == 0) return true;
+    u64 *pmd = pmd_offset(m, m.vmas[vma].vm_mm, address);
+    return !pmd || !pmd_trans_huge(*pmd) || split_huge_pmd(m, vma, pmd, address);
+}
+
+void zap_huge_pmd(machine &m, u32 vma, u64 *pmd) {
+    const u64 old = *pmd;
+    const u32 mm = m.vmas[vma].vm_mm;
+    *pmd = 0;
+    m.spend(TIME_unmapping, m.cost().zap_pmd);
+    if (old & PTE_SPECIAL) return;
+    const u32 head = pte_pfn(old);
+    m.mms[mm].rss -= HPAGE_PMD_NR;
+    folio_remove_rmap_pmd(m, head, mm);
+    folio_put(m, head, 1);
+}
+
+void change_huge_pmd(machine &m, const vm_area_struct &vma, u64 *pmd) {
+    const bool zero = *pmd & PTE_SPECIAL;
+    const bool writable = !zero && (m.pages[pte_pfn(*pmd)].flags & PG_anon_exclusive); // R29
+    *pmd = (*pmd & ~(PTE_PRESENT | PTE_PROTNONE | PTE_RW)) | protection(vma, writable);
+    m.spend(TIME_syscall, m.cost().change_pte);
+}
+
+void deferred_split_folio(machine &m, u32 head, bool partially_mapped) {
+    page &folio = m.pages[head];
+    if (folio.order <= 1) return;
+    if (partially_mapped && !(folio.flags & PG_partially_mapped)) {
+        folio.flags |= PG_partially_mapped;
+        if (folio.order == PMD_ORDER) m.count(VM_thp_deferred_split_page);
+        m.count(MTHP_split_deferred, folio.order);
+        m.count(MTHP_nr_anon_partially_mapped, folio.order);
+    }
+    header &h = *m.h;
+    if (folio.deferred_next != NIL || folio.deferred_prev != NIL || h.deferred_head == head) return;
+    folio.deferred_prev = h.deferred_tail;
+    if (h.deferred_tail != NIL) {
+        m.pages[h.deferred_tail].deferred_next = head;
+    } else {
+        h.deferred_head = head;
+    }
+    h.deferred_tail = head;
+    ++h.deferred_len;
+}
+
+void folio_unqueue_deferred_split(machine &m, u32 head) {
+    page &folio = m.pages[head];
+    header &h = *m.h;
+    if (folio.order <= 1) return;
+    if (folio.flags & PG_partially_mapped) {
+        folio.flags &= ~u32{PG_partially_mapped};
+        m.count(MTHP_nr_anon_partially_mapped, folio.order, -1);
+    }
+    if (folio.deferred_next == NIL && folio.deferred_prev == NIL && h.deferred_head != head) return;
+    (folio.deferred_prev != NIL ? m.pages[folio.deferred_prev].deferred_next : h.deferred_head) = folio.deferred_next;
+    (folio.deferred_next != NIL ? m.pages[folio.deferred_next].deferred_prev : h.deferred_tail) = folio.deferred_prev;
+    folio.deferred_next = folio.deferred_prev = NIL;
+    --h.deferred_len;
+}
+
+void deferred_split_scan(machine &m) {
+    u32 rest = m.h->deferred_len;
+    for (u32 head = m.h->deferred_head; rest > 0 && head != NIL; --rest) {
+        const u32 next = m.pages[head].deferred_next;
+        if (m.pages[head].flags & PG_partially_mapped) {
+            split_folio(m, head);
+        } else {
+            folio_unqueue_deferred_split(m, head);
+        }
+        head = next;
+    }
+    if (m.h->huge_zero_users == 0 && m.h->huge_zero_pfn != NIL) { // shrink_huge_zero_folio_scan
+        free_pages(m, m.h->huge_zero_pfn, PMD_ORDER);
+        m.h->huge_zero_pfn = NIL;
+    }
+}
+
+} // namespace thp

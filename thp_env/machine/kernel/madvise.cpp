@@ -1,0 +1,101 @@
+#include "madvise.hpp"
+#include "../hardware/tlb.hpp"
+#include "memory.hpp"
+#include "mmap.hpp"
+#include "page_table.hpp"
+#include <algorithm>
+#include <cerrno>
+
+namespace thp {
+
+namespace {
+
+// Calls each(vma, start, end) for the part of every VMA in the range; a hole is -ENOMEM, after the rest is done.
+template <typename Each> int walk_vmas(machine &m, u32 mm, u64 start, u64 end, Each each) {
+    int hole = 0;
+    u64 at = start;
+    for (u32 v = find_vma(m, mm, start); at < end; v = find_vma(m, mm, at)) {
+        if (v == NIL || m.vmas[v].vm_start > at) hole = -ENOMEM;
+        if (v == NIL || m.vmas[v].vm_start >= end) break;
+        const u64 last = std::min(end, m.vmas[v].vm_end);
+        if (int error = each(v, std::max(at, m.vmas[v].vm_start), last)) return error;
+        at = last;
+    }
+    return hole;
+}
+
+int guard_install(machine &m, u32 v, u64 start, u64 end) {
+    if (m.vmas[v].vm_flags & VM_LOCKED) return -EINVAL;
+    if (!zap_page_range(m, v, start, end, false)) return -ENOMEM;
+    for (u64 at = start; at < end; at += PAGE_SIZE) {
+        u64 *pmd = pmd_alloc(m, m.vmas[v].vm_mm, at);
+        if (!pmd || !pte_alloc(m, pmd)) return -ENOMEM;
+        *pte_offset(m, *pmd, at) = PTE_GUARD;
+    }
+    return 0;
+}
+
+int guard_remove(machine &m, u32 v, u64 start, u64 end) {
+    for (u64 at = start; at < end; at += PAGE_SIZE) {
+        u64 *pte = pte_lookup(m, m.vmas[v].vm_mm, at);
+        if (pte && (*pte & PTE_GUARD) && !pte_present(*pte)) *pte = 0;
+    }
+    return 0;
+}
+
+} // namespace
+
+int populate(machine &m, u32 mm, u64 address, bool write) {
+    const u32 v = vma_lookup(m, mm, address);
+    if (v == NIL) return -ENOMEM;
+    const u32 flags = m.vmas[v].vm_flags;
+    write = write && (flags & VM_WRITE);
+    if (!(flags & (VM_READ | VM_WRITE))) return -ENOMEM;
+    for (;;) {
+        u64 *pmd = pmd_offset(m, mm, address);
+        u64 entry = pmd ? *pmd : 0;
+        if (pmd && pmd_is_table(entry)) entry = *pte_offset(m, entry, address);
+        if ((entry & PTE_PRESENT) && (!write || (entry & PTE_RW))) return 0;
+        switch (handle_mm_fault(m, v, address, write)) {
+        case FAULT_SIGSEGV: return -EFAULT;
+        case FAULT_OOM: return -ENOMEM;
+        default: break;
+        }
+    }
+}
+
+int do_madvise(machine &m, u32 mm, u64 start, u64 length, u64 advice) {
+    const u64 end = start + align_up(length, PAGE_SIZE);
+    if (start % PAGE_SIZE || end < start) return -EINVAL;
+    switch (advice) {
+    case MADV_NORMAL: return 0;
+    case MADV_HUGEPAGE:
+    case MADV_NOHUGEPAGE: {
+        const u32 on = advice == MADV_HUGEPAGE ? VM_HUGEPAGE : VM_NOHUGEPAGE;
+        constexpr u32 both = VM_HUGEPAGE | VM_NOHUGEPAGE;
+        return vma_modify(
+            m, mm, start, end, [&](const vm_area_struct &v) { return (v.vm_flags & both) != on; },
+            [&](u32 v) { m.vmas[v].vm_flags = (m.vmas[v].vm_flags & ~both) | on; });
+    }
+    case MADV_DONTNEED:
+        return walk_vmas(m, mm, start, end, [&](u32 v, u64 from, u64 to) {
+            if (m.vmas[v].vm_flags & VM_LOCKED) return -EINVAL;
+            return zap_page_range(m, v, from, to, true) ? 0 : -ENOMEM;
+        });
+    case MADV_POPULATE_READ:
+    case MADV_POPULATE_WRITE: {
+        int error = 0;
+        for (u64 at = start; at < end && !error; at += PAGE_SIZE) {
+            error = populate(m, mm, at, advice == MADV_POPULATE_WRITE);
+        }
+        return error;
+    }
+    case MADV_GUARD_INSTALL:
+        return walk_vmas(m, mm, start, end, [&](u32 v, u64 from, u64 to) { return guard_install(m, v, from, to); });
+    case MADV_GUARD_REMOVE:
+        return walk_vmas(m, mm, start, end, [&](u32 v, u64 from, u64 to) { return guard_remove(m, v, from, to); });
+    default: return -ENOSYS;
+    }
+}
+
+} // namespace thp

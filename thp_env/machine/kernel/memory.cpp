@@ -1,0 +1,219 @@
+#include "memory.hpp"
+#include "../hardware/tlb.hpp"
+#include "page_alloc.hpp"
+#include "page_table.hpp"
+#include "rmap.hpp"
+#include <algorithm>
+#include <bit>
+
+namespace thp {
+
+namespace {
+
+bool pte_range_none(const u64 *pte, u32 nr) {
+    return std::all_of(pte, pte + nr, [](u64 entry) { return pte_none(entry); });
+}
+
+// R4: the largest allowed order whose block lies in the VMA and is empty; on failure the next lower one.
+u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u64 *table, u32 *order) {
+    u32 orders = thp_vma_allowable_orders(m, vma) & ~(1U << PMD_ORDER);
+    orders = thp_vma_suitable_orders(vma, address, orders);
+    const u32 index = pte_index(address);
+    bool fits = false;
+    while (orders) {
+        *order = static_cast<u32>(std::bit_width(orders)) - 1;
+        const u32 nr = 1U << *order;
+        fits = fits || pte_range_none(table + (index & ~(nr - 1)), nr);
+        if (fits) {
+            const u32 head = folio_alloc(m, *order);
+            if (head != NIL) return head;
+            m.count(MTHP_anon_fault_fallback, *order);
+        }
+        orders &= ~(1U << *order);
+    }
+    *order = 0;
+    return folio_alloc(m, 0);
+}
+
+vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
+    if (!pte_alloc(m, pmd)) return FAULT_OOM;
+    const vm_area_struct &v = m.vmas[vma];
+    u64 *pte = pte_offset(m, *pmd, address);
+    if (!write) { // R8
+        *pte = mk_pte(m.h->zero_pfn, vma_pte_bits(v, false) | PTE_SPECIAL | PTE_ACCESSED);
+        m.spend(TIME_fault, m.cost().fault_zero_page);
+        return FAULT_DONE;
+    }
+    if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
+    u32 order = 0;
+    const u32 head = alloc_anon_folio(m, v, address, pte - pte_index(address), &order);
+    if (head == NIL) return FAULT_OOM;
+    const u32 nr = 1U << order;
+    const u64 start = align_down(address, PAGE_SIZE << order);
+    m.spend(TIME_fault, m.cost().fault);
+    m.spend(TIME_zeroing, m.cost().zero_page * nr);
+    if (order) m.count(MTHP_anon_fault_alloc, order);
+    folio_get(m, head, static_cast<i32>(nr) - 1);
+    folio_add_new_anon_rmap(m, head, vma, start, false);
+    const u64 bits = vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY;
+    pte -= (address - start) >> PAGE_SHIFT;
+    for (u32 i = 0; i < nr; ++i) pte[i] = mk_pte(head + i, bits);
+    ++m.vmas[vma].faults[order];
+    return FAULT_DONE;
+}
+
+// R10: a private copy of one page, always order 0.
+vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
+    if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
+    const u32 copy = folio_alloc(m, 0);
+    if (copy == NIL) return FAULT_OOM;
+    const vm_area_struct &v = m.vmas[vma];
+    const u64 old = *pte;
+    m.spend(TIME_fault, m.cost().fault);
+    folio_add_new_anon_rmap(m, copy, vma, align_down(address, PAGE_SIZE), false);
+    *pte = mk_pte(copy, vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY);
+    flush_tlb_range(m, v.vm_mm, align_down(address, PAGE_SIZE), align_down(address, PAGE_SIZE) + PAGE_SIZE);
+    if (old & PTE_SPECIAL) {
+        m.spend(TIME_zeroing, m.cost().zero_page);
+        return FAULT_DONE;
+    }
+    m.spend(TIME_copying, m.cost().copy_page);
+    const u32 pfn = pte_pfn(old);
+    m.contents[copy] = static_cast<u8>((m.contents[copy] & CONTENT_TOUCHED) | (m.contents[pfn] & CONTENT_MASK));
+    --m.mms[v.vm_mm].rss;
+    const u32 head = page_head(m, pfn);
+    folio_remove_rmap_ptes(m, pfn, 1, v.vm_mm);
+    folio_put(m, head, 1);
+    return FAULT_DONE;
+}
+
+vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
+    if (*pte & PTE_SPECIAL) return wp_page_copy(m, vma, address, pte);
+    const u32 pfn = pte_pfn(*pte), head = page_head(m, pfn);
+    const page &folio = m.pages[head];
+    const bool alone = folio.order == 0 && folio.refcount == 1;
+    if (!(m.pages[pfn].flags & PG_anon_exclusive) && !alone) return wp_page_copy(m, vma, address, pte);
+    m.pages[pfn].flags |= PG_anon_exclusive;
+    *pte |= PTE_RW | PTE_ACCESSED | PTE_DIRTY;
+    m.spend(TIME_fault, m.cost().fault_reuse);
+    return FAULT_DONE;
+}
+
+vm_fault handle_pte_fault(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
+    if (pte_none(*pmd)) return do_anonymous_page(m, vma, address, pmd, write);
+    u64 *pte = pte_offset(m, *pmd, address);
+    if (pte_none(*pte)) return do_anonymous_page(m, vma, address, pmd, write);
+    if (*pte & PTE_GUARD) return FAULT_SIGSEGV;
+    if (write && !(*pte & PTE_RW)) return do_wp_page(m, vma, address, pte);
+    *pte |= PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
+    return FAULT_DONE;
+}
+
+vm_fault fault_once(machine &m, u32 vma, u64 address, bool write) {
+    const vm_area_struct &v = m.vmas[vma];
+    u64 *pmd = pmd_alloc(m, v.vm_mm, address);
+    if (!pmd) return FAULT_OOM;
+    if (fault_has_choice(m, v, address, *pmd)) m.count(VM_fault_with_choice);
+    vm_fault result = FAULT_FALLBACK;
+    if (pte_none(*pmd)) {
+        if (thp_vma_allowable_orders(m, v) & (1U << PMD_ORDER)) { // R2
+            result = do_huge_pmd_anonymous_page(m, vma, address, pmd, write);
+        }
+    } else if (pmd_trans_huge(*pmd)) {
+        if (write && !(*pmd & PTE_RW)) {
+            result = do_huge_pmd_wp_page(m, vma, address, pmd);
+        } else {
+            *pmd |= PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
+            return FAULT_DONE;
+        }
+    }
+    return result == FAULT_FALLBACK ? handle_pte_fault(m, vma, address, pmd, write) : result;
+}
+
+} // namespace
+
+u64 vma_pte_bits(const vm_area_struct &vma, bool writable) {
+    if (!(vma.vm_flags & (VM_READ | VM_WRITE))) return PTE_PROTNONE;
+    return PTE_PRESENT | (writable && (vma.vm_flags & VM_WRITE) ? u64{PTE_RW} : 0);
+}
+
+bool fault_has_choice(machine &m, const vm_area_struct &vma, u64 address, u64 pmd) {
+    const u32 orders = thp_vma_suitable_orders(vma, address, thp_orders_by_settings(m, vma));
+    if (!orders) return false;
+    if (pte_none(pmd)) return true;
+    const u32 small = orders & ~(1U << PMD_ORDER);
+    if (!small || !pmd_is_table(pmd)) return false;
+    const u32 nr = 1U << std::countr_zero(small); // where a larger block is empty this one is too
+    const u64 *table = pte_offset(m, pmd, 0);
+    return pte_range_none(table + (pte_index(address) & ~(nr - 1)), nr);
+}
+
+vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write) {
+    const vm_fault result = fault_once(m, vma, address, write);
+    m.count(VM_pgfault);
+    if (result == FAULT_DONE) ++m.mms[m.vmas[vma].vm_mm].minflt;
+    return result;
+}
+
+u32 folio_pte_batch(const machine &m, const u64 *pte, u32 max) {
+    const u32 pfn = pte_pfn(*pte), head = page_head(m, pfn);
+    const u32 limit = std::min(max, head + folio_nr_pages(m, head) - pfn);
+    u32 n = 1;
+    while (n < limit && pte_present(pte[n]) && !(pte[n] & PTE_SPECIAL) && pte_pfn(pte[n]) == pfn + n) ++n;
+    return n;
+}
+
+namespace {
+
+void zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr) {
+    for (u32 i = 0; i < nr;) {
+        if (pte_none(pte[i])) {
+            ++i;
+            continue;
+        }
+        if (!pte_present(pte[i]) || (pte[i] & PTE_SPECIAL)) { // a marker or the zero page
+            pte[i++] = 0;
+            m.spend(TIME_unmapping, m.cost().zap_pte);
+            continue;
+        }
+        const u32 pfn = pte_pfn(pte[i]), head = page_head(m, pfn), n = folio_pte_batch(m, pte + i, nr - i);
+        std::fill_n(pte + i, n, 0);
+        m.spend(TIME_unmapping, m.cost().zap_folio + m.cost().zap_pte * n);
+        m.mms[mm].rss -= n;
+        folio_remove_rmap_ptes(m, pfn, n, mm);
+        folio_put(m, head, static_cast<i32>(n));
+        i += n;
+    }
+}
+
+} // namespace
+
+bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt) {
+    const u32 mm = m.vmas[vma].vm_mm;
+    mmu_gather gather;
+    for (u64 at = start; at < end;) {
+        const u64 next = std::min(align_down(at, PMD_SIZE) + PMD_SIZE, end);
+        u64 *pmd = pmd_offset(m, mm, at);
+        if (!pmd) { // skip what has no tables at all
+            at = std::min(align_down(at, 1ULL << PUD_SHIFT) + (1ULL << PUD_SHIFT), end);
+            continue;
+        }
+        if (!pte_none(*pmd)) {
+            const bool whole = next - at == PMD_SIZE;
+            if (pmd_trans_huge(*pmd) && whole) {
+                zap_huge_pmd(m, vma, pmd);
+                gather.add(at, next, PMD_SHIFT);
+            } else {
+                if (pmd_trans_huge(*pmd) && !split_huge_pmd(m, vma, pmd, at)) return false; // R17
+                zap_pte_range(m, mm, pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
+                if (reclaim_pt && whole) free_pte_table(m, pmd);
+                gather.add(at, next, PAGE_SHIFT);
+            }
+        }
+        at = next;
+    }
+    gather.flush(m, mm);
+    return true;
+}
+
+} // namespace thp

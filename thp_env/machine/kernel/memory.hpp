@@ -1,0 +1,24 @@
+// mm/memory.c: page faults, copy on write, unmapping.
+#pragma once
+#include "../state.hpp"
+#include "huge_memory.hpp"
+
+namespace thp {
+
+// A fault of the process at a mapped address whose VMA permits the access. Counts one fault.
+vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write);
+
+// Unmaps [start, end) of one VMA (R13, R15). reclaim_pt: free tables that this empties (R3).
+// False when splitting a PMD found no memory.
+bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt);
+
+// How many PTEs from `pte` on map consecutive pages of one folio (folio_pte_batch).
+u32 folio_pte_batch(const machine &m, const u64 *pte, u32 max);
+
+// Whether the fault could get a folio larger than a page if the VMA's own mask allowed it.
+bool fault_has_choice(machine &m, const vm_area_struct &vma, u64 address, u64 pmd);
+
+// The protection bits of a new PTE.
+u64 vma_pte_bits(const vm_area_struct &vma, bool writable);
+
+} // namespace thp

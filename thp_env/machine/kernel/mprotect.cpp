@@ -1,0 +1,90 @@
+// mm/mprotect.c, mm/mlock.c: changing what a range may be used for.
+#include "../hardware/tlb.hpp"
+#include "huge_memory.hpp"
+#include "madvise.hpp"
+#include "memory.hpp"
+#include "mmap.hpp"
+#include "page_alloc.hpp"
+#include "page_table.hpp"
+#include <algorithm>
+#include <cerrno>
+
+namespace thp {
+
+namespace {
+
+void change_pte(machine &m, const vm_area_struct &vma, u64 *pte) {
+    if (!pte_present(*pte)) return;
+    // R29: an exclusive page becomes writable at once, others wait for their fault.
+    const bool writable = !(*pte & PTE_SPECIAL) && (m.pages[pte_pfn(*pte)].flags & PG_anon_exclusive);
+    *pte = (*pte & ~(PTE_PRESENT | PTE_PROTNONE | PTE_RW)) | vma_pte_bits(vma, writable);
+    m.spend(TIME_syscall, m.cost().change_pte);
+}
+
+bool change_protection(machine &m, u32 v) {
+    const vm_area_struct &vma = m.vmas[v];
+    for (u64 at = vma.vm_start; at < vma.vm_end;) {
+        const u64 next = std::min(align_down(at, PMD_SIZE) + PMD_SIZE, vma.vm_end);
+        u64 *pmd = pmd_offset(m, vma.vm_mm, at);
+        if (pmd && pmd_trans_huge(*pmd)) {
+            if (next - at == PMD_SIZE) {
+                change_huge_pmd(m, vma, pmd);
+                at = next;
+                continue;
+            }
+            if (!split_huge_pmd(m, v, pmd, at)) return false;
+        }
+        if (pmd && pmd_is_table(*pmd)) {
+            u64 *pte = pte_offset(m, *pmd, at);
+            for (u64 i = 0; i < (next - at) >> PAGE_SHIFT; ++i) change_pte(m, vma, pte + i);
+        }
+        at = next;
+    }
+    flush_tlb_range(m, vma.vm_mm, vma.vm_start, vma.vm_end);
+    return true;
+}
+
+// mlock_fixup: a large folio is marked only where the whole of it is locked.
+void mlock_pages(machine &m, const vm_area_struct &vma, bool on) {
+    for (u64 at = vma.vm_start; at < vma.vm_end; at += PAGE_SIZE) {
+        u64 *pmd = pmd_offset(m, vma.vm_mm, at);
+        if (!pmd || pte_none(*pmd)) continue;
+        const bool huge = pmd_trans_huge(*pmd);
+        const u64 entry = huge ? *pmd : *pte_offset(m, *pmd, at);
+        if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
+        const u32 pfn = pte_pfn(entry), head = huge ? pfn : page_head(m, pfn);
+        const u64 first = huge ? align_down(at, PMD_SIZE) : at - (u64{pfn - head} << PAGE_SHIFT);
+        const u64 end = first + (PAGE_SIZE << m.pages[head].order);
+        if (first < vma.vm_start || end > vma.vm_end) continue;
+        m.pages[head].flags = on ? m.pages[head].flags | PG_mlocked : m.pages[head].flags & ~u32{PG_mlocked};
+    }
+}
+
+} // namespace
+
+int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection) {
+    constexpr u32 access = VM_READ | VM_WRITE;
+    bool memory = true;
+    const int error = vma_modify(
+        m, mm, start, end, [&](const vm_area_struct &v) { return (v.vm_flags & access) != protection; },
+        [&](u32 v) {
+            m.vmas[v].vm_flags = (m.vmas[v].vm_flags & ~access) | protection;
+            memory = memory && change_protection(m, v);
+        });
+    return memory ? error : -ENOMEM;
+}
+
+int mlock(machine &m, u32 mm, u64 start, u64 end, bool on) {
+    int error = vma_modify(
+        m, mm, start, end, [&](const vm_area_struct &v) { return !(v.vm_flags & VM_LOCKED) == on; },
+        [&](u32 v) {
+            m.vmas[v].vm_flags ^= VM_LOCKED;
+            mlock_pages(m, m.vmas[v], on);
+        });
+    if (error || !on) return error;
+    // __mm_populate: every page is faulted in, for writing where the VMA permits it.
+    for (u64 at = start; at < end && !error; at += PAGE_SIZE) error = populate(m, mm, at, true);
+    return error;
+}
+
+} // namespace thp

@@ -1,0 +1,87 @@
+// mm/mremap.c: moving mappings.
+#include "../hardware/tlb.hpp"
+#include "huge_memory.hpp"
+#include "memory.hpp"
+#include "mmap.hpp"
+#include "page_table.hpp"
+#include "rmap.hpp"
+#include <algorithm>
+#include <cerrno>
+
+namespace thp {
+
+namespace {
+
+// move_page_tables: PMD maps move whole where both sides are aligned, PTEs one by one (no folio is split).
+bool move_page_tables(machine &m, u32 vma, u64 from, u64 to, u64 length) {
+    const u32 mm = m.vmas[vma].vm_mm;
+    for (u64 done = 0; done < length;) {
+        const u64 old = from + done, target = to + done;
+        const u64 step = std::min({align_down(old, PMD_SIZE) + PMD_SIZE - old,
+                                   align_down(target, PMD_SIZE) + PMD_SIZE - target, length - done});
+        done += step;
+        u64 *source = pmd_offset(m, mm, old);
+        if (!source || pte_none(*source)) continue;
+        u64 *sink = pmd_alloc(m, mm, target);
+        if (!sink) return false;
+        if (pmd_trans_huge(*source)) {
+            if (step == PMD_SIZE && pte_none(*sink)) {
+                *sink = *source;
+                *source = 0;
+                m.spend(TIME_syscall, m.cost().change_pte);
+                continue;
+            }
+            if (!split_huge_pmd(m, vma, source, old)) return false;
+        }
+        if (!pte_alloc(m, sink)) return false;
+        u64 *a = pte_offset(m, *source, old), *b = pte_offset(m, *sink, target);
+        for (u64 i = 0; i < step >> PAGE_SHIFT; ++i) {
+            if (pte_none(a[i])) continue;
+            b[i] = a[i];
+            a[i] = 0;
+            m.spend(TIME_syscall, m.cost().change_pte);
+        }
+    }
+    flush_tlb_range(m, mm, from, from + length);
+    return true;
+}
+
+} // namespace
+
+int mremap(machine &m, u32 mm, u64 from, u64 length, u64 to, u64 new_length) {
+    const u64 kept = std::min(length, new_length);
+    if (length > kept) {
+        if (int error = do_munmap(m, mm, from + kept, from + length)) return error;
+    }
+    u32 v = vma_lookup(m, mm, from);
+    if (v == NIL || m.vmas[v].vm_end < from + kept) return -EFAULT;
+    if (to == from) { // grows in place
+        return new_length > kept ? do_mmap(m, mm, from + kept, new_length - kept, m.vmas[v].vm_flags) : 0;
+    }
+    // copy_vma and the unmapping of the old range cut the old VMA at both ends.
+    if (m.vmas[v].vm_start < from) {
+        if (int error = split_vma(m, v, from)) return error;
+        v = vma_lookup(m, mm, from);
+    }
+    if (m.vmas[v].vm_end > from + kept) {
+        if (int error = split_vma(m, v, from + kept)) return error;
+    }
+    const vm_area_struct old = m.vmas[v];
+    if (int error = do_mmap(m, mm, to, new_length, old.vm_flags | VM_FILE)) return error; // unmerged for now
+    const u32 target = vma_lookup(m, mm, to);
+    vm_area_struct &moved = m.vmas[target];
+    moved.vm_flags = old.vm_flags;
+    moved.orders = old.orders;
+    if (old.anon_vma != NIL) { // a VMA that was never faulted in takes the offset of its new place
+        moved.vm_pgoff = old.vm_pgoff;
+        anon_vma_link(m, target, old.anon_vma);
+    }
+    std::copy(std::begin(old.faults), std::end(old.faults), std::begin(moved.faults));
+    std::swap(moved.id, m.vmas[v].id);
+    if (!move_page_tables(m, v, from, to, kept)) return -ENOMEM;
+    if (int error = do_munmap(m, mm, from, from + kept)) return error;
+    vma_merge_range(m, mm, to, to + new_length);
+    return 0;
+}
+
+} // namespace thp

@@ -1,0 +1,50 @@
+// Page-table entries (x86-64, 4 levels) and the tables that hold them.
+#pragma once
+#include "../state.hpp"
+
+namespace thp {
+
+// Intel SDM vol. 3, 4.5; PROTNONE, SPECIAL and GUARD are software bits, as in arch/x86/include/asm/pgtable_types.h.
+enum pte_bits : u64 {
+    PTE_PRESENT = 1ULL << 0,
+    PTE_RW = 1ULL << 1,
+    PTE_ACCESSED = 1ULL << 5,
+    PTE_DIRTY = 1ULL << 6,
+    PTE_PSE = 1ULL << 7, // a PMD that maps 2M
+    PTE_PROTNONE = 1ULL << 8,
+    PTE_SPECIAL = 1ULL << 9, // the zero page
+    PTE_GUARD = 1ULL << 10,  // marker of a guard region, not present
+};
+constexpr u32 PTE_PFN_SHIFT = 12;
+
+inline u32 pte_pfn(u64 pte) { return static_cast<u32>((pte >> PTE_PFN_SHIFT) & 0xffffffffU); }
+inline bool pte_none(u64 pte) { return pte == 0; }
+// Present for the kernel: also pages that mprotect(PROT_NONE) hides from the program.
+inline bool pte_present(u64 pte) { return pte & (PTE_PRESENT | PTE_PROTNONE); }
+inline bool pmd_trans_huge(u64 pmd) { return pte_present(pmd) && (pmd & PTE_PSE); }
+inline bool pmd_is_table(u64 pmd) { return pte_present(pmd) && !(pmd & PTE_PSE); }
+inline u64 mk_pte(u32 pfn, u64 bits) { return (u64{pfn} << PTE_PFN_SHIFT) | bits; }
+
+inline u32 pte_index(u64 address) { return (address >> PAGE_SHIFT) & (PTRS_PER_TABLE - 1); }
+
+// The entries for an address; nullptr where a table is missing.
+u64 *pmd_offset(machine &m, u32 mm, u64 address);
+inline u64 *pte_offset(machine &m, u64 pmd, u64 address) {
+    return m.tables + u64{pte_pfn(pmd)} * PTRS_PER_TABLE + pte_index(address);
+}
+// The PTE for an address if its PMD is a table.
+u64 *pte_lookup(machine &m, u32 mm, u64 address);
+
+// As above, but missing tables are allocated; nullptr when memory or the table pool is exhausted.
+u64 *pmd_alloc(machine &m, u32 mm, u64 address);
+bool pte_alloc(machine &m, u64 *pmd); // turns pmd_none into an empty table
+
+u32 table_page_alloc(machine &m);
+void table_page_free(machine &m, u32 table);
+
+// Frees the tables that serve no address outside [floor, ceiling) (mm/memory.c: free_pgtables).
+void free_pgtables(machine &m, u32 mm, u64 start, u64 end, u64 floor, u64 ceiling);
+// Frees one empty table under a PMD (mm/pt_reclaim.c).
+void free_pte_table(machine &m, u64 *pmd);
+
+} // namespace thp

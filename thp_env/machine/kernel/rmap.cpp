@@ -1,0 +1,150 @@
+#include "rmap.hpp"
+#include "huge_memory.hpp"
+#include "mmap.hpp"
+#include "page_alloc.hpp"
+#include <algorithm>
+
+namespace thp {
+
+namespace {
+
+// Two owners are tracked; a third goes unseen until it is the only one (R27).
+void add_owner(page &folio, u32 mm, u32 n) {
+    const u16 id = static_cast<u16>(mm + 1);
+    for (u32 slot : {0U, 1U}) {
+        if (folio.mm_id[slot] == id) {
+            folio.mm_id_mapcount[slot] = static_cast<u16>(folio.mm_id_mapcount[slot] + n);
+            return;
+        }
+    }
+    for (u32 slot : {0U, 1U}) {
+        if (folio.mm_id[slot] != 0) continue;
+        folio.mm_id[slot] = id;
+        folio.mm_id_mapcount[slot] = static_cast<u16>(n);
+        return;
+    }
+}
+
+void remove_owner(page &folio, u32 mm, u32 n) {
+    for (u32 slot : {0U, 1U}) {
+        if (folio.mm_id[slot] != mm + 1) continue;
+        folio.mm_id_mapcount[slot] = static_cast<u16>(folio.mm_id_mapcount[slot] - n);
+        if (folio.mm_id_mapcount[slot] == 0) folio.mm_id[slot] = 0;
+    }
+}
+
+// After `newly` pages lost their last mapping.
+void note_unmapped(machine &m, u32 head, u32 newly) {
+    page &folio = m.pages[head];
+    if (newly == 0 || folio.nr_pages_mapped == 0) return; // gone as a whole: about to be freed
+    deferred_split_folio(m, head, true);
+}
+
+} // namespace
+
+void anon_vma_link(machine &m, u32 vma, u32 anon) {
+    vm_area_struct &v = m.vmas[vma];
+    v.anon_vma = anon;
+    v.anon_prev = NIL;
+    v.anon_next = m.anon_vmas[anon].head;
+    if (v.anon_next != NIL) m.vmas[v.anon_next].anon_prev = vma;
+    m.anon_vmas[anon].head = vma;
+}
+
+void anon_vma_unlink(machine &m, u32 vma) {
+    vm_area_struct &v = m.vmas[vma];
+    if (v.anon_vma == NIL) return;
+    if (v.anon_prev != NIL) {
+        m.vmas[v.anon_prev].anon_next = v.anon_next;
+    } else {
+        m.anon_vmas[v.anon_vma].head = v.anon_next;
+    }
+    if (v.anon_next != NIL) m.vmas[v.anon_next].anon_prev = v.anon_prev;
+    if (m.anon_vmas[v.anon_vma].head == NIL) table_free(m.h->tables[TABLE_anon_vmas], m.anon_vmas, v.anon_vma);
+    v.anon_vma = NIL;
+}
+
+bool anon_vma_prepare(machine &m, u32 vma) {
+    if (m.vmas[vma].anon_vma != NIL) return true;
+    u32 anon = find_mergeable_anon_vma(m, vma);
+    if (anon == NIL) {
+        anon = table_alloc(m.h->tables[TABLE_anon_vmas], m.anon_vmas);
+        if (anon == NIL) return false;
+        m.anon_vmas[anon].head = NIL;
+    }
+    anon_vma_link(m, vma, anon);
+    return true;
+}
+
+void folio_add_new_anon_rmap(machine &m, u32 head, u32 vma, u64 address, bool pmd) {
+    page &folio = m.pages[head];
+    const vm_area_struct &v = m.vmas[vma];
+    const u32 nr = 1U << folio.order;
+    folio.flags |= PG_anon | PG_lru;
+    folio.anon_vma = v.anon_vma;
+    folio.index = v.vm_pgoff + ((address - v.vm_start) >> PAGE_SHIFT);
+    if (v.vm_flags & VM_LOCKED) folio.flags |= PG_mlocked;
+    if (pmd) {
+        folio.entire_mapcount = 1;
+        folio.large_mapcount = 1;
+        folio.nr_pages_mapped = ENTIRELY_MAPPED;
+        folio.flags |= PG_anon_exclusive;
+        add_owner(folio, v.vm_mm, 1);
+    } else {
+        for (u32 i = 0; i < nr; ++i) {
+            m.pages[head + i].mapcount = 1;
+            m.pages[head + i].flags |= PG_anon_exclusive;
+        }
+        if (folio.order) {
+            folio.large_mapcount = static_cast<i32>(nr);
+            folio.nr_pages_mapped = static_cast<u16>(nr);
+            add_owner(folio, v.vm_mm, nr);
+        }
+    }
+    if (folio.order) m.count(MTHP_nr_anon, folio.order);
+    m.mms[v.vm_mm].rss += nr;
+}
+
+void folio_add_anon_rmap_ptes(machine &m, u32 pfn, u32 nr, u32 mm) {
+    const u32 head = page_head(m, pfn);
+    page &folio = m.pages[head];
+    for (u32 i = 0; i < nr; ++i) {
+        if (m.pages[pfn + i].mapcount++ == 0 && folio.order) ++folio.nr_pages_mapped;
+    }
+    if (folio.order) {
+        folio.large_mapcount += static_cast<i32>(nr);
+        add_owner(folio, mm, nr);
+    }
+}
+
+void folio_remove_rmap_ptes(machine &m, u32 pfn, u32 nr, u32 mm) {
+    const u32 head = page_head(m, pfn);
+    page &folio = m.pages[head];
+    if (folio.order == 0) {
+        --folio.mapcount;
+        return;
+    }
+    folio.large_mapcount -= static_cast<i32>(nr);
+    remove_owner(folio, mm, nr);
+    u32 newly = 0;
+    for (u32 i = 0; i < nr; ++i) {
+        if (--m.pages[pfn + i].mapcount != 0) continue;
+        --folio.nr_pages_mapped;
+        newly += folio.nr_pages_mapped < ENTIRELY_MAPPED;
+    }
+    mod_memory(m, VM_nr_unmapped, newly);
+    note_unmapped(m, head, newly);
+}
+
+void folio_remove_rmap_pmd(machine &m, u32 head, u32 mm) {
+    page &folio = m.pages[head];
+    --folio.large_mapcount;
+    remove_owner(folio, mm, 1);
+    if (--folio.entire_mapcount != 0) return;
+    folio.nr_pages_mapped = static_cast<u16>(folio.nr_pages_mapped - ENTIRELY_MAPPED);
+    const u32 newly = folio_nr_pages(m, head) - folio.nr_pages_mapped;
+    mod_memory(m, VM_nr_unmapped, newly);
+    note_unmapped(m, head, newly);
+}
+
+} // namespace thp

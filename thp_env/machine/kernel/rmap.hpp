@@ -1,0 +1,42 @@
+// mm/rmap.c: which page-table entries map a folio, and the counts of them.
+#pragma once
+#include "../state.hpp"
+#include "page_table.hpp"
+
+namespace thp {
+
+// The anon_vma of a VMA, made at its first anonymous fault (a neighbour's if the two could merge).
+bool anon_vma_prepare(machine &m, u32 vma);
+void anon_vma_link(machine &m, u32 vma, u32 anon);
+void anon_vma_unlink(machine &m, u32 vma);
+
+// A new folio that only this mm maps: all its pages by PTEs, or the whole by one PMD.
+void folio_add_new_anon_rmap(machine &m, u32 head, u32 vma, u64 address, bool pmd);
+// Further mappings of `nr` pages from `pfn` on by PTEs.
+void folio_add_anon_rmap_ptes(machine &m, u32 pfn, u32 nr, u32 mm);
+// Takes mappings away; queues the folio for splitting when this leaves it partially mapped (R13, R14).
+void folio_remove_rmap_ptes(machine &m, u32 pfn, u32 nr, u32 mm);
+void folio_remove_rmap_pmd(machine &m, u32 head, u32 mm);
+
+inline bool folio_mapped(const machine &m, u32 head) {
+    const page &folio = m.pages[head];
+    return folio.order ? folio.large_mapcount > 0 : folio.mapcount > 0;
+}
+
+// Calls visit(mm, vma, address) for each address at which a VMA of the folio's anon_vma holds page `i` of it.
+template <typename Visit> void rmap_walk_page(machine &m, u32 head, u32 i, Visit visit) {
+    const page &folio = m.pages[head];
+    const u64 index = folio.index + i;
+    if (folio.anon_vma == NIL) return;
+    for (u32 v = m.anon_vmas[folio.anon_vma].head; v != NIL;) {
+        const vm_area_struct &vma = m.vmas[v];
+        const u32 next = vma.anon_next;
+        const u64 pages = (vma.vm_end - vma.vm_start) >> PAGE_SHIFT;
+        if (index >= vma.vm_pgoff && index < vma.vm_pgoff + pages) {
+            visit(vma.vm_mm, v, vma.vm_start + ((index - vma.vm_pgoff) << PAGE_SHIFT));
+        }
+        v = next;
+    }
+}
+
+} // namespace thp

@@ -1,0 +1,97 @@
+// mm/huge_memory.c: __folio_split. Splitting a folio to order 0.
+#include "../hardware/tlb.hpp"
+#include "huge_memory.hpp"
+#include "page_alloc.hpp"
+#include "rmap.hpp"
+#include <cerrno>
+
+namespace thp {
+
+namespace {
+
+// Turns every PMD mapping of the folio into PTEs (try_to_migrate with TTU_SPLIT_HUGE_PMD).
+bool unmap_pmds(machine &m, u32 head) {
+    bool done = true;
+    while (done && m.pages[head].entire_mapcount > 0) {
+        done = false;
+        rmap_walk_page(m, head, 0, [&](u32 mm, u32 vma, u64 address) {
+            u64 *pmd = pmd_offset(m, mm, address);
+            if (!done && pmd && pmd_trans_huge(*pmd) && pte_pfn(*pmd) == head) {
+                done = split_huge_pmd(m, vma, pmd, address);
+            }
+        });
+    }
+    return m.pages[head].entire_mapcount == 0;
+}
+
+// R20: a page that is all zero becomes the shared zero page, in every mm, unless it is locked.
+void try_to_map_unused_to_zeropage(machine &m, u32 head, u32 i, bool mlocked) {
+    if (mlocked || (m.contents[head + i] & CONTENT_MASK) != 0) return;
+    rmap_walk_page(m, head, i, [&](u32 mm, u32 vma, u64 address) {
+        u64 *pte = pte_lookup(m, mm, address);
+        if (!pte || !pte_present(*pte) || pte_pfn(*pte) != head + i) return;
+        if (m.vmas[vma].vm_flags & VM_LOCKED) return;
+        *pte = mk_pte(m.h->zero_pfn, PTE_SPECIAL | (*pte & (PTE_PRESENT | PTE_PROTNONE)));
+        --m.mms[mm].rss;
+        --m.pages[head + i].mapcount;
+    });
+}
+
+void flush_folio(machine &m, u32 head, u32 nr) {
+    for (u32 i = 0; i < nr; ++i) {
+        if (m.pages[head + i].mapcount == 0) continue;
+        rmap_walk_page(m, head, i, [&](u32 mm, u32, u64 address) {
+            flush_tlb_range(m, mm, address, address + PAGE_SIZE);
+        });
+    }
+}
+
+} // namespace
+
+int split_folio(machine &m, u32 head) {
+    page &folio = m.pages[head];
+    const u32 order = folio.order, nr = 1U << order;
+    const bool pmd_order = order == PMD_ORDER;
+    if (folio.refcount != folio.large_mapcount || !unmap_pmds(m, head)) {
+        m.count(MTHP_split_failed, order);
+        if (pmd_order) m.count(VM_thp_split_page_failed);
+        return -EAGAIN;
+    }
+    m.spend(TIME_splitting, m.cost().split_folio + m.cost().split_page * nr);
+    flush_folio(m, head, nr);
+    // unmap_folio takes the PTEs away one by one, which makes the folio partially mapped on the way (R21).
+    if (folio.nr_pages_mapped > 1) deferred_split_folio(m, head, true);
+    folio_unqueue_deferred_split(m, head);
+    m.count(MTHP_nr_anon, order, -1);
+    m.count(MTHP_split, order);
+    if (pmd_order) m.count(VM_thp_split_page);
+
+    const page whole = folio;
+    const bool mlocked = whole.flags & PG_mlocked;
+    for (u32 i = 0; i < nr; ++i) {
+        if (i && m.pages[head + i].mapcount) try_to_map_unused_to_zeropage(m, head, i, mlocked);
+    }
+    if (m.pages[head].mapcount) try_to_map_unused_to_zeropage(m, head, 0, mlocked);
+    for (u32 i = 0; i < nr; ++i) {
+        page &p = m.pages[head + i];
+        const u32 own = p.flags & PG_anon_exclusive;
+        p.flags = PG_head | PG_dirty | own | (whole.flags & (PG_anon | PG_swapbacked | PG_lru | PG_mlocked));
+        p.order = 0;
+        p.tail = 0;
+        p.refcount = p.mapcount;
+        p.anon_vma = whole.anon_vma;
+        p.index = whole.index + i;
+        p.large_mapcount = 0;
+        p.entire_mapcount = p.nr_pages_mapped = 0;
+        p.mm_id[0] = p.mm_id[1] = p.mm_id_mapcount[0] = p.mm_id_mapcount[1] = 0;
+        p.deferred_next = p.deferred_prev = NIL;
+    }
+    // Pages that nobody maps any more go back to the buddy allocator.
+    mod_memory(m, VM_nr_unmapped, i64{whole.nr_pages_mapped} - i64{nr});
+    for (u32 i = 0; i < nr; ++i) {
+        if (m.pages[head + i].mapcount == 0) folio_put(m, head + i, 0);
+    }
+    return 0;
+}
+
+} // namespace thp

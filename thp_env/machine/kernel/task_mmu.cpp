@@ -1,0 +1,100 @@
+#include "task_mmu.hpp"
+#include "page_alloc.hpp"
+#include "page_table.hpp"
+#include <algorithm>
+
+namespace thp {
+
+namespace {
+
+page_layout describe(const machine &m, u64 entry, bool huge, u32 offset) {
+    page_layout p{};
+    if (!pte_present(entry)) {
+        p.kind = entry & PTE_GUARD ? KIND_GUARD : KIND_NONE;
+        return p;
+    }
+    if (entry & PTE_ACCESSED) p.flags |= LAYOUT_YOUNG;
+    if (entry & PTE_DIRTY) p.flags |= LAYOUT_DIRTY;
+    if (huge) p.flags |= LAYOUT_PMD;
+    if (entry & PTE_SPECIAL) {
+        p.kind = huge ? KIND_HUGE_ZERO : KIND_ZERO;
+        return p;
+    }
+    const u32 pfn = pte_pfn(entry) + offset, head = page_head(m, pfn);
+    const page &folio = m.pages[head];
+    p.kind = KIND_FOLIO;
+    p.order = folio.order;
+    p.head = head;
+    p.index = pfn - head;
+    p.mapcount = static_cast<u32>(m.pages[pfn].mapcount) + folio.entire_mapcount;
+    p.content = m.contents[pfn] & CONTENT_MASK;
+    if (m.pages[huge ? head : pfn].flags & PG_anon_exclusive) p.flags |= LAYOUT_EXCLUSIVE;
+    if (!(folio.flags & PG_swapbacked)) p.flags |= LAYOUT_NOT_SWAPBACKED;
+    if (!(folio.flags & PG_lru)) p.flags |= LAYOUT_NOT_LRU;
+    if (m.contents[pfn] & CONTENT_TOUCHED) p.flags |= LAYOUT_TOUCHED;
+    return p;
+}
+
+} // namespace
+
+void pagemap(machine &m, u32 mm, u64 start, u64 pages, page_layout *out) {
+    for (u64 i = 0; i < pages; ++i) {
+        const u64 address = start + (i << PAGE_SHIFT);
+        u64 *pmd = pmd_offset(m, mm, address);
+        if (!pmd || pte_none(*pmd)) {
+            out[i] = page_layout{};
+        } else if (pmd_trans_huge(*pmd)) {
+            out[i] = describe(m, *pmd, true, pte_index(address));
+        } else {
+            out[i] = describe(m, *pte_offset(m, *pmd, address), false, 0);
+        }
+    }
+}
+
+vma_smaps smaps(machine &m, u32 vma, bool clear_refs) {
+    const vm_area_struct &v = m.vmas[vma];
+    vma_smaps s{};
+    s.vm_start = v.vm_start;
+    s.vm_end = v.vm_end;
+    s.vm_flags = v.vm_flags;
+    s.orders = v.orders;
+    s.id = v.id;
+    s.mm = v.vm_mm;
+    s.born = v.born;
+    std::copy(std::begin(v.faults), std::end(v.faults), std::begin(s.faults));
+    u64 scanned = 0;
+    const auto visit = [&](u64 *entry, u64 pages) {
+        if (!pte_present(*entry)) return;
+        ++scanned;
+        s.young += *entry & PTE_ACCESSED ? pages : 0;
+        if (clear_refs) *entry &= ~u64{PTE_ACCESSED};
+        if (*entry & PTE_SPECIAL) {
+            s.zero += pages;
+            return;
+        }
+        const page &folio = m.pages[page_head(m, pte_pfn(*entry))];
+        s.by_order[folio.order] += pages;
+        s.dirty += *entry & PTE_DIRTY ? pages : 0;
+        s.partial += folio.flags & PG_partially_mapped ? pages : 0;
+    };
+    for (u64 at = v.vm_start; at < v.vm_end;) {
+        const u64 next = std::min(align_down(at, PMD_SIZE) + PMD_SIZE, v.vm_end);
+        u64 *pmd = pmd_offset(m, v.vm_mm, at);
+        if (!pmd) {
+            at = std::min(align_down(at, 1ULL << PUD_SHIFT) + (1ULL << PUD_SHIFT), v.vm_end);
+            continue;
+        }
+        if (pmd_trans_huge(*pmd)) {
+            visit(pmd, HPAGE_PMD_NR);
+            if (!(*pmd & PTE_SPECIAL)) s.pmd_mapped += HPAGE_PMD_NR;
+        } else if (pmd_is_table(*pmd)) {
+            u64 *pte = pte_offset(m, *pmd, at);
+            for (u64 i = 0; i < (next - at) >> PAGE_SHIFT; ++i) visit(pte + i, 1);
+        }
+        at = next;
+    }
+    if (clear_refs) m.spend(TIME_monitoring, m.cost().scan_pte * scanned);
+    return s;
+}
+
+} // namespace thp

@@ -1,0 +1,40 @@
+// fs/proc/task_mmu.c: what a process's page tables hold (smaps, pagemap, clear_refs).
+#pragma once
+#include "../state.hpp"
+
+namespace thp {
+
+enum page_kind : u8 { KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD };
+enum layout_flags : u8 {
+    LAYOUT_PMD = 1,
+    LAYOUT_EXCLUSIVE = 2,
+    LAYOUT_NOT_SWAPBACKED = 4,
+    LAYOUT_NOT_LRU = 8,
+    LAYOUT_YOUNG = 16,
+    LAYOUT_DIRTY = 32,
+    LAYOUT_TOUCHED = 64,
+};
+
+// One 4K page of an address range.
+struct page_layout {
+    u8 kind, order, flags, content;
+    u32 head, index, mapcount; // first frame of the folio, position in it
+};
+static_assert(sizeof(page_layout) == 16);
+
+void pagemap(machine &m, u32 mm, u64 start, u64 pages, page_layout *out);
+
+// Of one VMA, in pages.
+struct vma_smaps {
+    u64 vm_start, vm_end;
+    u32 vm_flags, orders, id, mm;
+    u64 born;
+    u64 faults[PMD_ORDER + 1];
+    u64 by_order[PMD_ORDER + 1]; // pages mapped by folios of each order
+    u64 zero, young, dirty, pmd_mapped, partial; // partial: pages of partially mapped folios
+};
+
+// Reads a VMA's page tables. clear_refs: also clears the accessed bits, without a TLB flush, as Linux does on x86.
+vma_smaps smaps(machine &m, u32 vma, bool clear_refs);
+
+} // namespace thp

@@ -1,0 +1,45 @@
+"""Names and numbers that the C++ core and the Python around it share.
+
+Lists come from the core itself, so that they cannot drift apart; constants repeat `types.hpp`, `ops.hpp` and
+`state.hpp`, and a test compares them.
+"""
+
+from __future__ import annotations
+
+from thp_env.machine import _core
+
+PAGE_SIZE = 4096
+PMD_SIZE = 2 << 20
+PMD_ORDER = 9
+TASK_SIZE = 0x7FFFFFFFF000
+
+ORDERS = tuple(range(2, PMD_ORDER + 1))
+"""Orders that anonymous memory can have besides 0."""
+ORDERS_ALL = sum(1 << order for order in ORDERS) | 1
+THP_KILOBYTES = tuple(4 << order for order in ORDERS)
+
+OPS: tuple[str, ...] = _core.OPS
+"""Names of the operations; the position is the code."""
+OP_FIELDS = dict(zip(OPS, (frozenset(f.split("=")[0] for f in text.split()) for text in _core.OP_FIELDS), strict=True))
+"""The record fields that each operation uses."""
+REGION_OPS = tuple(op for op in OPS if "region" in OP_FIELDS[op])
+
+THP_MODES = ("never", "madvise", "always", "inherit")
+SETTINGS = ("enabled", "use_zero_page")
+PATTERNS = ("stride", "uniform", "bins", "chase")
+TOUCH = ("read", "write", "writez", "fill")
+AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION = range(4)
+
+ADVICE = {
+    "normal": 0,
+    "dontneed": 4,
+    "hugepage": 14,
+    "nohugepage": 15,
+    "populate_read": 22,
+    "populate_write": 23,
+    "guard_install": 102,
+    "guard_remove": 103,
+}
+"""Advice of madvise, by name; the numbers are Linux's."""
+
+VM_READ, VM_WRITE, VM_FILE, VM_LOCKED, VM_HUGEPAGE, VM_NOHUGEPAGE = (1 << bit for bit in range(6))

@@ -1,0 +1,77 @@
+// The operations of a trace program, one record each. traces/ writes them, run.cpp executes them.
+#pragma once
+#include "types.hpp"
+
+namespace thp {
+
+// X(name, what the record's fields hold). Numbers are part of the file format: append, never reorder.
+#define THP_OPS(X)                                                                                           \
+    X(thp, "a=order b=mode")                                                                                 \
+    X(set, "a=setting b=value")                                                                              \
+    X(mmap, "region length a=address|alignment|offset b=slot_offset c=placement d=vm_flags aux=region")      \
+    X(munmap, "region offset length")                                                                        \
+    X(mprotect, "region offset length a=vm_flags")                                                           \
+    X(mremap, "region offset length a=new_length|alignment b=slot_offset c=placement d=address aux=region")  \
+    X(brk, "region length")                                                                                  \
+    X(advise, "region offset length a=advice")                                                               \
+    X(touch, "region offset length a=stride b=kind c=content")                                               \
+    X(mlock, "region offset length")                                                                         \
+    X(munlock, "region offset length")                                                                       \
+    X(prctl, "a=disable b=flags")                                                                            \
+    X(shrink, "")                                                                                            \
+    X(exit, "aux=process")                                                                                   \
+    X(access, "region offset length a=pattern b=count c=ps d=write_share|content weight aux=table|stride")   \
+    X(replay, "offset=first length=count c=ps d=content weight")                                             \
+    X(compute, "a=ps")                                                                                       \
+    X(slice, "process")                                                                                      \
+    X(orders, "region offset length a=mask")                                                                 \
+    X(split, "region offset length")
+
+enum op_code : u16 {
+#define X(name, fields) OP_##name,
+    THP_OPS(X)
+#undef X
+        NR_OPS
+};
+
+enum thp_mode : u64 { THP_NEVER, THP_MADVISE, THP_ALWAYS, THP_INHERIT };
+enum thp_setting : u64 { SET_ENABLED, SET_USE_ZERO_PAGE };
+enum placement : u64 { AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION };
+enum touch_kind : u64 { TOUCH_READ, TOUCH_WRITE, TOUCH_WRITEZ, TOUCH_FILL };
+enum access_pattern : u64 { PATTERN_STRIDE, PATTERN_UNIFORM, PATTERN_BINS, PATTERN_CHASE };
+// Values of include/uapi/asm-generic/mman-common.h.
+enum advice : u64 {
+    MADV_NORMAL = 0,
+    MADV_DONTNEED = 4,
+    MADV_HUGEPAGE = 14,
+    MADV_NOHUGEPAGE = 15,
+    MADV_POPULATE_READ = 22,
+    MADV_POPULATE_WRITE = 23,
+    MADV_GUARD_INSTALL = 102,
+    MADV_GUARD_REMOVE = 103,
+};
+
+struct op_record {
+    u16 op, process;
+    u32 region;
+    u64 offset, length, a, b, c, d;
+    u32 weight, aux;
+};
+static_assert(sizeof(op_record) == 64);
+
+// One run of accesses to one page in a recording: `count` accesses, `instructions` until the next run.
+struct access_record {
+    u32 page;
+    u16 region, written;
+    u32 count, instructions;
+};
+static_assert(sizeof(access_record) == 16);
+
+// A discrete distribution over pages as an alias table (Walker 1977) of bins; a bin is a run of ranks.
+struct bin_record {
+    u64 threshold; // of 2^32: below it this bin, else the alias
+    u32 alias, first, count, scatter; // scatter: ranks are permuted over the range's pages
+};
+static_assert(sizeof(bin_record) == 24);
+
+} // namespace thp

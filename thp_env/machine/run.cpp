@@ -1,0 +1,241 @@
+#include "run.hpp"
+#include "hardware/walker.hpp"
+#include "kernel/huge_memory.hpp"
+#include "kernel/madvise.hpp"
+#include "kernel/memory.hpp"
+#include "kernel/mmap.hpp"
+#include "patterns.hpp"
+#include <algorithm>
+#include <cerrno>
+
+namespace thp {
+
+namespace {
+
+constexpr u64 SLOT_BASE = 0x10000000000ULL, SLOT_SIZE = 1ULL << 31; // where named regions stand by default
+
+enum step_result : u32 { STEP_DONE, STEP_PAUSED, STEP_OOM, STEP_FAULTED };
+
+struct interpreter {
+    machine &m;
+    const program_view &p;
+    const run_budget &budget;
+    u64 choices_at_start;
+
+    bool window_over(const mmu &unit) const {
+        return unit.now() >= budget.until || m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
+    }
+
+    // One access with its faults; STEP_DONE, STEP_OOM or STEP_FAULTED.
+    step_result access(mmu &unit, u64 address, bool write, u8 content) {
+        while (unit.access(address, write, content) == MMU_FAULT) {
+            unit.commit();
+            const u32 v = vma_lookup(m, unit.mm, address);
+            const u32 needed = write ? VM_WRITE : VM_READ;
+            if (v == NIL || !(m.vmas[v].vm_flags & needed) || (m.vmas[v].vm_flags & VM_FILE)) return STEP_FAULTED;
+            const vm_fault result = handle_mm_fault(m, v, address, write);
+            if (result == FAULT_OOM) return STEP_OOM;
+            if (result == FAULT_SIGSEGV) return STEP_FAULTED;
+        }
+        return STEP_DONE;
+    }
+
+    // Runs steps of the current operation until it ends, the window ends or a step fails.
+    template <typename Step> step_result steps(mmu &unit, u64 count, Step step) {
+        u64 &at = m.h->at.step;
+        step_result result = STEP_DONE;
+        for (; at < count && result == STEP_DONE; ++at) {
+            if (window_over(unit)) {
+                result = STEP_PAUSED;
+                break;
+            }
+            result = step(at);
+        }
+        unit.commit();
+        return result;
+    }
+
+    step_result touch(const op_record &op, u32 mm) {
+        mmu unit(m, mm, 1);
+        const u64 start = m.regions[op.region].start + op.offset;
+        return steps(unit, (op.length + op.a - 1) / op.a, [&](u64 i) {
+            return access(unit, start + i * op.a, op.b != TOUCH_READ, static_cast<u8>(op.c));
+        });
+    }
+
+    step_result accesses(const op_record &op, u32 mm) {
+        mmu unit(m, mm, op.weight);
+        const u64 key = mix64(p.seed ^ mix64(m.h->at.op + 1)), start = m.regions[op.region].start + op.offset;
+        const u64 write_share = op.d & 0xffffffffU;
+        const auto content = static_cast<u8>(op.d >> 32);
+        const bin_record *bins = op.a == PATTERN_BINS ? p.bins + p.tables[2 * op.aux] : nullptr;
+        const u64 nr_bins = bins ? p.tables[2 * op.aux + 1] : 0;
+        return steps(unit, op.b, [&](u64 i) {
+            const u64 random = draw(key, i);
+            const bool write = write_share && (draw(~key, i) & 0xffff) < write_share;
+            unit.compute_ps += op.c;
+            return access(unit, start + pattern_offset(op, key, i, random, bins, nr_bins), write, content);
+        });
+    }
+
+    step_result replay(const op_record &op, u32 mm) {
+        mmu unit(m, mm, op.weight);
+        const access_record *first = p.accesses + op.offset;
+        return steps(unit, op.length, [&](u64 i) {
+            const access_record &r = first[i];
+            unit.compute_ps += r.instructions * op.c;
+            const u64 address = m.regions[r.region].start + (u64{r.page} << PAGE_SHIFT);
+            const step_result result = access(unit, address, r.written, static_cast<u8>(op.d));
+            if (result == STEP_DONE && r.count > 1) unit.again(r.count - 1);
+            return result;
+        });
+    }
+
+    u64 slot(u64 length, u64 align, u64 offset) {
+        u64 base = align_up(SLOT_BASE + m.h->next_slot * SLOT_SIZE, align) + offset;
+        m.h->next_slot += static_cast<u32>((length + offset + align + SLOT_SIZE - 1) / SLOT_SIZE);
+        return base;
+    }
+
+    int mmap_op(const op_record &op, u32 mm) {
+        u64 address = op.a;
+        if (op.c == AT_SLOT) address = slot(op.length, op.a, op.b);
+        if (op.c == AT_UNMAPPED_AREA) address = get_unmapped_area(m, mm, op.length);
+        if (op.c == AT_REGION) address = m.regions[op.aux].start + op.a;
+        if (address == 0) return -ENOMEM;
+        m.regions[op.region] = {address, op.length, 1, op.process};
+        return do_mmap(m, mm, address, op.length, static_cast<u32>(op.d));
+    }
+
+    int mremap_op(const op_record &op, u32 mm) {
+        const u64 from = m.regions[op.region].start + op.offset;
+        const u64 new_length = op.c == AT_SLOT ? op.length : op.a;
+        u64 to = from;
+        if (op.c == AT_SLOT) {
+            to = slot(new_length, op.a, op.b);
+        } else if (op.c == AT_ADDRESS) {
+            to = op.d;
+        } else if (new_length > op.length) { // in place if the neighbour leaves room
+            const u32 v = find_vma(m, mm, from + op.length);
+            const bool inside = v != NIL && m.vmas[v].vm_start < from + new_length;
+            if (inside) to = get_unmapped_area(m, mm, new_length);
+        }
+        if (to == 0) return -ENOMEM;
+        m.regions[op.aux] = {to, new_length, 1, op.process};
+        return mremap(m, mm, from, op.length, to, new_length);
+    }
+
+    int brk_op(const op_record &op, u32 mm) {
+        const u64 start = m.mms[mm].start_brk;
+        if (start == 0) return -ENOMEM;
+        m.regions[op.region] = {start, op.length, 1, op.process};
+        return do_brk(m, mm, start + op.length);
+    }
+
+    int split_range(u32 mm, u64 start, u64 end) {
+        for (u64 at = start; at < end; at += PAGE_SIZE) {
+            u64 *pmd = pmd_offset(m, mm, at);
+            if (!pmd || pte_none(*pmd)) continue;
+            const u64 entry = pmd_trans_huge(*pmd) ? *pmd : *pte_offset(m, *pmd, at);
+            if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
+            const u32 head = page_head(m, pte_pfn(entry));
+            if (m.pages[head].order) split_folio(m, head);
+        }
+        return 0;
+    }
+
+    int system_call(const op_record &op, u32 mm) {
+        const u64 start = op.region < m.h->tables[TABLE_regions].used ? m.regions[op.region].start + op.offset : 0;
+        const u64 end = start + op.length;
+        m.spend(TIME_syscall, m.cost().syscall);
+        switch (op.op) {
+        case OP_mmap: return mmap_op(op, mm);
+        case OP_mremap: return mremap_op(op, mm);
+        case OP_brk: return brk_op(op, mm);
+        case OP_munmap: return do_munmap(m, mm, start, end);
+        case OP_mprotect: return mprotect(m, mm, start, end, static_cast<u32>(op.a));
+        case OP_advise: return do_madvise(m, mm, start, op.length, op.a);
+        case OP_mlock: return mlock(m, mm, start, end, true);
+        case OP_munlock: return mlock(m, mm, start, end, false);
+        case OP_orders: return set_vma_orders(m, mm, start, end, static_cast<u32>(op.a));
+        case OP_split: return split_range(mm, start, end);
+        case OP_prctl: m.mms[mm].thp_disable = op.a ? (op.b ? 2 : 1) : 0; return 0;
+        case OP_thp: m.h->thp_mode[op.a] = static_cast<u32>(op.b); return 0;
+        case OP_set: (op.a == SET_ENABLED ? m.h->thp_enabled : m.h->use_zero_page) = static_cast<u32>(op.b); return 0;
+        case OP_shrink: deferred_split_scan(m); return 0;
+        case OP_slice: m.h->current_mm = mm; return 0;
+        case OP_exit: {
+            const u32 gone = m.processes[op.aux];
+            if (gone == NIL) return -ESRCH;
+            m.processes[op.aux] = NIL;
+            mm_exit(m, gone);
+            return 0;
+        }
+        default: return -ENOSYS;
+        }
+    }
+
+    step_result execute(const op_record &op) {
+        const u32 mm = m.processes[op.process];
+        if (mm == NIL) {
+            m.h->at.error = -ESRCH;
+            return STEP_FAULTED;
+        }
+        m.h->at.error = 0;
+        step_result result = STEP_DONE;
+        switch (op.op) {
+        case OP_touch: result = touch(op, mm); break;
+        case OP_access: result = accesses(op, mm); break;
+        case OP_replay: result = replay(op, mm); break;
+        case OP_compute: m.spend(TIME_compute, op.a); break;
+        default: m.h->at.error = system_call(op, mm);
+        }
+        if (result == STEP_FAULTED) m.h->at.error = -EFAULT;
+        return m.h->at.error ? STEP_FAULTED : result;
+    }
+
+    bool made_new_vma(const op_record &op, u32 first_id) const {
+        if (op.op != OP_mmap && op.op != OP_brk && op.op != OP_mremap) return false;
+        const region &r = m.regions[op.op == OP_mremap ? op.aux : op.region];
+        const u32 mm = m.processes[op.process];
+        const u32 v = mm == NIL || r.length == 0 ? NIL : vma_lookup(m, mm, r.start);
+        return v != NIL && m.vmas[v].id > first_id && !(m.vmas[v].vm_flags & VM_FILE) &&
+               m.vmas[v].vm_end - m.vmas[v].vm_start >= 16 * PAGE_SIZE;
+    }
+};
+
+} // namespace
+
+bool boot(machine &m, u64 brk_start, u64 mmap_base) {
+    const u32 mm = mm_create(m);
+    if (mm == NIL) return false;
+    m.processes[0] = mm;
+    m.h->current_mm = mm;
+    m.mms[mm].start_brk = m.mms[mm].brk = brk_start;
+    if (mmap_base) m.mms[mm].mmap_base = mmap_base;
+    return true;
+}
+
+run_status run(machine &m, const program_view &program, const run_budget &budget) {
+    interpreter i{m, program, budget, m.h->vm[VM_fault_with_choice]};
+    cursor &at = m.h->at;
+    for (u64 done = 0; at.op < program.nr_ops; ++done) {
+        if (done >= budget.ops || m.h->clock >= budget.until) return RUN_WINDOW;
+        const op_record &op = program.ops[at.op];
+        const u32 first_id = m.h->next_vma_id;
+        const step_result result = i.execute(op);
+        memory_tick(m);
+        if (result == STEP_PAUSED) return RUN_WINDOW;
+        if (result == STEP_OOM) return RUN_OOM;
+        if (result == STEP_FAULTED && !budget.go_on) return RUN_ERROR;
+        ++at.op;
+        at.step = at.position = 0;
+        if (budget.new_vma && at.op < program.nr_ops && i.made_new_vma(op, first_id)) return RUN_WINDOW;
+        if (m.h->vm[VM_fault_with_choice] - i.choices_at_start >= budget.choices && at.op < program.nr_ops) {
+            return RUN_WINDOW;
+        }
+    }
+    return RUN_DONE;
+}
+
+} // namespace thp

@@ -1,0 +1,33 @@
+// The interpreter of trace programs.
+#pragma once
+#include "state.hpp"
+
+namespace thp {
+
+// A trace program: read-only, shared by the machines that run it.
+struct program_view {
+    const op_record *ops = nullptr;
+    const access_record *accesses = nullptr;
+    const bin_record *bins = nullptr;
+    const u32 *tables = nullptr; // (first bin, bins) of each table
+    u64 nr_ops = 0, seed = 0;
+};
+
+enum run_status : u32 { RUN_DONE, RUN_WINDOW, RUN_OOM, RUN_ERROR };
+
+// When run() pauses, besides the end of the program. A window ends at the first that comes true.
+struct run_budget {
+    u64 until = ~0ULL;       // ps of the machine's clock
+    u64 choices = ~0ULL;     // faults that had a choice
+    u64 ops = ~0ULL;         // whole operations
+    bool new_vma = false;    // after an operation that made a new anonymous VMA of 64K or more
+    bool go_on = false;      // a failed system call is recorded in cursor.error instead of ending the run
+};
+
+// Creates the first process. brk_start and mmap_base: 0 for the defaults.
+bool boot(machine &m, u64 brk_start, u64 mmap_base);
+
+// Runs on from where the machine stands. Cutting a run anywhere gives the same state in the end.
+run_status run(machine &m, const program_view &program, const run_budget &budget);
+
+} // namespace thp

@@ -1,0 +1,163 @@
+#include "state.hpp"
+#include "hardware/tlb.hpp"
+#include "kernel/page_alloc.hpp"
+#include <cstring>
+#include <new>
+#include <sys/mman.h>
+
+namespace thp {
+
+namespace {
+
+constexpr u64 MAGIC = 0x3130766e65706874ULL; // "thpenv01"
+
+constexpr u32 record_size[NR_TABLES] = {
+    sizeof(page),      sizeof(u8), PTRS_PER_TABLE * sizeof(u64), sizeof(u32),    sizeof(vm_area_struct), sizeof(u32),
+    sizeof(mm_struct), sizeof(anon_vma),             sizeof(region), sizeof(u32), sizeof(tlb_entry),
+};
+
+} // namespace
+
+std::string check_config(const machine_config &c) {
+    if (c.nr_pages < 4096 || c.nr_pages >= (1ULL << 31)) return "memory must lie between 16 MiB and 8 TiB";
+    if (c.max_vmas < 8 || c.max_vmas > (1U << 24)) return "max_vmas must lie between 8 and 16777216";
+    if (c.max_mms < 1 || c.max_mms > 4095) return "max_mms must lie between 1 and 4095";
+    if (c.max_tables < 16 || c.max_tables > (1U << 26)) return "max_tables must lie between 16 and 67108864";
+    if (c.nr_cpus < 1 || c.nr_cpus > 4096) return "nr_cpus must lie between 1 and 4096";
+    return check_tlb(c.tlb);
+}
+
+void machine::allocate(u64 size) {
+    // Fresh pages are zero and cost nothing until they are used, so capacity is free.
+    arena_ = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (arena_ == MAP_FAILED) {
+        arena_ = nullptr;
+        throw std::bad_alloc();
+    }
+    h = static_cast<header *>(arena_);
+    h->size = size;
+}
+
+void machine::attach() {
+    auto at = [this](table_id id) { return static_cast<std::byte *>(arena_) + h->tables[id].offset; };
+    pages = reinterpret_cast<page *>(at(TABLE_pages));
+    contents = reinterpret_cast<u8 *>(at(TABLE_contents));
+    tables = reinterpret_cast<u64 *>(at(TABLE_tables));
+    table_frames = reinterpret_cast<u32 *>(at(TABLE_table_frames));
+    vmas = reinterpret_cast<vm_area_struct *>(at(TABLE_vmas));
+    vma_order = reinterpret_cast<u32 *>(at(TABLE_vma_order));
+    mms = reinterpret_cast<mm_struct *>(at(TABLE_mms));
+    anon_vmas = reinterpret_cast<anon_vma *>(at(TABLE_anon_vmas));
+    regions = reinterpret_cast<region *>(at(TABLE_regions));
+    processes = reinterpret_cast<u32 *>(at(TABLE_processes));
+    tlb = reinterpret_cast<tlb_entry *>(at(TABLE_tlb));
+}
+
+machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes) {
+    const u32 capacity[NR_TABLES] = {
+        static_cast<u32>(config.nr_pages), static_cast<u32>(config.nr_pages), config.max_tables, config.max_tables, config.max_vmas, config.max_vmas,
+        config.max_mms,  config.max_vmas,  nr_regions,       nr_processes, tlb_entries(config.tlb),
+    };
+    u64 size = align_up(sizeof(header), 64);
+    table_header layout[NR_TABLES];
+    for (u32 i = 0; i < NR_TABLES; ++i) {
+        layout[i] = {size, capacity[i], 0, NIL, 0};
+        size = align_up(size + u64{capacity[i]} * record_size[i], 64);
+    }
+    allocate(size);
+    h->magic = MAGIC;
+    h->config = config;
+    std::memcpy(h->tables, layout, sizeof layout);
+    attach();
+    h->tables[TABLE_regions].used = nr_regions;
+    h->tables[TABLE_processes].used = nr_processes;
+    for (u32 i = 0; i < nr_processes; ++i) processes[i] = NIL;
+    h->use_zero_page = 1;
+    h->thp_enabled = THP_MADVISE;
+    h->thp_mode[PMD_ORDER] = THP_INHERIT;
+    h->deferred_head = h->deferred_tail = NIL;
+    h->current_mm = NIL;
+    for (free_area &area : h->area) area.head = NIL;
+    tlb_init(*this);
+    h->huge_zero_pfn = NIL;
+    h->zero_pfn = alloc_pages(*this, 0);
+    contents[h->zero_pfn] = CONTENT_TOUCHED;
+}
+
+machine::~machine() {
+    if (arena_) munmap(arena_, h->size);
+}
+
+u64 machine::extent(u32 table) const { return u64{h->tables[table].used} * record_size[table]; }
+
+machine *machine::clone() const {
+    auto *copy = new machine();
+    copy->allocate(h->size);
+    std::memcpy(copy->arena_, arena_, sizeof(header));
+    copy->attach();
+    for (u32 i = 0; i < NR_TABLES; ++i) {
+        const u64 offset = h->tables[i].offset;
+        std::memcpy(static_cast<std::byte *>(copy->arena_) + offset,
+                    static_cast<const std::byte *>(arena_) + offset, extent(i));
+    }
+    return copy;
+}
+
+bool machine::equals(const machine &other) const {
+    if (std::memcmp(h, other.h, sizeof(header)) != 0) return false;
+    for (u32 i = 0; i < NR_TABLES; ++i) {
+        const u64 offset = h->tables[i].offset;
+        if (std::memcmp(static_cast<const std::byte *>(arena_) + offset,
+                        static_cast<const std::byte *>(other.arena_) + offset, extent(i)) != 0)
+            return false;
+    }
+    return true;
+}
+
+u64 machine::used_bytes() const {
+    u64 size = sizeof(header);
+    for (u32 i = 0; i < NR_TABLES; ++i) size += extent(i);
+    return size;
+}
+
+std::vector<std::byte> machine::save() const {
+    std::vector<std::byte> out(used_bytes());
+    std::memcpy(out.data(), arena_, sizeof(header));
+    u64 at = sizeof(header);
+    for (u32 i = 0; i < NR_TABLES; ++i) {
+        std::memcpy(out.data() + at, static_cast<const std::byte *>(arena_) + h->tables[i].offset, extent(i));
+        at += extent(i);
+    }
+    return out;
+}
+
+std::string machine::load(const std::byte *data, u64 size, machine **out) {
+    if (size < sizeof(header)) return "truncated: shorter than a machine's header";
+    header stored;
+    std::memcpy(&stored, data, sizeof stored);
+    if (stored.magic != MAGIC) return "not a saved machine of this version";
+    if (std::string error = check_config(stored.config); !error.empty()) return error;
+    const u32 nr_regions = stored.tables[TABLE_regions].capacity;
+    const u32 nr_processes = stored.tables[TABLE_processes].capacity;
+    if (nr_regions > (1U << 24) || nr_processes > (1U << 16)) return "too many regions or processes";
+    auto fresh = std::make_unique<machine>(stored.config, nr_regions, nr_processes);
+    u64 at = sizeof(header);
+    for (u32 i = 0; i < NR_TABLES; ++i) {
+        const table_header &t = stored.tables[i], &expected = fresh->h->tables[i];
+        if (t.offset != expected.offset || t.capacity != expected.capacity || t.used > t.capacity)
+            return "its tables do not fit its configuration";
+        at += u64{t.used} * record_size[i];
+    }
+    if (at != size || stored.size != fresh->h->size) return "truncated or too long";
+    std::memcpy(fresh->arena_, data, sizeof(header));
+    at = sizeof(header);
+    for (u32 i = 0; i < NR_TABLES; ++i) {
+        std::memcpy(static_cast<std::byte *>(fresh->arena_) + stored.tables[i].offset, data + at,
+                    fresh->extent(i));
+        at += fresh->extent(i);
+    }
+    *out = fresh.release();
+    return {};
+}
+
+} // namespace thp

@@ -1,0 +1,224 @@
+// The state of a machine: plain records in one arena that never moves. Records refer to each other by index.
+#pragma once
+#include "config.hpp"
+#include "counters.hpp"
+#include "ops.hpp"
+#include "types.hpp"
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+namespace thp {
+
+enum page_flags : u32 {
+    PG_buddy = 1U << 0, // free, head of a block of the buddy allocator
+    PG_head = 1U << 1,  // head of a folio (also of order 0) that is in use
+    PG_anon = 1U << 2,
+    PG_anon_exclusive = 1U << 3, // include/linux/page-flags.h: PG_anon_exclusive
+    PG_swapbacked = 1U << 4,
+    PG_lru = 1U << 5,
+    PG_mlocked = 1U << 6,
+    PG_dirty = 1U << 7,
+    PG_partially_mapped = 1U << 8,
+    PG_table = 1U << 9,
+};
+
+// struct page and struct folio in one. Fields below the line mean something in the head page only.
+struct page {
+    u32 flags;
+    i32 refcount;
+    i32 mapcount; // PTE mappings of this page
+    u8 order;     // of the folio (head) or of the free block (buddy)
+    u8 spare;
+    u16 tail;     // distance to the head page
+    u32 next, prev; // buddy free list
+    // ------------
+    u32 anon_vma;
+    i32 large_mapcount;      // PTE mappings of all pages + PMD mappings
+    u16 entire_mapcount;     // PMD mappings
+    u16 nr_pages_mapped;     // pages with a PTE mapping; ENTIRELY_MAPPED is added while a PMD maps it
+    u16 mm_id[2];            // two owners, and how many mappings each has (R27)
+    u64 index;               // page offset inside the anon_vma
+    u32 deferred_next, deferred_prev;
+    u16 mm_id_mapcount[2];
+    u32 private_;
+};
+// One byte a frame. 0 = all zero, 1-99 = compresses to that percentage of its size, 100 = random data; and
+// whether anybody accessed the 4K page since it was allocated: the truth, not an accessed bit.
+constexpr u8 CONTENT_MASK = 0x7f, CONTENT_TOUCHED = 0x80;
+
+constexpr u32 ENTIRELY_MAPPED = 1U << 14;
+
+enum vm_flags : u32 {
+    VM_READ = 1U << 0,
+    VM_WRITE = 1U << 1,
+    VM_FILE = 1U << 2, // resident mapping of a file or of shared memory
+    VM_LOCKED = 1U << 3,
+    VM_HUGEPAGE = 1U << 4,
+    VM_NOHUGEPAGE = 1U << 5,
+};
+
+struct vm_area_struct {
+    u64 vm_start, vm_end, vm_pgoff;
+    u32 vm_flags, vm_mm;
+    u32 anon_vma;
+    u32 anon_next, anon_prev; // VMAs of the same anon_vma
+    u32 orders;               // E1: the orders this VMA may use; 0 = no mask of its own
+    u32 id;                   // unique over the run; a split's smaller part gets a new one
+    u32 next_free;
+    u64 born;                 // ps
+    u64 faults[PMD_ORDER + 1]; // faults with a choice, by the order they got
+};
+
+struct mm_struct {
+    u32 pgd;
+    u32 in_use;
+    u64 mmap_base, start_brk, brk;
+    u64 rss, minflt, majflt; // pages, faults
+    u32 thp_disable;         // 0, 1, or 2: PR_THP_DISABLE_EXCEPT_ADVISED
+    u32 huge_zero;           // holds a reference to the huge zero folio
+    u32 map_count, next_free;
+};
+
+struct anon_vma {
+    u32 head; // VMAs
+    u32 next_free;
+};
+
+struct region {
+    u64 start, length;
+    u32 mapped, process;
+};
+
+struct tlb_entry {
+    u64 tag;  // virtual page number << 16 | ASID << 4 | page size << 1 | 1
+    u64 data; // pfn << 16 | content << 8 | flags
+};
+
+// Records of one kind: how many there may be, how many were ever used, and the list of free ones.
+struct table_header {
+    u64 offset; // in the arena
+    u32 capacity, used, free, in_use;
+};
+
+enum table_id : u32 {
+    TABLE_pages,
+    TABLE_contents,
+    TABLE_tables, // page tables: 512 entries each
+    TABLE_table_frames,
+    TABLE_vmas,
+    TABLE_vma_order,
+    TABLE_mms,
+    TABLE_anon_vmas,
+    TABLE_regions,
+    TABLE_processes, // the mm of each process of the program
+    TABLE_tlb,
+    NR_TABLES
+};
+
+struct free_area {
+    u32 head, nr_free;
+};
+
+struct cursor {
+    u64 op, step, position; // operation, how far into it, generator state
+    i64 error;              // what the last system call returned: 0 or a negative errno
+};
+
+struct header {
+    u64 magic, size;
+    machine_config config;
+    table_header tables[NR_TABLES];
+    // Clock and counters.
+    u64 clock; // ps
+    u64 times[NR_TIMES];
+    u64 vm[NR_VM_EVENTS];
+    u64 mthp[PMD_ORDER + 1][NR_MTHP_STATS];
+    u64 memory_clock;   // ps: until when memory over time is integrated
+    u64 memory_rest[3]; // page-picoseconds below one page-microsecond
+    // Memory.
+    free_area area[MAX_PAGE_ORDER + 1];
+    u32 zero_pfn, huge_zero_pfn, huge_zero_users, next_vma_id;
+    u32 deferred_head, deferred_tail, deferred_len, nr_vmas;
+    // Settings.
+    u32 thp_enabled, use_zero_page;
+    u32 thp_mode[PMD_ORDER + 1];
+    u32 current_mm, next_slot; // the process on the CPU; the next 2 GiB slot
+    u32 default_orders, reserved; // E1: the mask of VMAs that have none of their own; 0 = all
+    u32 tlb_array[2][NR_TLB_ARRAYS + NR_PWC]; // where each array starts; [1]: the 4K shadow TLB
+    cursor at;
+};
+
+template <typename T> constexpr bool plain = std::has_unique_object_representations_v<T>;
+static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plain<mm_struct> && plain<header>);
+static_assert(plain<region> && plain<tlb_entry> && plain<anon_vma> && plain<op_record>);
+
+// A machine: the arena and typed views of it. The trace program it runs is shared and read-only.
+struct machine {
+    header *h = nullptr;
+    page *pages = nullptr;
+    u8 *contents = nullptr;
+    u64 *tables = nullptr; // entry i of table t: tables[t * 512 + i]
+    u32 *table_frames = nullptr;
+    vm_area_struct *vmas = nullptr;
+    u32 *vma_order = nullptr; // VMAs sorted by (mm, start)
+    mm_struct *mms = nullptr;
+    anon_vma *anon_vmas = nullptr;
+    region *regions = nullptr;
+    u32 *processes = nullptr;
+    tlb_entry *tlb = nullptr;
+
+    machine(const machine_config &config, u32 nr_regions, u32 nr_processes);
+    ~machine();
+    machine(const machine &) = delete;
+    machine &operator=(const machine &) = delete;
+
+    machine *clone() const;
+    bool equals(const machine &other) const;
+    u64 used_bytes() const;
+    std::vector<std::byte> save() const;
+    // Returns an error, or nothing and sets *out.
+    static std::string load(const std::byte *data, u64 size, machine **out);
+
+    const clock_table &cost() const { return h->config.clock; }
+    void count(vm_event event, u64 n = 1) { h->vm[event] += n; }
+    void count(mthp_stat stat, u32 order, i64 n = 1) { h->mthp[order][stat] += static_cast<u64>(n); }
+    void spend(time_kind kind, u64 ps) {
+        h->clock += ps;
+        h->times[kind] += ps;
+    }
+
+  private:
+    machine() = default;
+    void allocate(u64 size);
+    void attach();
+    u64 extent(u32 table) const; // bytes in use of a table
+    void *arena_ = nullptr;
+};
+
+// Takes a zeroed record from a table with a list of free ones; NIL when the table is full.
+template <typename T> u32 table_alloc(table_header &t, T *records) {
+    u32 i = t.free;
+    if (i != NIL) {
+        t.free = records[i].next_free;
+    } else if (t.used < t.capacity) {
+        i = t.used++;
+    } else {
+        return NIL;
+    }
+    records[i] = T{};
+    ++t.in_use;
+    return i;
+}
+
+template <typename T> void table_free(table_header &t, T *records, u32 i) {
+    records[i] = T{};
+    records[i].next_free = t.free;
+    t.free = i;
+    --t.in_use;
+}
+
+std::string check_config(const machine_config &config);
+
+} // namespace thp

@@ -1,0 +1,439 @@
+"""`ProgramBuilder`: writes a trace program, one method per operation, and refuses what cannot run.
+
+The builder follows which addresses of which region are mapped, so that a program that touches unmapped
+memory is refused while it is written, with the line that does so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from thp_env.machine import layout
+from thp_env.traces.distributions import alias_table
+from thp_env.traces.intervals import Intervals
+from thp_env.traces.program import ACCESS_DTYPE, BIN_DTYPE, OP_DTYPE, Program, ProgramError, UnknownOperationError
+
+PROTECTION = {"none": 0, "r": layout.VM_READ, "rw": layout.VM_READ | layout.VM_WRITE}
+"""Protections of `mmap` and `mprotect`."""
+
+WEIGHT_MAX = (1 << 32) - 1
+
+
+class ProgramBuilder:
+    """Writes a `Program`.
+
+    All lengths and offsets are bytes. `content` is what a write leaves in a page: 0 = all zero, 1-99 = it
+    compresses to that percentage of its size, 100 = random.
+
+    Args:
+        name: the program's name.
+        seed: seeds every random choice of the program.
+        checked: refuse operations on unmapped memory. Recordings of a kernel's errors need False.
+        meta: further facts to keep with the program.
+
+    Raises:
+        ProgramError: from any method, for an operation that cannot run.
+    """
+
+    def __init__(self, name: str = "program", *, seed: int = 0, checked: bool = True, **meta: Any) -> None:
+        """Start an empty program with one process, P."""
+        self.checked = checked
+        self._meta = {"name": name, **meta}
+        self.seed = seed
+        self._ops: list[tuple] = []
+        self._processes: dict[str, int] = {"P": 0}
+        self._regions: dict[str, int] = {}
+        self._mapped: dict[tuple[int, int], Intervals] = {}
+        self._size: dict[int, int] = {}
+        self._accesses: list[np.ndarray] = []
+        self._n_accesses = 0
+        self._bins: list[np.ndarray] = []
+        self._tables: list[tuple[int, int]] = []
+        self._table_of: dict[bytes, int] = {}
+        self.process = "P"
+
+    # -- mappings ----------------------------------------------------------------------------------
+
+    def mmap(
+        self,
+        region: str,
+        length: int,
+        *,
+        at: str | int | tuple[str, int] = "slot",
+        align: int = 0,
+        offset: int = 0,
+        prot: str = "rw",
+        file: bool = False,
+        nohugepage: bool = False,
+    ) -> None:
+        """Map `length` bytes as a new region.
+
+        Args:
+            region: its name; a name can be mapped once.
+            length: bytes, rounded up to pages.
+            at: "slot" (its own 2 GiB slot, 2M aligned plus `offset`: conformance), "auto"
+                (get_unmapped_area, as mmap without a hint), an absolute address, or (region, offset) to
+                map over a part of another region (MAP_FIXED).
+            align: alignment inside the slot, at least 2M.
+            offset: bytes after that alignment.
+            prot: "none", "r" or "rw".
+            file: a file or shared mapping: takes address space; no action chooses its folios.
+            nohugepage: VM_NOHUGEPAGE from the start (MAP_STACK since Linux 6.7).
+        """
+        if region in self._regions:
+            raise ProgramError(f"region {region} exists already")
+        if at == "slot" and length > 2 << 30:
+            raise ProgramError("a slot holds 2 GiB at most; map with at=auto")
+        length = self._pages(length)
+        flags = self._prot(prot) | (layout.VM_FILE if file else 0) | (layout.VM_NOHUGEPAGE if nohugepage else 0)
+        place, a, b, aux = self._place(at, align, offset)
+        number = self._new_region(region, length)
+        if isinstance(at, tuple):
+            self._forget(aux, a, length)
+        self._emit("mmap", number, 0, length, a, b, place, flags, aux=aux)
+        self._intervals(number).add(0, length)
+
+    def munmap(self, region: str, offset: int, length: int) -> None:
+        """Unmap a range of a region."""
+        number, offset, length = self._range(region, offset, length)
+        self._emit("munmap", number, offset, length)
+        self._forget(number, offset, length)
+
+    def mprotect(self, region: str, offset: int, length: int, prot: str) -> None:
+        """Change the protection of a range to "none", "r" or "rw"."""
+        number, offset, length = self._range(region, offset, length)
+        self._emit("mprotect", number, offset, length, self._prot(prot))
+
+    def mremap(
+        self,
+        region: str,
+        offset: int,
+        length: int,
+        name: str,
+        new_length: int | None = None,
+        *,
+        at: str | int | tuple[str, int] = "slot",
+        align: int = 0,
+        slot_offset: int = 0,
+    ) -> None:
+        """Move a range to a new region called `name`; `at="auto"` grows or shrinks in place if it can."""
+        number, offset, length = self._range(region, offset, length)
+        new_length = length if new_length is None else self._pages(new_length)
+        place, a, b, aux = self._place(at, align, slot_offset)
+        if place == layout.AT_REGION:
+            raise ProgramError("mremap onto a part of another region is not supported: use at=auto")
+        target = self._new_region(name, new_length)
+        if place == layout.AT_SLOT:
+            if new_length != length:
+                raise ProgramError("mremap into a slot keeps the length")
+            new_a, d = a, 0
+        else:
+            new_a, d = new_length, a
+        self._emit("mremap", number, offset, length, new_a, b, place, d, aux=target)
+        self._forget(number, offset, length)
+        self._intervals(target).add(0, new_length)
+
+    def brk(self, region: str, length: int) -> None:
+        """Grow or shrink the heap, region `region`, to `length` bytes."""
+        number = self._regions.get(region)
+        if number is None:
+            number = self._new_region(region, 0)
+        length = self._pages(length) if length else 0
+        self._emit("brk", number, 0, length)
+        self._mapped[self._key(number)] = Intervals()
+        if length:
+            self._intervals(number).add(0, length)
+        self._size[number] = max(self._size[number], length)
+
+    def advise(self, region: str, offset: int, length: int, advice: str) -> None:
+        """Call madvise: "hugepage", "nohugepage", "dontneed", "populate_write", ... (`layout.ADVICE`)."""
+        if advice not in layout.ADVICE:
+            raise UnknownOperationError(f"unknown advice {advice}")
+        number, offset, length = self._range(region, offset, length)
+        self._emit("advise", number, offset, length, layout.ADVICE[advice])
+
+    def mlock(self, region: str, offset: int, length: int) -> None:
+        """Lock a range into memory."""
+        self._emit("mlock", *self._range(region, offset, length))
+
+    def munlock(self, region: str, offset: int, length: int) -> None:
+        """Undo `mlock`."""
+        self._emit("munlock", *self._range(region, offset, length))
+
+    # -- accesses and time -------------------------------------------------------------------------
+
+    def touch(
+        self, region: str, offset: int, length: int, kind: str = "write", stride: int = 4096, content: int = 1
+    ) -> None:
+        """Access one byte per `stride` bytes, each exactly once.
+
+        Args:
+            region: the region.
+            offset: first byte.
+            length: bytes.
+            kind: "read", "write" (a byte that is not zero), "writez" (a zero byte), "fill" (random data).
+            stride: bytes between two accesses.
+            content: what a "write" leaves in a page.
+        """
+        if kind not in layout.TOUCH:
+            raise ProgramError(f"unknown kind of touch {kind}")
+        if stride <= 0:
+            raise ProgramError("stride must be positive")
+        number = self._region(region)
+        self._in_bounds(number, offset, length)
+        content = {"writez": 0, "fill": 100}.get(kind, self._content(content))
+        self._emit("touch", number, offset, length, stride, layout.TOUCH.index(kind), content)
+
+    def access(
+        self,
+        region: str,
+        offset: int,
+        length: int,
+        pattern: str,
+        count: int,
+        *,
+        ns: float = 1.0,
+        write: float = 0.0,
+        stride: int = 64,
+        weight: int = 1,
+        content: int = 50,
+        zipf: float | None = None,
+        center: float = 0.5,
+        sigma: float = 0.1,
+        scatter: bool = True,
+    ) -> None:
+        """Access a range `count` times by a pattern that the machine expands.
+
+        Args:
+            region: the region.
+            offset: first byte of the range.
+            length: bytes of the range.
+            pattern: "stride" (wraps at the end), "uniform", "zipf", "gauss", "chase" (a fixed permutation
+                of the pages, each visited once a round).
+            count: simulated accesses.
+            ns: nanoseconds an access takes besides translation and faults.
+            write: share of accesses that write, 0 to 1.
+            stride: bytes between two accesses ("stride" only).
+            weight: real accesses that one simulated access stands for.
+            content: what a write leaves in a page.
+            zipf: exponent ("zipf" only; 0.99 if not given).
+            center: middle of the hot island as a share of the range ("gauss" only).
+            sigma: its standard deviation as a share of the range ("gauss" only).
+            scatter: spread the ranks over the range's pages ("zipf" only).
+        """
+        number = self._region(region)
+        self._in_bounds(number, offset, length)
+        if not 0 <= write <= 1:
+            raise ProgramError("the share of writes must lie between 0 and 1")
+        if count < 0 or ns < 0:
+            raise ProgramError("count and ns must not be negative")
+        if length < 64:
+            raise ProgramError("accesses need a range of at least 64 bytes")
+        if not 1 <= weight <= WEIGHT_MAX:
+            raise ProgramError("weight must be at least 1")
+        aux = 0
+        if pattern in ("zipf", "gauss"):
+            pages = -(-length // layout.PAGE_SIZE)
+            exponent = 0.99 if zipf is None else zipf
+            aux = self._table(alias_table(pattern, pages, exponent, center, sigma, scatter))
+            pattern = "bins"
+        elif pattern == "stride":
+            if not 0 < stride < 1 << 32:
+                raise ProgramError("stride must be positive")
+            aux = stride
+        if pattern not in layout.PATTERNS:
+            raise ProgramError(f"unknown access pattern {pattern}")
+        d = round(write * 65536) | self._content(content) << 32
+        code = layout.PATTERNS.index(pattern)
+        self._emit("access", number, offset, length, code, count, round(ns * 1000), d, weight, aux)
+
+    def replay(
+        self, accesses: np.ndarray | Sequence[tuple], *, ns: float = 0.3, weight: int = 1, content: int = 50
+    ) -> None:
+        """Replay recorded accesses.
+
+        Args:
+            accesses: `ACCESS_DTYPE` array; `region` is `region_number(name)`.
+            ns: nanoseconds an instruction takes.
+            weight: real accesses that one recorded access stands for.
+            content: what a write leaves in a page.
+        """
+        data = np.asarray(accesses, dtype=ACCESS_DTYPE)
+        if not 1 <= weight <= WEIGHT_MAX:
+            raise ProgramError("weight must be at least 1")
+        args = (0, self._n_accesses, len(data), 0, 0, round(ns * 1000), self._content(content), weight)
+        self._emit("replay", *args)
+        self._accesses.append(data)
+        self._n_accesses += len(data)
+
+    def compute(self, ns: float) -> None:
+        """Let `ns` nanoseconds pass."""
+        if ns < 0:
+            raise ProgramError("time cannot run backwards")
+        self._emit("compute", a=round(ns * 1000))
+
+    def slice(self, process: str) -> None:
+        """Give the CPU to a process."""
+        if process not in self._processes:
+            raise ProgramError(f"unknown process {process}")
+        self.process = process
+        self._emit("slice")
+
+    # -- the system --------------------------------------------------------------------------------
+
+    def thp(self, kilobytes: int, mode: str) -> None:
+        """Set hugepages-<kilobytes>kB/enabled to never, madvise, always or inherit."""
+        order = (kilobytes // 4).bit_length() - 1
+        if kilobytes not in layout.THP_KILOBYTES:
+            raise ProgramError(f"no such folio size: {kilobytes}K")
+        if mode not in layout.THP_MODES:
+            raise ProgramError(f"unknown mode {mode}")
+        self._emit("thp", a=order, b=layout.THP_MODES.index(mode))
+
+    def set(self, path: str, value: int | str) -> None:
+        """Write a value below /sys/kernel/mm/transparent_hugepage."""
+        if path not in layout.SETTINGS:
+            raise UnknownOperationError(f"unknown setting {path}")
+        if path == "enabled":
+            number = layout.THP_MODES.index(str(value))
+        else:
+            number = int(value)
+        self._emit("set", a=layout.SETTINGS.index(path), b=number)
+
+    def prctl(self, disable: int, flags: int = 0) -> None:
+        """prctl(PR_SET_THP_DISABLE, disable, flags)."""
+        self._emit("prctl", a=disable, b=flags)
+
+    def shrink(self) -> None:
+        """Run the deferred-split shrinker."""
+        self._emit("shrink")
+
+    def exit(self, process: str) -> None:
+        """End a process."""
+        if process not in self._processes:
+            raise ProgramError(f"unknown process {process}")
+        self._emit("exit", aux=self._processes[process])
+
+    def orders(self, region: str, offset: int, length: int, mask: int) -> None:
+        """Set the folio orders that the range may use (extension E1); 0 = no mask of its own."""
+        if mask & ~layout.ORDERS_ALL:
+            raise ProgramError(f"mask {mask:#x} names orders that do not exist")
+        self._emit("orders", *self._range(region, offset, length), mask)
+
+    def split(self, region: str, offset: int, length: int) -> None:
+        """Split the range's large folios as the deferred-split shrinker does (extension E2)."""
+        self._emit("split", *self._range(region, offset, length))
+
+    # -- the result --------------------------------------------------------------------------------
+
+    def region_number(self, region: str) -> int:
+        """The number that `ACCESS_DTYPE.region` uses for a region."""
+        return self._region(region)
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """Names of the processes so far."""
+        return tuple(self._processes)
+
+    def __len__(self) -> int:
+        """Return the number of operations so far."""
+        return len(self._ops)
+
+    def build(self) -> Program:
+        """Return the finished program."""
+        return Program(
+            ops=np.array(self._ops, dtype=OP_DTYPE),
+            processes=tuple(self._processes),
+            regions=tuple(self._regions),
+            accesses=np.concatenate(self._accesses) if self._accesses else np.empty(0, ACCESS_DTYPE),
+            bins=np.concatenate(self._bins) if self._bins else np.empty(0, BIN_DTYPE),
+            tables=np.array(self._tables, dtype=np.uint32).reshape(-1, 2),
+            seed=self.seed,
+            meta=dict(self._meta),
+        ).check()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _emit(
+        self, op: str, region: int = 0, offset: int = 0, length: int = 0, a: int = 0, b: int = 0, c: int = 0,
+        d: int = 0, weight: int = 1, aux: int = 0,
+    ) -> None:  # fmt: skip
+        process = self._processes[self.process]
+        self._ops.append((layout.OPS.index(op), process, region, offset, length, a, b, c, d, weight, aux))
+
+    def _key(self, region: int) -> tuple[int, int]:
+        return self._processes[self.process], region
+
+    def _intervals(self, region: int) -> Intervals:
+        return self._mapped.setdefault(self._key(region), Intervals())
+
+    def _forget(self, region: int, offset: int, length: int) -> None:
+        self._intervals(region).remove(offset, offset + length)
+
+    def _new_region(self, name: str, length: int) -> int:
+        if name in self._regions:
+            raise ProgramError(f"region {name} exists already")
+        number = self._regions[name] = len(self._regions)
+        self._size[number] = length
+        return number
+
+    def _region(self, name: str) -> int:
+        if name not in self._regions:
+            raise ProgramError(f"unknown region {name}")
+        return self._regions[name]
+
+    def _pages(self, length: int) -> int:
+        if length <= 0:
+            raise ProgramError(f"length must be positive, not {length}")
+        return -(-length // layout.PAGE_SIZE) * layout.PAGE_SIZE
+
+    def _range(self, region: str, offset: int, length: int) -> tuple[int, int, int]:
+        number = self._region(region)
+        if offset % layout.PAGE_SIZE:
+            raise ProgramError(f"offset {offset} is not a multiple of the page size")
+        length = self._pages(length)
+        self._in_bounds(number, offset, length)
+        return number, offset, length
+
+    def _in_bounds(self, region: int, offset: int, length: int) -> None:
+        if offset < 0 or length <= 0:
+            raise ProgramError(f"offset and length must be positive, not {offset} and {length}")
+        if self.checked and not self._intervals(region).covers(offset, offset + length):
+            name = list(self._regions)[region]
+            raise ProgramError(f"{name} is not mapped at {offset:#x} to {offset + length:#x}")
+
+    def _prot(self, prot: str) -> int:
+        if prot not in PROTECTION:
+            raise ProgramError(f"unknown protection {prot}: none, r or rw")
+        return PROTECTION[prot]
+
+    def _content(self, content: int) -> int:
+        if not 0 <= content <= 100:
+            raise ProgramError("content is a percentage, 0 (all zero) to 100 (random)")
+        return content
+
+    def _place(self, at: str | int | tuple[str, int], align: int, offset: int) -> tuple[int, int, int, int]:
+        """Return placement, a, b, aux."""
+        if at == "slot":
+            return layout.AT_SLOT, max(align, layout.PMD_SIZE), offset, 0
+        if at == "auto":
+            return layout.AT_UNMAPPED_AREA, 0, 0, 0
+        if isinstance(at, tuple):
+            number = self._region(at[0])
+            if at[1] % layout.PAGE_SIZE:
+                raise ProgramError("a fixed mapping must start at a page")
+            return layout.AT_REGION, at[1], 0, number
+        if not isinstance(at, int) or at % layout.PAGE_SIZE or not 0 < at < layout.TASK_SIZE:
+            raise ProgramError(f"{at} is no place for a mapping: slot, auto, an address or (region, offset)")
+        return layout.AT_ADDRESS, at, 0, 0
+
+    def _table(self, bins: np.ndarray) -> int:
+        key = bins.tobytes()
+        if key not in self._table_of:
+            self._table_of[key] = len(self._tables)
+            self._tables.append((sum(len(b) for b in self._bins), len(bins)))
+            self._bins.append(bins)
+        return self._table_of[key]

@@ -1,0 +1,73 @@
+"""Distributions over the pages of a range, as alias tables of integers (Walker 1977; Vose 1991).
+
+The machine draws from them with integers only, so the same program gives the same accesses everywhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from thp_env.traces.program import BIN_DTYPE, ProgramError
+
+BINS_PER_OCTAVE = 16
+
+
+def alias_table(
+    pattern: str, pages: int, exponent: float, center: float, sigma: float, scatter: bool
+) -> np.ndarray:
+    """Return the alias table of a Zipf or Gaussian distribution over `pages` pages.
+
+    Ranks are binned: exactly for the first 32 ranks, then 16 bins an octave with the bin's exact weight and
+    a uniform choice inside it.
+
+    Args:
+        pattern: "zipf" or "gauss".
+        pages: number of pages.
+        exponent: weight of rank k is k ** -exponent ("zipf").
+        center: middle as a share of the range ("gauss").
+        sigma: standard deviation as a share of the range ("gauss").
+        scatter: whether the machine permutes ranks over the pages ("zipf").
+    """
+    if pattern == "zipf":
+        if not 0 <= exponent <= 10:
+            raise ProgramError("the Zipf exponent must lie between 0 and 10")
+        ranks = np.arange(1, pages + 1, dtype=np.float64)
+        edges = _octave_edges(pages)
+        weights = np.add.reduceat(ranks**-exponent, edges[:-1])
+    else:
+        if not (0 <= center <= 1 and 0 < sigma <= 10):
+            raise ProgramError("center must lie in 0..1 and sigma be positive")
+        edges = np.unique(np.linspace(0, pages, min(pages, 256) + 1).astype(np.int64))
+        middle = (edges[:-1] + edges[1:]) / 2 / pages
+        weights = np.exp(-0.5 * ((middle - center) / sigma) ** 2) * np.diff(edges)
+        weights += weights.sum() * 1e-12
+        scatter = False
+    table = np.zeros(len(weights), BIN_DTYPE)
+    table["first"], table["count"], table["scatter"] = edges[:-1], np.diff(edges), scatter
+    table["threshold"], table["alias"] = _vose(weights)
+    return table
+
+
+def _octave_edges(pages: int) -> np.ndarray:
+    edges = list(range(min(pages, 32)))
+    edge = 32.0
+    while edge < pages:
+        edges.append(int(edge))
+        edge *= 2 ** (1 / BINS_PER_OCTAVE)
+    return np.unique(np.array([*edges, pages], dtype=np.int64))
+
+
+def _vose(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vose's method; thresholds in units of 2**-32."""
+    n = len(weights)
+    scaled = (weights * (n / weights.sum())).tolist()
+    small = [i for i in range(n) if scaled[i] < 1]
+    large = [i for i in range(n) if scaled[i] >= 1]
+    threshold, alias = [1.0] * n, list(range(n))
+    while small and large:
+        s, g = small.pop(), large.pop()
+        threshold[s], alias[s] = scaled[s], g
+        scaled[g] -= 1 - scaled[s]
+        (small if scaled[g] < 1 else large).append(g)
+    fixed = np.round(np.array(threshold) * 2**32).astype(np.uint64)
+    return fixed, np.array(alias, dtype=np.uint32)

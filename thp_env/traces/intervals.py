@@ -1,0 +1,39 @@
+"""A set of half-open integer intervals."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+
+
+class Intervals:
+    """Sorted, disjoint, half-open intervals [start, end)."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._edges: list[int] = []
+
+    def __iter__(self):  # noqa: ANN204
+        """Iterate over (start, end)."""
+        return iter(zip(self._edges[::2], self._edges[1::2], strict=True))
+
+    def _replace(self, start: int, end: int, inside: bool) -> None:
+        edges = self._edges
+        left, right = bisect_left(edges, start), bisect_right(edges, end)
+        # An even number of edges on the left means that `start` lies outside every interval.
+        new = ([start] if (left % 2 == 0) == inside else []) + ([end] if (right % 2 == 0) == inside else [])
+        edges[left:right] = new
+
+    def add(self, start: int, end: int) -> None:
+        """Add [start, end)."""
+        if end > start:
+            self._replace(start, end, inside=True)
+
+    def remove(self, start: int, end: int) -> None:
+        """Remove [start, end)."""
+        if end > start:
+            self._replace(start, end, inside=False)
+
+    def covers(self, start: int, end: int) -> bool:
+        """Whether all of [start, end) is in the set."""
+        at = bisect_right(self._edges, start)
+        return at % 2 == 1 and self._edges[at] >= end

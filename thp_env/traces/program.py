@@ -1,0 +1,156 @@
+"""The trace program: what a workload does to memory, as data.
+
+A program is a sequence of operations on processes and named regions: the memory system calls of Linux,
+accesses that the simulated machine expands itself, and slices of recorded accesses. A few kilobytes can
+stand for billions of accesses. Programs are written with `ProgramBuilder`, read from text (`text.py`) or
+from a file (`npz.py`), and executed by `thp_env.machine.Machine`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from thp_env.machine import layout
+
+OP_DTYPE = np.dtype(
+    [
+        ("op", "<u2"),
+        ("process", "<u2"),
+        ("region", "<u4"),
+        ("offset", "<u8"),
+        ("length", "<u8"),
+        ("a", "<u8"),
+        ("b", "<u8"),
+        ("c", "<u8"),
+        ("d", "<u8"),
+        ("weight", "<u4"),
+        ("aux", "<u4"),
+    ]
+)
+"""One operation (64 bytes). What a field holds for an operation is said in `machine/ops.hpp`."""
+
+ACCESS_DTYPE = np.dtype(
+    [
+        ("page", "<u4"),
+        ("region", "<u2"),
+        ("written", "<u2"),
+        ("count", "<u4"),
+        ("instructions", "<u4"),
+    ]
+)
+"""One run of recorded accesses to one 4K page of a region, and the instructions until the next run."""
+
+BIN_DTYPE = np.dtype(
+    [("threshold", "<u8"), ("alias", "<u4"), ("first", "<u4"), ("count", "<u4"), ("scatter", "<u4")]
+)
+"""One bin of a discrete distribution over pages, as an alias table."""
+
+
+class ProgramError(ValueError):
+    """A trace program that cannot be run: says where, what and why."""
+
+
+class UnknownOperationError(ProgramError):
+    """An operation, advice or setting that this version does not know."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """An immutable trace program.
+
+    Attributes:
+        ops: `OP_DTYPE` array, in the order of execution.
+        processes: names of the processes; the first exists from the start.
+        regions: names of the regions.
+        accesses: `ACCESS_DTYPE` array, the recorded accesses that `replay` operations take slices of.
+        bins: `BIN_DTYPE` array, the alias tables one after another.
+        tables: (first bin, number of bins) of each table, shape (n, 2), uint32.
+        seed: seeds every random choice of the program; does not depend on what a policy does.
+        meta: free text facts (source, command, version, family).
+    """
+
+    ops: np.ndarray
+    processes: tuple[str, ...]
+    regions: tuple[str, ...]
+    accesses: np.ndarray = field(default_factory=lambda: np.empty(0, ACCESS_DTYPE))
+    bins: np.ndarray = field(default_factory=lambda: np.empty(0, BIN_DTYPE))
+    tables: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.uint32))
+    seed: int = 0
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of operations."""
+        return len(self.ops)
+
+    def __eq__(self, other: object) -> bool:
+        """Two programs are equal when they do the same; `meta` does not count."""
+        if not isinstance(other, Program):
+            return NotImplemented
+        return (
+            self.processes == other.processes
+            and self.regions == other.regions
+            and self.seed == other.seed
+            and all(
+                np.array_equal(getattr(self, name), getattr(other, name))
+                for name in ("ops", "accesses", "bins", "tables")
+            )
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def name(self) -> str:
+        """The program's name, for messages and reports."""
+        return str(self.meta.get("name", "program"))
+
+    def check(self, lines: list[int] | None = None, source: str = "") -> Program:
+        """Refuse a program whose records point outside its tables; return it otherwise.
+
+        Args:
+            lines: the source line of each operation, for messages.
+            source: the file's name, for messages.
+
+        Raises:
+            ProgramError: with place and reason.
+        """
+        for name, dtype in (("ops", OP_DTYPE), ("accesses", ACCESS_DTYPE), ("bins", BIN_DTYPE)):
+            if getattr(self, name).dtype != dtype or getattr(self, name).ndim != 1:
+                raise ProgramError(f"{source or self.name}: {name} is not a one-dimensional array of {dtype}")
+
+        def refuse(bad: np.ndarray, reason: str) -> None:
+            if bad.any():
+                i = int(np.flatnonzero(bad)[0])
+                where = f"line {lines[i]}" if lines else f"operation {i}"
+                raise ProgramError(f"{source or self.name}: {where}: {reason}")
+
+        ops, n = self.ops, len(self.ops)
+        code = ops["op"]
+        if not self.processes:
+            raise ProgramError(f"{source or self.name}: a program needs at least one process")
+        refuse(code >= len(layout.OPS), "unknown operation code")
+        refuse(ops["process"] >= len(self.processes), "unknown process")
+        takes_region = np.isin(code, [layout.OPS.index(o) for o in layout.REGION_OPS])
+        refuse(takes_region & (ops["region"] >= max(1, len(self.regions))), "unknown region")
+        replay = code == layout.OPS.index("replay")
+        end = ops["offset"] + ops["length"]
+        refuse(replay & ((end > len(self.accesses)) | (end < ops["offset"])), "slice outside the recording")
+        refuse(takes_region & (end > layout.TASK_SIZE), "range beyond the end of the address space")
+        access = code == layout.OPS.index("access")
+        refuse(access & (ops["a"] >= len(layout.PATTERNS)), "unknown access pattern")
+        binned = access & (ops["a"] == layout.PATTERNS.index("bins"))
+        refuse(binned & (ops["aux"] >= len(self.tables)), "unknown distribution table")
+        refuse(access & (ops["length"] < 64), "accesses need a range of at least 64 bytes")
+        refuse((access | replay) & (ops["weight"] == 0), "weight must be at least 1")
+        if n and len(self.accesses) and (self.accesses["region"] >= len(self.regions)).any():
+            raise ProgramError(f"{source or self.name}: a recorded access names an unknown region")
+        first, count = self.tables.reshape(-1, 2).T.astype(np.uint64) if len(self.tables) else (0, 0)
+        if len(self.tables) and ((first + count > len(self.bins)).any() or (count == 0).any()):
+            raise ProgramError(f"{source or self.name}: a distribution table points outside its bins")
+        for start, size in self.tables:
+            table = self.bins[start : start + size]
+            if (table["alias"] >= size).any() or (table["count"] == 0).any():
+                raise ProgramError(f"{source or self.name}: a distribution table is malformed")
+        return self
