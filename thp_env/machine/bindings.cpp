@@ -5,6 +5,7 @@
 #include "kernel/page_alloc.hpp"
 #include "kernel/task_mmu.hpp"
 #include "run.hpp"
+#include "validate.hpp"
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -189,6 +190,7 @@ NB_MODULE(_core, module) {
             for (const free_area &a : c.m->h->area) out.push_back(a.nr_free);
             return out;
         })
+        .def("validate", [](core_machine &c) { return validate(*c.m); })
         .def_prop_ro("nr_free_pages", [](const core_machine &c) { return nr_free_pages(*c.m); })
         .def("process",
              [](const core_machine &c, u32 number) {
