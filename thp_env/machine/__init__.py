@@ -30,10 +30,11 @@ PAGE_DTYPE = np.dtype(
 
 SMAPS_DTYPE = np.dtype(
     [("vm_start", "<u8"), ("vm_end", "<u8"), ("vm_flags", "<u4"), ("orders", "<u4"), ("id", "<u4"), ("mm", "<u4"),
-     ("born", "<u8"), ("faults", "<u8", 10), ("by_order", "<u8", 10), ("zero", "<u8"), ("young", "<u8"),
-     ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8")]
+     ("born", "<u8"), ("faults", "<u8", 10), ("zapped", "<u8"), ("zap_calls", "<u8"), ("by_order", "<u8", 10),
+     ("zero", "<u8"), ("young", "<u8"), ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8")]
 )  # fmt: skip
-"""What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order."""
+"""What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order, `zapped` is the
+pages unmapped again so far, in `zap_calls` calls."""
 
 KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD = range(5)
 LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU, LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED = (
@@ -288,6 +289,10 @@ class Machine:
         Returns the errno, 0 on success.
         """
         return -self._core.set_orders(vma, mask)
+
+    def split(self, vma: int) -> None:
+        """Split the large folios that a VMA maps, as the deferred-split shrinker does (extension E2)."""
+        self._core.split(vma)
 
     def set_default_orders(self, mask: int) -> None:
         """Set the orders of VMAs that have no mask of their own."""

@@ -95,10 +95,10 @@ template <size_t N> nb::tuple names(const char *const (&list)[N]) {
     return nb::tuple(out);
 }
 
-vma_smaps smaps_by_id(core_machine &c, u32 id, bool clear_refs) {
-    machine &m = *c.m;
+u32 vma_by_id(const core_machine &c, u32 id) {
+    const machine &m = *c.m;
     for (u32 i = 0; i < m.h->nr_vmas; ++i) {
-        if (m.vmas[m.vma_order[i]].id == id) return smaps(m, m.vma_order[i], clear_refs);
+        if (m.vmas[m.vma_order[i]].id == id) return m.vma_order[i];
     }
     throw nb::key_error(("no VMA with id " + std::to_string(id)).c_str());
 }
@@ -220,7 +220,7 @@ NB_MODULE(_core, module) {
              })
         .def("smaps",
              [](core_machine &c, u32 id, bool clear_refs) {
-                 const vma_smaps s = smaps_by_id(c, id, clear_refs);
+                 const vma_smaps s = smaps(*c.m, vma_by_id(c, id), clear_refs);
                  return as_bytes(&s, 1);
              })
         .def("pagemap",
@@ -233,13 +233,14 @@ NB_MODULE(_core, module) {
              })
         .def("set_orders",
              [](core_machine &c, u32 id, u32 orders) {
-                 machine &m = *c.m;
                  if (orders & ~(THP_ORDERS_ALL_ANON | 1U)) throw nb::value_error("orders are 0 and 2 to 9");
-                 for (u32 i = 0; i < m.h->nr_vmas; ++i) {
-                     const vm_area_struct v = m.vmas[m.vma_order[i]];
-                     if (v.id == id) return set_vma_orders(m, v.vm_mm, v.vm_start, v.vm_end, orders);
-                 }
-                 throw nb::key_error(("no VMA with id " + std::to_string(id)).c_str());
+                 const vm_area_struct v = c.m->vmas[vma_by_id(c, id)];
+                 return set_vma_orders(*c.m, v.vm_mm, v.vm_start, v.vm_end, orders);
+             })
+        .def("split",
+             [](core_machine &c, u32 id) {
+                 const vm_area_struct v = c.m->vmas[vma_by_id(c, id)];
+                 split_folios_in_range(*c.m, v.vm_mm, v.vm_start, v.vm_end);
              })
         .def("set_thp",
              [](core_machine &c, u32 order, u32 mode) {

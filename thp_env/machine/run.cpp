@@ -132,18 +132,6 @@ struct interpreter {
         return do_brk(m, mm, start + op.length);
     }
 
-    int split_range(u32 mm, u64 start, u64 end) {
-        for (u64 at = start; at < end; at += PAGE_SIZE) {
-            u64 *pmd = pmd_offset(m, mm, at);
-            if (!pmd || pte_none(*pmd)) continue;
-            const u64 entry = pmd_trans_huge(*pmd) ? *pmd : *pte_offset(m, *pmd, at);
-            if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
-            const u32 head = page_head(m, pte_pfn(entry));
-            if (m.pages[head].order) split_folio(m, head);
-        }
-        return 0;
-    }
-
     int system_call(const op_record &op, u32 mm) {
         const u64 start = op.region < m.h->tables[TABLE_regions].used ? m.regions[op.region].start + op.offset : 0;
         const u64 end = start + op.length;
@@ -158,7 +146,7 @@ struct interpreter {
         case OP_mlock: return mlock(m, mm, start, end, true);
         case OP_munlock: return mlock(m, mm, start, end, false);
         case OP_orders: return set_vma_orders(m, mm, start, end, static_cast<u32>(op.a));
-        case OP_split: return split_range(mm, start, end);
+        case OP_split: split_folios_in_range(m, mm, start, end); return 0;
         case OP_prctl: m.mms[mm].thp_disable = op.a ? (op.b ? 2 : 1) : 0; return 0;
         case OP_thp: m.h->thp_mode[op.a] = static_cast<u32>(op.b); return 0;
         case OP_set: (op.a == SET_ENABLED ? m.h->thp_enabled : m.h->use_zero_page) = static_cast<u32>(op.b); return 0;

@@ -68,7 +68,8 @@ struct vm_area_struct {
     u32 id;                   // unique over the run; a split's smaller part gets a new one
     u32 next_free;
     u64 born;                 // ps
-    u64 faults[PMD_ORDER + 1]; // faults with a choice, by the order they got
+    u64 faults[PMD_ORDER + 1]; // faults that allocated, by the order they got
+    u64 zapped, zap_calls;     // pages unmapped again, and in how many calls
 };
 
 struct mm_struct {

@@ -9,6 +9,7 @@ from a file (`npz.py`), and executed by `thp_env.machine.Machine`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,30 @@ class Program:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """Steps of each operation: its simulated accesses, 1 for a system call; int64."""
+        ops = self.ops
+        touch, access, replay = (ops["op"] == layout.OPS.index(o) for o in ("touch", "access", "replay"))
+        steps = np.ones(len(ops), np.int64)
+        stride = np.maximum(ops["a"], 1)
+        steps[touch] = ((ops["length"] + stride - 1) // stride)[touch]
+        steps[access] = ops["b"][access]
+        steps[replay] = ops["length"][replay]
+        return steps
+
+    @cached_property
+    def work(self) -> np.ndarray:
+        """Real accesses that each operation stands for; float64. System calls do none."""
+        ops = self.ops
+        work = self.steps * ops["weight"].astype(np.float64)
+        work[~np.isin(ops["op"], [layout.OPS.index(o) for o in ("touch", "access", "replay")])] = 0
+        counts = np.concatenate([[0], np.cumsum(self.accesses["count"], dtype=np.float64)])
+        for i in np.flatnonzero(ops["op"] == layout.OPS.index("replay")):
+            first, n = int(ops["offset"][i]), int(ops["length"][i])
+            work[i] = (counts[first + n] - counts[first]) * float(ops["weight"][i])
+        return work
 
     @property
     def name(self) -> str:

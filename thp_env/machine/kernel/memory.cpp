@@ -191,6 +191,7 @@ void zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr) {
 bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt) {
     const u32 mm = m.vmas[vma].vm_mm;
     mmu_gather gather;
+    const u64 rss = m.mms[mm].rss;
     for (u64 at = start; at < end;) {
         const u64 next = std::min(align_down(at, PMD_SIZE) + PMD_SIZE, end);
         u64 *pmd = pmd_offset(m, mm, at);
@@ -213,6 +214,8 @@ bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt) {
         at = next;
     }
     gather.flush(m, mm);
+    m.vmas[vma].zapped += rss - m.mms[mm].rss;
+    m.vmas[vma].zap_calls += rss != m.mms[mm].rss;
     return true;
 }
 

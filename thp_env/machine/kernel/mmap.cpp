@@ -82,6 +82,8 @@ void merge(machine &m, u32 a, u32 b) {
     }
     if (left.orders == 0) left.orders = right.orders;
     for (u32 order = 0; order <= PMD_ORDER; ++order) left.faults[order] += right.faults[order];
+    left.zapped += right.zapped;
+    left.zap_calls += right.zap_calls;
     const u32 anon = right.anon_vma;
     const u64 end = right.vm_end;
     if (left.anon_vma == NIL && anon != NIL) anon_vma_link(m, a, anon);
@@ -158,6 +160,8 @@ int split_vma(machine &m, u32 vma, u64 address) {
     if (upper_is_larger) {
         std::swap(upper.id, lower.id);
         std::swap(upper.faults, lower.faults);
+        std::swap(upper.zapped, lower.zapped);
+        std::swap(upper.zap_calls, lower.zap_calls);
     }
     m.spend(TIME_syscall, m.cost().split_vma);
     return 0;

@@ -62,6 +62,8 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs) {
     s.mm = v.vm_mm;
     s.born = v.born;
     std::copy(std::begin(v.faults), std::end(v.faults), std::begin(s.faults));
+    s.zapped = v.zapped;
+    s.zap_calls = v.zap_calls;
     u64 scanned = 0;
     const auto visit = [&](u64 *entry, u64 pages) {
         if (!pte_present(*entry)) return;

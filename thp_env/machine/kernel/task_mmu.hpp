@@ -30,6 +30,7 @@ struct vma_smaps {
     u32 vm_flags, orders, id, mm;
     u64 born;
     u64 faults[PMD_ORDER + 1];
+    u64 zapped, zap_calls;
     u64 by_order[PMD_ORDER + 1]; // pages mapped by folios of each order
     u64 zero, young, dirty, pmd_mapped, partial; // partial: pages of partially mapped folios
 };

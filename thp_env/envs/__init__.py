@@ -1,0 +1,1 @@
+"""The Gymnasium environments, one file each, and what they share."""

@@ -1,0 +1,69 @@
+"""The price table: what recorded counters cost, for rewards and reports. Prices can change without simulating again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thp_env.machine.counters import Counters
+
+PAGES_PER_MIB = 256
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What counters cost, in nanoseconds of one core.
+
+    Attributes:
+        memory: ns per MiB and millisecond of resident memory. The default takes a machine with 4 GiB for each
+            core, of which memory and core are used up alike: 1 s of a core = 4 GiB-seconds.
+        walk: factor on the time of translation.
+        tail_ms: at the end of a run, memory that nobody touches is charged for so many milliseconds more.
+    """
+
+    memory: float = 1e9 / (4096 * 1000)
+    walk: float = 1.0
+    tail_ms: float = 100.0
+
+
+def cost_terms(counters: Counters, prices: Prices) -> dict[str, float]:
+    """Return what a policy can change of the cost of a run, in nanoseconds by name.
+
+    - `walk_cost`: address translation beyond a first-level hit;
+    - `fault_cost`: faults, with zeroing and copying;
+    - `split_cost`: splitting folios and PMD mappings, and telling the TLBs;
+    - `unmap_cost`: unmapping;
+    - `monitor_cost`: reading accessed bits;
+    - `memory_cost`: resident memory over time at its price, touched or not.
+
+    Time that the program computes or spends entering the kernel is the same whatever the policy does.
+    """
+    ns = {name: counters.time_ps(*kinds) / 1000 for name, kinds in TERMS.items()}
+    ns["walk_cost"] *= prices.walk
+    ns["memory_cost"] = counters["resident_page_us"] / PAGES_PER_MIB / 1000 * prices.memory
+    return ns
+
+
+TERMS = {
+    "walk_cost": ("translation",),
+    "fault_cost": ("fault", "zeroing", "copying"),
+    "split_cost": ("splitting", "shootdown"),
+    "unmap_cost": ("unmapping",),
+    "monitor_cost": ("monitoring",),
+}
+"""The kinds of simulated time in each term."""
+
+
+def waste_cost(counters: Counters, prices: Prices) -> float:
+    """Return the price, in ns, of memory that was resident but never touched, or zapped and still allocated."""
+    pages = counters["untouched_page_us"] + counters["unmapped_page_us"]
+    return pages / PAGES_PER_MIB / 1000 * prices.memory
+
+
+def pending_cost(counters: Counters, clock: dict[str, int], prices: Prices) -> float:
+    """Return what a run leaves for after its end, in ns: queued splits, and memory that nobody touches."""
+    splits = 0.0
+    for order in range(2, 10):
+        folios = counters.stat("nr_anon_partially_mapped", order)
+        splits += folios * (clock["split_folio"] + clock["split_page"] * (1 << order)) / 1000
+    waste = (counters["nr_untouched"] + counters["nr_unmapped"]) / PAGES_PER_MIB * prices.tail_ms * prices.memory
+    return splits + waste

@@ -1,0 +1,42 @@
+"""What a run is judged by: figures over all of it, from the counters alone."""
+
+from __future__ import annotations
+
+from thp_env.machine import Machine
+from thp_env.machine.prices import PAGES_PER_MIB, Prices, cost_terms, pending_cost, waste_cost
+
+
+def run_metrics(machine: Machine, accesses: float, prices: Prices | None = None) -> dict[str, float]:
+    """Return the figures of a run that stands where the machine stands.
+
+    Args:
+        machine: after the run.
+        accesses: real accesses that the whole program stands for.
+        prices: what counters cost.
+
+    Returns:
+        walk_cycles_per_access; tlb_reach (1 - walk cycles / those of a 4K TLB; NaN without the shadow TLB);
+        mean and peak resident MiB, mean wasted MiB; faults, splits, fallbacks; simulated milliseconds;
+        cost_ns: everything a policy can change, per access, and its terms.
+    """
+    prices = prices or Prices()
+    c = machine.counters
+    ms = c.clock_ps / 1e9
+    shadow = c["shadow_walk_cycles"]
+    terms = {name: ns / accesses for name, ns in cost_terms(c, prices).items()}
+    terms["pending_cost"] = pending_cost(c, machine.config.clock, prices) / accesses
+    pages_ms = max(ms, 1e-9) * PAGES_PER_MIB * 1000
+    return {
+        "walk_cycles_per_access": c.walk_cycles_per_access,
+        "tlb_reach": 1.0 - c["walk_cycles"] / shadow if shadow else float("nan"),
+        "resident_mib": c["resident_page_us"] / pages_ms,
+        "peak_mib": c["peak_resident"] / PAGES_PER_MIB,
+        "wasted_mib": (c["untouched_page_us"] + c["unmapped_page_us"]) / pages_ms,
+        "faults": float(c["pgfault"]),
+        "splits": float(c["split"]),
+        "fallbacks": float(c["anon_fault_fallback"]),
+        "time_ms": ms,
+        "waste_cost": waste_cost(c, prices) / accesses,
+        "cost_ns": sum(terms.values()),
+        **terms,
+    }

@@ -1,0 +1,19 @@
+"""The one place that registers environments; `import thp_env` calls it.
+
+Gymnasium 1.0 took the plugin entry point away, so a program imports thp_env before `gymnasium.make`, or names it:
+`gymnasium.make("thp_env:thp_env/VmaOrder-v0")`.
+"""
+
+from __future__ import annotations
+
+from gymnasium.envs.registration import register, registry
+
+ENVIRONMENTS = {"thp_env/VmaOrder-v0": "thp_env.envs.vma_order:VmaOrderEnv"}
+"""Environment ids and where their classes are."""
+
+
+def register_environments() -> None:
+    """Register every environment; imports nothing of the simulator."""
+    for env_id, entry_point in ENVIRONMENTS.items():
+        if env_id not in registry:
+            register(id=env_id, entry_point=entry_point)
