@@ -110,3 +110,12 @@ def check_seen_from_outside(machine: Machine) -> None:
     assert machine.free_pages in (total - used, total - used - 512), "leaked frames"
     assert sum(counters.times) == counters.clock_ps
     assert (pages["flags"][pages["order"] < layout.PMD_ORDER] & LAYOUT_PMD == 0).all()
+
+
+def with_checksum(state: bytes) -> bytes:
+    """Return saved state with the checksum that `state.cpp` puts behind it."""
+    total = 0xCBF29CE484222325
+    for at in range(0, len(state), 8):
+        total = (total ^ int.from_bytes(state[at : at + 8], "little")) * 0x100000001B3 % (1 << 64)
+        total ^= total >> 32
+    return state + total.to_bytes(8, "little")

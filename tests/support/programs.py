@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from thp_env.machine import layout
@@ -10,6 +11,8 @@ from thp_env.traces import Program, ProgramBuilder
 PAGE, PMD = layout.PAGE_SIZE, layout.PMD_SIZE
 REGION_PAGES = 1536
 """Three 2M blocks."""
+QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150, derandomize=True)
+"""For tests that run machines: the same examples every time."""
 
 # Edges of blocks are where rules differ, so most ranges start and end there.
 _edges = st.one_of(

@@ -162,7 +162,9 @@ NB_MODULE(_core, module) {
                  const std::string error =
                      machine::load(reinterpret_cast<const std::byte *>(data.c_str()), data.size(), &loaded);
                  if (!error.empty()) throw nb::value_error(error.c_str());
-                 c.m.reset(loaded);
+                 std::unique_ptr<machine> m(loaded);
+                 if (!m->same_layout(*c.m)) throw nb::value_error("it has another configuration or program");
+                 c.m = std::move(m);
              })
         .def(
             "run",
