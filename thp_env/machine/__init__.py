@@ -272,6 +272,15 @@ class Machine:
         """Free 4K pages."""
         return self._core.nr_free_pages
 
+    def validate(self) -> None:
+        """Count everything that the machine keeps anew from its page tables, for tests.
+
+        Raises:
+            MachineError: naming the first number that does not agree.
+        """
+        if broken := self._core.validate():
+            raise MachineError(f"inconsistent state: {broken}")
+
     # -- deciding ----------------------------------------------------------------------------------
 
     def set_orders(self, vma: int, mask: int) -> int:

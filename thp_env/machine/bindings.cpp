@@ -5,6 +5,7 @@
 #include "kernel/page_alloc.hpp"
 #include "kernel/task_mmu.hpp"
 #include "run.hpp"
+#include "validate.hpp"
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
@@ -161,7 +162,9 @@ NB_MODULE(_core, module) {
                  const std::string error =
                      machine::load(reinterpret_cast<const std::byte *>(data.c_str()), data.size(), &loaded);
                  if (!error.empty()) throw nb::value_error(error.c_str());
-                 c.m.reset(loaded);
+                 std::unique_ptr<machine> m(loaded);
+                 if (!m->same_layout(*c.m)) throw nb::value_error("it has another configuration or program");
+                 c.m = std::move(m);
              })
         .def(
             "run",
@@ -189,6 +192,7 @@ NB_MODULE(_core, module) {
             for (const free_area &a : c.m->h->area) out.push_back(a.nr_free);
             return out;
         })
+        .def("validate", [](core_machine &c) { return validate(*c.m); })
         .def_prop_ro("nr_free_pages", [](const core_machine &c) { return nr_free_pages(*c.m); })
         .def("process",
              [](const core_machine &c, u32 number) {

@@ -14,6 +14,8 @@ namespace {
 
 constexpr u64 SLOT_BASE = 0x10000000000ULL, SLOT_SIZE = 1ULL << 31; // where named regions stand by default
 
+constexpr u64 BRK_START = 0x555555800000ULL; // behind a position-independent executable
+
 enum step_result : u32 { STEP_DONE, STEP_PAUSED, STEP_OOM, STEP_FAULTED };
 
 struct interpreter {
@@ -44,12 +46,9 @@ struct interpreter {
     template <typename Step> step_result steps(mmu &unit, u64 count, Step step) {
         u64 &at = m.h->at.step;
         step_result result = STEP_DONE;
-        for (; at < count && result == STEP_DONE; ++at) {
-            if (window_over(unit)) {
-                result = STEP_PAUSED;
-                break;
-            }
-            result = step(at);
+        for (; at < count; ++at) {
+            result = window_over(unit) ? STEP_PAUSED : step(at);
+            if (result != STEP_DONE) break; // a step that failed is not done
         }
         unit.commit();
         return result;
@@ -199,7 +198,7 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base) {
     if (mm == NIL) return false;
     m.processes[0] = mm;
     m.h->current_mm = mm;
-    m.mms[mm].start_brk = m.mms[mm].brk = brk_start;
+    m.mms[mm].start_brk = m.mms[mm].brk = brk_start ? brk_start : BRK_START;
     if (mmap_base) m.mms[mm].mmap_base = mmap_base;
     return true;
 }

@@ -1,6 +1,7 @@
 #include "state.hpp"
 #include "hardware/tlb.hpp"
 #include "kernel/page_alloc.hpp"
+#include <algorithm>
 #include <cstring>
 #include <new>
 #include <sys/mman.h>
@@ -15,6 +16,18 @@ constexpr u32 record_size[NR_TABLES] = {
     sizeof(page),      sizeof(u8), PTRS_PER_TABLE * sizeof(u64), sizeof(u32),    sizeof(vm_area_struct), sizeof(u32),
     sizeof(mm_struct), sizeof(anon_vma),             sizeof(region), sizeof(u32), sizeof(tlb_entry),
 };
+
+// FNV-1a over words: finds damage, not malice.
+u64 checksum(const std::byte *data, u64 size) {
+    u64 sum = 0xcbf29ce484222325ULL;
+    for (u64 at = 0; at < size; at += sizeof(u64)) {
+        u64 word = 0;
+        std::memcpy(&word, data + at, std::min<u64>(sizeof word, size - at));
+        sum = (sum ^ word) * 0x100000001b3ULL;
+        sum ^= sum >> 32;
+    }
+    return sum;
+}
 
 } // namespace
 
@@ -114,8 +127,14 @@ bool machine::equals(const machine &other) const {
     return true;
 }
 
+bool machine::same_layout(const machine &other) const {
+    return h->size == other.h->size && std::memcmp(&h->config, &other.h->config, sizeof h->config) == 0 &&
+           h->tables[TABLE_regions].capacity == other.h->tables[TABLE_regions].capacity &&
+           h->tables[TABLE_processes].capacity == other.h->tables[TABLE_processes].capacity;
+}
+
 u64 machine::used_bytes() const {
-    u64 size = sizeof(header);
+    u64 size = sizeof(header) + sizeof(u64); // and a checksum
     for (u32 i = 0; i < NR_TABLES; ++i) size += extent(i);
     return size;
 }
@@ -128,14 +147,20 @@ std::vector<std::byte> machine::save() const {
         std::memcpy(out.data() + at, static_cast<const std::byte *>(arena_) + h->tables[i].offset, extent(i));
         at += extent(i);
     }
+    const u64 sum = checksum(out.data(), at);
+    std::memcpy(out.data() + at, &sum, sizeof sum);
     return out;
 }
 
 std::string machine::load(const std::byte *data, u64 size, machine **out) {
-    if (size < sizeof(header)) return "truncated: shorter than a machine's header";
+    u64 sum = 0;
+    if (size < sizeof(header) + sizeof sum) return "truncated: shorter than a machine's header";
     header stored;
     std::memcpy(&stored, data, sizeof stored);
     if (stored.magic != MAGIC) return "not a saved machine of this version";
+    size -= sizeof sum;
+    std::memcpy(&sum, data + size, sizeof sum);
+    if (sum != checksum(data, size)) return "damaged or truncated: its checksum does not match";
     if (std::string error = check_config(stored.config); !error.empty()) return error;
     const u32 nr_regions = stored.tables[TABLE_regions].capacity;
     const u32 nr_processes = stored.tables[TABLE_processes].capacity;

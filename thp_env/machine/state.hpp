@@ -177,6 +177,8 @@ struct machine {
 
     machine *clone() const;
     bool equals(const machine &other) const;
+    // Whether the other was made from the same configuration for a program of the same size.
+    bool same_layout(const machine &other) const;
     u64 used_bytes() const;
     std::vector<std::byte> save() const;
     // Returns an error, or nothing and sets *out.

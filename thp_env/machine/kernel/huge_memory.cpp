@@ -102,7 +102,11 @@ vm_fault do_huge_pmd_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, 
 vm_fault do_huge_pmd_wp_page(machine &m, u32 vma, u64 address, u64 *pmd) {
     if (*pmd & PTE_SPECIAL) { // R11: do_huge_zero_wp_pmd does not ask which sizes are on
         m.spend(TIME_fault, m.cost().fault);
-        if (map_new_huge_pmd(m, vma, address, pmd) == FAULT_DONE) return FAULT_DONE;
+        if (map_new_huge_pmd(m, vma, address, pmd) == FAULT_DONE) {
+            const u64 start = align_down(address, PMD_SIZE);
+            flush_tlb_range(m, m.vmas[vma].vm_mm, start, start + PMD_SIZE, PMD_SHIFT);
+            return FAULT_DONE;
+        }
     } else if (m.pages[pte_pfn(*pmd)].flags & PG_anon_exclusive) { // R28
         *pmd |= PTE_RW | YOUNG_DIRTY;
         m.spend(TIME_fault, m.cost().fault_reuse);

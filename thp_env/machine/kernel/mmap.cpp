@@ -66,11 +66,24 @@ bool adjacent(const vm_area_struct &a, const vm_area_struct &b) {
            b.vm_pgoff == a.vm_pgoff + ((a.vm_end - a.vm_start) >> PAGE_SHIFT);
 }
 
-// can_vma_merge_after; masks of their own keep VMAs apart (E1), none goes with any.
-bool can_merge(const vm_area_struct &a, const vm_area_struct &b) {
+// can_vma_merge_after, but for the masks.
+bool compatible(const vm_area_struct &a, const vm_area_struct &b) {
     return adjacent(a, b) && a.vm_flags == b.vm_flags &&
-           (a.orders == b.orders || a.orders == 0 || b.orders == 0) &&
            (a.anon_vma == b.anon_vma || a.anon_vma == NIL || b.anon_vma == NIL);
+}
+
+// E1: different masks keep VMAs apart.
+bool can_merge(const vm_area_struct &a, const vm_area_struct &b) { return compatible(a, b) && a.orders == b.orders; }
+
+// E1: a new mapping that makes another one longer takes its mask.
+void inherit_orders(machine &m, u32 v) {
+    vm_area_struct &vma = m.vmas[v];
+    const u32 prev = vma_prev(m, v), next = vma_next(m, v);
+    if (prev != NIL && compatible(m.vmas[prev], vma)) {
+        vma.orders = m.vmas[prev].orders;
+    } else if (next != NIL && compatible(vma, m.vmas[next])) {
+        vma.orders = m.vmas[next].orders;
+    }
 }
 
 // The larger part keeps its identity and its statistics.
@@ -80,7 +93,6 @@ void merge(machine &m, u32 a, u32 b) {
         left.id = right.id;
         left.born = right.born;
     }
-    if (left.orders == 0) left.orders = right.orders;
     for (u32 order = 0; order <= PMD_ORDER; ++order) left.faults[order] += right.faults[order];
     left.zapped += right.zapped;
     left.zap_calls += right.zap_calls;
@@ -188,6 +200,7 @@ int do_mmap(machine &m, u32 mm, u64 address, u64 length, u32 vm_flags) {
     const u32 v = vma_create(m, mm, address, end);
     if (v == NIL) return -ENOMEM;
     m.vmas[v].vm_flags = vm_flags;
+    inherit_orders(m, v);
     vma_merge_range(m, mm, address, end);
     return 0;
 }
@@ -235,9 +248,10 @@ int set_vma_orders(machine &m, u32 mm, u64 start, u64 end, u32 orders) {
         [&](u32 v) { m.vmas[v].orders = orders; });
 }
 
-u64 get_unmapped_area(const machine &m, u32 mm, u64 length) {
-    const bool thp = length % PMD_SIZE == 0; // __get_unmapped_area: only such lengths are aligned
-    const u64 room = thp ? length + PMD_SIZE : length;
+namespace {
+
+// vm_unmapped_area_topdown: the highest gap below mmap_base.
+u64 highest_gap(const machine &m, u32 mm, u64 room) {
     u64 ceiling = m.mms[mm].mmap_base;
     u32 position = lower_bound(m, mm, ceiling);
     // A VMA that reaches over the base ends the first gap.
@@ -245,18 +259,22 @@ u64 get_unmapped_area(const machine &m, u32 mm, u64 length) {
     for (;;) {
         const u32 prev = position ? at_position(m, position - 1, mm) : NIL;
         const u64 floor = prev == NIL ? PAGE_SIZE * 16 : m.vmas[prev].vm_end; // mmap_min_addr
-        if (ceiling > floor && ceiling - floor >= room) {
-            const u64 found = ceiling - room;
-            if (!thp) return found;
-            // __thp_get_unmapped_area: an aligned result means the padding was not needed below.
-            const u64 rest = (PMD_SIZE - found % PMD_SIZE) % PMD_SIZE;
-            return rest ? found + rest : found + PMD_SIZE;
-        }
-        if (prev == NIL) break;
+        if (ceiling > floor && ceiling - floor >= room) return ceiling - room;
+        if (prev == NIL) return 0;
         ceiling = std::min(ceiling, m.vmas[prev].vm_start);
         --position;
     }
-    return 0;
+}
+
+} // namespace
+
+u64 get_unmapped_area(const machine &m, u32 mm, u64 length) {
+    if (length % PMD_SIZE == 0) { // __get_unmapped_area: only such lengths are aligned
+        // __thp_get_unmapped_area: top down, an aligned result moves up by the padding that it did not need.
+        const u64 found = highest_gap(m, mm, length + PMD_SIZE);
+        if (found) return align_down(found, PMD_SIZE) + PMD_SIZE;
+    }
+    return highest_gap(m, mm, length);
 }
 
 } // namespace thp

@@ -51,7 +51,7 @@ void flush_folio(machine &m, u32 head, u32 nr) {
 int split_folio(machine &m, u32 head) {
     page &folio = m.pages[head];
     const u32 order = folio.order, nr = 1U << order;
-    const bool pmd_order = order == PMD_ORDER;
+    const bool pmd_order = order == PMD_ORDER, pte_mapped = folio.nr_pages_mapped % ENTIRELY_MAPPED > 1;
     if (folio.refcount != folio.large_mapcount || !unmap_pmds(m, head)) {
         m.count(MTHP_split_failed, order);
         if (pmd_order) m.count(VM_thp_split_page_failed);
@@ -59,8 +59,9 @@ int split_folio(machine &m, u32 head) {
     }
     m.spend(TIME_splitting, m.cost().split_folio + m.cost().split_page * nr);
     flush_folio(m, head, nr);
-    // unmap_folio takes the PTEs away one by one, which makes the folio partially mapped on the way (R21).
-    if (folio.nr_pages_mapped > 1) deferred_split_folio(m, head, true);
+    // unmap_folio takes PTEs away one by one, which makes the folio partially mapped on the way; a PMD goes at
+    // once (R21).
+    if (pte_mapped) deferred_split_folio(m, head, true);
     folio_unqueue_deferred_split(m, head);
     m.count(MTHP_nr_anon, order, -1);
     m.count(MTHP_split, order);

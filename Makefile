@@ -1,0 +1,66 @@
+# Two commands are enough: `make demo` and `make test`. Both install first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+NATIVE := CMakeLists.txt $(shell find thp_env workloads agents -name '*.cpp' -o -name '*.hpp' 2>/dev/null)
+CHECKED := thp_env $(wildcard agents workloads benchmarks)
+# The dependencies without the package itself, so that an edit of a C++ file does not ask the package index.
+EDITABLE := $(PIP) install --no-build-isolation
+
+.PHONY: install demo test bench full lint format sanitize clean
+.DELETE_ON_ERROR:
+
+install: $(VENV)/installed
+
+$(VENV)/dependencies: pyproject.toml
+	@command -v $(PYTHON) >/dev/null && $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && command -v g++ >/dev/null || { \
+	  echo 'python3.11 with venv and g++ are needed: apt-get install g++ make python3.11 python3.11-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install 'scikit-build-core>=0.10' 'nanobind>=2.4' cmake ninja
+	$(EDITABLE) -e '.[dev]'
+	@touch $@
+
+$(VENV)/installed: $(VENV)/dependencies $(NATIVE)
+	@command -v g++ >/dev/null || { echo 'g++ is needed: apt-get install g++ make' >&2; exit 1; }
+	$(EDITABLE) --no-deps -e .
+	@touch $@
+
+demo: install
+	$(BIN)/thp-env demo
+
+test: install
+	$(BIN)/python -m pytest
+
+bench: install
+	$(BIN)/thp-env bench
+
+full: install
+	$(BIN)/python -m pytest -m 'full or not full'
+	$(MAKE) sanitize
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(filter-out CMakeLists.txt,$(NATIVE))
+	$(BIN)/clang-tidy -p build/Release --quiet $(filter %.cpp,$(NATIVE))
+
+format: install
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format -q .
+	$(BIN)/clang-format -i $(filter-out CMakeLists.txt,$(NATIVE))
+
+# The package once more, with both sanitizers, beside the venv. The plain interpreter reads no .pth files from
+# PYTHONPATH, so the editable install stays out of the way.
+SANITIZED := build/sanitize/site
+sanitize: install
+	$(PIP) install --no-build-isolation --no-deps --upgrade --target $(SANITIZED) \
+	  -C build-dir=build/sanitize/cmake -C cmake.define.THP_SANITIZE=ON -C install.strip=false .
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  PYTHONPATH=$(SANITIZED):$$(echo $(VENV)/lib/python*/site-packages) PYTHONDONTWRITEBYTECODE=1 \
+	  $$($(BIN)/python -c 'import sys; print(sys._base_executable)') -s -m pytest -m 'sanitize and not full'
+
+clean:
+	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,242 @@
+"""TLB and walker against cache simulators of other people and a model of dictionaries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.machines import PAGE, PMD, machine_of, program_of, run
+from support.reference_tlb import ReferenceTlb
+
+from thp_env.machine import Machine, MachineConfig, MachineError, Status
+from thp_env.machine.cores import CORES, Tlb
+from thp_env.traces import ProgramBuilder
+from thp_env.traces.program import ACCESS_DTYPE
+
+GEOMETRIES = [
+    Tlb("tiny", (1, 1), None, None, pwc=((1, 1), (1, 1), (1, 1))),
+    Tlb("direct", (64, 1), (8, 1), (512, 1), pwc=((4, 1), (2, 1), (1, 1))),
+    Tlb("small", (4, 2), (2, 2), (16, 4), pwc=((2, 2), (1, 2), (1, 1))),
+    Tlb("full", (1, 64), None, (1, 256), pwc=((1, 8), (1, 4), (1, 4))),
+    Tlb("odd ways", (16, 3), (4, 5), (32, 7), pwc=((1, 3), (1, 3), (1, 3))),
+    Tlb("no walk caches", (16, 4), None, (64, 6), pwc=((1, 0), (1, 0), (1, 0))),
+    CORES["skylake"],
+    CORES["zen4"],
+]
+PAGES = 4096
+NAMES = ["accesses", "dtlb_l1_miss", "dtlb_l2_miss", "walk_ref_pgd", "walk_ref_pud", "walk_ref_pmd", "walk_ref_pte",
+         "walk_cycles"]  # fmt: skip
+
+pytestmark = pytest.mark.sanitize
+
+
+def recorded(pages: np.ndarray, count: int = 1) -> np.ndarray:
+    rows = np.zeros(len(pages), ACCESS_DTYPE)
+    rows["page"], rows["count"] = pages, count
+    return rows
+
+
+def trace(seed: int, n: int = 20000) -> np.ndarray:
+    """Uniform, local and strided pieces, so that every level hits and misses."""
+    rng = np.random.default_rng(seed)
+    local = np.repeat(rng.integers(0, PAGES, n // 8), 4) + rng.integers(0, 3, n // 8 * 4)
+    strided = np.arange(n // 4) * 17
+    zipf = rng.zipf(1.3, n // 4)
+    return np.concatenate([local, strided, zipf, rng.integers(0, PAGES, n // 4)]) % PAGES
+
+
+def replayed(tlb: Tlb, pages: np.ndarray, length: int = PAGES * PAGE, sizes: str = "", **config):
+    """Run the trace on pages that are all there and whose translations are not cached; return the counts."""
+    b = ProgramBuilder("tlb")
+    b.mmap("a", length)
+    b.touch("a", 0, length)
+    b.mprotect("a", 0, length, "r")  # flushes everything
+    b.replay(recorded(pages))
+    machine = machine_of(b.build(), sizes, memory=256 << 20, core=tlb, **config)
+    machine.run(ops=3)
+    before = machine.counters
+    assert machine.run() == Status.DONE
+    machine.validate()
+    return machine, machine.counters - before
+
+
+@pytest.mark.parametrize("tlb", GEOMETRIES, ids=lambda t: t.name)
+def test_both_levels_and_the_walker_equal_the_reference(tlb):
+    pages = trace(1)
+    machine, counters = replayed(tlb, pages)
+    base = machine.region("a")[0]
+    expected = ReferenceTlb(tlb).run(base + pages * PAGE)
+    assert {name: counters[name] for name in NAMES} == {
+        "accesses": len(pages),
+        "dtlb_l1_miss": expected.l1_miss,
+        "dtlb_l2_miss": expected.l2_miss,
+        **{f"walk_ref_{level}": n for level, n in expected.references.items()},
+        "walk_cycles": expected.walk_cycles,
+    }
+    l2_hits = expected.l1_miss - expected.l2_miss
+    cycles = expected.walk_cycles + l2_hits * tlb.l2_hit_cycles
+    assert counters.time_ps("translation") == cycles * machine.config.clock["cycle"]
+    assert 0 < counters["dtlb_l1_miss"] < len(pages)
+
+
+@pytest.mark.parametrize("tlb", GEOMETRIES[:6], ids=lambda t: t.name)
+def test_2m_mappings_use_the_2m_array(tlb):
+    pages = np.random.default_rng(2).integers(0, 32 * 512, 5000)
+    machine, counters = replayed(tlb, pages, 32 * PMD, "2048")
+    expected = ReferenceTlb(tlb).run(machine.region("a")[0] + pages * PAGE, shift=21)
+    assert counters["dtlb_l1_miss"] == expected.l1_miss
+    assert counters["dtlb_l2_miss"] == expected.l2_miss
+    assert [counters[f"walk_ref_{level}"] for level in expected.references] == list(expected.references.values())
+    assert counters["walk_ref_pte"] == 0
+    assert counters["walk_cycles"] == expected.walk_cycles
+
+
+def test_4k_and_2m_translations_share_the_second_level():
+    tlb = GEOMETRIES[2]
+    b = ProgramBuilder("both")
+    b.mmap("small", PMD)
+    b.mmap("large", 32 * PMD)
+    b.touch("small", 0, PMD)
+    b.thp(2048, "always")
+    b.touch("large", 0, 32 * PMD)
+    b.mprotect("small", 0, PMD, "r")
+    b.mprotect("large", 0, 32 * PMD, "r")
+    rng = np.random.default_rng(3)
+    rows = recorded(rng.integers(0, 512, 4000))
+    rows["region"] = rng.integers(0, 2, len(rows))
+    rows["page"] *= np.where(rows["region"], 32, 1).astype(np.uint32)
+    b.replay(rows)
+    machine = machine_of(b.build(), memory=256 << 20, core=tlb)
+    machine.run(ops=7)
+    before = machine.counters
+    machine.run()
+    reference = ReferenceTlb(tlb)
+    starts = [machine.region(name)[0] for name in ("small", "large")]
+    for row in rows:
+        reference.access(starts[row["region"]] + int(row["page"]) * PAGE, 21 if row["region"] else 12)
+    counters = machine.counters - before
+    assert counters["dtlb_l1_miss"] == reference.l1_miss
+    assert counters["dtlb_l2_miss"] == reference.l2_miss
+
+
+@pytest.mark.parametrize(("sets", "ways"), [(1, 8), (16, 4), (64, 1), (32, 6)])
+def test_first_level_equals_pycachesim(sets, ways):
+    cachesim = pytest.importorskip("cachesim", reason="pycachesim is not installed")
+    pages = trace(4)
+    main = cachesim.MainMemory()
+    l1 = cachesim.Cache("L1", sets, ways, PAGE, "LRU")
+    main.load_to(l1)
+    main.store_from(l1)
+    simulator = cachesim.CacheSimulator(l1, main)
+    machine, counters = replayed(Tlb("t", (sets, ways), None, None), pages)
+    base = machine.region("a")[0]
+    for page in pages:
+        simulator.load(base + int(page) * PAGE, length=1)
+    assert counters["dtlb_l1_miss"] == l1.backend.MISS_count
+
+
+@pytest.mark.parametrize("ways", [1, 16, 72, 500])
+def test_fully_associative_level_equals_libcachesim(ways):
+    lcs = pytest.importorskip("libcachesim", reason="libcachesim is not installed")
+    pages = trace(5)
+    cache = lcs.LRU(ways)
+    requests = (lcs.Request(obj_id=int(page), obj_size=1) for page in pages)
+    misses = sum(not cache.get(request) for request in requests)
+    assert replayed(Tlb("t", (1, ways), None, None), pages)[1]["dtlb_l1_miss"] == misses
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("pattern", "l1", "l2"), [("sequential", 312500, 312500), ("uniform", 19998828, 19970369)])
+def test_published_counts_of_drcachesim(pattern, l1, l2):
+    """DynamoRIO drcachesim 2-level LRU, 64 entries 4-way and 1536 entries 12-way, 20 million accesses."""
+    n = 20_000_000
+    tlb = Tlb("t", (16, 4), None, (128, 12))
+    if pattern == "sequential":
+        addresses, length = np.arange(n, dtype=np.uint64) * np.uint64(64) % np.uint64(1 << 30), 1 << 30
+    else:
+        addresses, length = np.random.default_rng(1).integers(0, 4 << 30, n, dtype=np.uint64), 4 << 30
+    b = ProgramBuilder("drcachesim")
+    b.mmap("a", length, at=0x7F0000000000)
+    b.touch("a", 0, length, "read")  # the zero page is enough
+    b.mprotect("a", 0, length, "r")
+    b.replay(recorded(addresses >> np.uint64(12)))
+    machine = machine_of(b.build(), memory=1 << 30, core=tlb)
+    machine.run(ops=3)
+    before = machine.counters
+    machine.run()
+    counters = machine.counters - before
+    assert (counters["dtlb_l1_miss"], counters["dtlb_l2_miss"]) == (l1, l2)
+
+
+def test_repeated_accesses_to_a_page_hit():
+    b = ProgramBuilder("again")
+    b.mmap("a", PMD)
+    b.replay(recorded(np.array([3, 4]), count=1000))  # of the zero page
+    counters = run(b.build(), memory=64 << 20).counters
+    assert counters["accesses"] == 2000
+    assert counters["dtlb_l1_miss"] == 2
+
+
+def test_a_weight_multiplies_counts_and_time_but_not_what_is_simulated():
+    text = "mmap a 1M\nwrite a 0 1M\naccess a 0 1M uniform count=2000 ns=2 weight={}\n"
+    one, ten = (run(text.format(k)) for k in (1, 10))
+    start = run("mmap a 1M\nwrite a 0 1M\n").counters
+    first, second = one.counters - start, ten.counters - start
+    for name in NAMES:
+        assert second[name] == 10 * first[name], name
+    assert second["dtlb_load_store_simulated"] == first["dtlb_load_store_simulated"] == 2000
+    assert second.clock_ps == 10 * first.clock_ps
+
+
+def test_the_shadow_sees_4k_pages_whatever_maps_them():
+    tlb = GEOMETRIES[3]
+    pages = trace(6) % (4 * 512)
+    machine, counters = replayed(tlb, pages, 4 * PMD, "2048", shadow_tlb=True)
+    _, small = replayed(tlb, pages, 4 * PMD, "", shadow_tlb=True)
+    expected = ReferenceTlb(tlb).run(machine.region("a")[0] + pages * PAGE)
+    for c in (counters, small):
+        assert c["shadow_l1_miss"] == expected.l1_miss
+        assert c["shadow_l2_miss"] == expected.l2_miss
+        assert c["shadow_walk_cycles"] == expected.walk_cycles
+    assert counters["dtlb_l1_miss"] < small["dtlb_l1_miss"] == expected.l1_miss
+
+
+@pytest.mark.parametrize(
+    ("change", "read", "walks"),
+    [
+        ("compute 1", "a 0 8K", 0),
+        ("munmap a 4K 4K", "a 0 4K", 0),
+        ("advise a 4K 4K dontneed", "a 0 8K", 1),
+        ("mprotect a 4K 4K none\nmprotect a 4K 4K rw", "a 0 8K", 1),
+        ("mremap a 0 8K b", "b 0 8K", 2),
+        ("mmap b 4K at=a+4096", "a 0 4K\nread b 0 4K", 1),
+        ("advise a 0 200K dontneed", "a 0 8K", 2),
+        ("munmap a 8K 192K", "a 0 8K", 2),  # more than 33 pages: the whole address space is flushed
+    ],
+)
+def test_a_change_drops_the_translations_of_its_range_only(change, read, walks):
+    start = f"mmap a 200K\nwrite a 0 200K\nread a 0 8K\n{change}\n"
+    before, after = (run(start + more, core="skylake").counters for more in ("", f"read {read}\n"))
+    assert (after - before)["dtlb_l2_miss"] == walks
+
+
+def test_a_split_page_is_translated_page_by_page():
+    text = "mmap a 2M\nwrite a 0 2M\n{}read a 0 2M\n"
+    whole, split = (run(text.format(t), "2048", core="skylake").counters for t in ("", "mprotect a 0 4K r\n"))
+    assert whole["dtlb_l2_miss"] == 1
+    assert split["dtlb_l2_miss"] >= 512
+
+
+def test_dirty_bits_are_set_once_by_a_walk():
+    """A read fills the TLB without permission to write: the first write walks again and sets the dirty bit."""
+    base = "mmap a 64K\nwrite a 0 64K\nmprotect a 0 64K r\nmprotect a 0 64K rw\n"
+    machine = Machine(program_of(base + "read a 0 64K\nwrite a 0 64K\nwrite a 0 64K\n"), MachineConfig(64 << 20, "skylake"))
+    machine.run()
+    counters = machine.counters
+    assert counters["dtlb_dirty_assist"] == 0  # mprotect keeps dirty bits
+    assert counters["dtlb_l2_miss"] == 32
+
+
+def test_a_tlb_that_cannot_be_built_is_refused():
+    for tlb in (Tlb("x", (3, 4), None, None), Tlb("x", (4, 0), None, None), Tlb("x", (4, 5000), None, None)):
+        with pytest.raises(MachineError, match="TLB"):
+            machine_of("compute 1", core=tlb)

@@ -1,0 +1,312 @@
+// Every number that the machine keeps is counted again here from what it was derived from.
+#include "validate.hpp"
+#include "hardware/tlb.hpp"
+#include "kernel/mmap.hpp"
+#include "kernel/page_alloc.hpp"
+#include "kernel/page_table.hpp"
+#include <numeric>
+
+namespace thp {
+
+namespace {
+
+enum frame_owner : u8 { OWNER_NONE, OWNER_FREE, OWNER_TABLE, OWNER_ZERO, OWNER_FOLIO };
+
+struct scan {
+    machine &m;
+    std::string broken; // the first broken invariant
+    std::vector<u8> owner;
+    std::vector<i32> ptes;  // mappings of each frame by PTEs
+    std::vector<u32> pmds;  // ... of each head by PMDs
+    std::vector<u8> reached; // page tables
+    std::vector<u64> rss;
+
+    explicit scan(machine &state)
+        : m(state), owner(m.h->tables[TABLE_pages].used), ptes(owner.size()), pmds(owner.size()),
+          reached(m.h->tables[TABLE_tables].used), rss(m.h->tables[TABLE_mms].used) {}
+
+    void expect(bool holds, const char *what, u64 where = 0) {
+        if (!holds && broken.empty()) broken = std::string(what) + " (" + std::to_string(where) + ")";
+    }
+    void expect_equal(u64 kept, u64 counted, const std::string &what) {
+        if (kept != counted && broken.empty()) {
+            broken = what + ": kept " + std::to_string(kept) + ", counted " + std::to_string(counted);
+        }
+    }
+
+    void own(u32 pfn, u32 nr, frame_owner who) {
+        if (u64{pfn} + nr > owner.size()) return expect(false, "frame beyond memory", pfn);
+        for (u32 i = pfn; i < pfn + nr; ++i) {
+            expect(owner[i] == OWNER_NONE, "frame with two owners", i);
+            owner[i] = who;
+        }
+    }
+
+    void free_lists() {
+        for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order) {
+            const free_area &area = m.h->area[order];
+            u32 n = 0, before = NIL;
+            for (u32 pfn = area.head; pfn != NIL && n <= area.nr_free; pfn = m.pages[pfn].next, ++n) {
+                if (pfn >= owner.size()) return expect(false, "free block beyond memory", pfn);
+                const page &p = m.pages[pfn];
+                expect(p.flags == PG_buddy && p.order == order, "free block without its mark", pfn);
+                expect(pfn % (1U << order) == 0, "free block out of line", pfn);
+                expect(p.prev == before, "free list broken", pfn);
+                own(pfn, 1U << order, OWNER_FREE);
+                const u32 buddy = pfn ^ (1U << order);
+                const bool both = order < MAX_PAGE_ORDER && buddy < owner.size() &&
+                                  (m.pages[buddy].flags & PG_buddy) && m.pages[buddy].order == order;
+                expect(!both, "free buddies that were not merged", pfn);
+                for (u32 i = pfn; i < pfn + (1U << order) && i < owner.size(); ++i) {
+                    expect(m.contents[i] == 0, "free frame that is not clean", i);
+                    expect(i == pfn || m.pages[i].flags == 0, "free frame with flags", i);
+                }
+                before = pfn;
+            }
+            expect_equal(area.nr_free, n, "free blocks of order " + std::to_string(order));
+        }
+    }
+
+    // One PTE or PMD that maps `nr` pages from `pfn` on at the address.
+    void mapping(u32 mm, u64 address, u64 entry, u32 nr) {
+        const u32 v = vma_lookup(m, mm, address), pfn = pte_pfn(entry);
+        if (v == NIL) return expect(false, "entry outside every VMA", address);
+        const vm_area_struct &vma = m.vmas[v];
+        expect(address + nr * PAGE_SIZE <= vma.vm_end, "entry that reaches out of its VMA", address);
+        if (!pte_present(entry)) return expect(entry == PTE_GUARD && nr == 1, "unknown entry", address);
+        const bool accessible = vma.vm_flags & (VM_READ | VM_WRITE);
+        expect(accessible == !(entry & PTE_PROTNONE), "protection is not the VMA's", address);
+        expect(!(entry & PTE_RW) || (vma.vm_flags & VM_WRITE), "writable entry in a read-only VMA", address);
+        if (entry & PTE_SPECIAL) {
+            expect(pfn == (nr == 1 ? m.h->zero_pfn : m.h->huge_zero_pfn), "special entry that is not zero", address);
+            return expect(!(entry & PTE_RW), "writable zero page", address);
+        }
+        if (pfn + nr > owner.size()) return expect(false, "entry beyond memory", address);
+        rss[mm] += nr;
+        const u32 head = page_head(m, pfn);
+        const page &folio = m.pages[head];
+        expect((folio.flags & PG_head) && (folio.flags & PG_anon), "entry to a frame that is no folio", address);
+        expect(nr == 1 || (pfn == head && folio.order == PMD_ORDER), "PMD that maps no 2M folio", address);
+        expect(folio.anon_vma == vma.anon_vma, "folio of another anon_vma", address);
+        expect(folio.index + (pfn - head) == vma.vm_pgoff + ((address - vma.vm_start) >> PAGE_SHIFT),
+               "folio at the wrong offset of its anon_vma", address);
+        expect(!(entry & PTE_RW) || (m.pages[pfn].flags & PG_anon_exclusive), "writable, not exclusive", address);
+        if (nr == 1) {
+            ++ptes[pfn];
+        } else {
+            ++pmds[head];
+        }
+    }
+
+    void table(u32 mm, u32 number, u32 shift, u64 base) {
+        if (number >= reached.size()) return expect(false, "no such page table", base);
+        expect(!reached[number], "page table with two parents", base);
+        reached[number] = 1;
+        own(m.table_frames[number], 1, OWNER_TABLE);
+        expect(m.pages[m.table_frames[number]].flags == PG_table, "page table without its mark", base);
+        for (u32 i = 0; i < PTRS_PER_TABLE; ++i) {
+            const u64 entry = m.tables[u64{number} * PTRS_PER_TABLE + i], address = base + (u64{i} << shift);
+            if (pte_none(entry)) continue;
+            if (shift == PAGE_SHIFT) {
+                mapping(mm, address, entry, 1);
+            } else if (entry & PTE_PSE) {
+                expect(shift == PMD_SHIFT, "huge entry above the PMD", address);
+                mapping(mm, address, entry, HPAGE_PMD_NR);
+            } else {
+                const u32 v = find_vma(m, mm, address);
+                expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift), "page table that serves no VMA",
+                       address);
+                table(mm, pte_pfn(entry), shift - 9, address);
+            }
+        }
+    }
+
+    void page_tables() {
+        for (u32 mm = 0; mm < rss.size(); ++mm) {
+            if (!m.mms[mm].in_use) continue;
+            table(mm, m.mms[mm].pgd, PGDIR_SHIFT, 0);
+            expect_equal(m.mms[mm].rss, rss[mm], "rss of mm " + std::to_string(mm));
+        }
+        const u64 in_use = std::accumulate(reached.begin(), reached.end(), u64{0});
+        expect_equal(m.h->tables[TABLE_tables].in_use, in_use, "page tables in use");
+        expect_equal(m.h->vm[VM_nr_page_table], in_use, "nr_page_table");
+    }
+
+    // The counts of one folio against its mappings; returns how many of its pages somebody maps.
+    u32 folio(u32 head) {
+        const page &f = m.pages[head];
+        const u32 nr = 1U << f.order;
+        expect(f.order <= PMD_ORDER && f.order != 1 && head % nr == 0 && f.tail == 0, "malformed folio", head);
+        own(head, nr, OWNER_FOLIO);
+        u32 mapped = 0, by_pte = 0;
+        i64 mappings = pmds[head];
+        for (u32 i = head; i < head + nr && i < owner.size(); ++i) {
+            expect(m.pages[i].tail == i - head, "tail page of another folio", i);
+            expect(i == head || !(m.pages[i].flags & (PG_head | PG_buddy | PG_table)), "tail page with a head's flag", i);
+            expect(m.pages[i].mapcount == ptes[i], "mapcount", i);
+            mapped += ptes[i] > 0 || pmds[head] > 0;
+            by_pte += ptes[i] > 0;
+            mappings += ptes[i];
+        }
+        expect(mapped > 0, "folio that nobody maps", head);
+        expect(f.refcount == mappings, "refcount", head);
+        if (f.order) {
+            expect(f.large_mapcount == mappings, "large_mapcount", head);
+            expect(f.entire_mapcount == pmds[head], "entire_mapcount", head);
+            expect(f.nr_pages_mapped == by_pte + (pmds[head] ? ENTIRELY_MAPPED : 0), "nr_pages_mapped", head);
+            const bool partially = f.flags & PG_partially_mapped;
+            expect(partially == (mapped < nr), "PG_partially_mapped", head);
+        }
+        return mapped;
+    }
+
+    void folios() {
+        u64 resident = 0, untouched = 0, unmapped = 0;
+        u64 of_order[PMD_ORDER + 1] = {}, partially[PMD_ORDER + 1] = {};
+        for (u32 pfn = 0; pfn < owner.size();) {
+            const page &p = m.pages[pfn];
+            if (owner[pfn] != OWNER_NONE || !(p.flags & PG_head) || p.order > PMD_ORDER) {
+                ++pfn;
+                continue;
+            }
+            const u32 nr = 1U << p.order;
+            resident += nr;
+            unmapped += nr - folio(pfn);
+            for (u32 i = pfn; i < pfn + nr && i < owner.size(); ++i) untouched += !(m.contents[i] & CONTENT_TOUCHED);
+            ++of_order[p.order];
+            partially[p.order] += (p.flags & PG_partially_mapped) != 0;
+            pfn += nr;
+        }
+        expect_equal(m.h->vm[VM_nr_resident], resident, "nr_resident");
+        expect_equal(m.h->vm[VM_nr_untouched], untouched, "nr_untouched");
+        expect_equal(m.h->vm[VM_nr_unmapped], unmapped, "nr_unmapped");
+        for (u32 order = 2; order <= PMD_ORDER; ++order) {
+            const std::string at = " of order " + std::to_string(order);
+            expect_equal(m.h->mthp[order][MTHP_nr_anon], of_order[order], "nr_anon" + at);
+            expect_equal(m.h->mthp[order][MTHP_nr_anon_partially_mapped], partially[order],
+                         "nr_anon_partially_mapped" + at);
+        }
+        for (u32 pfn = 0; pfn < owner.size(); ++pfn) expect(owner[pfn] != OWNER_NONE, "leaked frame", pfn);
+    }
+
+    void deferred_list() {
+        u32 n = 0, before = NIL;
+        for (u32 head = m.h->deferred_head; head != NIL && n <= m.h->deferred_len; ++n) {
+            if (head >= owner.size()) return expect(false, "queued folio beyond memory", head);
+            const page &f = m.pages[head];
+            expect((f.flags & PG_head) && f.order > 1, "queued for splitting, but no large folio", head);
+            expect((f.flags & PG_partially_mapped) || f.order == PMD_ORDER, "queued without reason", head); // R22
+            expect(f.deferred_prev == before, "deferred list broken", head);
+            before = head;
+            head = f.deferred_next;
+        }
+        expect_equal(m.h->deferred_len, n, "deferred_len");
+        expect(m.h->deferred_tail == before, "end of the deferred list", before);
+        u32 flagged = 0, queued = 0;
+        for (u32 pfn = 0; pfn < owner.size(); ++pfn) flagged += (m.pages[pfn].flags & PG_partially_mapped) != 0;
+        for (u32 head = m.h->deferred_head; head != NIL && queued <= n; head = m.pages[head].deferred_next) {
+            flagged -= (m.pages[head].flags & PG_partially_mapped) != 0;
+            ++queued;
+        }
+        expect_equal(flagged, 0, "partially mapped folios that are not queued");
+    }
+
+    void vmas() {
+        std::vector<u32> of_mm(rss.size());
+        u64 linked = 0, with_anon = 0;
+        for (u32 i = 0; i < m.h->nr_vmas; ++i) {
+            const vm_area_struct &v = m.vmas[m.vma_order[i]];
+            if (v.vm_mm >= of_mm.size() || !m.mms[v.vm_mm].in_use) return expect(false, "VMA of no process", v.vm_start);
+            ++of_mm[v.vm_mm];
+            with_anon += v.anon_vma != NIL;
+            expect(v.vm_start < v.vm_end && v.vm_start % PAGE_SIZE == 0 && v.vm_end % PAGE_SIZE == 0, "malformed VMA",
+                   v.vm_start);
+            if (i == 0) continue;
+            const vm_area_struct &before = m.vmas[m.vma_order[i - 1]];
+            expect(before.vm_mm < v.vm_mm || (before.vm_mm == v.vm_mm && before.vm_end <= v.vm_start), "VMAs overlap",
+                   v.vm_start);
+        }
+        for (u32 mm = 0; mm < of_mm.size(); ++mm) expect_equal(m.mms[mm].map_count, of_mm[mm], "map_count");
+        expect_equal(m.h->tables[TABLE_vmas].in_use, m.h->nr_vmas, "VMAs in use");
+        u64 anon_vmas = 0;
+        for (u32 a = 0; a < m.h->tables[TABLE_anon_vmas].used; ++a) {
+            u32 before = NIL;
+            u64 n = 0;
+            for (u32 v = m.anon_vmas[a].head; v != NIL && v < m.h->tables[TABLE_vmas].used; v = m.vmas[v].anon_next) {
+                if (m.vmas[v].anon_vma != a || m.vmas[v].anon_prev != before || ++n > m.h->nr_vmas) break;
+                before = v;
+                ++linked;
+            }
+            anon_vmas += n > 0;
+        }
+        expect_equal(with_anon, linked, "VMAs linked to an anon_vma");
+        expect_equal(m.h->tables[TABLE_anon_vmas].in_use, anon_vmas, "anon_vmas in use");
+    }
+
+    // A cached translation must still be what a walk would find.
+    void translation(const tlb_entry &e, bool shadow) {
+        const u32 mm = (e.tag >> 4) & 0xfff, size = (e.tag >> 1) & 7;
+        if (mm >= rss.size() || !m.mms[mm].in_use) return expect(false, "translation of no process", mm);
+        const u32 shift = shadow ? PAGE_SHIFT : page_shift_of[size & 1];
+        const u64 address = (e.tag >> 16) << shift;
+        const u64 *pmd = pmd_offset(m, mm, address);
+        if (!pmd || !(*pmd & PTE_PRESENT)) return expect(false, "stale translation", address);
+        const bool huge = *pmd & PTE_PSE;
+        const u64 entry = huge ? *pmd : *pte_offset(m, *pmd, address);
+        expect(entry & PTE_PRESENT, "stale translation", address);
+        if (shadow) return;
+        expect(huge == (size == SIZE_2M), "translation of another size", address);
+        expect(e.data >> TLB_PFN_SHIFT == pte_pfn(entry), "translation to another frame", address);
+        const bool writable = (entry & PTE_RW) && (entry & PTE_DIRTY);
+        expect(!(e.data & TLB_WRITE) || writable, "translation writable, entry not", address);
+    }
+
+    void translations() {
+        for (u32 which = 0; which < (m.h->config.shadow_tlb ? 2U : 1U); ++which) {
+            for (u32 array = 0; array < NR_TLB_ARRAYS; ++array) {
+                const tlb_array a = tlb_array_at(m, which, array);
+                for (u32 i = 0; i < a.sets * a.ways; ++i) {
+                    if (a.entries[i].tag) translation(a.entries[i], which == 1);
+                }
+            }
+            for (u32 i = 0; i < NR_PWC; ++i) {
+                const tlb_array a = tlb_array_at(m, which, NR_TLB_ARRAYS + i);
+                const u32 shift = i == 0 ? PMD_SHIFT : i == 1 ? PUD_SHIFT : PGDIR_SHIFT;
+                for (u32 k = 0; k < a.sets * a.ways; ++k) {
+                    const u64 tag = a.entries[k].tag;
+                    if (!tag) continue;
+                    const u64 address = (tag >> 16) << shift;
+                    const u32 mm = (tag >> 4) & 0xfff;
+                    expect(mm < rss.size() && m.mms[mm].in_use, "walk cache of no process", mm);
+                    const u32 v = mm < rss.size() ? find_vma(m, mm, address) : NIL;
+                    expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift), "stale walk cache", address);
+                }
+            }
+        }
+    }
+
+    void clock() {
+        u64 sum = 0;
+        for (const u64 ps : m.h->times) sum += ps;
+        expect_equal(m.h->clock, sum, "times do not add up to the clock");
+    }
+};
+
+} // namespace
+
+std::string validate(machine &m) {
+    scan s(m);
+    s.vmas();
+    s.free_lists();
+    s.own(m.h->zero_pfn, 1, OWNER_ZERO);
+    if (m.h->huge_zero_pfn != NIL) s.own(m.h->huge_zero_pfn, HPAGE_PMD_NR, OWNER_ZERO);
+    if (!s.broken.empty()) return s.broken; // what follows relies on this much
+    s.page_tables();
+    s.folios();
+    s.deferred_list();
+    s.translations();
+    s.clock();
+    return s.broken;
+}
+
+} // namespace thp
