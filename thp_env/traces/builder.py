@@ -51,6 +51,7 @@ class ProgramBuilder:
         self._accesses: list[np.ndarray] = []
         self._n_accesses = 0
         self._bins: list[np.ndarray] = []
+        self._n_bins = 0
         self._tables: list[tuple[int, int]] = []
         self._table_of: dict[bytes, int] = {}
         self.process = "P"
@@ -434,6 +435,7 @@ class ProgramBuilder:
         key = bins.tobytes()
         if key not in self._table_of:
             self._table_of[key] = len(self._tables)
-            self._tables.append((sum(len(b) for b in self._bins), len(bins)))
+            self._tables.append((self._n_bins, len(bins)))
             self._bins.append(bins)
+            self._n_bins += len(bins)
         return self._table_of[key]

@@ -5,6 +5,8 @@ The machine draws from them with integers only, so the same program gives the sa
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from thp_env.traces.program import BIN_DTYPE, ProgramError
@@ -12,6 +14,7 @@ from thp_env.traces.program import BIN_DTYPE, ProgramError
 BINS_PER_OCTAVE = 16
 
 
+@lru_cache(maxsize=512)
 def alias_table(
     pattern: str, pages: int, exponent: float, center: float, sigma: float, scatter: bool
 ) -> np.ndarray:
@@ -45,6 +48,7 @@ def alias_table(
     table = np.zeros(len(weights), BIN_DTYPE)
     table["first"], table["count"], table["scatter"] = edges[:-1], np.diff(edges), scatter
     table["threshold"], table["alias"] = _vose(weights)
+    table.flags.writeable = False
     return table
 
 

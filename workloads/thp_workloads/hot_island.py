@@ -68,14 +68,15 @@ def program(
     length = pages(footprint / arenas)
     names = [f"arena{i}" for i in range(arenas)]
     live: dict[str, np.ndarray] = {}
+    ranges: dict[str, list[tuple[int, int]]] = {}
     clusters = max(1, length // cluster)
     for name in names:
         b.mmap(name, length, at="auto")
         chosen = np.sort(rng.choice(clusters, max(1, int(clusters * populated)), replace=False))
-        for first, last in runs(chosen):
-            b.touch(name, int(first) * cluster, int(last - first) * cluster, content=40)
-            b.compute(2000 * int(last - first))
-        live[name] = chosen
+        live[name], ranges[name] = chosen, runs(chosen)
+        for first, last in ranges[name]:
+            b.touch(name, first * cluster, (last - first) * cluster, content=40)
+            b.compute(2000 * (last - first))
     spots = [_spot(rng, names, live, cluster, island, length) for _ in range(islands)]
     per_island = max(1, int(accesses * (1 - background)) // islands)
     for _ in range(phases):
@@ -85,9 +86,9 @@ def program(
             name, offset, size = spots[i]
             b.access(name, offset, size, "gauss", per_island, ns=ns, write=write, weight=weight, sigma=0.2, content=40)
         for name in names:  # reads of what exists already; a write there would be a first touch
-            first, last = runs(live[name])[int(rng.integers(len(runs(live[name]))))]
+            first, last = ranges[name][int(rng.integers(len(ranges[name])))]
             count = int(accesses * background) // arenas
-            b.access(name, int(first) * cluster, int(last - first) * cluster, "uniform", count, ns=ns, weight=weight)
+            b.access(name, first * cluster, (last - first) * cluster, "uniform", count, ns=ns, weight=weight)
     return b
 
 

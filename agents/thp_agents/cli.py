@@ -1,0 +1,212 @@
+"""The command `thp-env`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def _conformance(args: argparse.Namespace) -> int:
+    from thp_env.conformance import read_recordings, replay, report
+
+    results = [replay(record) for path in args.files for record in read_recordings(path)]
+    print(report(results, args.verbose))
+    return 0 if all(r.ok for r in results) else 1
+
+
+def _workloads(args: argparse.Namespace) -> int:
+    from thp_env.workload import workloads
+
+    fields = ("name", "kind", "family", "split", "description")
+    rows = [{f: getattr(w, f) for f in fields} for w in workloads().values()]
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        for row in rows:
+            print(f"{row['name']:16} {row['kind']:10} {row['split']:10} {row['description']}")
+    return 0
+
+
+def _policies(args: argparse.Namespace) -> int:
+    from thp_agents.policy import policies
+
+    rows = [{f: getattr(make(), f) for f in ("name", "kind", "source")} for make in policies().values()]
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        for row in rows:
+            print(f"{row['name']:14} {row['kind']:10} {row['source']}")
+    return 0
+
+
+def _record(args: argparse.Namespace) -> int:
+    from thp_workloads.recording.record import record
+
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    record(command, Path(args.out), progress=not args.quiet)
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    import dataclasses
+
+    from thp_agents.learned.ppo import PpoConfig, train
+
+    config = PpoConfig(seed=args.seed, steps=args.steps)
+    if args.workloads:
+        from thp_env.workload import find
+
+        config = dataclasses.replace(config, workloads=tuple(find(name) and name for name in args.workloads))
+    try:
+        train(config, args.out, folder=args.folder, resume=args.resume, quiet=args.quiet, command=_command())
+    except KeyboardInterrupt:
+        words = [w for w in sys.argv[1:] if w != "--resume"]
+        print(f"\nstopped; go on with: thp-env {shlex.join([*words, '--resume'])}", file=sys.stderr)
+        return 130
+    print(f"wrote {args.out}")
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from thp_agents.policy import find_policy, policies
+
+    from thp_env.workload import find
+
+    chosen = [find_policy(name) for name in (args.policies or policies())]
+    names = args.workloads
+    for name in names:
+        find(name)
+    for path in (args.report, args.csv):
+        _writable(path)
+    return _run_and_report(chosen, names, args.seeds, args.report, args.csv, args.quiet, "Policies compared")
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from thp_agents.learned.ppo import PpoConfig, train
+    from thp_agents.policy import policies
+
+    out = Path(args.folder)
+    out.mkdir(parents=True, exist_ok=True)
+    config = PpoConfig(steps=1024, n_steps=256) if args.quick else PpoConfig()
+    print(f"1/2 training PPO on {', '.join(dict.fromkeys(config.workloads))}")
+    agent = train(config, out / "ppo.npz", folder=out, quiet=args.quiet, command=_command())
+    print("2/2 evaluating on a recording that no agent was trained on")
+    chosen = [agent, *(make() for make in policies().values())]
+    title = "Which folio size? A learned agent and the kernel's settings on a recording of sqlite3"
+    return _run_and_report(chosen, ["sqlite_memory"], [0], out / "report.html", out / "runs.csv", args.quiet, title)
+
+
+def _run_and_report(
+    chosen: Sequence, names: Sequence[str], seeds: Sequence[int], report: Path | None, csv: Path | None, quiet: bool,
+    title: str,
+) -> int:  # fmt: skip
+    from thp_agents.evaluation import evaluate, format_table, table, write_csv
+    from thp_agents.report import verdict, write_report
+
+    runs, failed = evaluate(chosen, names, seeds, frames=60 if report else 0, quiet=quiet)
+    for name, why in failed.items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    if not runs:
+        return 1
+    header, rows = table(runs)
+    print(f"\n{format_table(header, rows)}\n\n{verdict(runs)}")
+    if csv:
+        write_csv(runs, csv)
+    if report:
+        notes = [f"Workloads: {', '.join(names)}; seeds {', '.join(map(str, seeds))}. Reward: ns per access, negative."]
+        write_report(runs, failed, report, title, notes)
+        print(f"report: {report}")
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from thp_bench import run_bench
+
+    return run_bench(args.json)
+
+
+def _writable(path: Path | None) -> None:
+    if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK) and not path.is_dir()):
+        raise ValueError(f"cannot write {path}: {path.parent} is no folder that can be written to")
+
+
+def _command() -> str:
+    return shlex.join(["thp-env", *sys.argv[1:]])
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    p = argparse.ArgumentParser(prog="thp-env", description="Linux folio sizes: simulate, train, evaluate.")
+    sub = p.add_subparsers(dest="verb", required=True)
+
+    c = sub.add_parser("demo", help="train an agent and evaluate it on a recording of a real program")
+    c.add_argument("--folder", default="runs/demo", help="where the results go (default: %(default)s)")
+    c.add_argument("--quick", action="store_true", help="train for seconds only")
+    c.set_defaults(run=_demo)
+
+    c = sub.add_parser("train", help="train an agent")
+    c.add_argument("--out", type=Path, default=Path("runs/ppo.npz"), help="the policy (default: %(default)s)")
+    c.add_argument("--folder", default="runs/ppo", help="checkpoints (default: %(default)s)")
+    c.add_argument("--steps", type=int, default=24_000, help="decisions (default: %(default)s)")
+    c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--workloads", nargs="+", metavar="NAME")
+    c.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    c.set_defaults(run=_train)
+
+    c = sub.add_parser("evaluate", help="compare policies on workloads")
+    c.add_argument("--policies", nargs="+", metavar="NAME", help="names or .npz files (default: all heuristics)")
+    c.add_argument("--workloads", nargs="+", metavar="NAME", default=["sqlite_memory"])
+    c.add_argument("--seeds", nargs="+", type=int, default=[0])
+    c.add_argument("--report", type=Path, help="write an HTML report")
+    c.add_argument("--csv", type=Path, help="write one row a run")
+    c.set_defaults(run=_evaluate)
+
+    c = sub.add_parser("record", help="turn a real run into a trace program (needs valgrind)")
+    c.add_argument("--out", default="recording.npz")
+    c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+    c.set_defaults(run=_record)
+
+    c = sub.add_parser("conformance", help="replay recordings of a real kernel and compare")
+    c.add_argument("files", nargs="+", type=Path)
+    c.add_argument("--verbose", "-v", action="store_true")
+    c.set_defaults(run=_conformance)
+
+    c = sub.add_parser("workloads", help="list the workloads")
+    c.add_argument("--json", action="store_true")
+    c.set_defaults(run=_workloads)
+
+    c = sub.add_parser("policies", help="list the policies")
+    c.add_argument("--json", action="store_true")
+    c.set_defaults(run=_policies)
+
+    c = sub.add_parser("bench", help="measure the simulator's speed beside its peers")
+    c.add_argument("--json", type=Path, help="also write the figures to a file")
+    c.set_defaults(run=_bench)
+
+    for name, command in sub.choices.items():
+        if name in ("demo", "train", "evaluate", "record"):
+            command.add_argument("--quiet", action="store_true", help="no progress bars")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; bad input is one clear line and exit code 2."""
+    args = parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, KeyError, OSError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        print(f"thp-env: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

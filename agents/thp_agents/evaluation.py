@@ -1,0 +1,233 @@
+"""Runs policies on workloads and collects what each run costs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from thp_agents.policy import Policy, PolicyError
+from tqdm import tqdm
+
+import thp_env
+from thp_env.envs.actions import ACTIONS
+from thp_env.envs.vma_order import VmaOrderEnv
+from thp_env.machine import KIND_FOLIO, KIND_HUGE_ZERO, KIND_NONE, KIND_ZERO
+
+
+@dataclass
+class Frame:
+    """The address space at one moment.
+
+    Attributes:
+        time_ms: simulated time.
+        orders: one value a cell of the address space, in address order: the order of the folio there, -1 for
+            nothing, -2 for zero pages; int8.
+        blocks: bytes of each VMA, in the same order.
+        resident_mib: anonymous memory.
+    """
+
+    time_ms: float
+    orders: np.ndarray
+    blocks: list[int]
+    resident_mib: float
+
+
+@dataclass
+class Run:
+    """One policy on one workload with one seed.
+
+    Attributes:
+        policy, workload, seed: what ran.
+        metrics: of `thp_env.metrics.run_metrics`, and `reward`, the sum of the rewards.
+        decisions: how many there were.
+        reason: "done" or "oom".
+        frames: the address space over time, if asked for.
+    """
+
+    policy: str
+    workload: str
+    seed: int
+    metrics: dict[str, float]
+    decisions: int
+    reason: str
+    frames: list[Frame] = field(default_factory=list)
+
+
+CELLS = 240
+
+
+def look(env: VmaOrderEnv, cells: int = CELLS) -> Frame:
+    """Return the address space of the environment's machine as a strip of cells, the largest order in each."""
+    machine = env.machine
+    assert machine is not None
+    vmas = [v for v in machine.vmas() if v.anonymous and v.pages >= 16]
+    parts = []
+    for v in vmas:
+        pages = machine.pagemap(v.mm, v.start, v.end - v.start)
+        order = np.where(pages["kind"] == KIND_FOLIO, pages["order"].astype(np.int8), -1)
+        order[(pages["kind"] == KIND_ZERO) | (pages["kind"] == KIND_HUGE_ZERO)] = -2
+        order[pages["kind"] == KIND_NONE] = -1
+        parts.append(order)
+    space = np.concatenate(parts) if parts else np.full(1, -1, np.int8)
+    edges = np.linspace(0, len(space), min(cells, len(space)) + 1).astype(int)
+    middle = (edges[:-1] + edges[1:]) // 2  # the page in the middle stands for its cell
+    counters = machine.counters
+    return Frame(machine.clock_ps / 1e9, space[middle], [v.end - v.start for v in vmas], counters["nr_resident"] / 256)
+
+
+def evaluate_one(
+    policy: Policy, workload: Any, seed: int, *, reward: str = "total_time", frames: int = 0, tick: Any = None
+) -> Run:
+    """Run a policy over one episode, its sizes in force from the first instruction.
+
+    Args:
+        policy: what decides.
+        workload: as `VmaOrderEnv` takes it.
+        seed: of the workload.
+        reward: name of a reward preset.
+        frames: keep about so many pictures of the address space.
+        tick: called after every decision.
+
+    Raises:
+        PolicyError: when the policy returns an action that does not exist, or raises.
+    """
+    env: gymnasium.Env = gymnasium.make(
+        "thp_env/VmaOrder-v0", workload=workload, reward=reward, default=policy.default, metrics=True,
+        disable_env_checker=True,
+    )  # fmt: skip
+    inner: VmaOrderEnv = env.unwrapped  # type: ignore[assignment]
+    policy.reset()
+    observation, _ = env.reset(seed=seed)
+    total, decisions, over, info = 0.0, 0, inner.vma is None, {}
+    pictures: list[Frame] = []
+    every = 1
+    while not over:
+        assert inner.vma is not None
+        try:
+            action = int(policy.decide(observation, inner.vma, inner.action_masks()))
+        except Exception as error:
+            raise PolicyError(f"policy {policy.name} raised {type(error).__name__}: {error}") from error
+        if not 0 <= action < len(ACTIONS):
+            raise PolicyError(f"policy {policy.name} chose action {action}; there are {len(ACTIONS)}")
+        if frames and decisions % every == 0:
+            pictures.append(look(inner))
+            if len(pictures) >= 2 * frames:
+                pictures, every = pictures[::2], every * 2
+        observation, reward_value, over, _, info = env.step(action)
+        total += float(reward_value)
+        decisions += 1
+        if tick:
+            tick()
+    if frames:
+        pictures.append(look(inner))
+    assert inner.workload is not None
+    metrics = dict(info["metrics"]) | {"reward": total}
+    return Run(policy.name, inner.workload.name, seed, metrics, decisions, info["reason"], pictures)
+
+
+def evaluate(
+    policies: Sequence[Policy], workloads: Iterable[Any], seeds: Sequence[int] = (0,), *, frames: int = 0,
+    quiet: bool = False,
+) -> tuple[list[Run], dict[str, str]]:  # fmt: skip
+    """Run every policy on every workload and seed.
+
+    Returns:
+        The runs, and for each policy that failed the reason; its runs are left out, the others complete.
+    """
+    runs: list[Run] = []
+    failed: dict[str, str] = {}
+    jobs = [(p, w, s) for w in workloads for s in seeds for p in policies]
+    with tqdm(jobs, desc="evaluating", unit="run", disable=quiet) as bar:
+        for policy, workload, seed in bar:
+            if policy.name in failed:
+                continue
+            bar.set_postfix(policy=policy.name, refresh=False)
+            try:
+                runs.append(evaluate_one(policy, workload, seed, frames=frames))
+            except PolicyError as error:
+                failed[policy.name] = str(error)
+    return [r for r in runs if r.policy not in failed], failed
+
+
+COLUMNS = {
+    "walk cycles/access": ("walk_cycles_per_access", "{:.2f}"),
+    "TLB reach": ("tlb_reach", "{:.3f}"),
+    "resident MiB": ("resident_mib", "{:.1f}"),
+    "wasted MiB": ("wasted_mib", "{:.1f}"),
+    "faults": ("faults", "{:.0f}"),
+    "splits": ("splits", "{:.0f}"),
+    "time ms": ("time_ms", "{:.1f}"),
+    "reward": ("reward", "{:.3f}"),
+}
+"""Columns of the table: (metric, format)."""
+
+
+def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows: one policy each, means over workloads and seeds, best reward first."""
+    names = list(dict.fromkeys(r.policy for r in runs))
+    means = {n: {k: float(np.mean([r.metrics[k] for r in runs if r.policy == n])) for k, _ in COLUMNS.values()} for n in names}
+    names.sort(key=lambda n: -means[n]["reward"])
+    rows = []
+    for name in names:
+        oom = sum(r.reason == "oom" for r in runs if r.policy == name)
+        rows.append([name + (f" ({oom} OOM)" if oom else ""), *(f.format(means[name][k]) for k, f in COLUMNS.values())])
+    return ["policy", *COLUMNS], rows
+
+
+def format_table(header: list[str], rows: list[list[str]], markdown: bool = False) -> str:
+    """Return the table as text, or as Markdown."""
+    if markdown:
+        lines = ["| " + " | ".join(header) + " |", "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|"]
+        return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        for row in [header, *rows]
+    )
+
+
+def write_csv(runs: Sequence[Run], path: str | os.PathLike) -> None:
+    """Write one row a run.
+
+    Raises:
+        PolicyError: when the file cannot be written.
+    """
+    out = io.StringIO()
+    metrics = list(runs[0].metrics) if runs else []
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["policy", "workload", "seed", "decisions", "reason", *metrics])
+    for r in runs:
+        writer.writerow([r.policy, r.workload, r.seed, r.decisions, r.reason, *(repr(r.metrics[m]) for m in metrics)])
+    write_text(path, out.getvalue())
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        PolicyError: when it cannot be written.
+    """
+    path = Path(path)
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
+            try:
+                file.write(text)
+                file.flush()
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+__all__ = ["COLUMNS", "Frame", "Run", "evaluate", "evaluate_one", "format_table", "look", "table", "thp_env", "write_csv"]

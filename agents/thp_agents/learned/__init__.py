@@ -1,0 +1,1 @@
+"""Agents trained with Stable-Baselines3, and how they run without it."""

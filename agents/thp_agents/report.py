@@ -1,0 +1,151 @@
+"""One self-contained HTML page about an evaluation: the table, where the cost goes, and the address space."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from thp_agents.evaluation import Run, table, write_text
+
+from thp_env.machine.prices import TERMS
+
+COLORS = {
+    -2: ("zero page", "#cfd8dc"),
+    -1: ("nothing", "#ffffff"),
+    0: ("4K", "#d73027"),
+    2: ("16K", "#f46d43"),
+    3: ("32K", "#fdae61"),
+    4: ("64K", "#fee08b"),
+    5: ("128K", "#d9ef8b"),
+    6: ("256K", "#a6d96a"),
+    7: ("512K", "#66bd63"),
+    8: ("1M", "#1a9850"),
+    9: ("2M", "#4575b4"),
+}
+"""Order: (label, colour)."""
+
+COSTS = {**{term: term.removesuffix("_cost") for term in TERMS}, "memory_cost": "memory", "pending_cost": "pending"}
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .3em .8em; text-align: right }
+th:first-child, td:first-child { text-align: left } tr:nth-child(even) { background: #f4f6f8 }
+th { border-bottom: 2px solid #888 } tr.best { font-weight: 600 } img { max-width: 100% } .note { color: #555 }
+"""
+
+
+def _png(figure: Figure) -> str:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
+
+
+def address_space(runs: Sequence[Run]) -> Figure:
+    """Draw the folio size at every place of the address space over time, one panel a run."""
+    keys = list(COLORS)
+    cmap = ListedColormap([COLORS[k][1] for k in keys])
+    norm = BoundaryNorm([k - 0.5 for k in keys] + [keys[-1] + 0.5], cmap.N)
+    columns = min(2, len(runs))
+    rows = -(-len(runs) // columns)
+    figure = Figure(figsize=(10, 2.6 * rows + 0.6), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for ax in axes[len(runs) :]:
+        ax.axis("off")
+    for ax, run in zip(axes, runs, strict=False):
+        height = max(len(f.orders) for f in run.frames)
+        image = np.full((height, len(run.frames)), -1)
+        for x, frame in enumerate(run.frames):
+            rows_of = np.linspace(0, len(frame.orders) - 1, height).astype(int)
+            image[:, x] = frame.orders[rows_of]
+        times = [f.time_ms for f in run.frames]
+        edges = np.concatenate([[0], (np.array(times[:-1]) + np.array(times[1:])) / 2, [times[-1]]])
+        ax.pcolormesh(edges, np.arange(height + 1) / height, image, cmap=cmap, norm=norm, rasterized=True)
+        ax.set_title(f"{run.policy}: {run.frames[-1].resident_mib:.0f} MiB at the end", fontsize=10)
+        ax.set_yticks([0, 1], ["low", "high"], fontsize=8)
+        ax.tick_params(labelsize=8)
+        ax.set_xlabel("simulated ms", fontsize=8)
+    handles = [matplotlib.patches.Patch(facecolor=c, edgecolor="#888", label=label) for label, c in COLORS.values()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False)
+    return figure
+
+
+def costs(runs: Sequence[Run]) -> Figure:
+    """Draw what each policy costs, by term."""
+    header, rows = table(runs)
+    names = [row[0].split(" (")[0] for row in rows][::-1]
+    figure = Figure(figsize=(10, 0.42 * len(names) + 1.2), layout="constrained")
+    ax = figure.subplots()
+    left = np.zeros(len(names))
+    for term, label in COSTS.items():
+        values = np.array([np.mean([r.metrics[term] for r in runs if r.policy == n]) for n in names])
+        ax.barh(names, values, left=left, label=label)
+        left += values
+    ax.set_xlabel("ns per access that the policy can change")
+    ax.legend(fontsize=8, ncols=len(COSTS), loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def html_report(runs: Sequence[Run], failed: dict[str, str], title: str, notes: Sequence[str] = ()) -> str:
+    """Return the page."""
+    header, rows = table(runs)
+    cells = "".join(f"<th>{html.escape(h)}</th>" for h in header)
+    body = "".join(
+        f"<tr{' class=best' if i == 0 else ''}>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>"
+        for i, row in enumerate(rows)
+    )
+    parts = [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>",
+        f"<h1>{html.escape(title)}</h1>",
+        *(f"<p class=note>{html.escape(note)}</p>" for note in notes),
+        f"<h2>Who won</h2><p>{html.escape(verdict(runs))}</p>",
+        f"<table><tr>{cells}</tr>{body}</table>",
+        *(f"<p class=note>Left out: {html.escape(n)}: {html.escape(why)}</p>" for n, why in failed.items()),
+        "<h2>Where the cost goes</h2>",
+        _png(costs(runs)),
+    ]
+    for workload in dict.fromkeys(r.workload for r in runs):
+        order = [row[0].split(" (")[0] for row in rows]
+        shown = [r for r in runs if r.workload == workload and r.frames and r.seed == runs[0].seed]
+        if shown:
+            shown.sort(key=lambda r: order.index(r.policy))
+            parts += [
+                f"<h2>The address space over time: {html.escape(workload)}</h2>",
+                "<p class=note>Anonymous memory in address order, from low to high; colours are folio sizes.</p>",
+                _png(address_space(shown)),
+            ]
+    return "\n".join(parts) + "</html>\n"
+
+
+def verdict(runs: Sequence[Run]) -> str:
+    """Say in two sentences who won and why."""
+    names = list(dict.fromkeys(r.policy for r in runs))
+    mean = {n: {k: np.mean([r.metrics[k] for r in runs if r.policy == n]) for k in ("reward", *COSTS)} for n in names}
+    names.sort(key=lambda n: -mean[n]["reward"])
+    if len(names) < 2:
+        return f"Only {names[0]} ran." if names else "Nothing ran."
+    best, second, worst = names[0], names[1], names[-1]
+    lead = mean[best]["reward"] - mean[second]["reward"]
+    terms = sorted(COSTS, key=lambda t: mean[worst][t] - mean[best][t], reverse=True)
+    gain = [f"{COSTS[t]} {mean[worst][t] - mean[best][t]:+.3f}" for t in terms[:2]]
+    return (
+        f"{best} won with {mean[best]['reward']:.3f} ns per access, {lead:.3f} ahead of {second}. "
+        f"Against {worst}, the last, it saved most on {' and '.join(gain)} ns per access."
+    )
+
+
+def write_report(
+    runs: Sequence[Run], failed: dict[str, str], path: str | os.PathLike, title: str, notes: Sequence[str] = ()
+) -> None:
+    """Write the page, whole or not at all.
+
+    Raises:
+        PolicyError: when it cannot be written.
+    """
+    write_text(path, html_report(runs, failed, title, notes))

@@ -1,0 +1,166 @@
+"""The simulator's speed beside its peers: one run, alternating repetitions, medians. `thp-env bench` prints it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thp_env.machine import Machine, MachineConfig, layout
+from thp_env.traces import Program, ProgramBuilder
+from thp_env.workload import find
+
+SIZE = 1 << 30
+REPETITIONS = 5
+
+
+def traces(n: int) -> dict[str, np.ndarray]:
+    """Return the byte offsets of each access trace, uint64: n accesses over 1 GiB, and a recording's pages."""
+    rng = np.random.default_rng(1)
+    weights = np.cumsum(np.arange(1, SIZE // 4096 + 1) ** -0.99)
+    ranks = np.searchsorted(weights, rng.random(n) * weights[-1])
+    found = {
+        "sequential": np.arange(n, dtype=np.uint64) * np.uint64(64) % np.uint64(SIZE),
+        "uniform": rng.integers(0, SIZE, n, dtype=np.uint64) & ~np.uint64(7),
+        "zipf": rng.permutation(SIZE // 4096)[ranks].astype(np.uint64) * np.uint64(4096),
+    }
+    recorded = find("python_dict").sample(rng).program.accesses
+    runs = recorded[np.repeat(np.arange(len(recorded)), np.minimum(recorded["count"], 16))]
+    # One number space for all regions: what a cache simulator sees is the page's identity.
+    found["recorded"] = (runs["page"].astype(np.uint64) | runs["region"].astype(np.uint64) << np.uint64(24)) << np.uint64(12)
+    return {name: offsets[:n] for name, offsets in found.items()}
+
+
+def _program(offsets: np.ndarray) -> Program:
+    """A program that maps the pages of a trace, touches them, and replays it access by access."""
+    pages, index = np.unique(offsets >> np.uint64(12), return_inverse=True)
+    b = ProgramBuilder("bench")
+    b.mmap("a", len(pages) * 4096, at="auto")
+    b.touch("a", 0, len(pages) * 4096)
+    rows = np.zeros(len(offsets), "<u4,<u2,<u2,<u4,<u4")
+    rows["f0"], rows["f3"] = index, 1
+    b.replay(rows, ns=0)
+    return b.build()
+
+
+def simulator(offsets: np.ndarray) -> Callable[[], float]:
+    """Return a function that measures accesses per second of the whole simulator."""
+    program = _program(offsets)
+    config = MachineConfig(memory=4 * SIZE, core="skylake")
+    ready = Machine(program, config)
+    ready.run(ops=2)
+
+    def run() -> float:
+        machine = ready.clone()
+        start = time.perf_counter()
+        machine.run()
+        return len(offsets) / (time.perf_counter() - start)
+
+    return run
+
+
+def libcachesim(offsets: np.ndarray) -> Callable[[], float] | None:
+    """Return the same for libcachesim's LRU of 1536 pages, None where it is not installed."""
+    try:
+        import libcachesim as lcs
+    except ImportError:
+        return None
+    numbers = (offsets >> np.uint64(12)).tolist()
+
+    def run() -> float:
+        cache = lcs.LRU(cache_size=1536)
+        request = lcs.Request()
+        request.obj_size = 1
+        start = time.perf_counter()
+        for number in numbers:
+            request.obj_id = number
+            cache.get(request)
+        return len(numbers) / (time.perf_counter() - start)
+
+    return run
+
+
+def pycachesim(offsets: np.ndarray) -> Callable[[], float] | None:
+    """Return the same for pycachesim's 1536 lines of 4K in 12 ways, None where it is not installed."""
+    try:
+        import cachesim
+    except ImportError:
+        return None
+    addresses = offsets.astype(np.int64).tolist()
+
+    def run() -> float:
+        memory = cachesim.MainMemory()
+        level = cachesim.Cache("TLB", 128, 12, 4096, "LRU")
+        memory.load_to(level)
+        memory.store_from(level)
+        simulator = cachesim.CacheSimulator(level, memory)
+        start = time.perf_counter()
+        simulator.loadstore([((a,), ()) for a in addresses], length=1)
+        return len(addresses) / (time.perf_counter() - start)
+
+    return run
+
+
+def faults(order: int, size: int = 256 << 20) -> Callable[[], float]:
+    """Return a function that measures page faults per second at one folio size."""
+    b = ProgramBuilder("faults")
+    b.mmap("a", size, at="auto")
+    b.touch("a", 0, size, stride=4096 << order)
+    program = b.build()
+
+    def run() -> float:
+        machine = Machine(program, MachineConfig(memory=4 * size))
+        for o in layout.ORDERS:
+            machine.set_thp(o, "always")
+        machine.set_default_orders(1 << order)
+        machine.run(ops=1)
+        start = time.perf_counter()
+        machine.run()
+        return (size >> 12 >> order) / (time.perf_counter() - start)
+
+    return run
+
+
+def median_of(runs: dict[str, Callable[[], float] | None]) -> dict[str, float]:
+    """Return the median of alternating repetitions of each."""
+    samples: dict[str, list[float]] = {name: [] for name, run in runs.items() if run}
+    for _ in range(REPETITIONS):
+        for name, values in samples.items():
+            values.append(runs[name]())  # type: ignore[misc]
+    return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def describe() -> dict[str, Any]:
+    """Return what machine this is."""
+    info = Path("/proc/cpuinfo")
+    model = next((line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line), "") if info.exists() else ""
+    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.release()}
+
+
+def run_bench(path: Path | None = None, n: int = 1_000_000) -> int:
+    """Measure, print a table, and write JSON if a path is given."""
+    peers = {"simulator": simulator, "libcachesim": libcachesim, "pycachesim": pycachesim}
+    result: dict[str, Any] = {"machine": describe(), "accesses_per_second": {p: {} for p in peers}}
+    for name, offsets in traces(n).items():
+        for peer, rate in median_of({p: make(offsets) for p, make in peers.items()}).items():
+            result["accesses_per_second"][peer][name] = rate
+    result["faults_per_second"] = {
+        str(order): rate for order in (0, 2, 4, 9) for rate in median_of({"x": faults(order)}).values()
+    }
+    print(f"{result['machine']['cpu']}, {result['machine']['cores']} cores; medians of {REPETITIONS}, one core")
+    print(f"{'million accesses/s':20}" + "".join(f"{t:>12}" for t in ("sequential", "uniform", "zipf", "recorded")))
+    for peer, rates in result["accesses_per_second"].items():
+        if rates:
+            print(f"{peer:20}" + "".join(f"{rate / 1e6:12.2f}" for rate in rates.values()))
+    print("million faults/s     " + ", ".join(
+        f"order {order}: {rate / 1e6:.2f}" for order, rate in result["faults_per_second"].items()))  # fmt: skip
+    if path:
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
