@@ -10,9 +10,10 @@ from thp_env.machine import layout
 from thp_env.traces import ProgramError, parse_program
 
 PROGRAM = parse_program(
-    "mmap a 4M\naccess a 0 4M zipf count=10\nreplay a:4:w:3:100\nwrite a 0 4K\nthp 64 always\nexit P\n"
+    "mmap a 4M\naccess a 0 4M zipf count=10\nreplay a:4:w:3:100\nwrite a 0 4K\nthp 64 always\nmremap a 0 4K b\n"
+    "mprotect b 0 4K r\nset use_zero_page 0\norders b 0 4K 4\nexit P\n"
 )
-MMAP, ACCESS, REPLAY, TOUCH, THP, EXIT = range(6)
+MMAP, ACCESS, REPLAY, TOUCH, THP, MREMAP, MPROTECT, SET, ORDERS, EXIT = range(10)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ MMAP, ACCESS, REPLAY, TOUCH, THP, EXIT = range(6)
     [
         (MMAP, "op", len(layout.OPS), "unknown operation code"),
         (MMAP, "process", 1, "unknown process"),
-        (MMAP, "region", 1, "unknown region"),
+        (MMAP, "region", 2, "unknown region"),
         (MMAP, "length", 1 << 63, "beyond the end"),
         (ACCESS, "offset", (1 << 64) - 4096, "beyond the end"),
         (ACCESS, "a", 9, "unknown access pattern"),
@@ -34,6 +35,21 @@ MMAP, ACCESS, REPLAY, TOUCH, THP, EXIT = range(6)
         (THP, "a", 10, "order|size"),
         (THP, "b", 4, "mode"),
         (EXIT, "aux", 7, "unknown process"),
+        (MMAP, "length", 100, "whole pages"),
+        (MMAP, "a", 3 << 20, "power of two"),
+        (MMAP, "b", 100, "page"),
+        (MMAP, "c", 4, "placement"),
+        (MMAP, "d", 64, "flag"),
+        (MREMAP, "aux", 2, "unknown region"),
+        (MREMAP, "offset", 1, "whole pages"),
+        (MPROTECT, "a", 4, "protection"),
+        (SET, "a", 2, "setting"),
+        (SET, "b", 2, "value"),
+        (ORDERS, "a", 1 << 10, "order"),
+        (TOUCH, "b", 4, "touch"),
+        (TOUCH, "c", 101, "content"),
+        (ACCESS, "d", 101 << 32, "content"),
+        (REPLAY, "d", 101, "content"),
     ],
 )
 def test_a_bad_field_is_refused_with_its_operation(operation, field, value, reason):
@@ -71,4 +87,4 @@ def test_equal_programs_do_the_same():
     assert replace(PROGRAM, meta={"name": "x"}) == PROGRAM
     assert replace(PROGRAM, seed=1) != PROGRAM
     assert PROGRAM != "a program"
-    assert len(PROGRAM) == 6
+    assert len(PROGRAM) == 10

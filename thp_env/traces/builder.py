@@ -298,10 +298,10 @@ class ProgramBuilder:
         """Write a value below /sys/kernel/mm/transparent_hugepage."""
         if path not in layout.SETTINGS:
             raise UnknownOperationError(f"unknown setting {path}")
-        if path == "enabled":
-            number = layout.THP_MODES.index(str(value))
-        else:
-            number = int(value)
+        values = layout.THP_MODES if path == "enabled" else ("0", "1")
+        if str(value) not in values:
+            raise ProgramError(f"{path} takes {', '.join(values)}, not {value}")
+        number = values.index(str(value))
         self._emit("set", a=layout.SETTINGS.index(path), b=number)
 
     def prctl(self, disable: int, flags: int = 0) -> None:
@@ -438,6 +438,8 @@ class ProgramBuilder:
     def _place(self, at: str | int | tuple[str, int], align: int, offset: int) -> tuple[int, int, int, int]:
         """Return placement, a, b, aux."""
         if at == "slot":
+            if align & (align - 1) or offset % layout.PAGE_SIZE:
+                raise ProgramError(f"align must be a power of two and offset whole pages, not {align} and {offset}")
             return layout.AT_SLOT, max(align, layout.PMD_SIZE), offset, 0
         if at == "auto":
             return layout.AT_UNMAPPED_AREA, 0, 0, 0
