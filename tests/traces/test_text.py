@@ -74,6 +74,9 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     shrink
     orders a 32K 4K 0x14
     split a 32K 4K
+    fork C
+    pin a 32K 4K
+    unpin
     in P exit P
     """
     b = ProgramBuilder(seed=7)
@@ -108,6 +111,9 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     b.shrink()
     b.orders("a", 32768, 4096, 0x14)
     b.split("a", 32768, 4096)
+    b.fork("C")
+    b.pin("a", 32768, 4096)
+    b.unpin()
     b.exit("P")
     program = parse_program(text)
     assert program == b.build()

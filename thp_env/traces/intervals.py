@@ -12,7 +12,7 @@ class Intervals:
         """Start empty."""
         self._edges: list[int] = []
 
-    def __iter__(self):  # noqa: ANN204
+    def __iter__(self):
         """Iterate over (start, end)."""
         return iter(zip(self._edges[::2], self._edges[1::2], strict=True))
 
