@@ -60,8 +60,8 @@ def struct(name: str, record: str) -> list[tuple[str, str, tuple[int, ...]]]:
 def test_types_hpp():
     found = constants("types.hpp")
     assert layout.PAGE_SIZE == 1 << found["PAGE_SHIFT"] == 4096
-    assert layout.PMD_SIZE == 1 << found["PMD_SHIFT"]
-    assert layout.PMD_ORDER == found["PMD_ORDER"]
+    assert 1 << found["PMD_SHIFT"] == layout.PMD_SIZE
+    assert found["PMD_ORDER"] == layout.PMD_ORDER
     assert layout.TASK_SIZE == found["TASK_SIZE"] == (1 << 47) - 4096
 
 
@@ -146,7 +146,9 @@ def test_costs_and_cores_are_checked():
         assert {"l1_4k", "l2", "pwc", "walk_cycles", "l2_hit_cycles"} <= set(core.sources)
 
 
-@pytest.mark.parametrize("bad", [{"memory": 1 << 20}, {"max_vmas": 1}, {"max_mms": 0}, {"nr_cpus": 0}, {"memory": 1 << 60}])
+@pytest.mark.parametrize(
+    "bad", [{"memory": 1 << 20}, {"max_vmas": 1}, {"max_mms": 0}, {"nr_cpus": 0}, {"memory": 1 << 60}]
+)
 def test_a_machine_that_makes_no_sense_is_refused(bad):
     from support.machines import machine_of
 
