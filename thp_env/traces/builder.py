@@ -312,6 +312,25 @@ class ProgramBuilder:
         """Run the deferred-split shrinker."""
         self._emit("shrink")
 
+    def fork(self, child: str) -> None:
+        """Fork the current process; the child has the same regions."""
+        if child in self._processes:
+            raise ProgramError(f"process {child} exists already")
+        parent = self._processes[self.process]
+        number = self._processes[child] = len(self._processes)
+        self._emit("fork", aux=number)
+        for (process, region), mapped in list(self._mapped.items()):
+            if process == parent:
+                self._mapped[number, region] = mapped.copy()
+
+    def pin(self, region: str, offset: int, length: int) -> None:
+        """Pin a range for I/O (FOLL_LONGTERM)."""
+        self._emit("pin", *self._range(region, offset, length))
+
+    def unpin(self) -> None:
+        """Let go of everything that the current process has pinned."""
+        self._emit("unpin")
+
     def exit(self, process: str) -> None:
         """End a process."""
         if process not in self._processes:

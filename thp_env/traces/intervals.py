@@ -17,6 +17,12 @@ class Intervals:
         """Iterate over (start, end)."""
         return iter(zip(self._edges[::2], self._edges[1::2], strict=True))
 
+    def copy(self) -> Intervals:
+        """Return an independent copy."""
+        other = Intervals()
+        other._edges = self._edges.copy()
+        return other
+
     def _replace(self, start: int, end: int, inside: bool) -> None:
         edges = self._edges
         left, right = bisect_left(edges, start), bisect_right(edges, end)

@@ -111,7 +111,10 @@ FORMS: dict[str, tuple[str, tuple[Callable[[str], Any], ...], int]] = {
     "slice": ("slice", (str,), 1),
     "prctl": ("prctl", (int, int), 1),
     "shrink": ("shrink", (), 0),
+    "fork": ("fork", (str,), 1),
     "exit": ("exit", (str,), 1),
+    "pin": ("pin", (str, number, number), 3),
+    "unpin": ("unpin", (), 0),
     "orders": ("orders", (str, number, number, lambda t: int(t, 0)), 4),
     "split": ("split", (str, number, number), 3),
 }
@@ -289,11 +292,13 @@ def _format(program: Program, op: np.void) -> str:
             return f"slice {program.processes[op['process']]}"
         case "prctl":
             return f"prctl {a} {b}"
+        case "fork":
+            return f"fork {program.processes[op['aux']]}"
         case "exit":
             return f"exit {program.processes[op['aux']]}"
         case "orders":
             return f"orders {where} {a:#x}"
-        case "shrink":
+        case "shrink" | "unpin":
             return name
     return f"{name} {where}"
 
