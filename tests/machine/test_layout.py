@@ -60,14 +60,15 @@ def struct(name: str, record: str) -> list[tuple[str, str, tuple[int, ...]]]:
 def test_types_hpp():
     found = constants("types.hpp")
     assert layout.PAGE_SIZE == 1 << found["PAGE_SHIFT"] == 4096
-    assert layout.PMD_SIZE == 1 << found["PMD_SHIFT"]
-    assert layout.PMD_ORDER == found["PMD_ORDER"]
+    assert 1 << found["PMD_SHIFT"] == layout.PMD_SIZE
+    assert found["PMD_ORDER"] == layout.PMD_ORDER
     assert layout.TASK_SIZE == found["TASK_SIZE"] == (1 << 47) - 4096
 
 
 def test_ops_hpp():
     assert list(enumerators("ops.hpp", "thp_mode")) == [f"THP_{m.upper()}" for m in layout.THP_MODES]
-    assert list(enumerators("ops.hpp", "thp_setting")) == [f"SET_{s.upper()}" for s in layout.SETTINGS]
+    settings = [f"SET_{s.split('/')[-1].upper()}" for s in layout.SETTINGS]
+    assert list(enumerators("ops.hpp", "thp_setting")) == [*settings, "NR_SETTINGS"]
     assert list(enumerators("ops.hpp", "touch_kind")) == [f"TOUCH_{t.upper()}" for t in layout.TOUCH]
     assert list(enumerators("ops.hpp", "access_pattern")) == [f"PATTERN_{p.upper()}" for p in layout.PATTERNS]
     places = enumerators("ops.hpp", "placement")
@@ -146,7 +147,9 @@ def test_costs_and_cores_are_checked():
         assert {"l1_4k", "l2", "pwc", "walk_cycles", "l2_hit_cycles"} <= set(core.sources)
 
 
-@pytest.mark.parametrize("bad", [{"memory": 1 << 20}, {"max_vmas": 1}, {"max_mms": 0}, {"nr_cpus": 0}, {"memory": 1 << 60}])
+@pytest.mark.parametrize(
+    "bad", [{"memory": 1 << 20}, {"max_vmas": 1}, {"max_mms": 0}, {"nr_cpus": 0}, {"memory": 1 << 60}]
+)
 def test_a_machine_that_makes_no_sense_is_refused(bad):
     from support.machines import machine_of
 

@@ -17,9 +17,7 @@ PAGES = MEMORY // 4096
 
 
 @QUIET
-@given(
-    st.lists(st.tuples(st.sampled_from([0, *layout.ORDERS]), st.integers(0, 23), st.booleans()), max_size=40)
-)
+@given(st.lists(st.tuples(st.sampled_from([0, *layout.ORDERS]), st.integers(0, 23), st.booleans()), max_size=40))
 def test_free_counts_add_up_and_blocks_merge_back(steps):
     """Takes and gives back blocks of every order; the end looks like the start."""
     text = "mmap a 48M\n"

@@ -214,7 +214,9 @@ def test_r15_in_several_batches_it_is_queued_first():
     assert counters["nr_anon"] == counters["nr_anon_partially_mapped"] == counters["split"] == 0
 
 
-@pytest.mark.parametrize("cut", ["mprotect a 1M 4K r", "mlock a 1M 4K", "orders a 1M 4K 1", "advise a 1M 4K nohugepage"])
+@pytest.mark.parametrize(
+    "cut", ["mprotect a 1M 4K r", "mlock a 1M 4K", "orders a 1M 4K 1", "advise a 1M 4K nohugepage"]
+)
 def test_r17_a_change_of_a_part_splits_the_pmd_not_the_folio(cut):
     machine = run(f"mmap a 2M\nwrite a 0 4K\n{cut}\n", "2048")
     assert orders_of(machine, "a") == [9] * 512

@@ -67,7 +67,13 @@ def test_bins_cover_every_page_once(pages):
 
 @pytest.mark.parametrize(
     ("pattern", "exponent", "center", "sigma"),
-    [("zipf", -1, 0.5, 0.1), ("zipf", 11, 0.5, 0.1), ("gauss", 1, 2, 0.1), ("gauss", 1, 0.5, 0), ("zipf", float("nan"), 0, 1)],
+    [
+        ("zipf", -1, 0.5, 0.1),
+        ("zipf", 11, 0.5, 0.1),
+        ("gauss", 1, 2, 0.1),
+        ("gauss", 1, 0.5, 0),
+        ("zipf", float("nan"), 0, 1),
+    ],
 )
 def test_parameters_out_of_range_are_refused(pattern, exponent, center, sigma):
     with pytest.raises(ProgramError, match="must"):

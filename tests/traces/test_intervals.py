@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +21,6 @@ def test_intervals_are_a_set(steps, start, end):
         assert {x for s, e in intervals for x in range(s, e)} == model
         pairs = list(intervals)
         assert all(s < e for s, e in pairs)
-        assert all(first[1] < second[0] for first, second in zip(pairs, pairs[1:], strict=False))
+        assert all(first[1] < second[0] for first, second in pairwise(pairs))
     if start < end:
         assert intervals.covers(start, end) == (set(range(start, end)) <= model)

@@ -169,7 +169,7 @@ BAD = [
     ("mmap b 4K at=a+1", "start at a page"),
     ("mmap b 4K 3M", "power of two"),
     ("mmap b 4K 2M 100", "whole pages"),
-    ("set use_zero_page 2", "takes 0, 1, not 2"),
+    ("set use_zero_page 2", "takes 0 to 1, not 2"),
     ("mmap b 4K prot=x", "unknown protection x"),
     ("mmap b 4K color=red", "unknown value color="),
     ("mmap b 4K stride=4", "stride"),

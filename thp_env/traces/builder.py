@@ -102,7 +102,7 @@ class ProgramBuilder(ProgramWriter):
         """Move a range to a new region called `name`; `at="auto"` grows or shrinks in place if it can."""
         number, offset, length = self._range(region, offset, length)
         new_length = length if new_length is None else self._pages(new_length)
-        place, a, b, aux = self._place(at, align, slot_offset)
+        place, a, b, _ = self._place(at, align, slot_offset)
         if place == layout.AT_REGION:
             raise ProgramError("mremap onto a part of another region is not supported: use at=auto")
         target = self._new_region(name, new_length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 
 
 class Intervals:
@@ -12,7 +13,7 @@ class Intervals:
         """Start empty."""
         self._edges: list[int] = []
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         """Iterate over (start, end)."""
         return iter(zip(self._edges[::2], self._edges[1::2], strict=True))
 

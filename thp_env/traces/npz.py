@@ -41,7 +41,7 @@ def save_program(program: Program, path: str | os.PathLike) -> None:
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             try:
-                np.savez_compressed(file, **arrays)
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
                 file.flush()
                 os.chmod(file.name, 0o644)
                 os.replace(file.name, path)
@@ -97,7 +97,7 @@ def checksum(program: Program) -> str:
 
 
 def _join(path: str | os.PathLike, file: np.lib.npyio.NpzFile, name: str, dtype: np.dtype) -> np.ndarray:
-    columns = {column: file[f"{name}.{column}"] for column in dtype.names}
+    columns = {column: file[f"{name}.{column}"] for column in dtype.fields or ()}
     data = np.zeros(len(next(iter(columns.values()))), dtype)
     for column, values in columns.items():
         if values.shape != data.shape or values.dtype != dtype[column]:

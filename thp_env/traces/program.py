@@ -199,7 +199,8 @@ class Program:
         access = uses("access")
         limit("access", "a", len(layout.PATTERNS), "access pattern")
         pattern = np.where(access, ops["a"], len(layout.PATTERNS))
-        refuse((pattern == layout.PATTERNS.index("bins")) & (ops["aux"] >= len(self.tables)), "unknown distribution table")
+        bins = pattern == layout.PATTERNS.index("bins")
+        refuse(bins & (ops["aux"] >= len(self.tables)), "unknown distribution table")
         refuse((pattern == layout.PATTERNS.index("stride")) & (ops["aux"] == 0), "stride must be positive")
         refuse(access & (ops["length"] < 64), "accesses need a range of at least 64 bytes")
         refuse(access & (ops["d"] >> np.uint64(32) > CONTENT_MAX), "unknown content class")
@@ -207,8 +208,8 @@ class Program:
         refuse((access | uses("replay")) & (ops["weight"] == 0), "weight must be at least 1")
         if n and len(self.accesses) and (self.accesses["region"] >= len(self.regions)).any():
             raise ProgramError(f"{source or self.name}: a recorded access names an unknown region")
-        first, count = self.tables.reshape(-1, 2).T.astype(np.uint64) if len(self.tables) else (0, 0)
-        if len(self.tables) and ((first + count > len(self.bins)).any() or (count == 0).any()):
+        first, count = self.tables.reshape(-1, 2).T.astype(np.uint64)
+        if (first + count > len(self.bins)).any() or (count == 0).any():
             raise ProgramError(f"{source or self.name}: a distribution table points outside its bins")
         for start, size in self.tables:
             table = self.bins[start : start + size]
