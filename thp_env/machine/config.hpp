@@ -28,6 +28,8 @@ namespace thp {
     X(fork_pte)         /* sharing one PTE with a child */                                                   \
     X(fork_folio)       /* ... and per batch of PTEs of a folio */                                           \
     X(fork_pmd)         /* sharing one PMD */                                                                \
+    X(swap_out_page)    /* compressing one page to zram */                                                   \
+    X(swap_in_page)     /* decompressing one page */                                                         \
     X(scan_pte)         /* reading and clearing one accessed bit */
 
 struct clock_table {

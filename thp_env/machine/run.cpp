@@ -6,6 +6,8 @@
 #include "kernel/madvise.hpp"
 #include "kernel/memory.hpp"
 #include "kernel/mmap.hpp"
+#include "kernel/swap.hpp"
+#include "kernel/vmscan.hpp"
 #include "patterns.hpp"
 #include <algorithm>
 #include <cerrno>
@@ -166,6 +168,8 @@ struct interpreter {
             return child == NIL ? -ENOMEM : 0;
         }
         case OP_shrink: deferred_split_scan(m); return 0;
+        case OP_swap: return swapon(m, op.length);
+        case OP_reclaim: force_empty(m); return 0;
         case OP_slice: m.h->current_mm = mm; return 0;
         case OP_exit: {
             const u32 gone = m.processes[op.aux];

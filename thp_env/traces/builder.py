@@ -292,6 +292,14 @@ class ProgramBuilder(ProgramWriter):
         """Run the deferred-split shrinker."""
         self._emit("shrink")
 
+    def swap(self, length: int) -> None:
+        """Add a swap device of `length` bytes that behaves as zram."""
+        self._emit("swap", length=self._pages(length))
+
+    def reclaim(self) -> None:
+        """Reclaim what can be (memory.force_empty)."""
+        self._emit("reclaim")
+
     def fork(self, child: str) -> None:
         """Fork the current process; the child has the same regions."""
         if child in self._processes:

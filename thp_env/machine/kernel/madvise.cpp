@@ -94,6 +94,13 @@ int do_madvise(machine &m, u32 mm, u64 start, u64 length, u64 advice) {
             if (m.vmas[v].vm_flags & VM_LOCKED) return -EINVAL;
             return zap_page_range(m, v, from, to, true) ? 0 : -ENOMEM;
         });
+    case MADV_FREE:
+    case MADV_COLD:
+    case MADV_PAGEOUT:
+        return walk_vmas(m, mm, start, end,
+                         [&](u32 v, u64 from, u64 to) { return madvise_pages(m, v, from, to, advice); });
+    case MADV_WILLNEED:
+        return walk_vmas(m, mm, start, end, [&](u32 v, u64 from, u64 to) { return willneed(m, v, from, to); });
     case MADV_POPULATE_READ:
     case MADV_POPULATE_WRITE: {
         int error = 0;
