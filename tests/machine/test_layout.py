@@ -67,7 +67,8 @@ def test_types_hpp():
 
 def test_ops_hpp():
     assert list(enumerators("ops.hpp", "thp_mode")) == [f"THP_{m.upper()}" for m in layout.THP_MODES]
-    assert list(enumerators("ops.hpp", "thp_setting")) == [f"SET_{s.upper()}" for s in layout.SETTINGS]
+    settings = [f"SET_{s.split('/')[-1].upper()}" for s in layout.SETTINGS]
+    assert list(enumerators("ops.hpp", "thp_setting")) == [*settings, "NR_SETTINGS"]
     assert list(enumerators("ops.hpp", "touch_kind")) == [f"TOUCH_{t.upper()}" for t in layout.TOUCH]
     assert list(enumerators("ops.hpp", "access_pattern")) == [f"PATTERN_{p.upper()}" for p in layout.PATTERNS]
     places = enumerators("ops.hpp", "placement")

@@ -74,6 +74,9 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     shrink
     orders a 32K 4K 0x14
     split a 32K 4K
+    fork C
+    pin a 32K 4K
+    unpin
     in P exit P
     """
     b = ProgramBuilder(seed=7)
@@ -108,6 +111,9 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     b.shrink()
     b.orders("a", 32768, 4096, 0x14)
     b.split("a", 32768, 4096)
+    b.fork("C")
+    b.pin("a", 32768, 4096)
+    b.unpin()
     b.exit("P")
     program = parse_program(text)
     assert program == b.build()
@@ -163,7 +169,7 @@ BAD = [
     ("mmap b 4K at=a+1", "start at a page"),
     ("mmap b 4K 3M", "power of two"),
     ("mmap b 4K 2M 100", "whole pages"),
-    ("set use_zero_page 2", "takes 0, 1, not 2"),
+    ("set use_zero_page 2", "takes 0 to 1, not 2"),
     ("mmap b 4K prot=x", "unknown protection x"),
     ("mmap b 4K color=red", "unknown value color="),
     ("mmap b 4K stride=4", "stride"),

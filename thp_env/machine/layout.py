@@ -25,14 +25,15 @@ OP_FIELDS = dict(zip(OPS, (frozenset(f.split("=")[0] for f in text.split()) for 
 REGION_OPS = tuple(op for op in OPS if "region" in OP_FIELDS[op])
 
 THP_MODES = ("never", "madvise", "always", "inherit")
-SETTINGS = (
-    "enabled",
-    "use_zero_page",
-    "shrink_underused",
-    "khugepaged/max_ptes_none",
-    "khugepaged/max_ptes_shared",
-    "khugepaged/max_ptes_swap",
-)
+SETTINGS = {
+    "enabled": 4,
+    "use_zero_page": 2,
+    "shrink_underused": 2,
+    "khugepaged/max_ptes_none": 512,
+    "khugepaged/max_ptes_shared": 512,
+    "khugepaged/max_ptes_swap": 512,
+}
+"""Files below /sys/kernel/mm/transparent_hugepage and how many values each takes; the position is the code."""
 PATTERNS = ("stride", "uniform", "bins", "chase")
 TOUCH = ("read", "write", "writez", "fill")
 AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION = range(4)

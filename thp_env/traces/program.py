@@ -178,8 +178,10 @@ class Program:
         limit("thp", "a", layout.PMD_ORDER + 1, "folio order")
         limit("thp", "b", len(layout.THP_MODES), "mode")
         limit("set", "a", len(layout.SETTINGS), "setting")
-        refuse(uses("set") & (ops["b"] >= np.where(ops["a"] == 0, len(layout.THP_MODES), 2)), "unknown value")
-        limit("exit", "aux", len(self.processes), "process")
+        most = np.array([*layout.SETTINGS.values()], np.uint64)[np.minimum(ops["a"], len(layout.SETTINGS) - 1)]
+        refuse(uses("set") & (ops["b"] >= most), "unknown value")
+        for name in ("exit", "fork"):
+            limit(name, "aux", len(self.processes), "process")
         for name in ("mmap", "mremap"):
             limit(name, "c", layout.AT_REGION + 1, "placement")
             slot = uses(name) & (ops["c"] == layout.AT_SLOT)
