@@ -61,7 +61,9 @@ def _train(args: argparse.Namespace) -> int:
     if args.workloads:
         from thp_env.workload import find
 
-        config = dataclasses.replace(config, workloads=tuple(find(name) and name for name in args.workloads))
+        for name in args.workloads:
+            find(name)
+        config = dataclasses.replace(config, workloads=tuple(args.workloads))
     try:
         train(config, args.out, folder=args.folder, resume=args.resume, quiet=args.quiet, command=_command())
     except KeyboardInterrupt:
@@ -74,7 +76,6 @@ def _train(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from thp_agents.policy import find_policy, policies
-
     from thp_env.workload import find
 
     chosen = [find_policy(name) for name in (args.policies or policies())]

@@ -13,10 +13,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from thp_agents.policy import Policy, PolicyError
 from tqdm import tqdm
 
 import thp_env
+from thp_agents.policy import Policy, PolicyError
 from thp_env.envs.actions import ACTIONS
 from thp_env.envs.vma_order import VmaOrderEnv
 from thp_env.machine import KIND_FOLIO, KIND_HUGE_ZERO, KIND_NONE, KIND_ZERO
@@ -106,7 +106,8 @@ def evaluate_one(
     inner: VmaOrderEnv = env.unwrapped  # type: ignore[assignment]
     policy.reset()
     observation, _ = env.reset(seed=seed)
-    total, decisions, over, info = 0.0, 0, inner.vma is None, {}
+    info: dict[str, Any] = {}
+    total, decisions, over = 0.0, 0, inner.vma is None
     pictures: list[Frame] = []
     every = 1
     while not over:
@@ -173,7 +174,8 @@ COLUMNS = {
 def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows: one policy each, means over workloads and seeds, best reward first."""
     names = list(dict.fromkeys(r.policy for r in runs))
-    means = {n: {k: float(np.mean([r.metrics[k] for r in runs if r.policy == n])) for k, _ in COLUMNS.values()} for n in names}
+    keys = [key for key, _ in COLUMNS.values()]
+    means = {n: {k: float(np.mean([r.metrics[k] for r in runs if r.policy == n])) for k in keys} for n in names}
     names.sort(key=lambda n: -means[n]["reward"])
     rows = []
     for name in names:
@@ -189,7 +191,7 @@ def format_table(header: list[str], rows: list[list[str]], markdown: bool = Fals
         return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     return "\n".join(
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
         for row in [header, *rows]
     )
 
@@ -230,4 +232,15 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-__all__ = ["COLUMNS", "Frame", "Run", "evaluate", "evaluate_one", "format_table", "look", "table", "thp_env", "write_csv"]
+__all__ = [
+    "COLUMNS",
+    "Frame",
+    "Run",
+    "evaluate",
+    "evaluate_one",
+    "format_table",
+    "look",
+    "table",
+    "thp_env",
+    "write_csv",
+]

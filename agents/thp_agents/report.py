@@ -12,8 +12,8 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
-from thp_agents.evaluation import Run, table, write_text
 
+from thp_agents.evaluation import Run, table, write_text
 from thp_env.machine.prices import TERMS
 
 COLORS = {
@@ -78,7 +78,7 @@ def address_space(runs: Sequence[Run]) -> Figure:
 
 def costs(runs: Sequence[Run]) -> Figure:
     """Draw what each policy costs, by term."""
-    header, rows = table(runs)
+    _, rows = table(runs)
     names = [row[0].split(" (")[0] for row in rows][::-1]
     figure = Figure(figsize=(10, 0.42 * len(names) + 1.2), layout="constrained")
     ax = figure.subplots()

@@ -36,7 +36,12 @@ class ShadowReward(gymnasium.Wrapper):
     """
 
     def __init__(
-        self, env: gymnasium.Env, setting: str = "64K", scale: float = 10.0, slices: int = 64, prices: Prices | None = None
+        self,
+        env: gymnasium.Env,
+        setting: str = "64K",
+        scale: float = 10.0,
+        slices: int = 64,
+        prices: Prices | None = None,
     ) -> None:
         """Wrap an environment."""
         super().__init__(env)

@@ -118,7 +118,7 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         self._window_ps, self._window_faults = int(window_ms * 1e9), window_faults
         self.default = default
         self.action_space = spaces.Discrete(len(ACTIONS))
-        self.observation_space = spaces.Dict(
+        self.observation_space = spaces.Dict(  # type: ignore[assignment]
             {
                 "vma": spaces.Box(0.0, 1.0, (len(VMA_FIELDS),), np.float32),
                 "system": spaces.Box(0.0, 1.0, (len(SYSTEM_FIELDS),), np.float32),
@@ -238,7 +238,8 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
 
     def _finish(self, status: Status, info: dict[str, Any]) -> None:
         machine = self.machine
-        assert machine is not None and self.workload is not None
+        assert machine is not None
+        assert self.workload is not None
         self._over = True
         left = pending_cost(machine.counters, machine.config.clock, PRICES)
         self.reward_terms["pending_cost"] = -left / self._accesses

@@ -16,8 +16,8 @@ from thp_env.workload import Instance, Workload
 from thp_workloads.machines import (
     MIB,
     PAGE,
-    address_noise,
     Surroundings,
+    address_noise,
     draw_surroundings,
     fragment,
     log_uniform,

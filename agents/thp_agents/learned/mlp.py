@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from thp_agents.policy import PolicyError
 
+from thp_agents.policy import PolicyError
 from thp_env.envs.actions import ACTIONS
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.machine import Vma
@@ -65,7 +65,7 @@ def save_policy(policy: MlpPolicy, path: str | os.PathLike) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             try:
-                np.savez(file, **arrays)
+                np.savez(file, **arrays)  # type: ignore[arg-type]
                 file.flush()
                 os.chmod(file.name, 0o644)
                 os.replace(file.name, path)

@@ -15,11 +15,11 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
-from thp_agents.learned.mlp import MlpPolicy, save_policy
-from thp_agents.policy import PolicyError
 from tqdm import tqdm
 
 import thp_env
+from thp_agents.learned.mlp import MlpPolicy, save_policy
+from thp_agents.policy import PolicyError
 from thp_env.envs.shadow import ShadowReward
 
 
@@ -165,8 +165,9 @@ def _model(config: PpoConfig, envs: VecEnv, checkpoint: Path | None) -> PPO:
 
 def export(model: PPO, config: PpoConfig, command: str = "") -> MlpPolicy:
     """Return the actor of a PPO model as a policy that needs NumPy only."""
-    linear = [m for m in model.policy.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)]
-    layers = [(m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in (*linear, model.policy.action_net)]
+    linear: list[Any] = [m for m in model.policy.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)]
+    linear.append(model.policy.action_net)
+    layers = [(m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear]
     meta: dict[str, Any] = {
         "name": "ppo",
         "command": command,
