@@ -90,7 +90,7 @@ static_assert(sizeof(access_record) == 16);
 
 // A discrete distribution over pages as an alias table (Walker 1977) of bins; a bin is a run of ranks.
 struct bin_record {
-    u64 threshold; // of 2^32: below it this bin, else the alias
+    u64 threshold;                    // of 2^32: below it this bin, else the alias
     u32 alias, first, count, scatter; // scatter: ranks are permuted over the range's pages
 };
 static_assert(sizeof(bin_record) == 24);

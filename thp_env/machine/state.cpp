@@ -13,9 +13,20 @@ namespace {
 constexpr u64 MAGIC = 0x3130766e65706874ULL; // "thpenv01"
 
 constexpr u32 record_size[NR_TABLES] = {
-    sizeof(page), sizeof(u8),        PTRS_PER_TABLE * sizeof(u64), sizeof(u32), sizeof(vm_area_struct),
-    sizeof(u32),  sizeof(mm_struct), sizeof(anon_vma),             sizeof(region), sizeof(pin),
-    sizeof(swap_slot), sizeof(swap_cluster), sizeof(u32),  sizeof(tlb_entry),
+    sizeof(page),
+    sizeof(u8),
+    PTRS_PER_TABLE * sizeof(u64),
+    sizeof(u32),
+    sizeof(vm_area_struct),
+    sizeof(u32),
+    sizeof(mm_struct),
+    sizeof(anon_vma),
+    sizeof(region),
+    sizeof(pin),
+    sizeof(swap_slot),
+    sizeof(swap_cluster),
+    sizeof(u32),
+    sizeof(tlb_entry),
 };
 
 // FNV-1a over words: finds damage, not malice.
@@ -73,9 +84,20 @@ void machine::attach() {
 machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes) {
     const auto frames = static_cast<u32>(config.nr_pages);
     const u32 capacity[NR_TABLES] = {
-        frames,          frames,         config.max_tables, config.max_tables, config.max_vmas,
-        config.max_vmas, config.max_mms, config.max_vmas,   nr_regions,        frames,
-        frames, frames / 512 + 1, nr_processes,    tlb_entries(config.tlb),
+        frames,
+        frames,
+        config.max_tables,
+        config.max_tables,
+        config.max_vmas,
+        config.max_vmas,
+        config.max_mms,
+        config.max_vmas,
+        nr_regions,
+        frames,
+        frames,
+        frames / 512 + 1,
+        nr_processes,
+        tlb_entries(config.tlb),
     };
     u64 size = align_up(sizeof(header), 64);
     table_header layout[NR_TABLES];

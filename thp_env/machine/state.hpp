@@ -34,15 +34,15 @@ struct page {
     i32 mapcount; // PTE mappings of this page
     u8 order;     // of the folio (head) or of the free block (buddy)
     u8 spare;
-    u16 tail;     // distance to the head page
+    u16 tail;       // distance to the head page
     u32 next, prev; // buddy free list
     // ------------
     u32 anon_vma;
-    i32 large_mapcount;      // PTE mappings of all pages + PMD mappings
-    u16 entire_mapcount;     // PMD mappings
-    u16 nr_pages_mapped;     // pages with a PTE mapping; ENTIRELY_MAPPED is added while a PMD maps it
-    u16 mm_id[2];            // two owners, and how many mappings each has (R27)
-    u64 index;               // page offset inside the anon_vma
+    i32 large_mapcount;  // PTE mappings of all pages + PMD mappings
+    u16 entire_mapcount; // PMD mappings
+    u16 nr_pages_mapped; // pages with a PTE mapping; ENTIRELY_MAPPED is added while a PMD maps it
+    u16 mm_id[2];        // two owners, and how many mappings each has (R27)
+    u64 index;           // page offset inside the anon_vma
     u32 deferred_next;
     union {
         u32 deferred_prev;
@@ -76,7 +76,7 @@ struct vm_area_struct {
     u32 orders;               // E1: the orders this VMA may use; 0 = no mask of its own
     u32 id;                   // unique over the run; a split's smaller part gets a new one
     u32 next_free;
-    u64 born;                 // ps
+    u64 born; // ps
     u64 swap_readahead;
     u64 faults[PMD_ORDER + 1]; // faults that allocated, by the order they got
     u64 zapped, zap_calls;     // pages unmapped again, and in how many calls
@@ -87,8 +87,8 @@ struct mm_struct {
     u32 in_use;
     u64 mmap_base, start_brk, brk;
     u64 rss, swapents, minflt, majflt; // pages, swap entries, faults
-    u32 thp_disable;         // 0, 1, or 2: PR_THP_DISABLE_EXCEPT_ADVISED
-    u32 huge_zero;           // holds a reference to the huge zero folio
+    u32 thp_disable;                   // 0, 1, or 2: PR_THP_DISABLE_EXCEPT_ADVISED
+    u32 huge_zero;                     // holds a reference to the huge zero folio
     u32 map_count, next_free;
 };
 
@@ -105,9 +105,9 @@ struct region {
 };
 
 struct swap_slot {
-    u16 count; // page-table entries that refer to it
+    u16 count;                            // page-table entries that refer to it
     u8 content, zeromap, taken, spare[3]; // taken: allocated, but no entry refers to it yet
-    u32 cached; // 1 + the page in the swap cache; 0: none
+    u32 cached;                           // 1 + the page in the swap cache; 0: none
     u32 unused;
 };
 
@@ -186,16 +186,17 @@ struct header {
     // Swap and the LRU.
     u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
     u32 cluster_lists[PMD_ORDER + 3], cluster_tails[PMD_ORDER + 3];
-    lru_list lru[3]; // inactive, active, lazily freed
-    u64 last_activation; // ps
-    u32 current_mm, next_slot; // the process on the CPU; the next 2 GiB slot
-    u32 default_orders, reserved; // E1: the mask of VMAs that have none of their own; 0 = all
+    lru_list lru[3];                          // inactive, active, lazily freed
+    u64 last_activation;                      // ps
+    u32 current_mm, next_slot;                // the process on the CPU; the next 2 GiB slot
+    u32 default_orders, reserved;             // E1: the mask of VMAs that have none of their own; 0 = all
     u32 tlb_array[2][NR_TLB_ARRAYS + NR_PWC]; // where each array starts; [1]: the 4K shadow TLB
     cursor at;
 };
 
 template <typename T> constexpr bool plain = std::has_unique_object_representations_v<T>;
-static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plain<mm_struct> && plain<header>);
+static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plain<mm_struct> &&
+              plain<header>);
 static_assert(plain<swap_slot> && plain<swap_cluster>);
 static_assert(plain<region> && plain<tlb_entry> && plain<anon_vma> && plain<op_record>);
 

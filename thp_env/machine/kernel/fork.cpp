@@ -56,12 +56,14 @@ bool copy_pte_range(machine &m, u32 child_vma, u64 start, u64 *from, u64 *to, u3
             swap_duplicate(m, pte_swp_offset(from[i]), 1);
             ++m.mms[m.vmas[child_vma].vm_mm].swapents;
         }
-        if (!pte_present(from[i]) || (from[i] & PTE_SPECIAL)) { // guard markers and zero pages are copied as they are
+        if (!pte_present(from[i]) ||
+            (from[i] & PTE_SPECIAL)) { // guard markers and zero pages are copied as they are
             to[i] = from[i];
             ++i;
             continue;
         }
-        const u32 n = copy_present_ptes(m, child_vma, start + (u64{i} << PAGE_SHIFT), from + i, to + i, nr - i);
+        const u32 n =
+            copy_present_ptes(m, child_vma, start + (u64{i} << PAGE_SHIFT), from + i, to + i, nr - i);
         if (n == 0) return false;
         i += n;
     }

@@ -111,7 +111,8 @@ int madvise_pages(machine &m, u32 vma, u64 start, u64 end, u64 advice) {
         }
         advised walk{m, mm, advice, {}};
         const bool done = pmd_trans_huge(*pmd) && walk.huge(vma, pmd, next - at == PMD_SIZE);
-        if (!done && pmd_is_table(*pmd)) walk.ptes(pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
+        if (!done && pmd_is_table(*pmd))
+            walk.ptes(pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
         if (!pte_none(*pmd)) flush_tlb_range(m, mm, at, next, pmd_trans_huge(*pmd) ? PMD_SHIFT : PAGE_SHIFT);
         reclaim_folios(m, std::move(walk.pageout));
         at = next;

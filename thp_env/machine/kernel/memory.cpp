@@ -80,7 +80,8 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     }
     m.spend(TIME_copying, m.cost().copy_page);
     const u32 pfn = pte_pfn(old);
-    m.contents[copy] = static_cast<u8>((m.contents[copy] & CONTENT_TOUCHED) | (m.contents[pfn] & CONTENT_MASK));
+    m.contents[copy] =
+        static_cast<u8>((m.contents[copy] & CONTENT_TOUCHED) | (m.contents[pfn] & CONTENT_MASK));
     --m.mms[v.vm_mm].rss;
     const u32 head = page_head(m, pfn);
     folio_remove_rmap_ptes(m, pfn, 1, v.vm_mm);
@@ -88,7 +89,8 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     return FAULT_DONE;
 }
 
-// R25-R27: small folios with the only reference; large ones that only one process maps, with more than one page.
+// R25-R27: small folios with the only reference; large ones that only one process maps, with more than one
+// page.
 bool wp_can_reuse_anon_folio(machine &m, u32 head) {
     const page &folio = m.pages[head];
     if (folio.order == 0) {
@@ -96,7 +98,8 @@ bool wp_can_reuse_anon_folio(machine &m, u32 head) {
         if (folio.refcount > 1 + cached) return false;
         return !cached || folio_free_swap(m, head);
     }
-    return folio.large_mapcount > 1 && !folio_maybe_mapped_shared(m, head) && folio.large_mapcount == folio.refcount;
+    return folio.large_mapcount > 1 && !folio_maybe_mapped_shared(m, head) &&
+           folio.large_mapcount == folio.refcount;
 }
 
 } // namespace

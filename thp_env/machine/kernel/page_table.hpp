@@ -4,7 +4,8 @@
 
 namespace thp {
 
-// Intel SDM vol. 3, 4.5; PROTNONE, SPECIAL and GUARD are software bits, as in arch/x86/include/asm/pgtable_types.h.
+// Intel SDM vol. 3, 4.5; PROTNONE, SPECIAL and GUARD are software bits, as in
+// arch/x86/include/asm/pgtable_types.h.
 enum pte_bits : u64 {
     PTE_PRESENT = 1ULL << 0,
     PTE_RW = 1ULL << 1,

@@ -59,8 +59,8 @@ int split_folio(machine &m, u32 head) {
     }
     m.spend(TIME_splitting, m.cost().split_folio + m.cost().split_page * nr);
     flush_folio(m, head, nr);
-    // unmap_folio takes PTEs away one by one, which makes the folio partially mapped on the way; a PMD goes at
-    // once (R21).
+    // unmap_folio takes PTEs away one by one, which makes the folio partially mapped on the way; a PMD goes
+    // at once (R21).
     if (pte_mapped) deferred_split_folio(m, head, true);
     folio_unqueue_deferred_split(m, head);
     m.count(MTHP_nr_anon, order, -1);
@@ -77,7 +77,8 @@ int split_folio(machine &m, u32 head) {
     for (u32 i = 0; i < nr; ++i) {
         page &p = m.pages[head + i];
         const u32 own = p.flags & PG_anon_exclusive;
-        p.flags = PG_head | dirty | own | (whole.flags & (PG_anon | PG_swapbacked | PG_mlocked | (i ? 0U : u32{PG_lru | PG_active})));
+        p.flags = PG_head | dirty | own |
+                  (whole.flags & (PG_anon | PG_swapbacked | PG_mlocked | (i ? 0U : u32{PG_lru | PG_active})));
         p.order = 0;
         p.tail = 0;
         p.refcount = p.mapcount;

@@ -35,7 +35,8 @@ void list_add_tail(machine &m, u32 c, u32 list) {
 }
 
 bool slot_free(const machine &m, u32 slot) {
-    return slot < m.h->swap_slots && slot != 0 && m.swap[slot].count == 0 && !m.swap[slot].cached && !m.swap[slot].taken;
+    return slot < m.h->swap_slots && slot != 0 && m.swap[slot].count == 0 && !m.swap[slot].cached &&
+           !m.swap[slot].taken;
 }
 
 bool range_free(const machine &m, u32 slot, u32 nr) {

@@ -27,7 +27,9 @@ inline u64 mk_swap_pte(u32 slot, bool exclusive) {
 u32 swap_pte_batch(const u64 *pte, u32 max);
 
 // The page in the swap cache for a slot, or NIL.
-inline u32 swap_cache_get(const machine &m, u32 slot) { return m.swap[slot].cached ? m.swap[slot].cached - 1 : NIL; }
+inline u32 swap_cache_get(const machine &m, u32 slot) {
+    return m.swap[slot].cached ? m.swap[slot].cached - 1 : NIL;
+}
 void add_to_swap_cache(machine &m, u32 pfn, u32 slot);
 // Takes a page out of the cache if no entry refers to its slot any more (folio_free_swap).
 bool folio_free_swap(machine &m, u32 head);

@@ -32,11 +32,12 @@ struct vma_smaps {
     u64 born;
     u64 faults[PMD_ORDER + 1];
     u64 zapped, zap_calls;
-    u64 by_order[PMD_ORDER + 1]; // pages mapped by folios of each order
+    u64 by_order[PMD_ORDER + 1];                          // pages mapped by folios of each order
     u64 swapped, zero, young, dirty, pmd_mapped, partial; // partial: pages of partially mapped folios
 };
 
-// Reads a VMA's page tables. clear_refs: also clears the accessed bits, without a TLB flush, as Linux does on x86.
+// Reads a VMA's page tables. clear_refs: also clears the accessed bits, without a TLB flush, as Linux does on
+// x86.
 vma_smaps smaps(machine &m, u32 vma, bool clear_refs);
 
 } // namespace thp

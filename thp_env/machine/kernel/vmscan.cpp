@@ -98,7 +98,8 @@ outcome shrink_folio(machine &m, u32 head) {
     }
     u32 slot = folio.flags & PG_swapcache ? folio.swap : NIL;
     if (slot == NIL) {
-        if (order && (folio.flags & PG_partially_mapped)) return split_folio(m, head) == 0 ? SPLIT : KEPT; // R35
+        if (order && (folio.flags & PG_partially_mapped))
+            return split_folio(m, head) == 0 ? SPLIT : KEPT; // R35
         slot = swap_alloc(m, order);
         if (slot == NIL) { // R36
             if (order == 0 || split_folio(m, head) != 0) return KEPT;
@@ -152,14 +153,15 @@ void lru_add_split_folio(machine &m, u32 head, u32 tail) {
 
 u64 reclaim_folios(machine &m, std::vector<u32> folios) {
     u64 freed = 0;
-    // A stack, since split folios are dealt with before the next one: head first, then its tails from the last.
+    // A stack, since split folios are dealt with before the next one: head first, then its tails from the
+    // last.
     std::vector<u32> stack(folios.rbegin(), folios.rend());
     while (!stack.empty()) {
         const u32 head = stack.back();
         stack.pop_back();
         if (!(m.pages[head].flags & PG_head)) {
-            // A page of a split folio that nobody maps any more. Linux still holds it: it takes a slot, gives it
-            // back and is freed, so the next page gets the slot after (recorded, s30b).
+            // A page of a split folio that nobody maps any more. Linux still holds it: it takes a slot, gives
+            // it back and is freed, so the next page gets the slot after (recorded, s30b).
             const u32 slot = swap_alloc(m, 0);
             if (slot != NIL) m.swap[slot].taken = 0;
             if (slot != NIL) swap_put(m, slot);
@@ -177,8 +179,10 @@ u64 reclaim_folios(machine &m, std::vector<u32> folios) {
 
 void force_empty(machine &m) {
     for (const u32 list : {LRU_LAZYFREE, LRU_INACTIVE, LRU_ACTIVE}) {
-        if (list != LRU_LAZYFREE && m.h->swap_slots == 0) continue; // without swap anonymous memory is not scanned
-        // inactive_is_low() asks statistics that are flushed every 2 s: what became active since stays (recorded, m03).
+        if (list != LRU_LAZYFREE && m.h->swap_slots == 0)
+            continue; // without swap anonymous memory is not scanned
+        // inactive_is_low() asks statistics that are flushed every 2 s: what became active since stays
+        // (recorded, m03).
         if (list == LRU_ACTIVE && m.h->clock - m.h->last_activation < FLUSH_TIME) continue;
         std::vector<u32> folios;
         for (u32 head = m.h->lru[list].tail; head != NIL; head = m.pages[head].prev) folios.push_back(head);
