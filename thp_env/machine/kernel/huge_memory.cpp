@@ -228,15 +228,11 @@ void deferred_split_scan(machine &m) {
     u32 rest = m.h->deferred_len;
     for (u32 head = m.h->deferred_head; rest > 0 && head != NIL; --rest) {
         const u32 next = m.pages[head].deferred_next;
-        if (m.pages[head].flags & PG_partially_mapped) {
-            split_folio(m, head);
-        } else if (!thp_underused(m, head)) {
-            folio_unqueue_deferred_split(m, head);
-        } else if (split_folio(m, head) == 0) {
-            m.count(VM_thp_underused_split_page);
-        } else {
-            folio_unqueue_deferred_split(m, head);
-        }
+        const bool flagged = m.pages[head].flags & PG_partially_mapped,
+                   underused = !flagged && thp_underused(m, head);
+        const bool done = (flagged || underused) && split_folio(m, head) == 0;
+        if (done && underused) m.count(VM_thp_underused_split_page);
+        if (!done && !flagged) folio_unqueue_deferred_split(m, head); // a flagged one waits for the next scan
         head = next;
     }
     if (m.h->huge_zero_users == 0 && m.h->huge_zero_pfn != NIL) { // shrink_huge_zero_folio_scan
