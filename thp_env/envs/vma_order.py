@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, SupportsFloat
 
@@ -107,15 +108,15 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         """Make the environment; see the class for the arguments."""
         if default not in ORDER_MASKS:
             raise ValueError(f"unknown default {default!r}: one of {', '.join(ORDER_MASKS)}")
-        if window_ms <= 0 or window_faults <= 0:
-            raise ValueError("a window must last: window_ms and window_faults must be positive")
+        if not 0 < window_ms < math.inf or window_faults != int(window_faults) or window_faults < 1:
+            raise ValueError("a window must last: window_ms must be positive, window_faults a whole number from 1 on")
         if render_mode is not None:
             raise ValueError(f"render_mode {render_mode!r} is not supported")
         self.render_mode = render_mode
         self.workloads = resolve(workload)
         self.reward, shadow = resolve_reward(reward)
         self._shadow = shadow or metrics
-        self._window_ps, self._window_faults = int(window_ms * 1e9), window_faults
+        self._window_ps, self._window_faults = max(1, int(window_ms * 1e9)), int(window_faults)
         self.default = default
         self.action_space = spaces.Discrete(len(ACTIONS))
         self.observation_space = spaces.Dict(
@@ -150,7 +151,8 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         default = (options or {}).get("default", self.default)
         if default not in ORDER_MASKS:
             raise ValueError(f"unknown default {default!r}: one of {', '.join(ORDER_MASKS)}")
-        machine.set_default_orders(ORDER_MASKS[default])
+        self._default_orders = ORDER_MASKS[default]
+        machine.set_default_orders(self._default_orders)
         self._accesses = max(1.0, float(program.work.sum()))
         self._asked: dict[int, tuple[int, int, int]] = {}  # id: when asked, faults and zapped pages then
         self._decisions = 0
@@ -166,8 +168,8 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         """Apply a choice to the VMA asked about, run a window, and ask about the next VMA."""
         if self._over or self.machine is None:
             raise gymnasium.error.ResetNeeded("call reset() before step(): the episode is over or never began")
-        if not self.action_space.contains(int(action) if np.ndim(action) == 0 else action):
-            raise ValueError(f"action {action!r} is none of 0 to {len(ACTIONS) - 1}")
+        if not self.action_space.contains(action):
+            raise ValueError(f"action {action!r} is no integer from 0 to {len(ACTIONS) - 1}")
         before, start = self._before, self.machine.clock_ps
         self._apply(ACTIONS[int(action)])
         self._window = self.machine.counters
@@ -228,7 +230,7 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         system = system_observation(machine, self._window, machine.counters, self._vmas)
         self._smaps = smaps = machine.smaps(vma.id, clear_refs=True)
         asked = self._asked.get(vma.id)
-        orders = vma.orders or ORDER_MASKS[self.default]
+        orders = vma.orders or self._default_orders
         seen = vma_observation(
             smaps, asked[1] if asked else 0, asked[2] if asked else 0, asked is not None, machine.clock_ps, orders
         )
