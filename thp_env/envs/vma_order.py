@@ -13,10 +13,10 @@ from gymnasium import spaces
 
 from thp_env.envs.actions import ACTIONS, KEEP, ORDER_MASKS, SPLIT, action_mask, fitting_blocks
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS, system_observation, vma_observation
-from thp_env.envs.reward import PRICES, RewardFunction, checked_sum, resolve_reward
+from thp_env.envs.reward import PRICES, RewardFunction, checked_terms, resolve_reward
 from thp_env.machine import Machine, Status, Vma, layout
 from thp_env.machine.prices import pending_cost
-from thp_env.metrics import run_metrics
+from thp_env.metrics import run_metrics, unfinished_cost
 from thp_env.traces import Program
 from thp_env.workload import Instance, Workload, resolve
 
@@ -64,8 +64,9 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
     ## Episode End
 
     Terminates when the program has ended, or when the machine runs out of memory: then what was not executed is
-    charged at the price of a full page walk an access (`oom_cost`). The length of an episode is set by the
-    program, never by decisions. Never truncates by itself.
+    charged as if each access walked the whole page table and faulted, with all memory resident (`oom_cost`), so
+    that it never pays to run out. The accesses of an episode are set by the program, never by decisions; how
+    many decisions there are depends on the faults. Never truncates by itself.
 
     ## Information
 
@@ -176,11 +177,11 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         status = self._run_to_decision()
         observation = self._observe(status)
         self._before = after = self.machine.counters
-        self.reward_terms = dict(self.reward(before, after, self._accesses))
+        self.reward_terms = checked_terms(self.reward(before, after, self._accesses))
         info: dict[str, Any] = {"elapsed_ns": (self.machine.clock_ps - start) // 1000}
         if status != Status.WINDOW:
             self._finish(status, info)
-        return observation, checked_sum(self.reward_terms), self._over, False, info
+        return observation, sum(self.reward_terms.values()), self._over, False, info
 
     def action_masks(self) -> np.ndarray:
         """Return which actions can have an effect, shape (13,), int8; for MaskablePPO and `Discrete.sample`."""
@@ -245,11 +246,7 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         left = pending_cost(machine.counters, machine.config.clock, PRICES)
         self.reward_terms["pending_cost"] = -left / self._accesses
         if status == Status.OOM:
-            op, step = machine.position
-            work, steps = machine.program.work, machine.program.steps
-            rest = float(work[op:].sum() - work[op] * min(1.0, step / max(1, steps[op])))
-            worst = sum(machine.config.as_dict()["walk_cycles"]) * machine.config.clock["cycle"] / 1000
-            self.reward_terms["oom_cost"] = -rest * worst / self._accesses
+            self.reward_terms["oom_cost"] = -unfinished_cost(machine, PRICES) / self._accesses
         info["reason"] = "oom" if status == Status.OOM else "done"
         info["workload"] = self.workload.name
         info["metrics"] = run_metrics(machine, self._accesses)
