@@ -37,10 +37,23 @@ def small_program(seed: int = 0, mib: int = 4) -> Program:
 
 def small_workload(name: str = "small") -> Workload:
     """Return a workload of small programs, another one each draw."""
+
     def sample(rng: np.random.Generator) -> Instance:
         return Instance(small_program(int(rng.integers(1 << 30))), MachineConfig(memory=48 * MIB))
 
     return Workload(name, "generator", name, "train", "small programs for tests", sample)
+
+
+def sparse(memory_mib: int, idle_ms: int = 0, weight: int = 1) -> Instance:
+    """Return a program that touches every 16th page of 48 MiB: 3 MiB in folios of 4K, 48 in those of 64K."""
+    b = ProgramBuilder("sparse")
+    b.mmap("a", 48 * MIB)
+    for i in range(12):
+        b.touch("a", i * 4 * MIB, 4 * MIB, stride=16 * PAGE)
+        b.compute(idle_ms * 1e6)
+    for _ in range(4):
+        b.access("a", 0, 16 * PAGE, "uniform", 1000, weight=weight)
+    return Instance(b.build(), MachineConfig(memory=memory_mib * MIB))
 
 
 @dataclass
@@ -59,7 +72,7 @@ class Episode:
 
 
 def make(env_id: str = "thp_env/VmaOrder-v0", **arguments: Any) -> gymnasium.Env:
-    """Return an environment over small programs and short windows, without Gymnasium's own checks around it."""
+    """Return an environment over small programs and short windows, without Gymnasium's checks around it."""
     arguments = {"workload": small_workload(), "window_ms": 0.5, "window_faults": 32, **arguments}
     return gymnasium.make(env_id, disable_env_checker=True, **arguments)
 
