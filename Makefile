@@ -41,14 +41,12 @@ full: install
 
 lint: install
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(filter-out CMakeLists.txt,$(NATIVE))
 	$(BIN)/clang-tidy -p build/Release --quiet $(filter %.cpp,$(NATIVE))
 
 format: install
 	$(BIN)/ruff check --fix-only -q .
-	$(BIN)/ruff format -q .
 	$(BIN)/clang-format -i $(filter-out CMakeLists.txt,$(NATIVE))
 
 # The package once more, with both sanitizers, beside the venv. The plain interpreter reads no .pth files from

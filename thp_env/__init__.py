@@ -33,7 +33,7 @@ _NAMES = {
     "ENVIRONMENTS": "thp_env.registration",
 }
 
-__all__ = ["__version__", *_NAMES]  # noqa: PLE0604
+__all__ = ["__version__", *_NAMES]
 
 __version__ = "0.1.0"
 

@@ -6,7 +6,8 @@ import pytest
 from support.machines import KIND_FOLIO, PAGE, machine_of, orders_of, pages_of, rss, run
 
 from thp_env.machine import KIND_GUARD, KIND_HUGE_ZERO, KIND_ZERO, LAYOUT_PMD, Machine, MachineConfig, Status, layout
-from thp_env.traces import parse_program
+from thp_env.traces import ProgramBuilder, parse_program
+from thp_env.traces.text import add_line
 
 pytestmark = pytest.mark.sanitize
 
@@ -104,24 +105,22 @@ def test_r4_no_shifted_block_is_searched():
 
 
 def test_r6_a_failed_allocation_counts_and_falls_back():
-    """Nearly all of 16 MiB taken page by page, every other page given back: no order above 0 is free."""
-    text = "mmap a 15M\nwrite a 0 15M\n" + "".join(f"advise a {i * 8}K 4K dontneed\n" for i in range(40))
-    text += "mmap b 2M\nthp 16 always\nthp 64 always\nthp 2048 always\nwrite b 0 4K\n"
-    machine = machine_of(text, memory=16 << 20)
-    free = None
-    while machine.run(ops=1) == Status.WINDOW:
-        if free is None and machine.position[0] == 2:
-            free = machine.free_pages
-    machine.validate()
-    assert free >= 4  # the rest of memory may still hold one block
+    """Every other page of a full machine is given back: no block above order 0 is free."""
+    start = "mmap b 4M\nread b 0 4K\nmmap a 16M\n"
+    full = machine_of(start + "write a 0 16M\n", memory=16 << 20)
+    assert full.run() == Status.OOM
+    pages = rss(full)
+    holes = "".join(f"advise a {4 * i}K 4K dontneed\n" for i in range(0, pages, 2))
+    text = start + f"write a 0 {4 * pages}K\n{holes}thp 16 always\nthp 64 always\nthp 2048 always\n"
+    machine = run(text + "write b 1M 4K\nwrite b 2M 4K\n", memory=16 << 20)
+    assert machine.free_blocks[1:] == [0] * 10
+    assert machine.free_blocks[0] > 0
+    assert orders_of(machine, "b")[256] == orders_of(machine, "b")[512] == 0
     counters = machine.counters
-    order = orders_of(machine, "b")[0]
-    tried = [o for o in (9, 4, 2) if o > order]
-    assert tried, "nothing failed"
-    for o in (9, 4, 2):
-        assert counters.stat("anon_fault_fallback", o) == (o in tried)
+    # The first block has a table: 64K, 16K. The second starts with 2M.
+    assert [counters.stat("anon_fault_fallback", o) for o in layout.ORDERS] == [2, 0, 2, 0, 0, 0, 0, 1]
     assert counters["thp_fault_fallback"] == 1
-    assert counters["anon_fault_fallback_charge"] == 0
+    assert counters["anon_fault_fallback_charge"] == counters["anon_fault_alloc"] == 0
 
 
 def test_r6_what_does_not_fit_is_silent():
@@ -167,6 +166,13 @@ def test_r11_a_write_to_the_huge_zero_page_ignores_settings():
     assert machine.process("P")[2] == 2
 
 
+def test_r11_the_translation_of_the_huge_zero_page_goes():
+    """A read leaves one in the TLB; populate replaces the page behind it."""
+    machine = run("mmap a 2M\nread a 0 4K\nadvise a 0 4K populate_write\nread a 0 4K\n", "2048")
+    assert machine.counters["dtlb_l2_miss"] == 2
+    assert machine.counters["nr_untouched"] == 511
+
+
 @pytest.mark.parametrize("cut", ["advise a 1M 4K dontneed", "mprotect a 1M 4K r", "munmap a 1M 4K"])
 def test_r11_a_cut_makes_512_zero_pages(cut):
     machine = run(f"mmap a 2M\nread a 0 4K\n{cut}\n", "2048")
@@ -208,7 +214,9 @@ def test_r15_in_several_batches_it_is_queued_first():
     assert counters["nr_anon"] == counters["nr_anon_partially_mapped"] == counters["split"] == 0
 
 
-@pytest.mark.parametrize("cut", ["mprotect a 1M 4K r", "mlock a 1M 4K", "orders a 1M 4K 1", "advise a 1M 4K nohugepage"])
+@pytest.mark.parametrize(
+    "cut", ["mprotect a 1M 4K r", "mlock a 1M 4K", "orders a 1M 4K 1", "advise a 1M 4K nohugepage"]
+)
 def test_r17_a_change_of_a_part_splits_the_pmd_not_the_folio(cut):
     machine = run(f"mmap a 2M\nwrite a 0 4K\n{cut}\n", "2048")
     assert orders_of(machine, "a") == [9] * 512
@@ -325,9 +333,6 @@ def test_guards_stop_accesses_and_can_be_removed():
     ],
 )
 def test_errors_are_those_of_linux(line, errno):
-    from thp_env.traces import ProgramBuilder
-    from thp_env.traces.text import add_line
-
     b = ProgramBuilder(checked=False)
     add_line(b, "mmap a 64K")
     add_line(b, line)

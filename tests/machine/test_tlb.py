@@ -229,7 +229,9 @@ def test_a_split_page_is_translated_page_by_page():
 def test_dirty_bits_are_set_once_by_a_walk():
     """A read fills the TLB without permission to write: the first write walks again and sets the dirty bit."""
     base = "mmap a 64K\nwrite a 0 64K\nmprotect a 0 64K r\nmprotect a 0 64K rw\n"
-    machine = Machine(program_of(base + "read a 0 64K\nwrite a 0 64K\nwrite a 0 64K\n"), MachineConfig(64 << 20, "skylake"))
+    machine = Machine(
+        program_of(base + "read a 0 64K\nwrite a 0 64K\nwrite a 0 64K\n"), MachineConfig(64 << 20, "skylake")
+    )
     machine.run()
     counters = machine.counters
     assert counters["dtlb_dirty_assist"] == 0  # mprotect keeps dirty bits

@@ -95,7 +95,7 @@ class MachineConfig:
             "nr_pages": pages,
             "max_vmas": self.max_vmas,
             "max_mms": self.max_mms,
-            "max_tables": self.max_tables or max(4096, pages // 128),
+            "max_tables": self.max_tables or min(max(4096, pages // 128), 1 << 26),
             "nr_cpus": self.nr_cpus,
             "shadow_tlb": self.shadow_tlb,
             "clock": self.clock,
@@ -150,7 +150,7 @@ class Machine:
                 self.config.as_dict(), max(1, len(program.regions)), len(program.processes), brk, base, *raw,
                 program.seed & NEVER,
             )  # fmt: skip
-        except (ValueError, TypeError, MemoryError) as error:
+        except (ValueError, TypeError, MemoryError, RuntimeError) as error:
             raise MachineError(f"cannot build the machine: {error}") from None
 
     # -- running -----------------------------------------------------------------------------------

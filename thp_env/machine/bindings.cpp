@@ -73,7 +73,7 @@ machine_config make_config(const nb::dict &d) {
     const auto pwc = nb::cast<std::vector<std::vector<u32>>>(d["tlb_pwc"]);
     const auto l1 = nb::cast<std::vector<i32>>(d["tlb_l1"]), l2 = nb::cast<std::vector<i32>>(d["tlb_l2"]);
     const auto walk = nb::cast<std::vector<u32>>(d["walk_cycles"]);
-    for (u32 i = 0; i < NR_TLB_ARRAYS; ++i) c.tlb.arrays[i] = {1, 0};
+    for (tlb_geometry &array : c.tlb.arrays) array = {1, 0};
     for (u32 i = 0; i < NR_TLB_ARRAYS && i < arrays.size(); ++i) c.tlb.arrays[i] = {arrays[i].at(0), arrays[i].at(1)};
     for (u32 i = 0; i < NR_PWC; ++i) c.tlb.pwc[i] = {pwc.at(i).at(0), pwc.at(i).at(1)};
     for (u32 i = 0; i < NR_PAGE_SIZES; ++i) {
@@ -105,7 +105,7 @@ u32 vma_by_id(const core_machine &c, u32 id) {
 
 } // namespace
 
-NB_MODULE(_core, module) {
+NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     module.doc() = "The simulated machine: a C++ core. Use thp_env.machine.Machine.";
 
 #define X(name) #name,

@@ -42,6 +42,10 @@ COSTS: Mapping[str, Cost] = MappingProxyType(
         "flush_one": Cost(100_000, "assumed: INVLPG and its entry in the batch"),
         "flush_all": Cost(300_000, "assumed: writing CR3; refills are simulated"),
         "shootdown": Cost(2_000_000, "assumed: one IPI with acknowledgement"),
+        "fork": Cost(56_000_000, "fork_256MiB of an empty process", 0.1),
+        "fork_pte": Cost(35_000, "fork_256MiB of PTE-mapped 2M folios: per PTE", 0.1),
+        "fork_folio": Cost(47_000, "fork_256MiB of 4K folios: per folio less its PTE", 0.2),
+        "fork_pmd": Cost(1_130_000, "fork_256MiB of PMD-mapped 2M folios: per PMD", 0.1),
         "scan_pte": Cost(20_000, "assumed: reading and clearing one accessed bit"),
     }
 )

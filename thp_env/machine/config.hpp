@@ -24,6 +24,10 @@ namespace thp {
     X(flush_one)        /* invalidating one TLB entry */                                                     \
     X(flush_all)        /* invalidating an address space */                                                  \
     X(shootdown)        /* interrupting one other CPU that runs the process */                               \
+    X(fork)             /* copying an empty address space */                                                 \
+    X(fork_pte)         /* sharing one PTE with a child */                                                   \
+    X(fork_folio)       /* ... and per batch of PTEs of a folio */                                           \
+    X(fork_pmd)         /* sharing one PMD */                                                                \
     X(scan_pte)         /* reading and clearing one accessed bit */
 
 struct clock_table {

@@ -26,6 +26,7 @@ namespace thp {
     X(thp_split_page)                                                                                        \
     X(thp_split_page_failed)                                                                                 \
     X(thp_deferred_split_page)                                                                               \
+    X(thp_underused_split_page)                                                                              \
     X(thp_split_pmd)                                                                                         \
     X(thp_zero_page_alloc)                                                                                   \
     X(nr_tlb_local_flush_one)                                                                                \

@@ -25,7 +25,15 @@ OP_FIELDS = dict(zip(OPS, (frozenset(f.split("=")[0] for f in text.split()) for 
 REGION_OPS = tuple(op for op in OPS if "region" in OP_FIELDS[op])
 
 THP_MODES = ("never", "madvise", "always", "inherit")
-SETTINGS = ("enabled", "use_zero_page")
+SETTINGS = {
+    "enabled": 4,
+    "use_zero_page": 2,
+    "shrink_underused": 2,
+    "khugepaged/max_ptes_none": 512,
+    "khugepaged/max_ptes_shared": 512,
+    "khugepaged/max_ptes_swap": 512,
+}
+"""Files below /sys/kernel/mm/transparent_hugepage and how many values each takes; the position is the code."""
 PATTERNS = ("stride", "uniform", "bins", "chase")
 TOUCH = ("read", "write", "writez", "fill")
 AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION = range(4)
@@ -33,8 +41,12 @@ AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION = range(4)
 ADVICE = {
     "normal": 0,
     "dontneed": 4,
+    "dontfork": 10,
+    "dofork": 11,
     "hugepage": 14,
     "nohugepage": 15,
+    "wipeonfork": 18,
+    "keeponfork": 19,
     "populate_read": 22,
     "populate_write": 23,
     "guard_install": 102,
@@ -42,4 +54,6 @@ ADVICE = {
 }
 """Advice of madvise, by name; the numbers are Linux's."""
 
-VM_READ, VM_WRITE, VM_FILE, VM_LOCKED, VM_HUGEPAGE, VM_NOHUGEPAGE = (1 << bit for bit in range(6))
+VM_READ, VM_WRITE, VM_FILE, VM_LOCKED, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_DONTCOPY, VM_WIPEONFORK = (
+    1 << bit for bit in range(8)
+)

@@ -25,7 +25,10 @@ namespace thp {
     X(compute, "a=ps")                                                                                       \
     X(slice, "process")                                                                                      \
     X(orders, "region offset length a=mask")                                                                 \
-    X(split, "region offset length")
+    X(split, "region offset length")                                                                         \
+    X(fork, "aux=process")                                                                                   \
+    X(pin, "region offset length")                                                                           \
+    X(unpin, "")
 
 enum op_code : u16 {
 #define X(name, fields) OP_##name,
@@ -35,7 +38,15 @@ enum op_code : u16 {
 };
 
 enum thp_mode : u64 { THP_NEVER, THP_MADVISE, THP_ALWAYS, THP_INHERIT };
-enum thp_setting : u64 { SET_ENABLED, SET_USE_ZERO_PAGE };
+enum thp_setting : u64 {
+    SET_ENABLED,
+    SET_USE_ZERO_PAGE,
+    SET_SHRINK_UNDERUSED,
+    SET_MAX_PTES_NONE,
+    SET_MAX_PTES_SHARED,
+    SET_MAX_PTES_SWAP,
+    NR_SETTINGS
+};
 enum placement : u64 { AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION };
 enum touch_kind : u64 { TOUCH_READ, TOUCH_WRITE, TOUCH_WRITEZ, TOUCH_FILL };
 enum access_pattern : u64 { PATTERN_STRIDE, PATTERN_UNIFORM, PATTERN_BINS, PATTERN_CHASE };
@@ -43,8 +54,12 @@ enum access_pattern : u64 { PATTERN_STRIDE, PATTERN_UNIFORM, PATTERN_BINS, PATTE
 enum advice : u64 {
     MADV_NORMAL = 0,
     MADV_DONTNEED = 4,
+    MADV_DONTFORK = 10,
+    MADV_DOFORK = 11,
     MADV_HUGEPAGE = 14,
     MADV_NOHUGEPAGE = 15,
+    MADV_WIPEONFORK = 18,
+    MADV_KEEPONFORK = 19,
     MADV_POPULATE_READ = 22,
     MADV_POPULATE_WRITE = 23,
     MADV_GUARD_INSTALL = 102,

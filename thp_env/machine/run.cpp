@@ -1,5 +1,7 @@
 #include "run.hpp"
 #include "hardware/walker.hpp"
+#include "kernel/fork.hpp"
+#include "kernel/gup.hpp"
 #include "kernel/huge_memory.hpp"
 #include "kernel/madvise.hpp"
 #include "kernel/memory.hpp"
@@ -131,6 +133,13 @@ struct interpreter {
         return do_brk(m, mm, start + op.length);
     }
 
+    int set_op(const op_record &op) {
+        u32 *const settings[NR_SETTINGS] = {&m.h->thp_enabled,   &m.h->use_zero_page,   &m.h->shrink_underused,
+                                            &m.h->max_ptes_none, &m.h->max_ptes_shared, &m.h->max_ptes_swap};
+        *settings[op.a] = static_cast<u32>(op.b);
+        return 0;
+    }
+
     int system_call(const op_record &op, u32 mm) {
         const u64 start = op.region < m.h->tables[TABLE_regions].used ? m.regions[op.region].start + op.offset : 0;
         const u64 end = start + op.length;
@@ -148,13 +157,21 @@ struct interpreter {
         case OP_split: split_folios_in_range(m, mm, start, end); return 0;
         case OP_prctl: m.mms[mm].thp_disable = op.a ? (op.b ? 2 : 1) : 0; return 0;
         case OP_thp: m.h->thp_mode[op.a] = static_cast<u32>(op.b); return 0;
-        case OP_set: (op.a == SET_ENABLED ? m.h->thp_enabled : m.h->use_zero_page) = static_cast<u32>(op.b); return 0;
+        case OP_set: return set_op(op);
+        case OP_pin: return pin_range(m, mm, start, end, op.process);
+        case OP_unpin: unpin(m, op.process); return 0;
+        case OP_fork: {
+            const u32 child = dup_mm(m, mm);
+            m.processes[op.aux] = child;
+            return child == NIL ? -ENOMEM : 0;
+        }
         case OP_shrink: deferred_split_scan(m); return 0;
         case OP_slice: m.h->current_mm = mm; return 0;
         case OP_exit: {
             const u32 gone = m.processes[op.aux];
             if (gone == NIL) return -ESRCH;
             m.processes[op.aux] = NIL;
+            unpin(m, op.aux);
             mm_exit(m, gone);
             return 0;
         }

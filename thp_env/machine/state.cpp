@@ -13,8 +13,9 @@ namespace {
 constexpr u64 MAGIC = 0x3130766e65706874ULL; // "thpenv01"
 
 constexpr u32 record_size[NR_TABLES] = {
-    sizeof(page),      sizeof(u8), PTRS_PER_TABLE * sizeof(u64), sizeof(u32),    sizeof(vm_area_struct), sizeof(u32),
-    sizeof(mm_struct), sizeof(anon_vma),             sizeof(region), sizeof(u32), sizeof(tlb_entry),
+    sizeof(page), sizeof(u8),        PTRS_PER_TABLE * sizeof(u64), sizeof(u32), sizeof(vm_area_struct),
+    sizeof(u32),  sizeof(mm_struct), sizeof(anon_vma),             sizeof(region), sizeof(pin),
+    sizeof(u32),  sizeof(tlb_entry),
 };
 
 // FNV-1a over words: finds damage, not malice.
@@ -62,14 +63,17 @@ void machine::attach() {
     mms = reinterpret_cast<mm_struct *>(at(TABLE_mms));
     anon_vmas = reinterpret_cast<anon_vma *>(at(TABLE_anon_vmas));
     regions = reinterpret_cast<region *>(at(TABLE_regions));
+    pins = reinterpret_cast<pin *>(at(TABLE_pins));
     processes = reinterpret_cast<u32 *>(at(TABLE_processes));
     tlb = reinterpret_cast<tlb_entry *>(at(TABLE_tlb));
 }
 
 machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes) {
+    const auto frames = static_cast<u32>(config.nr_pages);
     const u32 capacity[NR_TABLES] = {
-        static_cast<u32>(config.nr_pages), static_cast<u32>(config.nr_pages), config.max_tables, config.max_tables, config.max_vmas, config.max_vmas,
-        config.max_mms,  config.max_vmas,  nr_regions,       nr_processes, tlb_entries(config.tlb),
+        frames,          frames,         config.max_tables, config.max_tables, config.max_vmas,
+        config.max_vmas, config.max_mms, config.max_vmas,   nr_regions,        frames,
+        nr_processes,    tlb_entries(config.tlb),
     };
     u64 size = align_up(sizeof(header), 64);
     table_header layout[NR_TABLES];
@@ -86,6 +90,10 @@ machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes)
     h->tables[TABLE_processes].used = nr_processes;
     for (u32 i = 0; i < nr_processes; ++i) processes[i] = NIL;
     h->use_zero_page = 1;
+    h->shrink_underused = 1;
+    h->max_ptes_none = HPAGE_PMD_NR - 1;
+    h->max_ptes_shared = HPAGE_PMD_NR / 2;
+    h->max_ptes_swap = HPAGE_PMD_NR / 8;
     h->thp_enabled = THP_MADVISE;
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
     h->deferred_head = h->deferred_tail = NIL;

@@ -42,7 +42,7 @@ struct page {
     u64 index;               // page offset inside the anon_vma
     u32 deferred_next, deferred_prev;
     u16 mm_id_mapcount[2];
-    u32 private_;
+    u32 pincount; // long-term pins of any page of the folio (FOLL_LONGTERM)
 };
 // One byte a frame. 0 = all zero, 1-99 = compresses to that percentage of its size, 100 = random data; and
 // whether anybody accessed the 4K page since it was allocated: the truth, not an accessed bit.
@@ -57,6 +57,8 @@ enum vm_flags : u32 {
     VM_LOCKED = 1U << 3,
     VM_HUGEPAGE = 1U << 4,
     VM_NOHUGEPAGE = 1U << 5,
+    VM_DONTCOPY = 1U << 6,
+    VM_WIPEONFORK = 1U << 7,
 };
 
 struct vm_area_struct {
@@ -82,14 +84,21 @@ struct mm_struct {
     u32 map_count, next_free;
 };
 
+// VMAs are listed under the root of a family of processes, so that one list finds every mapping of a folio.
 struct anon_vma {
-    u32 head; // VMAs
+    u32 head; // VMAs, in a root
+    u32 root, users;
     u32 next_free;
 };
 
 struct region {
     u64 start, length;
     u32 mapped, process;
+};
+
+// A page that a process has pinned for I/O.
+struct pin {
+    u32 pfn, process;
 };
 
 struct tlb_entry {
@@ -113,6 +122,7 @@ enum table_id : u32 {
     TABLE_mms,
     TABLE_anon_vmas,
     TABLE_regions,
+    TABLE_pins,
     TABLE_processes, // the mm of each process of the program
     TABLE_tlb,
     NR_TABLES
@@ -143,7 +153,7 @@ struct header {
     u32 zero_pfn, huge_zero_pfn, huge_zero_users, next_vma_id;
     u32 deferred_head, deferred_tail, deferred_len, nr_vmas;
     // Settings.
-    u32 thp_enabled, use_zero_page;
+    u32 thp_enabled, use_zero_page, shrink_underused, max_ptes_none, max_ptes_shared, max_ptes_swap;
     u32 thp_mode[PMD_ORDER + 1];
     u32 current_mm, next_slot; // the process on the CPU; the next 2 GiB slot
     u32 default_orders, reserved; // E1: the mask of VMAs that have none of their own; 0 = all
@@ -167,6 +177,7 @@ struct machine {
     mm_struct *mms = nullptr;
     anon_vma *anon_vmas = nullptr;
     region *regions = nullptr;
+    pin *pins = nullptr;
     u32 *processes = nullptr;
     tlb_entry *tlb = nullptr;
 

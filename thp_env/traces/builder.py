@@ -7,22 +7,19 @@ memory is refused while it is written, with the line that does so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from thp_env.machine import layout
 from thp_env.traces.distributions import alias_table
 from thp_env.traces.intervals import Intervals
-from thp_env.traces.program import ACCESS_DTYPE, BIN_DTYPE, OP_DTYPE, Program, ProgramError, UnknownOperationError
-
-PROTECTION = {"none": 0, "r": layout.VM_READ, "rw": layout.VM_READ | layout.VM_WRITE}
-"""Protections of `mmap` and `mprotect`."""
+from thp_env.traces.program import ACCESS_DTYPE, ProgramError, UnknownOperationError
+from thp_env.traces.writer import ProgramWriter
 
 WEIGHT_MAX = (1 << 32) - 1
 
 
-class ProgramBuilder:
+class ProgramBuilder(ProgramWriter):
     """Writes a `Program`.
 
     All lengths and offsets are bytes. `content` is what a write leaves in a page: 0 = all zero, 1-99 = it
@@ -37,24 +34,6 @@ class ProgramBuilder:
     Raises:
         ProgramError: from any method, for an operation that cannot run.
     """
-
-    def __init__(self, name: str = "program", *, seed: int = 0, checked: bool = True, **meta: Any) -> None:
-        """Start an empty program with one process, P."""
-        self.checked = checked
-        self._meta = {"name": name, **meta}
-        self.seed = seed
-        self._ops: list[tuple] = []
-        self._processes: dict[str, int] = {"P": 0}
-        self._regions: dict[str, int] = {}
-        self._mapped: dict[tuple[int, int], Intervals] = {}
-        self._size: dict[int, int] = {}
-        self._accesses: list[np.ndarray] = []
-        self._n_accesses = 0
-        self._bins: list[np.ndarray] = []
-        self._n_bins = 0
-        self._tables: list[tuple[int, int]] = []
-        self._table_of: dict[bytes, int] = {}
-        self.process = "P"
 
     # -- mappings ----------------------------------------------------------------------------------
 
@@ -123,7 +102,7 @@ class ProgramBuilder:
         """Move a range to a new region called `name`; `at="auto"` grows or shrinks in place if it can."""
         number, offset, length = self._range(region, offset, length)
         new_length = length if new_length is None else self._pages(new_length)
-        place, a, b, aux = self._place(at, align, slot_offset)
+        place, a, b, _ = self._place(at, align, slot_offset)
         if place == layout.AT_REGION:
             raise ProgramError("mremap onto a part of another region is not supported: use at=auto")
         target = self._new_region(name, new_length)
@@ -298,11 +277,12 @@ class ProgramBuilder:
         """Write a value below /sys/kernel/mm/transparent_hugepage."""
         if path not in layout.SETTINGS:
             raise UnknownOperationError(f"unknown setting {path}")
-        if path == "enabled":
-            number = layout.THP_MODES.index(str(value))
-        else:
-            number = int(value)
-        self._emit("set", a=layout.SETTINGS.index(path), b=number)
+        if path == "enabled" and value in layout.THP_MODES:
+            value = layout.THP_MODES.index(str(value))
+        if not str(value).isdecimal() or int(value) >= layout.SETTINGS[path]:
+            values = ", ".join(layout.THP_MODES) if path == "enabled" else f"0 to {layout.SETTINGS[path] - 1}"
+            raise ProgramError(f"{path} takes {values}, not {value}")
+        self._emit("set", a=list(layout.SETTINGS).index(path), b=int(value))
 
     def prctl(self, disable: int, flags: int = 0) -> None:
         """prctl(PR_SET_THP_DISABLE, disable, flags)."""
@@ -311,6 +291,25 @@ class ProgramBuilder:
     def shrink(self) -> None:
         """Run the deferred-split shrinker."""
         self._emit("shrink")
+
+    def fork(self, child: str) -> None:
+        """Fork the current process; the child has the same regions."""
+        if child in self._processes:
+            raise ProgramError(f"process {child} exists already")
+        parent = self._processes[self.process]
+        number = self._processes[child] = len(self._processes)
+        self._emit("fork", aux=number)
+        for (process, region), mapped in list(self._mapped.items()):
+            if process == parent:
+                self._mapped[number, region] = mapped.copy()
+
+    def pin(self, region: str, offset: int, length: int) -> None:
+        """Pin a range for I/O (FOLL_LONGTERM)."""
+        self._emit("pin", *self._range(region, offset, length))
+
+    def unpin(self) -> None:
+        """Let go of everything that the current process has pinned."""
+        self._emit("unpin")
 
     def exit(self, process: str) -> None:
         """End a process."""
@@ -327,115 +326,3 @@ class ProgramBuilder:
     def split(self, region: str, offset: int, length: int) -> None:
         """Split the range's large folios as the deferred-split shrinker does (extension E2)."""
         self._emit("split", *self._range(region, offset, length))
-
-    # -- the result --------------------------------------------------------------------------------
-
-    def region_number(self, region: str) -> int:
-        """The number that `ACCESS_DTYPE.region` uses for a region."""
-        return self._region(region)
-
-    @property
-    def processes(self) -> tuple[str, ...]:
-        """Names of the processes so far."""
-        return tuple(self._processes)
-
-    def __len__(self) -> int:
-        """Return the number of operations so far."""
-        return len(self._ops)
-
-    def build(self) -> Program:
-        """Return the finished program."""
-        return Program(
-            ops=np.array(self._ops, dtype=OP_DTYPE),
-            processes=tuple(self._processes),
-            regions=tuple(self._regions),
-            accesses=np.concatenate(self._accesses) if self._accesses else np.empty(0, ACCESS_DTYPE),
-            bins=np.concatenate(self._bins) if self._bins else np.empty(0, BIN_DTYPE),
-            tables=np.array(self._tables, dtype=np.uint32).reshape(-1, 2),
-            seed=self.seed,
-            meta=dict(self._meta),
-        ).check()
-
-    # -- inside ------------------------------------------------------------------------------------
-
-    def _emit(
-        self, op: str, region: int = 0, offset: int = 0, length: int = 0, a: int = 0, b: int = 0, c: int = 0,
-        d: int = 0, weight: int = 1, aux: int = 0,
-    ) -> None:  # fmt: skip
-        process = self._processes[self.process]
-        self._ops.append((layout.OPS.index(op), process, region, offset, length, a, b, c, d, weight, aux))
-
-    def _key(self, region: int) -> tuple[int, int]:
-        return self._processes[self.process], region
-
-    def _intervals(self, region: int) -> Intervals:
-        return self._mapped.setdefault(self._key(region), Intervals())
-
-    def _forget(self, region: int, offset: int, length: int) -> None:
-        self._intervals(region).remove(offset, offset + length)
-
-    def _new_region(self, name: str, length: int) -> int:
-        if name in self._regions:
-            raise ProgramError(f"region {name} exists already")
-        number = self._regions[name] = len(self._regions)
-        self._size[number] = length
-        return number
-
-    def _region(self, name: str) -> int:
-        if name not in self._regions:
-            raise ProgramError(f"unknown region {name}")
-        return self._regions[name]
-
-    def _pages(self, length: int) -> int:
-        if length <= 0:
-            raise ProgramError(f"length must be positive, not {length}")
-        return -(-length // layout.PAGE_SIZE) * layout.PAGE_SIZE
-
-    def _range(self, region: str, offset: int, length: int) -> tuple[int, int, int]:
-        number = self._region(region)
-        if offset % layout.PAGE_SIZE:
-            raise ProgramError(f"offset {offset} is not a multiple of the page size")
-        length = self._pages(length)
-        self._in_bounds(number, offset, length)
-        return number, offset, length
-
-    def _in_bounds(self, region: int, offset: int, length: int) -> None:
-        if offset < 0 or length <= 0:
-            raise ProgramError(f"offset and length must be positive, not {offset} and {length}")
-        if self.checked and not self._intervals(region).covers(offset, offset + length):
-            name = list(self._regions)[region]
-            raise ProgramError(f"{name} is not mapped at {offset:#x} to {offset + length:#x}")
-
-    def _prot(self, prot: str) -> int:
-        if prot not in PROTECTION:
-            raise ProgramError(f"unknown protection {prot}: none, r or rw")
-        return PROTECTION[prot]
-
-    def _content(self, content: int) -> int:
-        if not 0 <= content <= 100:
-            raise ProgramError("content is a percentage, 0 (all zero) to 100 (random)")
-        return content
-
-    def _place(self, at: str | int | tuple[str, int], align: int, offset: int) -> tuple[int, int, int, int]:
-        """Return placement, a, b, aux."""
-        if at == "slot":
-            return layout.AT_SLOT, max(align, layout.PMD_SIZE), offset, 0
-        if at == "auto":
-            return layout.AT_UNMAPPED_AREA, 0, 0, 0
-        if isinstance(at, tuple):
-            number = self._region(at[0])
-            if at[1] % layout.PAGE_SIZE:
-                raise ProgramError("a fixed mapping must start at a page")
-            return layout.AT_REGION, at[1], 0, number
-        if not isinstance(at, int) or at % layout.PAGE_SIZE or not 0 < at < layout.TASK_SIZE:
-            raise ProgramError(f"{at} is no place for a mapping: slot, auto, an address or (region, offset)")
-        return layout.AT_ADDRESS, at, 0, 0
-
-    def _table(self, bins: np.ndarray) -> int:
-        key = bins.tobytes()
-        if key not in self._table_of:
-            self._table_of[key] = len(self._tables)
-            self._tables.append((self._n_bins, len(bins)))
-            self._bins.append(bins)
-            self._n_bins += len(bins)
-        return self._table_of[key]

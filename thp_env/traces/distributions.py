@@ -42,7 +42,8 @@ def alias_table(
             raise ProgramError("center must lie in 0..1 and sigma be positive")
         edges = np.unique(np.linspace(0, pages, min(pages, 256) + 1).astype(np.int64))
         middle = (edges[:-1] + edges[1:]) / 2 / pages
-        weights = np.exp(-0.5 * ((middle - center) / sigma) ** 2) * np.diff(edges)
+        logs = -0.5 * ((middle - center) / sigma) ** 2
+        weights = np.exp(logs - logs.max()) * np.diff(edges)  # a narrow island may lie between two middles
         weights += weights.sum() * 1e-12
         scatter = False
     table = np.zeros(len(weights), BIN_DTYPE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 
 
 class Intervals:
@@ -12,9 +13,15 @@ class Intervals:
         """Start empty."""
         self._edges: list[int] = []
 
-    def __iter__(self):  # noqa: ANN204
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         """Iterate over (start, end)."""
         return iter(zip(self._edges[::2], self._edges[1::2], strict=True))
+
+    def copy(self) -> Intervals:
+        """Return an independent copy."""
+        other = Intervals()
+        other._edges = self._edges.copy()
+        return other
 
     def _replace(self, start: int, end: int, inside: bool) -> None:
         edges = self._edges

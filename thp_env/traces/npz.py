@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def save_program(program: Program, path: str | os.PathLike) -> None:
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             try:
-                np.savez_compressed(file, **arrays)
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
                 file.flush()
                 os.chmod(file.name, 0o644)
                 os.replace(file.name, path)
@@ -58,12 +59,12 @@ def load_program(path: str | os.PathLike) -> Program:
         ProgramError: when the file is missing, damaged or not a trace program.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             header = json.loads(bytes(file["header"]))
             if header.get("format") != FORMAT:
                 raise ProgramError(f"{path}: not a trace program of this version")
             records = {
-                name: _join(file, name, dtype)
+                name: _join(path, file, name, dtype)
                 for name, dtype in (("ops", OP_DTYPE), ("accesses", ACCESS_DTYPE), ("bins", BIN_DTYPE))
             }
             program = Program(
@@ -78,7 +79,7 @@ def load_program(path: str | os.PathLike) -> Program:
         raise
     except FileNotFoundError:
         raise ProgramError(f"{path}: no such file") from None
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
         raise ProgramError(f"{path}: truncated or not a .npz file ({error})") from None
     except (KeyError, ValueError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ProgramError(f"{path}: not a trace program ({error})") from None
@@ -95,11 +96,11 @@ def checksum(program: Program) -> str:
     return digest.hexdigest()
 
 
-def _join(file: np.lib.npyio.NpzFile, name: str, dtype: np.dtype) -> np.ndarray:
-    columns = {column: file[f"{name}.{column}"] for column in dtype.names}
+def _join(path: str | os.PathLike, file: np.lib.npyio.NpzFile, name: str, dtype: np.dtype) -> np.ndarray:
+    columns = {column: file[f"{name}.{column}"] for column in dtype.fields or ()}
     data = np.zeros(len(next(iter(columns.values()))), dtype)
     for column, values in columns.items():
         if values.shape != data.shape or values.dtype != dtype[column]:
-            raise ProgramError(f"column {name}.{column} does not fit")
+            raise ProgramError(f"{path}: column {name}.{column} does not fit")
         data[column] = values
     return data

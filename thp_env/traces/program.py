@@ -50,6 +50,10 @@ BIN_DTYPE = np.dtype(
 """One bin of a discrete distribution over pages, as an alias table."""
 
 
+CONTENT_MAX = 100
+"""The content class of random data."""
+
+
 class ProgramError(ValueError):
     """A trace program that cannot be run: says where, what and why."""
 
@@ -166,27 +170,60 @@ class Program:
                 raise ProgramError(f"{source or self.name}: {where}: {reason}")
 
         ops, n = self.ops, len(self.ops)
-        code = ops["op"]
+        code, end = ops["op"], ops["offset"] + ops["length"]
+
+        def uses(*names: str) -> np.ndarray:
+            return np.isin(code, [layout.OPS.index(name) for name in names])
+
+        def limit(name: str, field: str, size: int, what: str) -> None:
+            refuse(uses(name) & (ops[field] >= size), f"unknown {what}")
+
         if not self.processes:
             raise ProgramError(f"{source or self.name}: a program needs at least one process")
         refuse(code >= len(layout.OPS), "unknown operation code")
         refuse(ops["process"] >= len(self.processes), "unknown process")
-        takes_region = np.isin(code, [layout.OPS.index(o) for o in layout.REGION_OPS])
+        takes_region = uses(*layout.REGION_OPS)
         refuse(takes_region & (ops["region"] >= max(1, len(self.regions))), "unknown region")
-        replay = code == layout.OPS.index("replay")
-        end = ops["offset"] + ops["length"]
-        refuse(replay & ((end > len(self.accesses)) | (end < ops["offset"])), "slice outside the recording")
-        refuse(takes_region & (end > layout.TASK_SIZE), "range beyond the end of the address space")
-        access = code == layout.OPS.index("access")
-        refuse(access & (ops["a"] >= len(layout.PATTERNS)), "unknown access pattern")
-        binned = access & (ops["a"] == layout.PATTERNS.index("bins"))
-        refuse(binned & (ops["aux"] >= len(self.tables)), "unknown distribution table")
+        refuse(uses("replay") & ((end > len(self.accesses)) | (end < ops["offset"])), "slice outside the recording")
+        beyond = (end > layout.TASK_SIZE) | (end < ops["offset"])
+        refuse(takes_region & beyond, "range beyond the end of the address space")
+        whole = takes_region & ~uses("touch", "access")
+        refuse(whole & ((ops["offset"] | ops["length"]) % layout.PAGE_SIZE > 0), "range that is not whole pages")
+        limit("thp", "a", layout.PMD_ORDER + 1, "folio order")
+        limit("thp", "b", len(layout.THP_MODES), "mode")
+        limit("set", "a", len(layout.SETTINGS), "setting")
+        most = np.array([*layout.SETTINGS.values()], np.uint64)[np.minimum(ops["a"], len(layout.SETTINGS) - 1)]
+        refuse(uses("set") & (ops["b"] >= most), "unknown value")
+        for name in ("exit", "fork"):
+            limit(name, "aux", len(self.processes), "process")
+        for name in ("mmap", "mremap"):
+            limit(name, "c", layout.AT_REGION + 1, "placement")
+            slot = uses(name) & (ops["c"] == layout.AT_SLOT)
+            refuse(slot & ((ops["a"] == 0) | (ops["a"] & (ops["a"] - 1) > 0)), "alignment that is no power of two")
+            pages = np.where(slot, ops["b"], ops["a"]) | (ops["d"] if name == "mremap" else 0)
+            refuse(uses(name) & (pages % layout.PAGE_SIZE > 0), "place that is not at a page")
+        limit("mmap", "d", layout.VM_NOHUGEPAGE * 2, "VMA flag")
+        limit("mremap", "aux", len(self.regions), "region")
+        refuse(uses("mmap") & (ops["c"] == layout.AT_REGION) & (ops["aux"] >= len(self.regions)), "unknown region")
+        limit("mprotect", "a", (layout.VM_READ | layout.VM_WRITE) + 1, "protection")
+        limit("orders", "a", layout.ORDERS_ALL + 1, "folio order")
+        limit("touch", "b", len(layout.TOUCH), "kind of touch")
+        limit("touch", "c", CONTENT_MAX + 1, "content class")
+        refuse(uses("touch") & (ops["a"] == 0), "stride must be positive")
+        access = uses("access")
+        limit("access", "a", len(layout.PATTERNS), "access pattern")
+        pattern = np.where(access, ops["a"], len(layout.PATTERNS))
+        bins = pattern == layout.PATTERNS.index("bins")
+        refuse(bins & (ops["aux"] >= len(self.tables)), "unknown distribution table")
+        refuse((pattern == layout.PATTERNS.index("stride")) & (ops["aux"] == 0), "stride must be positive")
         refuse(access & (ops["length"] < 64), "accesses need a range of at least 64 bytes")
-        refuse((access | replay) & (ops["weight"] == 0), "weight must be at least 1")
+        refuse(access & (ops["d"] >> np.uint64(32) > CONTENT_MAX), "unknown content class")
+        limit("replay", "d", CONTENT_MAX + 1, "content class")
+        refuse((access | uses("replay")) & (ops["weight"] == 0), "weight must be at least 1")
         if n and len(self.accesses) and (self.accesses["region"] >= len(self.regions)).any():
             raise ProgramError(f"{source or self.name}: a recorded access names an unknown region")
-        first, count = self.tables.reshape(-1, 2).T.astype(np.uint64) if len(self.tables) else (0, 0)
-        if len(self.tables) and ((first + count > len(self.bins)).any() or (count == 0).any()):
+        first, count = self.tables.reshape(-1, 2).T.astype(np.uint64)
+        if (first + count > len(self.bins)).any() or (count == 0).any():
             raise ProgramError(f"{source or self.name}: a distribution table points outside its bins")
         for start, size in self.tables:
             table = self.bins[start : start + size]

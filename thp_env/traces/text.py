@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from thp_env.machine import layout
-from thp_env.traces.builder import PROTECTION, ProgramBuilder
+from thp_env.traces.builder import ProgramBuilder
 from thp_env.traces.program import ACCESS_DTYPE, Program, ProgramError, UnknownOperationError
+from thp_env.traces.writer import PROTECTION
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "p": layout.PAGE_SIZE}
 TIMES = {"": 1.0, "ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
@@ -111,7 +112,10 @@ FORMS: dict[str, tuple[str, tuple[Callable[[str], Any], ...], int]] = {
     "slice": ("slice", (str,), 1),
     "prctl": ("prctl", (int, int), 1),
     "shrink": ("shrink", (), 0),
+    "fork": ("fork", (str,), 1),
     "exit": ("exit", (str,), 1),
+    "pin": ("pin", (str, number, number), 3),
+    "unpin": ("unpin", (), 0),
     "orders": ("orders", (str, number, number, lambda t: int(t, 0)), 4),
     "split": ("split", (str, number, number), 3),
 }
@@ -244,8 +248,8 @@ def _format(program: Program, op: np.void) -> str:
         case "thp":
             return f"thp {4 << a} {layout.THP_MODES[b]}"
         case "set":
-            value = layout.THP_MODES[b] if layout.SETTINGS[a] == "enabled" else b
-            return f"set {layout.SETTINGS[a]} {value}"
+            path = list(layout.SETTINGS)[a]
+            return f"set {path} {layout.THP_MODES[b] if path == 'enabled' else b}"
         case "mmap":
             place = _format_place(program, c, a, b, int(op["aux"]))
             flags = "".join(
@@ -289,11 +293,13 @@ def _format(program: Program, op: np.void) -> str:
             return f"slice {program.processes[op['process']]}"
         case "prctl":
             return f"prctl {a} {b}"
+        case "fork":
+            return f"fork {program.processes[op['aux']]}"
         case "exit":
             return f"exit {program.processes[op['aux']]}"
         case "orders":
             return f"orders {where} {a:#x}"
-        case "shrink":
+        case "shrink" | "unpin":
             return name
     return f"{name} {where}"
 

@@ -86,9 +86,9 @@ std::string check_tlb(const tlb_config &c) {
 
 void tlb_init(machine &m) {
     u32 at = 0;
-    for (u32 which = 0; which < 2; ++which) {
+    for (auto &copy : m.h->tlb_array) {
         for (u32 array = 0; array < NR_TLB_ARRAYS + NR_PWC; ++array) {
-            m.h->tlb_array[which][array] = at;
+            copy[array] = at;
             const tlb_geometry &g = geometry(m.h->config.tlb, array);
             at += g.sets * g.ways;
         }

@@ -107,7 +107,8 @@ vm_fault do_huge_pmd_wp_page(machine &m, u32 vma, u64 address, u64 *pmd) {
             flush_tlb_range(m, m.vmas[vma].vm_mm, start, start + PMD_SIZE, PMD_SHIFT);
             return FAULT_DONE;
         }
-    } else if (m.pages[pte_pfn(*pmd)].flags & PG_anon_exclusive) { // R28
+    } else if ((m.pages[pte_pfn(*pmd)].flags & PG_anon_exclusive) || m.pages[pte_pfn(*pmd)].refcount == 1) { // R28
+        m.pages[pte_pfn(*pmd)].flags |= PG_anon_exclusive;
         *pmd |= PTE_RW | YOUNG_DIRTY;
         m.spend(TIME_fault, m.cost().fault_reuse);
         return FAULT_DONE;
@@ -204,12 +205,29 @@ void folio_unqueue_deferred_split(machine &m, u32 head) {
     --h.deferred_len;
 }
 
+namespace {
+
+// R22
+bool thp_underused(const machine &m, u32 head) {
+    const u32 limit = m.h->max_ptes_none;
+    if (!m.h->shrink_underused || limit == HPAGE_PMD_NR - 1 || (m.pages[head].flags & PG_mlocked)) return false;
+    const u8 *content = m.contents + head;
+    const auto zero = std::count_if(content, content + HPAGE_PMD_NR, [](u8 c) { return !(c & CONTENT_MASK); });
+    return static_cast<u32>(zero) > limit;
+}
+
+} // namespace
+
 void deferred_split_scan(machine &m) {
     u32 rest = m.h->deferred_len;
     for (u32 head = m.h->deferred_head; rest > 0 && head != NIL; --rest) {
         const u32 next = m.pages[head].deferred_next;
         if (m.pages[head].flags & PG_partially_mapped) {
             split_folio(m, head);
+        } else if (!thp_underused(m, head)) {
+            folio_unqueue_deferred_split(m, head);
+        } else if (split_folio(m, head) == 0) {
+            m.count(VM_thp_underused_split_page);
         } else {
             folio_unqueue_deferred_split(m, head);
         }

@@ -3,6 +3,7 @@
 #include "memory.hpp"
 #include "mmap.hpp"
 #include "page_table.hpp"
+#include "rmap.hpp"
 #include <algorithm>
 #include <cerrno>
 
@@ -24,8 +25,15 @@ template <typename Each> int walk_vmas(machine &m, u32 mm, u64 start, u64 end, E
     return hole;
 }
 
+int set_vma_flag(machine &m, u32 mm, u64 start, u64 end, u32 flag, bool on) {
+    return vma_modify(
+        m, mm, start, end, [&](const vm_area_struct &v) { return !(v.vm_flags & flag) == on; },
+        [&](u32 v) { m.vmas[v].vm_flags ^= flag; });
+}
+
 int guard_install(machine &m, u32 v, u64 start, u64 end) {
     if (m.vmas[v].vm_flags & VM_LOCKED) return -EINVAL;
+    if (!anon_vma_prepare(m, v)) return -ENOMEM; // so that fork copies the markers
     if (!zap_page_range(m, v, start, end, false)) return -ENOMEM;
     for (u64 at = start; at < end; at += PAGE_SIZE) {
         u64 *pmd = pmd_alloc(m, m.vmas[v].vm_mm, at);
@@ -77,6 +85,10 @@ int do_madvise(machine &m, u32 mm, u64 start, u64 length, u64 advice) {
             m, mm, start, end, [&](const vm_area_struct &v) { return (v.vm_flags & both) != on; },
             [&](u32 v) { m.vmas[v].vm_flags = (m.vmas[v].vm_flags & ~both) | on; });
     }
+    case MADV_DONTFORK: return set_vma_flag(m, mm, start, end, VM_DONTCOPY, true);
+    case MADV_DOFORK: return set_vma_flag(m, mm, start, end, VM_DONTCOPY, false);
+    case MADV_WIPEONFORK: return set_vma_flag(m, mm, start, end, VM_WIPEONFORK, true);
+    case MADV_KEEPONFORK: return set_vma_flag(m, mm, start, end, VM_WIPEONFORK, false);
     case MADV_DONTNEED:
         return walk_vmas(m, mm, start, end, [&](u32 v, u64 from, u64 to) {
             if (m.vmas[v].vm_flags & VM_LOCKED) return -EINVAL;

@@ -87,12 +87,19 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     return FAULT_DONE;
 }
 
+// R25-R27: small folios with the only reference; large ones that only one process maps, with more than one page.
+bool wp_can_reuse_anon_folio(const machine &m, u32 head) {
+    const page &folio = m.pages[head];
+    if (folio.order == 0) return folio.refcount == 1;
+    return folio.large_mapcount > 1 && !folio_maybe_mapped_shared(m, head) && folio.large_mapcount == folio.refcount;
+}
+
 vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
     if (*pte & PTE_SPECIAL) return wp_page_copy(m, vma, address, pte);
     const u32 pfn = pte_pfn(*pte), head = page_head(m, pfn);
-    const page &folio = m.pages[head];
-    const bool alone = folio.order == 0 && folio.refcount == 1;
-    if (!(m.pages[pfn].flags & PG_anon_exclusive) && !alone) return wp_page_copy(m, vma, address, pte);
+    if (!(m.pages[pfn].flags & PG_anon_exclusive) && !wp_can_reuse_anon_folio(m, head)) {
+        return wp_page_copy(m, vma, address, pte);
+    }
     m.pages[pfn].flags |= PG_anon_exclusive;
     *pte |= PTE_RW | PTE_ACCESSED | PTE_DIRTY;
     m.spend(TIME_fault, m.cost().fault_reuse);

@@ -67,21 +67,22 @@ bool adjacent(const vm_area_struct &a, const vm_area_struct &b) {
 }
 
 // can_vma_merge_after, but for the masks.
-bool compatible(const vm_area_struct &a, const vm_area_struct &b) {
+bool compatible(const machine &m, const vm_area_struct &a, const vm_area_struct &b) {
     return adjacent(a, b) && a.vm_flags == b.vm_flags &&
-           (a.anon_vma == b.anon_vma || a.anon_vma == NIL || b.anon_vma == NIL);
+           (a.anon_vma == b.anon_vma || (a.anon_vma == NIL && anon_vma_singular(m, b.anon_vma)) ||
+            (b.anon_vma == NIL && anon_vma_singular(m, a.anon_vma)));
 }
 
 // E1: different masks keep VMAs apart.
-bool can_merge(const vm_area_struct &a, const vm_area_struct &b) { return compatible(a, b) && a.orders == b.orders; }
+bool can_merge(const machine &m, const vm_area_struct &a, const vm_area_struct &b) { return compatible(m, a, b) && a.orders == b.orders; }
 
 // E1: a new mapping that makes another one longer takes its mask.
 void inherit_orders(machine &m, u32 v) {
     vm_area_struct &vma = m.vmas[v];
     const u32 prev = vma_prev(m, v), next = vma_next(m, v);
-    if (prev != NIL && compatible(m.vmas[prev], vma)) {
+    if (prev != NIL && compatible(m, m.vmas[prev], vma)) {
         vma.orders = m.vmas[prev].orders;
-    } else if (next != NIL && compatible(vma, m.vmas[next])) {
+    } else if (next != NIL && compatible(m, vma, m.vmas[next])) {
         vma.orders = m.vmas[next].orders;
     }
 }
@@ -118,6 +119,16 @@ u32 mm_create(machine &m) {
     return mm;
 }
 
+u32 vma_dup(machine &m, u32 vma, u32 mm) {
+    const vm_area_struct old = m.vmas[vma];
+    const u32 v = vma_create(m, mm, old.vm_start, old.vm_end);
+    if (v == NIL) return NIL;
+    m.vmas[v].vm_flags = old.vm_flags & ~u32{VM_LOCKED}; // locks are not inherited
+    m.vmas[v].vm_pgoff = old.vm_pgoff;
+    m.vmas[v].orders = old.orders;
+    return v;
+}
+
 void mm_exit(machine &m, u32 mm) {
     do_munmap(m, mm, 0, TASK_SIZE);
     table_page_free(m, m.mms[mm].pgd);
@@ -146,9 +157,10 @@ u32 find_mergeable_anon_vma(const machine &m, u32 vma) {
     constexpr u32 ignored = VM_READ | VM_WRITE; // anon_vma_compatible ignores VM_ACCESS_FLAGS
     const u32 next = vma_next(m, vma), prev = vma_prev(m, vma);
     if (next != NIL && adjacent(v, m.vmas[next]) && !((v.vm_flags ^ m.vmas[next].vm_flags) & ~ignored) &&
-        m.vmas[next].anon_vma != NIL)
+        m.vmas[next].anon_vma != NIL && anon_vma_singular(m, m.vmas[next].anon_vma))
         return m.vmas[next].anon_vma;
-    if (prev != NIL && adjacent(m.vmas[prev], v) && !((v.vm_flags ^ m.vmas[prev].vm_flags) & ~ignored))
+    if (prev != NIL && adjacent(m.vmas[prev], v) && !((v.vm_flags ^ m.vmas[prev].vm_flags) & ~ignored) &&
+        m.vmas[prev].anon_vma != NIL && anon_vma_singular(m, m.vmas[prev].anon_vma))
         return m.vmas[prev].anon_vma;
     return NIL;
 }
@@ -185,7 +197,7 @@ void vma_merge_range(machine &m, u32 mm, u64 start, u64 end) {
     while (v != NIL && m.vmas[v].vm_end <= end) {
         const u32 next = vma_next(m, v);
         if (next == NIL) return;
-        if (can_merge(m.vmas[v], m.vmas[next])) {
+        if (can_merge(m, m.vmas[v], m.vmas[next])) {
             merge(m, v, next);
         } else {
             v = next;

@@ -6,6 +6,8 @@ namespace thp {
 
 u32 mm_create(machine &m);
 void mm_exit(machine &m, u32 mm);
+// A copy of a VMA in another mm, without its pages (vm_area_dup); NIL when the table is full.
+u32 vma_dup(machine &m, u32 vma, u32 mm);
 
 // The first VMA of the mm that ends above the address, or NIL.
 u32 find_vma(const machine &m, u32 mm, u64 address);

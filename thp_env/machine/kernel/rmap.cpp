@@ -44,24 +44,35 @@ void note_unmapped(machine &m, u32 head, u32 newly) {
 
 void anon_vma_link(machine &m, u32 vma, u32 anon) {
     vm_area_struct &v = m.vmas[vma];
+    u32 &head = m.anon_vmas[m.anon_vmas[anon].root].head;
     v.anon_vma = anon;
     v.anon_prev = NIL;
-    v.anon_next = m.anon_vmas[anon].head;
-    if (v.anon_next != NIL) m.vmas[v.anon_next].anon_prev = vma;
-    m.anon_vmas[anon].head = vma;
+    v.anon_next = head;
+    if (head != NIL) m.vmas[head].anon_prev = vma;
+    head = vma;
+    ++m.anon_vmas[anon].users;
 }
 
 void anon_vma_unlink(machine &m, u32 vma) {
     vm_area_struct &v = m.vmas[vma];
-    if (v.anon_vma == NIL) return;
-    if (v.anon_prev != NIL) {
-        m.vmas[v.anon_prev].anon_next = v.anon_next;
-    } else {
-        m.anon_vmas[v.anon_vma].head = v.anon_next;
-    }
+    const u32 anon = v.anon_vma;
+    if (anon == NIL) return;
+    const u32 root = m.anon_vmas[anon].root;
+    (v.anon_prev != NIL ? m.vmas[v.anon_prev].anon_next : m.anon_vmas[root].head) = v.anon_next;
     if (v.anon_next != NIL) m.vmas[v.anon_next].anon_prev = v.anon_prev;
-    if (m.anon_vmas[v.anon_vma].head == NIL) table_free(m.h->tables[TABLE_anon_vmas], m.anon_vmas, v.anon_vma);
     v.anon_vma = NIL;
+    table_header &t = m.h->tables[TABLE_anon_vmas];
+    if (--m.anon_vmas[anon].users == 0 && anon != root) table_free(t, m.anon_vmas, anon);
+    if (m.anon_vmas[root].head == NIL) table_free(t, m.anon_vmas, root);
+}
+
+bool anon_vma_fork(machine &m, u32 vma, u32 parent) {
+    const u32 anon = table_alloc(m.h->tables[TABLE_anon_vmas], m.anon_vmas);
+    if (anon == NIL) return false;
+    m.anon_vmas[anon].head = NIL;
+    m.anon_vmas[anon].root = m.anon_vmas[parent].root;
+    anon_vma_link(m, vma, anon);
+    return true;
 }
 
 bool anon_vma_prepare(machine &m, u32 vma) {
@@ -71,6 +82,7 @@ bool anon_vma_prepare(machine &m, u32 vma) {
         anon = table_alloc(m.h->tables[TABLE_anon_vmas], m.anon_vmas);
         if (anon == NIL) return false;
         m.anon_vmas[anon].head = NIL;
+        m.anon_vmas[anon].root = anon;
     }
     anon_vma_link(m, vma, anon);
     return true;
@@ -81,7 +93,7 @@ void folio_add_new_anon_rmap(machine &m, u32 head, u32 vma, u64 address, bool pm
     const vm_area_struct &v = m.vmas[vma];
     const u32 nr = 1U << folio.order;
     folio.flags |= PG_anon | PG_lru;
-    folio.anon_vma = v.anon_vma;
+    folio.anon_vma = m.anon_vmas[v.anon_vma].root;
     folio.index = v.vm_pgoff + ((address - v.vm_start) >> PAGE_SHIFT);
     if (v.vm_flags & VM_LOCKED) folio.flags |= PG_mlocked;
     if (pmd) {
@@ -115,6 +127,20 @@ void folio_add_anon_rmap_ptes(machine &m, u32 pfn, u32 nr, u32 mm) {
         folio.large_mapcount += static_cast<i32>(nr);
         add_owner(folio, mm, nr);
     }
+}
+
+void folio_add_anon_rmap_pmd(machine &m, u32 head, u32 mm) {
+    page &folio = m.pages[head];
+    ++folio.entire_mapcount;
+    ++folio.large_mapcount;
+    add_owner(folio, mm, 1);
+}
+
+bool folio_maybe_mapped_shared(const machine &m, u32 head) {
+    const page &folio = m.pages[head];
+    if (folio.order == 0) return folio.mapcount > 1;
+    if (folio.large_mapcount <= 1) return false;
+    return folio.mm_id_mapcount[0] != folio.large_mapcount && folio.mm_id_mapcount[1] != folio.large_mapcount;
 }
 
 void folio_remove_rmap_ptes(machine &m, u32 pfn, u32 nr, u32 mm) {

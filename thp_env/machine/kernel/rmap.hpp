@@ -9,11 +9,18 @@ namespace thp {
 bool anon_vma_prepare(machine &m, u32 vma);
 void anon_vma_link(machine &m, u32 vma, u32 anon);
 void anon_vma_unlink(machine &m, u32 vma);
+// A child's VMA: an anon_vma of its own in the family of the parent's.
+bool anon_vma_fork(machine &m, u32 vma, u32 parent);
+// Whether no parent process shares the VMA's anon_vma (its anon_vma_chain has one entry).
+inline bool anon_vma_singular(const machine &m, u32 anon) { return m.anon_vmas[anon].root == anon; }
 
 // A new folio that only this mm maps: all its pages by PTEs, or the whole by one PMD.
 void folio_add_new_anon_rmap(machine &m, u32 head, u32 vma, u64 address, bool pmd);
 // Further mappings of `nr` pages from `pfn` on by PTEs.
 void folio_add_anon_rmap_ptes(machine &m, u32 pfn, u32 nr, u32 mm);
+void folio_add_anon_rmap_pmd(machine &m, u32 head, u32 mm);
+// Whether the folio looks mapped by more than one process (R27).
+bool folio_maybe_mapped_shared(const machine &m, u32 head);
 // Takes mappings away; queues the folio for splitting when this leaves it partially mapped (R13, R14).
 void folio_remove_rmap_ptes(machine &m, u32 pfn, u32 nr, u32 mm);
 void folio_remove_rmap_pmd(machine &m, u32 head, u32 mm);

@@ -1,0 +1,112 @@
+"""The house: imports point down only, files have one subject, and the core knows no scenario."""
+
+from __future__ import annotations
+
+import ast
+import json
+import lzma
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(__file__).parent / "data"
+CODE = [
+    path
+    for folder in ("thp_env", "agents", "workloads", "tests", "benchmarks")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".cpp", ".hpp")
+]
+CORE = [p for p in CODE if (ROOT / "thp_env" / "machine") in p.parents]
+
+# Layer: what it must not import at run time.
+FORBIDDEN = {
+    "thp_env/machine": ("thp_env.traces", "thp_env.envs", "thp_env.conformance", "thp_env.workload", "gymnasium"),
+    "thp_env/traces": ("thp_env.envs", "thp_env.conformance", "thp_env.workload", "gymnasium"),
+    "thp_env": ("thp_agents", "thp_workloads", "torch", "stable_baselines3", "matplotlib"),
+    "workloads": ("thp_agents", "torch", "stable_baselines3"),
+}
+
+
+def runtime_imports(path: Path) -> set[str]:
+    """Return the modules that a file imports anywhere but under TYPE_CHECKING."""
+    found = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text()))
+    return found
+
+
+@pytest.mark.parametrize("layer", FORBIDDEN)
+def test_imports_point_down_only(layer):
+    for path in (ROOT / layer).rglob("*.py"):
+        for name in runtime_imports(path):
+            upward = [f for f in FORBIDDEN[layer] if name == f or name.startswith(f + ".")]
+            assert not upward, f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("path", [p for p in CORE if p.suffix != ".py"], ids=lambda p: p.name)
+def test_the_core_knows_nothing_of_python(path):
+    includes = re.findall(r"#include [<\"](.+?)[>\"]", path.read_text())
+    if path.name != "bindings.cpp":
+        assert not [i for i in includes if "nanobind" in i or "Python" in i]
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_has_fewer_than_400_lines(path):
+    """Where one outgrows that, it has two subjects."""
+    # The builder has one method for each of the twenty operations, with its documentation.
+    limit = 460 if path.name == "builder.py" else 400
+    assert len(path.read_text().splitlines()) < limit
+
+
+def test_no_scenario_is_named_in_the_core():
+    names = []
+    for file in ("rules", "random"):
+        with lzma.open(DATA / f"{file}.jsonl.xz", "rt") as lines:
+            names += [json.loads(line)["name"] for line in lines]
+    for path in CODE:
+        if path.is_relative_to(ROOT / "thp_env"):
+            text = path.read_text()
+            assert not [name for name in names if name in text], path
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_thp_env_is_light():
+    """No framework, nothing that draws, and not even the machine until it is used."""
+    code = "import sys, thp_env; print(*sys.modules)"
+    modules = set(run_python(code).split())
+    assert "thp_env" in modules
+    heavy = {"torch", "matplotlib", "stable_baselines3", "pandas", "scipy", "thp_agents", "thp_workloads"}
+    assert not modules & heavy
+
+
+def test_importing_thp_env_adds_little_to_its_dependencies():
+    code = (
+        "import time, numpy, gymnasium; start = time.perf_counter(); import thp_env; print(time.perf_counter() - start)"
+    )
+    assert min(float(run_python(code)) for _ in range(3)) < 0.15
+
+
+def test_every_public_name_can_be_imported():
+    import thp_env
+
+    for name in thp_env.__all__:
+        assert getattr(thp_env, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        thp_env.nonsense  # noqa: B018

@@ -1,0 +1,146 @@
+"""What writing a trace program needs below its operations: names, mapped ranges, records, tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from thp_env.machine import layout
+from thp_env.traces.intervals import Intervals
+from thp_env.traces.program import ACCESS_DTYPE, BIN_DTYPE, OP_DTYPE, Program, ProgramError
+
+PROTECTION = {"none": 0, "r": layout.VM_READ, "rw": layout.VM_READ | layout.VM_WRITE}
+"""Protections of `mmap` and `mprotect`."""
+
+
+class ProgramWriter:
+    """Collects records; `ProgramBuilder` adds a method for each operation."""
+
+    def __init__(self, name: str = "program", *, seed: int = 0, checked: bool = True, **meta: Any) -> None:
+        """Start an empty program with one process, P."""
+        self.checked = checked
+        self._meta = {"name": name, **meta}
+        self.seed = seed
+        self._ops: list[tuple] = []
+        self._processes: dict[str, int] = {"P": 0}
+        self._regions: dict[str, int] = {}
+        self._mapped: dict[tuple[int, int], Intervals] = {}
+        self._size: dict[int, int] = {}
+        self._accesses: list[np.ndarray] = []
+        self._n_accesses = 0
+        self._bins: list[np.ndarray] = []
+        self._n_bins = 0
+        self._tables: list[tuple[int, int]] = []
+        self._table_of: dict[bytes, int] = {}
+        self.process = "P"
+
+    def region_number(self, region: str) -> int:
+        """The number that `ACCESS_DTYPE.region` uses for a region."""
+        return self._region(region)
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """Names of the processes so far."""
+        return tuple(self._processes)
+
+    def __len__(self) -> int:
+        """Return the number of operations so far."""
+        return len(self._ops)
+
+    def build(self) -> Program:
+        """Return the finished program."""
+        return Program(
+            ops=np.array(self._ops, dtype=OP_DTYPE),
+            processes=tuple(self._processes),
+            regions=tuple(self._regions),
+            accesses=np.concatenate(self._accesses) if self._accesses else np.empty(0, ACCESS_DTYPE),
+            bins=np.concatenate(self._bins) if self._bins else np.empty(0, BIN_DTYPE),
+            tables=np.array(self._tables, dtype=np.uint32).reshape(-1, 2),
+            seed=self.seed,
+            meta=dict(self._meta),
+        ).check()
+
+    def _emit(
+        self, op: str, region: int = 0, offset: int = 0, length: int = 0, a: int = 0, b: int = 0, c: int = 0,
+        d: int = 0, weight: int = 1, aux: int = 0,
+    ) -> None:  # fmt: skip
+        process = self._processes[self.process]
+        self._ops.append((layout.OPS.index(op), process, region, offset, length, a, b, c, d, weight, aux))
+
+    def _key(self, region: int) -> tuple[int, int]:
+        return self._processes[self.process], region
+
+    def _intervals(self, region: int) -> Intervals:
+        return self._mapped.setdefault(self._key(region), Intervals())
+
+    def _forget(self, region: int, offset: int, length: int) -> None:
+        self._intervals(region).remove(offset, offset + length)
+
+    def _new_region(self, name: str, length: int) -> int:
+        if name in self._regions:
+            raise ProgramError(f"region {name} exists already")
+        number = self._regions[name] = len(self._regions)
+        self._size[number] = length
+        return number
+
+    def _region(self, name: str) -> int:
+        if name not in self._regions:
+            raise ProgramError(f"unknown region {name}")
+        return self._regions[name]
+
+    def _pages(self, length: int) -> int:
+        if length <= 0:
+            raise ProgramError(f"length must be positive, not {length}")
+        return -(-length // layout.PAGE_SIZE) * layout.PAGE_SIZE
+
+    def _range(self, region: str, offset: int, length: int) -> tuple[int, int, int]:
+        number = self._region(region)
+        if offset % layout.PAGE_SIZE:
+            raise ProgramError(f"offset {offset} is not a multiple of the page size")
+        length = self._pages(length)
+        self._in_bounds(number, offset, length)
+        return number, offset, length
+
+    def _in_bounds(self, region: int, offset: int, length: int) -> None:
+        if offset < 0 or length <= 0:
+            raise ProgramError(f"offset and length must be positive, not {offset} and {length}")
+        if self.checked and not self._intervals(region).covers(offset, offset + length):
+            name = list(self._regions)[region]
+            raise ProgramError(f"{name} is not mapped at {offset:#x} to {offset + length:#x}")
+
+    def _prot(self, prot: str) -> int:
+        if prot not in PROTECTION:
+            raise ProgramError(f"unknown protection {prot}: none, r or rw")
+        return PROTECTION[prot]
+
+    def _content(self, content: int) -> int:
+        if not 0 <= content <= 100:
+            raise ProgramError("content is a percentage, 0 (all zero) to 100 (random)")
+        return content
+
+    def _place(self, at: str | int | tuple[str, int], align: int, offset: int) -> tuple[int, int, int, int]:
+        """Return placement, a, b, aux."""
+        if at == "slot":
+            if align & (align - 1) or offset % layout.PAGE_SIZE:
+                raise ProgramError(f"align must be a power of two and offset whole pages, not {align} and {offset}")
+            return layout.AT_SLOT, max(align, layout.PMD_SIZE), offset, 0
+        if at == "auto":
+            return layout.AT_UNMAPPED_AREA, 0, 0, 0
+        if isinstance(at, tuple):
+            number = self._region(at[0])
+            if at[1] % layout.PAGE_SIZE:
+                raise ProgramError("a fixed mapping must start at a page")
+            return layout.AT_REGION, at[1], 0, number
+        if not isinstance(at, int) or at % layout.PAGE_SIZE or not 0 < at < layout.TASK_SIZE:
+            raise ProgramError(f"{at} is no place for a mapping: slot, auto, an address or (region, offset)")
+        return layout.AT_ADDRESS, at, 0, 0
+
+    def _table(self, bins: np.ndarray) -> int:
+        key = bins.tobytes()
+        if key not in self._table_of:
+            self._table_of[key] = len(self._tables)
+            self._tables.append((self._n_bins, len(bins)))
+            self._bins.append(bins)
+            self._n_bins += len(bins)
+        return self._table_of[key]
