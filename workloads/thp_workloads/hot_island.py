@@ -69,7 +69,7 @@ def program(
     check(
         footprint=(footprint, MIB, 64 * GIB), arenas=(arenas, 1, 64), populated=(populated, 0, 1),
         cluster=(cluster, PAGE, footprint // arenas if arenas > 0 else 0), islands=(islands, 1, 4096),
-        island=(island, PAGE, footprint), drift=(drift, 0, 1), phases=(phases, 0, 1 << 20),
+        island=(island, PAGE, footprint), drift=(drift, 0, 1), phases=(phases, 1, 1 << 20),
         accesses=(accesses, 1, 1 << 32), weight=(weight, 1, WEIGHT_MAX), background=(background, 0, 1),
         write=(write, 0, 1), ns=(ns, 0, 1e9),
     )  # fmt: skip
