@@ -126,7 +126,7 @@ def test_a_reward_function_of_ones_own() -> None:
 def test_a_term_that_is_not_finite_is_named(value: float) -> None:
     env = make(reward=lambda before, after, accesses: {"fine": 1.0, "broken": value})
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="'broken'.*finite"):
+    with pytest.raises(ValueError, match=r"'broken'.*finite"):
         env.step(0)
 
 
