@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from thp_agents.policy import PolicyError
 
+from thp_agents.policy import PolicyError
 from thp_env.envs.actions import ACTIONS
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.machine import Vma
@@ -77,7 +77,7 @@ def save_policy(policy: MlpPolicy, path: str | os.PathLike) -> None:
 
 
 def load_policy(path: str | os.PathLike) -> MlpPolicy:
-    """Read a policy.
+    """Read a policy; it is called as its file, so that several can stand in one table.
 
     Raises:
         PolicyError: when the file is missing, damaged, foreign, or made for other observations or actions.
@@ -106,4 +106,4 @@ def load_policy(path: str | os.PathLike) -> MlpPolicy:
         width = len(bias)
     if width != len(ACTIONS) or not layers:
         raise PolicyError(f"{path}: its last layer does not give one value an action")
-    return MlpPolicy(layers, meta)
+    return MlpPolicy(layers, meta | {"name": Path(path).stem})
