@@ -187,9 +187,8 @@ COLUMNS = {
 
 
 def ranking(runs: Sequence[Run]) -> list[str]:
-    """Return the names of the policies, best mean reward first."""
-    names = list(dict.fromkeys(r.policy for r in runs))
-    return sorted(names, key=lambda name: -mean(runs, name, "reward"))
+    """Return the names of the policies, best mean reward first, equal ones by name."""
+    return sorted({r.policy for r in runs}, key=lambda name: (-mean(runs, name, "reward"), name))
 
 
 def mean(runs: Sequence[Run], policy: str, metric: str) -> float:
