@@ -49,7 +49,7 @@ BAD = {
     "train for half a step": (["train", "--steps", "0.5"], "0.5"),
     "nothing to resume": (["train", "--workloads", "small.npz", "--steps", "8", "--resume"], "nothing to resume"),
     "policy over a folder": (["train", "--workloads", "small.npz", "--steps", "8", "--out", "."], "cannot write ."),
-    "folder that is a file": (["train", "--workloads", "small.npz", "--folder", "small.npz"], "cannot write to small.npz"),
+    "folder that is a file": (["train", "--workloads", "small.npz", "--folder", "small.npz"], "cannot write to"),
     "recording that is missing": (["conformance", "gone.jsonl"], "gone.jsonl: no such file"),
     "recording that is none": (["conformance", "small.npz"], "small.npz"),
 }  # fmt: skip
