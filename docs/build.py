@@ -32,7 +32,8 @@ def environment(env_id: str, entry_point: str) -> str:
     module, name = entry_point.split(":")
     cls = getattr(import_module(module), name)
     fields = "\n\n".join(
-        f"### `{key}`\n\n" + table(("index", "field", "meaning"), [(str(i), f, m) for i, (f, m) in enumerate(of.items())])
+        f"### `{key}`\n\n"
+        + table(("index", "field", "meaning"), [(str(i), f, m) for i, (f, m) in enumerate(of.items())])
         for key, of in (("vma", VMA_FIELDS), ("system", SYSTEM_FIELDS))
     )
     actions = table(("action", "name"), [(str(i), action) for i, action in enumerate(ACTIONS)])
@@ -68,7 +69,8 @@ TLB sizes, walk penalties and their sources are with the cores, in `thp_env/mach
 - `memory` = {prices.memory:.4g} ns per MiB and millisecond: a machine with 4 GiB for each core, of which memory and
   core are used up alike, so 1 s of a core costs as much as 4 GiB for 1 s.
 - `walk` = {prices.walk:g}: factor on the time of address translation.
-- `tail_ms` = {prices.tail_ms:g}: memory that nobody touches at the end of a run is charged for so many milliseconds more.
+- `tail_ms` = {prices.tail_ms:g}: memory that nobody touches at the end of a run is charged for so many
+  milliseconds more.
 """
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -133,7 +133,8 @@ def resolve(workload: str | Workload | Program | Instance | Sequence) -> list[Wo
     if isinstance(workload, Instance):
         return [fixed(workload.program.name, workload.program, workload.config)]
     if isinstance(workload, Sequence) and workload:
-        return [w for item in workload for w in resolve(item)]
+        items: Sequence[Any] = workload
+        return [w for item in items for w in resolve(item)]
     raise WorkloadError(f"{workload!r} is no workload: give a name, a Workload, a Program or several of them")
 
 

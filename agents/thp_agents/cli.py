@@ -61,7 +61,9 @@ def _train(args: argparse.Namespace) -> int:
     if args.workloads:
         from thp_env.workload import find
 
-        config = dataclasses.replace(config, workloads=tuple(find(name) and name for name in args.workloads))
+        for name in args.workloads:
+            find(name)
+        config = dataclasses.replace(config, workloads=tuple(args.workloads))
     try:
         train(config, args.out, folder=args.folder, resume=args.resume, quiet=args.quiet, command=_command())
     except KeyboardInterrupt:

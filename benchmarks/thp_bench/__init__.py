@@ -34,7 +34,8 @@ def traces(n: int) -> dict[str, np.ndarray]:
     recorded = find("python_dict").sample(rng).program.accesses
     runs = recorded[np.repeat(np.arange(len(recorded)), np.minimum(recorded["count"], 16))]
     # One number space for all regions: what a cache simulator sees is the page's identity.
-    found["recorded"] = (runs["page"].astype(np.uint64) | runs["region"].astype(np.uint64) << np.uint64(24)) << np.uint64(12)
+    pages = runs["page"].astype(np.uint64) | runs["region"].astype(np.uint64) << np.uint64(24)
+    found["recorded"] = pages << np.uint64(12)
     return {name: offsets[:n] for name, offsets in found.items()}
 
 
@@ -140,7 +141,8 @@ def median_of(runs: dict[str, Callable[[], float] | None]) -> dict[str, float]:
 def describe() -> dict[str, Any]:
     """Return what machine this is."""
     info = Path("/proc/cpuinfo")
-    model = next((line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line), "") if info.exists() else ""
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.split(": ")[1] for line in lines if "model name" in line), "")
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.release()}
 
 

@@ -96,9 +96,7 @@ def test_it_refuses_to_step_before_reset_and_after_the_end(env_id: str) -> None:
         env.step(KEEP)
 
 
-@pytest.mark.parametrize(
-    "action", [-1, 13, 10**30, 1.5, 1.0, float("nan"), None, "2M", [1], np.array([1, 2])]
-)
+@pytest.mark.parametrize("action", [-1, 13, 10**30, 1.5, 1.0, float("nan"), None, "2M", [1], np.array([1, 2])])
 def test_it_refuses_what_is_no_action(env_id: str, action: object) -> None:
     env = make(env_id).unwrapped
     env.reset(seed=0)

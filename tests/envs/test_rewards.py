@@ -211,9 +211,7 @@ def test_no_constant_choice_beats_the_best_setting() -> None:
     """Whatever is asked for at each decision, and whatever the end charges, a fixed setting costs no more."""
     for seed in range(2):
         cost = {
-            (default, action): -sum(
-                play(make(workload=small_program(seed), default=default), action, seed=0).rewards
-            )
+            (default, action): -sum(play(make(workload=small_program(seed), default=default), action, seed=0).rewards)
             for default in ORDER_MASKS
             for action in ("keep", "4K", "64K", "2M", "split")
         }

@@ -106,9 +106,7 @@ def test_a_size_applies_to_its_vma_alone() -> None:
 
 
 def test_keep_keeps_an_earlier_choice() -> None:
-    instance = program(
-        ("mmap", "a", 2 * MIB), ("touch", "a", 0, MIB), ("touch", "a", MIB, MIB), ("compute", 1.0)
-    )
+    instance = program(("mmap", "a", 2 * MIB), ("touch", "a", 0, MIB), ("touch", "a", MIB, MIB), ("compute", 1.0))
     env = make(workload=instance, window_ms=1e6, window_faults=4).unwrapped
     env.reset(seed=0)
     env.step(ACTIONS.index("64K"))
@@ -154,9 +152,7 @@ def test_masks_follow_the_vma() -> None:
 @pytest.mark.parametrize("fits", [name for name in ORDER_MASKS if name != "4K"])
 def test_what_a_mask_forbids_has_no_effect(fits: str) -> None:
     """A VMA of 64K that no aligned 64K fits into: the sizes that the mask refuses change nothing."""
-    instance = program(
-        ("mmap", "a", 16 * PAGE, {"offset": 8 * PAGE}), ("touch", "a", 0, 16 * PAGE), ("compute", 1.0)
-    )
+    instance = program(("mmap", "a", 16 * PAGE, {"offset": 8 * PAGE}), ("touch", "a", 0, 16 * PAGE), ("compute", 1.0))
     env = make(workload=instance, **ENDLESS).unwrapped
     env.reset(seed=0)
     allowed = env.action_masks()[ACTIONS.index(fits)]
@@ -235,9 +231,7 @@ def test_observed_figures_are_the_machines() -> None:
     vma = dict(zip(VMA, observation["vma"].tolist(), strict=True))
     system = dict(zip(SYSTEM, observation["system"].tolist(), strict=True))
     assert vma["size"] == pytest.approx(np.log2(513) / 24)
-    assert vma["resident"] == pytest.approx((256 - 16 + 16) / 512), (
-        "the 17th fault came after the hole was made"
-    )
+    assert vma["resident"] == pytest.approx((256 - 16 + 16) / 512), "the 17th fault came after the hole was made"
     assert vma["mapped_64K"] == 1
     assert vma["faults"] == pytest.approx(np.log2(18) / 16)
     assert vma["pages_per_fault"] == pytest.approx(np.log2(17) / 10)

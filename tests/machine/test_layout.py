@@ -81,9 +81,14 @@ def test_ops_hpp():
 
 @pytest.mark.parametrize(
     ("name", "record", "dtype"),
-    [("ops.hpp", "op_record", OP_DTYPE), ("ops.hpp", "access_record", ACCESS_DTYPE), ("ops.hpp", "bin_record", BIN_DTYPE),
-     ("kernel/task_mmu.hpp", "page_layout", machine.PAGE_DTYPE), ("kernel/task_mmu.hpp", "vma_smaps", machine.SMAPS_DTYPE)],
-)  # fmt: skip
+    [
+        ("ops.hpp", "op_record", OP_DTYPE),
+        ("ops.hpp", "access_record", ACCESS_DTYPE),
+        ("ops.hpp", "bin_record", BIN_DTYPE),
+        ("kernel/task_mmu.hpp", "page_layout", machine.PAGE_DTYPE),
+        ("kernel/task_mmu.hpp", "vma_smaps", machine.SMAPS_DTYPE),
+    ],
+)
 def test_records(name, record, dtype):
     fields = [(n, np.dtype(t), s) for n, t, s in struct(name, record)]
     assert [(n, dtype[n].base, dtype[n].shape) for n in dtype.names] == fields

@@ -74,6 +74,8 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     shrink
     orders a 32K 4K 0x14
     split a 32K 4K
+    swap 64M
+    reclaim
     fork C
     pin a 32K 4K
     unpin
@@ -111,6 +113,8 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     b.shrink()
     b.orders("a", 32768, 4096, 0x14)
     b.split("a", 32768, 4096)
+    b.swap(64 << 20)
+    b.reclaim()
     b.fork("C")
     b.pin("a", 32768, 4096)
     b.unpin()

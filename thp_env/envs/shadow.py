@@ -38,7 +38,12 @@ class ShadowReward(gymnasium.Wrapper):
     """
 
     def __init__(
-        self, env: gymnasium.Env, setting: str = "64K", scale: float = 10.0, slices: int = 128, prices: Prices | None = None
+        self,
+        env: gymnasium.Env,
+        setting: str = "64K",
+        scale: float = 10.0,
+        slices: int = 128,
+        prices: Prices | None = None,
     ) -> None:
         """Wrap an environment."""
         if setting not in ORDER_MASKS:

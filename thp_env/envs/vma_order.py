@@ -52,8 +52,9 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
 
     The sum of named terms over the window just run (`envs/reward.py`), scaled so that an episode adds up to a
     figure per access of the workload. `total_time` (default): minus the ns per access of translation, faults,
-    splits, unmapping and monitoring, and of resident memory at its price. `balanced`: TLB reach, memory waste,
-    split cost. Or a function `(before, after, accesses) -> {name: value}`. `reward_terms` holds the last step's.
+    splits, swapping, unmapping and monitoring, and of resident memory at its price. `balanced`: TLB reach,
+    memory waste, split cost. Or a function `(before, after, accesses) -> {name: value}`. `reward_terms` holds the
+    last step's.
     At the end pending splits and untouched memory are charged (`pending_cost`).
 
     ## Starting State
@@ -120,7 +121,7 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         self._window_ps, self._window_faults = max(1, int(window_ms * 1e9)), int(window_faults)
         self.default = default
         self.action_space = spaces.Discrete(len(ACTIONS))
-        self.observation_space = spaces.Dict(
+        self.observation_space = spaces.Dict(  # type: ignore[assignment]
             {
                 "vma": spaces.Box(0.0, 1.0, (len(VMA_FIELDS),), np.float32),
                 "system": spaces.Box(0.0, 1.0, (len(SYSTEM_FIELDS),), np.float32),
@@ -163,9 +164,7 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         status = self._run_to_decision()
         return self._observe(status), {"elapsed_ns": machine.clock_ps // 1000}
 
-    def step(
-        self, action: np.int64 | int
-    ) -> tuple[dict[str, np.ndarray], SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64 | int) -> tuple[dict[str, np.ndarray], SupportsFloat, bool, bool, dict[str, Any]]:
         """Apply a choice to the VMA asked about, run a window, and ask about the next VMA."""
         if self._over or self.machine is None:
             raise gymnasium.error.ResetNeeded("call reset() before step(): the episode is over or never began")
@@ -241,7 +240,8 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
 
     def _finish(self, status: Status, info: dict[str, Any]) -> None:
         machine = self.machine
-        assert machine is not None and self.workload is not None
+        assert machine is not None
+        assert self.workload is not None
         self._over = True
         left = pending_cost(machine.counters, machine.config.clock, PRICES)
         self.reward_terms["pending_cost"] = -left / self._accesses

@@ -65,7 +65,7 @@ def save_policy(policy: MlpPolicy, path: str | os.PathLike) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             try:
-                np.savez(file, **arrays)
+                np.savez(file, **arrays)  # type: ignore[arg-type]
                 file.flush()
                 os.chmod(file.name, 0o644)
                 os.replace(file.name, path)

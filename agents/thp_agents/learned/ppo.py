@@ -196,10 +196,9 @@ def _model(config: PpoConfig, envs: VecEnv, checkpoint: Path | None) -> PPO:
 
 def export(model: PPO, config: PpoConfig, command: str = "") -> MlpPolicy:
     """Return the actor of a PPO model as a policy that needs NumPy only."""
-    linear = [m for m in model.policy.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)]
-    layers = [
-        (m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in (*linear, model.policy.action_net)
-    ]
+    linear: list[Any] = [m for m in model.policy.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)]
+    linear.append(model.policy.action_net)
+    layers = [(m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear]
     meta: dict[str, Any] = {
         "name": "ppo",
         "command": command,

@@ -1,0 +1,15 @@
+"""What holds for the whole run."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from thp_env.machine import _core
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A run under the sanitizers that took another build of the core would show nothing."""
+    if "libasan" in os.environ.get("LD_PRELOAD", "") and "sanitize" not in _core.__file__:
+        raise pytest.UsageError(f"not the sanitized core: {_core.__file__}")
