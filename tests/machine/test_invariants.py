@@ -41,9 +41,15 @@ def test_running_out_of_frames_tables_or_vmas_leaves_a_consistent_machine(progra
     assert status in (Status.DONE, Status.OOM)
 
 
+@QUIET
+@given(programs(forks=True))
+def test_counts_agree_when_processes_share_pages(program):
+    step_through(machine_of(program), look=False)
+
+
 @pytest.mark.full
 @settings(QUIET, max_examples=20000, derandomize=False)
-@given(programs(operations=60), st.booleans())
+@given(st.one_of(programs(operations=60), programs(operations=60, forks=True)), st.booleans())
 def test_counts_agree_in_long_programs(program, small):
     step_through(machine_of(program, memory=(24 if small else 128) << 20), look=False)
 

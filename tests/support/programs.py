@@ -86,8 +86,8 @@ KINDS = (
 
 
 @st.composite
-def programs(draw, operations: int = 20) -> Program:
-    """Return a program that may fail anywhere: run it with go_on=True."""
+def programs(draw, operations: int = 20, forks: bool = False) -> Program:
+    """Return a program that may fail anywhere: run it with go_on=True. With `forks` up to three processes run it."""
     b = ProgramBuilder("random", seed=draw(st.integers(0, 9)), checked=False)
     for kilobytes in draw(st.sets(st.sampled_from(layout.THP_KILOBYTES))):
         b.thp(kilobytes, "always")
@@ -98,5 +98,12 @@ def programs(draw, operations: int = 20) -> Program:
         b.mmap(name, REGION_PAGES * PAGE, offset=draw(st.sampled_from([0, 0, 4 * PAGE])))
         regions.append(name)
     for _ in range(draw(st.integers(1, operations))):
+        if forks:
+            b.process = draw(st.sampled_from(b.processes))
+            step = draw(st.sampled_from(["line"] * 8 + ["fork", "exit"]))
+            if step == "fork" and len(b.processes) < 4:
+                b.fork(f"C{len(b.processes)}")
+            elif step == "exit":
+                b.exit(draw(st.sampled_from(b.processes)))
         _line(draw, b, regions)
     return b.build()

@@ -89,7 +89,8 @@ struct scan {
         expect((folio.flags & PG_head) && (folio.flags & PG_anon), "entry to a frame that is no folio",
                address);
         expect(nr == 1 || (pfn == head && folio.order == PMD_ORDER), "PMD that maps no 2M folio", address);
-        expect(folio.anon_vma == vma.anon_vma, "folio of another anon_vma", address);
+        const u32 root = vma.anon_vma == NIL ? NIL : m.anon_vmas[vma.anon_vma].root;
+        expect(folio.anon_vma == root && root != NIL, "folio of another anon_vma", address);
         expect(folio.index + (pfn - head) == vma.vm_pgoff + ((address - vma.vm_start) >> PAGE_SHIFT),
                "folio at the wrong offset of its anon_vma", address);
         expect(!(entry & PTE_RW) || (m.pages[pfn].flags & PG_anon_exclusive), "writable, not exclusive",
@@ -222,12 +223,18 @@ struct scan {
     void vmas() {
         std::vector<u32> of_mm(rss.size());
         u64 linked = 0, with_anon = 0;
+        std::vector<u32> users(m.h->tables[TABLE_anon_vmas].used);
+        std::vector<u8> roots(users.size());
         for (u32 i = 0; i < m.h->nr_vmas; ++i) {
             const vm_area_struct &v = m.vmas[m.vma_order[i]];
             if (v.vm_mm >= of_mm.size() || !m.mms[v.vm_mm].in_use)
                 return expect(false, "VMA of no process", v.vm_start);
             ++of_mm[v.vm_mm];
-            with_anon += v.anon_vma != NIL;
+            if (v.anon_vma != NIL && v.anon_vma < users.size()) {
+                ++with_anon;
+                ++users[v.anon_vma];
+                roots[m.anon_vmas[v.anon_vma].root] = 1;
+            }
             expect(v.vm_start < v.vm_end && v.vm_start % PAGE_SIZE == 0 && v.vm_end % PAGE_SIZE == 0,
                    "malformed VMA", v.vm_start);
             if (i == 0) continue;
@@ -238,16 +245,20 @@ struct scan {
         for (u32 mm = 0; mm < of_mm.size(); ++mm) expect_equal(m.mms[mm].map_count, of_mm[mm], "map_count");
         expect_equal(m.h->tables[TABLE_vmas].in_use, m.h->nr_vmas, "VMAs in use");
         u64 anon_vmas = 0;
-        for (u32 a = 0; a < m.h->tables[TABLE_anon_vmas].used; ++a) {
+        for (u32 a = 0; a < users.size(); ++a) {
+            anon_vmas += users[a] > 0 || roots[a];
+            if (users[a]) expect_equal(m.anon_vmas[a].users, users[a], "users of an anon_vma");
             u32 before = NIL;
             u64 n = 0;
-            for (u32 v = m.anon_vmas[a].head; v != NIL && v < m.h->tables[TABLE_vmas].used;
+            for (u32 v = roots[a] ? m.anon_vmas[a].head : NIL; v != NIL && n++ < m.h->nr_vmas;
                  v = m.vmas[v].anon_next) {
-                if (m.vmas[v].anon_vma != a || m.vmas[v].anon_prev != before || ++n > m.h->nr_vmas) break;
+                const bool ours =
+                    m.vmas[v].anon_vma < users.size() && m.anon_vmas[m.vmas[v].anon_vma].root == a;
+                expect(ours && m.vmas[v].anon_prev == before, "list of an anon_vma broken", a);
+                if (!ours) break;
                 before = v;
                 ++linked;
             }
-            anon_vmas += n > 0;
         }
         expect_equal(with_anon, linked, "VMAs linked to an anon_vma");
         expect_equal(m.h->tables[TABLE_anon_vmas].in_use, anon_vmas, "anon_vmas in use");
