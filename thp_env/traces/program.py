@@ -130,6 +130,20 @@ class Program:
             work[i] = (counts[first + n] - counts[first]) * float(ops["weight"][i])
         return work
 
+    @cached_property
+    def own_ns(self) -> np.ndarray:
+        """Nanoseconds that each operation takes by itself, without translation, faults and the kernel; float64."""
+        ops = self.ops
+        own = np.zeros(len(ops))
+        access, replay, compute = (ops["op"] == layout.OPS.index(o) for o in ("access", "replay", "compute"))
+        rate = ops["c"] * ops["weight"].astype(np.float64) / 1000
+        own[access] = (ops["b"] * rate)[access]
+        own[compute] = ops["a"][compute] / 1000
+        counts = np.concatenate([[0], np.cumsum(self.accesses["instructions"], dtype=np.float64)])
+        first, end = ops["offset"][replay], (ops["offset"] + ops["length"])[replay]
+        own[replay] = (counts[end] - counts[first]) * rate[replay]
+        return own
+
     @property
     def name(self) -> str:
         """The program's name, for messages and reports."""
