@@ -1,24 +1,18 @@
-"""The reader of valgrind's logs, the sampled windows and the content classes."""import os
-import re
+"""The reader of valgrind's logs, the sampled windows and the content classes."""
+
+import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-from thp_workloads.recording import record as recorder
 from thp_workloads.recording._lackey import Lackey, model_misses
 from thp_workloads.recording.content import ContentClasses, compressed_percentage
 from thp_workloads.recording.program_writer import TOUCH_DTYPE, WRITE_BIT
-from thp_workloads.recording.record import RecordingError, record, sampling_error
 from thp_workloads.recording.replayer import CALL_DTYPE
 from thp_workloads.recording.unmapped_area import get_unmapped_area
 from thp_workloads.recording.windows import RUN_DTYPE, Windows, weigh, without_needless_warmth
 
-from thp_env.machine import Machine, Status, layout
-from thp_env.traces import Program, load_program
+from thp_env.machine import layout
 from thp_env.traces.intervals import Intervals
 
 PMD = layout.PMD_SIZE

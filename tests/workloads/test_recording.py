@@ -1,4 +1,6 @@
-"""Recording a real program: calls, first touches, placement, time."""import os
+"""Recording a real program: calls, first touches, placement, time."""
+
+import os
 import re
 import shutil
 import subprocess
@@ -6,20 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from thp_workloads.recording import record as recorder
-from thp_workloads.recording._lackey import Lackey, model_misses
-from thp_workloads.recording.content import ContentClasses, compressed_percentage
-from thp_workloads.recording.program_writer import TOUCH_DTYPE, WRITE_BIT
 from thp_workloads.recording.record import RecordingError, record, sampling_error
-from thp_workloads.recording.replayer import CALL_DTYPE
-from thp_workloads.recording.unmapped_area import get_unmapped_area
-from thp_workloads.recording.windows import RUN_DTYPE, Windows, weigh, without_needless_warmth
 
 from thp_env.machine import Machine, Status, layout
 from thp_env.traces import Program, load_program
-from thp_env.traces.intervals import Intervals
 
 PMD = layout.PMD_SIZE
 needs_valgrind = pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
