@@ -17,8 +17,6 @@ RANDOM = {r["name"]: r for r in read_recordings(DATA / "random.jsonl.xz")}
 
 OUTSIDE = {
     "u14_shrink_limit": "limit",
-    "u15_shrink_by_reclaim": "swap",
-    "u25_free_part_pte2m": "advise a 0 64K free",
 }
 """Scenarios of the families a, z and u that use an operation not modelled yet, and the first such operation."""
 

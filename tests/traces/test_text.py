@@ -74,6 +74,8 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     shrink
     orders a 32K 4K 0x14
     split a 32K 4K
+    swap 64M
+    reclaim
     fork C
     pin a 32K 4K
     unpin
@@ -111,6 +113,8 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     b.shrink()
     b.orders("a", 32768, 4096, 0x14)
     b.split("a", 32768, 4096)
+    b.swap(64 << 20)
+    b.reclaim()
     b.fork("C")
     b.pin("a", 32768, 4096)
     b.unpin()
@@ -182,7 +186,8 @@ BAD = [
     ("access a 0 4K uniform", "count"),
     ("access a 0 4K uniform count=-1", "no number|negative"),
     ("access a 0 4K uniform count=1 write=2", "between 0 and 1"),
-    ("access a 0 4K uniform count=1 weight=0", "weight must be at least 1"),
+    ("access a 0 4K uniform count=1 weight=-1", "no number|negative"),
+    ("access a 0 4K uniform count=1 weight=8G", "weight"),
     ("access a 0 32 uniform count=1", "at least 64 bytes"),
     ("access a 0 4K stride count=1 stride=0", "stride must be positive"),
     ("access a 0 4K zipf count=1 zipf=99", "exponent"),

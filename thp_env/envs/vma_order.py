@@ -51,8 +51,9 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
 
     The sum of named terms over the window just run (`envs/reward.py`), scaled so that an episode adds up to a
     figure per access of the workload. `total_time` (default): minus the ns per access of translation, faults,
-    splits, unmapping and monitoring, and of resident memory at its price. `balanced`: TLB reach, memory waste,
-    split cost. Or a function `(before, after, accesses) -> {name: value}`. `reward_terms` holds the last step's.
+    splits, swapping, unmapping and monitoring, and of resident memory at its price. `balanced`: TLB reach,
+    memory waste, split cost. Or a function `(before, after, accesses) -> {name: value}`. `reward_terms` holds the
+    last step's.
     At the end pending splits and untouched memory are charged (`pending_cost`).
 
     ## Starting State

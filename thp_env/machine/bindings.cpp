@@ -74,7 +74,8 @@ machine_config make_config(const nb::dict &d) {
     const auto l1 = nb::cast<std::vector<i32>>(d["tlb_l1"]), l2 = nb::cast<std::vector<i32>>(d["tlb_l2"]);
     const auto walk = nb::cast<std::vector<u32>>(d["walk_cycles"]);
     for (tlb_geometry &array : c.tlb.arrays) array = {1, 0};
-    for (u32 i = 0; i < NR_TLB_ARRAYS && i < arrays.size(); ++i) c.tlb.arrays[i] = {arrays[i].at(0), arrays[i].at(1)};
+    for (u32 i = 0; i < NR_TLB_ARRAYS && i < arrays.size(); ++i)
+        c.tlb.arrays[i] = {arrays[i].at(0), arrays[i].at(1)};
     for (u32 i = 0; i < NR_PWC; ++i) c.tlb.pwc[i] = {pwc.at(i).at(0), pwc.at(i).at(1)};
     for (u32 i = 0; i < NR_PAGE_SIZES; ++i) {
         c.tlb.l1_of_size[i] = static_cast<u32>(l1.at(i));
@@ -128,18 +129,19 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     module.attr("OP_FIELDS") = names(op_fields);
 
     nb::class_<core_machine>(module, "CoreMachine")
-        .def_static(
-            "create",
-            [](const nb::dict &config, u32 nr_regions, u32 nr_processes, u64 brk_start, u64 mmap_base,
-               const bytes_array &ops, const bytes_array &accesses, const bytes_array &bins,
-               const bytes_array &tables, u64 seed) {
-                const machine_config c = make_config(config);
-                if (const std::string error = check_config(c); !error.empty()) throw nb::value_error(error.c_str());
-                auto m = std::make_unique<machine>(c, nr_regions, nr_processes);
-                if (!boot(*m, brk_start, mmap_base)) throw nb::value_error("no memory for the first process");
-                return new core_machine(std::move(m), view_of(ops, accesses, bins, tables, seed),
-                                        owners(ops, accesses, bins, tables));
-            })
+        .def_static("create",
+                    [](const nb::dict &config, u32 nr_regions, u32 nr_processes, u64 brk_start, u64 mmap_base,
+                       const bytes_array &ops, const bytes_array &accesses, const bytes_array &bins,
+                       const bytes_array &tables, u64 seed) {
+                        const machine_config c = make_config(config);
+                        if (const std::string error = check_config(c); !error.empty())
+                            throw nb::value_error(error.c_str());
+                        auto m = std::make_unique<machine>(c, nr_regions, nr_processes);
+                        if (!boot(*m, brk_start, mmap_base))
+                            throw nb::value_error("no memory for the first process");
+                        return new core_machine(std::move(m), view_of(ops, accesses, bins, tables, seed),
+                                                owners(ops, accesses, bins, tables));
+                    })
         .def("clone",
              [](const core_machine &c) {
                  return new core_machine(std::unique_ptr<machine>(c.m->clone()), c.program, c.keep);
@@ -178,20 +180,25 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
         .def_prop_ro("step", [](const core_machine &c) { return c.m->h->at.step; })
         .def_prop_ro("error", [](const core_machine &c) { return c.m->h->at.error; })
         .def_prop_ro("state_bytes", [](const core_machine &c) { return c.m->used_bytes(); })
-        .def_prop_ro("vm", [](nb::handle self) {
-            return view(self, nb::cast<core_machine &>(self).m->h->vm, {size_t{NR_VM_EVENTS}});
-        })
-        .def_prop_ro("times", [](nb::handle self) {
-            return view(self, nb::cast<core_machine &>(self).m->h->times, {size_t{NR_TIMES}});
-        })
-        .def_prop_ro("mthp", [](nb::handle self) {
-            return view(self, &nb::cast<core_machine &>(self).m->h->mthp[0][0], {PMD_ORDER + 1, NR_MTHP_STATS});
-        })
-        .def_prop_ro("free_area", [](const core_machine &c) {
-            std::vector<u32> out;
-            for (const free_area &a : c.m->h->area) out.push_back(a.nr_free);
-            return out;
-        })
+        .def_prop_ro("vm",
+                     [](nb::handle self) {
+                         return view(self, nb::cast<core_machine &>(self).m->h->vm, {size_t{NR_VM_EVENTS}});
+                     })
+        .def_prop_ro("times",
+                     [](nb::handle self) {
+                         return view(self, nb::cast<core_machine &>(self).m->h->times, {size_t{NR_TIMES}});
+                     })
+        .def_prop_ro("mthp",
+                     [](nb::handle self) {
+                         return view(self, &nb::cast<core_machine &>(self).m->h->mthp[0][0],
+                                     {PMD_ORDER + 1, NR_MTHP_STATS});
+                     })
+        .def_prop_ro("free_area",
+                     [](const core_machine &c) {
+                         std::vector<u32> out;
+                         for (const free_area &a : c.m->h->area) out.push_back(a.nr_free);
+                         return out;
+                     })
         .def("validate", [](core_machine &c) { return validate(*c.m); })
         .def_prop_ro("nr_free_pages", [](const core_machine &c) { return nr_free_pages(*c.m); })
         .def("process",
@@ -216,7 +223,8 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                      const vm_area_struct &v = c.m->vmas[c.m->vma_order[i]];
                      u64 faults = 0;
                      for (const u64 n : v.faults) faults += n;
-                     out.append(nb::make_tuple(v.id, v.vm_mm, v.vm_start, v.vm_end, v.vm_flags, v.orders, v.born, faults));
+                     out.append(nb::make_tuple(v.id, v.vm_mm, v.vm_start, v.vm_end, v.vm_flags, v.orders,
+                                               v.born, faults));
                  }
                  return out;
              })
@@ -227,7 +235,8 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              })
         .def("pagemap",
              [](core_machine &c, u32 mm, u64 start, u64 pages) {
-                 if (mm >= c.m->h->tables[TABLE_mms].used || !c.m->mms[mm].in_use) throw nb::index_error("no such mm");
+                 if (mm >= c.m->h->tables[TABLE_mms].used || !c.m->mms[mm].in_use)
+                     throw nb::index_error("no such mm");
                  if (pages > (1ULL << 28)) throw nb::value_error("too many pages at once");
                  std::vector<page_layout> out(pages);
                  pagemap(*c.m, mm, start, pages, out.data());

@@ -46,6 +46,8 @@ COSTS: Mapping[str, Cost] = MappingProxyType(
         "fork_pte": Cost(35_000, "fork_256MiB of PTE-mapped 2M folios: per PTE", 0.1),
         "fork_folio": Cost(47_000, "fork_256MiB of 4K folios: per folio less its PTE", 0.2),
         "fork_pmd": Cost(1_130_000, "fork_256MiB of PMD-mapped 2M folios: per PMD", 0.1),
+        "swap_out_page": Cost(6_000_000, "zram_swapout of 4K to 1M compressible folios: per page", 0.2),
+        "swap_in_page": Cost(2_300_000, "zram_swapin_fault of 4K to 1M compressible folios: per page", 0.2),
         "scan_pte": Cost(20_000, "assumed: reading and clearing one accessed bit"),
     }
 )

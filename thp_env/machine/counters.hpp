@@ -13,7 +13,12 @@ namespace thp {
     X(nr_anon_partially_mapped)                                                                              \
     X(split)                                                                                                 \
     X(split_deferred)                                                                                        \
-    X(split_failed)
+    X(split_failed)                                                                                          \
+    X(swpin)                                                                                                 \
+    X(swpin_fallback)                                                                                        \
+    X(swpin_fallback_charge)                                                                                 \
+    X(swpout)                                                                                                \
+    X(swpout_fallback)
 
 // Values of the system. The first group is /proc/vmstat's.
 #define THP_VM_EVENTS(X)                                                                                     \
@@ -29,6 +34,14 @@ namespace thp {
     X(thp_underused_split_page)                                                                              \
     X(thp_split_pmd)                                                                                         \
     X(thp_zero_page_alloc)                                                                                   \
+    X(thp_swpout)                                                                                            \
+    X(thp_swpout_fallback)                                                                                   \
+    X(pswpin)                                                                                                \
+    X(pswpout)                                                                                               \
+    X(swpin_zero)                                                                                            \
+    X(swpout_zero)                                                                                           \
+    X(pglazyfree)                                                                                            \
+    X(pglazyfreed)                                                                                           \
     X(nr_tlb_local_flush_one)                                                                                \
     X(nr_tlb_local_flush_all)                                                                                \
     X(nr_tlb_remote_flush)                                                                                   \
@@ -68,6 +81,7 @@ namespace thp {
     X(copying)                                                                                               \
     X(splitting)                                                                                             \
     X(unmapping)                                                                                             \
+    X(swapping)                                                                                              \
     X(syscall)                                                                                               \
     X(shootdown)                                                                                             \
     X(monitoring)

@@ -40,13 +40,17 @@ AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION = range(4)
 
 ADVICE = {
     "normal": 0,
+    "willneed": 3,
     "dontneed": 4,
+    "free": 8,
     "dontfork": 10,
     "dofork": 11,
     "hugepage": 14,
     "nohugepage": 15,
     "wipeonfork": 18,
     "keeponfork": 19,
+    "cold": 20,
+    "pageout": 21,
     "populate_read": 22,
     "populate_write": 23,
     "guard_install": 102,

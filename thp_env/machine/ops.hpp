@@ -28,7 +28,9 @@ namespace thp {
     X(split, "region offset length")                                                                         \
     X(fork, "aux=process")                                                                                   \
     X(pin, "region offset length")                                                                           \
-    X(unpin, "")
+    X(unpin, "")                                                                                             \
+    X(swap, "length")                                                                                        \
+    X(reclaim, "")
 
 enum op_code : u16 {
 #define X(name, fields) OP_##name,
@@ -53,13 +55,17 @@ enum access_pattern : u64 { PATTERN_STRIDE, PATTERN_UNIFORM, PATTERN_BINS, PATTE
 // Values of include/uapi/asm-generic/mman-common.h.
 enum advice : u64 {
     MADV_NORMAL = 0,
+    MADV_WILLNEED = 3,
     MADV_DONTNEED = 4,
+    MADV_FREE = 8,
     MADV_DONTFORK = 10,
     MADV_DOFORK = 11,
     MADV_HUGEPAGE = 14,
     MADV_NOHUGEPAGE = 15,
     MADV_WIPEONFORK = 18,
     MADV_KEEPONFORK = 19,
+    MADV_COLD = 20,
+    MADV_PAGEOUT = 21,
     MADV_POPULATE_READ = 22,
     MADV_POPULATE_WRITE = 23,
     MADV_GUARD_INSTALL = 102,
@@ -84,7 +90,7 @@ static_assert(sizeof(access_record) == 16);
 
 // A discrete distribution over pages as an alias table (Walker 1977) of bins; a bin is a run of ranks.
 struct bin_record {
-    u64 threshold; // of 2^32: below it this bin, else the alias
+    u64 threshold;                    // of 2^32: below it this bin, else the alias
     u32 alias, first, count, scatter; // scatter: ranks are permuted over the range's pages
 };
 static_assert(sizeof(bin_record) == 24);

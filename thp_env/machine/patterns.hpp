@@ -17,7 +17,8 @@ constexpr u64 draw(u64 key, u64 step) { return mix64(key + step * 0x9e3779b97f4a
 // The high half of x * n: uniform below n for n far below 2^64.
 constexpr u64 below(u64 x, u64 n) { return static_cast<u64>((static_cast<unsigned __int128>(x) * n) >> 64); }
 
-// A bijection of [0, n): two rounds of multiply and xor-shift on the next power of two, walked until it lands inside.
+// A bijection of [0, n): two rounds of multiply and xor-shift on the next power of two, walked until it lands
+// inside.
 constexpr u64 permute(u64 x, u64 n, u64 key) {
     const u32 bits = n > 1 ? static_cast<u32>(std::bit_width(n - 1)) : 1;
     const u64 mask = (1ULL << bits) - 1;
@@ -32,11 +33,14 @@ constexpr u64 permute(u64 x, u64 n, u64 key) {
 }
 
 // The byte offset of access `step` in a range of `length` bytes.
-inline u64 pattern_offset(const op_record &op, u64 key, u64 step, u64 random, const bin_record *bins, u64 nr_bins) {
+inline u64 pattern_offset(const op_record &op, u64 key, u64 step, u64 random, const bin_record *bins,
+                          u64 nr_bins) {
     const u64 lines = op.length / 64;
     switch (op.a) {
-    case PATTERN_STRIDE: return (step * op.aux) % op.length;
-    case PATTERN_UNIFORM: return below(random, lines) * 64;
+    case PATTERN_STRIDE:
+        return (step * op.aux) % op.length;
+    case PATTERN_UNIFORM:
+        return below(random, lines) * 64;
     case PATTERN_CHASE: {
         const u64 pages = (op.length + PAGE_SIZE - 1) / PAGE_SIZE;
         const u64 page = permute(step % pages, pages, key);

@@ -31,6 +31,7 @@ def cost_terms(counters: Counters, prices: Prices) -> dict[str, float]:
     - `walk_cost`: address translation beyond a first-level hit;
     - `fault_cost`: faults, with zeroing and copying;
     - `split_cost`: splitting folios and PMD mappings, and telling the TLBs;
+    - `swap_cost`: compressing to and decompressing from zram;
     - `unmap_cost`: unmapping;
     - `monitor_cost`: reading accessed bits;
     - `memory_cost`: resident memory over time at its price, touched or not.
@@ -47,6 +48,7 @@ TERMS = {
     "walk_cost": ("translation",),
     "fault_cost": ("fault", "zeroing", "copying"),
     "split_cost": ("splitting", "shootdown"),
+    "swap_cost": ("swapping",),
     "unmap_cost": ("unmapping",),
     "monitor_cost": ("monitoring",),
 }

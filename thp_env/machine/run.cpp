@@ -6,6 +6,8 @@
 #include "kernel/madvise.hpp"
 #include "kernel/memory.hpp"
 #include "kernel/mmap.hpp"
+#include "kernel/swap.hpp"
+#include "kernel/vmscan.hpp"
 #include "patterns.hpp"
 #include <algorithm>
 #include <cerrno>
@@ -27,7 +29,8 @@ struct interpreter {
     u64 choices_at_start;
 
     bool window_over(const mmu &unit) const {
-        return unit.now() >= budget.until || m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
+        return unit.now() >= budget.until ||
+               m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
     }
 
     // One access with its faults; STEP_DONE, STEP_OOM or STEP_FAULTED.
@@ -36,7 +39,8 @@ struct interpreter {
             unit.commit();
             const u32 v = vma_lookup(m, unit.mm, address);
             const u32 needed = write ? VM_WRITE : VM_READ;
-            if (v == NIL || !(m.vmas[v].vm_flags & needed) || (m.vmas[v].vm_flags & VM_FILE)) return STEP_FAULTED;
+            if (v == NIL || !(m.vmas[v].vm_flags & needed) || (m.vmas[v].vm_flags & VM_FILE))
+                return STEP_FAULTED;
             const vm_fault result = handle_mm_fault(m, v, address, write);
             if (result == FAULT_OOM) return STEP_OOM;
             if (result == FAULT_SIGSEGV) return STEP_FAULTED;
@@ -134,39 +138,69 @@ struct interpreter {
     }
 
     int set_op(const op_record &op) {
-        u32 *const settings[NR_SETTINGS] = {&m.h->thp_enabled,   &m.h->use_zero_page,   &m.h->shrink_underused,
-                                            &m.h->max_ptes_none, &m.h->max_ptes_shared, &m.h->max_ptes_swap};
+        u32 *const settings[NR_SETTINGS] = {&m.h->thp_enabled,      &m.h->use_zero_page,
+                                            &m.h->shrink_underused, &m.h->max_ptes_none,
+                                            &m.h->max_ptes_shared,  &m.h->max_ptes_swap};
         *settings[op.a] = static_cast<u32>(op.b);
         return 0;
     }
 
     int system_call(const op_record &op, u32 mm) {
-        const u64 start = op.region < m.h->tables[TABLE_regions].used ? m.regions[op.region].start + op.offset : 0;
+        const u64 start =
+            op.region < m.h->tables[TABLE_regions].used ? m.regions[op.region].start + op.offset : 0;
         const u64 end = start + op.length;
         m.spend(TIME_syscall, m.cost().syscall);
         switch (op.op) {
-        case OP_mmap: return mmap_op(op, mm);
-        case OP_mremap: return mremap_op(op, mm);
-        case OP_brk: return brk_op(op, mm);
-        case OP_munmap: return do_munmap(m, mm, start, end);
-        case OP_mprotect: return mprotect(m, mm, start, end, static_cast<u32>(op.a));
-        case OP_advise: return do_madvise(m, mm, start, op.length, op.a);
-        case OP_mlock: return mlock(m, mm, start, end, true);
-        case OP_munlock: return mlock(m, mm, start, end, false);
-        case OP_orders: return set_vma_orders(m, mm, start, end, static_cast<u32>(op.a));
-        case OP_split: split_folios_in_range(m, mm, start, end); return 0;
-        case OP_prctl: m.mms[mm].thp_disable = op.a ? (op.b ? 2 : 1) : 0; return 0;
-        case OP_thp: m.h->thp_mode[op.a] = static_cast<u32>(op.b); return 0;
-        case OP_set: return set_op(op);
-        case OP_pin: return pin_range(m, mm, start, end, op.process);
-        case OP_unpin: unpin(m, op.process); return 0;
+        case OP_mmap:
+            return mmap_op(op, mm);
+        case OP_mremap:
+            return mremap_op(op, mm);
+        case OP_brk:
+            return brk_op(op, mm);
+        case OP_munmap:
+            return do_munmap(m, mm, start, end);
+        case OP_mprotect:
+            return mprotect(m, mm, start, end, static_cast<u32>(op.a));
+        case OP_advise:
+            return do_madvise(m, mm, start, op.length, op.a);
+        case OP_mlock:
+            return mlock(m, mm, start, end, true);
+        case OP_munlock:
+            return mlock(m, mm, start, end, false);
+        case OP_orders:
+            return set_vma_orders(m, mm, start, end, static_cast<u32>(op.a));
+        case OP_split:
+            split_folios_in_range(m, mm, start, end);
+            return 0;
+        case OP_prctl:
+            m.mms[mm].thp_disable = op.a ? (op.b ? 2 : 1) : 0;
+            return 0;
+        case OP_thp:
+            m.h->thp_mode[op.a] = static_cast<u32>(op.b);
+            return 0;
+        case OP_set:
+            return set_op(op);
+        case OP_pin:
+            return pin_range(m, mm, start, end, op.process);
+        case OP_unpin:
+            unpin(m, op.process);
+            return 0;
         case OP_fork: {
             const u32 child = dup_mm(m, mm);
             m.processes[op.aux] = child;
             return child == NIL ? -ENOMEM : 0;
         }
-        case OP_shrink: deferred_split_scan(m); return 0;
-        case OP_slice: m.h->current_mm = mm; return 0;
+        case OP_shrink:
+            deferred_split_scan(m);
+            return 0;
+        case OP_swap:
+            return swapon(m, op.length);
+        case OP_reclaim:
+            force_empty(m);
+            return 0;
+        case OP_slice:
+            m.h->current_mm = mm;
+            return 0;
         case OP_exit: {
             const u32 gone = m.processes[op.aux];
             if (gone == NIL) return -ESRCH;
@@ -175,7 +209,8 @@ struct interpreter {
             mm_exit(m, gone);
             return 0;
         }
-        default: return -ENOSYS;
+        default:
+            return -ENOSYS;
         }
     }
 
@@ -188,11 +223,20 @@ struct interpreter {
         m.h->at.error = 0;
         step_result result = STEP_DONE;
         switch (op.op) {
-        case OP_touch: result = touch(op, mm); break;
-        case OP_access: result = accesses(op, mm); break;
-        case OP_replay: result = replay(op, mm); break;
-        case OP_compute: m.spend(TIME_compute, op.a); break;
-        default: m.h->at.error = system_call(op, mm);
+        case OP_touch:
+            result = touch(op, mm);
+            break;
+        case OP_access:
+            result = accesses(op, mm);
+            break;
+        case OP_replay:
+            result = replay(op, mm);
+            break;
+        case OP_compute:
+            m.spend(TIME_compute, op.a);
+            break;
+        default:
+            m.h->at.error = system_call(op, mm);
         }
         if (result == STEP_FAULTED) m.h->at.error = -EFAULT;
         return m.h->at.error ? STEP_FAULTED : result;

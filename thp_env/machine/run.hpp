@@ -17,11 +17,11 @@ enum run_status : u32 { RUN_DONE, RUN_WINDOW, RUN_OOM, RUN_ERROR };
 
 // When run() pauses, besides the end of the program. A window ends at the first that comes true.
 struct run_budget {
-    u64 until = ~0ULL;       // ps of the machine's clock
-    u64 choices = ~0ULL;     // faults that had a choice
-    u64 ops = ~0ULL;         // whole operations
-    bool new_vma = false;    // after an operation that made a new anonymous VMA of 64K or more
-    bool go_on = false;      // a failed system call is recorded in cursor.error instead of ending the run
+    u64 until = ~0ULL;    // ps of the machine's clock
+    u64 choices = ~0ULL;  // faults that had a choice
+    u64 ops = ~0ULL;      // whole operations
+    bool new_vma = false; // after an operation that made a new anonymous VMA of 64K or more
+    bool go_on = false;   // a failed system call is recorded in cursor.error instead of ending the run
 };
 
 // Creates the first process. brk_start and mmap_base: 0 for the defaults.

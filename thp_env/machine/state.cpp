@@ -13,9 +13,20 @@ namespace {
 constexpr u64 MAGIC = 0x3130766e65706874ULL; // "thpenv01"
 
 constexpr u32 record_size[NR_TABLES] = {
-    sizeof(page), sizeof(u8),        PTRS_PER_TABLE * sizeof(u64), sizeof(u32), sizeof(vm_area_struct),
-    sizeof(u32),  sizeof(mm_struct), sizeof(anon_vma),             sizeof(region), sizeof(pin),
-    sizeof(u32),  sizeof(tlb_entry),
+    sizeof(page),
+    sizeof(u8),
+    PTRS_PER_TABLE * sizeof(u64),
+    sizeof(u32),
+    sizeof(vm_area_struct),
+    sizeof(u32),
+    sizeof(mm_struct),
+    sizeof(anon_vma),
+    sizeof(region),
+    sizeof(pin),
+    sizeof(swap_slot),
+    sizeof(swap_cluster),
+    sizeof(u32),
+    sizeof(tlb_entry),
 };
 
 // FNV-1a over words: finds damage, not malice.
@@ -64,6 +75,8 @@ void machine::attach() {
     anon_vmas = reinterpret_cast<anon_vma *>(at(TABLE_anon_vmas));
     regions = reinterpret_cast<region *>(at(TABLE_regions));
     pins = reinterpret_cast<pin *>(at(TABLE_pins));
+    swap = reinterpret_cast<swap_slot *>(at(TABLE_swap));
+    clusters = reinterpret_cast<swap_cluster *>(at(TABLE_clusters));
     processes = reinterpret_cast<u32 *>(at(TABLE_processes));
     tlb = reinterpret_cast<tlb_entry *>(at(TABLE_tlb));
 }
@@ -71,9 +84,20 @@ void machine::attach() {
 machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes) {
     const auto frames = static_cast<u32>(config.nr_pages);
     const u32 capacity[NR_TABLES] = {
-        frames,          frames,         config.max_tables, config.max_tables, config.max_vmas,
-        config.max_vmas, config.max_mms, config.max_vmas,   nr_regions,        frames,
-        nr_processes,    tlb_entries(config.tlb),
+        frames,
+        frames,
+        config.max_tables,
+        config.max_tables,
+        config.max_vmas,
+        config.max_vmas,
+        config.max_mms,
+        config.max_vmas,
+        nr_regions,
+        frames,
+        frames,
+        frames / 512 + 1,
+        nr_processes,
+        tlb_entries(config.tlb),
     };
     u64 size = align_up(sizeof(header), 64);
     table_header layout[NR_TABLES];
@@ -98,6 +122,10 @@ machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes)
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
     h->deferred_head = h->deferred_tail = NIL;
     h->current_mm = NIL;
+    for (lru_list &list : h->lru) list = {NIL, NIL, 0};
+    for (u32 &next : h->swap_next) next = NIL;
+    for (u32 &list : h->cluster_lists) list = NIL;
+    for (u32 &list : h->cluster_tails) list = NIL;
     for (free_area &area : h->area) area.head = NIL;
     tlb_init(*this);
     h->huge_zero_pfn = NIL;

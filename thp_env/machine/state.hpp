@@ -22,6 +22,9 @@ enum page_flags : u32 {
     PG_dirty = 1U << 7,
     PG_partially_mapped = 1U << 8,
     PG_table = 1U << 9,
+    PG_active = 1U << 10,
+    PG_swapcache = 1U << 11,
+    PG_readahead = 1U << 12,
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.
@@ -31,16 +34,20 @@ struct page {
     i32 mapcount; // PTE mappings of this page
     u8 order;     // of the folio (head) or of the free block (buddy)
     u8 spare;
-    u16 tail;     // distance to the head page
+    u16 tail;       // distance to the head page
     u32 next, prev; // buddy free list
     // ------------
     u32 anon_vma;
-    i32 large_mapcount;      // PTE mappings of all pages + PMD mappings
-    u16 entire_mapcount;     // PMD mappings
-    u16 nr_pages_mapped;     // pages with a PTE mapping; ENTIRELY_MAPPED is added while a PMD maps it
-    u16 mm_id[2];            // two owners, and how many mappings each has (R27)
-    u64 index;               // page offset inside the anon_vma
-    u32 deferred_next, deferred_prev;
+    i32 large_mapcount;  // PTE mappings of all pages + PMD mappings
+    u16 entire_mapcount; // PMD mappings
+    u16 nr_pages_mapped; // pages with a PTE mapping; ENTIRELY_MAPPED is added while a PMD maps it
+    u16 mm_id[2];        // two owners, and how many mappings each has (R27)
+    u64 index;           // page offset inside the anon_vma
+    u32 deferred_next;
+    union {
+        u32 deferred_prev;
+        u32 swap; // the slot of a page in the swap cache: always order 0, so never on the deferred list
+    };
     u16 mm_id_mapcount[2];
     u32 pincount; // long-term pins of any page of the folio (FOLL_LONGTERM)
 };
@@ -69,7 +76,8 @@ struct vm_area_struct {
     u32 orders;               // E1: the orders this VMA may use; 0 = no mask of its own
     u32 id;                   // unique over the run; a split's smaller part gets a new one
     u32 next_free;
-    u64 born;                 // ps
+    u64 born; // ps
+    u64 swap_readahead;
     u64 faults[PMD_ORDER + 1]; // faults that allocated, by the order they got
     u64 zapped, zap_calls;     // pages unmapped again, and in how many calls
 };
@@ -78,9 +86,9 @@ struct mm_struct {
     u32 pgd;
     u32 in_use;
     u64 mmap_base, start_brk, brk;
-    u64 rss, minflt, majflt; // pages, faults
-    u32 thp_disable;         // 0, 1, or 2: PR_THP_DISABLE_EXCEPT_ADVISED
-    u32 huge_zero;           // holds a reference to the huge zero folio
+    u64 rss, swapents, minflt, majflt; // pages, swap entries, faults
+    u32 thp_disable;                   // 0, 1, or 2: PR_THP_DISABLE_EXCEPT_ADVISED
+    u32 huge_zero;                     // holds a reference to the huge zero folio
     u32 map_count, next_free;
 };
 
@@ -94,6 +102,24 @@ struct anon_vma {
 struct region {
     u64 start, length;
     u32 mapped, process;
+};
+
+struct swap_slot {
+    u16 count;                            // page-table entries that refer to it
+    u8 content, zeromap, taken, spare[3]; // taken: allocated, but no entry refers to it yet
+    u32 cached;                           // 1 + the page in the swap cache; 0: none
+    u32 unused;
+};
+
+struct swap_cluster {
+    u16 count;
+    u8 order, list;
+    u32 next, prev;
+};
+
+struct lru_list {
+    u32 head, tail;
+    u64 pages;
 };
 
 // A page that a process has pinned for I/O.
@@ -123,6 +149,8 @@ enum table_id : u32 {
     TABLE_anon_vmas,
     TABLE_regions,
     TABLE_pins,
+    TABLE_swap,
+    TABLE_clusters,
     TABLE_processes, // the mm of each process of the program
     TABLE_tlb,
     NR_TABLES
@@ -155,14 +183,21 @@ struct header {
     // Settings.
     u32 thp_enabled, use_zero_page, shrink_underused, max_ptes_none, max_ptes_shared, max_ptes_swap;
     u32 thp_mode[PMD_ORDER + 1];
-    u32 current_mm, next_slot; // the process on the CPU; the next 2 GiB slot
-    u32 default_orders, reserved; // E1: the mask of VMAs that have none of their own; 0 = all
+    // Swap and the LRU.
+    u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
+    u32 cluster_lists[PMD_ORDER + 3], cluster_tails[PMD_ORDER + 3];
+    lru_list lru[3];                          // inactive, active, lazily freed
+    u64 last_activation;                      // ps
+    u32 current_mm, next_slot;                // the process on the CPU; the next 2 GiB slot
+    u32 default_orders, reserved;             // E1: the mask of VMAs that have none of their own; 0 = all
     u32 tlb_array[2][NR_TLB_ARRAYS + NR_PWC]; // where each array starts; [1]: the 4K shadow TLB
     cursor at;
 };
 
 template <typename T> constexpr bool plain = std::has_unique_object_representations_v<T>;
-static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plain<mm_struct> && plain<header>);
+static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plain<mm_struct> &&
+              plain<header>);
+static_assert(plain<swap_slot> && plain<swap_cluster>);
 static_assert(plain<region> && plain<tlb_entry> && plain<anon_vma> && plain<op_record>);
 
 // A machine: the arena and typed views of it. The trace program it runs is shared and read-only.
@@ -178,6 +213,8 @@ struct machine {
     anon_vma *anon_vmas = nullptr;
     region *regions = nullptr;
     pin *pins = nullptr;
+    swap_slot *swap = nullptr;
+    swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;
     tlb_entry *tlb = nullptr;
 

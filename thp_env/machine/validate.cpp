@@ -16,8 +16,8 @@ struct scan {
     machine &m;
     std::string broken; // the first broken invariant
     std::vector<u8> owner;
-    std::vector<i32> ptes;  // mappings of each frame by PTEs
-    std::vector<u32> pmds;  // ... of each head by PMDs
+    std::vector<i32> ptes;   // mappings of each frame by PTEs
+    std::vector<u32> pmds;   // ... of each head by PMDs
     std::vector<u8> reached; // page tables
     std::vector<u64> rss;
 
@@ -78,20 +78,23 @@ struct scan {
         expect(accessible == !(entry & PTE_PROTNONE), "protection is not the VMA's", address);
         expect(!(entry & PTE_RW) || (vma.vm_flags & VM_WRITE), "writable entry in a read-only VMA", address);
         if (entry & PTE_SPECIAL) {
-            expect(pfn == (nr == 1 ? m.h->zero_pfn : m.h->huge_zero_pfn), "special entry that is not zero", address);
+            expect(pfn == (nr == 1 ? m.h->zero_pfn : m.h->huge_zero_pfn), "special entry that is not zero",
+                   address);
             return expect(!(entry & PTE_RW), "writable zero page", address);
         }
         if (pfn + nr > owner.size()) return expect(false, "entry beyond memory", address);
         rss[mm] += nr;
         const u32 head = page_head(m, pfn);
         const page &folio = m.pages[head];
-        expect((folio.flags & PG_head) && (folio.flags & PG_anon), "entry to a frame that is no folio", address);
+        expect((folio.flags & PG_head) && (folio.flags & PG_anon), "entry to a frame that is no folio",
+               address);
         expect(nr == 1 || (pfn == head && folio.order == PMD_ORDER), "PMD that maps no 2M folio", address);
         const u32 root = vma.anon_vma == NIL ? NIL : m.anon_vmas[vma.anon_vma].root;
         expect(folio.anon_vma == root && root != NIL, "folio of another anon_vma", address);
         expect(folio.index + (pfn - head) == vma.vm_pgoff + ((address - vma.vm_start) >> PAGE_SHIFT),
                "folio at the wrong offset of its anon_vma", address);
-        expect(!(entry & PTE_RW) || (m.pages[pfn].flags & PG_anon_exclusive), "writable, not exclusive", address);
+        expect(!(entry & PTE_RW) || (m.pages[pfn].flags & PG_anon_exclusive), "writable, not exclusive",
+               address);
         if (nr == 1) {
             ++ptes[pfn];
         } else {
@@ -115,8 +118,8 @@ struct scan {
                 mapping(mm, address, entry, HPAGE_PMD_NR);
             } else {
                 const u32 v = find_vma(m, mm, address);
-                expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift), "page table that serves no VMA",
-                       address);
+                expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift),
+                       "page table that serves no VMA", address);
                 table(mm, pte_pfn(entry), shift - 9, address);
             }
         }
@@ -137,13 +140,15 @@ struct scan {
     u32 folio(u32 head) {
         const page &f = m.pages[head];
         const u32 nr = 1U << f.order;
-        expect(f.order <= PMD_ORDER && f.order != 1 && head % nr == 0 && f.tail == 0, "malformed folio", head);
+        expect(f.order <= PMD_ORDER && f.order != 1 && head % nr == 0 && f.tail == 0, "malformed folio",
+               head);
         own(head, nr, OWNER_FOLIO);
         u32 mapped = 0, by_pte = 0;
         i64 mappings = pmds[head];
         for (u32 i = head; i < head + nr && i < owner.size(); ++i) {
             expect(m.pages[i].tail == i - head, "tail page of another folio", i);
-            expect(i == head || !(m.pages[i].flags & (PG_head | PG_buddy | PG_table)), "tail page with a head's flag", i);
+            expect(i == head || !(m.pages[i].flags & (PG_head | PG_buddy | PG_table)),
+                   "tail page with a head's flag", i);
             expect(m.pages[i].mapcount == ptes[i], "mapcount", i);
             mapped += ptes[i] > 0 || pmds[head] > 0;
             by_pte += ptes[i] > 0;
@@ -173,7 +178,8 @@ struct scan {
             const u32 nr = 1U << p.order;
             resident += nr;
             unmapped += nr - folio(pfn);
-            for (u32 i = pfn; i < pfn + nr && i < owner.size(); ++i) untouched += !(m.contents[i] & CONTENT_TOUCHED);
+            for (u32 i = pfn; i < pfn + nr && i < owner.size(); ++i)
+                untouched += !(m.contents[i] & CONTENT_TOUCHED);
             ++of_order[p.order];
             partially[p.order] += (p.flags & PG_partially_mapped) != 0;
             pfn += nr;
@@ -196,7 +202,8 @@ struct scan {
             if (head >= owner.size()) return expect(false, "queued folio beyond memory", head);
             const page &f = m.pages[head];
             expect((f.flags & PG_head) && f.order > 1, "queued for splitting, but no large folio", head);
-            expect((f.flags & PG_partially_mapped) || f.order == PMD_ORDER, "queued without reason", head); // R22
+            expect((f.flags & PG_partially_mapped) || f.order == PMD_ORDER, "queued without reason",
+                   head); // R22
             expect(f.deferred_prev == before, "deferred list broken", head);
             before = head;
             head = f.deferred_next;
@@ -204,7 +211,8 @@ struct scan {
         expect_equal(m.h->deferred_len, n, "deferred_len");
         expect(m.h->deferred_tail == before, "end of the deferred list", before);
         u32 flagged = 0, queued = 0;
-        for (u32 pfn = 0; pfn < owner.size(); ++pfn) flagged += (m.pages[pfn].flags & PG_partially_mapped) != 0;
+        for (u32 pfn = 0; pfn < owner.size(); ++pfn)
+            flagged += (m.pages[pfn].flags & PG_partially_mapped) != 0;
         for (u32 head = m.h->deferred_head; head != NIL && queued <= n; head = m.pages[head].deferred_next) {
             flagged -= (m.pages[head].flags & PG_partially_mapped) != 0;
             ++queued;
@@ -219,19 +227,20 @@ struct scan {
         std::vector<u8> roots(users.size());
         for (u32 i = 0; i < m.h->nr_vmas; ++i) {
             const vm_area_struct &v = m.vmas[m.vma_order[i]];
-            if (v.vm_mm >= of_mm.size() || !m.mms[v.vm_mm].in_use) return expect(false, "VMA of no process", v.vm_start);
+            if (v.vm_mm >= of_mm.size() || !m.mms[v.vm_mm].in_use)
+                return expect(false, "VMA of no process", v.vm_start);
             ++of_mm[v.vm_mm];
             if (v.anon_vma != NIL && v.anon_vma < users.size()) {
                 ++with_anon;
                 ++users[v.anon_vma];
                 roots[m.anon_vmas[v.anon_vma].root] = 1;
             }
-            expect(v.vm_start < v.vm_end && v.vm_start % PAGE_SIZE == 0 && v.vm_end % PAGE_SIZE == 0, "malformed VMA",
-                   v.vm_start);
+            expect(v.vm_start < v.vm_end && v.vm_start % PAGE_SIZE == 0 && v.vm_end % PAGE_SIZE == 0,
+                   "malformed VMA", v.vm_start);
             if (i == 0) continue;
             const vm_area_struct &before = m.vmas[m.vma_order[i - 1]];
-            expect(before.vm_mm < v.vm_mm || (before.vm_mm == v.vm_mm && before.vm_end <= v.vm_start), "VMAs overlap",
-                   v.vm_start);
+            expect(before.vm_mm < v.vm_mm || (before.vm_mm == v.vm_mm && before.vm_end <= v.vm_start),
+                   "VMAs overlap", v.vm_start);
         }
         for (u32 mm = 0; mm < of_mm.size(); ++mm) expect_equal(m.mms[mm].map_count, of_mm[mm], "map_count");
         expect_equal(m.h->tables[TABLE_vmas].in_use, m.h->nr_vmas, "VMAs in use");
@@ -241,8 +250,10 @@ struct scan {
             if (users[a]) expect_equal(m.anon_vmas[a].users, users[a], "users of an anon_vma");
             u32 before = NIL;
             u64 n = 0;
-            for (u32 v = roots[a] ? m.anon_vmas[a].head : NIL; v != NIL && n++ < m.h->nr_vmas; v = m.vmas[v].anon_next) {
-                const bool ours = m.vmas[v].anon_vma < users.size() && m.anon_vmas[m.vmas[v].anon_vma].root == a;
+            for (u32 v = roots[a] ? m.anon_vmas[a].head : NIL; v != NIL && n++ < m.h->nr_vmas;
+                 v = m.vmas[v].anon_next) {
+                const bool ours =
+                    m.vmas[v].anon_vma < users.size() && m.anon_vmas[m.vmas[v].anon_vma].root == a;
                 expect(ours && m.vmas[v].anon_prev == before, "list of an anon_vma broken", a);
                 if (!ours) break;
                 before = v;
@@ -289,7 +300,8 @@ struct scan {
                     const u32 mm = (tag >> 4) & 0xfff;
                     expect(mm < rss.size() && m.mms[mm].in_use, "walk cache of no process", mm);
                     const u32 v = mm < rss.size() ? find_vma(m, mm, address) : NIL;
-                    expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift), "stale walk cache", address);
+                    expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift), "stale walk cache",
+                           address);
                 }
             }
         }

@@ -197,7 +197,7 @@ class ProgramBuilder(ProgramWriter):
             ns: nanoseconds an access takes besides translation and faults.
             write: share of accesses that write, 0 to 1.
             stride: bytes between two accesses ("stride" only).
-            weight: real accesses that one simulated access stands for.
+            weight: real accesses that one simulated access stands for; 0: it acts, but is not counted.
             content: what a write leaves in a page.
             zipf: exponent ("zipf" only; 0.99 if not given).
             center: middle of the hot island as a share of the range ("gauss" only).
@@ -212,8 +212,8 @@ class ProgramBuilder(ProgramWriter):
             raise ProgramError("count and ns must not be negative")
         if length < 64:
             raise ProgramError("accesses need a range of at least 64 bytes")
-        if not 1 <= weight <= WEIGHT_MAX:
-            raise ProgramError("weight must be at least 1")
+        if not 0 <= weight <= WEIGHT_MAX:
+            raise ProgramError("weight must not be negative")
         aux = 0
         if pattern in ("zipf", "gauss"):
             pages = -(-length // layout.PAGE_SIZE)
@@ -238,12 +238,12 @@ class ProgramBuilder(ProgramWriter):
         Args:
             accesses: `ACCESS_DTYPE` array; `region` is `region_number(name)`.
             ns: nanoseconds an instruction takes.
-            weight: real accesses that one recorded access stands for.
+            weight: real accesses that one recorded access stands for; 0: it acts, but is not counted.
             content: what a write leaves in a page.
         """
         data = np.asarray(accesses, dtype=ACCESS_DTYPE)
-        if not 1 <= weight <= WEIGHT_MAX:
-            raise ProgramError("weight must be at least 1")
+        if not 0 <= weight <= WEIGHT_MAX:
+            raise ProgramError("weight must not be negative")
         args = (0, self._n_accesses, len(data), 0, 0, round(ns * 1000), self._content(content), weight)
         self._emit("replay", *args)
         self._accesses.append(data)
@@ -291,6 +291,14 @@ class ProgramBuilder(ProgramWriter):
     def shrink(self) -> None:
         """Run the deferred-split shrinker."""
         self._emit("shrink")
+
+    def swap(self, length: int) -> None:
+        """Add a swap device of `length` bytes that behaves as zram."""
+        self._emit("swap", length=self._pages(length))
+
+    def reclaim(self) -> None:
+        """Reclaim what can be (memory.force_empty)."""
+        self._emit("reclaim")
 
     def fork(self, child: str) -> None:
         """Fork the current process; the child has the same regions."""

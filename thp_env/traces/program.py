@@ -205,7 +205,6 @@ class Program:
         refuse(access & (ops["length"] < 64), "accesses need a range of at least 64 bytes")
         refuse(access & (ops["d"] >> np.uint64(32) > CONTENT_MAX), "unknown content class")
         limit("replay", "d", CONTENT_MAX + 1, "content class")
-        refuse((access | uses("replay")) & (ops["weight"] == 0), "weight must be at least 1")
         if n and len(self.accesses) and (self.accesses["region"] >= len(self.regions)).any():
             raise ProgramError(f"{source or self.name}: a recorded access names an unknown region")
         first, count = self.tables.reshape(-1, 2).T.astype(np.uint64)

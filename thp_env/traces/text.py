@@ -112,6 +112,8 @@ FORMS: dict[str, tuple[str, tuple[Callable[[str], Any], ...], int]] = {
     "slice": ("slice", (str,), 1),
     "prctl": ("prctl", (int, int), 1),
     "shrink": ("shrink", (), 0),
+    "swap": ("swap", (number,), 1),
+    "reclaim": ("reclaim", (), 0),
     "fork": ("fork", (str,), 1),
     "exit": ("exit", (str,), 1),
     "pin": ("pin", (str, number, number), 3),
@@ -299,7 +301,9 @@ def _format(program: Program, op: np.void) -> str:
             return f"exit {program.processes[op['aux']]}"
         case "orders":
             return f"orders {where} {a:#x}"
-        case "shrink" | "unpin":
+        case "swap":
+            return f"swap {op['length']}"
+        case "shrink" | "unpin" | "reclaim":
             return name
     return f"{name} {where}"
 

@@ -13,7 +13,8 @@ const tlb_geometry &geometry(const tlb_config &c, u32 array) {
 
 u32 one_copy(const tlb_config &c) {
     u32 n = 0;
-    for (u32 array = 0; array < NR_TLB_ARRAYS + NR_PWC; ++array) n += geometry(c, array).sets * geometry(c, array).ways;
+    for (u32 array = 0; array < NR_TLB_ARRAYS + NR_PWC; ++array)
+        n += geometry(c, array).sets * geometry(c, array).ways;
     return n;
 }
 
@@ -73,13 +74,16 @@ std::string check_tlb(const tlb_config &c) {
     };
     for (u32 array = 0; array < NR_TLB_ARRAYS + NR_PWC; ++array) {
         if (!valid(geometry(c, array))) {
-            return "TLB array " + std::to_string(array) + ": sets must be a power of two and ways at most 4096";
+            return "TLB array " + std::to_string(array) +
+                   ": sets must be a power of two and ways at most 4096";
         }
     }
     for (u32 size = 0; size < NR_PAGE_SIZES; ++size) {
         const u32 l1 = c.l1_of_size[size], l2 = c.l2_of_size[size];
-        if (l1 >= NR_TLB_ARRAYS || c.arrays[l1].ways == 0) return "every page size needs a first-level TLB with ways";
-        if (l2 != NIL && (l2 >= NR_TLB_ARRAYS || c.arrays[l2].ways == 0)) return "a second-level TLB has no ways";
+        if (l1 >= NR_TLB_ARRAYS || c.arrays[l1].ways == 0)
+            return "every page size needs a first-level TLB with ways";
+        if (l2 != NIL && (l2 >= NR_TLB_ARRAYS || c.arrays[l2].ways == 0))
+            return "a second-level TLB has no ways";
     }
     return {};
 }

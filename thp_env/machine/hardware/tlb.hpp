@@ -18,7 +18,8 @@ u32 tlb_entries(const tlb_config &config);
 std::string check_tlb(const tlb_config &config);
 void tlb_init(machine &m);
 
-// Invalidates [start, end) of an address space: page by page, or the whole of it beyond Linux's ceiling of 33.
+// Invalidates [start, end) of an address space: page by page, or the whole of it beyond Linux's ceiling
+// of 33.
 void flush_tlb_range(machine &m, u32 mm, u64 start, u64 end, u32 stride_shift = PAGE_SHIFT);
 void flush_tlb_mm(machine &m, u32 mm);
 

@@ -105,7 +105,8 @@ mmu_result mmu::miss(u64 address, bool write, u8 content) {
     if (known) { // the walk set the dirty bit: refresh what is cached
         m.count(VM_dtlb_dirty_assist, weight);
         if (tlb_entry *entry = l1[size].find(number, fresh.tag)) entry->data = fresh.data;
-        if (tlb_entry *entry = l2[size].ways ? l2[size].find(number, fresh.tag) : nullptr) entry->data = fresh.data;
+        if (tlb_entry *entry = l2[size].ways ? l2[size].find(number, fresh.tag) : nullptr)
+            entry->data = fresh.data;
     } else {
         m.count(VM_dtlb_l2_miss, weight);
         l1[size].insert(number, fresh);

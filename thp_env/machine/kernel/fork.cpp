@@ -6,6 +6,7 @@
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
+#include "swap.hpp"
 #include <algorithm>
 
 namespace thp {
@@ -50,12 +51,19 @@ bool copy_pte_range(machine &m, u32 child_vma, u64 start, u64 *from, u64 *to, u3
             ++i;
             continue;
         }
-        if (!pte_present(from[i]) || (from[i] & PTE_SPECIAL)) { // guard markers and zero pages are copied as they are
+        if (is_swap_pte(from[i])) { // both may fault it in: no longer exclusive
+            from[i] &= ~u64{PTE_SWP_EXCLUSIVE};
+            swap_duplicate(m, pte_swp_offset(from[i]), 1);
+            ++m.mms[m.vmas[child_vma].vm_mm].swapents;
+        }
+        if (!pte_present(from[i]) ||
+            (from[i] & PTE_SPECIAL)) { // guard markers and zero pages are copied as they are
             to[i] = from[i];
             ++i;
             continue;
         }
-        const u32 n = copy_present_ptes(m, child_vma, start + (u64{i} << PAGE_SHIFT), from + i, to + i, nr - i);
+        const u32 n =
+            copy_present_ptes(m, child_vma, start + (u64{i} << PAGE_SHIFT), from + i, to + i, nr - i);
         if (n == 0) return false;
         i += n;
     }

@@ -91,7 +91,8 @@ vm_fault do_huge_pmd_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, 
             m.count(VM_thp_fault_fallback);
             return FAULT_FALLBACK;
         }
-        *pmd = mk_pte(m.h->huge_zero_pfn, protection(m.vmas[vma], false) | PTE_PSE | PTE_SPECIAL | PTE_ACCESSED);
+        *pmd =
+            mk_pte(m.h->huge_zero_pfn, protection(m.vmas[vma], false) | PTE_PSE | PTE_SPECIAL | PTE_ACCESSED);
         m.spend(TIME_fault, m.cost().fault_zero_page);
         return FAULT_DONE;
     }
@@ -107,7 +108,8 @@ vm_fault do_huge_pmd_wp_page(machine &m, u32 vma, u64 address, u64 *pmd) {
             flush_tlb_range(m, m.vmas[vma].vm_mm, start, start + PMD_SIZE, PMD_SHIFT);
             return FAULT_DONE;
         }
-    } else if ((m.pages[pte_pfn(*pmd)].flags & PG_anon_exclusive) || m.pages[pte_pfn(*pmd)].refcount == 1) { // R28
+    } else if ((m.pages[pte_pfn(*pmd)].flags & PG_anon_exclusive) ||
+               m.pages[pte_pfn(*pmd)].refcount == 1) { // R28
         m.pages[pte_pfn(*pmd)].flags |= PG_anon_exclusive;
         *pmd |= PTE_RW | YOUNG_DIRTY;
         m.spend(TIME_fault, m.cost().fault_reuse);
@@ -199,8 +201,10 @@ void folio_unqueue_deferred_split(machine &m, u32 head) {
         m.count(MTHP_nr_anon_partially_mapped, folio.order, -1);
     }
     if (folio.deferred_next == NIL && folio.deferred_prev == NIL && h.deferred_head != head) return;
-    (folio.deferred_prev != NIL ? m.pages[folio.deferred_prev].deferred_next : h.deferred_head) = folio.deferred_next;
-    (folio.deferred_next != NIL ? m.pages[folio.deferred_next].deferred_prev : h.deferred_tail) = folio.deferred_prev;
+    (folio.deferred_prev != NIL ? m.pages[folio.deferred_prev].deferred_next : h.deferred_head) =
+        folio.deferred_next;
+    (folio.deferred_next != NIL ? m.pages[folio.deferred_next].deferred_prev : h.deferred_tail) =
+        folio.deferred_prev;
     folio.deferred_next = folio.deferred_prev = NIL;
     --h.deferred_len;
 }
@@ -210,9 +214,11 @@ namespace {
 // R22
 bool thp_underused(const machine &m, u32 head) {
     const u32 limit = m.h->max_ptes_none;
-    if (!m.h->shrink_underused || limit == HPAGE_PMD_NR - 1 || (m.pages[head].flags & PG_mlocked)) return false;
+    if (!m.h->shrink_underused || limit == HPAGE_PMD_NR - 1 || (m.pages[head].flags & PG_mlocked))
+        return false;
     const u8 *content = m.contents + head;
-    const auto zero = std::count_if(content, content + HPAGE_PMD_NR, [](u8 c) { return !(c & CONTENT_MASK); });
+    const auto zero =
+        std::count_if(content, content + HPAGE_PMD_NR, [](u8 c) { return !(c & CONTENT_MASK); });
     return static_cast<u32>(zero) > limit;
 }
 
@@ -222,15 +228,11 @@ void deferred_split_scan(machine &m) {
     u32 rest = m.h->deferred_len;
     for (u32 head = m.h->deferred_head; rest > 0 && head != NIL; --rest) {
         const u32 next = m.pages[head].deferred_next;
-        if (m.pages[head].flags & PG_partially_mapped) {
-            split_folio(m, head);
-        } else if (!thp_underused(m, head)) {
-            folio_unqueue_deferred_split(m, head);
-        } else if (split_folio(m, head) == 0) {
-            m.count(VM_thp_underused_split_page);
-        } else {
-            folio_unqueue_deferred_split(m, head);
-        }
+        const bool flagged = m.pages[head].flags & PG_partially_mapped,
+                   underused = !flagged && thp_underused(m, head);
+        const bool done = (flagged || underused) && split_folio(m, head) == 0;
+        if (done && underused) m.count(VM_thp_underused_split_page);
+        if (!done && !flagged) folio_unqueue_deferred_split(m, head); // a flagged one waits for the next scan
         head = next;
     }
     if (m.h->huge_zero_users == 0 && m.h->huge_zero_pfn != NIL) { // shrink_huge_zero_folio_scan

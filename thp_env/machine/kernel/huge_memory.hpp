@@ -33,6 +33,8 @@ void deferred_split_scan(machine &m);
 
 // Splits a folio to order 0 (R20, R21); 0 or -EAGAIN when somebody else holds a reference.
 int split_folio(machine &m, u32 head);
+// Turns every PMD mapping of a folio into PTEs (try_to_migrate with TTU_SPLIT_HUGE_PMD).
+bool unmap_pmds(machine &m, u32 head);
 // E2: splits the large folios that a range maps.
 void split_folios_in_range(machine &m, u32 mm, u64 start, u64 end);
 

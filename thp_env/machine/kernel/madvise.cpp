@@ -11,7 +11,8 @@ namespace thp {
 
 namespace {
 
-// Calls each(vma, start, end) for the part of every VMA in the range; a hole is -ENOMEM, after the rest is done.
+// Calls each(vma, start, end) for the part of every VMA in the range; a hole is -ENOMEM, after the rest is
+// done.
 template <typename Each> int walk_vmas(machine &m, u32 mm, u64 start, u64 end, Each each) {
     int hole = 0;
     u64 at = start;
@@ -65,9 +66,12 @@ int populate(machine &m, u32 mm, u64 address, bool write) {
         if (pmd && pmd_is_table(entry)) entry = *pte_offset(m, entry, address);
         if ((entry & PTE_PRESENT) && (!write || (entry & PTE_RW))) return 0;
         switch (handle_mm_fault(m, v, address, write)) {
-        case FAULT_SIGSEGV: return -EFAULT;
-        case FAULT_OOM: return -ENOMEM;
-        default: break;
+        case FAULT_SIGSEGV:
+            return -EFAULT;
+        case FAULT_OOM:
+            return -ENOMEM;
+        default:
+            break;
         }
     }
 }
@@ -76,7 +80,8 @@ int do_madvise(machine &m, u32 mm, u64 start, u64 length, u64 advice) {
     const u64 end = start + align_up(length, PAGE_SIZE);
     if (start % PAGE_SIZE || end < start) return -EINVAL;
     switch (advice) {
-    case MADV_NORMAL: return 0;
+    case MADV_NORMAL:
+        return 0;
     case MADV_HUGEPAGE:
     case MADV_NOHUGEPAGE: {
         const u32 on = advice == MADV_HUGEPAGE ? VM_HUGEPAGE : VM_NOHUGEPAGE;
@@ -85,15 +90,27 @@ int do_madvise(machine &m, u32 mm, u64 start, u64 length, u64 advice) {
             m, mm, start, end, [&](const vm_area_struct &v) { return (v.vm_flags & both) != on; },
             [&](u32 v) { m.vmas[v].vm_flags = (m.vmas[v].vm_flags & ~both) | on; });
     }
-    case MADV_DONTFORK: return set_vma_flag(m, mm, start, end, VM_DONTCOPY, true);
-    case MADV_DOFORK: return set_vma_flag(m, mm, start, end, VM_DONTCOPY, false);
-    case MADV_WIPEONFORK: return set_vma_flag(m, mm, start, end, VM_WIPEONFORK, true);
-    case MADV_KEEPONFORK: return set_vma_flag(m, mm, start, end, VM_WIPEONFORK, false);
+    case MADV_DONTFORK:
+        return set_vma_flag(m, mm, start, end, VM_DONTCOPY, true);
+    case MADV_DOFORK:
+        return set_vma_flag(m, mm, start, end, VM_DONTCOPY, false);
+    case MADV_WIPEONFORK:
+        return set_vma_flag(m, mm, start, end, VM_WIPEONFORK, true);
+    case MADV_KEEPONFORK:
+        return set_vma_flag(m, mm, start, end, VM_WIPEONFORK, false);
     case MADV_DONTNEED:
         return walk_vmas(m, mm, start, end, [&](u32 v, u64 from, u64 to) {
             if (m.vmas[v].vm_flags & VM_LOCKED) return -EINVAL;
             return zap_page_range(m, v, from, to, true) ? 0 : -ENOMEM;
         });
+    case MADV_FREE:
+    case MADV_COLD:
+    case MADV_PAGEOUT:
+        return walk_vmas(m, mm, start, end,
+                         [&](u32 v, u64 from, u64 to) { return madvise_pages(m, v, from, to, advice); });
+    case MADV_WILLNEED:
+        return walk_vmas(m, mm, start, end,
+                         [&](u32 v, u64 from, u64 to) { return willneed(m, v, from, to); });
     case MADV_POPULATE_READ:
     case MADV_POPULATE_WRITE: {
         int error = 0;
@@ -103,10 +120,13 @@ int do_madvise(machine &m, u32 mm, u64 start, u64 length, u64 advice) {
         return error;
     }
     case MADV_GUARD_INSTALL:
-        return walk_vmas(m, mm, start, end, [&](u32 v, u64 from, u64 to) { return guard_install(m, v, from, to); });
+        return walk_vmas(m, mm, start, end,
+                         [&](u32 v, u64 from, u64 to) { return guard_install(m, v, from, to); });
     case MADV_GUARD_REMOVE:
-        return walk_vmas(m, mm, start, end, [&](u32 v, u64 from, u64 to) { return guard_remove(m, v, from, to); });
-    default: return -ENOSYS;
+        return walk_vmas(m, mm, start, end,
+                         [&](u32 v, u64 from, u64 to) { return guard_remove(m, v, from, to); });
+    default:
+        return -ENOSYS;
     }
 }
 

@@ -6,6 +6,11 @@ namespace thp {
 
 int do_madvise(machine &m, u32 mm, u64 start, u64 length, u64 advice);
 
+// MADV_FREE, MADV_COLD or MADV_PAGEOUT on a part of a VMA.
+int madvise_pages(machine &m, u32 vma, u64 start, u64 end, u64 advice);
+// MADV_WILLNEED: reads swapped pages into the swap cache.
+int willneed(machine &m, u32 vma, u64 start, u64 end);
+
 // Faults one page in if it is not (GUP); 0, -EFAULT or -ENOMEM.
 int populate(machine &m, u32 mm, u64 address, bool write);
 

@@ -3,6 +3,7 @@
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
+#include "swap.hpp"
 #include <algorithm>
 #include <bit>
 
@@ -79,7 +80,8 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     }
     m.spend(TIME_copying, m.cost().copy_page);
     const u32 pfn = pte_pfn(old);
-    m.contents[copy] = static_cast<u8>((m.contents[copy] & CONTENT_TOUCHED) | (m.contents[pfn] & CONTENT_MASK));
+    m.contents[copy] =
+        static_cast<u8>((m.contents[copy] & CONTENT_TOUCHED) | (m.contents[pfn] & CONTENT_MASK));
     --m.mms[v.vm_mm].rss;
     const u32 head = page_head(m, pfn);
     folio_remove_rmap_ptes(m, pfn, 1, v.vm_mm);
@@ -87,12 +89,20 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     return FAULT_DONE;
 }
 
-// R25-R27: small folios with the only reference; large ones that only one process maps, with more than one page.
-bool wp_can_reuse_anon_folio(const machine &m, u32 head) {
+// R25-R27: small folios with the only reference; large ones that only one process maps, with more than one
+// page.
+bool wp_can_reuse_anon_folio(machine &m, u32 head) {
     const page &folio = m.pages[head];
-    if (folio.order == 0) return folio.refcount == 1;
-    return folio.large_mapcount > 1 && !folio_maybe_mapped_shared(m, head) && folio.large_mapcount == folio.refcount;
+    if (folio.order == 0) {
+        const bool cached = folio.flags & PG_swapcache;
+        if (folio.refcount > 1 + cached) return false;
+        return !cached || folio_free_swap(m, head);
+    }
+    return folio.large_mapcount > 1 && !folio_maybe_mapped_shared(m, head) &&
+           folio.large_mapcount == folio.refcount;
 }
+
+} // namespace
 
 vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
     if (*pte & PTE_SPECIAL) return wp_page_copy(m, vma, address, pte);
@@ -106,10 +116,13 @@ vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
     return FAULT_DONE;
 }
 
+namespace {
+
 vm_fault handle_pte_fault(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
     if (pte_none(*pmd)) return do_anonymous_page(m, vma, address, pmd, write);
     u64 *pte = pte_offset(m, *pmd, address);
     if (pte_none(*pte)) return do_anonymous_page(m, vma, address, pmd, write);
+    if (is_swap_pte(*pte)) return do_swap_page(m, vma, address, pte, write);
     if (*pte & PTE_GUARD) return FAULT_SIGSEGV;
     if (write && !(*pte & PTE_RW)) return do_wp_page(m, vma, address, pte);
     *pte |= PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
@@ -156,9 +169,11 @@ bool fault_has_choice(machine &m, const vm_area_struct &vma, u64 address, u64 pm
 }
 
 vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write) {
+    const u64 majflt = m.mms[m.vmas[vma].vm_mm].majflt;
     const vm_fault result = fault_once(m, vma, address, write);
     m.count(VM_pgfault);
-    if (result == FAULT_DONE) ++m.mms[m.vmas[vma].vm_mm].minflt;
+    mm_struct &mm = m.mms[m.vmas[vma].vm_mm];
+    if (result == FAULT_DONE && mm.majflt == majflt) ++mm.minflt;
     return result;
 }
 
@@ -176,6 +191,14 @@ void zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr) {
     for (u32 i = 0; i < nr;) {
         if (pte_none(pte[i])) {
             ++i;
+            continue;
+        }
+        if (is_swap_pte(pte[i])) {
+            const u32 n = swap_pte_batch(pte + i, nr - i);
+            swap_free(m, pte_swp_offset(pte[i]), n);
+            m.mms[mm].swapents -= n;
+            std::fill_n(pte + i, n, 0);
+            i += n;
             continue;
         }
         if (!pte_present(pte[i]) || (pte[i] & PTE_SPECIAL)) { // a marker or the zero page

@@ -8,6 +8,10 @@ namespace thp {
 // A fault of the process at a mapped address whose VMA permits the access. Counts one fault.
 vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write);
 
+// The two kinds of fault on an entry that is there: swapped out, or not writable.
+vm_fault do_swap_page(machine &m, u32 vma, u64 address, u64 *pte, bool write);
+vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte);
+
 // Unmaps [start, end) of one VMA (R13, R15). reclaim_pt: free tables that this empties (R3).
 // False when splitting a PMD found no memory.
 bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt);

@@ -74,7 +74,9 @@ bool compatible(const machine &m, const vm_area_struct &a, const vm_area_struct 
 }
 
 // E1: different masks keep VMAs apart.
-bool can_merge(const machine &m, const vm_area_struct &a, const vm_area_struct &b) { return compatible(m, a, b) && a.orders == b.orders; }
+bool can_merge(const machine &m, const vm_area_struct &a, const vm_area_struct &b) {
+    return compatible(m, a, b) && a.orders == b.orders;
+}
 
 // E1: a new mapping that makes another one longer takes its mask.
 void inherit_orders(machine &m, u32 v) {
@@ -138,7 +140,9 @@ void mm_exit(machine &m, u32 mm) {
     if (m.h->current_mm == mm) m.h->current_mm = NIL;
 }
 
-u32 find_vma(const machine &m, u32 mm, u64 address) { return at_position(m, lower_bound(m, mm, address), mm); }
+u32 find_vma(const machine &m, u32 mm, u64 address) {
+    return at_position(m, lower_bound(m, mm, address), mm);
+}
 
 u32 vma_lookup(const machine &m, u32 mm, u64 address) {
     const u32 v = find_vma(m, mm, address);
@@ -256,7 +260,8 @@ int do_brk(machine &m, u32 mm, u64 brk) {
 
 int set_vma_orders(machine &m, u32 mm, u64 start, u64 end, u32 orders) {
     return vma_modify(
-        m, mm, start, end, [&](const vm_area_struct &v) { return v.orders != orders && !(v.vm_flags & VM_FILE); },
+        m, mm, start, end,
+        [&](const vm_area_struct &v) { return v.orders != orders && !(v.vm_flags & VM_FILE); },
         [&](u32 v) { m.vmas[v].orders = orders; });
 }
 

@@ -1,5 +1,6 @@
 #include "page_alloc.hpp"
 #include "huge_memory.hpp"
+#include "vmscan.hpp"
 #include <algorithm>
 
 namespace thp {
@@ -145,6 +146,7 @@ void folio_put(machine &m, u32 head, i32 refs) {
     folio.refcount -= refs;
     if (folio.refcount > 0) return;
     const u32 order = folio.order, nr = 1U << order;
+    lru_del(m, head);
     folio_unqueue_deferred_split(m, head);
     if ((folio.flags & PG_anon) && order > 0) m.count(MTHP_nr_anon, order, -1);
     i64 untouched = 0, unmapped = 0;

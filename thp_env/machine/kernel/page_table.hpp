@@ -4,7 +4,8 @@
 
 namespace thp {
 
-// Intel SDM vol. 3, 4.5; PROTNONE, SPECIAL and GUARD are software bits, as in arch/x86/include/asm/pgtable_types.h.
+// Intel SDM vol. 3, 4.5; PROTNONE, SPECIAL and GUARD are software bits, as in
+// arch/x86/include/asm/pgtable_types.h.
 enum pte_bits : u64 {
     PTE_PRESENT = 1ULL << 0,
     PTE_RW = 1ULL << 1,
@@ -14,6 +15,8 @@ enum pte_bits : u64 {
     PTE_PROTNONE = 1ULL << 8,
     PTE_SPECIAL = 1ULL << 9, // the zero page
     PTE_GUARD = 1ULL << 10,  // marker of a guard region, not present
+    PTE_SWAP = 1ULL << 11,   // swapped out, not present: the slot stands in place of the frame
+    PTE_SWP_EXCLUSIVE = 1ULL << 3,
 };
 constexpr u32 PTE_PFN_SHIFT = 12;
 

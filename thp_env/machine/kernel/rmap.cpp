@@ -2,6 +2,7 @@
 #include "huge_memory.hpp"
 #include "mmap.hpp"
 #include "page_alloc.hpp"
+#include "vmscan.hpp"
 #include <algorithm>
 
 namespace thp {
@@ -92,7 +93,8 @@ void folio_add_new_anon_rmap(machine &m, u32 head, u32 vma, u64 address, bool pm
     page &folio = m.pages[head];
     const vm_area_struct &v = m.vmas[vma];
     const u32 nr = 1U << folio.order;
-    folio.flags |= PG_anon | PG_lru;
+    folio.flags |= PG_anon;
+    lru_add(m, head);
     folio.anon_vma = m.anon_vmas[v.anon_vma].root;
     folio.index = v.vm_pgoff + ((address - v.vm_start) >> PAGE_SHIFT);
     if (v.vm_flags & VM_LOCKED) folio.flags |= PG_mlocked;
@@ -171,6 +173,20 @@ void folio_remove_rmap_pmd(machine &m, u32 head, u32 mm) {
     const u32 newly = folio_nr_pages(m, head) - folio.nr_pages_mapped;
     mod_memory(m, VM_nr_unmapped, newly);
     note_unmapped(m, head, newly);
+}
+
+bool folio_any_pte_dirty(machine &m, u32 head) {
+    bool dirty = false;
+    for (u32 i = 0; i < folio_nr_pages(m, head) && !dirty; ++i) {
+        rmap_walk_page(m, head, i, [&](u32 mm, u32, u64 address) {
+            u64 *pmd = pmd_offset(m, mm, address);
+            if (!pmd || pte_none(*pmd)) return;
+            const u64 entry = pmd_trans_huge(*pmd) ? *pmd : *pte_offset(m, *pmd, address);
+            const u32 pfn = pmd_trans_huge(*pmd) ? head : head + i;
+            dirty = dirty || (pte_present(entry) && pte_pfn(entry) == pfn && (entry & PTE_DIRTY));
+        });
+    }
+    return dirty;
 }
 
 } // namespace thp

@@ -30,6 +30,9 @@ inline bool folio_mapped(const machine &m, u32 head) {
     return folio.order ? folio.large_mapcount > 0 : folio.mapcount > 0;
 }
 
+// Whether any entry that maps the folio, in any process, is dirty.
+bool folio_any_pte_dirty(machine &m, u32 head);
+
 // Calls visit(mm, vma, address) for each address at which a VMA of the folio's anon_vma holds page `i` of it.
 template <typename Visit> void rmap_walk_page(machine &m, u32 head, u32 i, Visit visit) {
     const page &folio = m.pages[head];

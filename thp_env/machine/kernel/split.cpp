@@ -3,26 +3,12 @@
 #include "huge_memory.hpp"
 #include "page_alloc.hpp"
 #include "rmap.hpp"
+#include "vmscan.hpp"
 #include <cerrno>
 
 namespace thp {
 
 namespace {
-
-// Turns every PMD mapping of the folio into PTEs (try_to_migrate with TTU_SPLIT_HUGE_PMD).
-bool unmap_pmds(machine &m, u32 head) {
-    bool done = true;
-    while (done && m.pages[head].entire_mapcount > 0) {
-        done = false;
-        rmap_walk_page(m, head, 0, [&](u32 mm, u32 vma, u64 address) {
-            u64 *pmd = pmd_offset(m, mm, address);
-            if (!done && pmd && pmd_trans_huge(*pmd) && pte_pfn(*pmd) == head) {
-                done = split_huge_pmd(m, vma, pmd, address);
-            }
-        });
-    }
-    return m.pages[head].entire_mapcount == 0;
-}
 
 // R20: a page that is all zero becomes the shared zero page, in every mm, unless it is locked.
 void try_to_map_unused_to_zeropage(machine &m, u32 head, u32 i, bool mlocked) {
@@ -48,6 +34,20 @@ void flush_folio(machine &m, u32 head, u32 nr) {
 
 } // namespace
 
+bool unmap_pmds(machine &m, u32 head) {
+    bool done = true;
+    while (done && m.pages[head].entire_mapcount > 0) {
+        done = false;
+        rmap_walk_page(m, head, 0, [&](u32 mm, u32 vma, u64 address) {
+            u64 *pmd = pmd_offset(m, mm, address);
+            if (!done && pmd && pmd_trans_huge(*pmd) && pte_pfn(*pmd) == head) {
+                done = split_huge_pmd(m, vma, pmd, address);
+            }
+        });
+    }
+    return m.pages[head].entire_mapcount == 0;
+}
+
 int split_folio(machine &m, u32 head) {
     page &folio = m.pages[head];
     const u32 order = folio.order, nr = 1U << order;
@@ -59,8 +59,8 @@ int split_folio(machine &m, u32 head) {
     }
     m.spend(TIME_splitting, m.cost().split_folio + m.cost().split_page * nr);
     flush_folio(m, head, nr);
-    // unmap_folio takes PTEs away one by one, which makes the folio partially mapped on the way; a PMD goes at
-    // once (R21).
+    // unmap_folio takes PTEs away one by one, which makes the folio partially mapped on the way; a PMD goes
+    // at once (R21).
     if (pte_mapped) deferred_split_folio(m, head, true);
     folio_unqueue_deferred_split(m, head);
     m.count(MTHP_nr_anon, order, -1);
@@ -68,6 +68,7 @@ int split_folio(machine &m, u32 head) {
     if (pmd_order) m.count(VM_thp_split_page);
 
     const page whole = folio;
+    const u32 dirty = folio_any_pte_dirty(m, head) ? u32{PG_dirty} : folio.flags & PG_dirty;
     const bool mlocked = whole.flags & PG_mlocked;
     for (u32 i = 0; i < nr; ++i) {
         if (i && m.pages[head + i].mapcount) try_to_map_unused_to_zeropage(m, head, i, mlocked);
@@ -76,7 +77,8 @@ int split_folio(machine &m, u32 head) {
     for (u32 i = 0; i < nr; ++i) {
         page &p = m.pages[head + i];
         const u32 own = p.flags & PG_anon_exclusive;
-        p.flags = PG_head | PG_dirty | own | (whole.flags & (PG_anon | PG_swapbacked | PG_lru | PG_mlocked));
+        p.flags = PG_head | dirty | own |
+                  (whole.flags & (PG_anon | PG_swapbacked | PG_mlocked | (i ? 0U : u32{PG_lru | PG_active})));
         p.order = 0;
         p.tail = 0;
         p.refcount = p.mapcount;
@@ -86,6 +88,7 @@ int split_folio(machine &m, u32 head) {
         p.entire_mapcount = p.nr_pages_mapped = 0;
         p.mm_id[0] = p.mm_id[1] = p.mm_id_mapcount[0] = p.mm_id_mapcount[1] = 0;
         p.deferred_next = p.deferred_prev = NIL;
+        if (i) lru_add_split_folio(m, head, head + i);
     }
     // Pages that nobody maps any more go back to the buddy allocator.
     mod_memory(m, VM_nr_unmapped, i64{whole.nr_pages_mapped} - i64{nr});

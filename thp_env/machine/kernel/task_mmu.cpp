@@ -1,6 +1,7 @@
 #include "task_mmu.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
+#include "swap.hpp"
 #include <algorithm>
 
 namespace thp {
@@ -10,7 +11,8 @@ namespace {
 page_layout describe(const machine &m, u64 entry, bool huge, u32 offset) {
     page_layout p{};
     if (!pte_present(entry)) {
-        p.kind = entry & PTE_GUARD ? KIND_GUARD : KIND_NONE;
+        p.kind = is_swap_pte(entry) ? KIND_SWAP : entry & PTE_GUARD ? KIND_GUARD : KIND_NONE;
+        if (p.kind == KIND_SWAP) p.head = pte_swp_offset(entry);
         return p;
     }
     if (entry & PTE_ACCESSED) p.flags |= LAYOUT_YOUNG;
@@ -31,6 +33,8 @@ page_layout describe(const machine &m, u64 entry, bool huge, u32 offset) {
     if (m.pages[huge ? head : pfn].flags & PG_anon_exclusive) p.flags |= LAYOUT_EXCLUSIVE;
     if (!(folio.flags & PG_swapbacked)) p.flags |= LAYOUT_NOT_SWAPBACKED;
     if (!(folio.flags & PG_lru)) p.flags |= LAYOUT_NOT_LRU;
+    if (folio.flags & PG_swapcache) p.flags |= LAYOUT_SWAPCACHE;
+    if (folio.flags & PG_dirty) p.flags |= LAYOUT_DIRTY;
     if (m.contents[pfn] & CONTENT_TOUCHED) p.flags |= LAYOUT_TOUCHED;
     return p;
 }
@@ -66,6 +70,7 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs) {
     s.zap_calls = v.zap_calls;
     u64 scanned = 0;
     const auto visit = [&](u64 *entry, u64 pages) {
+        if (is_swap_pte(*entry)) ++s.swapped;
         if (!pte_present(*entry)) return;
         ++scanned;
         s.young += *entry & PTE_ACCESSED ? pages : 0;

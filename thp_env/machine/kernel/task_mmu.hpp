@@ -4,7 +4,7 @@
 
 namespace thp {
 
-enum page_kind : u8 { KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD };
+enum page_kind : u8 { KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP };
 enum layout_flags : u8 {
     LAYOUT_PMD = 1,
     LAYOUT_EXCLUSIVE = 2,
@@ -13,12 +13,13 @@ enum layout_flags : u8 {
     LAYOUT_YOUNG = 16,
     LAYOUT_DIRTY = 32,
     LAYOUT_TOUCHED = 64,
+    LAYOUT_SWAPCACHE = 128,
 };
 
 // One 4K page of an address range.
 struct page_layout {
     u8 kind, order, flags, content;
-    u32 head, index, mapcount; // first frame of the folio, position in it
+    u32 head, index, mapcount; // first frame of the folio, position in it; swapped: the slot in head
 };
 static_assert(sizeof(page_layout) == 16);
 
@@ -31,11 +32,12 @@ struct vma_smaps {
     u64 born;
     u64 faults[PMD_ORDER + 1];
     u64 zapped, zap_calls;
-    u64 by_order[PMD_ORDER + 1]; // pages mapped by folios of each order
-    u64 zero, young, dirty, pmd_mapped, partial; // partial: pages of partially mapped folios
+    u64 by_order[PMD_ORDER + 1];                          // pages mapped by folios of each order
+    u64 swapped, zero, young, dirty, pmd_mapped, partial; // partial: pages of partially mapped folios
 };
 
-// Reads a VMA's page tables. clear_refs: also clears the accessed bits, without a TLB flush, as Linux does on x86.
+// Reads a VMA's page tables. clear_refs: also clears the accessed bits, without a TLB flush, as Linux does on
+// x86.
 vma_smaps smaps(machine &m, u32 vma, bool clear_refs);
 
 } // namespace thp

@@ -1,0 +1,123 @@
+// mm/madvise.c: advice that acts on pages: MADV_FREE, MADV_COLD, MADV_PAGEOUT (R31-R33).
+#include "../hardware/tlb.hpp"
+#include "huge_memory.hpp"
+#include "madvise.hpp"
+#include "memory.hpp"
+#include "page_alloc.hpp"
+#include "page_table.hpp"
+#include "rmap.hpp"
+#include "swap.hpp"
+#include "vmscan.hpp"
+#include <algorithm>
+#include <vector>
+
+namespace thp {
+
+namespace {
+
+struct advised {
+    machine &m;
+    u32 mm;
+    u64 advice;
+    std::vector<u32> pageout; // folios to reclaim when the walk of a page table is over
+
+    static constexpr u64 YOUNG_DIRTY = PTE_ACCESSED | PTE_DIRTY;
+
+    void free_folio(u32 head, u64 *entry, u32 nr) {
+        page &folio = m.pages[head];
+        if (folio.flags & (PG_swapcache | PG_dirty)) {
+            const i32 mapcount = folio.order ? folio.large_mapcount : folio.mapcount;
+            if (mapcount != static_cast<i32>(entry[0] & PTE_PSE ? 1 : folio_nr_pages(m, head))) return;
+            if ((folio.flags & PG_swapcache) && !folio_free_swap(m, head)) return;
+            folio.flags &= ~u32{PG_dirty};
+        }
+        for (u32 i = 0; i < nr; ++i) entry[i] &= ~YOUNG_DIRTY;
+        if ((folio.flags & PG_swapbacked) && !(folio.flags & (PG_swapcache | PG_mlocked))) {
+            lru_del(m, head);
+            folio.flags &= ~u32{PG_swapbacked | PG_active};
+            lru_add(m, head);
+            m.count(VM_pglazyfree, folio_nr_pages(m, head));
+        }
+    }
+
+    void cold_or_pageout(u32 head, u64 *entry, u32 nr) {
+        if (advice == MADV_PAGEOUT) {
+            if (!(m.pages[head].flags & PG_mlocked)) pageout.push_back(head);
+            return;
+        }
+        for (u32 i = 0; i < nr; ++i) entry[i] &= ~u64{PTE_ACCESSED};
+        folio_deactivate(m, head);
+    }
+
+    // A PMD map, whole or in part; true when the range is done.
+    bool huge(u32, u64 *pmd, bool whole) {
+        if (*pmd & PTE_SPECIAL) return true;
+        const u32 head = pte_pfn(*pmd);
+        if (folio_maybe_mapped_shared(m, head)) return true;
+        if (!whole) return split_folio(m, head) != 0;
+        if (advice == MADV_FREE) {
+            free_folio(head, pmd, 1);
+        } else {
+            cold_or_pageout(head, pmd, 1);
+        }
+        return true;
+    }
+
+    void ptes(u64 *pte, u32 count) {
+        u32 nr = 1;
+        for (u32 i = 0; i < count; i += nr) {
+            nr = 1;
+            if (pte_none(pte[i])) continue;
+            if (!pte_present(pte[i])) {
+                if (advice == MADV_FREE && is_swap_pte(pte[i])) {
+                    nr = swap_pte_batch(pte + i, count - i);
+                    m.mms[mm].swapents -= nr;
+                    swap_free(m, pte_swp_offset(pte[i]), nr);
+                    std::fill_n(pte + i, nr, 0);
+                }
+                continue;
+            }
+            if (pte[i] & PTE_SPECIAL) continue;
+            const u32 head = page_head(m, pte_pfn(pte[i]));
+            const page &folio = m.pages[head];
+            if (folio.order) {
+                nr = folio_pte_batch(m, pte + i, count - i);
+                if (nr < folio_nr_pages(m, head)) { // R31
+                    if (!folio_maybe_mapped_shared(m, head) && split_folio(m, head) == 0) nr = 0;
+                    continue;
+                }
+            }
+            if (advice == MADV_FREE) {
+                free_folio(head, pte + i, nr);
+                continue;
+            }
+            const i32 mapcount = folio.order ? folio.large_mapcount : folio.mapcount;
+            if (mapcount == static_cast<i32>(folio_nr_pages(m, head))) cold_or_pageout(head, pte + i, nr);
+        }
+    }
+};
+
+} // namespace
+
+int madvise_pages(machine &m, u32 vma, u64 start, u64 end, u64 advice) {
+    if (m.vmas[vma].vm_flags & VM_LOCKED) return -22; // -EINVAL
+    const u32 mm = m.vmas[vma].vm_mm;
+    for (u64 at = start; at < end;) {
+        const u64 next = std::min(align_down(at, PMD_SIZE) + PMD_SIZE, end);
+        u64 *pmd = pmd_offset(m, mm, at);
+        if (!pmd) {
+            at = std::min(align_down(at, 1ULL << PUD_SHIFT) + (1ULL << PUD_SHIFT), end);
+            continue;
+        }
+        advised walk{m, mm, advice, {}};
+        const bool done = pmd_trans_huge(*pmd) && walk.huge(vma, pmd, next - at == PMD_SIZE);
+        if (!done && pmd_is_table(*pmd))
+            walk.ptes(pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
+        if (!pte_none(*pmd)) flush_tlb_range(m, mm, at, next, pmd_trans_huge(*pmd) ? PMD_SHIFT : PAGE_SHIFT);
+        reclaim_folios(m, std::move(walk.pageout));
+        at = next;
+    }
+    return 0;
+}
+
+} // namespace thp

@@ -1,0 +1,194 @@
+#include "swap.hpp"
+#include "page_alloc.hpp"
+#include <algorithm>
+#include <cerrno>
+
+namespace thp {
+
+namespace {
+
+// Clusters are on one list each: free ones, or per order those with room.
+u32 &list_head(machine &m, u32 list) { return m.h->cluster_lists[list]; }
+
+constexpr u32 LIST_NONE = 0, LIST_FREE = 1, LIST_NONFULL = 2; // LIST_NONFULL + order
+
+u32 *list_tail(machine &m, u32 list) { return &m.h->cluster_tails[list]; }
+
+void list_del(machine &m, u32 c) {
+    swap_cluster &cluster = m.clusters[c];
+    if (cluster.list == LIST_NONE) return;
+    (cluster.prev != NIL ? m.clusters[cluster.prev].next : list_head(m, cluster.list)) = cluster.next;
+    (cluster.next != NIL ? m.clusters[cluster.next].prev : *list_tail(m, cluster.list)) = cluster.prev;
+    cluster.list = LIST_NONE;
+    cluster.next = cluster.prev = NIL;
+}
+
+void list_add_tail(machine &m, u32 c, u32 list) {
+    swap_cluster &cluster = m.clusters[c];
+    if (cluster.list == list) return;
+    list_del(m, c);
+    cluster.list = static_cast<u8>(list);
+    cluster.prev = *list_tail(m, list);
+    cluster.next = NIL;
+    (cluster.prev != NIL ? m.clusters[cluster.prev].next : list_head(m, list)) = c;
+    *list_tail(m, list) = c;
+}
+
+bool slot_free(const machine &m, u32 slot) {
+    return slot < m.h->swap_slots && slot != 0 && m.swap[slot].count == 0 && !m.swap[slot].cached &&
+           !m.swap[slot].taken;
+}
+
+bool range_free(const machine &m, u32 slot, u32 nr) {
+    for (u32 i = 0; i < nr; ++i) {
+        if (!slot_free(m, slot + i)) return false;
+    }
+    return true;
+}
+
+// alloc_swap_scan_cluster: the first free aligned range from `from` to the end of its cluster.
+u32 scan_cluster(machine &m, u32 from, u32 order) {
+    const u32 c = from / SWAPFILE_CLUSTER, nr = 1U << order, end = (c + 1) * SWAPFILE_CLUSTER;
+    swap_cluster &cluster = m.clusters[c];
+    if (cluster.count + nr > SWAPFILE_CLUSTER) return NIL;
+    for (u32 slot = static_cast<u32>(align_up(from, nr)); slot + nr <= end; slot += nr) {
+        if (!range_free(m, slot, nr)) continue;
+        for (u32 i = 0; i < nr; ++i) m.swap[slot + i].taken = 1;
+        if (cluster.count == 0) cluster.order = static_cast<u8>(order);
+        cluster.count = static_cast<u16>(cluster.count + nr);
+        m.h->swap_used += nr;
+        list_del(m, c);
+        if (cluster.count < SWAPFILE_CLUSTER) list_add_tail(m, c, LIST_NONFULL + cluster.order);
+        m.h->swap_next[order] = slot + nr < end ? slot + nr : NIL;
+        return slot;
+    }
+    return NIL;
+}
+
+} // namespace
+
+void swap_put(machine &m, u32 slot) {
+    const u32 c = slot / SWAPFILE_CLUSTER;
+    swap_cluster &cluster = m.clusters[c];
+    m.swap[slot] = swap_slot{};
+    --cluster.count;
+    --m.h->swap_used;
+    // An emptied cluster goes to the end of the free ones; nobody goes on in it (recorded, s09).
+    for (u32 &next : m.h->swap_next) {
+        if (cluster.count == 0 && next != NIL && next / SWAPFILE_CLUSTER == c) next = NIL;
+    }
+    list_add_tail(m, c, cluster.count ? LIST_NONFULL + cluster.order : LIST_FREE);
+}
+
+int swapon(machine &m, u64 bytes) {
+    const u64 slots = bytes >> PAGE_SHIFT;
+    if (m.h->swap_slots) return -EBUSY;
+    if (slots > m.h->tables[TABLE_swap].capacity) return -ENOMEM;
+    m.h->swap_slots = static_cast<u32>(slots);
+    const u32 clusters = (m.h->swap_slots + SWAPFILE_CLUSTER - 1) / SWAPFILE_CLUSTER;
+    m.h->tables[TABLE_swap].used = m.h->swap_slots;
+    m.h->tables[TABLE_clusters].used = clusters;
+    for (u32 c = 0; c < clusters; ++c) {
+        m.clusters[c] = {0, 0, LIST_NONE, NIL, NIL};
+        list_add_tail(m, c, c ? LIST_FREE : LIST_NONFULL);
+    }
+    m.clusters[0].count = 1; // slot 0 holds the header, so order 0 fills this one
+    return 0;
+}
+
+u32 swap_alloc(machine &m, u32 order) {
+    const u32 nr = 1U << order;
+    if (m.h->swap_used + nr + 1 > m.h->swap_slots) return NIL;
+    if (const u32 next = m.h->swap_next[order]; next != NIL) {
+        const bool usable = m.clusters[next / SWAPFILE_CLUSTER].count == 0 ||
+                            m.clusters[next / SWAPFILE_CLUSTER].order == order;
+        const u32 slot = usable ? scan_cluster(m, next, order) : NIL;
+        if (slot != NIL) return slot;
+        m.h->swap_next[order] = NIL;
+    }
+    const auto scan_list = [&](u32 list) {
+        for (u32 c = list_head(m, list); c != NIL; c = m.clusters[c].next) {
+            const u32 slot = scan_cluster(m, c * SWAPFILE_CLUSTER, order);
+            if (slot != NIL) return slot;
+        }
+        return NIL;
+    };
+    u32 slot = scan_list(LIST_NONFULL + order);
+    if (slot == NIL) slot = scan_list(LIST_FREE);
+    // Order 0 takes what is left in the clusters of larger ones.
+    for (u32 other = 1; order == 0 && slot == NIL && other <= PMD_ORDER; ++other) {
+        slot = scan_list(LIST_NONFULL + other);
+    }
+    return slot;
+}
+
+void swap_duplicate(machine &m, u32 slot, u32 nr) {
+    for (u32 i = 0; i < nr; ++i) ++m.swap[slot + i].count;
+}
+
+void swap_free(machine &m, u32 slot, u32 nr) {
+    for (u32 i = slot; i < slot + nr; ++i) {
+        if (--m.swap[i].count > 0) continue;
+        if (!m.swap[i].cached) {
+            swap_put(m, i);
+        } else if (m.pages[m.swap[i].cached - 1].refcount == 1) { // only the cache holds it
+            delete_from_swap_cache(m, m.swap[i].cached - 1);
+        }
+    }
+}
+
+u32 swap_pte_batch(const u64 *pte, u32 max) {
+    u32 n = 1;
+    while (n < max && is_swap_pte(pte[n]) && pte_swp_offset(pte[n]) == pte_swp_offset(*pte) + n) ++n;
+    return n;
+}
+
+void add_to_swap_cache(machine &m, u32 pfn, u32 slot) {
+    m.swap[slot].cached = pfn + 1;
+    m.pages[pfn].swap = slot;
+    m.pages[pfn].flags |= PG_swapcache;
+    folio_get(m, pfn, 1);
+}
+
+void delete_from_swap_cache(machine &m, u32 head) {
+    const u32 slot = m.pages[head].swap;
+    m.pages[head].flags &= ~u32{PG_swapcache};
+    m.pages[head].swap = NIL;
+    m.swap[slot].cached = 0;
+    if (m.swap[slot].count == 0) swap_put(m, slot);
+    folio_put(m, head, 1);
+}
+
+bool folio_free_swap(machine &m, u32 head) {
+    if (!(m.pages[head].flags & PG_swapcache) || m.swap[m.pages[head].swap].count > 0) return false;
+    m.pages[head].flags |= PG_dirty;
+    delete_from_swap_cache(m, head);
+    return true;
+}
+
+void swap_read_page(machine &m, u32 slot, u32 pfn) {
+    const u8 content = m.swap[slot].content;
+    m.contents[pfn] = static_cast<u8>((m.contents[pfn] & CONTENT_TOUCHED) | content);
+    m.spend(TIME_swapping, content ? m.cost().swap_in_page : m.cost().zero_page);
+    m.count(m.swap[slot].zeromap ? VM_swpin_zero : VM_pswpin);
+}
+
+void swap_write_folio(machine &m, u32 head, u32 slot) {
+    const u32 order = m.pages[head].order, nr = 1U << order;
+    const u8 *content = m.contents + head;
+    const bool zero = std::all_of(content, content + nr, [](u8 c) { return (c & CONTENT_MASK) == 0; });
+    for (u32 i = 0; i < nr; ++i) {
+        m.swap[slot + i].content = content[i] & CONTENT_MASK;
+        m.swap[slot + i].zeromap = zero;
+    }
+    if (zero) { // R37
+        m.count(VM_swpout_zero, nr);
+        return;
+    }
+    m.spend(TIME_swapping, m.cost().swap_out_page * nr);
+    m.count(VM_pswpout, nr);
+    if (order) m.count(MTHP_swpout, order);
+    if (order == PMD_ORDER) m.count(VM_thp_swpout);
+}
+
+} // namespace thp

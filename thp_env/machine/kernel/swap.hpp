@@ -1,0 +1,43 @@
+// mm/swapfile.c, mm/swap_state.c: swap slots, their clusters, and the swap cache.
+#pragma once
+#include "../state.hpp"
+#include "page_table.hpp"
+
+namespace thp {
+
+constexpr u32 SWAPFILE_CLUSTER = 512; // slots
+
+int swapon(machine &m, u64 bytes);
+
+// 2^order contiguous, naturally aligned slots, or NIL. Each order fills clusters of its own (R34).
+u32 swap_alloc(machine &m, u32 order);
+// Changes how many page-table entries refer to each of nr slots; slots that nobody refers to are freed.
+void swap_duplicate(machine &m, u32 slot, u32 nr);
+void swap_free(machine &m, u32 slot, u32 nr);
+void swap_put(machine &m, u32 slot); // a slot whose count is zero already
+inline u32 swap_count(const machine &m, u32 slot) { return m.swap[slot].count; }
+
+// Slot in a non-present entry.
+inline bool is_swap_pte(u64 pte) { return (pte & PTE_SWAP) && !pte_present(pte); }
+inline u32 pte_swp_offset(u64 pte) { return pte_pfn(pte); }
+inline u64 mk_swap_pte(u32 slot, bool exclusive) {
+    return mk_pte(slot, PTE_SWAP | (exclusive ? u64{PTE_SWP_EXCLUSIVE} : 0));
+}
+// How many entries from `pte` on hold consecutive slots (swap_pte_batch).
+u32 swap_pte_batch(const u64 *pte, u32 max);
+
+// The page in the swap cache for a slot, or NIL.
+inline u32 swap_cache_get(const machine &m, u32 slot) {
+    return m.swap[slot].cached ? m.swap[slot].cached - 1 : NIL;
+}
+void add_to_swap_cache(machine &m, u32 pfn, u32 slot);
+// Takes a page out of the cache if no entry refers to its slot any more (folio_free_swap).
+bool folio_free_swap(machine &m, u32 head);
+void delete_from_swap_cache(machine &m, u32 head);
+
+// Reads a slot's content into a page; counts the pages read.
+void swap_read_page(machine &m, u32 slot, u32 pfn);
+// Writes a folio's pages to slots from `slot` on (R34, R37).
+void swap_write_folio(machine &m, u32 head, u32 slot);
+
+} // namespace thp

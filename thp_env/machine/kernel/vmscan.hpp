@@ -1,0 +1,21 @@
+// mm/vmscan.c: the LRU and reclaim.
+#pragma once
+#include "../state.hpp"
+#include <vector>
+
+namespace thp {
+
+// The inactive list, then the active one; new folios enter the inactive list at its head.
+void lru_add(machine &m, u32 head);
+void lru_del(machine &m, u32 head);
+// MADV_COLD: to the tail of the inactive list, reclaimed first (R33).
+void folio_deactivate(machine &m, u32 head);
+// A split folio's tails stand behind their head, as if they had aged with it.
+void lru_add_split_folio(machine &m, u32 head, u32 tail);
+
+// MADV_PAGEOUT: reclaims the folios, in order (reclaim_pages). Returns the pages freed.
+u64 reclaim_folios(machine &m, std::vector<u32> folios);
+// memory.force_empty: reclaims what can be (R39).
+void force_empty(machine &m);
+
+} // namespace thp

@@ -1,0 +1,63 @@
+"""Makes the shipped recordings: `python -m thp_workloads.recording.make_recordings [NAME ...]`.
+
+The recorded programs lie in `programs/`. The files in `thp_workloads/data` were made on Debian 12 with
+
+- python_dict: python3 (3.11.2), glibc's malloc;
+- sqlite_memory: sqlite3 (3.40.1) with libjemalloc2 (5.3.0) preloaded, which database servers often run with.
+  It returns memory by madvise after its decay of 10 s; valgrind runs the program a thousand times slower,
+  so the decay is that much shorter in the program's own time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from thp_workloads.recording.errors import RecordingError
+from thp_workloads.recording.record import record
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+PROGRAMS = Path(__file__).resolve().parent / "programs"
+
+RECORDINGS: dict[str, dict[str, Any]] = {
+    "python_dict": {
+        "command": ["/usr/bin/python3", "-I", "dictionaries.py"],
+    },
+    "sqlite_memory": {
+        "command": ["/usr/bin/sqlite3", ":memory:", ".read memory_table.sql"],
+        "environment": {"LD_PRELOAD": "libjemalloc.so.2"},
+    },
+}
+
+
+def make(name: str) -> Path:
+    """Record one program of `RECORDINGS` anew and return the file."""
+    out = DATA / f"{name}.npz"
+    out.parent.mkdir(exist_ok=True)
+    before = Path.cwd()
+    os.chdir(PROGRAMS)  # so that commands need no paths
+    try:
+        record(**RECORDINGS[name], out=out, name=name)
+    finally:
+        os.chdir(before)
+    return out
+
+
+def main() -> int:
+    """Make the named recordings, or all."""
+    for name in sys.argv[1:] or RECORDINGS:
+        if name not in RECORDINGS:
+            print(f"unknown recording {name}: {', '.join(RECORDINGS)}", file=sys.stderr)
+            return 2
+        try:
+            print(make(name))
+        except RecordingError as error:
+            print(error, file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

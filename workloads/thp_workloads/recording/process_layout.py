@@ -1,0 +1,123 @@
+"""The address space that a program starts with: natively, and under valgrind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from thp_env.machine.layout import TASK_SIZE
+from thp_workloads.recording._lackey import stopped_exec
+from thp_workloads.recording.errors import RecordingError
+
+START_BRK_FIELD = 47
+"""proc_pid_stat(5): the address above which the heap grows."""
+
+
+@dataclass(frozen=True)
+class MapsLine:
+    """A line of /proc/PID/maps."""
+
+    start: int
+    end: int
+    protection: str
+    offset: int
+    path: str
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether the mapping is private anonymous memory."""
+        return not self.path or self.path in ("[heap]", "[stack]")
+
+    @property
+    def prot(self) -> str:
+        """The protection as `ProgramBuilder` names it."""
+        return "rw" if "w" in self.protection else "r" if "r" in self.protection else "none"
+
+
+def read_maps(pid: int) -> list[MapsLine]:
+    """Read /proc/PID/maps."""
+    result = []
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        start, end = (int(part, 16) for part in fields[0].split("-"))
+        path = fields[5] if len(fields) > 5 else ""
+        result.append(MapsLine(start, end, fields[1], int(fields[2], 16), path))
+    return result
+
+
+@dataclass(frozen=True)
+class NativeLayout:
+    """The address space at a program's first instruction, without randomization.
+
+    Attributes:
+        mappings: all of them, by address.
+        executable: path of the executable.
+        brk_start: where the heap begins.
+    """
+
+    mappings: tuple[MapsLine, ...]
+    executable: str
+    brk_start: int
+
+
+def native_layout(path: str, arguments: Sequence[str], environment: Mapping[str, str]) -> NativeLayout:
+    """Start a program natively, stopped at exec, read its layout and kill it.
+
+    Raises:
+        RecordingError: when the program cannot be started or traced.
+    """
+    pid = stopped_exec(path, list(arguments), [f"{k}={v}" for k, v in environment.items()])
+    if pid < 0:
+        raise RecordingError(f"cannot start {arguments[0]}: {os.strerror(-pid)}")
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        # The second field, the name in parentheses, may hold spaces.
+        fields = stat[stat.rindex(")") + 2 :].split()
+        mappings = tuple(m for m in read_maps(pid) if m.end <= TASK_SIZE)
+        return NativeLayout(mappings, os.readlink(f"/proc/{pid}/exe"), int(fields[START_BRK_FIELD - 3]))
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@dataclass(frozen=True)
+class ClientLayout:
+    """Where valgrind put what `NativeLayout` holds.
+
+    Attributes:
+        moved: how far each loaded file moved, by path: its address under valgrind minus the native one.
+        stack_top: end of the stack.
+    """
+
+    moved: Mapping[str, int]
+    stack_top: int
+
+
+def client_layout(pid: int, native: NativeLayout, stack_address: int) -> ClientLayout:
+    """Read the layout of a program under valgrind.
+
+    Args:
+        pid: the process of valgrind, which has loaded the program.
+        native: the same program's native layout.
+        stack_address: an address in the stack.
+
+    Raises:
+        RecordingError: when valgrind's process does not hold the program.
+    """
+    moved: dict[str, int] = {}
+    top = 0
+    first: dict[str, int] = {}
+    for mapping in native.mappings:
+        if mapping.path.startswith("/"):
+            first.setdefault(mapping.path, mapping.start - mapping.offset)
+    for mapping in read_maps(pid):
+        if mapping.path in first and mapping.path not in moved:
+            moved[mapping.path] = mapping.start - mapping.offset - first[mapping.path]
+        if mapping.start <= stack_address < mapping.end:
+            top = mapping.end
+    if native.executable not in moved or not top:
+        raise RecordingError(f"{native.executable} ended at once: there is nothing to record")
+    return ClientLayout(moved, top)

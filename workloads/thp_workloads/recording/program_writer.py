@@ -1,0 +1,173 @@
+"""From a parsed log to a trace program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from thp_env.traces.builder import ProgramBuilder
+from thp_env.traces.program import ACCESS_DTYPE, Program
+from thp_workloads.recording._lackey import Lackey
+from thp_workloads.recording.content import ContentClasses
+from thp_workloads.recording.replayer import CALL_DTYPE, Operation, Replayer
+from thp_workloads.recording.windows import RUN_DTYPE, Windows, without_needless_warmth
+
+TOUCH_DTYPE = np.dtype([("instruction", "<u8"), ("page", "<u8")])
+"""A first touch as the log reader keeps it; the page's highest bit says that it wrote."""
+WRITE_BIT = np.uint64(1 << 63)
+
+EVENT_DTYPE = np.dtype(
+    [("instruction", "<u8"), ("page", "<i8"), ("region", "<i8"), ("count", "<u4"), ("written", "u1"),
+     ("content", "u1"), ("weight", "<u4"), ("exact", "u1")]
+)  # fmt: skip
+"""A run or a first touch, by region. exact: a first touch outside the windows."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """What the log reader kept, as arrays.
+
+    Attributes:
+        calls: `CALL_DTYPE`.
+        files: the files that calls name.
+        touches: `RUN_DTYPE`, exact first touches, count 1.
+        runs: `RUN_DTYPE`, accesses in windows.
+        instructions: length of the run.
+    """
+
+    calls: np.ndarray
+    files: list[str]
+    touches: np.ndarray
+    runs: np.ndarray
+    instructions: int
+
+
+def log_arrays(log: Lackey, window: int) -> Log:
+    """Take the arrays out of a log reader whose windows are of `window` instructions."""
+    packed = np.frombuffer(log.touches, TOUCH_DTYPE)
+    touches = np.zeros(len(packed), RUN_DTYPE)
+    touches["instruction"], touches["page"] = packed["instruction"], packed["page"] & ~WRITE_BIT
+    touches["written"], touches["count"] = packed["page"] >> np.uint64(63), 1
+    return Log(
+        np.frombuffer(log.calls, CALL_DTYPE),
+        log.names,
+        touches,
+        without_needless_warmth(window, np.frombuffer(log.runs, RUN_DTYPE)),
+        log.instructions,
+    )
+
+
+def write_program(
+    log: Log,
+    windows: Windows,
+    replayer: Replayer,
+    samples: list[tuple[int, int, int]],
+    *,
+    stack_touched: int,
+    ns: float,
+    meta: dict[str, Any],
+) -> Program:
+    """Write the program.
+
+    Args:
+        log: the parsed log.
+        windows: its windows.
+        replayer: holds the address space before the first instruction.
+        samples: (instruction, client page, percentage) of sampled pages.
+        stack_touched: bytes at the stack's top that hold arguments and environment.
+        ns: nanoseconds an instruction takes.
+        meta: for `Program.meta`.
+    """
+    exact = log.touches[windows.outside(log.touches["instruction"])]
+    stream = np.concatenate([exact, log.runs])
+    order = np.argsort(stream["instruction"], kind="stable")
+    events = np.zeros(len(stream), EVENT_DTYPE)
+    for name in ("instruction", "page", "count", "written"):
+        events[name] = stream[name][order]
+    events["exact"] = order < len(exact)
+    events["weight"][events["exact"] == 0] = windows.weights(log.runs)
+    events["count"] = np.maximum(events["count"], 1)
+    sampled = np.array(sorted(samples), dtype=np.int64).reshape(-1, 3)
+
+    # First pass: follow the calls, translate pages to regions, learn what the pages hold.
+    classes = ContentClasses()
+    ends = log.calls["instruction"]
+    cuts = [0, *np.searchsorted(events["instruction"], ends, side="right").tolist(), len(events)]
+    sample_cuts = [0, *np.searchsorted(sampled[:, 0], ends, side="right").tolist(), len(sampled)]
+    operations: list[list[Operation]] = []
+    for i in range(len(log.calls) + 1):
+        part = events[cuts[i] : cuts[i + 1]]
+        part["region"], part["page"] = replayer.space.translate(part["page"])
+        mine = sampled[sample_cuts[i] : sample_cuts[i + 1]]
+        classes.add(*replayer.space.translate(mine[:, 1]), mine[:, 2])
+        if i < len(log.calls):
+            file = int(log.calls["name"][i])
+            operations.append(list(replayer.call(log.calls[i], log.files[file] if file >= 0 else "")))
+    classes.finish()
+    events["content"] = classes.of(events["region"], events["page"])
+
+    # Second pass: write.
+    meta = {**meta, "brk_start": replayer.brk_start, "mmap_base": replayer.mmap_base}
+    builder = ProgramBuilder(**meta)
+    writer = _EventWriter(builder, ns)
+    writer.operations(replayer.initial)
+    stack = next(args[1] for _, args, _ in replayer.initial if args[0] == "stack")
+    builder.touch("stack", stack - stack_touched, stack_touched)
+    for i in range(len(log.calls) + 1):
+        end = int(ends[i]) if i < len(log.calls) else log.instructions
+        part = events[cuts[i] : cuts[i + 1]]
+        writer.events(part[part["region"] >= 0], end)
+        if i < len(log.calls):
+            writer.operations(operations[i])
+    return builder.build()
+
+
+class _EventWriter:
+    """Writes events in order; keeps the time."""
+
+    def __init__(self, builder: ProgramBuilder, ns: float) -> None:
+        self._builder = builder
+        self._ps = round(ns * 1000)
+        self._now = 0
+
+    def operations(self, operations: list[Operation]) -> None:
+        """Write operations, which take no instructions."""
+        for method, args, keywords in operations:
+            getattr(self._builder, method)(*args, **keywords)
+
+    def _pass_until(self, instruction: int) -> None:
+        if instruction > self._now:
+            self._builder.compute((instruction - self._now) * self._ps / 1000)
+            self._now = instruction
+
+    def events(self, events: np.ndarray, end: int) -> None:
+        """Write events, all before instruction `end`, and let time pass until then.
+
+        Slices are of one weight and, outside windows, of pages of one content class.
+        """
+        if len(events):
+            self._pass_until(int(events["instruction"][0]))
+            records = np.zeros(len(events), ACCESS_DTYPE)
+            for name in ("page", "region", "written", "count"):
+                records[name] = events[name]
+            until = np.append(events["instruction"][1:], np.uint64(end))
+            records["instructions"] = np.minimum(until - events["instruction"], (1 << 32) - 1)
+            key = events["weight"].astype(np.int64) << 8 | np.where(events["exact"], events["content"], 0)
+            edges = [0, *(np.flatnonzero(np.diff(key)) + 1).tolist(), len(events)]
+            for first, last in pairwise(edges):
+                content = int(np.bincount(events["content"][first:last]).argmax())
+                self._replay(records[first:last], int(events["weight"][first]), content)
+        self._pass_until(end)
+
+    def _replay(self, records: np.ndarray, weight: int, content: int) -> None:
+        # A weight multiplies the time of instructions too, but what passes between the windows is in the
+        # program: what the division leaves over passes afterwards.
+        share = self._ps // weight if weight else 0
+        self._builder.replay(records, ns=share / 1000, weight=weight, content=content)
+        instructions = int(records["instructions"].sum(dtype=np.uint64))
+        self._now += instructions
+        if left := (self._ps - share * weight) * instructions:
+            self._builder.compute(left / 1000)

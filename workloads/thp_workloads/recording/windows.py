@@ -1,0 +1,110 @@
+"""The windows in which accesses were sampled: which of them count how often, and how wrong that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from thp_workloads.recording._lackey import model_misses
+
+RUN_DTYPE = np.dtype([("instruction", "<u8"), ("page", "<u8"), ("count", "<u4"), ("written", "<u4")])
+"""Merged accesses to one client page, as the log reader keeps them; count 0: see `Windows`."""
+
+
+NEIGHBOURS = 8
+"""A window is represented by one of so many recorded windows before it, or after it."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of a recording.
+
+    One of every P / W neighbouring windows of W instructions was recorded. It begins with the pages used last
+    before it, which put the TLB in the state it was in and do not count.
+
+    Attributes:
+        window: W, instructions.
+        kept: numbers of the recorded windows, ascending.
+        weight: how many windows each of them stands for, at least 1, int64.
+    """
+
+    window: int
+    kept: np.ndarray
+    weight: np.ndarray
+
+    def of(self, instruction: np.ndarray) -> np.ndarray:
+        """Return the number of the window that each instruction lies in."""
+        return (instruction // np.uint64(self.window)).astype(np.int64)
+
+    def weights(self, runs: np.ndarray) -> np.ndarray:
+        """Return how many real accesses an access of each run, of recorded windows, stands for."""
+        weight = self.weight[np.searchsorted(self.kept, self.of(runs["instruction"]))]
+        return np.where(runs["count"] > 0, weight, 0)
+
+    def outside(self, instruction: np.ndarray) -> np.ndarray:
+        """Return which of these instructions lie in no recorded window."""
+        return ~np.isin(self.of(instruction), self.kept)
+
+
+def weigh(window: int, runs: np.ndarray, begun: np.ndarray, end: tuple[float, float, float]) -> Windows:
+    """Let the recorded windows stand for all: each for some of those nearby that resemble it.
+
+    Windows are gone through in order, and what the chosen ones lack or exceed so far counts in the next
+    choice, so that the totals come out right although no window has an exact double.
+
+    Args:
+        window: W, instructions.
+        runs: `RUN_DTYPE`, the recorded accesses.
+        begun: what the model TLB had counted when each window began (accesses, first-level misses, walks),
+            shape (windows, 3).
+        end: the same at the end of the run.
+    """
+    kept = np.unique((runs["instruction"] // np.uint64(window)).astype(np.int64))
+    if not len(kept):
+        return Windows(window, kept, kept)
+    counts = np.diff(np.vstack([begun, end]), axis=0)
+    counts /= np.maximum(counts.mean(axis=0), 1e-9)
+    number = np.arange(len(counts))
+    after = np.searchsorted(kept, number)
+    near = np.clip(after[:, None] + np.arange(-NEIGHBOURS, NEIGHBOURS), 0, len(kept) - 1)
+    difference = counts[:, None] - counts[kept[near]]
+    distance = np.abs(difference).sum(axis=2)
+    # Of equals the nearest.
+    distance += np.abs(kept[near] - number[:, None]) * (1e-6 / len(counts))
+    chosen = near[:, 0].copy()
+    chosen[kept] = np.arange(len(kept))
+    owed = np.zeros(counts.shape[1])
+    for i in np.setdiff1d(number, kept):
+        best = np.argmin(distance[i] + np.abs(owed + difference[i]).sum(axis=1))
+        chosen[i] = near[i, best]
+        owed += difference[i, best]
+    return Windows(window, kept, np.bincount(chosen, minlength=len(kept)))
+
+
+def without_needless_warmth(window: int, runs: np.ndarray) -> np.ndarray:
+    """Drop the pages used last where the window before was recorded too: the TLB knows them."""
+    index = runs["instruction"] // np.uint64(window)
+    return runs[(runs["count"] > 0) | ~np.isin(index - np.uint64(1), index)]
+
+
+def sampling_error(
+    windows: Windows, runs: np.ndarray, touches: np.ndarray, true: tuple[float, float, float]
+) -> dict[str, float]:
+    """Compare what the sample says of a 4K TLB with what all accesses say.
+
+    Args:
+        windows: the windows.
+        runs: `RUN_DTYPE`, the recorded accesses.
+        touches: the first touches outside windows, which are replayed without counting, as `RUN_DTYPE`.
+        true: accesses, first-level misses and walks of the model TLB fed with every access.
+
+    Returns:
+        Relative errors (sample / truth - 1) of "accesses", "l1_misses" and "walks".
+    """
+    weight = np.concatenate([windows.weights(runs), np.zeros(len(touches))]).astype(np.float64)
+    stream = np.concatenate([runs, touches])
+    order = np.argsort(stream["instruction"], kind="stable")
+    sampled = model_misses(stream[order].tobytes(), weight[order].tobytes())
+    names = ("accesses", "l1_misses", "walks")
+    return {n: round(s / t - 1, 4) if t else 0.0 for n, s, t in zip(names, sampled, true, strict=True)}
