@@ -209,6 +209,14 @@ void vma_merge_range(machine &m, u32 mm, u64 start, u64 end) {
     }
 }
 
+int vma_expand(machine &m, u32 vma, u64 end) {
+    const u32 next = vma_next(m, vma);
+    if (next != NIL && m.vmas[next].vm_start < end) return -EFAULT;
+    m.vmas[vma].vm_end = end;
+    vma_merge_range(m, m.vmas[vma].vm_mm, m.vmas[vma].vm_start, end);
+    return 0;
+}
+
 int do_mmap(machine &m, u32 mm, u64 address, u64 length, u32 vm_flags) {
     const u64 end = address + length;
     if (length == 0 || end > TASK_SIZE || end < address) return -ENOMEM;

@@ -30,6 +30,8 @@ int set_vma_orders(machine &m, u32 mm, u64 start, u64 end, u32 orders);
 // Top down; at 2M if the length is a multiple of 2M (6.18). 0 when there is no room.
 u64 get_unmapped_area(const machine &m, u32 mm, u64 length);
 
+// Makes a VMA longer; nothing may be mapped up to `end`. 0 or -EFAULT when something is.
+int vma_expand(machine &m, u32 vma, u64 end);
 // Cuts a VMA so that one ends and the next starts at the address.
 int split_vma(machine &m, u32 vma, u64 address);
 // Merges what can be merged at the edges of VMAs in [start, end].

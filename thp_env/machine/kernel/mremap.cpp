@@ -56,7 +56,7 @@ int mremap(machine &m, u32 mm, u64 from, u64 length, u64 to, u64 new_length) {
     u32 v = vma_lookup(m, mm, from);
     if (v == NIL || m.vmas[v].vm_end < from + kept) return -EFAULT;
     if (to == from) { // grows in place
-        return new_length > kept ? do_mmap(m, mm, from + kept, new_length - kept, m.vmas[v].vm_flags) : 0;
+        return new_length > kept ? vma_expand(m, v, from + new_length) : 0;
     }
     // copy_vma and the unmapping of the old range cut the old VMA at both ends.
     if (m.vmas[v].vm_start < from) {
