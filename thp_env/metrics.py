@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from thp_env.machine import Machine
+import numpy as np
+
+from thp_env.machine import Machine, layout
 from thp_env.machine.prices import PAGES_PER_MIB, Prices, cost_terms, pending_cost, waste_cost
 
 
@@ -40,3 +42,24 @@ def run_metrics(machine: Machine, accesses: float, prices: Prices | None = None)
         "cost_ns": sum(terms.values()),
         **terms,
     }
+
+
+def unfinished_cost(machine: Machine, prices: Prices | None = None) -> float:
+    """Return what the part of a program that did not run is charged, in ns.
+
+    More than it can cost with folios of 4K: each access walks the whole table, faults and is unmapped again, while
+    all memory is resident.
+    """
+    prices = prices or Prices()
+    program, clock = machine.program, machine.config.clock
+    op, step = machine.position
+    left = program.steps.astype(np.float64)
+    left[:op] = 0
+    left[op : op + 1] -= step
+    share = left / np.maximum(program.steps, 1)
+    walk = sum(machine.config.as_dict()["walk_cycles"]) * clock["cycle"] / 1000
+    fault = sum(clock[name] for name in ("fault", "zero_page", "zap_folio", "zap_pte")) / 1000
+    faults = float(left[program.work > 0].sum()) * fault
+    ns = float(program.work @ share) * walk * prices.walk + faults
+    memory = machine.config.memory / PAGES_PER_MIB / layout.PAGE_SIZE
+    return ns + memory * prices.memory * (ns + float(program.own_ns @ share)) / 1e6

@@ -59,7 +59,12 @@ def workloads() -> dict[str, Workload]:
     """Return every installed workload by name."""
     found: dict[str, Workload] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
-        for workload in entry.load()():
+        try:
+            offered = entry.load()()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise WorkloadError(f"the workloads of {entry.name} ({entry.value}) cannot be loaded: {reason}") from error
+        for workload in offered:
             if workload.name in found:
                 raise WorkloadError(f"two packages offer a workload called {workload.name}")
             found[workload.name] = workload
@@ -92,13 +97,29 @@ def fixed(name: str, program: Program, config: MachineConfig | None = None) -> W
 
 
 def memory_for(program: Program) -> int:
-    """Return a size of RAM, in bytes, that holds all a program maps, with 2M folios and page tables."""
+    """Return a size of RAM, in bytes, that holds all a program has mapped at a time, with 2M folios and page tables."""
     from thp_env.machine import layout
 
-    sizes = np.isin(program.ops["op"], [layout.OPS.index("mmap"), layout.OPS.index("brk")])
-    anonymous = sizes & (program.ops["d"] & layout.VM_FILE == 0)
-    mapped = int(program.ops["length"][anonymous].sum())
-    return max(64 << 20, min(16 << 30, -(-int(mapped * 1.25) // (4 << 20)) * (4 << 20) + (32 << 20)))
+    code = {name: layout.OPS.index(name) for name in ("mmap", "munmap", "mremap", "brk")}
+    ops = program.ops
+    files = set(ops["region"][(ops["op"] == code["mmap"]) & (ops["d"] & layout.VM_FILE != 0)].tolist())
+    mapped = peak = 0
+    heap: dict[int, int] = {}
+    for op in ops[np.isin(ops["op"], list(code.values()))]:
+        kind, region, length = int(op["op"]), int(op["region"]), int(op["length"])
+        if region in files:
+            continue
+        if kind == code["mmap"]:
+            mapped += length
+        elif kind == code["munmap"]:
+            mapped -= length
+        elif kind == code["brk"]:
+            mapped += length - heap.get(region, 0)
+            heap[region] = length
+        else:
+            mapped += (length if op["c"] == layout.AT_SLOT else int(op["a"])) - length
+        peak = max(peak, mapped)
+    return max(64 << 20, min(16 << 30, -(-int(peak * 1.25) // (4 << 20)) * (4 << 20) + (32 << 20)))
 
 
 def resolve(workload: str | Workload | Program | Instance | Sequence) -> list[Workload]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 
 def _conformance(args: argparse.Namespace) -> int:
@@ -68,13 +68,16 @@ def _train(args: argparse.Namespace) -> int:
         train(config, args.out, folder=args.folder, resume=args.resume, quiet=args.quiet, command=_command())
     except KeyboardInterrupt:
         words = [w for w in sys.argv[1:] if w != "--resume"]
-        print(f"\nstopped; go on with: thp-env {shlex.join([*words, '--resume'])}", file=sys.stderr)
+        saved = (Path(args.folder) / "checkpoint.zip").exists()
+        advice = f"go on with: thp-env {shlex.join([*words, '--resume'])}" if saved else "nothing was saved yet"
+        print(f"\nstopped; {advice}", file=sys.stderr)
         return 130
     print(f"wrote {args.out}")
     return 0
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from thp_agents.evaluation import writable
     from thp_agents.policy import find_policy, policies
     from thp_env.workload import find
 
@@ -83,7 +86,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     for name in names:
         find(name)
     for path in (args.report, args.csv):
-        _writable(path)
+        if path:
+            writable(path)
     return _run_and_report(chosen, names, args.seeds, args.report, args.csv, args.quiet, "Policies compared")
 
 
@@ -131,9 +135,17 @@ def _bench(args: argparse.Namespace) -> int:
     return run_bench(args.json)
 
 
-def _writable(path: Path | None) -> None:
-    if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK) and not path.is_dir()):
-        raise ValueError(f"cannot write {path}: {path.parent} is no folder that can be written to")
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
 
 
 def _command() -> str:
@@ -142,7 +154,7 @@ def _command() -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    p = argparse.ArgumentParser(prog="thp-env", description="Linux folio sizes: simulate, train, evaluate.")
+    p = _Parser(prog="thp-env", description="Linux folio sizes: simulate, train, evaluate.")
     sub = p.add_subparsers(dest="verb", required=True)
 
     c = sub.add_parser("demo", help="train an agent and evaluate it on a recording of a real program")
@@ -153,8 +165,8 @@ def parser() -> argparse.ArgumentParser:
     c = sub.add_parser("train", help="train an agent")
     c.add_argument("--out", type=Path, default=Path("runs/ppo.npz"), help="the policy (default: %(default)s)")
     c.add_argument("--folder", default="runs/ppo", help="checkpoints (default: %(default)s)")
-    c.add_argument("--steps", type=int, default=24_000, help="decisions (default: %(default)s)")
-    c.add_argument("--seed", type=int, default=0)
+    c.add_argument("--steps", type=_natural, default=24_000, help="decisions (default: %(default)s)")
+    c.add_argument("--seed", type=_natural, default=0)
     c.add_argument("--workloads", nargs="+", metavar="NAME")
     c.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     c.set_defaults(run=_train)
@@ -162,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
     c = sub.add_parser("evaluate", help="compare policies on workloads")
     c.add_argument("--policies", nargs="+", metavar="NAME", help="names or .npz files (default: all heuristics)")
     c.add_argument("--workloads", nargs="+", metavar="NAME", default=["sqlite_memory"])
-    c.add_argument("--seeds", nargs="+", type=int, default=[0])
+    c.add_argument("--seeds", nargs="+", type=_natural, default=[0])
     c.add_argument("--report", type=Path, help="write an HTML report")
     c.add_argument("--csv", type=Path, help="write one row a run")
     c.set_defaults(run=_evaluate)

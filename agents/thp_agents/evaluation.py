@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import operator
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-import thp_env
+import thp_env  # noqa: F401 -- registers the environments
 from thp_agents.policy import Policy, PolicyError
-from thp_env.envs.actions import ACTIONS
+from thp_env.envs.actions import ACTIONS, KEEP, ORDER_MASKS
 from thp_env.envs.vma_order import VmaOrderEnv
 from thp_env.machine import KIND_FOLIO, KIND_HUGE_ZERO, KIND_NONE, KIND_ZERO
 
@@ -99,25 +100,26 @@ def evaluate_one(
     Raises:
         PolicyError: when the policy returns an action that does not exist, or raises.
     """
+    if policy.default not in ORDER_MASKS:
+        raise PolicyError(f"policy {policy.name} has an unknown default {policy.default!r}")
     env: gymnasium.Env = gymnasium.make(
         "thp_env/VmaOrder-v0", workload=workload, reward=reward, default=policy.default, metrics=True,
         disable_env_checker=True,
     )  # fmt: skip
     inner: VmaOrderEnv = env.unwrapped  # type: ignore[assignment]
-    policy.reset()
+    _ask(policy, policy.reset)
     observation, _ = env.reset(seed=seed)
+    total, decisions, over = 0.0, 0, False
     info: dict[str, Any] = {}
-    total, decisions, over = 0.0, 0, inner.vma is None
     pictures: list[Frame] = []
     every = 1
     while not over:
-        assert inner.vma is not None
-        try:
-            action = int(policy.decide(observation, inner.vma, inner.action_masks()))
-        except Exception as error:
-            raise PolicyError(f"policy {policy.name} raised {type(error).__name__}: {error}") from error
+        action = ACTIONS.index(KEEP)
+        if inner.vma is not None:  # None: the program ended before it mapped anything to decide about
+            action = _ask(policy, policy.decide, observation, inner.vma, inner.action_masks())
+            action = _ask(policy, operator.index, action)
         if not 0 <= action < len(ACTIONS):
-            raise PolicyError(f"policy {policy.name} chose action {action}; there are {len(ACTIONS)}")
+            raise PolicyError(f"policy {policy.name} chose action {action}; there are 0 to {len(ACTIONS) - 1}")
         if frames and decisions % every == 0:
             pictures.append(look(inner))
             if len(pictures) >= 2 * frames:
@@ -134,6 +136,13 @@ def evaluate_one(
     return Run(policy.name, inner.workload.name, seed, metrics, decisions, info["reason"], pictures)
 
 
+def _ask(policy: Policy, verb: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return verb(*arguments)
+    except Exception as error:
+        raise PolicyError(f"policy {policy.name} raised {type(error).__name__}: {error}") from error
+
+
 def evaluate(
     policies: Sequence[Policy], workloads: Iterable[Any], seeds: Sequence[int] = (0,), *, frames: int = 0,
     quiet: bool = False,
@@ -142,7 +151,13 @@ def evaluate(
 
     Returns:
         The runs, and for each policy that failed the reason; its runs are left out, the others complete.
+
+    Raises:
+        PolicyError: when two policies have one name.
     """
+    names = [p.name for p in policies]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise PolicyError(f"two policies are called {twice[0]!r}: a table could not tell them apart")
     runs: list[Run] = []
     failed: dict[str, str] = {}
     jobs = [(p, w, s) for w in workloads for s in seeds for p in policies]
@@ -171,16 +186,23 @@ COLUMNS = {
 """Columns of the table: (metric, format)."""
 
 
+def ranking(runs: Sequence[Run]) -> list[str]:
+    """Return the names of the policies, best mean reward first, equal ones by name."""
+    return sorted({r.policy for r in runs}, key=lambda name: (-mean(runs, name, "reward"), name))
+
+
+def mean(runs: Sequence[Run], policy: str, metric: str) -> float:
+    """Return the mean of a metric over a policy's runs."""
+    return float(np.mean([r.metrics[metric] for r in runs if r.policy == policy]))
+
+
 def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows: one policy each, means over workloads and seeds, best reward first."""
-    names = list(dict.fromkeys(r.policy for r in runs))
-    keys = [key for key, _ in COLUMNS.values()]
-    means = {n: {k: float(np.mean([r.metrics[k] for r in runs if r.policy == n])) for k in keys} for n in names}
-    names.sort(key=lambda n: -means[n]["reward"])
     rows = []
-    for name in names:
+    for name in ranking(runs):
         oom = sum(r.reason == "oom" for r in runs if r.policy == name)
-        rows.append([name + (f" ({oom} OOM)" if oom else ""), *(f.format(means[name][k]) for k, f in COLUMNS.values())])
+        values = [form.format(mean(runs, name, metric)) for metric, form in COLUMNS.values()]
+        rows.append([name + (f" ({oom} OOM)" if oom else ""), *values])
     return ["policy", *COLUMNS], rows
 
 
@@ -191,7 +213,7 @@ def format_table(header: list[str], rows: list[list[str]], markdown: bool = Fals
         return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in [header, *rows]
     )
 
@@ -211,13 +233,29 @@ def write_csv(runs: Sequence[Run], path: str | os.PathLike) -> None:
     write_text(path, out.getvalue())
 
 
+def writable(path: str | os.PathLike) -> Path:
+    """Return the path of a file that is to be written.
+
+    Raises:
+        PolicyError: when there is no folder to write it to, or something is there that is no file.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise PolicyError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise PolicyError(f"cannot write {path}: no permission to write to {path.parent}")
+    if path.exists() and not path.is_file():
+        raise PolicyError(f"cannot write {path}: it is there and no file")
+    return path
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a file, whole or not at all.
 
     Raises:
         PolicyError: when it cannot be written.
     """
-    path = Path(path)
+    path = writable(path)
     try:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
             try:
@@ -230,17 +268,3 @@ def write_text(path: str | os.PathLike, text: str) -> None:
                 raise
     except OSError as error:
         raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-__all__ = [
-    "COLUMNS",
-    "Frame",
-    "Run",
-    "evaluate",
-    "evaluate_one",
-    "format_table",
-    "look",
-    "table",
-    "thp_env",
-    "write_csv",
-]

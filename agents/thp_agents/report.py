@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from thp_agents.evaluation import Run, table, write_text
+from thp_agents.evaluation import Run, mean, ranking, table, write_text
 from thp_env.machine.prices import TERMS
 
 COLORS = {
@@ -78,13 +78,12 @@ def address_space(runs: Sequence[Run]) -> Figure:
 
 def costs(runs: Sequence[Run]) -> Figure:
     """Draw what each policy costs, by term."""
-    _, rows = table(runs)
-    names = [row[0].split(" (")[0] for row in rows][::-1]
+    names = ranking(runs)[::-1]
     figure = Figure(figsize=(10, 0.42 * len(names) + 1.2), layout="constrained")
     ax = figure.subplots()
     left = np.zeros(len(names))
     for term, label in COSTS.items():
-        values = np.array([np.mean([r.metrics[term] for r in runs if r.policy == n]) for n in names])
+        values = np.array([mean(runs, name, term) for name in names])
         ax.barh(names, values, left=left, label=label)
         left += values
     ax.set_xlabel("ns per access that the policy can change")
@@ -111,7 +110,7 @@ def html_report(runs: Sequence[Run], failed: dict[str, str], title: str, notes: 
         _png(costs(runs)),
     ]
     for workload in dict.fromkeys(r.workload for r in runs):
-        order = [row[0].split(" (")[0] for row in rows]
+        order = ranking(runs)
         shown = [r for r in runs if r.workload == workload and r.frames and r.seed == runs[0].seed]
         if shown:
             shown.sort(key=lambda r: order.index(r.policy))
@@ -125,17 +124,15 @@ def html_report(runs: Sequence[Run], failed: dict[str, str], title: str, notes: 
 
 def verdict(runs: Sequence[Run]) -> str:
     """Say in two sentences who won and why."""
-    names = list(dict.fromkeys(r.policy for r in runs))
-    mean = {n: {k: np.mean([r.metrics[k] for r in runs if r.policy == n]) for k in ("reward", *COSTS)} for n in names}
-    names.sort(key=lambda n: -mean[n]["reward"])
+    names = ranking(runs)
     if len(names) < 2:
         return f"Only {names[0]} ran." if names else "Nothing ran."
     best, second, worst = names[0], names[1], names[-1]
-    lead = mean[best]["reward"] - mean[second]["reward"]
-    terms = sorted(COSTS, key=lambda t: mean[worst][t] - mean[best][t], reverse=True)
-    gain = [f"{COSTS[t]} {mean[worst][t] - mean[best][t]:+.3f}" for t in terms[:2]]
+    lead = mean(runs, best, "reward") - mean(runs, second, "reward")
+    saved = {term: mean(runs, worst, term) - mean(runs, best, term) for term in COSTS}
+    gain = [f"{COSTS[t]} {saved[t]:+.3f}" for t in sorted(COSTS, key=lambda t: -saved[t])[:2]]
     return (
-        f"{best} won with {mean[best]['reward']:.3f} ns per access, {lead:.3f} ahead of {second}. "
+        f"{best} won with {mean(runs, best, 'reward'):.3f} ns per access, {lead:.3f} ahead of {second}. "
         f"Against {worst}, the last, it saved most on {' and '.join(gain)} ns per access."
     )
 

@@ -7,7 +7,8 @@ access. The environment's docstring says when the snapshots are taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from thp_env.machine import Counters
@@ -61,13 +62,20 @@ def resolve_reward(reward: str | RewardFunction) -> tuple[RewardFunction, bool]:
     return REWARDS[reward], reward in NEEDS_SHADOW_TLB
 
 
-def checked_sum(terms: dict[str, Any]) -> float:
-    """Return the sum of a reward's terms.
+def checked_terms(returned: Any) -> dict[str, float]:
+    """Return a reward's terms as floats.
 
     Raises:
-        ValueError: when a term is not a finite number, by name.
+        ValueError: when a reward returned no terms, or one that is not a finite number, by name.
     """
-    for name, value in terms.items():
-        if not abs(value) < float("inf"):
+    if not isinstance(returned, Mapping):
+        raise ValueError(f"the reward returned {returned!r}: return {{name: value}}")
+    terms = {}
+    for name, value in returned.items():
+        try:
+            terms[str(name)] = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"the reward's term {name!r} is {value!r}: return finite numbers") from None
+        if not math.isfinite(terms[str(name)]):
             raise ValueError(f"the reward's term {name!r} is {value}: return finite numbers")
-    return float(sum(terms.values()))
+    return terms

@@ -15,6 +15,7 @@ import numpy as np
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.machine import Machine, Status
 from thp_env.machine.prices import Prices, cost_terms, pending_cost
+from thp_env.metrics import unfinished_cost
 
 
 def symlog(x: float) -> float:
@@ -25,7 +26,8 @@ def symlog(x: float) -> float:
 class ShadowReward(gymnasium.Wrapper):
     """Replaces the reward by what was saved against a shadow run.
 
-    An episode's rewards add up to `scale * (1 - cost / shadow cost)` before `symlog` is applied to each step.
+    An episode's rewards add up to `scale * (1 - cost / shadow cost)` before `symlog` is applied to each step. On
+    running out of memory, what did not run is charged as by VmaOrder-v0, without `symlog`.
 
     Args:
         env: an environment over one machine, such as VmaOrder-v0.
@@ -40,10 +42,12 @@ class ShadowReward(gymnasium.Wrapper):
         env: gymnasium.Env,
         setting: str = "64K",
         scale: float = 10.0,
-        slices: int = 64,
+        slices: int = 128,
         prices: Prices | None = None,
     ) -> None:
         """Wrap an environment."""
+        if setting not in ORDER_MASKS:
+            raise ValueError(f"unknown setting {setting!r}: one of {', '.join(ORDER_MASKS)}")
         super().__init__(env)
         self.setting, self.scale, self.slices, self.prices = setting, scale, slices, prices or Prices()
 
@@ -52,7 +56,10 @@ class ShadowReward(gymnasium.Wrapper):
         observation, info = self.env.reset(seed=seed, options=options)
         machine: Machine = self.env.unwrapped.machine  # type: ignore[attr-defined]
         self._start = np.concatenate([[0], np.cumsum(machine.program.steps)])
-        self._positions, self._costs = self._run_shadow(machine.clone())
+        shadow = machine.clone()
+        self._positions, self._costs = self._run_shadow(shadow)
+        self._pending = self._left(shadow)
+        self._total = max(1.0, float(self._costs[-1]) + self._pending)
         self._last = self._saved(machine)
         return observation, info
 
@@ -61,13 +68,13 @@ class ShadowReward(gymnasium.Wrapper):
         observation, _, terminated, truncated, info = self.env.step(action)
         machine: Machine = self.env.unwrapped.machine  # type: ignore[attr-defined]
         saved = self._saved(machine)
-        reward = (saved - self._last) / self._costs[-1]
-        self._last = saved
         if terminated:
-            reward -= pending_cost(machine.counters, machine.config.clock, self.prices) / self._costs[-1]
-            if info.get("reason") == "oom":
-                reward -= 1.0
-        return observation, symlog(self.scale * reward), terminated, truncated, info
+            saved += self._pending - self._left(machine)
+        reward = symlog(self.scale * (saved - self._last) / self._total)
+        self._last = saved
+        if info.get("reason") == "oom":  # not squeezed: many small losses must not weigh more than the rest at once
+            reward -= self.scale * unfinished_cost(machine, self.prices) / self._total
+        return observation, reward, terminated, truncated, info
 
     def _position(self, machine: Machine) -> float:
         op, step = machine.position
@@ -76,13 +83,16 @@ class ShadowReward(gymnasium.Wrapper):
     def _cost(self, machine: Machine) -> float:
         return sum(cost_terms(machine.counters, self.prices).values())
 
+    def _left(self, machine: Machine) -> float:
+        return pending_cost(machine.counters, machine.config.clock, self.prices)
+
     def _saved(self, machine: Machine) -> float:
         return float(np.interp(self._position(machine), self._positions, self._costs)) - self._cost(machine)
 
     def _run_shadow(self, shadow: Machine) -> tuple[np.ndarray, np.ndarray]:
         shadow.set_default_orders(ORDER_MASKS[self.setting])
         positions, costs = [self._position(shadow)], [self._cost(shadow)]
-        slice_ps = 1_000_000_000
+        slice_ps = 100_000_000
         status = Status.WINDOW
         while status == Status.WINDOW:
             status = shadow.run(until_ps=shadow.clock_ps + slice_ps, go_on=True)
@@ -91,4 +101,4 @@ class ShadowReward(gymnasium.Wrapper):
             if len(positions) > self.slices:  # longer than thought: half as many points, twice as far apart
                 del positions[1:-1:2], costs[1:-1:2]
                 slice_ps *= 2
-        return np.array(positions), np.maximum(np.array(costs), 1.0)
+        return np.array(positions), np.array(costs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, SupportsFloat
 
@@ -12,10 +13,10 @@ from gymnasium import spaces
 
 from thp_env.envs.actions import ACTIONS, KEEP, ORDER_MASKS, SPLIT, action_mask, fitting_blocks
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS, system_observation, vma_observation
-from thp_env.envs.reward import PRICES, RewardFunction, checked_sum, resolve_reward
+from thp_env.envs.reward import PRICES, RewardFunction, checked_terms, resolve_reward
 from thp_env.machine import Machine, Status, Vma, layout
 from thp_env.machine.prices import pending_cost
-from thp_env.metrics import run_metrics
+from thp_env.metrics import run_metrics, unfinished_cost
 from thp_env.traces import Program
 from thp_env.workload import Instance, Workload, resolve
 
@@ -64,8 +65,9 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
     ## Episode End
 
     Terminates when the program has ended, or when the machine runs out of memory: then what was not executed is
-    charged at the price of a full page walk an access (`oom_cost`). The length of an episode is set by the
-    program, never by decisions. Never truncates by itself.
+    charged as if each access walked the whole page table and faulted, with all memory resident (`oom_cost`), so
+    that it never pays to run out. The accesses of an episode are set by the program, never by decisions; how
+    many decisions there are depends on the faults. Never truncates by itself.
 
     ## Information
 
@@ -108,15 +110,15 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         """Make the environment; see the class for the arguments."""
         if default not in ORDER_MASKS:
             raise ValueError(f"unknown default {default!r}: one of {', '.join(ORDER_MASKS)}")
-        if window_ms <= 0 or window_faults <= 0:
-            raise ValueError("a window must last: window_ms and window_faults must be positive")
+        if not 0 < window_ms < math.inf or window_faults != int(window_faults) or window_faults < 1:
+            raise ValueError("a window must last: window_ms must be positive, window_faults a whole number from 1 on")
         if render_mode is not None:
             raise ValueError(f"render_mode {render_mode!r} is not supported")
         self.render_mode = render_mode
         self.workloads = resolve(workload)
         self.reward, shadow = resolve_reward(reward)
         self._shadow = shadow or metrics
-        self._window_ps, self._window_faults = int(window_ms * 1e9), window_faults
+        self._window_ps, self._window_faults = max(1, int(window_ms * 1e9)), int(window_faults)
         self.default = default
         self.action_space = spaces.Discrete(len(ACTIONS))
         self.observation_space = spaces.Dict(  # type: ignore[assignment]
@@ -151,7 +153,8 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         default = (options or {}).get("default", self.default)
         if default not in ORDER_MASKS:
             raise ValueError(f"unknown default {default!r}: one of {', '.join(ORDER_MASKS)}")
-        machine.set_default_orders(ORDER_MASKS[default])
+        self._default_orders = ORDER_MASKS[default]
+        machine.set_default_orders(self._default_orders)
         self._accesses = max(1.0, float(program.work.sum()))
         self._asked: dict[int, tuple[int, int, int]] = {}  # id: when asked, faults and zapped pages then
         self._decisions = 0
@@ -161,25 +164,23 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         status = self._run_to_decision()
         return self._observe(status), {"elapsed_ns": machine.clock_ps // 1000}
 
-    def step(
-        self, action: np.int64 | int
-    ) -> tuple[dict[str, np.ndarray], SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64 | int) -> tuple[dict[str, np.ndarray], SupportsFloat, bool, bool, dict[str, Any]]:
         """Apply a choice to the VMA asked about, run a window, and ask about the next VMA."""
         if self._over or self.machine is None:
             raise gymnasium.error.ResetNeeded("call reset() before step(): the episode is over or never began")
-        if not self.action_space.contains(int(action) if np.ndim(action) == 0 else action):
-            raise ValueError(f"action {action!r} is none of 0 to {len(ACTIONS) - 1}")
+        if not self.action_space.contains(action):
+            raise ValueError(f"action {action!r} is no integer from 0 to {len(ACTIONS) - 1}")
         before, start = self._before, self.machine.clock_ps
         self._apply(ACTIONS[int(action)])
         self._window = self.machine.counters
         status = self._run_to_decision()
         observation = self._observe(status)
         self._before = after = self.machine.counters
-        self.reward_terms = dict(self.reward(before, after, self._accesses))
+        self.reward_terms = checked_terms(self.reward(before, after, self._accesses))
         info: dict[str, Any] = {"elapsed_ns": (self.machine.clock_ps - start) // 1000}
         if status != Status.WINDOW:
             self._finish(status, info)
-        return observation, checked_sum(self.reward_terms), self._over, False, info
+        return observation, sum(self.reward_terms.values()), self._over, False, info
 
     def action_masks(self) -> np.ndarray:
         """Return which actions can have an effect, shape (13,), int8; for MaskablePPO and `Discrete.sample`."""
@@ -229,7 +230,7 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         system = system_observation(machine, self._window, machine.counters, self._vmas)
         self._smaps = smaps = machine.smaps(vma.id, clear_refs=True)
         asked = self._asked.get(vma.id)
-        orders = vma.orders or ORDER_MASKS[self.default]
+        orders = vma.orders or self._default_orders
         seen = vma_observation(
             smaps, asked[1] if asked else 0, asked[2] if asked else 0, asked is not None, machine.clock_ps, orders
         )
@@ -245,11 +246,7 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         left = pending_cost(machine.counters, machine.config.clock, PRICES)
         self.reward_terms["pending_cost"] = -left / self._accesses
         if status == Status.OOM:
-            op, step = machine.position
-            work, steps = machine.program.work, machine.program.steps
-            rest = float(work[op:].sum() - work[op] * min(1.0, step / max(1, steps[op])))
-            worst = sum(machine.config.as_dict()["walk_cycles"]) * machine.config.clock["cycle"] / 1000
-            self.reward_terms["oom_cost"] = -rest * worst / self._accesses
+            self.reward_terms["oom_cost"] = -unfinished_cost(machine, PRICES) / self._accesses
         info["reason"] = "oom" if status == Status.OOM else "done"
         info["workload"] = self.workload.name
         info["metrics"] = run_metrics(machine, self._accesses)

@@ -130,6 +130,20 @@ class Program:
             work[i] = (counts[first + n] - counts[first]) * float(ops["weight"][i])
         return work
 
+    @cached_property
+    def own_ns(self) -> np.ndarray:
+        """Nanoseconds that each operation takes by itself, without translation, faults and the kernel; float64."""
+        ops = self.ops
+        own = np.zeros(len(ops))
+        access, replay, compute = (ops["op"] == layout.OPS.index(o) for o in ("access", "replay", "compute"))
+        rate = ops["c"] * ops["weight"].astype(np.float64) / 1000
+        own[access] = (ops["b"] * rate)[access]
+        own[compute] = ops["a"][compute] / 1000
+        counts = np.concatenate([[0], np.cumsum(self.accesses["instructions"], dtype=np.float64)])
+        first, end = ops["offset"][replay], (ops["offset"] + ops["length"])[replay]
+        own[replay] = (counts[end] - counts[first]) * rate[replay]
+        return own
+
     @property
     def name(self) -> str:
         """The program's name, for messages and reports."""
@@ -202,6 +216,7 @@ class Program:
         bins = pattern == layout.PATTERNS.index("bins")
         refuse(bins & (ops["aux"] >= len(self.tables)), "unknown distribution table")
         refuse((pattern == layout.PATTERNS.index("stride")) & (ops["aux"] == 0), "stride must be positive")
+        refuse(access & (ops["weight"] == 0), "weight must be at least 1")
         refuse(access & (ops["length"] < 64), "accesses need a range of at least 64 bytes")
         refuse(access & (ops["d"] >> np.uint64(32) > CONTENT_MAX), "unknown content class")
         limit("replay", "d", CONTENT_MAX + 1, "content class")

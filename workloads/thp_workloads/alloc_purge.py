@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thp_env.traces import ProgramBuilder
+from thp_env.traces import ProgramBuilder, ProgramError
+from thp_env.traces.builder import WEIGHT_MAX
 from thp_env.workload import Instance, Workload
 from thp_workloads.machines import (
+    GIB,
     MIB,
     PAGE,
     Surroundings,
     address_noise,
+    check,
     draw_surroundings,
     fragment,
     log_uniform,
@@ -49,6 +52,21 @@ ALLOCATORS = {
 }
 """Release behaviour of four allocators; the granules of glibc (M_TRIM_THRESHOLD), Scudo (pages) and TCMalloc
 (8K pages) are documented, the rest is modelled on their descriptions."""
+
+
+def find_allocator(allocator: str | Allocator) -> Allocator:
+    """Return an allocator by name.
+
+    Raises:
+        ProgramError: for an unknown name or a granule that is not whole pages.
+    """
+    if isinstance(allocator, str):
+        if allocator not in ALLOCATORS:
+            raise ProgramError(f"unknown allocator {allocator!r}: one of {', '.join(ALLOCATORS)}, or an Allocator")
+        return ALLOCATORS[allocator]
+    if allocator.granule % PAGE:
+        raise ProgramError(f"a granule is whole pages, not {allocator.granule} bytes")
+    return allocator
 
 
 def program(
@@ -83,15 +101,24 @@ def program(
         gap_us: idle time after a wave.
         around: fragmentation before the work starts; None: free memory is whole.
         seed: of every random choice.
+
+    Raises:
+        ProgramError: when a parameter is out of range.
     """
-    kind = ALLOCATORS[allocator] if isinstance(allocator, str) else allocator
+    kind = find_allocator(allocator)
+    check(
+        heap=(heap, 4 * kind.granule, 64 * GIB), granule=(kind.granule, PAGE, GIB), decay=(kind.decay, 0, 1 << 20),
+        waves=(waves, 1, 1 << 20), freed=(freed, 0, 1), lifetime=(lifetime, 0, 1e9), accesses=(accesses, 1, 1 << 32),
+        weight=(weight, 1, WEIGHT_MAX), zipf=(zipf, 0, 10), write=(write, 0, 1), ns=(ns, 0, 1e9),
+        gap_us=(gap_us, 0, 1e12),
+    )  # fmt: skip
     rng = np.random.default_rng(seed)
     b = ProgramBuilder("alloc_purge", seed=seed, family="alloc_purge")
     address_noise(b, rng)
     if around:
         fragment(b, around)
     size = kind.granule
-    n = max(4, heap // size)
+    n = heap // size
     b.mmap("arena", n * size, at="auto")
     live, resident = np.zeros(n, bool), np.zeros(n, bool)
     waiting: list[tuple[int, np.ndarray]] = []
@@ -143,13 +170,17 @@ def _free(rng: np.random.Generator, live: np.ndarray, freed: float, lifetime: fl
     return np.flatnonzero(gone)
 
 
+MOST_PIECES = 6000
+"""Pieces of an arena that `sample` draws: more would make programs of a hundred thousand calls."""
+
+
 def sample(rng: np.random.Generator) -> Instance:
-    """Draw an instance: log-uniform footprint, allocator, layout, machine size, fragmentation and core."""
-    heap = pages(log_uniform(rng, 8 * MIB, 96 * MIB))
+    """Draw an instance: allocator, footprint, layout, machine size, fragmentation and core.
+
+    The arena has 8 to 96 MiB, log-uniform, or `MOST_PIECES` pieces where that is less.
+    """
     kind = Allocator(PAGE << int(rng.integers(0, 10)), int(rng.integers(0, 3)), bool(rng.random() < 0.7))
-    # Single pages out of a large heap would make programs of a hundred thousand calls.
-    heap = min(heap, 6000 * kind.granule)
-    heap = max(heap, 2 * MIB)
+    heap = pages(log_uniform(rng, 8 * MIB, min(96 * MIB, MOST_PIECES * kind.granule)))
     around = draw_surroundings(rng, heap + 4 * MIB)
     b = program(
         heap=heap,

@@ -9,12 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from thp_env.traces import ProgramBuilder
+from thp_env.traces.builder import WEIGHT_MAX
 from thp_env.workload import Instance, Workload
 from thp_workloads.machines import (
+    GIB,
     MIB,
     PAGE,
     Surroundings,
     address_noise,
+    check,
     draw_surroundings,
     fragment,
     log_uniform,
@@ -59,7 +62,17 @@ def program(
         ns: time of one access besides translation.
         around: fragmentation before the work starts; None: free memory is whole.
         seed: of every random choice.
+
+    Raises:
+        ProgramError: when a parameter is out of range.
     """
+    check(
+        footprint=(footprint, MIB, 64 * GIB), arenas=(arenas, 1, 64), populated=(populated, 0, 1),
+        cluster=(cluster, PAGE, footprint // arenas if arenas > 0 else 0), islands=(islands, 1, 4096),
+        island=(island, PAGE, footprint), drift=(drift, 0, 1), phases=(phases, 1, 1 << 20),
+        accesses=(accesses, 1, 1 << 32), weight=(weight, 1, WEIGHT_MAX), background=(background, 0, 1),
+        write=(write, 0, 1), ns=(ns, 0, 1e9),
+    )  # fmt: skip
     rng = np.random.default_rng(seed)
     b = ProgramBuilder("hot_island", seed=seed, family="hot_island")
     address_noise(b, rng)
@@ -101,7 +114,7 @@ def _spot(
 
 
 def sample(rng: np.random.Generator) -> Instance:
-    """Draw an instance: log-uniform footprint, layout, machine size, fragmentation and core."""
+    """Draw an instance: a footprint of 24 to 200 MiB, log-uniform; layout, machine size, fragmentation and core."""
     footprint = pages(log_uniform(rng, 24 * MIB, 200 * MIB))
     arenas = int(rng.integers(1, 5))
     around = draw_surroundings(rng, footprint + arenas * 2 * MIB)

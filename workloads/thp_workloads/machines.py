@@ -7,13 +7,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from thp_env.machine import MachineConfig
-from thp_env.traces import ProgramBuilder
+from thp_env.traces import ProgramBuilder, ProgramError
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 PAGE = 4096
 
 TRAIN_CORES = ("skylake", "zen4", "cortex-a76", "neoverse-n1")
 """Cores that generators draw from; the others are held out."""
+
+
+def check(**bounds: tuple[float, float, float]) -> None:
+    """Refuse a parameter outside its range.
+
+    Args:
+        bounds: (value, lowest, highest) of each parameter, by name.
+
+    Raises:
+        ProgramError: naming the first one that is out of range.
+    """
+    for name, (value, low, high) in bounds.items():
+        if not low <= value <= high:
+            raise ProgramError(f"{name} must lie between {low} and {high}, not {value}")
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
@@ -63,6 +77,7 @@ def fragment(b: ProgramBuilder, around: Surroundings) -> None:
 
     What is free afterwards lies in blocks of at most `granule` bytes, as after hours of use.
     """
+    check(held=(around.held, 0, around.config.memory // 2), granule=(around.granule, PAGE, 2 * MIB))
     if around.held == 0:
         return
     length, hole = pages(2 * around.held), around.granule

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.policy import PolicyError
-from thp_env.envs.actions import ACTIONS
+from thp_env.envs.actions import ACTIONS, ORDER_MASKS
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.machine import Vma
 
@@ -77,20 +77,25 @@ def save_policy(policy: MlpPolicy, path: str | os.PathLike) -> None:
 
 
 def load_policy(path: str | os.PathLike) -> MlpPolicy:
-    """Read a policy.
+    """Read a policy; it is called as its file, so that several can stand in one table.
 
     Raises:
         PolicyError: when the file is missing, damaged, foreign, or made for other observations or actions.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             header = json.loads(bytes(file["header"]))
             if header.get("format") != FORMAT:
                 raise PolicyError(f"{path}: not a policy of this version")
             if header["fields"] != FIELDS or header["actions"] != list(ACTIONS):
                 raise PolicyError(f"{path}: made for other observations or actions; train it again")
-            layers = [(file[f"weight{i}"], file[f"bias{i}"]) for i in range(int(header["layers"]))]
+            layers = [
+                (file[f"weight{i}"].astype(np.float32), file[f"bias{i}"].astype(np.float32))
+                for i in range(int(header["layers"]))
+            ]
             meta = dict(header["meta"])
+            if meta["default"] not in ORDER_MASKS:
+                raise PolicyError(f"{path}: its default {meta['default']!r} is no name of sizes")
     except PolicyError:
         raise
     except FileNotFoundError:
@@ -106,4 +111,4 @@ def load_policy(path: str | os.PathLike) -> MlpPolicy:
         width = len(bias)
     if width != len(ACTIONS) or not layers:
         raise PolicyError(f"{path}: its last layer does not give one value an action")
-    return MlpPolicy(layers, meta)
+    return MlpPolicy(layers, meta | {"name": Path(path).stem})

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -18,9 +21,11 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 from tqdm import tqdm
 
 import thp_env
+from thp_agents.evaluation import writable
 from thp_agents.learned.mlp import MlpPolicy, save_policy
 from thp_agents.policy import PolicyError
 from thp_env.envs.shadow import ShadowReward
+from thp_env.workload import resolve
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class _Checkpoints(BaseCallback):
 
     def __init__(self, folder: Path, config: PpoConfig, quiet: bool) -> None:
         super().__init__()
-        self.folder, self.config = folder, config
+        self.folder, self.config, self.stop = folder, config, False
         self.bar = tqdm(total=config.steps, desc="training", unit="decision", disable=quiet, smoothing=0.05)
 
     def _on_training_start(self) -> None:
@@ -90,9 +95,31 @@ class _Checkpoints(BaseCallback):
         if episodes:
             self.bar.set_postfix(saved=f"{sum(e['r'] for e in episodes) / len(episodes):+.2f}", refresh=False)
         self.bar.update(0)
+        if self.stop:
+            return False
         if self.model.num_timesteps - self.saved >= self.config.checkpoint:
             self.save()
         return True
+
+    @contextmanager
+    def stopped_by_ctrl_c(self) -> Iterator[None]:
+        """Let ctrl-C end the training between two steps: within one, the pipes to the workers would be out of step.
+
+        A second ctrl-C interrupts at once.
+        """
+
+        def note(number: int, frame: object) -> None:
+            self.stop = True
+            signal.signal(signal.SIGINT, before)
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -125,24 +152,28 @@ def train(
         KeyboardInterrupt: on ctrl-C, after the checkpoint is written.
     """
     folder = Path(folder)
+    if config.steps < 1:
+        raise PolicyError("a training takes at least one step")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         Path(out).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PolicyError(f"cannot write to {error.filename}: {error.strerror}") from None
+    writable(out)
+    for workload in resolve(config.workloads):  # what cannot be drawn is said here, not in a worker's traceback
+        workload.sample(np.random.default_rng(config.seed))
     torch.set_num_threads(1)
     envs: VecEnv = SubprocVecEnv([_Make(config) for _ in range(config.envs)], start_method="fork")
     checkpoints = _Checkpoints(folder, config, quiet)
     try:
         model = _model(config, envs, folder if resume else None)
-        try:
+        with checkpoints.stopped_by_ctrl_c():
             model.learn(max(0, config.steps - model.num_timesteps), callback=checkpoints, reset_num_timesteps=False)
-        except KeyboardInterrupt:
-            checkpoints.save()
-            raise
+        checkpoints.save()
+        if checkpoints.stop:
+            raise KeyboardInterrupt
         policy = export(model, config, command)
         save_policy(policy, out)
-        checkpoints.save()
         return policy
     finally:
         checkpoints.close()

@@ -1,0 +1,89 @@
+"""Writes the pages that are made from the code: one for each environment, and the table of costs.
+
+    python docs/build.py
+
+A test fails when a page is not what this writes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+from thp_env.envs.actions import ACTIONS
+from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
+from thp_env.machine.clock import COSTS
+from thp_env.machine.prices import Prices
+from thp_env.registration import ENVIRONMENTS
+
+DOCS = Path(__file__).parent
+MADE = "<!-- Made by docs/build.py; edit the code instead. -->"
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]], right: int | None = None) -> str:
+    """Return a Markdown table, one column aligned to the right."""
+    rule = ["---:" if i == right else "---" for i in range(len(header))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, tuple(rule), *rows])
+
+
+def environment(env_id: str, entry_point: str) -> str:
+    """Return an environment's page: its docstring and its fields."""
+    module, name = entry_point.split(":")
+    cls = getattr(import_module(module), name)
+    fields = "\n\n".join(
+        f"### `{key}`\n\n"
+        + table(("index", "field", "meaning"), [(str(i), f, m) for i, (f, m) in enumerate(of.items())])
+        for key, of in (("vma", VMA_FIELDS), ("system", SYSTEM_FIELDS))
+    )
+    actions = table(("action", "name"), [(str(i), action) for i, action in enumerate(ACTIONS)])
+    return f"{MADE}\n# {env_id}\n\n{inspect.getdoc(cls)}\n\n## Actions\n\n{actions}\n\n## Fields\n\n{fields}\n"
+
+
+def costs() -> str:
+    """Return the page of the clock table and the price table."""
+    rows = [
+        (f"`{name}`", f"{c.ps / 1000:g}", "assumed" if c.spread is None else f"{c.spread:.0%}", c.source)
+        for name, c in COSTS.items()
+    ]
+    prices = Prices()
+    return f"""{MADE}
+# What things cost
+
+Two tables, kept apart. The *clock table* says how long the simulated kernel and hardware take; it is part of a
+machine's configuration, since simulated time decides what happens when. The *price table* weighs the recorded
+counters afterwards, for rewards and reports, and can change without simulating again.
+
+## The clock table
+
+Measured on Linux 6.18.44, x86-64, in a virtual machine: medians, and as spread what the middle eight tenths of the
+samples span, as a share of the median. Change entries with `MachineConfig(clock=clock_table(fault=900_000))`, in
+picoseconds (`thp_env/machine/clock.py`).
+
+{table(("cost", "ns", "spread", "source"), rows, right=1)}
+
+TLB sizes, walk penalties and their sources are with the cores, in `thp_env/machine/cores.py`.
+
+## The price table
+
+- `memory` = {prices.memory:.4g} ns per MiB and millisecond: a machine with 4 GiB for each core, of which memory and
+  core are used up alike, so 1 s of a core costs as much as 4 GiB for 1 s.
+- `walk` = {prices.walk:g}: factor on the time of address translation.
+- `tail_ms` = {prices.tail_ms:g}: memory that nobody touches at the end of a run is charged for so many
+  milliseconds more.
+"""
+
+
+def pages() -> dict[Path, str]:
+    """Return every page that is made, by its path."""
+    made = {
+        DOCS / "environments" / f"{entry.split(':')[0].rsplit('.', 1)[1]}.md": environment(env_id, entry)
+        for env_id, entry in ENVIRONMENTS.items()
+    }
+    return {**made, DOCS / "costs.md": costs()}
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)

@@ -1,0 +1,166 @@
+"""The command thp-env: what it prints, and one clear line for bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.episodes import small_program
+from thp_agents.cli import main
+
+from thp_env.traces import save_program
+
+COMMAND = Path(sys.executable).with_name("thp-env")
+
+
+def thp_env(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([COMMAND, *words], capture_output=True, text=True, check=False, cwd=cwd, timeout=60)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty current folder with a small recording beside it."""
+    save_program(small_program(), tmp_path / "small.npz")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+BAD = {
+    "unknown verb": (["evalute"], "evalute"),
+    "no verb": ([], "verb"),
+    "unknown option": (["policies", "--fast"], "--fast"),
+    "unknown policy": (["evaluate", "--policies", "nonsense", "--workloads", "small.npz"], "did you mean"),
+    "policy file that is missing": (["evaluate", "--policies", "gone.npz", "--workloads", "small.npz"], "gone.npz"),
+    "policy file that is a program": (["evaluate", "--policies", "small.npz", "--workloads", "small.npz"], "small.npz"),
+    "policy twice": (["evaluate", "--policies", "never", "never", "--workloads", "small.npz"], "never"),
+    "unknown workload": (["evaluate", "--workloads", "hot_iland"], "did you mean 'hot_island'"),
+    "workload file that is missing": (["evaluate", "--workloads", "gone.npz"], "gone.npz: no such file"),
+    "seed that is no number": (["evaluate", "--seeds", "one"], "one"),
+    "negative seed": (["evaluate", "--workloads", "small.npz", "--seeds", "-1"], "-1"),
+    "report in no folder": (["evaluate", "--workloads", "small.npz", "--report", "gone/r.html"], "gone"),
+    "report over a folder": (["evaluate", "--workloads", "small.npz", "--report", "."], "cannot write ."),
+    "csv in no folder": (["evaluate", "--workloads", "small.npz", "--csv", "gone/r.csv"], "gone"),
+    "train on an unknown workload": (["train", "--workloads", "hot_iland", "--steps", "8"], "did you mean"),
+    "train for no step": (["train", "--workloads", "small.npz", "--steps", "0"], "at least one step"),
+    "train for half a step": (["train", "--steps", "0.5"], "0.5"),
+    "nothing to resume": (["train", "--workloads", "small.npz", "--steps", "8", "--resume"], "nothing to resume"),
+    "policy over a folder": (["train", "--workloads", "small.npz", "--steps", "8", "--out", "."], "cannot write ."),
+    "folder that is a file": (["train", "--workloads", "small.npz", "--folder", "small.npz"], "cannot write to"),
+    "recording that is missing": (["conformance", "gone.jsonl"], "gone.jsonl: no such file"),
+    "recording that is none": (["conformance", "small.npz"], "small.npz"),
+}  # fmt: skip
+
+
+def one_line(code: int, out: str, err: str, expected: str) -> None:
+    lines = err.strip().splitlines()
+    assert code == 2
+    assert len(lines) == 1, err
+    assert lines[0].startswith("thp-env")
+    assert expected in lines[0]
+    assert "Traceback" not in err + out
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_clear_line(folder: Path, capfd: pytest.CaptureFixture[str], what: str) -> None:
+    words, expected = BAD[what]
+    before = sorted(folder.iterdir())
+    try:
+        code = main([*words, *(["--quiet"] if words[:1] in (["evaluate"], ["train"]) else [])])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    one_line(code, *capfd.readouterr(), expected)
+    made = {p.name for p in folder.rglob("*")} - {p.name for p in before}
+    assert made <= {"runs", "ppo"}, "nothing half-written"
+
+
+@pytest.mark.parametrize("what", ["unknown verb", "unknown policy", "report in no folder"])
+def test_the_installed_command_does_the_same(folder: Path, what: str) -> None:
+    words, expected = BAD[what]
+    done = thp_env(*words, cwd=folder)
+    one_line(done.returncode, done.stdout, done.stderr, expected)
+
+
+def test_evaluate_prints_a_table_and_writes_files(folder: Path) -> None:
+    done = thp_env("evaluate", "--policies", "never", "64K", "--workloads", "small.npz", "--seeds", "0", "1",
+                   "--report", "report.html", "--csv", "runs.csv", cwd=folder)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "evaluating: 100%" in done.stderr, "a progress bar, on stderr"
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith(("64K  ", "never  "))]
+    assert [line[0] for line in lines] == ["64K", "never"], "the best first"
+    assert float(lines[0][-1]) > float(lines[1][-1])
+    assert "64K won with" in done.stdout
+    assert "report: report.html" in done.stdout
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    assert len((folder / "runs.csv").read_text().splitlines()) == 5
+    assert sorted(p.name for p in folder.iterdir()) == ["report.html", "runs.csv", "small.npz"]
+
+
+def test_quiet_is_quiet(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--policies", "never", "--workloads", "small.npz", "--quiet"]) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_a_report_that_fails_to_write_leaves_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The folder goes away while policies run."""
+    (folder / "there").mkdir()
+    import thp_agents.evaluation as evaluation
+
+    original = evaluation.evaluate
+
+    def slow(*arguments, **keywords):
+        shutil.rmtree(folder / "there")
+        return original(*arguments, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "evaluate", slow)
+        words = ["evaluate", "--policies", "never", "--workloads", "small.npz", "--report", "there/r.html", "--quiet"]
+        assert main(words) == 2
+    out, err = capfd.readouterr()
+    assert "never" in out, "what was computed is shown all the same"
+    assert len(err.strip().splitlines()) == 1
+    assert [p.name for p in folder.iterdir()] == ["small.npz"]
+
+
+@pytest.mark.parametrize("verb", ["policies", "workloads"])
+def test_lists(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    assert main([verb]) == 0
+    text = capsys.readouterr().out
+    assert main([verb, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == len(text.splitlines())
+    assert all(row["name"] in line for row, line in zip(rows, text.splitlines(), strict=True))
+    names = {row["name"] for row in rows}
+    assert {"policies": {"never", "vma_size"}, "workloads": {"hot_island", "alloc_purge"}}[verb] <= names
+
+
+def test_conformance_of_a_recording_and_of_a_changed_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import lzma
+
+    data = Path(__file__).parents[1] / "data" / "rules.jsonl.xz"
+    with lzma.open(data, "rt") as file:
+        record = json.loads(file.readline())
+    (folder / "good.jsonl").write_text(json.dumps(record) + "\n")
+    assert main(["conformance", "good.jsonl"]) == 0
+    n = len(record["steps"])
+    assert capsys.readouterr().out.splitlines()[-1] == f"scenarios 1/1 steps {n}/{n} not-modelled 0"
+    at = next(i for i, step in enumerate(record["steps"]) if step["minflt"])
+    record["steps"][at]["minflt"] += 1
+    (folder / "bad.jsonl").write_text(json.dumps(record) + "\n")
+    assert main(["conformance", "bad.jsonl"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"scenarios 0/1 steps {at}/{n} not-modelled 0"
+    assert record["steps"][at]["op"] in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "verb", ["demo", "train", "evaluate", "record", "conformance", "workloads", "policies", "bench"]
+)
+def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"thp-env {verb}" in capsys.readouterr().out

@@ -1,0 +1,244 @@
+"""The evaluation: deterministic, complete whatever one policy does, and what a person sees of it."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.episodes import KEEP, MIB, PAGE, small_program, small_workload, sparse
+from thp_agents.evaluation import COLUMNS, Run, evaluate, evaluate_one, format_table, table, write_csv, write_text
+from thp_agents.policy import PolicyError, find_policy, policies
+from thp_agents.report import COSTS, html_report, verdict, write_report
+
+from thp_env.machine import MachineConfig
+from thp_env.traces import ProgramBuilder
+from thp_env.workload import Instance
+
+
+class Scripted:
+    """A policy of which a test replaces one verb."""
+
+    kind, source, default = "heuristic", "a test", "4K"
+
+    def __init__(self, name: str, **changes) -> None:
+        self.name = name
+        for key, value in changes.items():
+            setattr(self, key, value)
+
+    def reset(self) -> None: ...
+
+    def decide(self, observation, vma, masks) -> int:
+        return KEEP
+
+
+def boom(*arguments: object) -> int:
+    raise RuntimeError("out of ideas")
+
+
+def known(*names: str) -> list:
+    return [find_policy(name) for name in names]
+
+
+@pytest.fixture(scope="module")
+def runs() -> list[Run]:
+    workloads = [small_workload("one"), small_workload("two")]
+    found, failed = evaluate(known("never", "64K", "vma_size"), workloads, (0, 1), frames=8, quiet=True)
+    assert not failed
+    return found
+
+
+def test_every_policy_runs_every_workload_and_seed(runs: list[Run]) -> None:
+    ran = {(r.policy, r.workload, r.seed) for r in runs}
+    assert ran == {(p, w, s) for p in ("never", "64K", "vma_size") for w in ("one", "two") for s in (0, 1)}
+    assert len(runs) == 12
+
+
+def test_policies_are_compared_on_the_same_programs(runs: list[Run]) -> None:
+    again = evaluate_one(find_policy("64K"), small_workload("one"), 1, frames=8)
+    mine = next(r for r in runs if (r.policy, r.workload, r.seed) == ("64K", "one", 1))
+    assert again.metrics == mine.metrics
+    assert again.decisions == mine.decisions
+    for a, b in zip(again.frames, mine.frames, strict=True):
+        assert np.array_equal(a.orders, b.orders)
+        assert (a.time_ms, a.blocks, a.resident_mib) == (b.time_ms, b.blocks, b.resident_mib)
+    other = next(r for r in runs if (r.policy, r.workload, r.seed) == ("64K", "one", 0))
+    assert other.metrics != mine.metrics
+
+
+def test_rewards_are_the_costs(runs: list[Run]) -> None:
+    for r in runs:
+        assert r.metrics["reward"] == pytest.approx(-r.metrics["cost_ns"])
+        assert -0.05 <= r.metrics["tlb_reach"] <= 1
+        assert r.reason == "done"
+
+
+def test_pictures_show_the_address_space(runs: list[Run]) -> None:
+    for r in runs:
+        assert 2 <= len(r.frames) <= 17
+        times = [f.time_ms for f in r.frames]
+        assert times == sorted(times)
+        assert times[-1] == pytest.approx(r.metrics["time_ms"])
+    last = {r.policy: r.frames[-1] for r in runs}
+    assert set(np.unique(last["never"].orders)) == {-2, -1, 0}, "the zero page, nothing, 4K"
+    assert 4 in last["64K"].orders
+    assert sum(last["never"].blocks) == 6 * MIB
+    share = (last["never"].orders >= 0).mean()  # a cell stands for what is in its middle
+    assert share * 6 == pytest.approx(last["never"].resident_mib, abs=0.5)
+
+
+FAULTY = {
+    "raises": Scripted("raises", decide=boom),
+    "fails in reset": Scripted("fails in reset", reset=boom),
+    "too large": Scripted("too large", decide=lambda *a: 13),
+    "negative": Scripted("negative", decide=lambda *a: -1),
+    "fraction": Scripted("fraction", decide=lambda *a: 1.5),
+    "nothing": Scripted("nothing", decide=lambda *a: None),
+    "a name": Scripted("a name", decide=lambda *a: "2M"),
+    "default": Scripted("default", default="3K"),
+}
+REASONS = {"raises": "out of ideas", "fails in reset": "out of ideas", "too large": "13", "negative": "-1",
+           "default": "'3K'"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_a_faulty_policy_is_left_out_and_the_rest_completes(name: str) -> None:
+    chosen = [find_policy("never"), FAULTY[name], find_policy("64K")]
+    found, failed = evaluate(chosen, [small_program(0)], (0, 1), quiet=True)
+    assert [(r.policy, r.seed) for r in found] == [("never", 0), ("64K", 0), ("never", 1), ("64K", 1)]
+    assert list(failed) == [name]
+    assert name in failed[name]
+    assert REASONS.get(name, "") in failed[name]
+
+
+def test_a_policy_that_fails_late_has_no_rows() -> None:
+    def decide(observation, vma, masks) -> int:
+        decide.asked += 1
+        return KEEP if decide.asked < 4 else boom()
+
+    decide.asked = 0
+    found, failed = evaluate(
+        [Scripted("late", decide=decide), *known("never")], [small_workload()], (0, 1, 2, 3, 4), quiet=True
+    )
+    assert {r.policy for r in found} == {"never"}
+    assert list(failed) == ["late"]
+
+
+def test_two_policies_of_one_name_are_refused() -> None:
+    with pytest.raises(PolicyError, match="two policies are called 'never'"):
+        evaluate(known("never", "never"), [small_program()], quiet=True)
+
+
+def test_a_program_without_decisions() -> None:
+    b = ProgramBuilder("tiny")
+    b.mmap("a", 4 * PAGE)
+    b.touch("a", 0, 4 * PAGE)
+    run = evaluate_one(find_policy("all_sizes"), Instance(b.build(), MachineConfig(memory=32 * MIB)), 0, frames=3)
+    assert run.metrics["faults"] == 1
+    assert run.reason == "done"
+
+
+def run_of(policy: str, reward: float, reason: str = "done", **metrics: float) -> Run:
+    values = dict.fromkeys((*COSTS, *(m for m, _ in COLUMNS.values())), 0.0) | metrics | {"reward": reward}
+    return Run(policy, "w", 0, values, 1, reason)
+
+
+def test_the_table_by_hand() -> None:
+    runs = [
+        run_of("a", -3.0, faults=10, tlb_reach=0.25), run_of("b", -1.0, faults=7), run_of("a", -2.0, faults=20),
+        run_of("b", -2.5, "oom", faults=8),
+    ]  # fmt: skip
+    header, rows = table(runs)
+    assert header == ["policy", *COLUMNS]
+    by_column = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [row["policy"] for row in by_column] == ["b (1 OOM)", "a"], "the best first"
+    assert [row["reward"] for row in by_column] == ["-1.750", "-2.500"]
+    assert [row["faults"] for row in by_column] == ["8", "15"]
+    assert by_column[1]["TLB reach"] == "0.125"
+    text = format_table(header, rows).splitlines()
+    assert len({len(line) for line in text}) == 1, "columns stand under one another"
+    markdown = format_table(header, rows, markdown=True).splitlines()
+    assert len(markdown) == 4
+    assert all(line.count("|") == len(header) + 1 for line in markdown)
+
+
+def test_the_verdict_names_who_won_and_why() -> None:
+    runs = [run_of("slow", -5.0, walk_cost=4.0, memory_cost=1.0), run_of("fast", -2.0, walk_cost=1.5, memory_cost=0.5)]
+    text = verdict([*runs, run_of("mid", -3.0, walk_cost=3.0)])
+    assert text.startswith("fast won with -2.000 ns per access, 1.000 ahead of mid.")
+    assert "Against slow" in text
+    assert "walk +2.500 and memory +0.500" in text
+    assert verdict(runs[:1]) == "Only slow ran."
+    assert verdict([]) == "Nothing ran."
+
+
+def test_the_csv_has_every_run_and_exact_figures(runs: list[Run], tmp_path: Path) -> None:
+    write_csv(runs, tmp_path / "runs.csv")
+    with (tmp_path / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(runs)
+    for row, r in zip(rows, runs, strict=True):
+        assert (row["policy"], row["workload"], row["seed"], row["reason"]) == (
+            r.policy,
+            r.workload,
+            str(r.seed),
+            "done",
+        )
+        assert {m: float(row[m]) for m in r.metrics} == r.metrics
+
+
+def test_the_report_is_one_self_contained_page(runs: list[Run]) -> None:
+    page = html_report(runs, {"lost": "it <failed>"}, "A title & more", ["a note"])
+    assert set(re.findall(r"(?:src|href)\s*=\s*(.{0,12})", page)) == {'"data:image/'}
+    assert not re.search(r"https?://|@import|<script|<link|url\(", page)
+    images = re.findall(r'src="data:image/png;base64,([A-Za-z0-9+/=]+)"', page)
+    assert len(images) == page.count("<img") == 3, "the costs, and an address space for each of two workloads"
+    assert all(image.startswith("iVBORw0KGgo") for image in images), "PNG"
+    for name in ("never", "64K", "vma_size", "one", "two", "A title &amp; more", "a note", "lost: it &lt;failed&gt;"):
+        assert name in page
+    for cell in table(runs)[1][0]:
+        assert f"<td>{cell}</td>" in page
+    assert verdict(runs) in page
+
+
+def test_names_with_brackets_and_markup_do_no_harm(runs: list[Run]) -> None:
+    strange = [Run("ppo (2) <b>", r.workload, r.seed, r.metrics, r.decisions, "oom", r.frames) for r in runs[:1]]
+    page = html_report([*strange, *runs[1:2]], {}, "t")
+    assert "ppo (2) &lt;b&gt; (1 OOM)" in page
+    assert "<b>" not in page
+
+
+def test_the_report_of_a_run_that_died() -> None:
+    found, failed = evaluate(known("never", "64K"), [sparse(24)], frames=4, quiet=True)
+    assert not failed
+    assert {r.policy: r.reason for r in found} == {"never": "done", "64K": "oom"}
+    assert "64K (1 OOM)" in html_report(found, failed, "t")
+    assert table(found)[1][0][0] == "never", "dying never wins"
+
+
+def test_files_appear_whole_or_not_at_all(runs: list[Run], tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe", "gone/report.html", "folder/../gone/x.html"):
+        with pytest.raises(PolicyError, match="cannot write"):
+            write_report(runs, {}, tmp_path / name, "t")
+        with pytest.raises(PolicyError, match="cannot write"):
+            write_csv(runs, tmp_path / name)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["folder", "pipe"]
+    (tmp_path / "old.html").write_text("old")
+    with pytest.raises(TypeError):
+        write_text(tmp_path / "old.html", 7)
+    assert (tmp_path / "old.html").read_text() == "old"
+    write_text(tmp_path / "old.html", "new")
+    assert (tmp_path / "old.html").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["folder", "old.html", "pipe"], "no scraps"
+
+
+def test_all_policies_rank_alike_twice() -> None:
+    first, _ = evaluate([make() for make in policies().values()], [small_program(7)], quiet=True)
+    second, _ = evaluate([make() for make in reversed(policies().values())], [small_program(7)], quiet=True)
+    assert table(first) == table(second)

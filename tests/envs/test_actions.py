@@ -1,0 +1,56 @@
+"""Actions and their masks, against alignments worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from thp_env.envs.actions import ACTIONS, ORDER_MASKS, action_mask, fitting_blocks, smallest_order
+
+K, M = 1 << 10, 1 << 20
+SIZES = ("16K", "32K", "64K", "128K", "256K", "512K", "1M", "2M")
+
+
+def test_names_and_masks_agree() -> None:
+    assert ACTIONS[0] == "keep"
+    assert ACTIONS[-1] == "split"
+    assert len(ACTIONS) == 13
+    assert [ORDER_MASKS[size] for size in SIZES] == [1 << order for order in range(2, 10)]
+    assert ORDER_MASKS["4K"] == 1
+    assert ORDER_MASKS["16K+32K+64K"] == 0b11100
+    assert ORDER_MASKS["all"] == 0b1111111100
+
+
+@pytest.mark.parametrize(("mask", "order"), [(1, 0), (0b11100, 2), (0b1111111100, 2), (1 << 9, 9)])
+def test_smallest_order(mask: int, order: int) -> None:
+    assert smallest_order(mask) == order
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "largest"),
+    [
+        (0, 64 * K, "64K"),
+        (4 * K, 64 * K, "32K"),  # 32K to 64K is the largest block left
+        (0, 2 * M, "2M"),
+        (0, 2 * M - 4 * K, "1M"),
+        (4 * K, 2 * M + 4 * K, "1M"),  # 1M to 2M
+        (M, 3 * M, "1M"),  # two megabytes, but across a boundary
+        (M, 4 * M, "2M"),
+        (12 * K, 28 * K, None),  # 16K long without an aligned block of 16K
+        (12 * K, 32 * K, "16K"),
+        (48 * K, 112 * K, "32K"),
+    ],
+)
+def test_sizes_that_fit(start: int, end: int, largest: str | None) -> None:
+    fits = fitting_blocks(start, end)
+    possible = SIZES[: SIZES.index(largest) + 1] if largest else ()
+    assert [size for size in SIZES if fits[ORDER_MASKS[size].bit_length() - 1]] == list(possible)
+    allowed = action_mask((end - start) // 4096, fits, large=False)
+    names = {name for name, allow in zip(ACTIONS, allowed, strict=True) if allow}
+    sets = {"16K+32K+64K", "all"} if "16K" in possible else set()
+    assert names == {"keep", "4K", *possible, *sets}
+
+
+def test_only_large_folios_can_be_split() -> None:
+    fits = fitting_blocks(0, 2 * M)
+    assert not action_mask(512, fits, large=False)[ACTIONS.index("split")]
+    assert action_mask(512, fits, large=True)[ACTIONS.index("split")]

@@ -1,0 +1,148 @@
+"""What every registered environment must hold; a new one is tested here the day it is registered."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common import env_checker
+from support.episodes import ENVIRONMENTS, KEEP, make, play, small_workload
+
+pytestmark = pytest.mark.parametrize("env_id", ENVIRONMENTS)
+
+
+def randomly(seed: int):
+    rng = np.random.default_rng(seed)
+    return lambda env: int(rng.integers(env.action_space.n))
+
+
+def test_gymnasium_accepts_it(env_id: str) -> None:
+    env = gymnasium.make(env_id, workload=small_workload())
+    check_env(env.unwrapped)
+    play(env, randomly(0), seed=0)  # the wrapper that `make` adds checks every step; a warning is an error
+
+
+def test_stable_baselines3_accepts_it(env_id: str) -> None:
+    env_checker.check_env(make(env_id))
+
+
+@pytest.mark.parametrize("workload", ["hot_island", "alloc_purge"])
+def test_shipped_generators_run_in_it(env_id: str, workload: str) -> None:
+    env = make(env_id, workload=workload)
+    for seed in range(3):
+        episode = play(env, randomly(seed), seed=seed)
+        assert all(o in env.observation_space for o in episode.observations)
+        assert episode.infos[-1]["reason"] == "done"
+        assert episode.infos[-1]["workload"] == workload
+
+
+def test_a_seed_fixes_the_trajectory(env_id: str) -> None:
+    env = make(env_id)
+    first = play(env, randomly(1), seed=5)
+    assert play(env, randomly(1), seed=5).digest() == first.digest(), "the same environment again"
+    assert play(make(env_id), randomly(1), seed=5).digest() == first.digest(), "another environment"
+    assert play(env, randomly(1), seed=6).digest() != first.digest()
+    assert len(first.rewards) > 5
+
+
+def test_reset_without_a_seed_goes_on_with_the_stream(env_id: str) -> None:
+    env, other = make(env_id), make(env_id)
+    mine = [play(env, seed=3).digest(), play(env).digest(), play(env).digest()]
+    theirs = [play(other, seed=3).digest(), play(other).digest(), play(other).digest()]
+    assert mine == theirs
+    assert len(set(mine)) == 3, "every episode draws anew"
+
+
+def test_a_reset_in_mid_episode_leaves_nothing_behind(env_id: str) -> None:
+    env = make(env_id)
+    play(env, randomly(2), limit=4, seed=1)
+    assert play(env, randomly(1), seed=5).digest() == play(make(env_id), randomly(1), seed=5).digest()
+
+
+def test_observations_stay_in_the_space_and_are_not_shared(env_id: str) -> None:
+    env = make(env_id)
+    episode = play(env, randomly(4), seed=4)
+    assert all(o in env.observation_space for o in episode.observations)
+    for earlier, later in zip(episode.observations, episode.observations[1:], strict=False):
+        assert not any(np.shares_memory(earlier[k], later[k]) for k in earlier)
+    assert len({o[k].tobytes() for o in episode.observations for k in o}) > len(episode.observations)
+
+
+def test_the_reward_is_the_sum_of_its_terms(env_id: str) -> None:
+    episode = play(make(env_id), randomly(7), seed=7)
+    for reward, terms in zip(episode.rewards, episode.terms, strict=True):
+        assert reward == pytest.approx(sum(terms.values()), rel=1e-12)
+        assert all(isinstance(v, float) for v in terms.values())
+
+
+def test_time_passes_and_adds_up(env_id: str) -> None:
+    env = make(env_id)
+    episode = play(env, seed=2)
+    elapsed = [info["elapsed_ns"] for info in episode.infos]
+    assert min(elapsed) > 0
+    assert sum(elapsed) == pytest.approx(episode.infos[-1]["metrics"]["time_ms"] * 1e6, abs=len(elapsed))
+
+
+def test_it_refuses_to_step_before_reset_and_after_the_end(env_id: str) -> None:
+    env = make(env_id).unwrapped
+    with pytest.raises(gymnasium.error.ResetNeeded, match="reset"):
+        env.step(KEEP)
+    play(env, seed=0)
+    with pytest.raises(gymnasium.error.ResetNeeded, match="reset"):
+        env.step(KEEP)
+
+
+@pytest.mark.parametrize("action", [-1, 13, 10**30, 1.5, 1.0, float("nan"), None, "2M", [1], np.array([1, 2])])
+def test_it_refuses_what_is_no_action(env_id: str, action: object) -> None:
+    env = make(env_id).unwrapped
+    env.reset(seed=0)
+    before = env.machine.save()
+    with pytest.raises(ValueError, match="action"):
+        env.step(action)
+    assert env.machine.save() == before, "nothing has happened"
+    env.step(KEEP)
+
+
+@pytest.mark.parametrize("action", [3, np.int64(3), np.int32(3), np.uint8(3), np.array(3)])
+def test_it_takes_every_kind_of_integer(env_id: str, action: object) -> None:
+    env = make(env_id).unwrapped
+    env.reset(seed=0)
+    env.step(action)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"reward": "nonsense"}, {"default": "3K"}, {"window_ms": 0}, {"window_ms": -1}, {"window_ms": float("nan")},
+        {"window_faults": 0}, {"window_faults": 1.5}, {"render_mode": "human"}, {"workload": "hot_iland"},
+        {"workload": []}, {"workload": 7},
+    ],
+)  # fmt: skip
+def test_it_refuses_arguments_that_make_no_sense(env_id: str, arguments: dict) -> None:
+    with pytest.raises(ValueError, match=str(next(iter(arguments)))) as refused:
+        type(make(env_id).unwrapped)(**arguments)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_workload_names_the_nearest(env_id: str) -> None:
+    with pytest.raises(ValueError, match="did you mean 'hot_island'"):
+        make(env_id, workload="hot_iland")
+
+
+def test_make_imports_it_by_its_module(env_id: str) -> None:
+    code = f"import gymnasium; gymnasium.make('thp_env:{env_id}').reset(seed=0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_its_docstring_is_its_page(env_id: str) -> None:
+    cls = make(env_id).unwrapped.__class__
+    headings = [line.strip()[3:] for line in cls.__doc__.splitlines() if line.strip().startswith("## ")]
+    assert headings == [
+        "Description", "Action Space", "Observation Space", "Rewards", "Starting State", "Episode End",
+        "Information", "Arguments", "Version History", "References",
+    ]  # fmt: skip
