@@ -66,9 +66,8 @@ def test_the_core_knows_nothing_of_python(path):
 
 @pytest.mark.parametrize("path", CODE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_file_has_one_subject(path):
-    """Where one outgrows about 400 lines, it has two. Tests may list a little more."""
-    limit = 500 if path.is_relative_to(ROOT / "tests") else 400
-    assert len(path.read_text().splitlines()) < limit
+    """Where one outgrows about 400 lines, it has two."""
+    assert len(path.read_text().splitlines()) < 400
 
 
 def test_no_scenario_is_named_in_the_core():

@@ -27,6 +27,7 @@ MMAP, ACCESS, REPLAY, TOUCH, THP, MREMAP, MPROTECT, SET, ORDERS, EXIT = range(10
         (ACCESS, "a", 9, "unknown access pattern"),
         (ACCESS, "aux", 1, "unknown distribution table"),
         (ACCESS, "length", 8, "at least 64 bytes"),
+        (ACCESS, "weight", 0, "weight"),
         (REPLAY, "length", 2, "outside the recording"),
         (REPLAY, "offset", (1 << 64) - 1, "outside the recording"),
         (TOUCH, "a", 0, "stride"),

@@ -186,6 +186,7 @@ BAD = [
     ("access a 0 4K uniform", "count"),
     ("access a 0 4K uniform count=-1", "no number|negative"),
     ("access a 0 4K uniform count=1 write=2", "between 0 and 1"),
+    ("access a 0 4K uniform count=1 weight=0", "weight must be at least 1"),
     ("access a 0 4K uniform count=1 weight=-1", "no number|negative"),
     ("access a 0 4K uniform count=1 weight=8G", "weight"),
     ("access a 0 32 uniform count=1", "at least 64 bytes"),
