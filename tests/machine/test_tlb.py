@@ -187,6 +187,20 @@ def test_a_weight_multiplies_counts_and_time_but_not_what_is_simulated():
     assert second.clock_ps == 10 * first.clock_ps
 
 
+def test_recorded_accesses_without_weight_act_but_are_not_counted():
+    start = "mmap a 64K\n"
+    machine = run(start + "replay weight=0 " + " ".join(f"a:{i}:w:1:5" for i in range(16)) + "\n")
+    assert machine.process("P")[1] == machine.process("P")[2] == 16  # faults are real
+    counters = machine.counters
+    for name in NAMES:
+        assert counters[name] == 0, name
+    assert counters.time_ps("compute", "translation") == 0
+    assert counters.time_ps("fault") > 0
+    # They warm the TLB up.
+    warm = run(start + "replay weight=0 a:0:r:1:5\nread a 0 4K\n").counters
+    assert warm["dtlb_l2_miss"] == 0
+
+
 def test_the_shadow_sees_4k_pages_whatever_maps_them():
     tlb = GEOMETRIES[3]
     pages = trace(6) % (4 * 512)

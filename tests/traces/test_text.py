@@ -187,6 +187,8 @@ BAD = [
     ("access a 0 4K uniform count=-1", "no number|negative"),
     ("access a 0 4K uniform count=1 write=2", "between 0 and 1"),
     ("access a 0 4K uniform count=1 weight=0", "weight must be at least 1"),
+    ("access a 0 4K uniform count=1 weight=-1", "no number|negative"),
+    ("access a 0 4K uniform count=1 weight=8G", "weight"),
     ("access a 0 32 uniform count=1", "at least 64 bytes"),
     ("access a 0 4K stride count=1 stride=0", "stride must be positive"),
     ("access a 0 4K zipf count=1 zipf=99", "exponent"),

@@ -16,7 +16,7 @@ template <class T> nb::bytes copy_of(const std::vector<T> &records) {
 }
 
 // Sends runs through the model TLB, each with its weight; returns (accesses, first-level misses, walks).
-nb::tuple model_misses(nb::bytes runs, nb::bytes weights) {
+nb::tuple model_misses(const nb::bytes &runs, const nb::bytes &weights) {
     const std::size_t n = runs.size() / sizeof(run_record);
     if (weights.size() != n * sizeof(double)) throw nb::value_error("one weight for each run, please");
     const auto *run = static_cast<const run_record *>(runs.data());
@@ -39,8 +39,8 @@ NB_MODULE(_lackey, m) {
         .def("anonymous", &Lackey::anonymous, "start"_a, "end"_a, "written"_a = false,
              "Declare [start, end) anonymous memory from the start.")
         .def(
-            "feed", [](Lackey &l, nb::bytes text) { return l.feed({text.c_str(), text.size()}); }, "text"_a,
-            "Parse text; False if malformed.")
+            "feed", [](Lackey &l, const nb::bytes &text) { return l.feed({text.c_str(), text.size()}); },
+            "text"_a, "Parse text; False if malformed.")
         .def("feed_fd", nb::overload_cast<int, u64, u32>(&Lackey::feed), "fd"_a, "max_bytes"_a,
              "milliseconds"_a, nb::call_guard<nb::gil_scoped_release>(),
              "Read and parse; the bytes read, or -1 (see error).")

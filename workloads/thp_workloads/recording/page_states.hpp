@@ -69,6 +69,7 @@ class PageStates {
         }
         std::sort(found.begin(), found.end());
         std::vector<u64> pages;
+        pages.reserve(found.size());
         for (const auto &[access, page] : found) pages.push_back(page);
         return pages;
     }

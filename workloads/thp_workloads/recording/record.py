@@ -314,15 +314,21 @@ def _stack_limit() -> int:
 
 def _version(command: str) -> str:
     """Return the first line that `command --version` prints if it names a version, or an empty string."""
+    path = shutil.which(command)
+    if path is None:
+        return ""
     try:
-        answer = subprocess.run(
-            [command, "--version"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+        # A program that takes the word for the name of its output writes where nobody minds.
+        with tempfile.TemporaryDirectory() as folder:
+            answer = subprocess.run(
+                [os.path.abspath(path), "--version"],
+                capture_output=True,
+                text=True,
+                timeout=5,
+                stdin=subprocess.DEVNULL,
+                check=False,
+                cwd=folder,
+            )
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
         return ""
     lines = (answer.stdout or answer.stderr).strip().splitlines()
