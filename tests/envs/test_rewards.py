@@ -17,7 +17,7 @@ from thp_env.metrics import run_metrics, unfinished_cost
 from thp_env.traces import ProgramBuilder
 from thp_env.workload import Instance
 
-COST_TERMS = {"walk_cost", "fault_cost", "split_cost", "unmap_cost", "monitor_cost", "memory_cost"}
+COST_TERMS = {"walk_cost", "fault_cost", "split_cost", "swap_cost", "unmap_cost", "monitor_cost", "memory_cost"}
 
 
 def snapshot(**values: int) -> Counters:
@@ -35,10 +35,11 @@ def test_total_time_by_hand() -> None:
     before = snapshot(translation=1000, compute=7, accesses=10)
     after = snapshot(
         translation=6000, fault=1000, zeroing=2000, copying=3000, splitting=4000, shootdown=5000, unmapping=6000,
-        monitoring=7000, syscall=8000, compute=9000, accesses=110, resident_page_us=256 * 4096 * 1000,
+        monitoring=7000, swapping=500, syscall=8000, compute=9000, accesses=110,
+        resident_page_us=256 * 4096 * 1000,
     )  # fmt: skip
     # 4 GiB for 1 ms cost as much as 1 ms of a core.
-    expected = {"walk_cost": 5, "fault_cost": 6, "split_cost": 9, "unmap_cost": 6, "monitor_cost": 7}
+    expected = {"walk_cost": 5, "fault_cost": 6, "split_cost": 9, "swap_cost": 0.5, "unmap_cost": 6, "monitor_cost": 7}
     expected["memory_cost"] = 1e6
     assert total_time(before, after, 100.0) == pytest.approx({k: -v / 100 for k, v in expected.items()})
 
