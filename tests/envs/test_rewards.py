@@ -197,6 +197,13 @@ def test_what_did_not_run_by_hand() -> None:
     machine = Machine(b.build(), MachineConfig(memory=16 * MIB))
     walk = sum(core("zen4").walk_cycles) * machine.config.clock["cycle"] / 1000
     fault = sum(machine.config.clock[n] for n in ("fault", "zero_page", "zap_folio", "zap_pte")) / 1000
+    half = machine.clone()
+    half.run(until_ps=50 * 1_780_000)
+    op, done = half.position
+    assert op == 1
+    assert 40 < done < 60
+    ns = (100 - done + 10010) * walk + (100 - done + 1010) * fault
+    assert unfinished_cost(half) == pytest.approx(ns + 16 * Prices().memory * (ns + 25030) / 1e6)
     for ops, touches, accesses, steps, own in (
         (1, 100, 10010, 1010, 25030), (2, 0, 10010, 1010, 25030), (3, 0, 10, 10, 5030), (5, 0, 0, 0, 0),
     ):  # fmt: skip
