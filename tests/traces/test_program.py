@@ -30,7 +30,6 @@ MMAP, ACCESS, REPLAY, TOUCH, THP, MREMAP, MPROTECT, SET, ORDERS, EXIT = range(10
         (ACCESS, "weight", 0, "weight"),
         (REPLAY, "length", 2, "outside the recording"),
         (REPLAY, "offset", (1 << 64) - 1, "outside the recording"),
-        (REPLAY, "weight", 0, "weight"),
         (TOUCH, "a", 0, "stride"),
         (THP, "a", 10, "order|size"),
         (THP, "b", 4, "mode"),

@@ -197,7 +197,7 @@ class ProgramBuilder(ProgramWriter):
             ns: nanoseconds an access takes besides translation and faults.
             write: share of accesses that write, 0 to 1.
             stride: bytes between two accesses ("stride" only).
-            weight: real accesses that one simulated access stands for; 0: it acts, but is not counted.
+            weight: real accesses that one simulated access stands for.
             content: what a write leaves in a page.
             zipf: exponent ("zipf" only; 0.99 if not given).
             center: middle of the hot island as a share of the range ("gauss" only).
@@ -212,8 +212,8 @@ class ProgramBuilder(ProgramWriter):
             raise ProgramError("count and ns must not be negative")
         if length < 64:
             raise ProgramError("accesses need a range of at least 64 bytes")
-        if not 0 <= weight <= WEIGHT_MAX:
-            raise ProgramError("weight must not be negative")
+        if not 1 <= weight <= WEIGHT_MAX:
+            raise ProgramError("weight must be at least 1")
         aux = 0
         if pattern in ("zipf", "gauss"):
             pages = -(-length // layout.PAGE_SIZE)

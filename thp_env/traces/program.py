@@ -216,6 +216,7 @@ class Program:
         bins = pattern == layout.PATTERNS.index("bins")
         refuse(bins & (ops["aux"] >= len(self.tables)), "unknown distribution table")
         refuse((pattern == layout.PATTERNS.index("stride")) & (ops["aux"] == 0), "stride must be positive")
+        refuse(access & (ops["weight"] == 0), "weight must be at least 1")
         refuse(access & (ops["length"] < 64), "accesses need a range of at least 64 bytes")
         refuse(access & (ops["d"] >> np.uint64(32) > CONTENT_MAX), "unknown content class")
         limit("replay", "d", CONTENT_MAX + 1, "content class")

@@ -21,6 +21,7 @@ from thp_workloads.machines import (
     Surroundings,
     address_noise,
     check,
+    draw_pace,
     draw_surroundings,
     fragment,
     log_uniform,
@@ -182,17 +183,19 @@ def sample(rng: np.random.Generator) -> Instance:
     kind = Allocator(PAGE << int(rng.integers(0, 10)), int(rng.integers(0, 3)), bool(rng.random() < 0.7))
     heap = pages(log_uniform(rng, 8 * MIB, min(96 * MIB, MOST_PIECES * kind.granule)))
     around = draw_surroundings(rng, heap + 4 * MIB)
+    waves, accesses = int(rng.integers(3, 9)), int(log_uniform(rng, 2000, 8000))
+    ns, weight = draw_pace(rng, waves * accesses)
     b = program(
         heap=heap,
         allocator=kind,
-        waves=int(rng.integers(3, 9)),
+        waves=waves,
         freed=float(rng.uniform(0.1, 0.8)),
         lifetime=log_uniform(rng, 1, 64),
-        accesses=int(log_uniform(rng, 4000, 20000)),
-        weight=int(log_uniform(rng, 50, 2000)),
+        accesses=accesses,
+        weight=weight,
         zipf=float(rng.uniform(0.3, 1.1)),
         write=float(rng.uniform(0.0, 0.8)),
-        ns=float(rng.uniform(1.0, 6.0)),
+        ns=ns,
         gap_us=log_uniform(rng, 50, 5000),
         around=around,
         seed=int(rng.integers(1 << 62)),

@@ -18,6 +18,7 @@ from thp_workloads.machines import (
     Surroundings,
     address_noise,
     check,
+    draw_pace,
     draw_surroundings,
     fragment,
     log_uniform,
@@ -118,6 +119,8 @@ def sample(rng: np.random.Generator) -> Instance:
     footprint = pages(log_uniform(rng, 24 * MIB, 200 * MIB))
     arenas = int(rng.integers(1, 5))
     around = draw_surroundings(rng, footprint + arenas * 2 * MIB)
+    phases, accesses = int(rng.integers(10, 25)), int(log_uniform(rng, 1500, 4000))
+    ns, weight = draw_pace(rng, phases * accesses)
     b = program(
         footprint=footprint,
         arenas=arenas,
@@ -126,12 +129,12 @@ def sample(rng: np.random.Generator) -> Instance:
         islands=int(rng.integers(2, 17)),
         island=int(log_uniform(rng, 64 * 1024, 2 * MIB)) // PAGE * PAGE,
         drift=float(rng.uniform(0.05, 0.9)),
-        phases=int(rng.integers(15, 40)),
-        accesses=int(log_uniform(rng, 2000, 6000)),
-        weight=int(log_uniform(rng, 100, 3000)),
+        phases=phases,
+        accesses=accesses,
+        weight=weight,
         background=float(rng.uniform(0.02, 0.3)),
         write=float(rng.uniform(0.0, 0.6)),
-        ns=float(rng.uniform(1.0, 6.0)),
+        ns=ns,
         around=around,
         seed=int(rng.integers(1 << 62)),
     )

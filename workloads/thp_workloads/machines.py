@@ -35,6 +35,24 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
+def draw_pace(rng: np.random.Generator, accesses: int) -> tuple[float, int]:
+    """Draw how often the program turns to another page, and how long it does so.
+
+    Recorded programs make 20 to 60 accesses to a page before they turn to another; a simulated access stands for
+    such a run. So it takes 3 to 300 ns, and the whole 0.1 to 3 s.
+
+    Args:
+        rng: the source of randomness.
+        accesses: simulated accesses of the program.
+
+    Returns:
+        Nanoseconds an access, and its weight.
+    """
+    ns = log_uniform(rng, 3, 300)
+    seconds = log_uniform(rng, 0.1, 3)
+    return ns, max(1, round(seconds * 1e9 / (accesses * ns)))
+
+
 def pages(number: float) -> int:
     """Round bytes up to whole pages, at least one."""
     return max(1, int(-(-number // PAGE))) * PAGE
