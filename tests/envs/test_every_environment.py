@@ -57,6 +57,20 @@ def test_reset_without_a_seed_goes_on_with_the_stream(env_id: str) -> None:
     assert len(set(mine)) == 3, "every episode draws anew"
 
 
+def test_each_episode_draws_one_of_several_workloads(env_id: str) -> None:
+    def drawn() -> list[str]:
+        env = make(env_id, workload=[small_workload(name) for name in "abc"])
+        env.reset(seed=1)
+        names = []
+        for _ in range(20):
+            env.reset()
+            names.append(env.unwrapped.workload.name)
+        return names
+
+    assert drawn() == drawn()
+    assert set(drawn()) == {"a", "b", "c"}
+
+
 def test_a_reset_in_mid_episode_leaves_nothing_behind(env_id: str) -> None:
     env = make(env_id)
     play(env, randomly(2), limit=4, seed=1)

@@ -17,7 +17,7 @@ from thp_env.metrics import run_metrics, unfinished_cost
 from thp_env.traces import ProgramBuilder
 from thp_env.workload import Instance
 
-COST_TERMS = {"swap_cost", "walk_cost", "fault_cost", "split_cost", "unmap_cost", "monitor_cost", "memory_cost"}
+COST_TERMS = {"walk_cost", "fault_cost", "split_cost", "swap_cost", "unmap_cost", "monitor_cost", "memory_cost"}
 
 
 def snapshot(**values: int) -> Counters:
@@ -35,10 +35,11 @@ def test_total_time_by_hand() -> None:
     before = snapshot(translation=1000, compute=7, accesses=10)
     after = snapshot(
         translation=6000, fault=1000, zeroing=2000, copying=3000, splitting=4000, shootdown=5000, unmapping=6000,
-        monitoring=7000, swapping=11000, syscall=8000, compute=9000, accesses=110, resident_page_us=256 * 4096 * 1000,
+        monitoring=7000, swapping=500, syscall=8000, compute=9000, accesses=110,
+        resident_page_us=256 * 4096 * 1000,
     )  # fmt: skip
     # 4 GiB for 1 ms cost as much as 1 ms of a core.
-    expected = {"walk_cost": 5, "fault_cost": 6, "split_cost": 9, "unmap_cost": 6, "monitor_cost": 7, "swap_cost": 11}
+    expected = {"walk_cost": 5, "fault_cost": 6, "split_cost": 9, "swap_cost": 0.5, "unmap_cost": 6, "monitor_cost": 7}
     expected["memory_cost"] = 1e6
     assert total_time(before, after, 100.0) == pytest.approx({k: -v / 100 for k, v in expected.items()})
 
@@ -196,6 +197,13 @@ def test_what_did_not_run_by_hand() -> None:
     machine = Machine(b.build(), MachineConfig(memory=16 * MIB))
     walk = sum(core("zen4").walk_cycles) * machine.config.clock["cycle"] / 1000
     fault = sum(machine.config.clock[n] for n in ("fault", "zero_page", "zap_folio", "zap_pte")) / 1000
+    half = machine.clone()
+    half.run(until_ps=50 * 1_780_000)
+    op, done = half.position
+    assert op == 1
+    assert 40 < done < 60
+    ns = (100 - done + 10010) * walk + (100 - done + 1010) * fault
+    assert unfinished_cost(half) == pytest.approx(ns + 16 * Prices().memory * (ns + 25030) / 1e6)
     for ops, touches, accesses, steps, own in (
         (1, 100, 10010, 1010, 25030), (2, 0, 10010, 1010, 25030), (3, 0, 10, 10, 5030), (5, 0, 0, 0, 0),
     ):  # fmt: skip

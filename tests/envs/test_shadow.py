@@ -7,6 +7,7 @@ import pytest
 from support.episodes import make, play, small_program, sparse
 
 from thp_env.envs.shadow import ShadowReward, symlog
+from thp_env.metrics import unfinished_cost
 
 SETTINGS = ("4K", "64K", "2M")
 
@@ -74,6 +75,14 @@ def test_running_out_of_memory_never_pays(idle_ms: int) -> None:
         finished = play(env, action, seed=0)
         assert finished.infos[-1]["reason"] == "done"
         assert sum(died.rewards) < sum(finished.rewards)
+
+
+def test_what_did_not_run_is_charged_in_full() -> None:
+    env = ShadowReward(make(workload=sparse(24, weight=1000), window_faults=8), setting="4K")
+    episode = play(env, "64K", seed=0)
+    rest = env.scale * unfinished_cost(env.unwrapped.machine) / env._total
+    assert rest > 20, "more than symlog would let through"
+    assert episode.rewards[-1] == pytest.approx(-rest, abs=2)
 
 
 def test_an_unknown_setting_is_refused() -> None:

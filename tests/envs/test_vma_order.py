@@ -247,6 +247,20 @@ def test_observed_figures_are_the_machines() -> None:
     assert 0.97 < system["free"] < 1 - 256 / (64 * 256)
 
 
+def test_counts_begin_anew_when_a_vma_was_asked_about() -> None:
+    instance = program(
+        ("mmap", "a", 4 * MIB), ("touch", "a", 0, MIB), ("compute", 1e7), ("touch", "a", MIB, 2 * MIB),
+        ("advise", "a", 0, 32 * PAGE, "dontneed"), ("compute", 1e7), ("touch", "a", 3 * MIB, MIB),
+    )  # fmt: skip
+    env = make(workload=instance, window_ms=10, window_faults=1 << 40, default="64K").unwrapped
+    env.reset(seed=0)
+    seen = [dict(zip(VMA, env.step(KEEP)[0]["vma"].tolist(), strict=True)) for _ in range(2)]
+    assert [round(2 ** (16 * v["faults"]) - 1) for v in seen] == [16, 32]
+    assert [round(2 ** (20 * v["faults_ever"]) - 1) for v in seen] == [16, 48]
+    assert [round(2 ** (20 * v["zapped"]) - 1) for v in seen] == [0, 32]
+    assert [v["asked"] for v in seen] == [1, 1]
+
+
 def test_the_terminal_observation_is_in_the_space() -> None:
     env = make(workload=small_program())
     last = play(env, seed=0).observations[-1]
