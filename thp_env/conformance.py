@@ -311,9 +311,8 @@ def _describe(row: np.void) -> str:
     if row["kind"] != KIND_FOLIO:
         return kind
     flags = "".join(f for f, bit in FLAGS.items() if row["flags"] & bit)
-    return (
-        f"order {row['order']} page {row['index']} of folio {row['folio']}"
-        f" mapcount {row['mapcount']}" + (f" {flags}" if flags else "")
+    return f"order {row['order']} page {row['index']} of folio {row['folio']} mapcount {row['mapcount']}" + (
+        f" {flags}" if flags else ""
     )
 
 

@@ -165,7 +165,7 @@ def parser() -> argparse.ArgumentParser:
     c = sub.add_parser("train", help="train an agent")
     c.add_argument("--out", type=Path, default=Path("runs/ppo.npz"), help="the policy (default: %(default)s)")
     c.add_argument("--folder", default="runs/ppo", help="checkpoints (default: %(default)s)")
-    c.add_argument("--steps", type=_natural, default=24_000, help="decisions (default: %(default)s)")
+    c.add_argument("--steps", type=_natural, default=16_000, help="decisions (default: %(default)s)")
     c.add_argument("--seed", type=_natural, default=0)
     c.add_argument("--workloads", nargs="+", metavar="NAME")
     c.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

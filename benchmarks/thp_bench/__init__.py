@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,22 +69,26 @@ def simulator(offsets: np.ndarray) -> Callable[[], float]:
 
 
 def libcachesim(offsets: np.ndarray) -> Callable[[], float] | None:
-    """Return the same for libcachesim's LRU of 1536 pages, None where it is not installed."""
+    """Return the same for libcachesim's LRU of 1536 pages, reading a trace file; None where it is not installed."""
     try:
         import libcachesim as lcs
     except ImportError:
         return None
-    numbers = (offsets >> np.uint64(12)).tolist()
+    trace = np.zeros(len(offsets), [("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next", "<i8")])
+    trace["time"], trace["size"], trace["next"] = np.arange(len(offsets)), 1, -2
+    trace["id"] = (offsets >> np.uint64(12)) + np.uint64(1)
 
     def run() -> float:
-        cache = lcs.LRU(cache_size=1536)
-        request = lcs.Request()
-        request.obj_size = 1
-        start = time.perf_counter()
-        for number in numbers:
-            request.obj_id = number
-            cache.get(request)
-        return len(numbers) / (time.perf_counter() - start)
+        with tempfile.NamedTemporaryFile(suffix=".oracleGeneral.bin") as file:
+            trace.tofile(file.name)
+            options = lcs.ReaderInitParam(ignore_obj_size=True)
+            reader = lcs.TraceReader(
+                trace=file.name, trace_type=lcs.TraceType.ORACLE_GENERAL_TRACE, reader_init_params=options
+            )
+            cache = lcs.LRU(cache_size=1536)
+            start = time.perf_counter()
+            cache.process_trace(reader)
+            return len(offsets) / (time.perf_counter() - start)
 
     return run
 

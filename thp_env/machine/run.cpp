@@ -122,8 +122,8 @@ struct interpreter {
             to = op.d;
         } else if (new_length > op.length) { // in place if the neighbour leaves room
             const u32 v = find_vma(m, mm, from + op.length);
-            const bool inside = v != NIL && m.vmas[v].vm_start < from + new_length;
-            if (inside) to = get_unmapped_area(m, mm, new_length);
+            const bool blocked = v != NIL && m.vmas[v].vm_start < from + new_length;
+            if (blocked || from + new_length > TASK_SIZE) to = get_unmapped_area(m, mm, new_length);
         }
         if (to == 0) return -ENOMEM;
         m.regions[op.aux] = {to, new_length, 1, op.process};

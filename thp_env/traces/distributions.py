@@ -15,9 +15,7 @@ BINS_PER_OCTAVE = 16
 
 
 @lru_cache(maxsize=512)
-def alias_table(
-    pattern: str, pages: int, exponent: float, center: float, sigma: float, scatter: bool
-) -> np.ndarray:
+def alias_table(pattern: str, pages: int, exponent: float, center: float, sigma: float, scatter: bool) -> np.ndarray:
     """Return the alias table of a Zipf or Gaussian distribution over `pages` pages.
 
     Ranks are binned: exactly for the first 32 ranks, then 16 bins an octave with the bin's exact weight and

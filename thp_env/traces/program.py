@@ -44,9 +44,7 @@ ACCESS_DTYPE = np.dtype(
 )
 """One run of recorded accesses to one 4K page of a region, and the instructions until the next run."""
 
-BIN_DTYPE = np.dtype(
-    [("threshold", "<u8"), ("alias", "<u4"), ("first", "<u4"), ("count", "<u4"), ("scatter", "<u4")]
-)
+BIN_DTYPE = np.dtype([("threshold", "<u8"), ("alias", "<u4"), ("first", "<u4"), ("count", "<u4"), ("scatter", "<u4")])
 """One bin of a discrete distribution over pages, as an alias table."""
 
 

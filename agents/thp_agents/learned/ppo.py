@@ -44,7 +44,7 @@ class PpoConfig:
     """
 
     workloads: tuple[str, ...] = ("hot_island", "alloc_purge", "hot_island", "alloc_purge", "python_dict")
-    steps: int = 24_000
+    steps: int = 16_000
     envs: int = 2
     seed: int = 0
     checkpoint: int = 4_096

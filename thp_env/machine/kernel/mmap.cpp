@@ -211,7 +211,7 @@ void vma_merge_range(machine &m, u32 mm, u64 start, u64 end) {
 
 int vma_expand(machine &m, u32 vma, u64 end) {
     const u32 next = vma_next(m, vma);
-    if (next != NIL && m.vmas[next].vm_start < end) return -EFAULT;
+    if ((next != NIL && m.vmas[next].vm_start < end) || end > TASK_SIZE) return -EFAULT;
     m.vmas[vma].vm_end = end;
     vma_merge_range(m, m.vmas[vma].vm_mm, m.vmas[vma].vm_start, end);
     return 0;

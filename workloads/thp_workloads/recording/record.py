@@ -263,9 +263,7 @@ def _head(fd: int, process: subprocess.Popen) -> tuple[bytes, int]:
         text += data
 
 
-def _follow(
-    fd: int, process: subprocess.Popen, log: Lackey, head: bytes, sampler: ContentSampler, show: Any
-) -> None:
+def _follow(fd: int, process: subprocess.Popen, log: Lackey, head: bytes, sampler: ContentSampler, show: Any) -> None:
     """Read the log to its end; look into the process's pages now and then."""
     if not log.feed(head):
         raise RecordingError(log.error)

@@ -175,9 +175,7 @@ class Replayer:
             # The file system, not the length, decides for files.
             past = file_offset + length - -(-file_offset // PMD_SIZE) * PMD_SIZE
             wants_huge = past >= PMD_SIZE and bool(file) and aligns_files(file)
-        native = get_unmapped_area(
-            self.occupied, length, self.mmap_base, aligned=wants_huge, offset=file_offset
-        )
+        native = get_unmapped_area(self.occupied, length, self.mmap_base, aligned=wants_huge, offset=file_offset)
         return ("auto" if anonymous else native), native, []
 
     def _free(self, start: int, end: int) -> bool:
@@ -235,9 +233,7 @@ class Replayer:
         arguments = (self.names[part.region], part.offset, old, self.names[region], new)
         return [*before, ("mremap", arguments, {"at": at})]
 
-    def _remap_anew(
-        self, start: int, old: int, result: int, new: int, anonymous: bool
-    ) -> Iterable[Operation]:
+    def _remap_anew(self, start: int, old: int, result: int, new: int, anonymous: bool) -> Iterable[Operation]:
         """Stand in for a move that a program cannot express: unmap and map, the content is lost."""
         if anonymous:
             self.notes.add("an mremap over several mappings was recorded as munmap and mmap")
