@@ -87,10 +87,13 @@ KINDS = (
 
 @st.composite
 def programs(draw, operations: int = 20, forks: bool = False) -> Program:
-    """Return a program that may fail anywhere: run it with go_on=True. With `forks` up to three processes run it."""
+    """Return a program that may fail anywhere: run it with go_on=True. With `forks` up to four processes run
+    it, on a machine with swap."""
     b = ProgramBuilder("random", seed=draw(st.integers(0, 9)), checked=False)
     for kilobytes in draw(st.sets(st.sampled_from(layout.THP_KILOBYTES))):
         b.thp(kilobytes, "always")
+    if forks:
+        b.swap(draw(st.sampled_from([1 << 20, 32 << 20])))
     b.brk("heap", 0)
     regions = ["heap"]
     for _ in range(2):
@@ -100,9 +103,11 @@ def programs(draw, operations: int = 20, forks: bool = False) -> Program:
     for _ in range(draw(st.integers(1, operations))):
         if forks:
             b.process = draw(st.sampled_from(b.processes))
-            step = draw(st.sampled_from(["line"] * 8 + ["fork", "exit"]))
+            step = draw(st.sampled_from(["line"] * 8 + ["fork", "exit", "reclaim"]))
             if step == "fork" and len(b.processes) < 4:
                 b.fork(f"C{len(b.processes)}")
+            elif step == "reclaim":
+                b.reclaim()
             elif step == "exit":
                 b.exit(draw(st.sampled_from(b.processes)))
         _line(draw, b, regions)

@@ -4,6 +4,7 @@
 #include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
 #include "kernel/page_table.hpp"
+#include "kernel/swap.hpp"
 #include <numeric>
 
 namespace thp {
@@ -19,11 +20,13 @@ struct scan {
     std::vector<i32> ptes;   // mappings of each frame by PTEs
     std::vector<u32> pmds;   // ... of each head by PMDs
     std::vector<u8> reached; // page tables
-    std::vector<u64> rss;
+    std::vector<u64> rss, swapents;
+    std::vector<u32> swapped; // entries that refer to each slot
 
     explicit scan(machine &state)
         : m(state), owner(m.h->tables[TABLE_pages].used), ptes(owner.size()), pmds(owner.size()),
-          reached(m.h->tables[TABLE_tables].used), rss(m.h->tables[TABLE_mms].used) {}
+          reached(m.h->tables[TABLE_tables].used), rss(m.h->tables[TABLE_mms].used), swapents(rss.size()),
+          swapped(m.h->swap_slots) {}
 
     void expect(bool holds, const char *what, u64 where = 0) {
         if (!holds && broken.empty()) broken = std::string(what) + " (" + std::to_string(where) + ")";
@@ -73,6 +76,12 @@ struct scan {
         if (v == NIL) return expect(false, "entry outside every VMA", address);
         const vm_area_struct &vma = m.vmas[v];
         expect(address + nr * PAGE_SIZE <= vma.vm_end, "entry that reaches out of its VMA", address);
+        if (is_swap_pte(entry)) {
+            if (pte_swp_offset(entry) >= swapped.size()) return expect(false, "no such swap slot", address);
+            ++swapped[pte_swp_offset(entry)];
+            ++swapents[mm];
+            return;
+        }
         if (!pte_present(entry)) return expect(entry == PTE_GUARD && nr == 1, "unknown entry", address);
         const bool accessible = vma.vm_flags & (VM_READ | VM_WRITE);
         expect(accessible == !(entry & PTE_PROTNONE), "protection is not the VMA's", address);
@@ -130,6 +139,7 @@ struct scan {
             if (!m.mms[mm].in_use) continue;
             table(mm, m.mms[mm].pgd, PGDIR_SHIFT, 0);
             expect_equal(m.mms[mm].rss, rss[mm], "rss of mm " + std::to_string(mm));
+            expect_equal(m.mms[mm].swapents, swapents[mm], "swapents of mm " + std::to_string(mm));
         }
         const u64 in_use = std::accumulate(reached.begin(), reached.end(), u64{0});
         expect_equal(m.h->tables[TABLE_tables].in_use, in_use, "page tables in use");
@@ -154,8 +164,9 @@ struct scan {
             by_pte += ptes[i] > 0;
             mappings += ptes[i];
         }
-        expect(mapped > 0, "folio that nobody maps", head);
-        expect(f.refcount == mappings, "refcount", head);
+        const bool cached = f.flags & PG_swapcache; // the swap cache holds a reference
+        expect(mapped > 0 || cached, "folio that nobody maps", head);
+        expect(f.refcount == mappings + cached, "refcount", head);
         if (f.order) {
             expect(f.large_mapcount == mappings, "large_mapcount", head);
             expect(f.entire_mapcount == pmds[head], "entire_mapcount", head);
@@ -163,7 +174,7 @@ struct scan {
             const bool partially = f.flags & PG_partially_mapped;
             expect(partially == (mapped < nr), "PG_partially_mapped", head);
         }
-        return mapped;
+        return cached && mapped == 0 ? 1 : mapped;
     }
 
     void folios() {
@@ -194,6 +205,20 @@ struct scan {
                          "nr_anon_partially_mapped" + at);
         }
         for (u32 pfn = 0; pfn < owner.size(); ++pfn) expect(owner[pfn] != OWNER_NONE, "leaked frame", pfn);
+    }
+
+    void swap_slots() {
+        u32 used = 0;
+        for (u32 slot = 0; slot < swapped.size(); ++slot) {
+            const u32 page = swap_cache_get(m, slot);
+            expect_equal(m.swap[slot].count, swapped[slot], "count of swap slot " + std::to_string(slot));
+            used += m.swap[slot].count > 0 || page != NIL;
+            if (page == NIL) continue;
+            const bool ours =
+                page < owner.size() && (m.pages[page].flags & PG_swapcache) && m.pages[page].swap == slot;
+            expect(ours, "swap cache without its page", slot);
+        }
+        expect_equal(m.h->swap_used, used, "swap_used");
     }
 
     void deferred_list() {
@@ -325,6 +350,7 @@ std::string validate(machine &m) {
     if (!s.broken.empty()) return s.broken; // what follows relies on this much
     s.page_tables();
     s.folios();
+    s.swap_slots();
     s.deferred_list();
     s.translations();
     s.clock();
