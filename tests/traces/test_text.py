@@ -76,6 +76,7 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     split a 32K 4K
     swap 64M
     reclaim
+    khugepaged 3
     fork C
     pin a 32K 4K
     unpin
@@ -115,6 +116,7 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     b.split("a", 32768, 4096)
     b.swap(64 << 20)
     b.reclaim()
+    b.khugepaged(3)
     b.fork("C")
     b.pin("a", 32768, 4096)
     b.unpin()

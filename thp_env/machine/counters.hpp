@@ -33,6 +33,11 @@ namespace thp {
     X(thp_deferred_split_page)                                                                               \
     X(thp_underused_split_page)                                                                              \
     X(thp_split_pmd)                                                                                         \
+    X(thp_collapse_alloc)                                                                                    \
+    X(thp_collapse_alloc_failed)                                                                             \
+    X(thp_scan_exceed_none_pte)                                                                              \
+    X(thp_scan_exceed_swap_pte)                                                                              \
+    X(thp_scan_exceed_share_pte)                                                                             \
     X(thp_zero_page_alloc)                                                                                   \
     X(thp_swpout)                                                                                            \
     X(thp_swpout_fallback)                                                                                   \

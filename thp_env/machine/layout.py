@@ -53,6 +53,7 @@ ADVICE = {
     "pageout": 21,
     "populate_read": 22,
     "populate_write": 23,
+    "collapse": 25,
     "guard_install": 102,
     "guard_remove": 103,
 }

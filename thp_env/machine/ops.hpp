@@ -30,7 +30,8 @@ namespace thp {
     X(pin, "region offset length")                                                                           \
     X(unpin, "")                                                                                             \
     X(swap, "length")                                                                                        \
-    X(reclaim, "")
+    X(reclaim, "")                                                                                           \
+    X(khugepaged, "a=rounds")
 
 enum op_code : u16 {
 #define X(name, fields) OP_##name,
@@ -68,6 +69,7 @@ enum advice : u64 {
     MADV_PAGEOUT = 21,
     MADV_POPULATE_READ = 22,
     MADV_POPULATE_WRITE = 23,
+    MADV_COLLAPSE = 25,
     MADV_GUARD_INSTALL = 102,
     MADV_GUARD_REMOVE = 103,
 };

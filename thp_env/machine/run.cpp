@@ -3,6 +3,7 @@
 #include "kernel/fork.hpp"
 #include "kernel/gup.hpp"
 #include "kernel/huge_memory.hpp"
+#include "kernel/khugepaged.hpp"
 #include "kernel/madvise.hpp"
 #include "kernel/memory.hpp"
 #include "kernel/mmap.hpp"
@@ -195,6 +196,9 @@ struct interpreter {
             return 0;
         case OP_swap:
             return swapon(m, op.length);
+        case OP_khugepaged:
+            for (u64 round = 0; round < op.a; ++round) khugepaged_scan(m);
+            return 0;
         case OP_reclaim:
             force_empty(m);
             return 0;

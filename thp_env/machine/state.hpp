@@ -90,6 +90,7 @@ struct mm_struct {
     u32 thp_disable;                   // 0, 1, or 2: PR_THP_DISABLE_EXCEPT_ADVISED
     u32 huge_zero;                     // holds a reference to the huge zero folio
     u32 map_count, next_free;
+    u32 khugepaged, reserved; // on khugepaged's list
 };
 
 // VMAs are listed under the root of a family of processes, so that one list finds every mapping of a folio.

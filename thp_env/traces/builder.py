@@ -296,6 +296,10 @@ class ProgramBuilder(ProgramWriter):
         """Add a swap device of `length` bytes that behaves as zram."""
         self._emit("swap", length=self._pages(length))
 
+    def khugepaged(self, rounds: int = 2) -> None:
+        """Let khugepaged scan every process on its list `rounds` times."""
+        self._emit("khugepaged", a=rounds)
+
     def reclaim(self) -> None:
         """Reclaim what can be (memory.force_empty)."""
         self._emit("reclaim")

@@ -114,6 +114,7 @@ FORMS: dict[str, tuple[str, tuple[Callable[[str], Any], ...], int]] = {
     "shrink": ("shrink", (), 0),
     "swap": ("swap", (number,), 1),
     "reclaim": ("reclaim", (), 0),
+    "khugepaged": ("khugepaged", (int,), 0),
     "fork": ("fork", (str,), 1),
     "exit": ("exit", (str,), 1),
     "pin": ("pin", (str, number, number), 3),
@@ -301,6 +302,8 @@ def _format(program: Program, op: np.void) -> str:
             return f"exit {program.processes[op['aux']]}"
         case "orders":
             return f"orders {where} {a:#x}"
+        case "khugepaged":
+            return f"khugepaged {a}"
         case "swap":
             return f"swap {op['length']}"
         case "shrink" | "unpin" | "reclaim":

@@ -1,5 +1,6 @@
 #include "huge_memory.hpp"
 #include "../hardware/tlb.hpp"
+#include "khugepaged.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
@@ -86,6 +87,7 @@ u32 thp_vma_suitable_orders(const vm_area_struct &vma, u64 address, u32 orders) 
 vm_fault do_huge_pmd_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
     if (!thp_vma_suitable_orders(m.vmas[vma], address, 1U << PMD_ORDER)) return FAULT_FALLBACK;
     if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
+    khugepaged_enter_vma(m, vma);
     if (!write && m.h->use_zero_page) { // R9
         if (!get_huge_zero(m, m.vmas[vma].vm_mm)) {
             m.count(VM_thp_fault_fallback);

@@ -1,5 +1,6 @@
 #include "madvise.hpp"
 #include "../hardware/tlb.hpp"
+#include "khugepaged.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
 #include "page_table.hpp"
@@ -30,6 +31,17 @@ int set_vma_flag(machine &m, u32 mm, u64 start, u64 end, u32 flag, bool on) {
     return vma_modify(
         m, mm, start, end, [&](const vm_area_struct &v) { return !(v.vm_flags & flag) == on; },
         [&](u32 v) { m.vmas[v].vm_flags ^= flag; });
+}
+
+int hugepage_madvise(machine &m, u32 mm, u64 start, u64 end, bool huge) {
+    const u32 on = huge ? VM_HUGEPAGE : VM_NOHUGEPAGE;
+    constexpr u32 both = VM_HUGEPAGE | VM_NOHUGEPAGE;
+    return vma_modify(
+        m, mm, start, end, [&](const vm_area_struct &v) { return (v.vm_flags & both) != on; },
+        [&](u32 v) {
+            m.vmas[v].vm_flags = (m.vmas[v].vm_flags & ~both) | on;
+            if (huge) khugepaged_enter_vma(m, v);
+        });
 }
 
 int guard_install(machine &m, u32 v, u64 start, u64 end) {
@@ -83,13 +95,8 @@ int do_madvise(machine &m, u32 mm, u64 start, u64 length, u64 advice) {
     case MADV_NORMAL:
         return 0;
     case MADV_HUGEPAGE:
-    case MADV_NOHUGEPAGE: {
-        const u32 on = advice == MADV_HUGEPAGE ? VM_HUGEPAGE : VM_NOHUGEPAGE;
-        constexpr u32 both = VM_HUGEPAGE | VM_NOHUGEPAGE;
-        return vma_modify(
-            m, mm, start, end, [&](const vm_area_struct &v) { return (v.vm_flags & both) != on; },
-            [&](u32 v) { m.vmas[v].vm_flags = (m.vmas[v].vm_flags & ~both) | on; });
-    }
+    case MADV_NOHUGEPAGE:
+        return hugepage_madvise(m, mm, start, end, advice == MADV_HUGEPAGE);
     case MADV_DONTFORK:
         return set_vma_flag(m, mm, start, end, VM_DONTCOPY, true);
     case MADV_DOFORK:
@@ -111,6 +118,9 @@ int do_madvise(machine &m, u32 mm, u64 start, u64 length, u64 advice) {
     case MADV_WILLNEED:
         return walk_vmas(m, mm, start, end,
                          [&](u32 v, u64 from, u64 to) { return willneed(m, v, from, to); });
+    case MADV_COLLAPSE:
+        return walk_vmas(m, mm, start, end,
+                         [&](u32 v, u64 from, u64 to) { return madvise_collapse(m, v, from, to); });
     case MADV_POPULATE_READ:
     case MADV_POPULATE_WRITE: {
         int error = 0;

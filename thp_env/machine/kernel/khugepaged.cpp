@@ -1,0 +1,182 @@
+#include "khugepaged.hpp"
+#include "../hardware/tlb.hpp"
+#include "huge_memory.hpp"
+#include "memory.hpp"
+#include "mmap.hpp"
+#include "page_alloc.hpp"
+#include "page_table.hpp"
+#include "rmap.hpp"
+#include "swap.hpp"
+#include <algorithm>
+#include <cerrno>
+
+namespace thp {
+
+namespace {
+
+enum scan_result : u32 {
+    SUCCEED,
+    PMD_MAPPED,
+    PMD_NULL,
+    PMD_NONE,
+    EXCEED,
+    LACK_REFERENCED,
+    PAGE_COUNT,
+    ALLOC_FAIL,
+    FAIL
+};
+
+// Whether a VMA may hold a collapsed folio; forced: by MADV_COLLAPSE, which asks no sysfs.
+bool allowable(const machine &m, const vm_area_struct &v, bool forced) {
+    if (v.anon_vma == NIL || (v.vm_flags & (VM_NOHUGEPAGE | VM_FILE))) return false;
+    if (align_up(v.vm_start, PMD_SIZE) + PMD_SIZE > v.vm_end) return false;
+    if (forced) return m.mms[v.vm_mm].thp_disable != 1;
+    return thp_vma_allowable_orders(m, v) & (1U << PMD_ORDER);
+}
+
+u32 references(const machine &m, u32 head) {
+    const page &folio = m.pages[head];
+    const u32 mapped = static_cast<u32>(folio.order ? folio.large_mapcount : folio.mapcount);
+    return mapped + (folio.flags & PG_swapcache ? 1 : 0);
+}
+
+// hpage_collapse_scan_pmd: whether the range is worth it and nothing is in the way.
+scan_result scan_ptes(machine &m, const u64 *pte, bool khugepaged, u32 *unmapped) {
+    u32 none = 0, shared = 0, referenced = 0;
+    const auto exceeds = [&](u32 n, u32 limit, vm_event event) {
+        if (!khugepaged || n <= limit) return false;
+        m.count(event);
+        return true;
+    };
+    for (u32 i = 0; i < HPAGE_PMD_NR; ++i) {
+        if (is_swap_pte(pte[i])) {
+            if (exceeds(++*unmapped, m.h->max_ptes_swap, VM_thp_scan_exceed_swap_pte)) return EXCEED;
+            continue;
+        }
+        if (pte_none(pte[i]) || (pte_present(pte[i]) && (pte[i] & PTE_SPECIAL))) {
+            if (exceeds(++none, m.h->max_ptes_none, VM_thp_scan_exceed_none_pte)) return EXCEED;
+            continue;
+        }
+        if (!pte_present(pte[i])) return FAIL; // a guard marker
+        const u32 head = page_head(m, pte_pfn(pte[i]));
+        if (folio_maybe_mapped_shared(m, head) &&
+            exceeds(++shared, m.h->max_ptes_shared, VM_thp_scan_exceed_share_pte))
+            return EXCEED;
+        if (m.pages[head].refcount != static_cast<i32>(references(m, head))) return PAGE_COUNT; // pinned
+        referenced += (pte[i] & PTE_ACCESSED) ? 1 : 0;
+    }
+    if (khugepaged && (referenced == 0 || (*unmapped && referenced < HPAGE_PMD_NR / 2)))
+        return LACK_REFERENCED;
+    return SUCCEED;
+}
+
+// __collapse_huge_page_swapin: without the accounting of a fault.
+bool swap_in(machine &m, u32 vma, u64 start, u64 *pte) {
+    const u64 majflt = m.mms[m.vmas[vma].vm_mm].majflt;
+    bool done = true;
+    for (u32 i = 0; i < HPAGE_PMD_NR && done; ++i) {
+        if (!is_swap_pte(pte[i])) continue;
+        done = do_swap_page(m, vma, start + (u64{i} << PAGE_SHIFT), pte + i, false) == FAULT_DONE;
+    }
+    m.mms[m.vmas[vma].vm_mm].majflt = majflt;
+    return done;
+}
+
+// __collapse_huge_page_copy: the old pages go in batches, so that whole folios are not queued for splitting.
+void copy_and_release(machine &m, u32 mm, u64 *pte, u32 to) {
+    for (u32 i = 0; i < HPAGE_PMD_NR;) {
+        if (pte_none(pte[i]) || (pte[i] & PTE_SPECIAL)) {
+            pte[i++] = 0;
+            continue;
+        }
+        const u32 pfn = pte_pfn(pte[i]), head = page_head(m, pfn);
+        const u32 nr = folio_pte_batch(m, pte + i, HPAGE_PMD_NR - i);
+        std::copy_n(m.contents + pfn, nr, m.contents + to + i);
+        std::fill_n(pte + i, nr, 0);
+        m.mms[mm].rss -= nr;
+        folio_remove_rmap_ptes(m, pfn, nr, mm);
+        if ((m.pages[head].flags & PG_swapcache) && m.pages[head].mapcount == 0) folio_free_swap(m, head);
+        folio_put(m, head, static_cast<i32>(nr));
+        m.spend(TIME_copying, m.cost().copy_page * nr);
+        i += nr;
+    }
+}
+
+scan_result collapse(machine &m, u32 vma, u64 start, bool khugepaged) {
+    const u32 mm = m.vmas[vma].vm_mm;
+    u64 *pmd = pmd_offset(m, mm, start);
+    if (!pmd) return PMD_NULL;
+    if (pte_none(*pmd)) return PMD_NONE;
+    if (pmd_trans_huge(*pmd)) return PMD_MAPPED;
+    u64 *pte = pte_offset(m, *pmd, start);
+    u32 unmapped = 0;
+    m.spend(TIME_monitoring, m.cost().scan_pte * HPAGE_PMD_NR);
+    if (const scan_result result = scan_ptes(m, pte, khugepaged, &unmapped); result != SUCCEED) return result;
+    const u32 head = folio_alloc(m, PMD_ORDER);
+    if (head == NIL) {
+        m.count(VM_thp_collapse_alloc_failed);
+        return ALLOC_FAIL;
+    }
+    m.count(VM_thp_collapse_alloc);
+    if (unmapped && !swap_in(m, vma, start, pte)) {
+        folio_put(m, head, 1);
+        return FAIL;
+    }
+    i64 touched = 0;
+    copy_and_release(m, mm, pte, head);
+    for (u32 i = 0; i < HPAGE_PMD_NR; ++i) touched += (m.contents[head + i] & CONTENT_TOUCHED) != 0;
+    mod_memory(m, VM_nr_untouched, -touched);
+    free_pte_table(m, pmd);
+    folio_add_new_anon_rmap(m, head, vma, start, true);
+    *pmd = mk_pte(head, vma_pte_bits(m.vmas[vma], true) | PTE_PSE | PTE_ACCESSED | PTE_DIRTY);
+    deferred_split_folio(m, head, false);
+    flush_tlb_range(m, mm, start, start + PMD_SIZE);
+    return SUCCEED;
+}
+
+int errno_of(scan_result result) {
+    switch (result) {
+    case ALLOC_FAIL:
+        return -ENOMEM;
+    case EXCEED:
+        return -EBUSY;
+    case PAGE_COUNT:
+        return -EAGAIN;
+    default:
+        return -EINVAL;
+    }
+}
+
+} // namespace
+
+void khugepaged_enter_vma(machine &m, u32 vma) {
+    const vm_area_struct &v = m.vmas[vma];
+    if (allowable(m, v, false)) m.mms[v.vm_mm].khugepaged = 1;
+}
+
+void khugepaged_scan(machine &m) {
+    for (u32 mm = 0; mm < m.h->tables[TABLE_mms].used; ++mm) {
+        if (!m.mms[mm].in_use || !m.mms[mm].khugepaged) continue;
+        for (u32 v = find_vma(m, mm, 0); v != NIL; v = vma_next(m, v)) {
+            if (!allowable(m, m.vmas[v], false)) continue;
+            const u64 end = align_down(m.vmas[v].vm_end, PMD_SIZE);
+            for (u64 at = align_up(m.vmas[v].vm_start, PMD_SIZE); at < end; at += PMD_SIZE) {
+                collapse(m, v, at, true);
+            }
+        }
+    }
+}
+
+int madvise_collapse(machine &m, u32 vma, u64 start, u64 end) {
+    if (!allowable(m, m.vmas[vma], true)) return -EINVAL;
+    scan_result last = SUCCEED;
+    for (u64 at = align_up(start, PMD_SIZE); at + PMD_SIZE <= end; at += PMD_SIZE) {
+        const scan_result result = collapse(m, vma, at, false);
+        if (result == SUCCEED || result == PMD_MAPPED) continue;
+        last = result;
+        if (result == ALLOC_FAIL || result == FAIL || result == EXCEED || result == PMD_NONE) break;
+    }
+    return last == SUCCEED ? 0 : errno_of(last);
+}
+
+} // namespace thp
