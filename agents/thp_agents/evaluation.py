@@ -6,7 +6,6 @@ import csv
 import io
 import operator
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import thp_env  # noqa: F401 -- registers the environments
 from thp_agents.policy import Policy, PolicyError
 from thp_env.envs.actions import ACTIONS, KEEP, ORDER_MASKS
 from thp_env.envs.vma_order import VmaOrderEnv
+from thp_env.files import whole_file
 from thp_env.machine import KIND_FOLIO, KIND_HUGE_ZERO, KIND_NONE, KIND_ZERO
 
 
@@ -257,14 +257,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """
     path = writable(path)
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False) as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with whole_file(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None

@@ -230,8 +230,8 @@ def test_files_appear_whole_or_not_at_all(runs: list[Run], tmp_path: Path) -> No
             write_csv(runs, tmp_path / name)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["folder", "pipe"]
     (tmp_path / "old.html").write_text("old")
-    with pytest.raises(TypeError):
-        write_text(tmp_path / "old.html", 7)
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "old.html", "\udcff")
     assert (tmp_path / "old.html").read_text() == "old"
     write_text(tmp_path / "old.html", "new")
     assert (tmp_path / "old.html").read_text() == "new"

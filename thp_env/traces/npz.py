@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from thp_env.files import whole_file
 from thp_env.traces.program import ACCESS_DTYPE, BIN_DTYPE, OP_DTYPE, Program, ProgramError
 
 FORMAT = "thp_env trace program 1"
@@ -39,15 +39,8 @@ def save_program(program: Program, path: str | os.PathLike) -> None:
         data = getattr(program, name)
         arrays |= {f"{name}.{column}": np.ascontiguousarray(data[column]) for column in data.dtype.names}
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            try:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with whole_file(path) as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise ProgramError(f"cannot write {path}: {error.strerror or error}") from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from thp_agents.policy import PolicyError
 from thp_env.envs.actions import ACTIONS, ORDER_MASKS
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
+from thp_env.files import whole_file
 from thp_env.machine import Vma
 
 FORMAT = "thp_env policy 1"
@@ -63,15 +63,8 @@ def save_policy(policy: MlpPolicy, path: str | os.PathLike) -> None:
         arrays |= {f"weight{i}": weight.astype(np.float32), f"bias{i}": bias.astype(np.float32)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            try:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with whole_file(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None
 

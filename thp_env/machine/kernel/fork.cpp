@@ -97,27 +97,14 @@ bool copy_huge_pmd(machine &m, u32 parent_vma, u32 child_vma, u64 address, u64 *
 bool copy_page_range(machine &m, u32 parent_vma, u32 child_vma) {
     const vm_area_struct vma = m.vmas[parent_vma];
     const u32 child = m.vmas[child_vma].vm_mm;
-    for (u64 at = vma.vm_start; at < vma.vm_end;) {
-        const u64 next = std::min(align_down(at, PMD_SIZE) + PMD_SIZE, vma.vm_end);
-        u64 *from = pmd_offset(m, vma.vm_mm, at);
-        if (!from) {
-            at = std::min(align_down(at, 1ULL << PUD_SHIFT) + (1ULL << PUD_SHIFT), vma.vm_end);
-            continue;
-        }
-        if (!pte_none(*from)) {
-            u64 *to = pmd_alloc(m, child, at);
-            if (!to) return false;
-            if (!pmd_trans_huge(*from) || !copy_huge_pmd(m, parent_vma, child_vma, at, from, to)) {
-                if (!pte_alloc(m, to)) return false;
-                const auto nr = static_cast<u32>((next - at) >> PAGE_SHIFT);
-                if (!copy_pte_range(m, child_vma, at, pte_offset(m, *from, at), pte_offset(m, *to, at), nr)) {
-                    return false;
-                }
-            }
-        }
-        at = next;
-    }
-    return true;
+    return walk_pmd_range(m, vma.vm_mm, vma.vm_start, vma.vm_end, [&](u64 at, u64 next, u64 *from) {
+        u64 *to = pmd_alloc(m, child, at);
+        if (!to) return false;
+        if (pmd_trans_huge(*from) && copy_huge_pmd(m, parent_vma, child_vma, at, from, to)) return true;
+        if (pmd_trans_huge(*from) || !pte_alloc(m, to)) return false; // no memory for a table
+        const auto nr = static_cast<u32>((next - at) >> PAGE_SHIFT);
+        return copy_pte_range(m, child_vma, at, pte_offset(m, *from, at), pte_offset(m, *to, at), nr);
+    });
 }
 
 } // namespace

@@ -9,6 +9,7 @@
 #include "swap.hpp"
 #include "vmscan.hpp"
 #include <algorithm>
+#include <cerrno>
 #include <vector>
 
 namespace thp {
@@ -50,7 +51,7 @@ struct advised {
     }
 
     // A PMD map, whole or in part; true when the range is done.
-    bool huge(u32, u64 *pmd, bool whole) {
+    bool huge(u64 *pmd, bool whole) {
         if (*pmd & PTE_SPECIAL) return true;
         const u32 head = pte_pfn(*pmd);
         if (folio_maybe_mapped_shared(m, head)) return true;
@@ -100,23 +101,17 @@ struct advised {
 } // namespace
 
 int madvise_pages(machine &m, u32 vma, u64 start, u64 end, u64 advice) {
-    if (m.vmas[vma].vm_flags & VM_LOCKED) return -22; // -EINVAL
+    if (m.vmas[vma].vm_flags & VM_LOCKED) return -EINVAL;
     const u32 mm = m.vmas[vma].vm_mm;
-    for (u64 at = start; at < end;) {
-        const u64 next = std::min(align_down(at, PMD_SIZE) + PMD_SIZE, end);
-        u64 *pmd = pmd_offset(m, mm, at);
-        if (!pmd) {
-            at = std::min(align_down(at, 1ULL << PUD_SHIFT) + (1ULL << PUD_SHIFT), end);
-            continue;
-        }
+    walk_pmd_range(m, mm, start, end, [&](u64 at, u64 next, u64 *pmd) {
         advised walk{m, mm, advice, {}};
-        const bool done = pmd_trans_huge(*pmd) && walk.huge(vma, pmd, next - at == PMD_SIZE);
+        const bool done = pmd_trans_huge(*pmd) && walk.huge(pmd, next - at == PMD_SIZE);
         if (!done && pmd_is_table(*pmd))
             walk.ptes(pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
-        if (!pte_none(*pmd)) flush_tlb_range(m, mm, at, next, pmd_trans_huge(*pmd) ? PMD_SHIFT : PAGE_SHIFT);
+        flush_tlb_range(m, mm, at, next, pmd_trans_huge(*pmd) ? PMD_SHIFT : PAGE_SHIFT);
         reclaim_folios(m, std::move(walk.pageout));
-        at = next;
-    }
+        return true;
+    });
     return 0;
 }
 

@@ -222,31 +222,22 @@ bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt) {
     const u32 mm = m.vmas[vma].vm_mm;
     mmu_gather gather;
     const u64 rss = m.mms[mm].rss;
-    for (u64 at = start; at < end;) {
-        const u64 next = std::min(align_down(at, PMD_SIZE) + PMD_SIZE, end);
-        u64 *pmd = pmd_offset(m, mm, at);
-        if (!pmd) { // skip what has no tables at all
-            at = std::min(align_down(at, 1ULL << PUD_SHIFT) + (1ULL << PUD_SHIFT), end);
-            continue;
+    const bool done = walk_pmd_range(m, mm, start, end, [&](u64 at, u64 next, u64 *pmd) {
+        const bool whole = next - at == PMD_SIZE, huge = pmd_trans_huge(*pmd);
+        if (huge && whole) {
+            zap_huge_pmd(m, vma, pmd);
+        } else {
+            if (huge && !split_huge_pmd(m, vma, pmd, at)) return false; // R17
+            zap_pte_range(m, mm, pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
+            if (reclaim_pt && whole) free_pte_table(m, pmd);
         }
-        if (!pte_none(*pmd)) {
-            const bool whole = next - at == PMD_SIZE;
-            if (pmd_trans_huge(*pmd) && whole) {
-                zap_huge_pmd(m, vma, pmd);
-                gather.add(at, next, PMD_SHIFT);
-            } else {
-                if (pmd_trans_huge(*pmd) && !split_huge_pmd(m, vma, pmd, at)) return false; // R17
-                zap_pte_range(m, mm, pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
-                if (reclaim_pt && whole) free_pte_table(m, pmd);
-                gather.add(at, next, PAGE_SHIFT);
-            }
-        }
-        at = next;
-    }
+        gather.add(at, next, huge && whole ? PMD_SHIFT : PAGE_SHIFT);
+        return true;
+    });
     gather.flush(m, mm);
     m.vmas[vma].zapped += rss - m.mms[mm].rss;
     m.vmas[vma].zap_calls += rss != m.mms[mm].rss;
-    return true;
+    return done;
 }
 
 } // namespace thp

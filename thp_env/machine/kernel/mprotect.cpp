@@ -23,25 +23,18 @@ void change_pte(machine &m, const vm_area_struct &vma, u64 *pte) {
 
 bool change_protection(machine &m, u32 v) {
     const vm_area_struct &vma = m.vmas[v];
-    for (u64 at = vma.vm_start; at < vma.vm_end;) {
-        const u64 next = std::min(align_down(at, PMD_SIZE) + PMD_SIZE, vma.vm_end);
-        u64 *pmd = pmd_offset(m, vma.vm_mm, at);
-        if (pmd && pmd_trans_huge(*pmd)) {
-            if (next - at == PMD_SIZE) {
-                change_huge_pmd(m, vma, pmd);
-                at = next;
-                continue;
-            }
-            if (!split_huge_pmd(m, v, pmd, at)) return false;
+    const bool done = walk_pmd_range(m, vma.vm_mm, vma.vm_start, vma.vm_end, [&](u64 at, u64 next, u64 *pmd) {
+        if (pmd_trans_huge(*pmd) && next - at == PMD_SIZE) {
+            change_huge_pmd(m, vma, pmd);
+            return true;
         }
-        if (pmd && pmd_is_table(*pmd)) {
-            u64 *pte = pte_offset(m, *pmd, at);
-            for (u64 i = 0; i < (next - at) >> PAGE_SHIFT; ++i) change_pte(m, vma, pte + i);
-        }
-        at = next;
-    }
+        if (pmd_trans_huge(*pmd) && !split_huge_pmd(m, v, pmd, at)) return false;
+        u64 *pte = pte_offset(m, *pmd, at);
+        for (u64 i = 0; i < (next - at) >> PAGE_SHIFT; ++i) change_pte(m, vma, pte + i);
+        return true;
+    });
     flush_tlb_range(m, vma.vm_mm, vma.vm_start, vma.vm_end);
-    return true;
+    return done;
 }
 
 // mlock_fixup: a large folio is marked only where the whole of it is locked.

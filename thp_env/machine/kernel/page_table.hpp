@@ -1,6 +1,7 @@
 // Page-table entries (x86-64, 4 levels) and the tables that hold them.
 #pragma once
 #include "../state.hpp"
+#include <algorithm>
 
 namespace thp {
 
@@ -41,6 +42,21 @@ u64 *pte_lookup(machine &m, u32 mm, u64 address);
 // As above, but missing tables are allocated; nullptr when memory or the table pool is exhausted.
 u64 *pmd_alloc(machine &m, u32 mm, u64 address);
 bool pte_alloc(machine &m, u64 *pmd); // turns pmd_none into an empty table
+
+// Calls visit(start, end, pmd) for the part of [start, end) under each PMD that is not none, until one
+// returns false. Returns whether all were visited.
+template <typename Visit> bool walk_pmd_range(machine &m, u32 mm, u64 start, u64 end, Visit visit) {
+    for (u64 at = start, next = 0; at < end; at = next) {
+        next = std::min(align_down(at, PMD_SIZE) + PMD_SIZE, end);
+        u64 *pmd = pmd_offset(m, mm, at);
+        if (!pmd) { // skip what has no tables at all
+            next = std::min(align_down(at, 1ULL << PUD_SHIFT) + (1ULL << PUD_SHIFT), end);
+        } else if (!pte_none(*pmd) && !visit(at, next, pmd)) {
+            return false;
+        }
+    }
+    return true;
+}
 
 u32 table_page_alloc(machine &m);
 void table_page_free(machine &m, u32 table);

@@ -6,6 +6,7 @@
 #include "swap.hpp"
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 
 namespace thp {
 
@@ -166,7 +167,7 @@ int willneed(machine &m, u32 vma, u64 start, u64 end) {
     for (u64 at = start; at < end; at += PAGE_SIZE) {
         const u64 *pte = pte_lookup(m, m.vmas[vma].vm_mm, at);
         if (!pte || !is_swap_pte(*pte) || swap_cache_get(m, pte_swp_offset(*pte)) != NIL) continue;
-        if (read_swap_cache(m, pte_swp_offset(*pte)) == NIL) return -12;
+        if (read_swap_cache(m, pte_swp_offset(*pte)) == NIL) return -ENOMEM;
     }
     return 0;
 }

@@ -84,22 +84,16 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs) {
         s.dirty += *entry & PTE_DIRTY ? pages : 0;
         s.partial += folio.flags & PG_partially_mapped ? pages : 0;
     };
-    for (u64 at = v.vm_start; at < v.vm_end;) {
-        const u64 next = std::min(align_down(at, PMD_SIZE) + PMD_SIZE, v.vm_end);
-        u64 *pmd = pmd_offset(m, v.vm_mm, at);
-        if (!pmd) {
-            at = std::min(align_down(at, 1ULL << PUD_SHIFT) + (1ULL << PUD_SHIFT), v.vm_end);
-            continue;
-        }
+    walk_pmd_range(m, v.vm_mm, v.vm_start, v.vm_end, [&](u64 at, u64 next, u64 *pmd) {
         if (pmd_trans_huge(*pmd)) {
             visit(pmd, HPAGE_PMD_NR);
             if (!(*pmd & PTE_SPECIAL)) s.pmd_mapped += HPAGE_PMD_NR;
-        } else if (pmd_is_table(*pmd)) {
-            u64 *pte = pte_offset(m, *pmd, at);
-            for (u64 i = 0; i < (next - at) >> PAGE_SHIFT; ++i) visit(pte + i, 1);
+            return true;
         }
-        at = next;
-    }
+        u64 *pte = pte_offset(m, *pmd, at);
+        for (u64 i = 0; i < (next - at) >> PAGE_SHIFT; ++i) visit(pte + i, 1);
+        return true;
+    });
     if (clear_refs) m.spend(TIME_monitoring, m.cost().scan_pte * scanned);
     return s;
 }
