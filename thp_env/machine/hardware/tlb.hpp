@@ -50,11 +50,13 @@ struct tlb_array {
     tlb_entry *set_of(u64 number) const { return entries + (number & (sets - 1)) * ways; }
 
     // The entry, moved to the front of its set; nullptr when it is not there.
-    tlb_entry *find(u64 number, u64 tag) const {
-        tlb_entry *set = set_of(number);
-        if (set[0].tag == tag) return set;
+    tlb_entry *find(u64 number, u64 tag) const { return find_either(set_of(number), tag, tag); }
+
+    // The same for a set that may hold either of two tags.
+    tlb_entry *find_either(tlb_entry *set, u64 tag, u64 other) const {
+        if (set[0].tag == tag || set[0].tag == other) return set;
         for (u32 way = 1; way < ways; ++way) {
-            if (set[way].tag != tag) continue;
+            if (set[way].tag != tag && set[way].tag != other) continue;
             const tlb_entry hit = set[way];
             std::copy_backward(set, set + way, set + way + 1);
             set[0] = hit;

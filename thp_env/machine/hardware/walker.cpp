@@ -10,6 +10,7 @@ constexpr u32 LEVEL_SHIFT[4] = {PGDIR_SHIFT, PUD_SHIFT, PMD_SHIFT, PAGE_SHIFT};
 
 mmu::mmu(machine &machine, u32 process, u32 k) : m(machine), mm(process), weight(k) {
     const tlb_config &c = m.h->config.tlb;
+    one_l1 = c.l1_of_size[SIZE_4K] == c.l1_of_size[SIZE_2M] && c.arrays[c.l1_of_size[SIZE_4K]].sets == 1;
     for (u32 size = 0; size < NR_PAGE_SIZES; ++size) {
         l1[size] = tlb_array_at(m, 0, c.l1_of_size[size]);
         l2[size] = c.l2_of_size[size] == NIL ? tlb_array{} : tlb_array_at(m, 0, c.l2_of_size[size]);
@@ -76,15 +77,10 @@ mmu_result mmu::walk(u64 address, bool write, u8 content, tlb_entry *out, u32 *s
     return MMU_DONE;
 }
 
-mmu_result mmu::miss(u64 address, bool write, u8 content) {
-    bool known = false; // an entry is there but does not permit the write
-    for (u32 size = 0; size < NR_PAGE_SIZES; ++size) {
+mmu_result mmu::miss(u64 address, bool write, u8 content, bool known) {
+    for (u32 size = 0; size < NR_PAGE_SIZES && !known; ++size) {
         const u64 number = address >> page_shift_of[size];
         const u64 tag = tlb_tag(address, page_shift_of[size], size, mm);
-        if (l1[size].set_of(number)[0].tag == tag) { // found by access(), not usable
-            known = true;
-            break;
-        }
         tlb_entry *hit = l2[size].ways ? l2[size].find(number, tag) : nullptr;
         if (!hit) continue;
         tlb_entry *entry = l1[size].insert(number, *hit);
@@ -96,7 +92,6 @@ mmu_result mmu::miss(u64 address, bool write, u8 content) {
             return MMU_DONE;
         }
         known = true;
-        break;
     }
     tlb_entry fresh;
     u32 size = 0;

@@ -12,6 +12,7 @@ enum mmu_result : u32 { MMU_DONE, MMU_FAULT };
 struct mmu {
     machine &m;
     u32 mm, weight;
+    bool one_l1 = false; // fully associative, for all sizes
     tlb_array l1[NR_PAGE_SIZES], l2[NR_PAGE_SIZES], pwc[NR_PWC];
     tlb_array shadow_l1, shadow_l2, shadow_pwc[NR_PWC];
     // Since the last commit(), before weighting.
@@ -28,7 +29,9 @@ struct mmu {
     u64 now() const { return m.h->clock + (compute_ps + cycles * m.cost().cycle) * weight; }
 
   private:
-    mmu_result miss(u64 address, bool write, u8 content);
+    tlb_entry *lookup(u64 address);
+    // known: an entry is there but does not permit the write.
+    mmu_result miss(u64 address, bool write, u8 content, bool known);
     mmu_result walk(u64 address, bool write, u8 content, tlb_entry *out, u32 *size);
     u32 walk_cost(u64 address, u32 levels, const tlb_array *caches, bool count);
     void shadow_access(u64 address);
@@ -69,17 +72,23 @@ inline bool mmu::usable(tlb_entry &entry, u32 size, u64 address, bool write, u8 
     return true;
 }
 
+// The entry in the first level, of whatever size; nullptr when it is not there.
+inline tlb_entry *mmu::lookup(u64 address) {
+    const u64 small = tlb_tag(address, PAGE_SHIFT, SIZE_4K, mm),
+              large = tlb_tag(address, PMD_SHIFT, SIZE_2M, mm);
+    if (one_l1) return l1[SIZE_4K].find_either(l1[SIZE_4K].entries, small, large);
+    tlb_entry *hit = l1[SIZE_4K].find(address >> PAGE_SHIFT, small);
+    return hit ? hit : l1[SIZE_2M].find(address >> PMD_SHIFT, large);
+}
+
 inline mmu_result mmu::access(u64 address, bool write, u8 content) {
-    for (u32 size = 0; size < NR_PAGE_SIZES; ++size) {
-        const u64 number = address >> page_shift_of[size];
-        tlb_entry *hit = l1[size].find(number, tlb_tag(address, page_shift_of[size], size, mm));
-        if (!hit) continue;
-        if (!usable(*hit, size, address, write, content)) break;
-        ++n;
-        if (shadow_l1.ways) shadow_access(address);
-        return MMU_DONE;
-    }
-    return miss(address, write, content);
+    tlb_entry *hit = lookup(address);
+    if (!hit) return miss(address, write, content, false);
+    if (!usable(*hit, (hit->tag >> 1) & 7, address, write, content))
+        return miss(address, write, content, true);
+    ++n;
+    if (shadow_l1.ways) shadow_access(address);
+    return MMU_DONE;
 }
 
 } // namespace thp
