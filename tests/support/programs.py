@@ -75,13 +75,19 @@ def _line(draw, b: ProgramBuilder, regions: list[str]) -> None:
             b.prctl(draw(st.integers(0, 1)), draw(st.sampled_from([0, 2])))
         case "shrink":
             b.shrink()
+        case "khugepaged":
+            b.khugepaged(1)
+        case "pin":
+            b.pin(region, offset, min(length, 64 * PAGE))
+        case "unpin":
+            b.unpin()
         case "compute":
             b.compute(1000)
 
 
 KINDS = (
     ["touch"] * 5 + ["advise"] * 4 + ["munmap", "mprotect", "mremap", "split", "access"] * 2
-    + ["mmap", "map_over", "brk", "mlock", "munlock", "orders", "thp", "set", "prctl", "shrink", "compute"]
+    + ["mmap", "map_over", "brk", "mlock", "munlock", "orders", "thp", "set", "prctl", "shrink", "khugepaged", "pin", "unpin", "compute"]
 )  # fmt: skip
 
 

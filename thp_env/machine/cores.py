@@ -37,11 +37,11 @@ class Tlb:
     def config(self) -> dict[str, object]:
         """Return the part of a machine's configuration that describes the TLB."""
         arrays = [self.l1_4k, self.l1_2m or (1, 0), self.l2 or (1, 0)]
-        second = 2 if self.l2 else -1 & 0x7FFFFFFF
+        none = -1
         return {
             "tlb_arrays": [list(a) for a in arrays],
             "tlb_l1": [0, 1 if self.l1_2m else 0],
-            "tlb_l2": [second, second] if self.l2 else [-1, -1],
+            "tlb_l2": [2, 2] if self.l2 else [none, none],
             "tlb_pwc": [list(p) for p in self.pwc],
             "l2_hit_cycles": self.l2_hit_cycles,
             "walk_cycles": list(self.walk_cycles),

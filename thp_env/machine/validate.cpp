@@ -19,14 +19,17 @@ struct scan {
     std::vector<u8> owner;
     std::vector<i32> ptes;   // mappings of each frame by PTEs
     std::vector<u32> pmds;   // ... of each head by PMDs
+    std::vector<u32> pinned; // pins of each head's pages
     std::vector<u8> reached; // page tables
     std::vector<u64> rss, swapents;
     std::vector<u32> swapped; // entries that refer to each slot
 
     explicit scan(machine &state)
         : m(state), owner(m.h->tables[TABLE_pages].used), ptes(owner.size()), pmds(owner.size()),
-          reached(m.h->tables[TABLE_tables].used), rss(m.h->tables[TABLE_mms].used), swapents(rss.size()),
-          swapped(m.h->swap_slots) {}
+          pinned(owner.size()), reached(m.h->tables[TABLE_tables].used), rss(m.h->tables[TABLE_mms].used),
+          swapents(rss.size()), swapped(m.h->swap_slots) {
+        for (u32 i = 0; i < m.h->tables[TABLE_pins].used; ++i) ++pinned[page_head(m, m.pins[i].pfn)];
+    }
 
     void expect(bool holds, const char *what, u64 where = 0) {
         if (!holds && broken.empty()) broken = std::string(what) + " (" + std::to_string(where) + ")";
@@ -165,16 +168,19 @@ struct scan {
             mappings += ptes[i];
         }
         const bool cached = f.flags & PG_swapcache; // the swap cache holds a reference
-        expect(mapped > 0 || cached, "folio that nobody maps", head);
-        expect(f.refcount == mappings + cached, "refcount", head);
+        const u32 pins = pinned[head];
+        expect(f.pincount == pins, "pincount", head);
+        expect(mapped > 0 || cached || pins, "folio that nobody maps", head);
+        expect(f.refcount == mappings + cached + pins, "refcount", head);
         if (f.order) {
             expect(f.large_mapcount == mappings, "large_mapcount", head);
             expect(f.entire_mapcount == pmds[head], "entire_mapcount", head);
             expect(f.nr_pages_mapped == by_pte + (pmds[head] ? ENTIRELY_MAPPED : 0), "nr_pages_mapped", head);
             const bool partially = f.flags & PG_partially_mapped;
-            expect(partially == (mapped < nr), "PG_partially_mapped", head);
+            const bool held = pins > 0 && mapped == 0; // unmapped at once, and held by a pin alone
+            expect(held || partially == (mapped < nr), "PG_partially_mapped", head);
         }
-        return cached && mapped == 0 ? 1 : mapped;
+        return nr == 1 ? 1 : mapped; // small folios are not counted in nr_unmapped
     }
 
     void folios() {

@@ -61,7 +61,7 @@ class PpoConfig:
 
 def make_env(workloads: Sequence[str], default: str) -> gymnasium.Env:
     """Return the environment that agents train on: flat observations, paid against a shadow run at 64K."""
-    env = gymnasium.make(thp_env.ENVIRONMENTS and "thp_env/VmaOrder-v0", workload=list(workloads), default=default)
+    env = gymnasium.make("thp_env/VmaOrder-v0", workload=list(workloads), default=default)
     return Monitor(gymnasium.wrappers.FlattenObservation(ShadowReward(env)))
 
 
