@@ -77,17 +77,14 @@ def _line(draw, b: ProgramBuilder, regions: list[str]) -> None:
             b.shrink()
         case "khugepaged":
             b.khugepaged(1)
-        case "pin":
-            b.pin(region, offset, min(length, 64 * PAGE))
-        case "unpin":
-            b.unpin()
         case "compute":
             b.compute(1000)
 
 
 KINDS = (
     ["touch"] * 5 + ["advise"] * 4 + ["munmap", "mprotect", "mremap", "split", "access"] * 2
-    + ["mmap", "map_over", "brk", "mlock", "munlock", "orders", "thp", "set", "prctl", "shrink", "khugepaged", "pin", "unpin", "compute"]
+    + ["mmap", "map_over", "brk", "mlock", "munlock", "orders", "thp", "set", "prctl", "shrink", "khugepaged",
+       "compute"]
 )  # fmt: skip
 
 
@@ -109,11 +106,16 @@ def programs(draw, operations: int = 20, forks: bool = False) -> Program:
     for _ in range(draw(st.integers(1, operations))):
         if forks:
             b.process = draw(st.sampled_from(b.processes))
-            step = draw(st.sampled_from(["line"] * 8 + ["fork", "exit", "reclaim"]))
+            step = draw(st.sampled_from(["line"] * 9 + ["fork", "exit", "reclaim", "pin", "unpin"]))
             if step == "fork" and len(b.processes) < 4:
                 b.fork(f"C{len(b.processes)}")
             elif step == "reclaim":
                 b.reclaim()
+            elif step == "pin":
+                offset, length = draw(_range())
+                b.pin(draw(st.sampled_from(regions)), offset, min(length, 64 * PAGE))
+            elif step == "unpin":
+                b.unpin()
             elif step == "exit":
                 b.exit(draw(st.sampled_from(b.processes)))
         _line(draw, b, regions)

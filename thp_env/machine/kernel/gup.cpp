@@ -1,30 +1,18 @@
 #include "gup.hpp"
 #include "madvise.hpp"
+#include "mmap.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include <cerrno>
 
 namespace thp {
 
-int pin_range(machine &m, u32 mm, u64 start, u64 end, u32 process) {
-    table_header &t = m.h->tables[TABLE_pins];
-    for (u64 at = start; at < end; at += PAGE_SIZE) {
-        if (int error = populate(m, mm, at, true)) return error;
-        if (t.used == t.capacity) return -ENOMEM;
-        const u64 pmd = *pmd_offset(m, mm, at);
-        const u32 pfn = pmd_trans_huge(pmd) ? pte_pfn(pmd) + pte_index(at) : pte_pfn(*pte_offset(m, pmd, at));
-        const u32 head = page_head(m, pfn);
-        folio_get(m, head, 1);
-        ++m.pages[head].pincount;
-        m.pins[t.used++] = {pfn, process};
-    }
-    return 0;
-}
+namespace {
 
-void unpin(machine &m, u32 process) {
+void put_pins(machine &m, u32 from, u32 process) {
     table_header &t = m.h->tables[TABLE_pins];
-    u32 kept = 0;
-    for (u32 i = 0; i < t.used; ++i) {
+    u32 kept = from;
+    for (u32 i = from; i < t.used; ++i) {
         const pin p = m.pins[i];
         if (p.process != process) {
             m.pins[kept++] = p;
@@ -36,5 +24,33 @@ void unpin(machine &m, u32 process) {
     }
     t.used = kept;
 }
+
+int pin_page(machine &m, u32 mm, u64 address, u32 process) {
+    table_header &t = m.h->tables[TABLE_pins];
+    const u32 v = vma_lookup(m, mm, address);
+    if (v == NIL || !(m.vmas[v].vm_flags & VM_WRITE)) return -EFAULT; // check_vma_flags
+    if (int error = populate(m, mm, address, true)) return error;
+    if (t.used == t.capacity) return -ENOMEM;
+    const u64 pmd = *pmd_offset(m, mm, address);
+    const u32 pfn =
+        pmd_trans_huge(pmd) ? pte_pfn(pmd) + pte_index(address) : pte_pfn(*pte_offset(m, pmd, address));
+    const u32 head = page_head(m, pfn);
+    folio_get(m, head, 1);
+    ++m.pages[head].pincount;
+    m.pins[t.used++] = {pfn, process};
+    return 0;
+}
+
+} // namespace
+
+int pin_range(machine &m, u32 mm, u64 start, u64 end, u32 process) {
+    const u32 before = m.h->tables[TABLE_pins].used;
+    int error = 0;
+    for (u64 at = start; at < end && !error; at += PAGE_SIZE) error = pin_page(m, mm, at, process);
+    if (error) put_pins(m, before, process); // all or nothing
+    return error;
+}
+
+void unpin(machine &m, u32 process) { put_pins(m, 0, process); }
 
 } // namespace thp
