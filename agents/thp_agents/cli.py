@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,25 +22,25 @@ def _conformance(args: argparse.Namespace) -> int:
 def _workloads(args: argparse.Namespace) -> int:
     from thp_env.workload import workloads
 
-    fields = ("name", "kind", "family", "split", "description")
-    rows = [{f: getattr(w, f) for f in fields} for w in workloads().values()]
-    if args.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        for row in rows:
-            print(f"{row['name']:16} {row['kind']:10} {row['split']:10} {row['description']}")
-    return 0
+    fields = {"name": 16, "kind": 10, "family": 0, "split": 10, "description": 0}
+    return _list(workloads().values(), fields, ("name", "kind", "split", "description"), args.json)
 
 
 def _policies(args: argparse.Namespace) -> int:
     from thp_agents.policy import policies
 
-    rows = [{f: getattr(make(), f) for f in ("name", "kind", "source")} for make in policies().values()]
-    if args.json:
+    fields = {"name": 14, "kind": 10, "source": 0}
+    return _list((make() for make in policies().values()), fields, tuple(fields), args.json)
+
+
+def _list(items: Iterable[object], fields: dict[str, int], shown: Sequence[str], as_json: bool) -> int:
+    """Print the fields (name: width) of each item, those shown in columns or all as JSON."""
+    rows = [{f: getattr(item, f) for f in fields} for item in items]
+    if as_json:
         print(json.dumps(rows, indent=1))
     else:
         for row in rows:
-            print(f"{row['name']:14} {row['kind']:10} {row['source']}")
+            print(" ".join(f"{row[f]:{fields[f] or ''}}" for f in shown))
     return 0
 
 

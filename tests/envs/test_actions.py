@@ -44,7 +44,7 @@ def test_sizes_that_fit(start: int, end: int, largest: str | None) -> None:
     fits = fitting_blocks(start, end)
     possible = SIZES[: SIZES.index(largest) + 1] if largest else ()
     assert [size for size in SIZES if fits[ORDER_MASKS[size].bit_length() - 1]] == list(possible)
-    allowed = action_mask((end - start) // 4096, fits, large=False)
+    allowed = action_mask(fits, large=False)
     names = {name for name, allow in zip(ACTIONS, allowed, strict=True) if allow}
     sets = {"16K+32K+64K", "all"} if "16K" in possible else set()
     assert names == {"keep", "4K", *possible, *sets}
@@ -52,5 +52,5 @@ def test_sizes_that_fit(start: int, end: int, largest: str | None) -> None:
 
 def test_only_large_folios_can_be_split() -> None:
     fits = fitting_blocks(0, 2 * M)
-    assert not action_mask(512, fits, large=False)[ACTIONS.index("split")]
-    assert action_mask(512, fits, large=True)[ACTIONS.index("split")]
+    assert not action_mask(fits, large=False)[ACTIONS.index("split")]
+    assert action_mask(fits, large=True)[ACTIONS.index("split")]

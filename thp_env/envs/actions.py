@@ -25,11 +25,10 @@ def smallest_order(mask: int) -> int:
     return (mask & -mask).bit_length() - 1
 
 
-def action_mask(pages: int, aligned_blocks: dict[int, bool], large: bool) -> np.ndarray:
+def action_mask(aligned_blocks: dict[int, bool], large: bool) -> np.ndarray:
     """Return which of `ACTIONS` can have an effect, as int8.
 
     Args:
-        pages: length of the VMA in 4K pages.
         aligned_blocks: by order, whether any aligned block of that order lies inside the VMA.
         large: whether the VMA holds large folios that could be split.
     """

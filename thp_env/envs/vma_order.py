@@ -187,7 +187,7 @@ class VmaOrderEnv(gymnasium.Env[dict[str, np.ndarray], np.int64]):
         if self.vma is None:
             return np.ones(len(ACTIONS), np.int8)
         large = bool(self._smaps["by_order"][2:].any())
-        return action_mask(self.vma.pages, fitting_blocks(self.vma.start, self.vma.end), large)
+        return action_mask(fitting_blocks(self.vma.start, self.vma.end), large)
 
     # -- inside ------------------------------------------------------------------------------------
 

@@ -73,7 +73,6 @@ class MachineConfig:
         max_mms: processes alive at the same time.
         max_tables: pages of page tables; 0: enough for twice the memory.
         clock: picoseconds by name, as from `clock_table()`.
-        seed: of the machine's own random choices; a program has its own.
     """
 
     memory: int = 1 << 30
@@ -84,7 +83,6 @@ class MachineConfig:
     max_mms: int = 64
     max_tables: int = 0
     clock: dict[str, int] = field(default_factory=clock_table, hash=False)
-    seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the C++ core is made from."""

@@ -61,7 +61,6 @@ struct machine_config {
     u64 nr_pages;
     u32 max_vmas, max_mms, max_tables, nr_cpus;
     u32 shadow_tlb, reserved;
-    u64 seed;
     tlb_config tlb;
     clock_table clock;
 };

@@ -281,7 +281,7 @@ run_status run(machine &m, const program_view &program, const run_budget &budget
         if (result == STEP_OOM) return RUN_OOM;
         if (result == STEP_FAULTED && !budget.go_on) return RUN_ERROR;
         ++at.op;
-        at.step = at.position = 0;
+        at.step = 0;
         if (budget.new_vma && at.op < program.nr_ops && i.made_new_vma(op, first_id)) return RUN_WINDOW;
         if (m.h->vm[VM_fault_with_choice] - i.choices_at_start >= budget.choices && at.op < program.nr_ops) {
             return RUN_WINDOW;

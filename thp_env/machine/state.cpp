@@ -122,7 +122,7 @@ machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes)
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
     h->deferred_head = h->deferred_tail = NIL;
     h->current_mm = NIL;
-    for (lru_list &list : h->lru) list = {NIL, NIL, 0};
+    for (lru_list &list : h->lru) list = {NIL, NIL};
     for (u32 &next : h->swap_next) next = NIL;
     for (u32 &list : h->cluster_lists) list = NIL;
     for (u32 &list : h->cluster_tails) list = NIL;

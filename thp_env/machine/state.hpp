@@ -120,7 +120,6 @@ struct swap_cluster {
 
 struct lru_list {
     u32 head, tail;
-    u64 pages;
 };
 
 // A page that a process has pinned for I/O.
@@ -162,8 +161,8 @@ struct free_area {
 };
 
 struct cursor {
-    u64 op, step, position; // operation, how far into it, generator state
-    i64 error;              // what the last system call returned: 0 or a negative errno
+    u64 op, step; // operation, how far into it
+    i64 error;    // what the last system call returned: 0 or a negative errno
 };
 
 struct header {

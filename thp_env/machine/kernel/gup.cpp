@@ -31,9 +31,8 @@ int pin_page(machine &m, u32 mm, u64 address, u32 process) {
     if (v == NIL || !(m.vmas[v].vm_flags & VM_WRITE)) return -EFAULT; // check_vma_flags
     if (int error = populate(m, mm, address, true)) return error;
     if (t.used == t.capacity) return -ENOMEM;
-    const u64 pmd = *pmd_offset(m, mm, address);
-    const u32 pfn =
-        pmd_trans_huge(pmd) ? pte_pfn(pmd) + pte_index(address) : pte_pfn(*pte_offset(m, pmd, address));
+    const u64 entry = follow_entry(m, mm, address);
+    const u32 pfn = pte_pfn(entry) + (entry & PTE_PSE ? pte_index(address) : 0);
     const u32 head = page_head(m, pfn);
     folio_get(m, head, 1);
     ++m.pages[head].pincount;

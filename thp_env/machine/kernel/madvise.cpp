@@ -73,9 +73,7 @@ int populate(machine &m, u32 mm, u64 address, bool write) {
     write = write && (flags & VM_WRITE);
     if (!(flags & (VM_READ | VM_WRITE))) return -ENOMEM;
     for (;;) {
-        u64 *pmd = pmd_offset(m, mm, address);
-        u64 entry = pmd ? *pmd : 0;
-        if (pmd && pmd_is_table(entry)) entry = *pte_offset(m, entry, address);
+        const u64 entry = follow_entry(m, mm, address);
         if ((entry & PTE_PRESENT) && (!write || (entry & PTE_RW))) return 0;
         switch (handle_mm_fault(m, v, address, write)) {
         case FAULT_SIGSEGV:

@@ -109,7 +109,7 @@ int madvise_pages(machine &m, u32 vma, u64 start, u64 end, u64 advice) {
         if (!done && pmd_is_table(*pmd))
             walk.ptes(pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
         flush_tlb_range(m, mm, at, next, pmd_trans_huge(*pmd) ? PMD_SHIFT : PAGE_SHIFT);
-        reclaim_folios(m, std::move(walk.pageout));
+        reclaim_folios(m, walk.pageout);
         return true;
     });
     return 0;

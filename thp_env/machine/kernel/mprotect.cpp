@@ -40,11 +40,9 @@ bool change_protection(machine &m, u32 v) {
 // mlock_fixup: a large folio is marked only where the whole of it is locked.
 void mlock_pages(machine &m, const vm_area_struct &vma, bool on) {
     for (u64 at = vma.vm_start; at < vma.vm_end; at += PAGE_SIZE) {
-        u64 *pmd = pmd_offset(m, vma.vm_mm, at);
-        if (!pmd || pte_none(*pmd)) continue;
-        const bool huge = pmd_trans_huge(*pmd);
-        const u64 entry = huge ? *pmd : *pte_offset(m, *pmd, at);
+        const u64 entry = follow_entry(m, vma.vm_mm, at);
         if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
+        const bool huge = entry & PTE_PSE;
         const u32 pfn = pte_pfn(entry), head = huge ? pfn : page_head(m, pfn);
         const u64 first = huge ? align_down(at, PMD_SIZE) : at - (u64{pfn - head} << PAGE_SHIFT);
         const u64 end = first + (PAGE_SIZE << m.pages[head].order);

@@ -56,6 +56,12 @@ u64 *pte_lookup(machine &m, u32 mm, u64 address) {
     return pmd && pmd_is_table(*pmd) ? pte_offset(m, *pmd, address) : nullptr;
 }
 
+u64 follow_entry(machine &m, u32 mm, u64 address) {
+    const u64 *pmd = pmd_offset(m, mm, address);
+    if (!pmd) return 0;
+    return pmd_is_table(*pmd) ? *pte_offset(m, *pmd, address) : *pmd;
+}
+
 bool pte_alloc(machine &m, u64 *pmd) {
     if (!pte_none(*pmd)) return true;
     const u32 table = table_page_alloc(m);

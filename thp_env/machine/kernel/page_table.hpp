@@ -39,6 +39,9 @@ inline u64 *pte_offset(machine &m, u64 pmd, u64 address) {
 // The PTE for an address if its PMD is a table.
 u64 *pte_lookup(machine &m, u32 mm, u64 address);
 
+// The entry that maps an address, a PTE or a PMD with PTE_PSE; 0 when there is none.
+u64 follow_entry(machine &m, u32 mm, u64 address);
+
 // As above, but missing tables are allocated; nullptr when memory or the table pool is exhausted.
 u64 *pmd_alloc(machine &m, u32 mm, u64 address);
 bool pte_alloc(machine &m, u64 *pmd); // turns pmd_none into an empty table

@@ -179,10 +179,8 @@ bool folio_any_pte_dirty(machine &m, u32 head) {
     bool dirty = false;
     for (u32 i = 0; i < folio_nr_pages(m, head) && !dirty; ++i) {
         rmap_walk_page(m, head, i, [&](u32 mm, u32, u64 address) {
-            u64 *pmd = pmd_offset(m, mm, address);
-            if (!pmd || pte_none(*pmd)) return;
-            const u64 entry = pmd_trans_huge(*pmd) ? *pmd : *pte_offset(m, *pmd, address);
-            const u32 pfn = pmd_trans_huge(*pmd) ? head : head + i;
+            const u64 entry = follow_entry(m, mm, address);
+            const u32 pfn = entry & PTE_PSE ? head : head + i;
             dirty = dirty || (pte_present(entry) && pte_pfn(entry) == pfn && (entry & PTE_DIRTY));
         });
     }

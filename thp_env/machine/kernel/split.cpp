@@ -100,9 +100,7 @@ int split_folio(machine &m, u32 head) {
 
 void split_folios_in_range(machine &m, u32 mm, u64 start, u64 end) {
     for (u64 at = start; at < end; at += PAGE_SIZE) {
-        u64 *pmd = pmd_offset(m, mm, at);
-        if (!pmd || pte_none(*pmd)) continue;
-        const u64 entry = pmd_trans_huge(*pmd) ? *pmd : *pte_offset(m, *pmd, at);
+        const u64 entry = follow_entry(m, mm, at);
         if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
         const u32 head = page_head(m, pte_pfn(entry));
         if (m.pages[head].order) split_folio(m, head);

@@ -12,13 +12,13 @@ u32 &list_head(machine &m, u32 list) { return m.h->cluster_lists[list]; }
 
 constexpr u32 LIST_NONE = 0, LIST_FREE = 1, LIST_NONFULL = 2; // LIST_NONFULL + order
 
-u32 *list_tail(machine &m, u32 list) { return &m.h->cluster_tails[list]; }
+u32 &list_tail(machine &m, u32 list) { return m.h->cluster_tails[list]; }
 
 void list_del(machine &m, u32 c) {
     swap_cluster &cluster = m.clusters[c];
     if (cluster.list == LIST_NONE) return;
     (cluster.prev != NIL ? m.clusters[cluster.prev].next : list_head(m, cluster.list)) = cluster.next;
-    (cluster.next != NIL ? m.clusters[cluster.next].prev : *list_tail(m, cluster.list)) = cluster.prev;
+    (cluster.next != NIL ? m.clusters[cluster.next].prev : list_tail(m, cluster.list)) = cluster.prev;
     cluster.list = LIST_NONE;
     cluster.next = cluster.prev = NIL;
 }
@@ -28,10 +28,10 @@ void list_add_tail(machine &m, u32 c, u32 list) {
     if (cluster.list == list) return;
     list_del(m, c);
     cluster.list = static_cast<u8>(list);
-    cluster.prev = *list_tail(m, list);
+    cluster.prev = list_tail(m, list);
     cluster.next = NIL;
     (cluster.prev != NIL ? m.clusters[cluster.prev].next : list_head(m, list)) = c;
-    *list_tail(m, list) = c;
+    list_tail(m, list) = c;
 }
 
 bool slot_free(const machine &m, u32 slot) {

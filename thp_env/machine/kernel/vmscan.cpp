@@ -25,35 +25,23 @@ void link(machine &m, lru_list &list, u32 head, u32 prev, u32 next) {
     m.pages[head].next = next;
     (prev != NIL ? m.pages[prev].next : list.head) = head;
     (next != NIL ? m.pages[next].prev : list.tail) = head;
-    list.pages += folio_nr_pages(m, head);
     m.pages[head].flags |= PG_lru;
 }
 
-// One page table entry of a folio becomes a swap entry, or nothing (try_to_unmap_one).
-struct unmapper {
-    machine &m;
-    u32 head, slot; // slot == NIL: a lazily freed folio is dropped
-
-    void pte(u32 mm, u64 *entry, u32 i) const {
-        const bool exclusive = m.pages[head + i].flags & PG_anon_exclusive;
-        *entry = slot == NIL ? 0 : mk_swap_pte(slot + i, exclusive);
-        if (slot != NIL) {
-            swap_duplicate(m, slot + i, 1);
-            ++m.mms[mm].swapents;
-        }
-        --m.mms[mm].rss;
-    }
-};
-
-// Takes every mapping away; the folio must not be PMD-mapped any more.
+// Turns every PTE that maps the folio into a swap entry, or into nothing where slot is NIL: a lazily freed
+// folio is dropped. The folio must not be PMD-mapped any more.
 void try_to_unmap(machine &m, u32 head, u32 slot) {
-    const unmapper to_swap{m, head, slot};
     const u32 nr = folio_nr_pages(m, head);
     for (u32 i = 0; i < nr; ++i) {
         rmap_walk_page(m, head, i, [&](u32 mm, u32, u64 address) {
             u64 *pte = pte_lookup(m, mm, address);
             if (!pte || !pte_present(*pte) || (*pte & PTE_SPECIAL) || pte_pfn(*pte) != head + i) return;
-            to_swap.pte(mm, pte, i);
+            *pte = slot == NIL ? 0 : mk_swap_pte(slot + i, m.pages[head + i].flags & PG_anon_exclusive);
+            if (slot != NIL) {
+                swap_duplicate(m, slot + i, 1);
+                ++m.mms[mm].swapents;
+            }
+            --m.mms[mm].rss;
             page &folio = m.pages[head];
             // In the swap cache by now, so that R14 does not see it go page by page.
             --m.pages[head + i].mapcount;
@@ -74,41 +62,42 @@ void free_unmapped(machine &m, u32 head) {
     folio_put(m, head, 0);
 }
 
-enum outcome : u32 { KEPT, FREED, SPLIT };
+enum outcome : u32 { DONE, SPLIT };
 
-// shrink_folio_list for one folio. SPLIT: its pages are folios of their own now, the head comes first.
+// shrink_folio_list for one folio. DONE: it is freed, or kept for a reason. SPLIT: its pages are folios of
+// their own now, the head comes first.
 outcome shrink_folio(machine &m, u32 head) {
     page &folio = m.pages[head];
     const u32 order = folio.order;
-    if (folio.pincount || (folio.flags & PG_mlocked)) return KEPT;
+    if (folio.pincount || (folio.flags & PG_mlocked)) return DONE;
     if (!(folio.flags & PG_swapbacked)) { // R32: lazily freed
         if (folio_any_pte_dirty(m, head) || (folio.flags & PG_dirty)) {
             lru_del(m, head);
             folio.flags |= PG_swapbacked | PG_active;
             lru_add(m, head);
             m.h->last_activation = m.h->clock;
-            return KEPT;
+            return DONE;
         }
-        if (folio.entire_mapcount && !unmap_pmds(m, head)) return KEPT;
+        if (folio.entire_mapcount && !unmap_pmds(m, head)) return DONE;
         const u32 nr = folio_nr_pages(m, head);
         try_to_unmap(m, head, NIL);
         m.count(VM_pglazyfreed, nr);
         free_unmapped(m, head);
-        return FREED;
+        return DONE;
     }
     u32 slot = folio.flags & PG_swapcache ? folio.swap : NIL;
     if (slot == NIL) {
         if (order && (folio.flags & PG_partially_mapped))
-            return split_folio(m, head) == 0 ? SPLIT : KEPT; // R35
+            return split_folio(m, head) == 0 ? SPLIT : DONE; // R35
         slot = swap_alloc(m, order);
         if (slot == NIL) { // R36
-            if (order == 0 || split_folio(m, head) != 0) return KEPT;
+            if (order == 0 || split_folio(m, head) != 0) return DONE;
             m.count(MTHP_swpout_fallback, order);
             if (order == PMD_ORDER) m.count(VM_thp_swpout_fallback);
             return SPLIT;
         }
     }
-    if (folio.entire_mapcount && !unmap_pmds(m, head)) return KEPT;
+    if (folio.entire_mapcount && !unmap_pmds(m, head)) return DONE;
     const bool cached = folio.flags & PG_swapcache;
     if (!cached) swap_write_folio(m, head, slot);
     try_to_unmap(m, head, slot);
@@ -118,7 +107,7 @@ outcome shrink_folio(machine &m, u32 head) {
     } else {
         free_unmapped(m, head);
     }
-    return FREED;
+    return DONE;
 }
 
 } // namespace
@@ -134,7 +123,6 @@ void lru_del(machine &m, u32 head) {
     lru_list &list = list_of(m, head);
     (folio.prev != NIL ? m.pages[folio.prev].next : list.head) = folio.next;
     (folio.next != NIL ? m.pages[folio.next].prev : list.tail) = folio.prev;
-    list.pages -= folio_nr_pages(m, head);
     folio.flags &= ~u32{PG_lru};
 }
 
@@ -151,8 +139,7 @@ void lru_add_split_folio(machine &m, u32 head, u32 tail) {
     link(m, list_of(m, head), tail, prev, head);
 }
 
-u64 reclaim_folios(machine &m, std::vector<u32> folios) {
-    u64 freed = 0;
+void reclaim_folios(machine &m, const std::vector<u32> &folios) {
     // A stack, since split folios are dealt with before the next one: head first, then its tails from the
     // last.
     std::vector<u32> stack(folios.rbegin(), folios.rend());
@@ -168,13 +155,10 @@ u64 reclaim_folios(machine &m, std::vector<u32> folios) {
             continue;
         }
         const u32 nr = folio_nr_pages(m, head);
-        const outcome result = shrink_folio(m, head);
-        if (result == FREED) freed += nr;
-        if (result != SPLIT) continue;
+        if (shrink_folio(m, head) != SPLIT) continue;
         for (u32 i = 1; i < nr; ++i) stack.push_back(head + i);
         stack.push_back(head);
     }
-    return freed;
 }
 
 void force_empty(machine &m) {
@@ -186,7 +170,7 @@ void force_empty(machine &m) {
         if (list == LRU_ACTIVE && m.h->clock - m.h->last_activation < FLUSH_TIME) continue;
         std::vector<u32> folios;
         for (u32 head = m.h->lru[list].tail; head != NIL; head = m.pages[head].prev) folios.push_back(head);
-        reclaim_folios(m, std::move(folios));
+        reclaim_folios(m, folios);
     }
     deferred_split_scan(m);
 }

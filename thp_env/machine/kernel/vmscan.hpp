@@ -13,8 +13,8 @@ void folio_deactivate(machine &m, u32 head);
 // A split folio's tails stand behind their head, as if they had aged with it.
 void lru_add_split_folio(machine &m, u32 head, u32 tail);
 
-// MADV_PAGEOUT: reclaims the folios, in order (reclaim_pages). Returns the pages freed.
-u64 reclaim_folios(machine &m, std::vector<u32> folios);
+// MADV_PAGEOUT: reclaims the folios, in order (reclaim_pages).
+void reclaim_folios(machine &m, const std::vector<u32> &folios);
 // memory.force_empty: reclaims what can be (R39).
 void force_empty(machine &m);
 
