@@ -17,7 +17,7 @@ $(VENV)/dependencies: pyproject.toml
 	@command -v $(PYTHON) >/dev/null && $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && command -v g++ >/dev/null || { \
 	  echo 'python3.11 with venv and g++ are needed: apt-get install g++ make python3.11 python3.11-venv' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install 'scikit-build-core>=0.10' 'nanobind>=2.4' cmake ninja
+	$(PIP) install 'scikit-build-core>=0.10' 'nanobind>=2.4' cmake ninja setuptools wheel
 	$(EDITABLE) -e '.[dev]'
 	@touch $@
 

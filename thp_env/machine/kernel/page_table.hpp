@@ -18,6 +18,7 @@ enum pte_bits : u64 {
     PTE_GUARD = 1ULL << 10,  // marker of a guard region, not present
     PTE_SWAP = 1ULL << 11,   // swapped out, not present: the slot stands in place of the frame
     PTE_SWP_EXCLUSIVE = 1ULL << 3,
+    PTE_CONT = 1ULL << 52, // arm64: one of 16 entries that map an aligned 64K together
 };
 constexpr u32 PTE_PFN_SHIFT = 12;
 
