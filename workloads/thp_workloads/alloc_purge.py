@@ -79,6 +79,11 @@ class AllocPurge(Generator):
     skew: float = number(0.9, 0, 3)
     writes: float = number(0.4, 0, 1)
 
+    @property
+    def touched(self) -> float:
+        """Share of the footprint that it touches at a time, at most."""
+        return 0.9
+
     def compose(self, s: Stage) -> None:
         """Swell and shrink, wave after wave."""
         kind = ALLOCATORS[self.allocator]

@@ -43,6 +43,7 @@ class AndroidSwitch(Generator):
         "after an hour and 90 % after two. CachedAppOptimizer compresses cached apps with MADV_PAGEOUT."
     )
     pace = (30, 300)
+    swaps_itself = True
 
     apps: int = number(8, 2, 60)
     dwell: int = number(3, 1, 1000)
@@ -54,10 +55,14 @@ class AndroidSwitch(Generator):
     cached: int = number(3, 1, 60)
     working: float = number(0.4, 0.01, 1)
 
+    @property
+    def touched(self) -> float:
+        """Share of the footprint that it touches at a time, at most."""
+        return 0.6
+
     def compose(self, s: Stage) -> None:
         """Switch from app to app."""
         zygote = pages(self.footprint * self.zygote)
-        s.b.swap(2 * pages(self.footprint))
         s.b.mmap("zygote", zygote, at="auto")
         s.b.touch("zygote", 0, zygote, content=35)
         memory = self.footprint * (1 - self.zygote) / self.apps

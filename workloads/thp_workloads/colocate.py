@@ -29,7 +29,7 @@ class Colocate(Generator):
         weights: share of the model's weights.
         cache: share of the caches of requests.
         pool: share of the database's pool; batch jobs take the rest.
-        region: bytes of a G1 region, 1 to 32 MiB.
+        region: bytes of a G1 region, 1 to 32 MiB, but at most an eighth of the heap.
         survive: share of the JVM's young regions that survive a collection.
         requests: inference requests at a time.
         skew: Zipf exponent of the database's lookups.
@@ -98,33 +98,34 @@ class _Jvm:
     """A heap of G1 regions: young ones fill, a collection copies what lives and gives some back."""
 
     def __init__(self, s: Stage, g: Colocate, size: int) -> None:
-        self.regions = max(4, size // g.region)
+        self.region = min(g.region, pages(size / 8))
+        self.regions = max(4, size // self.region)
         self.live = np.zeros(self.regions, bool)
         s.b.slice("jvm")
-        s.b.mmap("java", self.regions * g.region, at="auto")
+        s.b.mmap("java", self.regions * self.region, at="auto")
 
     def phase(self, s: Stage, g: Colocate) -> None:
         """Fill young regions; collect when most are taken."""
         free = np.flatnonzero(~self.live)
         for k in free[: max(1, self.regions // 8)]:
-            s.b.touch("java", int(k) * g.region, g.region, content=35)
+            s.b.touch("java", int(k) * self.region, self.region, content=35)
             self.live[k] = True
         if self.live.mean() > 0.85:
             for k in np.flatnonzero(self.live):
                 if s.rng.random() > g.survive:
                     self.live[k] = False
                     if s.rng.random() < 0.5:
-                        s.b.advise("java", int(k) * g.region, g.region, "dontneed")
+                        s.b.advise("java", int(k) * self.region, self.region, "dontneed")
         chosen = np.flatnonzero(self.live)
         for k in (chosen := chosen[s.rng.integers(len(chosen), size=min(6, len(chosen)))].tolist()):
-            s.use("java", k * g.region, g.region, "zipf", 1 / len(chosen), zipf=0.6, write=0.4, content=35)
+            s.use("java", k * self.region, self.region, "zipf", 1 / len(chosen), zipf=0.6, write=0.4, content=35)
 
 
 class _Inference:
     """A model: weights that are scanned, and a cache of keys and values that grows with every token."""
 
     def __init__(self, s: Stage, g: Colocate, weights: int, cache: int) -> None:
-        self.weights, self.each = weights, max(64 * PAGE, pages(cache / g.requests))
+        self.weights, self.each = weights, max(16 * PAGE, pages(cache / g.requests))
         self.requests: list[list[int]] = []  # number, bytes filled, bytes it will have
         self.started = self.loaded = 0
         s.b.slice("inference")

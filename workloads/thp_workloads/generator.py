@@ -83,6 +83,8 @@ class Generator:
     sources: ClassVar[str]
     pace: ClassVar[tuple[float, float]] = (3, 300)
     """Range of `ns` that `sample` draws from."""
+    swaps_itself: ClassVar[bool] = False
+    """Whether the program writes memory to zram of its own accord, so that there always is some."""
 
     footprint: int = number(96 * MIB, MIB, 64 * GIB)
     phases: int = number(160, 4, 1 << 20)
@@ -112,6 +114,11 @@ class Generator:
         """Real accesses that a simulated one stands for."""
         return max(1, round(self.seconds * 1e9 / (self.phases * self.accesses * self.ns)))
 
+    @property
+    def touched(self) -> float:
+        """Share of the footprint that it touches at a time, at most: what it needs with folios of 4K."""
+        return 1.0
+
     def compose(self, s: Stage) -> None:
         """Write the program's operations."""
         raise NotImplementedError
@@ -130,9 +137,9 @@ class Generator:
         """
         rng = np.random.default_rng(seed)
         b = ProgramBuilder(self.name, seed=seed, family=self.family)
-        if around:
-            surround(b, rng, around)
-        self.compose(Stage(b, rng, self))
+        around = around or Surroundings(swap=2 * self.footprint if self.swaps_itself else 0)
+        surround(b, rng, around)
+        self.compose(Stage(b, rng, self, around.pressure))
         return b
 
     @classmethod
@@ -145,7 +152,6 @@ class Generator:
         """
         limits = SIZES[size]
         footprint = pages(log_uniform(rng, *limits.footprint))
-        around = draw_surroundings(rng, footprint + 8 * MIB, cores_of(side_of(cls.family)))
         generator = cls(
             footprint=footprint,
             phases=int(rng.integers(*limits.phases, endpoint=True)),
@@ -154,6 +160,9 @@ class Generator:
             seconds=log_uniform(rng, *limits.seconds),
             **cls.draw(rng),
         )
+        around = draw_surroundings(rng, footprint, generator.touched, cores_of(side_of(cls.family)))
+        if cls.swaps_itself and not around.swap:
+            around = dataclasses.replace(around, swap=2 * footprint)
         b = generator.program(around, int(rng.integers(1 << 62)))
         return Instance(b.build(), around.config)
 
@@ -201,12 +210,17 @@ class Stage:
         b: the builder.
         rng: the source of randomness.
         g: the generator.
+        at: phases so far.
+        pressure: limits of memory that are still to come.
     """
 
-    def __init__(self, b: ProgramBuilder, rng: np.random.Generator, g: Generator) -> None:
+    def __init__(
+        self, b: ProgramBuilder, rng: np.random.Generator, g: Generator, pressure: tuple[tuple[float, int], ...] = ()
+    ) -> None:
         """Begin at the first phase."""
         self.b, self.rng, self.g = b, rng, g
         self.at = 0
+        self.pressure = list(pressure)
 
     @property
     def phase_ns(self) -> float:
@@ -214,8 +228,10 @@ class Stage:
         return self.g.seconds * 1e9 / self.g.phases
 
     def phases(self, count: int) -> Iterator[int]:
-        """Go through the next `count` phases of the run, numbered from 0."""
+        """Go through the next `count` phases of the run, numbered from 0; memory gets short when it is time."""
         for i in range(count):
+            while self.pressure and self.at >= self.pressure[0][0] * self.g.phases:
+                self.b.limit(self.pressure.pop(0)[1])
             self.at += 1
             yield i
 

@@ -48,6 +48,11 @@ class HotIsland(Generator):
     writes: float = number(0.3, 0, 1)
     growth: float = number(0.9, 0.01, 1)
 
+    @property
+    def touched(self) -> float:
+        """Share of the footprint that it touches at a time, at most."""
+        return self.populated
+
     def compose(self, s: Stage) -> None:
         """Add clusters phase by phase, and use the islands meanwhile."""
         length = pages(self.footprint / self.arenas)

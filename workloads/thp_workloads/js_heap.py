@@ -54,6 +54,11 @@ class JsHeap(Generator):
     dead: float = number(0.4, 0, 1)
     churn: float = number(0.05, 0, 1)
 
+    @property
+    def touched(self) -> float:
+        """Share of the footprint that it touches at a time, at most."""
+        return 0.85
+
     def compose(self, s: Stage) -> None:
         """Allocate, scavenge, mark, phase by phase."""
         half = max(1, int(self.footprint * self.young) // 2 // HEAP_PAGE) * HEAP_PAGE

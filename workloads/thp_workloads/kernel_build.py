@@ -46,6 +46,11 @@ class KernelBuild(Generator):
     step: int = number(132 * 1024, PAGE, 64 * MIB)
     skew: float = number(0.8, 0, 3)
 
+    @property
+    def touched(self) -> float:
+        """Share of the footprint that it touches at a time, at most."""
+        return 0.4
+
     def compose(self, s: Stage) -> None:
         """Keep `jobs` processes alive; each phase runs one of them."""
         own = pages(self.footprint * 0.02)

@@ -47,6 +47,11 @@ class RedisDelete(Generator):
     writes: float = number(0.1, 0, 1)
     fill: float = number(0.45, 0.01, 0.5)
 
+    @property
+    def touched(self) -> float:
+        """Share of the footprint that it touches at a time, at most."""
+        return max(self.small, self.small * (1 - self.deleted) + 1 - self.small)
+
     def compose(self, s: Stage) -> None:
         """Insert, delete, insert larger ones; requests all the while."""
         value = pages(self.value)

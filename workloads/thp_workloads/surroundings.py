@@ -56,6 +56,7 @@ class Surroundings:
         granule: bytes of a hole, a power of two.
         polluted: bytes of free memory in 2M blocks of which one page is unmovable.
         swap: bytes of zram; 0: none.
+        pressure: (moment, bytes): from that share of the run on, the program may hold so many bytes (memory.max).
     """
 
     config: MachineConfig = field(default_factory=MachineConfig)
@@ -63,36 +64,47 @@ class Surroundings:
     granule: int = 64 * 1024
     polluted: int = 0
     swap: int = 0
+    pressure: tuple[tuple[float, int], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what does not fit the machine."""
         memory = self.config.memory
         check(holes=(self.holes, 0, memory // 2), granule=(self.granule, PAGE, PMD),
               polluted=(self.polluted, 0, memory - 2 * self.holes), swap=(self.swap, 0, 1 << 40))  # fmt: skip
+        for moment, limit in self.pressure:
+            check(moment=(moment, 0, 1), limit=(limit, MIB, 1 << 46))
 
 
 UNMOVABLE_SHARE = 0.34
 """Share of 2M blocks that hold an unmovable page on Meta's servers (Johannes Weiner, LSF/MM/BPF 2023)."""
 
 
-def draw_surroundings(rng: np.random.Generator, mapped: int, cores: tuple[str, ...]) -> Surroundings:
+def draw_surroundings(rng: np.random.Generator, footprint: int, touched: float, cores: tuple[str, ...]) -> Surroundings:
     """Draw a machine of 1.15 to 2.5 times what a program maps, on one of the cores.
 
     In six cases of ten 30 % to all of the free memory lies in holes of 32K to 512K, as after hours of use; in five
-    of ten the share of 2M blocks that hold an unmovable page is uniform on 0 to twice `UNMOVABLE_SHARE`.
+    of ten the share of 2M blocks that hold an unmovable page is uniform on 0 to twice `UNMOVABLE_SHARE`. In five of
+    ten there is zram, and one to three times in the run a limit of 80 to 130 % of what the program touches is set.
 
     Args:
         rng: the source of randomness.
-        mapped: bytes that the program may need with folios of 2M.
+        footprint: bytes that the program maps at a time.
+        touched: share of them that it touches.
         cores: names of cores.
     """
+    mapped = footprint + 8 * MIB  # folios of 2M reach over the ends of what is mapped
     free = int(mapped * log_uniform(rng, 1.15, 2.5))
     holes = pages(free * rng.uniform(0.3, 1.0)) if rng.random() < 0.6 else 0
     unmovable = float(rng.uniform(0, 2 * UNMOVABLE_SHARE)) if rng.random() < 0.5 else 0.0
     polluted = int((free - holes) * unmovable) // PMD * PMD
     memory = (free + holes + 32 * MIB) // MIB * MIB
     granule = PAGE << int(rng.integers(3, 8))
-    return Surroundings(MachineConfig(memory=memory, core=str(rng.choice(cores))), holes, granule, polluted)
+    config = MachineConfig(memory=memory, core=str(rng.choice(cores)))
+    if rng.random() < 0.5:
+        return Surroundings(config, holes, granule, polluted)
+    moments = np.sort(rng.uniform(0.1, 0.9, int(rng.integers(1, 4)))).tolist()
+    pressure = tuple((moment, max(2 * MIB, int(footprint * touched * rng.uniform(0.8, 1.3)))) for moment in moments)
+    return Surroundings(config, holes, granule, polluted, 2 * pages(footprint), pressure)
 
 
 def surround(b: ProgramBuilder, rng: np.random.Generator, around: Surroundings) -> None:
