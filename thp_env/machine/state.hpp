@@ -115,6 +115,9 @@ struct swap_slot {
     u32 evicted;                          // the shadow entry: what workingset.cpp notes
 };
 
+constexpr u32 SWAPFILE_CLUSTER = 512;    // slots
+constexpr u32 MAX_SWAP_SLOTS = 1U << 26; // 256 GiB
+
 struct swap_cluster {
     u16 count;
     u8 order, list;
@@ -220,6 +223,11 @@ static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plai
 static_assert(plain<swap_slot> && plain<swap_cluster>);
 static_assert(plain<region> && plain<tlb_entry> && plain<anon_vma> && plain<op_record>);
 
+// What a program needs tables for.
+struct program_size {
+    u32 regions, processes, swap_slots;
+};
+
 // A machine: the arena and typed views of it. The trace program it runs is shared and read-only.
 struct machine {
     header *h = nullptr;
@@ -238,7 +246,7 @@ struct machine {
     u32 *processes = nullptr;
     tlb_entry *tlb = nullptr;
 
-    machine(const machine_config &config, u32 nr_regions, u32 nr_processes);
+    machine(const machine_config &config, const program_size &program);
     ~machine();
     machine(const machine &) = delete;
     machine &operator=(const machine &) = delete;
