@@ -85,7 +85,7 @@ void lock_own_memory() {
     for (int i = 0; i < nr_own; ++i) mlock(reinterpret_cast<void *>(own[i].start), own[i].end - own[i].start);
 }
 
-// One byte per `stride`; fill: every byte of a page, random.
+// One byte per `stride`; writez and fill: every byte of a page, zero or random.
 void touch(const request &r) {
     const uint64_t stride = r.a ? r.a : PAGE;
     for (uint64_t at = r.address; at < r.address + r.length; at += stride) {
@@ -95,7 +95,7 @@ void touch(const request &r) {
         } else if (r.code == WRITE) {
             *byte = static_cast<unsigned char>((at / PAGE) | 1);
         } else if (r.code == WRITEZ) {
-            *byte = 0;
+            memset(reinterpret_cast<void *>(at / PAGE * PAGE), 0, PAGE);
         } else {
             auto *word = reinterpret_cast<volatile uint64_t *>(at / PAGE * PAGE);
             uint64_t x = at * 0x9E3779B97F4A7C15 | 1;
@@ -212,15 +212,16 @@ reply fork_child(const request &r) {
 // lru_add_drain_all(), and does nothing else to less than 2M.
 int guard() {
     constexpr int ADVISE_COLLAPSE = 25;
-    constexpr uint64_t LENGTH = 8 << 20;
+    constexpr uint64_t LENGTH = 8 << 20, PMD = 2 << 20;
     const int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS;
     void *listed = mmap(nullptr, LENGTH, prot, flags, -1, 0), *other = mmap(nullptr, LENGTH, prot, flags, -1, 0);
     if (listed == MAP_FAILED || other == MAP_FAILED) return 1;
     *static_cast<volatile char *>(listed) = *static_cast<volatile char *>(other) = 1;
     madvise(listed, LENGTH, MADV_HUGEPAGE);
     madvise(listed, LENGTH, MADV_NOHUGEPAGE);
+    auto *edge = reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(other) + PMD - 1) / PMD * PMD);
     for (char error = 0; write(sock, &error, 1) == 1 && read(sock, &error, 1) == 1;) {
-        error = madvise(other, PAGE, ADVISE_COLLAPSE) < 0 ? static_cast<char>(errno) : '\0';
+        error = madvise(edge, PAGE, ADVISE_COLLAPSE) < 0 ? static_cast<char>(errno) : '\0';
     }
     return 0;
 }
@@ -251,5 +252,5 @@ int main(int argc, char **argv) {
         }
         if (write(sock, &answer, sizeof answer) != sizeof answer) break;
     }
-    return 0;
+    return unpin(); // else the kernel lets go of the pages some time after the process
 }

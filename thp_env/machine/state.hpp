@@ -118,6 +118,8 @@ struct swap_cluster {
     u32 next, prev;
 };
 
+constexpr u32 NR_CLUSTER_LISTS = 2 + 2 * (PMD_ORDER + 1); // see swap.cpp
+
 struct lru_list {
     u32 head, tail;
 };
@@ -185,7 +187,7 @@ struct header {
     u32 thp_mode[PMD_ORDER + 1];
     // Swap and the LRU.
     u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
-    u32 cluster_lists[PMD_ORDER + 3], cluster_tails[PMD_ORDER + 3];
+    u32 cluster_lists[NR_CLUSTER_LISTS], cluster_tails[NR_CLUSTER_LISTS];
     lru_list lru[3];                          // inactive, active, lazily freed
     u64 last_activation;                      // ps
     u32 current_mm, next_slot;                // the process on the CPU; the next 2 GiB slot
