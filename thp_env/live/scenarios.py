@@ -17,7 +17,7 @@ FAULTS = {
     "mmap": 2, "thp": 3, "hint": 2, "set": 1, "populate_write": 2, "populate_read": 1, "fill": 2,
 }  # fmt: skip
 SHARING = {"fork": 6, "exit": 4, "dontfork": 1, "wipeonfork": 1}
-SWAPPING = {"fill": 12, "pageout": 14, "reclaim": 2, "willneed": 2}
+SWAPPING = {"fill": 12, "pageout": 14, "reclaim": 0.3, "willneed": 2}
 LAZY = {"free": 6, "cold": 3}
 COLLAPSE = {"collapse": 4, "khugepaged": 2, "limits": 1}
 RARE = {"guard_install": 2, "guard_remove": 1.5, "mlock": 1.5, "munlock": 1.5, "pin": 2, "unpin": 2, "prctl": 0.7}
