@@ -124,6 +124,8 @@ struct swap_cluster {
     u32 next, prev;
 };
 
+constexpr u32 NR_CLUSTER_LISTS = 2 + 2 * (PMD_ORDER + 1); // see swap.cpp
+
 // include/linux/mmzone.h: enum lru_list. Of files there are only lazily freed pages.
 enum lru_index : u32 { LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE, LRU_UNEVICTABLE, NR_LRU_LISTS };
 
@@ -203,7 +205,7 @@ struct header {
     u32 lru_batches, in_reclaim; // whether folios wait in batches; PF_MEMALLOC
     // Swap and the LRU.
     u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
-    u32 cluster_lists[PMD_ORDER + 3], cluster_tails[PMD_ORDER + 3];
+    u32 cluster_lists[NR_CLUSTER_LISTS], cluster_tails[NR_CLUSTER_LISTS];
     lru_list lru[NR_LRU_LISTS];
     folio_batch lru_adds, lru_lazyfrees;
     u64 last_activation; // ps
