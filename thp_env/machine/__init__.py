@@ -144,8 +144,8 @@ class Machine:
         brk, base = (int(program.meta.get(key, 0)) for key in ("brk_start", "mmap_base"))
         try:
             self._core = _core.CoreMachine.create(
-                self.config.as_dict(), max(1, len(program.regions)), len(program.processes), brk, base, *raw,
-                program.seed & NEVER,
+                self.config.as_dict(), max(1, len(program.regions)), len(program.processes),
+                program.swap_slots, brk, base, *raw, program.seed & NEVER,
             )  # fmt: skip
         except (ValueError, TypeError, MemoryError, RuntimeError) as error:
             raise MachineError(f"cannot build the machine: {error}") from None

@@ -130,13 +130,13 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
 
     nb::class_<core_machine>(module, "CoreMachine")
         .def_static("create",
-                    [](const nb::dict &config, u32 nr_regions, u32 nr_processes, u64 brk_start, u64 mmap_base,
-                       const bytes_array &ops, const bytes_array &accesses, const bytes_array &bins,
-                       const bytes_array &tables, u64 seed) {
+                    [](const nb::dict &config, u32 regions, u32 processes, u32 swap_slots, u64 brk_start,
+                       u64 mmap_base, const bytes_array &ops, const bytes_array &accesses,
+                       const bytes_array &bins, const bytes_array &tables, u64 seed) {
                         const machine_config c = make_config(config);
                         if (const std::string error = check_config(c); !error.empty())
                             throw nb::value_error(error.c_str());
-                        auto m = std::make_unique<machine>(c, nr_regions, nr_processes);
+                        auto m = std::make_unique<machine>(c, program_size{regions, processes, swap_slots});
                         if (!boot(*m, brk_start, mmap_base))
                             throw nb::value_error("no memory for the first process");
                         return new core_machine(std::move(m), view_of(ops, accesses, bins, tables, seed),

@@ -115,11 +115,16 @@ struct swap_slot {
     u32 evicted;                          // the shadow entry: what workingset.cpp notes
 };
 
+constexpr u32 SWAPFILE_CLUSTER = 512;    // slots
+constexpr u32 MAX_SWAP_SLOTS = 1U << 26; // 256 GiB
+
 struct swap_cluster {
     u16 count;
     u8 order, list;
     u32 next, prev;
 };
+
+constexpr u32 NR_CLUSTER_LISTS = 2 + 2 * (PMD_ORDER + 1); // see swap.cpp
 
 // include/linux/mmzone.h: enum lru_list. Of files there are only lazily freed pages.
 enum lru_index : u32 { LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE, LRU_UNEVICTABLE, NR_LRU_LISTS };
@@ -200,7 +205,7 @@ struct header {
     u32 lru_batches, in_reclaim; // whether folios wait in batches; PF_MEMALLOC
     // Swap and the LRU.
     u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
-    u32 cluster_lists[PMD_ORDER + 3], cluster_tails[PMD_ORDER + 3];
+    u32 cluster_lists[NR_CLUSTER_LISTS], cluster_tails[NR_CLUSTER_LISTS];
     lru_list lru[NR_LRU_LISTS];
     folio_batch lru_adds, lru_lazyfrees;
     u64 last_activation; // ps
@@ -220,6 +225,11 @@ static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plai
 static_assert(plain<swap_slot> && plain<swap_cluster>);
 static_assert(plain<region> && plain<tlb_entry> && plain<anon_vma> && plain<op_record>);
 
+// What a program needs tables for.
+struct program_size {
+    u32 regions, processes, swap_slots;
+};
+
 // A machine: the arena and typed views of it. The trace program it runs is shared and read-only.
 struct machine {
     header *h = nullptr;
@@ -238,7 +248,7 @@ struct machine {
     u32 *processes = nullptr;
     tlb_entry *tlb = nullptr;
 
-    machine(const machine_config &config, u32 nr_regions, u32 nr_processes);
+    machine(const machine_config &config, const program_size &program);
     ~machine();
     machine(const machine &) = delete;
     machine &operator=(const machine &) = delete;
