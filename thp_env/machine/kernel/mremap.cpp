@@ -78,6 +78,7 @@ int mremap(machine &m, u32 mm, u64 from, u64 length, u64 to, u64 new_length) {
     }
     std::copy(std::begin(old.faults), std::end(old.faults), std::begin(moved.faults));
     std::swap(moved.id, m.vmas[v].id);
+    std::swap(moved.asked, m.vmas[v].asked);
     if (!move_page_tables(m, v, from, to, kept)) return -ENOMEM;
     if (int error = do_munmap(m, mm, from, from + kept)) return error;
     vma_merge_range(m, mm, to, to + new_length);
