@@ -42,16 +42,17 @@ def test_running_out_of_frames_tables_or_vmas_leaves_a_consistent_machine(progra
 
 
 @QUIET
-@given(programs(forks=True))
-def test_counts_agree_when_processes_share_pages(program):
-    step_through(machine_of(program), look=False)
+@given(programs(forks=True), st.sampled_from(["x86_64", "arm64"]))
+def test_counts_agree_when_processes_share_pages(program, arch):
+    step_through(machine_of(program, arch=arch), look=False)
 
 
 @pytest.mark.full
 @settings(QUIET, max_examples=20000, derandomize=False)
-@given(st.one_of(programs(operations=60), programs(operations=60, forks=True)), st.booleans())
-def test_counts_agree_in_long_programs(program, small):
-    step_through(machine_of(program, memory=(24 if small else 128) << 20), look=False)
+@given(st.one_of(programs(operations=60), programs(operations=60, forks=True)), st.booleans(), st.booleans())
+def test_counts_agree_in_long_programs(program, small, arm):
+    arch = "arm64" if arm else "x86_64"
+    step_through(machine_of(program, memory=(24 if small else 128) << 20, arch=arch), look=False)
 
 
 @QUIET

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError", "Status", "Vma"]
 
 PAGE_DTYPE = np.dtype(
-    [("kind", "u1"), ("order", "u1"), ("flags", "u1"), ("content", "u1"), ("head", "<u4"), ("index", "<u4"),
-     ("mapcount", "<u4")]
+    [("kind", "u1"), ("order", "u1"), ("flags", "<u2"), ("head", "<u4"), ("index", "<u2"), ("content", "u1"),
+     ("spare", "u1"), ("mapcount", "<u4")]
 )  # fmt: skip
 """One 4K page of an address range: see `kernel/task_mmu.hpp`."""
 
@@ -38,9 +38,10 @@ pages unmapped again so far, in `zap_calls` calls."""
 
 KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP = range(6)
 LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
-LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE = (1 << bit for bit in range(4, 8))
+LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE, LAYOUT_CONT = (1 << bit for bit in range(4, 9))
 
 NEVER = (1 << 64) - 1
+ARCHITECTURES = ("x86_64", "arm64", "arm64-bbml2")
 
 
 class MachineError(ValueError):
@@ -67,6 +68,9 @@ class MachineConfig:
     Attributes:
         memory: bytes of RAM, at least 16 MiB.
         core: name of a TLB preset (`cores.CORES`) or a `Tlb`.
+        arch: "x86_64" or "arm64": the latter folds 16 aligned PTEs into one translation (contpte) and never frees an
+            empty page table at MADV_DONTNEED; "arm64-bbml2" has FEAT_BBM level 2, so that unfolding invalidates
+            nothing. See docs/contpte.md.
         nr_cpus: CPUs that run the process: the others have to be told when translations go.
         shadow_tlb: also simulate a TLB that sees the same accesses with 4K pages only.
         max_vmas: VMAs of all processes together.
@@ -77,6 +81,7 @@ class MachineConfig:
 
     memory: int = 1 << 30
     core: str | Tlb = DEFAULT_CORE
+    arch: str = "x86_64"
     nr_cpus: int = 1
     shadow_tlb: bool = False
     max_vmas: int = 65536
@@ -88,6 +93,8 @@ class MachineConfig:
         """Return what the C++ core is made from."""
         tlb = core(self.core) if isinstance(self.core, str) else self.core
         pages = self.memory // layout.PAGE_SIZE
+        if self.arch not in ARCHITECTURES:
+            raise MachineError(f"arch is {self.arch!r}; there are {', '.join(ARCHITECTURES)}")
         return {
             "nr_pages": pages,
             "max_vmas": self.max_vmas,
@@ -95,6 +102,7 @@ class MachineConfig:
             "max_tables": self.max_tables or min(max(4096, pages // 128), 1 << 26),
             "nr_cpus": self.nr_cpus,
             "shadow_tlb": self.shadow_tlb,
+            "arch": ARCHITECTURES.index(self.arch),
             "clock": self.clock,
             **tlb.config(),
         }

@@ -69,6 +69,7 @@ machine_config make_config(const nb::dict &d) {
     c.max_tables = nb::cast<u32>(d["max_tables"]);
     c.nr_cpus = nb::cast<u32>(d["nr_cpus"]);
     c.shadow_tlb = nb::cast<bool>(d["shadow_tlb"]) ? 1 : 0;
+    c.arch = nb::cast<u32>(d["arch"]);
     const auto arrays = nb::cast<std::vector<std::vector<u32>>>(d["tlb_arrays"]);
     const auto pwc = nb::cast<std::vector<std::vector<u32>>>(d["tlb_pwc"]);
     const auto l1 = nb::cast<std::vector<i32>>(d["tlb_l1"]), l2 = nb::cast<std::vector<i32>>(d["tlb_l2"]);

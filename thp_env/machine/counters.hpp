@@ -75,7 +75,11 @@ namespace thp {
     X(resident_page_us)                                                                                      \
     X(untouched_page_us)                                                                                     \
     X(unmapped_page_us)                                                                                      \
-    X(peak_resident)
+    X(peak_resident)                                                                                         \
+    /* arm64: blocks of 16 PTEs folded and unfolded, and TLB invalidations for it (X2-X4). */                \
+    X(contpte_fold)                                                                                          \
+    X(contpte_unfold)                                                                                        \
+    X(contpte_tlbi)
 
 // Where simulated time goes (picoseconds). They add up to the clock.
 #define THP_TIMES(X)                                                                                         \

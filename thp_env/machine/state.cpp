@@ -48,6 +48,7 @@ std::string check_config(const machine_config &c) {
     if (c.max_vmas < 8 || c.max_vmas > (1U << 24)) return "max_vmas must lie between 8 and 16777216";
     if (c.max_mms < 1 || c.max_mms > 4095) return "max_mms must lie between 1 and 4095";
     if (c.max_tables < 16 || c.max_tables > (1U << 26)) return "max_tables must lie between 16 and 67108864";
+    if (c.arch >= NR_ARCHS) return "no such architecture";
     if (c.nr_cpus < 1 || c.nr_cpus > 4096) return "nr_cpus must lie between 1 and 4096";
     return check_tlb(c.tlb);
 }

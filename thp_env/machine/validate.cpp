@@ -1,6 +1,7 @@
 // Every number that the machine keeps is counted again here from what it was derived from.
 #include "validate.hpp"
 #include "hardware/tlb.hpp"
+#include "kernel/contpte.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
 #include "kernel/page_table.hpp"
@@ -114,6 +115,21 @@ struct scan {
         }
     }
 
+    // A folded block: 16 entries in line that map consecutive pages of one folio with equal protection.
+    void contpte(u64 *pte, u64 address) {
+        constexpr u64 noted = PTE_ACCESSED | PTE_DIRTY;
+        const u64 *block = contpte_align_down(m, pte);
+        const u32 first = pte_pfn(*block), i = pte_index(address) % CONT_PTES;
+        expect(arch_has_contpte(m), "PTE_CONT on an architecture without it", address);
+        expect(first % CONT_PTES == 0, "contpte block out of line", address);
+        expect(((*pte ^ *block) & ~noted) == mk_pte(first ^ (first + i), 0), "uneven contpte block", address);
+        expect(block[0] & block[CONT_PTES - 1] & PTE_CONT, "part of a contpte block", address);
+        if (*pte & PTE_SPECIAL) return;
+        const u32 head = first < owner.size() ? page_head(m, first) : NIL;
+        expect(head != NIL && head + folio_nr_pages(m, head) >= first + CONT_PTES,
+               "contpte block of two folios", address);
+    }
+
     void table(u32 mm, u32 number, u32 shift, u64 base) {
         if (number >= reached.size()) return expect(false, "no such page table", base);
         expect(!reached[number], "page table with two parents", base);
@@ -121,8 +137,10 @@ struct scan {
         own(m.table_frames[number], 1, OWNER_TABLE);
         expect(m.pages[m.table_frames[number]].flags == PG_table, "page table without its mark", base);
         for (u32 i = 0; i < PTRS_PER_TABLE; ++i) {
-            const u64 entry = m.tables[u64{number} * PTRS_PER_TABLE + i], address = base + (u64{i} << shift);
+            u64 *slot = m.tables + u64{number} * PTRS_PER_TABLE + i;
+            const u64 entry = *slot, address = base + (u64{i} << shift);
             if (pte_none(entry)) continue;
+            if (entry & PTE_CONT) contpte(slot, address);
             if (shift == PAGE_SHIFT) {
                 mapping(mm, address, entry, 1);
             } else if (entry & PTE_PSE) {

@@ -1,5 +1,6 @@
 #include "fork.hpp"
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
@@ -27,17 +28,18 @@ bool copy_present_page(machine &m, u32 child_vma, u64 address, u64 source, u64 *
 }
 
 // One batch of PTEs of a folio; returns how many were copied, 0 when memory is exhausted.
-u32 copy_present_ptes(machine &m, u32 child_vma, u64 address, u64 *from, u64 *to, u32 max) {
+u32 copy_present_ptes(machine &m, u32 parent, u32 child_vma, u64 address, u64 *from, u64 *to, u32 max) {
     const u32 pfn = pte_pfn(*from), head = page_head(m, pfn), mm = m.vmas[child_vma].vm_mm;
     const u32 nr = folio_pte_batch(m, from, max);
     if (maybe_pinned(m, head) && (m.pages[pfn].flags & PG_anon_exclusive)) {
         return copy_present_page(m, child_vma, address, *from, to) ? 1 : 0;
     }
+    wrprotect_ptes(m, parent, address, from, nr);
     for (u32 i = 0; i < nr; ++i) {
-        from[i] &= ~u64{PTE_RW};
-        to[i] = from[i] & ~u64{PTE_ACCESSED};
+        to[i] = from[i] & ~u64{PTE_ACCESSED | PTE_CONT};
         m.pages[pfn + i].flags &= ~u32{PG_anon_exclusive};
     }
+    contpte_set_ptes(m, address, to, nr);
     folio_get(m, head, static_cast<i32>(nr));
     folio_add_anon_rmap_ptes(m, pfn, nr, mm);
     m.mms[mm].rss += nr;
@@ -45,7 +47,7 @@ u32 copy_present_ptes(machine &m, u32 child_vma, u64 address, u64 *from, u64 *to
     return nr;
 }
 
-bool copy_pte_range(machine &m, u32 child_vma, u64 start, u64 *from, u64 *to, u32 nr) {
+bool copy_pte_range(machine &m, u32 parent, u32 child_vma, u64 start, u64 *from, u64 *to, u32 nr) {
     for (u32 i = 0; i < nr;) {
         if (pte_none(from[i])) {
             ++i;
@@ -63,7 +65,7 @@ bool copy_pte_range(machine &m, u32 child_vma, u64 start, u64 *from, u64 *to, u3
             continue;
         }
         const u32 n =
-            copy_present_ptes(m, child_vma, start + (u64{i} << PAGE_SHIFT), from + i, to + i, nr - i);
+            copy_present_ptes(m, parent, child_vma, start + (u64{i} << PAGE_SHIFT), from + i, to + i, nr - i);
         if (n == 0) return false;
         i += n;
     }
@@ -103,7 +105,8 @@ bool copy_page_range(machine &m, u32 parent_vma, u32 child_vma) {
         if (pmd_trans_huge(*from) && copy_huge_pmd(m, parent_vma, child_vma, at, from, to)) return true;
         if (pmd_trans_huge(*from) || !pte_alloc(m, to)) return false; // no memory for a table
         const auto nr = static_cast<u32>((next - at) >> PAGE_SHIFT);
-        return copy_pte_range(m, child_vma, at, pte_offset(m, *from, at), pte_offset(m, *to, at), nr);
+        return copy_pte_range(m, vma.vm_mm, child_vma, at, pte_offset(m, *from, at), pte_offset(m, *to, at),
+                              nr);
     });
 }
 

@@ -1,5 +1,6 @@
 #include "huge_memory.hpp"
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "khugepaged.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
@@ -136,9 +137,9 @@ bool split_huge_pmd(machine &m, u32 vma, u64 *pmd, u64 address) {
         const u64 bits = old & (PTE_PRESENT | PTE_PROTNONE | PTE_RW | YOUNG_DIRTY);
         const bool exclusive = m.pages[head].flags & PG_anon_exclusive;
         for (u32 i = 0; i < HPAGE_PMD_NR; ++i) {
-            pte[i] = mk_pte(head + i, bits);
             if (exclusive) m.pages[head + i].flags |= PG_anon_exclusive;
         }
+        set_ptes(m, mm, start, pte, mk_pte(head, bits), HPAGE_PMD_NR);
         folio_get(m, head, HPAGE_PMD_NR - 1);
         folio_add_anon_rmap_ptes(m, head, HPAGE_PMD_NR, mm);
         folio_remove_rmap_pmd(m, head, mm);

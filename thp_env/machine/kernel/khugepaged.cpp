@@ -1,5 +1,6 @@
 #include "khugepaged.hpp"
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
@@ -41,7 +42,7 @@ u32 references(const machine &m, u32 head) {
 }
 
 // hpage_collapse_scan_pmd: whether the range is worth it and nothing is in the way.
-scan_result scan_ptes(machine &m, const u64 *pte, bool khugepaged, u32 *unmapped) {
+scan_result scan_ptes(machine &m, u64 *pte, bool khugepaged, u32 *unmapped) {
     u32 none = 0, shared = 0, referenced = 0;
     const auto exceeds = [&](u32 n, u32 limit, vm_event event) {
         if (!khugepaged || n <= limit) return false;
@@ -63,7 +64,7 @@ scan_result scan_ptes(machine &m, const u64 *pte, bool khugepaged, u32 *unmapped
             exceeds(++shared, m.h->max_ptes_shared, VM_thp_scan_exceed_share_pte))
             return EXCEED;
         if (m.pages[head].refcount != static_cast<i32>(references(m, head))) return PAGE_COUNT; // pinned
-        referenced += (pte[i] & PTE_ACCESSED) ? 1 : 0;
+        referenced += (ptep_get(m, pte + i) & PTE_ACCESSED) ? 1 : 0;
     }
     if (khugepaged && (referenced == 0 || (*unmapped && referenced < HPAGE_PMD_NR / 2)))
         return LACK_REFERENCED;
@@ -83,7 +84,7 @@ bool swap_in(machine &m, u32 vma, u64 start, u64 *pte) {
 }
 
 // __collapse_huge_page_copy: the old pages go in batches, so that whole folios are not queued for splitting.
-void copy_and_release(machine &m, u32 mm, u64 *pte, u32 to) {
+void copy_and_release(machine &m, u32 mm, u64 start, u64 *pte, u32 to) {
     for (u32 i = 0; i < HPAGE_PMD_NR;) {
         if (pte_none(pte[i]) || (pte[i] & PTE_SPECIAL)) {
             pte[i++] = 0;
@@ -92,7 +93,7 @@ void copy_and_release(machine &m, u32 mm, u64 *pte, u32 to) {
         const u32 pfn = pte_pfn(pte[i]), head = page_head(m, pfn);
         const u32 nr = folio_pte_batch(m, pte + i, HPAGE_PMD_NR - i);
         std::copy_n(m.contents + pfn, nr, m.contents + to + i);
-        std::fill_n(pte + i, nr, 0);
+        clear_full_ptes(m, mm, start + (u64{i} << PAGE_SHIFT), pte + i, nr);
         m.mms[mm].rss -= nr;
         folio_remove_rmap_ptes(m, pfn, nr, mm);
         if ((m.pages[head].flags & PG_swapcache) && m.pages[head].mapcount == 0) folio_free_swap(m, head);
@@ -123,7 +124,7 @@ scan_result collapse(machine &m, u32 vma, u64 start, bool khugepaged) {
         return FAIL;
     }
     i64 touched = 0;
-    copy_and_release(m, mm, pte, head);
+    copy_and_release(m, mm, start, pte, head);
     for (u32 i = 0; i < HPAGE_PMD_NR; ++i) touched += (m.contents[head + i] & CONTENT_TOUCHED) != 0;
     mod_memory(m, VM_nr_untouched, -touched);
     free_pte_table(m, pmd);

@@ -1,5 +1,6 @@
 // mm/madvise.c: advice that acts on pages: MADV_FREE, MADV_COLD, MADV_PAGEOUT (R31-R33).
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "madvise.hpp"
 #include "memory.hpp"
@@ -32,7 +33,7 @@ struct advised {
             if ((folio.flags & PG_swapcache) && !folio_free_swap(m, head)) return;
             folio.flags &= ~u32{PG_dirty};
         }
-        for (u32 i = 0; i < nr; ++i) entry[i] &= ~YOUNG_DIRTY;
+        clear_young_dirty_ptes(m, entry, nr, YOUNG_DIRTY);
         if ((folio.flags & PG_swapbacked) && !(folio.flags & (PG_swapcache | PG_mlocked))) {
             lru_del(m, head);
             folio.flags &= ~u32{PG_swapbacked | PG_active};
@@ -46,7 +47,7 @@ struct advised {
             if (!(m.pages[head].flags & PG_mlocked)) pageout.push_back(head);
             return;
         }
-        for (u32 i = 0; i < nr; ++i) entry[i] &= ~u64{PTE_ACCESSED};
+        clear_young_dirty_ptes(m, entry, nr, PTE_ACCESSED);
         folio_deactivate(m, head);
     }
 

@@ -1,5 +1,6 @@
 #include "memory.hpp"
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -58,7 +59,7 @@ vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool writ
     folio_add_new_anon_rmap(m, head, vma, start, false);
     const u64 bits = vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY;
     pte -= (address - start) >> PAGE_SHIFT;
-    for (u32 i = 0; i < nr; ++i) pte[i] = mk_pte(head + i, bits);
+    set_ptes(m, v.vm_mm, start, pte, mk_pte(head, bits), nr);
     ++m.vmas[vma].faults[order];
     return FAULT_DONE;
 }
@@ -72,7 +73,7 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     const u64 old = *pte;
     m.spend(TIME_fault, m.cost().fault);
     folio_add_new_anon_rmap(m, copy, vma, align_down(address, PAGE_SIZE), false);
-    *pte = mk_pte(copy, vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY);
+    set_pte(m, v.vm_mm, address, pte, mk_pte(copy, vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY));
     flush_tlb_range(m, v.vm_mm, align_down(address, PAGE_SIZE), align_down(address, PAGE_SIZE) + PAGE_SIZE);
     if (old & PTE_SPECIAL) {
         m.spend(TIME_zeroing, m.cost().zero_page);
@@ -111,7 +112,7 @@ vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
         return wp_page_copy(m, vma, address, pte);
     }
     m.pages[pfn].flags |= PG_anon_exclusive;
-    *pte |= PTE_RW | PTE_ACCESSED | PTE_DIRTY;
+    ptep_set_access_flags(m, m.vmas[vma].vm_mm, address, pte, *pte | PTE_RW | PTE_ACCESSED | PTE_DIRTY);
     m.spend(TIME_fault, m.cost().fault_reuse);
     return FAULT_DONE;
 }
@@ -125,7 +126,8 @@ vm_fault handle_pte_fault(machine &m, u32 vma, u64 address, u64 *pmd, bool write
     if (is_swap_pte(*pte)) return do_swap_page(m, vma, address, pte, write);
     if (*pte & PTE_GUARD) return FAULT_SIGSEGV;
     if (write && !(*pte & PTE_RW)) return do_wp_page(m, vma, address, pte);
-    *pte |= PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
+    const u64 noted = PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
+    ptep_set_access_flags(m, m.vmas[vma].vm_mm, address, pte, *pte | noted);
     return FAULT_DONE;
 }
 
@@ -187,7 +189,7 @@ u32 folio_pte_batch(const machine &m, const u64 *pte, u32 max) {
 
 namespace {
 
-void zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr) {
+void zap_pte_range(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
     for (u32 i = 0; i < nr;) {
         if (pte_none(pte[i])) {
             ++i;
@@ -207,7 +209,7 @@ void zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr) {
             continue;
         }
         const u32 pfn = pte_pfn(pte[i]), head = page_head(m, pfn), n = folio_pte_batch(m, pte + i, nr - i);
-        std::fill_n(pte + i, n, 0);
+        clear_full_ptes(m, mm, address + (u64{i} << PAGE_SHIFT), pte + i, n);
         m.spend(TIME_unmapping, m.cost().zap_folio + m.cost().zap_pte * n);
         m.mms[mm].rss -= n;
         folio_remove_rmap_ptes(m, pfn, n, mm);
@@ -228,8 +230,9 @@ bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt) {
             zap_huge_pmd(m, vma, pmd);
         } else {
             if (huge && !split_huge_pmd(m, vma, pmd, at)) return false; // R17
-            zap_pte_range(m, mm, pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
-            if (reclaim_pt && whole) free_pte_table(m, pmd);
+            zap_pte_range(m, mm, at, pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
+            // X1: only x86-64 selects PT_RECLAIM.
+            if (reclaim_pt && whole && m.h->config.arch == ARCH_X86_64) free_pte_table(m, pmd);
         }
         gather.add(at, next, huge && whole ? PMD_SHIFT : PAGE_SHIFT);
         return true;

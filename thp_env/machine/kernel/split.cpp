@@ -1,5 +1,6 @@
 // mm/huge_memory.c: __folio_split. Splitting a folio to order 0.
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "page_alloc.hpp"
 #include "rmap.hpp"
@@ -27,6 +28,9 @@ void flush_folio(machine &m, u32 head, u32 nr) {
     for (u32 i = 0; i < nr; ++i) {
         if (m.pages[head + i].mapcount == 0) continue;
         rmap_walk_page(m, head, i, [&](u32 mm, u32, u64 address) {
+            u64 *pte = pte_lookup(m, mm, address);
+            if (pte && pte_present(*pte) && pte_pfn(*pte) == head + i)
+                contpte_try_unfold(m, mm, address, pte);
             flush_tlb_range(m, mm, address, address + PAGE_SIZE);
         });
     }

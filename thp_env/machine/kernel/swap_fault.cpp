@@ -1,5 +1,6 @@
 // mm/memory.c: do_swap_page; mm/swap_state.c: read-ahead into the swap cache.
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
 #include "rmap.hpp"
@@ -159,7 +160,7 @@ vm_fault do_swap_page(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
         folio_add_new_anon_rmap(m, head, vma, align_down(address, PAGE_SIZE), false);
         if (!exclusive) folio.flags &= ~u32{PG_anon_exclusive};
     }
-    for (u32 i = 0; i < nr; ++i) pte[i] = mk_pte(head + i, bits);
+    set_ptes(m, v.vm_mm, align_down(address, PAGE_SIZE), pte, mk_pte(head, bits), nr);
     return write && !exclusive ? do_wp_page(m, vma, address, pte) : FAULT_DONE;
 }
 

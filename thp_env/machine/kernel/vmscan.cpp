@@ -1,5 +1,6 @@
 #include "vmscan.hpp"
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
@@ -36,6 +37,8 @@ void try_to_unmap(machine &m, u32 head, u32 slot) {
         rmap_walk_page(m, head, i, [&](u32 mm, u32, u64 address) {
             u64 *pte = pte_lookup(m, mm, address);
             if (!pte || !pte_present(*pte) || (*pte & PTE_SPECIAL) || pte_pfn(*pte) != head + i) return;
+            if (slot != NIL)
+                contpte_try_unfold(m, mm, address, pte); // a lazily freed folio goes in one batch
             *pte = slot == NIL ? 0 : mk_swap_pte(slot + i, m.pages[head + i].flags & PG_anon_exclusive);
             if (slot != NIL) {
                 swap_duplicate(m, slot + i, 1);

@@ -1,0 +1,120 @@
+#include "contpte.hpp"
+#include "../hardware/tlb.hpp"
+#include "page_alloc.hpp"
+
+namespace thp {
+
+namespace {
+
+constexpr u64 YOUNG_DIRTY = PTE_ACCESSED | PTE_DIRTY;
+
+// contpte_convert: clear the block, invalidate it, write it anew; accesses anywhere in it are noted
+// everywhere.
+void contpte_convert(machine &m, u32 mm, u64 address, u64 *pte, bool fold) {
+    u64 *block = contpte_align_down(m, pte);
+    u64 noted = 0;
+    for (u32 i = 0; i < CONT_PTES; ++i) noted |= block[i] & YOUNG_DIRTY;
+    for (u32 i = 0; i < CONT_PTES; ++i) {
+        block[i] = (block[i] & ~u64{PTE_CONT}) | noted | (fold ? u64{PTE_CONT} : 0);
+    }
+    m.count(fold ? VM_contpte_fold : VM_contpte_unfold);
+    m.spend(TIME_splitting, m.cost().contpte_convert);
+    // With FEAT_BBM level 2 and no conflict aborts, the size may change under a live translation.
+    if (!fold && m.h->config.arch == ARCH_ARM64_BBML2) return;
+    m.count(VM_contpte_tlbi);
+    const u64 start = align_down(address, CONT_PTE_SIZE);
+    flush_tlb_range(m, mm, start, start + CONT_PTE_SIZE);
+}
+
+void contpte_try_unfold_partial(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
+    u64 *last = pte + nr - 1;
+    if (pte != contpte_align_down(m, pte) || nr < CONT_PTES) contpte_try_unfold(m, mm, address, pte);
+    if ((last - m.tables) % CONT_PTES != CONT_PTES - 1) {
+        contpte_try_unfold(m, mm, address + (u64{nr - 1} << PAGE_SHIFT), last);
+    }
+}
+
+} // namespace
+
+void contpte_try_fold(machine &m, u32 mm, u64 address, u64 *pte) {
+    const u64 last = *pte;
+    if (!arch_has_contpte(m) || pte_index(address) % CONT_PTES != CONT_PTES - 1) return;
+    if (pte_pfn(last) % CONT_PTES != CONT_PTES - 1) return;
+    if (!(last & PTE_PRESENT) || (last & (PTE_CONT | PTE_SPECIAL)))
+        return; // PROT_NONE is not valid to the MMU
+    const u64 *block = contpte_align_down(m, pte);
+    const u32 first = pte_pfn(last) - (CONT_PTES - 1);
+    const u32 head = page_head(m, pte_pfn(last));
+    if (head > first || head + folio_nr_pages(m, head) < first + CONT_PTES) return;
+    const u64 prot = last - mk_pte(pte_pfn(last), 0);
+    for (u32 i = 0; i < CONT_PTES; ++i) {
+        if ((block[i] ^ mk_pte(first + i, prot)) & ~YOUNG_DIRTY) return;
+    }
+    contpte_convert(m, mm, address, pte, true);
+}
+
+void contpte_try_unfold(machine &m, u32 mm, u64 address, u64 *pte) {
+    if (*pte & PTE_CONT) contpte_convert(m, mm, address, pte, false);
+}
+
+u64 contpte_ptep_get(const machine &m, u64 *pte) {
+    const u64 *block = contpte_align_down(m, pte);
+    u64 entry = *pte;
+    for (u32 i = 0; i < CONT_PTES; ++i) entry |= block[i] & YOUNG_DIRTY;
+    return entry;
+}
+
+void contpte_set_ptes(machine &m, u64 address, u64 *pte, u32 nr) {
+    if (!arch_has_contpte(m) || !(*pte & PTE_PRESENT)) return;
+    const u32 skip = (CONT_PTES - pte_index(address) % CONT_PTES) % CONT_PTES;
+    if (nr < skip || (pte_pfn(*pte) + skip) % CONT_PTES != 0) return;
+    const u32 end = skip + (nr - skip) / CONT_PTES * CONT_PTES;
+    for (u32 i = skip; i < end; ++i) pte[i] |= PTE_CONT;
+}
+
+void set_ptes(machine &m, u32 mm, u64 address, u64 *pte, u64 entry, u32 nr) {
+    if (nr == 1) {
+        contpte_try_unfold(m, mm, address, pte);
+        *pte = entry;
+        contpte_try_fold(m, mm, address, pte);
+        return;
+    }
+    for (u32 i = 0; i < nr; ++i) pte[i] = entry + mk_pte(i, 0);
+    contpte_set_ptes(m, address, pte, nr);
+}
+
+void clear_full_ptes(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
+    contpte_try_unfold_partial(m, mm, address, pte, nr);
+    std::fill_n(pte, nr, 0);
+}
+
+void wrprotect_ptes(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
+    contpte_try_unfold_partial(m, mm, address, pte, nr);
+    for (u32 i = 0; i < nr; ++i) pte[i] &= ~u64{PTE_RW};
+}
+
+void clear_young_dirty_ptes(machine &m, u64 *pte, u32 nr, u64 bits) {
+    u64 *first = *pte & PTE_CONT ? contpte_align_down(m, pte) : pte;
+    u64 *last = pte + nr - 1;
+    if (*last & PTE_CONT) last = contpte_align_down(m, last) + CONT_PTES - 1;
+    for (u64 *at = first; at <= last; ++at) *at &= ~bits;
+}
+
+bool ptep_test_and_clear_young(machine &m, u64 *pte) {
+    const bool young = ptep_get(m, pte) & PTE_ACCESSED;
+    clear_young_dirty_ptes(m, pte, 1, PTE_ACCESSED);
+    return young;
+}
+
+void ptep_set_access_flags(machine &m, u32 mm, u64 address, u64 *pte, u64 entry) {
+    if ((*pte & PTE_CONT) && !((*pte ^ entry) & PTE_RW)) {
+        u64 *block = contpte_align_down(m, pte);
+        for (u32 i = 0; i < CONT_PTES; ++i) block[i] |= entry & YOUNG_DIRTY;
+        return;
+    }
+    contpte_try_unfold(m, mm, address, pte);
+    *pte = (*pte & YOUNG_DIRTY) | (entry & ~u64{PTE_CONT});
+    contpte_try_fold(m, mm, address, pte);
+}
+
+} // namespace thp
