@@ -6,6 +6,7 @@ take. Nothing here knows of Gymnasium.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from thp_env.machine import _core, layout
 from thp_env.machine.clock import clock_table
 from thp_env.machine.cores import DEFAULT_CORE, Tlb, core
 from thp_env.machine.counters import Counters
+from thp_env.machine.features import feature_mask, feature_set
 
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
@@ -42,6 +44,7 @@ LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE, LAYOUT_CONT = (1 <
 
 NEVER = (1 << 64) - 1
 ARCHITECTURES = ("x86_64", "arm64", "arm64-bbml2")
+CONT_PTE_SIZE = 16 * layout.PAGE_SIZE
 
 
 class MachineError(ValueError):
@@ -71,6 +74,9 @@ class MachineConfig:
         arch: "x86_64" or "arm64": the latter folds 16 aligned PTEs into one translation (contpte) and never frees an
             empty page table at MADV_DONTNEED; "arm64-bbml2" has FEAT_BBM level 2, so that unfolding invalidates
             nothing. See docs/contpte.md.
+        features: a preset of the kernel's switches, "mainline-6.18" or "oppo-5.15", or a set of them: see
+            `features.FEATURES` and docs/features.md.
+        pool: bytes of the reserve of 64K folios, with the feature pool_64k; 0: an eighth of the memory.
         nr_cpus: CPUs that run the process: the others have to be told when translations go.
         shadow_tlb: also simulate a TLB that sees the same accesses with 4K pages only.
         max_vmas: VMAs of all processes together.
@@ -82,6 +88,8 @@ class MachineConfig:
     memory: int = 1 << 30
     core: str | Tlb = DEFAULT_CORE
     arch: str = "x86_64"
+    features: str | Iterable[str] = "mainline-6.18"
+    pool: int = 0
     nr_cpus: int = 1
     shadow_tlb: bool = False
     max_vmas: int = 65536
@@ -95,6 +103,10 @@ class MachineConfig:
         pages = self.memory // layout.PAGE_SIZE
         if self.arch not in ARCHITECTURES:
             raise MachineError(f"arch is {self.arch!r}; there are {', '.join(ARCHITECTURES)}")
+        try:
+            mask, pooled = feature_mask(self.features), "pool_64k" in feature_set(self.features)
+        except ValueError as error:
+            raise MachineError(str(error)) from None
         return {
             "nr_pages": pages,
             "max_vmas": self.max_vmas,
@@ -103,6 +115,8 @@ class MachineConfig:
             "nr_cpus": self.nr_cpus,
             "shadow_tlb": self.shadow_tlb,
             "arch": ARCHITECTURES.index(self.arch),
+            "features": mask,
+            "pool_blocks": (self.pool or self.memory // 8) // CONT_PTE_SIZE if pooled else 0,
             "clock": self.clock,
             **tlb.config(),
         }

@@ -70,6 +70,8 @@ machine_config make_config(const nb::dict &d) {
     c.nr_cpus = nb::cast<u32>(d["nr_cpus"]);
     c.shadow_tlb = nb::cast<bool>(d["shadow_tlb"]) ? 1 : 0;
     c.arch = nb::cast<u32>(d["arch"]);
+    c.features = nb::cast<u32>(d["features"]);
+    c.pool_blocks = nb::cast<u32>(d["pool_blocks"]);
     const auto arrays = nb::cast<std::vector<std::vector<u32>>>(d["tlb_arrays"]);
     const auto pwc = nb::cast<std::vector<std::vector<u32>>>(d["tlb_pwc"]);
     const auto l1 = nb::cast<std::vector<i32>>(d["tlb_l1"]), l2 = nb::cast<std::vector<i32>>(d["tlb_l2"]);
@@ -115,6 +117,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     static const char *const vm_names[] = {THP_VM_EVENTS(X)};
     static const char *const time_names[] = {THP_TIMES(X)};
     static const char *const clock_names[] = {THP_CLOCK(X)};
+    static const char *const feature_names[] = {THP_FEATURES(X)};
 #undef X
 #define X(name, fields) #name,
     static const char *const op_names[] = {THP_OPS(X)};
@@ -126,6 +129,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     module.attr("VM_EVENTS") = names(vm_names);
     module.attr("TIMES") = names(time_names);
     module.attr("CLOCK") = names(clock_names);
+    module.attr("FEATURES") = names(feature_names);
     module.attr("OPS") = names(op_names);
     module.attr("OP_FIELDS") = names(op_fields);
 

@@ -1,5 +1,6 @@
 // The configuration of a machine: its size, its core, its clock.
 #pragma once
+#include "features.hpp"
 #include "types.hpp"
 
 namespace thp {
@@ -65,6 +66,7 @@ struct machine_config {
     u64 nr_pages;
     u32 max_vmas, max_mms, max_tables, nr_cpus;
     u32 shadow_tlb, arch;
+    u32 features, pool_blocks; // one bit a feature; 64K blocks in the reserve of pool_64k
     tlb_config tlb;
     clock_table clock;
 };

@@ -25,6 +25,9 @@ enum page_flags : u32 {
     PG_active = 1U << 10,
     PG_swapcache = 1U << 11,
     PG_readahead = 1U << 12,
+    PG_pool = 1U << 13, // a 64K block of the reserve, free or in use
+    PG_lent = 1U << 14, // a 64K folio that the buddy allocator lent to the reserve's users
+    PG_double_map = 1U << 15,
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.
@@ -186,12 +189,15 @@ struct header {
     // Swap and the LRU.
     u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
     u32 cluster_lists[PMD_ORDER + 3], cluster_tails[PMD_ORDER + 3];
-    lru_list lru[3];                          // inactive, active, lazily freed
+    lru_list lru[5];                          // vmscan.cpp: lru_index
     u64 last_activation;                      // ps
     u32 current_mm, next_slot;                // the process on the CPU; the next 2 GiB slot
     u32 default_orders, reserved;             // E1: the mask of VMAs that have none of their own; 0 = all
     u32 tlb_array[2][NR_TLB_ARRAYS + NR_PWC]; // where each array starts; [1]: the 4K shadow TLB
     cursor at;
+    // The reserve of 64K folios (cont_pte_hugepage.cpp). lost: blocks that were split and not replaced yet.
+    u32 pool_head, pool_lost, pool_lent, pool_peak;
+    u64 pool_peak_at, pool_refilled_at; // ps
 };
 
 template <typename T> constexpr bool plain = std::has_unique_object_representations_v<T>;
@@ -269,6 +275,8 @@ template <typename T> void table_free(table_header &t, T *records, u32 i) {
     t.free = i;
     --t.in_use;
 }
+
+inline bool feature(const machine &m, kernel_feature f) { return m.h->config.features >> f & 1; }
 
 std::string check_config(const machine_config &config);
 

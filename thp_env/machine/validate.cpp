@@ -91,8 +91,10 @@ struct scan {
         expect(accessible == !(entry & PTE_PROTNONE), "protection is not the VMA's", address);
         expect(!(entry & PTE_RW) || (vma.vm_flags & VM_WRITE), "writable entry in a read-only VMA", address);
         if (entry & PTE_SPECIAL) {
-            expect(pfn == (nr == 1 ? m.h->zero_pfn : m.h->huge_zero_pfn), "special entry that is not zero",
-                   address);
+            const bool huge = nr > 1 || (entry & PTE_CONT);
+            const u32 within = entry & PTE_CONT ? pte_index(address) % CONT_PTES : 0;
+            expect(pfn == (huge ? m.h->huge_zero_pfn + within : m.h->zero_pfn),
+                   "special entry that is not zero", address);
             return expect(!(entry & PTE_RW), "writable zero page", address);
         }
         if (pfn + nr > owner.size()) return expect(false, "entry beyond memory", address);
@@ -108,26 +110,33 @@ struct scan {
                "folio at the wrong offset of its anon_vma", address);
         expect(!(entry & PTE_RW) || (m.pages[pfn].flags & PG_anon_exclusive), "writable, not exclusive",
                address);
-        if (nr == 1) {
+        if (contpte_maps_entirely(m, entry)) {
+            pmds[head] += pfn == head;
+        } else if (nr == 1) {
             ++ptes[pfn];
         } else {
             ++pmds[head];
         }
     }
 
-    // A folded block: 16 entries in line that map consecutive pages of one folio with equal protection.
-    void contpte(u64 *pte, u64 address) {
-        constexpr u64 noted = PTE_ACCESSED | PTE_DIRTY;
-        const u64 *block = contpte_align_down(m, pte);
-        const u32 first = pte_pfn(*block), i = pte_index(address) % CONT_PTES;
-        expect(arch_has_contpte(m), "PTE_CONT on an architecture without it", address);
-        expect(first % CONT_PTES == 0, "contpte block out of line", address);
-        expect(((*pte ^ *block) & ~noted) == mk_pte(first ^ (first + i), 0), "uneven contpte block", address);
-        expect(block[0] & block[CONT_PTES - 1] & PTE_CONT, "part of a contpte block", address);
-        if (*pte & PTE_SPECIAL) return;
-        const u32 head = first < owner.size() ? page_head(m, first) : NIL;
-        expect(head != NIL && head + folio_nr_pages(m, head) >= first + CONT_PTES,
-               "contpte block of two folios", address);
+    // The reserve of 64K folios: every block of it is free, in use or lost.
+    void pool() {
+        u32 n = 0;
+        for (u32 head = m.h->pool_head; head != NIL && n <= m.h->config.pool_blocks;
+             head = m.pages[head].next) {
+            if (head >= owner.size()) return expect(false, "reserved block beyond memory", head);
+            expect(m.pages[head].flags == PG_pool, "reserved block without its mark", head);
+            own(head, CONT_PTES, OWNER_FREE);
+            ++n;
+        }
+        expect_equal(m.h->vm[VM_chp_pool_count], n, "chp_pool_count");
+        u32 lent = 0;
+        for (const page *p = m.pages; p < m.pages + owner.size(); ++p) {
+            n += (p->flags & PG_pool) && (p->flags & PG_head);
+            lent += (p->flags & PG_lent) != 0;
+        }
+        expect_equal(m.h->config.pool_blocks, n + m.h->pool_lost, "blocks of the reserve");
+        expect_equal(m.h->pool_lent, lent, "lent 64K folios");
     }
 
     void table(u32 mm, u32 number, u32 shift, u64 base) {
@@ -140,7 +149,7 @@ struct scan {
             u64 *slot = m.tables + u64{number} * PTRS_PER_TABLE + i;
             const u64 entry = *slot, address = base + (u64{i} << shift);
             if (pte_none(entry)) continue;
-            if (entry & PTE_CONT) contpte(slot, address);
+            if (const char *error = contpte_broken(m, address, slot)) expect(false, error, address);
             if (shift == PAGE_SHIFT) {
                 mapping(mm, address, entry, 1);
             } else if (entry & PTE_PSE) {
@@ -369,6 +378,7 @@ std::string validate(machine &m) {
     scan s(m);
     s.vmas();
     s.free_lists();
+    s.pool();
     s.own(m.h->zero_pfn, 1, OWNER_ZERO);
     if (m.h->huge_zero_pfn != NIL) s.own(m.h->huge_zero_pfn, HPAGE_PMD_NR, OWNER_ZERO);
     if (!s.broken.empty()) return s.broken; // what follows relies on this much

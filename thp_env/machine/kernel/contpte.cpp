@@ -1,6 +1,7 @@
 #include "contpte.hpp"
 #include "../hardware/tlb.hpp"
 #include "page_alloc.hpp"
+#include "rmap.hpp"
 
 namespace thp {
 
@@ -34,11 +35,22 @@ void contpte_try_unfold_partial(machine &m, u32 mm, u64 address, u64 *pte, u32 n
     }
 }
 
+// __split_huge_cont_pte: one mapping of the whole becomes 16 of its pages.
+void split_entire_mapping(machine &m, u32 mm, u32 head) {
+    folio_get(m, head, CONT_PTES - 1);
+    folio_add_anon_rmap_ptes(m, head, CONT_PTES, mm);
+    folio_remove_rmap_pmd(m, head, mm);
+    if (m.pages[head].entire_mapcount == 0 || (m.pages[head].flags & PG_double_map)) return;
+    m.pages[head].flags |= PG_double_map;
+    m.count(VM_cont_pte_double_map_count);
+}
+
 } // namespace
 
 void contpte_try_fold(machine &m, u32 mm, u64 address, u64 *pte) {
     const u64 last = *pte;
-    if (!arch_has_contpte(m) || pte_index(address) % CONT_PTES != CONT_PTES - 1) return;
+    if (!arch_has_contpte(m) || feature(m, FEATURE_entire_mapcount)) return; // split mappings stay split
+    if (pte_index(address) % CONT_PTES != CONT_PTES - 1) return;
     if (pte_pfn(last) % CONT_PTES != CONT_PTES - 1) return;
     if (!(last & PTE_PRESENT) || (last & (PTE_CONT | PTE_SPECIAL)))
         return; // PROT_NONE is not valid to the MMU
@@ -54,7 +66,14 @@ void contpte_try_fold(machine &m, u32 mm, u64 address, u64 *pte) {
 }
 
 void contpte_try_unfold(machine &m, u32 mm, u64 address, u64 *pte) {
-    if (*pte & PTE_CONT) contpte_convert(m, mm, address, pte, false);
+    if (!(*pte & PTE_CONT)) return;
+    const bool entire = contpte_maps_entirely(m, *pte);
+    contpte_convert(m, mm, address, pte, false);
+    if (entire) split_entire_mapping(m, mm, page_head(m, pte_pfn(*pte)));
+    if (!(*pte & PTE_SPECIAL)) return;
+    u64 *block = contpte_align_down(m, pte); // 16 base zero pages
+    const u64 bits = *pte - mk_pte(pte_pfn(*pte), 0);
+    std::fill_n(block, CONT_PTES, mk_pte(m.h->zero_pfn, bits));
 }
 
 u64 contpte_ptep_get(const machine &m, u64 *pte) {
@@ -115,6 +134,20 @@ void ptep_set_access_flags(machine &m, u32 mm, u64 address, u64 *pte, u64 entry)
     contpte_try_unfold(m, mm, address, pte);
     *pte = (*pte & YOUNG_DIRTY) | (entry & ~u64{PTE_CONT});
     contpte_try_fold(m, mm, address, pte);
+}
+
+const char *contpte_broken(const machine &m, u64 address, u64 *pte) {
+    const u64 *block = contpte_align_down(m, pte);
+    if (!(*pte & PTE_CONT)) return nullptr;
+    const u32 first = pte_pfn(*block), i = pte_index(address) % CONT_PTES;
+    if (!arch_has_contpte(m)) return "PTE_CONT on an architecture without it";
+    if (first % CONT_PTES != 0) return "contpte block out of line";
+    if (((*pte ^ *block) & ~YOUNG_DIRTY) != mk_pte(first ^ (first + i), 0)) return "uneven contpte block";
+    if (!(block[0] & block[CONT_PTES - 1] & PTE_CONT)) return "part of a contpte block";
+    if (*pte & PTE_SPECIAL) return nullptr;
+    if (first + CONT_PTES > m.h->tables[TABLE_pages].used) return "contpte block beyond memory";
+    const u32 head = page_head(m, first);
+    return head + folio_nr_pages(m, head) < first + CONT_PTES ? "contpte block of two folios" : nullptr;
 }
 
 } // namespace thp

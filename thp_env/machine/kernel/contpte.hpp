@@ -12,6 +12,12 @@ inline bool arch_has_contpte(const machine &m) { return m.h->config.arch != ARCH
 // The first entry of the block that holds an entry.
 inline u64 *contpte_align_down(const machine &m, u64 *pte) { return pte - (pte - m.tables) % CONT_PTES; }
 
+// With entire_mapcount, whether a folded entry is part of a mapping that is counted once for all 16.
+inline bool contpte_maps_entirely(const machine &m, u64 entry) {
+    return feature(m, FEATURE_entire_mapcount) && (entry & PTE_CONT) && !(entry & PTE_SPECIAL) &&
+           m.pages[pte_pfn(entry) - m.pages[pte_pfn(entry)].tail].order == CONT_PTE_ORDER;
+}
+
 // X3: folds the block whose last entry this is, if one folio covers it with equal protection.
 void contpte_try_fold(machine &m, u32 mm, u64 address, u64 *pte);
 // X4: rewrites the block of a folded entry as 16 entries of their own.
@@ -37,5 +43,8 @@ void clear_young_dirty_ptes(machine &m, u64 *pte, u32 nr, u64 bits);
 bool ptep_test_and_clear_young(machine &m, u64 *pte);
 // Permits a write or notes an access: unfolds where the permission changes (X6).
 void ptep_set_access_flags(machine &m, u32 mm, u64 address, u64 *pte, u64 entry);
+
+// What is wrong with the block of an entry, for validate(); nullptr when nothing is.
+const char *contpte_broken(const machine &m, u64 address, u64 *pte);
 
 } // namespace thp

@@ -28,7 +28,7 @@ struct advised {
     void free_folio(u32 head, u64 *entry, u32 nr) {
         page &folio = m.pages[head];
         if (folio.flags & (PG_swapcache | PG_dirty)) {
-            const i32 mapcount = folio.order ? folio.large_mapcount : folio.mapcount;
+            const i32 mapcount = folio_mapcount(m, head);
             if (mapcount != static_cast<i32>(entry[0] & PTE_PSE ? 1 : folio_nr_pages(m, head))) return;
             if ((folio.flags & PG_swapcache) && !folio_free_swap(m, head)) return;
             folio.flags &= ~u32{PG_dirty};
@@ -93,7 +93,7 @@ struct advised {
                 free_folio(head, pte + i, nr);
                 continue;
             }
-            const i32 mapcount = folio.order ? folio.large_mapcount : folio.mapcount;
+            const i32 mapcount = folio_mapcount(m, head);
             if (mapcount == static_cast<i32>(folio_nr_pages(m, head))) cold_or_pageout(head, pte + i, nr);
         }
     }

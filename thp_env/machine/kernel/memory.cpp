@@ -1,6 +1,6 @@
 #include "memory.hpp"
 #include "../hardware/tlb.hpp"
-#include "contpte.hpp"
+#include "cont_pte_hugepage.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -37,10 +37,27 @@ u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u
     return folio_alloc(m, 0);
 }
 
+// As R4 finds a block for a folio, but for 16 zero pages, the first of the huge zero folio.
+bool set_cont_pte_huge_zero_page(machine &m, u32 vma, u64 address, u64 *pte) {
+    const vm_area_struct &v = m.vmas[vma];
+    u64 *block = contpte_align_down(m, pte);
+    if (!thp_vma_suitable_orders(v, address, thp_vma_allowable_orders(m, v) & 1U << CONT_PTE_ORDER))
+        return false;
+    if (!pte_range_none(block, CONT_PTES) || !mm_get_huge_zero_folio(m, v.vm_mm)) return false;
+    const u64 bits = vma_pte_bits(v, false) | PTE_SPECIAL | PTE_ACCESSED;
+    set_ptes(m, v.vm_mm, align_down(address, CONT_PTE_SIZE), block, mk_pte(m.h->huge_zero_pfn, bits),
+             CONT_PTES);
+    m.spend(TIME_fault, m.cost().fault_zero_page);
+    return true;
+}
+
 vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
     if (!pte_alloc(m, pmd)) return FAULT_OOM;
     const vm_area_struct &v = m.vmas[vma];
     u64 *pte = pte_offset(m, *pmd, address);
+    if (!write && feature(m, FEATURE_zero_64k) && set_cont_pte_huge_zero_page(m, vma, address, pte)) {
+        return FAULT_DONE;
+    }
     if (!write) { // R8
         *pte = mk_pte(m.h->zero_pfn, vma_pte_bits(v, false) | PTE_SPECIAL | PTE_ACCESSED);
         m.spend(TIME_fault, m.cost().fault_zero_page);
@@ -55,11 +72,7 @@ vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool writ
     m.spend(TIME_fault, m.cost().fault);
     m.spend(TIME_zeroing, m.cost().zero_page * nr);
     if (order) m.count(MTHP_anon_fault_alloc, order);
-    folio_get(m, head, static_cast<i32>(nr) - 1);
-    folio_add_new_anon_rmap(m, head, vma, start, false);
-    const u64 bits = vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY;
-    pte -= (address - start) >> PAGE_SHIFT;
-    set_ptes(m, v.vm_mm, start, pte, mk_pte(head, bits), nr);
+    map_anon_folio_pte(m, vma, head, start, pte - ((address - start) >> PAGE_SHIFT));
     ++m.vmas[vma].faults[order];
     return FAULT_DONE;
 }
@@ -90,10 +103,72 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     return FAULT_DONE;
 }
 
+// The 16 entries around one if they map an aligned 64K of one folio that the process may not write to.
+u64 *shared_cont_block(const machine &m, const vm_area_struct &v, u64 address, u64 *pte) {
+    u64 *block = contpte_align_down(m, pte);
+    if (!thp_vma_suitable_orders(v, address, 1U << CONT_PTE_ORDER)) return nullptr;
+    if (!pte_present(*block) || (*block & PTE_SPECIAL) || pte_pfn(*block) % CONT_PTES) return nullptr;
+    if (folio_pte_batch(m, block, CONT_PTES) < CONT_PTES) return nullptr;
+    const bool writable = std::any_of(block, block + CONT_PTES, [](u64 entry) { return entry & PTE_RW; });
+    return writable ? nullptr : block;
+}
+
+// OPPO's copy in do_wp_page: the whole block, to a 64K folio or else to 16 pages.
+vm_fault wp_cont_pte_copy(machine &m, u32 vma, u64 address, u64 *block) {
+    const vm_area_struct &v = m.vmas[vma];
+    const u64 start = align_down(address, CONT_PTE_SIZE);
+    const u32 old = pte_pfn(*block);
+    u32 copies[CONT_PTES] = {folio_alloc(m, CONT_PTE_ORDER)};
+    const u32 nr = copies[0] == NIL ? CONT_PTES : 1, pages = CONT_PTES / nr;
+    for (u32 i = 0; i < nr && nr > 1; ++i) {
+        copies[i] = folio_alloc(m, 0);
+        if (copies[i] != NIL) continue;
+        while (i-- > 0) folio_put(m, copies[i], 1);
+        return FAULT_OOM;
+    }
+    m.count(nr == 1 ? VM_thp_cow : VM_thp_cow_fallback);
+    m.spend(TIME_fault, m.cost().fault);
+    m.spend(TIME_copying, m.cost().copy_page * CONT_PTES);
+    for (u32 i = 0; i < CONT_PTES; ++i) {
+        u8 &content = m.contents[copies[i / pages] + i % pages];
+        content = static_cast<u8>((content & CONTENT_TOUCHED) | (m.contents[old + i] & CONTENT_MASK));
+    }
+    unmap_folio_ptes(m, v.vm_mm, start, block, CONT_PTES);
+    for (u32 i = 0; i < nr; ++i) {
+        map_anon_folio_pte(m, vma, copies[i], start + (u64{i * pages} << PAGE_SHIFT), block + i * pages);
+    }
+    flush_tlb_range(m, v.vm_mm, start, start + CONT_PTE_SIZE);
+    return FAULT_DONE;
+}
+
+// A write to 16 folded zero pages: a 64K folio, as R11; without memory for it 16 base zero pages and R10.
+vm_fault wp_cont_pte_zero(machine &m, u32 vma, u64 address, u64 *pte) {
+    if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
+    const vm_area_struct &v = m.vmas[vma];
+    const u32 head = folio_alloc(m, CONT_PTE_ORDER);
+    if (head == NIL) {
+        m.count(MTHP_anon_fault_fallback, CONT_PTE_ORDER);
+        contpte_try_unfold(m, v.vm_mm, address, pte);
+        return wp_page_copy(m, vma, address, pte);
+    }
+    const u64 start = align_down(address, CONT_PTE_SIZE);
+    u64 *block = contpte_align_down(m, pte);
+    m.spend(TIME_fault, m.cost().fault);
+    m.spend(TIME_zeroing, m.cost().zero_page * CONT_PTES);
+    m.count(MTHP_anon_fault_alloc, CONT_PTE_ORDER);
+    clear_full_ptes(m, v.vm_mm, start, block, CONT_PTES);
+    map_anon_folio_pte(m, vma, head, start, block);
+    flush_tlb_range(m, v.vm_mm, start, start + CONT_PTE_SIZE);
+    ++m.vmas[vma].faults[CONT_PTE_ORDER];
+    return FAULT_DONE;
+}
+
 // R25-R27: small folios with the only reference; large ones that only one process maps, with more than one
 // page.
 bool wp_can_reuse_anon_folio(machine &m, u32 head) {
     const page &folio = m.pages[head];
+    const bool one_entire = folio.entire_mapcount == 1 && folio.large_mapcount == 1;
+    if (feature(m, FEATURE_page_count_reuse) || one_entire) return folio.refcount == 1;
     if (folio.order == 0) {
         const bool cached = folio.flags & PG_swapcache;
         if (folio.refcount > 1 + cached) return false;
@@ -106,14 +181,26 @@ bool wp_can_reuse_anon_folio(machine &m, u32 head) {
 } // namespace
 
 vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
-    if (*pte & PTE_SPECIAL) return wp_page_copy(m, vma, address, pte);
+    if (*pte & PTE_SPECIAL) {
+        return *pte & PTE_CONT ? wp_cont_pte_zero(m, vma, address, pte) : wp_page_copy(m, vma, address, pte);
+    }
     const u32 pfn = pte_pfn(*pte), head = page_head(m, pfn);
-    if (!(m.pages[pfn].flags & PG_anon_exclusive) && !wp_can_reuse_anon_folio(m, head)) {
-        return wp_page_copy(m, vma, address, pte);
+    const bool exclusive = (m.pages[pfn].flags & PG_anon_exclusive) && !feature(m, FEATURE_page_count_reuse);
+    if (!exclusive && !wp_can_reuse_anon_folio(m, head)) {
+        u64 *block = feature(m, FEATURE_cow_64k) ? shared_cont_block(m, m.vmas[vma], address, pte) : nullptr;
+        return block ? wp_cont_pte_copy(m, vma, address, block) : wp_page_copy(m, vma, address, pte);
+    }
+    m.spend(TIME_fault, m.cost().fault_reuse);
+    if (contpte_maps_entirely(m, *pte)) { // one mapping, made writable as a whole
+        u64 *block = contpte_align_down(m, pte);
+        for (u32 i = 0; i < CONT_PTES; ++i) {
+            block[i] |= PTE_RW | PTE_ACCESSED | PTE_DIRTY;
+            m.pages[head + i].flags |= PG_anon_exclusive;
+        }
+        return FAULT_DONE;
     }
     m.pages[pfn].flags |= PG_anon_exclusive;
     ptep_set_access_flags(m, m.vmas[vma].vm_mm, address, pte, *pte | PTE_RW | PTE_ACCESSED | PTE_DIRTY);
-    m.spend(TIME_fault, m.cost().fault_reuse);
     return FAULT_DONE;
 }
 
@@ -154,6 +241,29 @@ vm_fault fault_once(machine &m, u32 vma, u64 address, bool write) {
 
 } // namespace
 
+void map_anon_folio_pte(machine &m, u32 vma, u32 head, u64 address, u64 *pte) {
+    const vm_area_struct &v = m.vmas[vma];
+    const u32 nr = folio_nr_pages(m, head);
+    const u64 bits = vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY;
+    const bool entire = feature(m, FEATURE_entire_mapcount) && nr == CONT_PTES;
+    if (!entire) folio_get(m, head, static_cast<i32>(nr) - 1);
+    folio_add_new_anon_rmap(m, head, vma, address, entire);
+    set_ptes(m, v.vm_mm, address, pte, mk_pte(head, bits), nr);
+}
+
+void unmap_folio_ptes(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
+    const u32 pfn = pte_pfn(*pte), head = page_head(m, pfn);
+    const bool entire = nr == CONT_PTES && contpte_maps_entirely(m, *pte);
+    clear_full_ptes(m, mm, address, pte, nr);
+    m.mms[mm].rss -= nr;
+    if (entire) {
+        folio_remove_rmap_pmd(m, head, mm);
+    } else {
+        folio_remove_rmap_ptes(m, pfn, nr, mm);
+    }
+    folio_put(m, head, entire ? 1 : static_cast<i32>(nr));
+}
+
 u64 vma_pte_bits(const vm_area_struct &vma, bool writable) {
     if (!(vma.vm_flags & (VM_READ | VM_WRITE))) return PTE_PROTNONE;
     return PTE_PRESENT | (writable && (vma.vm_flags & VM_WRITE) ? u64{PTE_RW} : 0);
@@ -172,6 +282,7 @@ bool fault_has_choice(machine &m, const vm_area_struct &vma, u64 address, u64 pm
 
 vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write) {
     const u64 majflt = m.mms[m.vmas[vma].vm_mm].majflt;
+    if (feature(m, FEATURE_pool_64k)) huge_page_pool_balance(m);
     const vm_fault result = fault_once(m, vma, address, write);
     m.count(VM_pgfault);
     mm_struct &mm = m.mms[m.vmas[vma].vm_mm];
@@ -203,17 +314,17 @@ void zap_pte_range(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
             i += n;
             continue;
         }
+        const u64 at = address + (u64{i} << PAGE_SHIFT);
         if (!pte_present(pte[i]) || (pte[i] & PTE_SPECIAL)) { // a marker or the zero page
-            pte[i++] = 0;
-            m.spend(TIME_unmapping, m.cost().zap_pte);
+            const u32 n = pte[i] & PTE_CONT ? std::min(CONT_PTES - pte_index(at) % CONT_PTES, nr - i) : 1;
+            clear_full_ptes(m, mm, at, pte + i, n);
+            m.spend(TIME_unmapping, m.cost().zap_pte * n);
+            i += n;
             continue;
         }
-        const u32 pfn = pte_pfn(pte[i]), head = page_head(m, pfn), n = folio_pte_batch(m, pte + i, nr - i);
-        clear_full_ptes(m, mm, address + (u64{i} << PAGE_SHIFT), pte + i, n);
+        const u32 n = folio_pte_batch(m, pte + i, nr - i);
         m.spend(TIME_unmapping, m.cost().zap_folio + m.cost().zap_pte * n);
-        m.mms[mm].rss -= n;
-        folio_remove_rmap_ptes(m, pfn, n, mm);
-        folio_put(m, head, static_cast<i32>(n));
+        unmap_folio_ptes(m, mm, at, pte + i, n);
         i += n;
     }
 }

@@ -17,7 +17,8 @@ namespace {
 void change_pte(machine &m, const vm_area_struct &vma, u64 address, u64 *pte) {
     if (!pte_present(*pte)) return;
     // R29: an exclusive page becomes writable at once, others wait for their fault.
-    const bool writable = !(*pte & PTE_SPECIAL) && (m.pages[pte_pfn(*pte)].flags & PG_anon_exclusive);
+    const bool writable = !(*pte & PTE_SPECIAL) && (m.pages[pte_pfn(*pte)].flags & PG_anon_exclusive) &&
+                          !feature(m, FEATURE_page_count_reuse);
     contpte_try_unfold(m, vma.vm_mm, address, pte);
     const u64 kept = *pte & ~(PTE_PRESENT | PTE_PROTNONE | PTE_RW);
     set_pte(m, vma.vm_mm, address, pte, kept | vma_pte_bits(vma, writable));

@@ -15,6 +15,8 @@ namespace {
 
 // One batch of consecutive pages of a folio; a whole aligned block stays folded where it lands in line (X6).
 void move_ptes(machine &m, u32 mm, u64 from, u64 *a, u64 to, u64 *b, u32 nr) {
+    const bool in_line = nr == CONT_PTES && (to - from) % CONT_PTE_SIZE == 0;
+    for (u32 i = 0; i < nr && !in_line; ++i) contpte_try_unfold(m, mm, from + (u64{i} << PAGE_SHIFT), a + i);
     if (pte_present(*a)) {
         for (u32 i = 0; i < nr; ++i) b[i] = a[i] & ~u64{PTE_CONT};
     } else {

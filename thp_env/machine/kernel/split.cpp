@@ -1,6 +1,6 @@
 // mm/huge_memory.c: __folio_split. Splitting a folio to order 0.
 #include "../hardware/tlb.hpp"
-#include "contpte.hpp"
+#include "cont_pte_hugepage.hpp"
 #include "huge_memory.hpp"
 #include "page_alloc.hpp"
 #include "rmap.hpp"
@@ -44,9 +44,14 @@ bool unmap_pmds(machine &m, u32 head) {
         done = false;
         rmap_walk_page(m, head, 0, [&](u32 mm, u32 vma, u64 address) {
             u64 *pmd = pmd_offset(m, mm, address);
-            if (!done && pmd && pmd_trans_huge(*pmd) && pte_pfn(*pmd) == head) {
-                done = split_huge_pmd(m, vma, pmd, address);
+            if (done || !pmd || pte_none(*pmd)) return;
+            if (pmd_trans_huge(*pmd)) {
+                done = pte_pfn(*pmd) == head && split_huge_pmd(m, vma, pmd, address);
+                return;
             }
+            u64 *pte = pte_offset(m, *pmd, address);
+            done = (*pte & PTE_CONT) && pte_pfn(*pte) == head;
+            contpte_try_unfold(m, mm, address, pte);
         });
     }
     return m.pages[head].entire_mapcount == 0;
@@ -71,7 +76,10 @@ int split_folio(machine &m, u32 head) {
     m.count(MTHP_split, order);
     if (pmd_order) m.count(VM_thp_split_page);
 
+    huge_page_pool_split(m, head);
     const page whole = folio;
+    const bool other_lru = (whole.flags & PG_lru) && on_cont_pte_lru(m, head);
+    if (other_lru) lru_del(m, head);
     const u32 dirty = folio_any_pte_dirty(m, head) ? u32{PG_dirty} : folio.flags & PG_dirty;
     const bool mlocked = whole.flags & PG_mlocked;
     for (u32 i = 0; i < nr; ++i) {
@@ -92,6 +100,10 @@ int split_folio(machine &m, u32 head) {
         p.entire_mapcount = p.nr_pages_mapped = 0;
         p.mm_id[0] = p.mm_id[1] = p.mm_id_mapcount[0] = p.mm_id_mapcount[1] = 0;
         p.deferred_next = p.deferred_prev = NIL;
+        if (i == 0 && other_lru) {
+            p.flags &= ~u32{PG_lru};
+            lru_add(m, head);
+        }
         if (i) lru_add_split_folio(m, head, head + i);
     }
     // Pages that nobody maps any more go back to the buddy allocator.

@@ -84,10 +84,24 @@ bool can_swapin_thp(const machine &m, const u64 *pte, u32 nr) {
     return true;
 }
 
+// swapin_whole: the size that a folio had when it went, as one bit. Each cluster of slots holds one size.
+u32 swapped_out_order(const machine &m, u64 pte) {
+    if (!feature(m, FEATURE_swapin_whole)) return 0;
+    return 1U << m.clusters[pte_swp_offset(pte) / SWAPFILE_CLUSTER].order & THP_ORDERS_ALL_ANON;
+}
+
+// swapin_whole: also a shared folio comes back whole, as a copy of its own for each process.
+bool swaps_in_whole(const machine &m, const vm_area_struct &v, u64 address, const u64 *pte) {
+    const u32 bit = thp_vma_suitable_orders(v, address, swapped_out_order(m, *pte) & ~(1U << PMD_ORDER));
+    if (bit == 0) return false;
+    const u32 back = pte_index(address) % bit;
+    return pte_swp_offset(*pte) % bit == back && can_swapin_thp(m, pte - back, bit);
+}
+
 // R40-R42: the largest allowed order whose block is swapped to slots aligned like itself.
 u32 alloc_swap_folio(machine &m, const vm_area_struct &v, u64 address, const u64 *pte) {
-    u32 orders = thp_vma_allowable_orders(m, v) & ~(1U << PMD_ORDER);
-    orders = thp_vma_suitable_orders(v, address, orders);
+    u32 orders = thp_vma_allowable_orders(m, v) | swapped_out_order(m, *pte);
+    orders = thp_vma_suitable_orders(v, address, orders & ~(1U << PMD_ORDER));
     const u32 index = pte_index(address), slot = pte_swp_offset(*pte);
     bool fits = false;
     while (orders) {
@@ -120,7 +134,8 @@ vm_fault do_swap_page(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
     } else {
         m.count(VM_pgmajfault);
         ++m.mms[v.vm_mm].majflt;
-        if (swap_count(m, slot) == 1) { // zram is synchronous: no need of the swap cache
+        if (swap_count(m, slot) == 1 ||
+            swaps_in_whole(m, v, address, pte)) { // zram is synchronous: no need of the swap cache
             head = alloc_swap_folio(m, v, address, pte);
             if (head == NIL) return FAULT_OOM;
             nr = folio_nr_pages(m, head);
@@ -147,17 +162,20 @@ vm_fault do_swap_page(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
         folio_free_swap(m, head);
         --folio.refcount;
     }
-    for (u32 i = 0; i < nr && !cached; ++i) swap_put(m, slot + i);
+    for (u32 i = 0; i < nr && !cached; ++i) {
+        if (swap_count(m, slot + i) == 0) swap_put(m, slot + i);
+    }
     m.mms[v.vm_mm].swapents -= nr;
     exclusive = exclusive || folio.refcount == 0;
     u64 bits = vma_pte_bits(v, exclusive) | PTE_ACCESSED;
     if (write && exclusive) bits |= PTE_DIRTY;
-    folio_get(m, head, static_cast<i32>(nr));
+    const bool entire = feature(m, FEATURE_entire_mapcount) && nr == CONT_PTES;
+    folio_get(m, head, entire ? 1 : static_cast<i32>(nr));
     if (mapped) {
         folio_add_anon_rmap_ptes(m, head, nr, v.vm_mm);
         m.mms[v.vm_mm].rss += nr;
     } else {
-        folio_add_new_anon_rmap(m, head, vma, align_down(address, PAGE_SIZE), false);
+        folio_add_new_anon_rmap(m, head, vma, align_down(address, PAGE_SIZE), entire);
         if (!exclusive) folio.flags &= ~u32{PG_anon_exclusive};
     }
     set_ptes(m, v.vm_mm, align_down(address, PAGE_SIZE), pte, mk_pte(head, bits), nr);

@@ -11,14 +11,16 @@ namespace thp {
 
 namespace {
 
-enum lru_index : u32 { LRU_INACTIVE, LRU_ACTIVE, LRU_LAZYFREE };
+// The last two, with reclaim_whole, hold 64K folios, which reclaim never splits.
+enum lru_index : u32 { LRU_INACTIVE, LRU_ACTIVE, LRU_LAZYFREE, LRU_CONT_INACTIVE, LRU_CONT_ACTIVE };
 
 constexpr u64 FLUSH_TIME = 2'000'000'000'000; // mm/memcontrol.c: FLUSH_TIME, ps
 
 lru_list &list_of(machine &m, u32 head) {
     const u32 flags = m.pages[head].flags;
     if (!(flags & PG_swapbacked)) return m.h->lru[LRU_LAZYFREE];
-    return m.h->lru[flags & PG_active ? LRU_ACTIVE : LRU_INACTIVE];
+    const u32 list = flags & PG_active ? LRU_ACTIVE : LRU_INACTIVE;
+    return m.h->lru[list + (on_cont_pte_lru(m, head) ? u32{LRU_CONT_INACTIVE} : 0)];
 }
 
 void link(machine &m, lru_list &list, u32 head, u32 prev, u32 next) {
@@ -94,7 +96,7 @@ outcome shrink_folio(machine &m, u32 head) {
             return split_folio(m, head) == 0 ? SPLIT : DONE; // R35
         slot = swap_alloc(m, order);
         if (slot == NIL) { // R36
-            if (order == 0 || split_folio(m, head) != 0) return DONE;
+            if (order == 0 || on_cont_pte_lru(m, head) || split_folio(m, head) != 0) return DONE;
             m.count(MTHP_swpout_fallback, order);
             if (order == PMD_ORDER) m.count(VM_thp_swpout_fallback);
             return SPLIT;
@@ -164,13 +166,25 @@ void reclaim_folios(machine &m, const std::vector<u32> &folios) {
     }
 }
 
+void shrink_cont_pte_folios(machine &m, u32 nr) {
+    if (m.h->swap_slots == 0) return;
+    std::vector<u32> folios;
+    for (const u32 list : {LRU_CONT_INACTIVE, LRU_CONT_ACTIVE}) {
+        for (u32 head = m.h->lru[list].tail; head != NIL && folios.size() < nr; head = m.pages[head].prev) {
+            folios.push_back(head);
+        }
+    }
+    reclaim_folios(m, folios);
+}
+
 void force_empty(machine &m) {
-    for (const u32 list : {LRU_LAZYFREE, LRU_INACTIVE, LRU_ACTIVE}) {
+    for (const u32 list : {LRU_LAZYFREE, LRU_INACTIVE, LRU_CONT_INACTIVE, LRU_ACTIVE, LRU_CONT_ACTIVE}) {
         if (list != LRU_LAZYFREE && m.h->swap_slots == 0)
             continue; // without swap anonymous memory is not scanned
         // inactive_is_low() asks statistics that are flushed every 2 s: what became active since stays
         // (recorded, m03).
-        if (list == LRU_ACTIVE && m.h->clock - m.h->last_activation < FLUSH_TIME) continue;
+        if ((list == LRU_ACTIVE || list == LRU_CONT_ACTIVE) && m.h->clock - m.h->last_activation < FLUSH_TIME)
+            continue;
         std::vector<u32> folios;
         for (u32 head = m.h->lru[list].tail; head != NIL; head = m.pages[head].prev) folios.push_back(head);
         reclaim_folios(m, folios);
