@@ -4,11 +4,12 @@
 #include "kernel/gup.hpp"
 #include "kernel/huge_memory.hpp"
 #include "kernel/khugepaged.hpp"
+#include "kernel/lru.hpp"
 #include "kernel/madvise.hpp"
+#include "kernel/memcontrol.hpp"
 #include "kernel/memory.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/swap.hpp"
-#include "kernel/vmscan.hpp"
 #include "patterns.hpp"
 #include <algorithm>
 #include <cerrno>
@@ -139,10 +140,12 @@ struct interpreter {
     }
 
     int set_op(const op_record &op) {
-        u32 *const settings[NR_SETTINGS] = {&m.h->thp_enabled,      &m.h->use_zero_page,
-                                            &m.h->shrink_underused, &m.h->max_ptes_none,
-                                            &m.h->max_ptes_shared,  &m.h->max_ptes_swap};
+        u32 *const settings[NR_SETTINGS] = {
+            &m.h->thp_enabled,   &m.h->use_zero_page,   &m.h->shrink_underused,
+            &m.h->max_ptes_none, &m.h->max_ptes_shared, &m.h->max_ptes_swap,
+            &m.h->thp_defrag,    &m.h->swappiness,      &m.h->lru_batches};
         *settings[op.a] = static_cast<u32>(op.b);
+        if (!m.h->lru_batches) lru_add_drain(m);
         return 0;
     }
 
@@ -192,7 +195,7 @@ struct interpreter {
             return child == NIL ? -ENOMEM : 0;
         }
         case OP_shrink:
-            deferred_split_scan(m);
+            deferred_split_scan(m, m.h->deferred_len);
             return 0;
         case OP_swap:
             return swapon(m, op.length);
@@ -200,7 +203,14 @@ struct interpreter {
             for (u64 round = 0; round < op.a; ++round) khugepaged_scan(m);
             return 0;
         case OP_reclaim:
-            force_empty(m);
+            mem_cgroup_force_empty(m);
+            return 0;
+        case OP_limit:
+            return mem_cgroup_resize_max(m, op.length >> PAGE_SHIFT);
+        case OP_swapoff:
+            return swapoff(m);
+        case OP_drain:
+            lru_add_drain(m);
             return 0;
         case OP_slice:
             m.h->current_mm = mm;
@@ -278,7 +288,10 @@ run_status run(machine &m, const program_view &program, const run_budget &budget
         const step_result result = i.execute(op);
         memory_tick(m);
         if (result == STEP_PAUSED) return RUN_WINDOW;
-        if (result == STEP_OOM) return RUN_OOM;
+        if (result == STEP_OOM) {
+            m.count(VM_oom_kill);
+            return RUN_OOM;
+        }
         if (result == STEP_FAULTED && !budget.go_on) return RUN_ERROR;
         ++at.op;
         at.step = 0;

@@ -130,14 +130,17 @@ machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes)
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
     h->deferred_head = h->deferred_tail = NIL;
     h->current_mm = NIL;
-    for (lru_list &list : h->lru) list = {NIL, NIL};
+    for (lru_list &list : h->lru) list = {NIL, NIL, 0};
+    h->thp_defrag = DEFRAG_MADVISE;
+    h->swappiness = 60;
+    h->memcg_max = ~0ULL;
     for (u32 &next : h->swap_next) next = NIL;
     for (u32 &list : h->cluster_lists) list = NIL;
     for (u32 &list : h->cluster_tails) list = NIL;
     for (free_area &area : h->area) area.head = NIL;
     tlb_init(*this);
     h->huge_zero_pfn = NIL;
-    h->zero_pfn = alloc_pages(*this, 0);
+    h->zero_pfn = alloc_pages(*this, 0, GFP_NOWAIT);
     contents[h->zero_pfn] = CONTENT_TOUCHED;
     huge_page_pool_init(*this);
 }

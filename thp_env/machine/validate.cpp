@@ -14,9 +14,8 @@ namespace {
 
 enum frame_owner : u8 { OWNER_NONE, OWNER_FREE, OWNER_TABLE, OWNER_ZERO, OWNER_FOLIO };
 
-struct scan {
+struct scan : report {
     machine &m;
-    std::string broken; // the first broken invariant
     std::vector<u8> owner;
     std::vector<i32> ptes;   // mappings of each frame by PTEs
     std::vector<u32> pmds;   // ... of each head by PMDs
@@ -30,15 +29,6 @@ struct scan {
           pinned(owner.size()), reached(m.h->tables[TABLE_tables].used), rss(m.h->tables[TABLE_mms].used),
           swapents(rss.size()), swapped(m.h->swap_slots) {
         for (u32 i = 0; i < m.h->tables[TABLE_pins].used; ++i) ++pinned[page_head(m, m.pins[i].pfn)];
-    }
-
-    void expect(bool holds, const char *what, u64 where = 0) {
-        if (!holds && broken.empty()) broken = std::string(what) + " (" + std::to_string(where) + ")";
-    }
-    void expect_equal(u64 kept, u64 counted, const std::string &what) {
-        if (kept != counted && broken.empty()) {
-            broken = what + ": kept " + std::to_string(kept) + ", counted " + std::to_string(counted);
-        }
     }
 
     void own(u32 pfn, u32 nr, frame_owner who) {
@@ -117,26 +107,6 @@ struct scan {
         } else {
             ++pmds[head];
         }
-    }
-
-    // The reserve of 64K folios: every block of it is free, in use or lost.
-    void pool() {
-        u32 n = 0;
-        for (u32 head = m.h->pool_head; head != NIL && n <= m.h->config.pool_blocks;
-             head = m.pages[head].next) {
-            if (head >= owner.size()) return expect(false, "reserved block beyond memory", head);
-            expect(m.pages[head].flags == PG_pool, "reserved block without its mark", head);
-            own(head, CONT_PTES, OWNER_FREE);
-            ++n;
-        }
-        expect_equal(m.h->vm[VM_chp_pool_count], n, "chp_pool_count");
-        u32 lent = 0;
-        for (const page *p = m.pages; p < m.pages + owner.size(); ++p) {
-            n += (p->flags & PG_pool) && (p->flags & PG_head);
-            lent += (p->flags & PG_lent) != 0;
-        }
-        expect_equal(m.h->config.pool_blocks, n + m.h->pool_lost, "blocks of the reserve");
-        expect_equal(m.h->pool_lent, lent, "lent 64K folios");
     }
 
     void table(u32 mm, u32 number, u32 shift, u64 base) {
@@ -254,30 +224,6 @@ struct scan {
         expect_equal(m.h->swap_used, used, "swap_used");
     }
 
-    void deferred_list() {
-        u32 n = 0, before = NIL;
-        for (u32 head = m.h->deferred_head; head != NIL && n <= m.h->deferred_len; ++n) {
-            if (head >= owner.size()) return expect(false, "queued folio beyond memory", head);
-            const page &f = m.pages[head];
-            expect((f.flags & PG_head) && f.order > 1, "queued for splitting, but no large folio", head);
-            expect((f.flags & PG_partially_mapped) || f.order == PMD_ORDER, "queued without reason",
-                   head); // R22
-            expect(f.deferred_prev == before, "deferred list broken", head);
-            before = head;
-            head = f.deferred_next;
-        }
-        expect_equal(m.h->deferred_len, n, "deferred_len");
-        expect(m.h->deferred_tail == before, "end of the deferred list", before);
-        u32 flagged = 0, queued = 0;
-        for (u32 pfn = 0; pfn < owner.size(); ++pfn)
-            flagged += (m.pages[pfn].flags & PG_partially_mapped) != 0;
-        for (u32 head = m.h->deferred_head; head != NIL && queued <= n; head = m.pages[head].deferred_next) {
-            flagged -= (m.pages[head].flags & PG_partially_mapped) != 0;
-            ++queued;
-        }
-        expect_equal(flagged, 0, "partially mapped folios that are not queued");
-    }
-
     void vmas() {
         std::vector<u32> of_mm(rss.size());
         u64 linked = 0, with_anon = 0;
@@ -378,17 +324,18 @@ std::string validate(machine &m) {
     scan s(m);
     s.vmas();
     s.free_lists();
-    s.pool();
+    for (u32 head = m.h->pool_head; head != NIL && s.broken.empty(); head = m.pages[head].next) {
+        s.own(head, CONT_PTES, OWNER_FREE);
+    }
     s.own(m.h->zero_pfn, 1, OWNER_ZERO);
     if (m.h->huge_zero_pfn != NIL) s.own(m.h->huge_zero_pfn, HPAGE_PMD_NR, OWNER_ZERO);
     if (!s.broken.empty()) return s.broken; // what follows relies on this much
     s.page_tables();
     s.folios();
     s.swap_slots();
-    s.deferred_list();
     s.translations();
     s.clock();
-    return s.broken;
+    return s.broken.empty() ? validate_lists(m) : s.broken;
 }
 
 } // namespace thp

@@ -8,7 +8,7 @@ namespace thp {
 void huge_page_pool_init(machine &m);
 // A block of 16 frames for a 64K folio: from the reserve down to its watermark, else lent by the buddy
 // allocator; NIL.
-u32 alloc_cont_pte_hugepage(machine &m);
+u32 alloc_cont_pte_hugepage(machine &m, u32 gfp);
 // Gives a freed 64K folio's frames back to where they came from.
 void free_cont_pte_hugepage(machine &m, u32 head);
 // A folio that is split is lost to the reserve until it is refilled.

@@ -25,6 +25,7 @@ enum scan_result : u32 {
     LACK_REFERENCED,
     PAGE_COUNT,
     ALLOC_FAIL,
+    CHARGE_FAIL,
     FAIL,
     PTE_MAPPED // by a folio that is as large already
 };
@@ -111,13 +112,15 @@ void copy_and_release(machine &m, u32 mm, u64 start, u64 *pte, u32 count, u32 to
 scan_result collapse_huge_page(machine &m, u32 vma, u64 start, u64 *pmd, u32 unmapped) {
     const u32 mm = m.vmas[vma].vm_mm;
     u64 *pte = pte_offset(m, *pmd, start);
-    const u32 head = folio_alloc(m, PMD_ORDER);
+    bool charge_failed = false;
+    const u32 head = folio_alloc_charged(m, PMD_ORDER, GFP_KERNEL, &charge_failed);
     if (head == NIL) {
-        m.count(VM_thp_collapse_alloc_failed);
-        return ALLOC_FAIL;
+        m.count(charge_failed ? VM_thp_collapse_alloc : VM_thp_collapse_alloc_failed);
+        return charge_failed ? CHARGE_FAIL : ALLOC_FAIL;
     }
     m.count(VM_thp_collapse_alloc);
-    if (unmapped && !swap_in(m, vma, start, pte)) {
+    const bool complete = !unmapped || swap_in(m, vma, start, pte);
+    if (!complete || std::any_of(pte, pte + HPAGE_PMD_NR, is_swap_pte)) { // reclaim was faster
         folio_put(m, head, 1);
         return FAIL;
     }
@@ -154,9 +157,11 @@ scan_result isolate_ptes(machine &m, u64 *pte, u32 order, u32 max_ptes_none) {
 }
 
 scan_result collapse_mthp_page(machine &m, u32 vma, u64 start, u64 *pte, u32 order, u32 max_ptes_none) {
-    const u32 mm = m.vmas[vma].vm_mm, nr = 1U << order, head = folio_alloc(m, order);
-    m.count(head == NIL ? MTHP_collapse_alloc_failed : MTHP_collapse_alloc, order);
-    if (head == NIL) return ALLOC_FAIL;
+    const u32 mm = m.vmas[vma].vm_mm, nr = 1U << order;
+    bool charge_failed = false;
+    const u32 head = folio_alloc_charged(m, order, GFP_KERNEL, &charge_failed);
+    m.count(head == NIL && !charge_failed ? MTHP_collapse_alloc_failed : MTHP_collapse_alloc, order);
+    if (head == NIL) return charge_failed ? CHARGE_FAIL : ALLOC_FAIL;
     if (const scan_result result = isolate_ptes(m, pte, order, max_ptes_none); result != SUCCEED) {
         folio_put(m, head, 1);
         return result;
@@ -228,6 +233,7 @@ int errno_of(scan_result result) {
     case ALLOC_FAIL:
         return -ENOMEM;
     case EXCEED:
+    case CHARGE_FAIL:
         return -EBUSY;
     case PAGE_COUNT:
         return -EAGAIN;
@@ -263,7 +269,9 @@ int madvise_collapse(machine &m, u32 vma, u64 start, u64 end) {
         const scan_result result = collapse(m, vma, at, false);
         if (result == SUCCEED || result == PMD_MAPPED) continue;
         last = result;
-        if (result == ALLOC_FAIL || result == FAIL || result == EXCEED || result == PMD_NONE) break;
+        if (result == ALLOC_FAIL || result == CHARGE_FAIL || result == FAIL || result == EXCEED ||
+            result == PMD_NONE)
+            break;
     }
     return last == SUCCEED ? 0 : errno_of(last);
 }

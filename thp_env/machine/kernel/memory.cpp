@@ -20,21 +20,23 @@ bool pte_range_none(const u64 *pte, u32 nr) {
 u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u64 *table, u32 *order) {
     u32 orders = thp_vma_allowable_orders(m, vma) & ~(1U << PMD_ORDER);
     orders = thp_vma_suitable_orders(vma, address, orders);
-    const u32 index = pte_index(address);
+    const u32 index = pte_index(address), gfp = vma_thp_gfp_mask(m, vma);
     bool fits = false;
     while (orders) {
         *order = static_cast<u32>(std::bit_width(orders)) - 1;
         const u32 nr = 1U << *order;
         fits = fits || pte_range_none(table + (index & ~(nr - 1)), nr);
         if (fits) {
-            const u32 head = folio_alloc(m, *order);
+            bool charge_failed = false;
+            const u32 head = folio_alloc_charged(m, *order, gfp, &charge_failed);
             if (head != NIL) return head;
             m.count(MTHP_anon_fault_fallback, *order);
+            if (charge_failed) m.count(MTHP_anon_fault_fallback_charge, *order);
         }
         orders &= ~(1U << *order);
     }
     *order = 0;
-    return folio_alloc(m, 0);
+    return folio_prealloc(m);
 }
 
 // As R4 finds a block for a folio, but for 16 zero pages, the first of the huge zero folio.
@@ -80,10 +82,13 @@ vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool writ
 // R10: a private copy of one page, always order 0.
 vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
-    const u32 copy = folio_alloc(m, 0);
+    const u64 old = *pte;
+    const u32 original = old & PTE_SPECIAL ? NIL : page_head(m, pte_pfn(old));
+    if (original != NIL) folio_get(m, original, 1); // not to be reclaimed while it is copied
+    const u32 copy = folio_prealloc(m);
+    if (original != NIL) --m.pages[original].refcount;
     if (copy == NIL) return FAULT_OOM;
     const vm_area_struct &v = m.vmas[vma];
-    const u64 old = *pte;
     m.spend(TIME_fault, m.cost().fault);
     folio_add_new_anon_rmap(m, copy, vma, align_down(address, PAGE_SIZE), false);
     set_pte(m, v.vm_mm, address, pte, mk_pte(copy, vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY));
@@ -118,14 +123,19 @@ vm_fault wp_cont_pte_copy(machine &m, u32 vma, u64 address, u64 *block) {
     const vm_area_struct &v = m.vmas[vma];
     const u64 start = align_down(address, CONT_PTE_SIZE);
     const u32 old = pte_pfn(*block);
-    u32 copies[CONT_PTES] = {folio_alloc(m, CONT_PTE_ORDER)};
+    bool charge_failed = false, complete = true;
+    folio_get(m, page_head(m, old), 1); // not to be reclaimed while it is copied
+    u32 copies[CONT_PTES] = {folio_alloc_charged(m, CONT_PTE_ORDER, vma_thp_gfp_mask(m, v), &charge_failed)};
     const u32 nr = copies[0] == NIL ? CONT_PTES : 1, pages = CONT_PTES / nr;
     for (u32 i = 0; i < nr && nr > 1; ++i) {
-        copies[i] = folio_alloc(m, 0);
-        if (copies[i] != NIL) continue;
-        while (i-- > 0) folio_put(m, copies[i], 1);
-        return FAULT_OOM;
+        copies[i] = complete ? folio_prealloc(m) : NIL;
+        complete = copies[i] != NIL;
     }
+    --m.pages[page_head(m, old)].refcount;
+    for (u32 i = 0; i < nr && !complete; ++i) {
+        if (copies[i] != NIL) folio_put(m, copies[i], 1);
+    }
+    if (!complete) return FAULT_OOM;
     m.count(nr == 1 ? VM_thp_cow : VM_thp_cow_fallback);
     m.spend(TIME_fault, m.cost().fault);
     m.spend(TIME_copying, m.cost().copy_page * CONT_PTES);
@@ -145,9 +155,11 @@ vm_fault wp_cont_pte_copy(machine &m, u32 vma, u64 address, u64 *block) {
 vm_fault wp_cont_pte_zero(machine &m, u32 vma, u64 address, u64 *pte) {
     if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
     const vm_area_struct &v = m.vmas[vma];
-    const u32 head = folio_alloc(m, CONT_PTE_ORDER);
+    bool charge_failed = false;
+    const u32 head = folio_alloc_charged(m, CONT_PTE_ORDER, vma_thp_gfp_mask(m, v), &charge_failed);
     if (head == NIL) {
         m.count(MTHP_anon_fault_fallback, CONT_PTE_ORDER);
+        if (charge_failed) m.count(MTHP_anon_fault_fallback_charge, CONT_PTE_ORDER);
         contpte_try_unfold(m, v.vm_mm, address, pte);
         return wp_page_copy(m, vma, address, pte);
     }
@@ -241,10 +253,10 @@ vm_fault fault_once(machine &m, u32 vma, u64 address, bool write) {
 
 } // namespace
 
-void map_anon_folio_pte(machine &m, u32 vma, u32 head, u64 address, u64 *pte) {
+void map_anon_folio_pte(machine &m, u32 vma, u32 head, u64 address, u64 *pte, bool dirty) {
     const vm_area_struct &v = m.vmas[vma];
     const u32 nr = folio_nr_pages(m, head);
-    const u64 bits = vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY;
+    const u64 bits = vma_pte_bits(v, true) | PTE_ACCESSED | (dirty ? u64{PTE_DIRTY} : 0);
     const bool entire = feature(m, FEATURE_entire_mapcount) && nr == CONT_PTES;
     if (!entire) folio_get(m, head, static_cast<i32>(nr) - 1);
     folio_add_new_anon_rmap(m, head, vma, address, entire);

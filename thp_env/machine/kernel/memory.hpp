@@ -23,7 +23,7 @@ u32 folio_pte_batch(const machine &m, const u64 *pte, u32 max);
 bool fault_has_choice(machine &m, const vm_area_struct &vma, u64 address, u64 pmd);
 
 // Maps a new folio, writable where the VMA is; the caller's reference becomes the first page's.
-void map_anon_folio_pte(machine &m, u32 vma, u32 head, u64 address, u64 *pte);
+void map_anon_folio_pte(machine &m, u32 vma, u32 head, u64 address, u64 *pte, bool dirty = true);
 // Takes a batch of PTEs of one folio away, with their mappings and references.
 void unmap_folio_ptes(machine &m, u32 mm, u64 address, u64 *pte, u32 nr);
 

@@ -39,6 +39,9 @@ inline i32 folio_mapcount(const machine &m, u32 head) {
     return folio.large_mapcount + folio.entire_mapcount * further;
 }
 
+// In how many VMAs the folio was accessed since the last call; clears the accessed bits.
+u32 folio_referenced(machine &m, u32 head);
+
 // Whether any entry that maps the folio, in any process, is dirty.
 bool folio_any_pte_dirty(machine &m, u32 head);
 

@@ -2,9 +2,9 @@
 #include "../hardware/tlb.hpp"
 #include "cont_pte_hugepage.hpp"
 #include "huge_memory.hpp"
+#include "lru.hpp"
 #include "page_alloc.hpp"
 #include "rmap.hpp"
-#include "vmscan.hpp"
 #include <cerrno>
 
 namespace thp {
@@ -77,9 +77,8 @@ int split_folio(machine &m, u32 head) {
     if (pmd_order) m.count(VM_thp_split_page);
 
     huge_page_pool_split(m, head);
+    lru_shrink_folio(m, head, nr - 1);
     const page whole = folio;
-    const bool other_lru = (whole.flags & PG_lru) && on_cont_pte_lru(m, head);
-    if (other_lru) lru_del(m, head);
     const u32 dirty = folio_any_pte_dirty(m, head) ? u32{PG_dirty} : folio.flags & PG_dirty;
     const bool mlocked = whole.flags & PG_mlocked;
     for (u32 i = 0; i < nr; ++i) {
@@ -90,7 +89,8 @@ int split_folio(machine &m, u32 head) {
         page &p = m.pages[head + i];
         const u32 own = p.flags & PG_anon_exclusive;
         p.flags = PG_head | dirty | own |
-                  (whole.flags & (PG_anon | PG_swapbacked | PG_mlocked | (i ? 0U : u32{PG_lru | PG_active})));
+                  (whole.flags & (PG_anon | PG_swapbacked | PG_mlocked | PG_charged)) |
+                  (i ? 0U : whole.flags & (PG_lru | PG_active | PG_referenced | PG_workingset));
         p.order = 0;
         p.tail = 0;
         p.refcount = p.mapcount;
@@ -100,10 +100,6 @@ int split_folio(machine &m, u32 head) {
         p.entire_mapcount = p.nr_pages_mapped = 0;
         p.mm_id[0] = p.mm_id[1] = p.mm_id_mapcount[0] = p.mm_id_mapcount[1] = 0;
         p.deferred_next = p.deferred_prev = NIL;
-        if (i == 0 && other_lru) {
-            p.flags &= ~u32{PG_lru};
-            lru_add(m, head);
-        }
         if (i) lru_add_split_folio(m, head, head + i);
     }
     // Pages that nobody maps any more go back to the buddy allocator.
