@@ -20,7 +20,7 @@ u32 min_wmark(const machine &m) { return high_wmark(m) * 3 / 10; }
 u32 lent_limit(const machine &m) {
     const u64 blocks = m.h->config.nr_pages / CONT_PTES;
     const bool stable = m.h->clock - m.h->pool_peak_at > STABLE_AFTER;
-    return static_cast<u32>(blocks * 300 / 8192 * (stable ? 1 : 5));
+    return static_cast<u32>(stable ? blocks * 300 / 8192 : blocks * 3 / 16);
 }
 
 void pool_add(machine &m, u32 head) {
