@@ -100,6 +100,11 @@ class MachineConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return what the C++ core is made from."""
         tlb = core(self.core) if isinstance(self.core, str) else self.core
+        if tlb.base_shift != 12:
+            raise ValueError(
+                f"{tlb.name} lacks 4K pages, which the simulated kernel has: "
+                f"tlb_misses(addresses, core={tlb.name!r}, page_shift={tlb.base_shift}) simulates its TLB alone"
+            )
         pages = self.memory // layout.PAGE_SIZE
         if self.arch not in ARCHITECTURES:
             raise MachineError(f"arch is {self.arch!r}; there are {', '.join(ARCHITECTURES)}")
@@ -118,7 +123,7 @@ class MachineConfig:
             "features": mask,
             "pool_blocks": (self.pool or self.memory // 8) // CONT_PTE_SIZE if pooled else 0,
             "clock": self.clock,
-            **tlb.config(),
+            "tlb": tlb.config(),
         }
 
 
@@ -166,8 +171,8 @@ class Machine:
         brk, base = (int(program.meta.get(key, 0)) for key in ("brk_start", "mmap_base"))
         try:
             self._core = _core.CoreMachine.create(
-                self.config.as_dict(), max(1, len(program.regions)), len(program.processes), brk, base, *raw,
-                program.seed & NEVER,
+                self.config.as_dict(), max(1, len(program.regions)), len(program.processes),
+                program.swap_slots, brk, base, *raw, program.seed & NEVER,
             )  # fmt: skip
         except (ValueError, TypeError, MemoryError, RuntimeError) as error:
             raise MachineError(f"cannot build the machine: {error}") from None

@@ -91,6 +91,9 @@ namespace thp {
     X(untouched_page_us)                                                                                     \
     X(unmapped_page_us)                                                                                      \
     X(peak_resident)                                                                                         \
+    /* Of the TLB, too: CPUs interrupted by shootdowns; nested walks for a guest's page tables. */           \
+    X(nr_tlb_remote_flush_received)                                                                          \
+    X(walk_ref_nested)                                                                                       \
     /* arm64: blocks of 16 PTEs folded and unfolded, and TLB invalidations for it (X2-X4). */                \
     X(contpte_fold)                                                                                          \
     X(contpte_unfold)                                                                                        \

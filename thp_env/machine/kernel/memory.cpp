@@ -312,7 +312,9 @@ u32 folio_pte_batch(const machine &m, const u64 *pte, u32 max) {
 
 namespace {
 
-void zap_pte_range(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
+// True when something was left there.
+bool zap_pte_range(machine &m, u32 mm, u64 address, u64 *pte, u32 nr, bool drop_markers) {
+    bool skipped = false;
     for (u32 i = 0; i < nr;) {
         if (pte_none(pte[i])) {
             ++i;
@@ -327,6 +329,11 @@ void zap_pte_range(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
             continue;
         }
         const u64 at = address + (u64{i} << PAGE_SHIFT);
+        if (!pte_present(pte[i]) && !drop_markers) { // zap_nonpresent_ptes: only unmapping removes guards
+            skipped = true;
+            ++i;
+            continue;
+        }
         if (!pte_present(pte[i]) || (pte[i] & PTE_SPECIAL)) { // a marker or the zero page
             const u32 n = pte[i] & PTE_CONT ? std::min(CONT_PTES - pte_index(at) % CONT_PTES, nr - i) : 1;
             clear_full_ptes(m, mm, at, pte + i, n);
@@ -339,11 +346,12 @@ void zap_pte_range(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
         unmap_folio_ptes(m, mm, at, pte + i, n);
         i += n;
     }
+    return skipped;
 }
 
 } // namespace
 
-bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt) {
+bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
     const u32 mm = m.vmas[vma].vm_mm;
     mmu_gather gather;
     const u64 rss = m.mms[mm].rss;
@@ -353,9 +361,11 @@ bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt) {
             zap_huge_pmd(m, vma, pmd);
         } else {
             if (huge && !split_huge_pmd(m, vma, pmd, at)) return false; // R17
-            zap_pte_range(m, mm, at, pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
+            const auto nr = static_cast<u32>((next - at) >> PAGE_SHIFT);
+            const bool skipped = zap_pte_range(m, mm, at, pte_offset(m, *pmd, at), nr, !dontneed);
             // X1: only x86-64 selects PT_RECLAIM.
-            if (reclaim_pt && whole && m.h->config.arch == ARCH_X86_64) free_pte_table(m, pmd);
+            const bool reclaim_pt = dontneed && m.h->config.arch == ARCH_X86_64;
+            if (reclaim_pt && whole && !skipped) free_pte_table(m, pmd);
         }
         gather.add(at, next, huge && whole ? PMD_SHIFT : PAGE_SHIFT);
         return true;
