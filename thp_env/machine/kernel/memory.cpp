@@ -1,5 +1,6 @@
 #include "memory.hpp"
 #include "../hardware/tlb.hpp"
+#include "cont_pte_fault.hpp"
 #include "cont_pte_hugepage.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
@@ -11,10 +12,6 @@
 namespace thp {
 
 namespace {
-
-bool pte_range_none(const u64 *pte, u32 nr) {
-    return std::all_of(pte, pte + nr, [](u64 entry) { return pte_none(entry); });
-}
 
 // R4: the largest allowed order whose block lies in the VMA and is empty; on failure the next lower one.
 u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u64 *table, u32 *order) {
@@ -37,20 +34,6 @@ u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u
     }
     *order = 0;
     return folio_prealloc(m);
-}
-
-// As R4 finds a block for a folio, but for 16 zero pages, the first of the huge zero folio.
-bool set_cont_pte_huge_zero_page(machine &m, u32 vma, u64 address, u64 *pte) {
-    const vm_area_struct &v = m.vmas[vma];
-    u64 *block = contpte_align_down(m, pte);
-    if (!thp_vma_suitable_orders(v, address, thp_vma_allowable_orders(m, v) & 1U << CONT_PTE_ORDER))
-        return false;
-    if (!pte_range_none(block, CONT_PTES) || !mm_get_huge_zero_folio(m, v.vm_mm)) return false;
-    const u64 bits = vma_pte_bits(v, false) | PTE_SPECIAL | PTE_ACCESSED;
-    set_ptes(m, v.vm_mm, align_down(address, CONT_PTE_SIZE), block, mk_pte(m.h->huge_zero_pfn, bits),
-             CONT_PTES);
-    m.spend(TIME_fault, m.cost().fault_zero_page);
-    return true;
 }
 
 vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
@@ -108,73 +91,6 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     return FAULT_DONE;
 }
 
-// The 16 entries around one if they map an aligned 64K of one folio that the process may not write to.
-u64 *shared_cont_block(const machine &m, const vm_area_struct &v, u64 address, u64 *pte) {
-    u64 *block = contpte_align_down(m, pte);
-    if (!thp_vma_suitable_orders(v, address, 1U << CONT_PTE_ORDER)) return nullptr;
-    if (!pte_present(*block) || (*block & PTE_SPECIAL) || pte_pfn(*block) % CONT_PTES) return nullptr;
-    if (folio_pte_batch(m, block, CONT_PTES) < CONT_PTES) return nullptr;
-    const bool writable = std::any_of(block, block + CONT_PTES, [](u64 entry) { return entry & PTE_RW; });
-    return writable ? nullptr : block;
-}
-
-// OPPO's copy in do_wp_page: the whole block, to a 64K folio or else to 16 pages.
-vm_fault wp_cont_pte_copy(machine &m, u32 vma, u64 address, u64 *block) {
-    const vm_area_struct &v = m.vmas[vma];
-    const u64 start = align_down(address, CONT_PTE_SIZE);
-    const u32 old = pte_pfn(*block);
-    bool charge_failed = false, complete = true;
-    folio_get(m, page_head(m, old), 1); // not to be reclaimed while it is copied
-    u32 copies[CONT_PTES] = {folio_alloc_charged(m, CONT_PTE_ORDER, vma_thp_gfp_mask(m, v), &charge_failed)};
-    const u32 nr = copies[0] == NIL ? CONT_PTES : 1, pages = CONT_PTES / nr;
-    for (u32 i = 0; i < nr && nr > 1; ++i) {
-        copies[i] = complete ? folio_prealloc(m) : NIL;
-        complete = copies[i] != NIL;
-    }
-    --m.pages[page_head(m, old)].refcount;
-    for (u32 i = 0; i < nr && !complete; ++i) {
-        if (copies[i] != NIL) folio_put(m, copies[i], 1);
-    }
-    if (!complete) return FAULT_OOM;
-    m.count(nr == 1 ? VM_thp_cow : VM_thp_cow_fallback);
-    m.spend(TIME_fault, m.cost().fault);
-    m.spend(TIME_copying, m.cost().copy_page * CONT_PTES);
-    for (u32 i = 0; i < CONT_PTES; ++i) {
-        u8 &content = m.contents[copies[i / pages] + i % pages];
-        content = static_cast<u8>((content & CONTENT_TOUCHED) | (m.contents[old + i] & CONTENT_MASK));
-    }
-    unmap_folio_ptes(m, v.vm_mm, start, block, CONT_PTES);
-    for (u32 i = 0; i < nr; ++i) {
-        map_anon_folio_pte(m, vma, copies[i], start + (u64{i * pages} << PAGE_SHIFT), block + i * pages);
-    }
-    flush_tlb_range(m, v.vm_mm, start, start + CONT_PTE_SIZE);
-    return FAULT_DONE;
-}
-
-// A write to 16 folded zero pages: a 64K folio, as R11; without memory for it 16 base zero pages and R10.
-vm_fault wp_cont_pte_zero(machine &m, u32 vma, u64 address, u64 *pte) {
-    if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
-    const vm_area_struct &v = m.vmas[vma];
-    bool charge_failed = false;
-    const u32 head = folio_alloc_charged(m, CONT_PTE_ORDER, vma_thp_gfp_mask(m, v), &charge_failed);
-    if (head == NIL) {
-        m.count(MTHP_anon_fault_fallback, CONT_PTE_ORDER);
-        if (charge_failed) m.count(MTHP_anon_fault_fallback_charge, CONT_PTE_ORDER);
-        contpte_try_unfold(m, v.vm_mm, address, pte);
-        return wp_page_copy(m, vma, address, pte);
-    }
-    const u64 start = align_down(address, CONT_PTE_SIZE);
-    u64 *block = contpte_align_down(m, pte);
-    m.spend(TIME_fault, m.cost().fault);
-    m.spend(TIME_zeroing, m.cost().zero_page * CONT_PTES);
-    m.count(MTHP_anon_fault_alloc, CONT_PTE_ORDER);
-    clear_full_ptes(m, v.vm_mm, start, block, CONT_PTES);
-    map_anon_folio_pte(m, vma, head, start, block);
-    flush_tlb_range(m, v.vm_mm, start, start + CONT_PTE_SIZE);
-    ++m.vmas[vma].faults[CONT_PTE_ORDER];
-    return FAULT_DONE;
-}
-
 // R25-R27: small folios with the only reference; large ones that only one process maps, with more than one
 // page.
 bool wp_can_reuse_anon_folio(machine &m, u32 head) {
@@ -193,14 +109,16 @@ bool wp_can_reuse_anon_folio(machine &m, u32 head) {
 } // namespace
 
 vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
+    vm_fault whole = FAULT_FALLBACK; // the block of 16 pages around it
     if (*pte & PTE_SPECIAL) {
-        return *pte & PTE_CONT ? wp_cont_pte_zero(m, vma, address, pte) : wp_page_copy(m, vma, address, pte);
+        if (*pte & PTE_CONT) whole = do_cont_pte_zero_wp(m, vma, address, pte);
+        return whole == FAULT_FALLBACK ? wp_page_copy(m, vma, address, pte) : whole;
     }
     const u32 pfn = pte_pfn(*pte), head = page_head(m, pfn);
     const bool exclusive = (m.pages[pfn].flags & PG_anon_exclusive) && !feature(m, FEATURE_page_count_reuse);
     if (!exclusive && !wp_can_reuse_anon_folio(m, head)) {
-        u64 *block = feature(m, FEATURE_cow_64k) ? shared_cont_block(m, m.vmas[vma], address, pte) : nullptr;
-        return block ? wp_cont_pte_copy(m, vma, address, block) : wp_page_copy(m, vma, address, pte);
+        if (feature(m, FEATURE_cow_64k)) whole = do_cont_pte_wp(m, vma, address, pte);
+        return whole == FAULT_FALLBACK ? wp_page_copy(m, vma, address, pte) : whole;
     }
     m.spend(TIME_fault, m.cost().fault_reuse);
     if (contpte_maps_entirely(m, *pte)) { // one mapping, made writable as a whole
@@ -257,7 +175,7 @@ void map_anon_folio_pte(machine &m, u32 vma, u32 head, u64 address, u64 *pte, bo
     const vm_area_struct &v = m.vmas[vma];
     const u32 nr = folio_nr_pages(m, head);
     const u64 bits = vma_pte_bits(v, true) | PTE_ACCESSED | (dirty ? u64{PTE_DIRTY} : 0);
-    const bool entire = feature(m, FEATURE_entire_mapcount) && nr == CONT_PTES;
+    const bool entire = feature(m, FEATURE_entire_mapcount) && nr == CONT_PTES && (bits & PTE_PRESENT);
     if (!entire) folio_get(m, head, static_cast<i32>(nr) - 1);
     folio_add_new_anon_rmap(m, head, vma, address, entire);
     set_ptes(m, v.vm_mm, address, pte, mk_pte(head, bits), nr);

@@ -2,6 +2,7 @@
 #pragma once
 #include "../state.hpp"
 #include "huge_memory.hpp"
+#include <algorithm>
 
 namespace thp {
 
@@ -16,6 +17,9 @@ vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte);
 // False when splitting a PMD found no memory.
 bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed);
 
+inline bool pte_range_none(const u64 *pte, u32 nr) {
+    return std::all_of(pte, pte + nr, [](u64 entry) { return entry == 0; });
+}
 // How many PTEs from `pte` on map consecutive pages of one folio (folio_pte_batch).
 u32 folio_pte_batch(const machine &m, const u64 *pte, u32 max);
 
