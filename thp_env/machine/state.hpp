@@ -74,6 +74,11 @@ enum vm_flags : u32 {
     VM_WIPEONFORK = 1U << 7,
 };
 
+// When a policy was last asked about a VMA, and the VMA's statistics then; number 0: never.
+struct vma_question {
+    u64 number, faults, zapped;
+};
+
 struct vm_area_struct {
     u64 vm_start, vm_end, vm_pgoff;
     u32 vm_flags, vm_mm;
@@ -86,6 +91,7 @@ struct vm_area_struct {
     u64 swap_readahead;
     u64 faults[PMD_ORDER + 1]; // faults that allocated, by the order they got
     u64 zapped, zap_calls;     // pages unmapped again, and in how many calls
+    vma_question asked;
 };
 
 struct mm_struct {
@@ -224,6 +230,7 @@ struct header {
     u32 default_orders, reserved; // E1: the mask of VMAs that have none of their own; 0 = all
     u32 tlb_sizes, next_asid;     // page sizes that the TLB may hold, a bit each
     u32 asid_mm[MAX_ASIDS];       // the address space behind each ASID; NIL: none
+    u64 questions;                // that policies were asked
     cursor at;
     // The reserve of 64K folios (cont_pte_hugepage.cpp). lost: blocks that were split and not replaced yet.
     u32 pool_head, pool_lost, pool_lent, pool_peak;
