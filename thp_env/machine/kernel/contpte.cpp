@@ -20,19 +20,12 @@ void contpte_convert(machine &m, u32 mm, u64 address, u64 *pte, bool fold) {
     }
     m.count(fold ? VM_contpte_fold : VM_contpte_unfold);
     m.spend(TIME_splitting, m.cost().contpte_convert);
-    // With FEAT_BBM level 2 and no conflict aborts, the size may change under a live translation.
-    if (!fold && m.h->config.arch == ARCH_ARM64_BBML2) return;
+    // With FEAT_BBM level 2 and no conflict aborts, the size may change under a live translation, but not the
+    // frames, which it does for zero pages.
+    if (!fold && m.h->config.arch == ARCH_ARM64_BBML2 && !(*pte & PTE_SPECIAL)) return;
     m.count(VM_contpte_tlbi);
     const u64 start = align_down(address, CONT_PTE_SIZE);
     flush_tlb_range(m, mm, start, start + CONT_PTE_SIZE);
-}
-
-void contpte_try_unfold_partial(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
-    u64 *last = pte + nr - 1;
-    if (pte != contpte_align_down(m, pte) || nr < CONT_PTES) contpte_try_unfold(m, mm, address, pte);
-    if ((last - m.tables) % CONT_PTES != CONT_PTES - 1) {
-        contpte_try_unfold(m, mm, address + (u64{nr - 1} << PAGE_SHIFT), last);
-    }
 }
 
 // __split_huge_cont_pte: one mapping of the whole becomes 16 of its pages.
@@ -47,10 +40,17 @@ void split_entire_mapping(machine &m, u32 mm, u32 head) {
 
 } // namespace
 
-void contpte_try_fold(machine &m, u32 mm, u64 address, u64 *pte) {
+void contpte_try_unfold_partial(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
+    u64 *last = pte + nr - 1;
+    if (pte != contpte_align_down(m, pte) || nr < CONT_PTES) contpte_try_unfold(m, mm, address, pte);
+    if ((last - m.tables) % CONT_PTES != CONT_PTES - 1) {
+        contpte_try_unfold(m, mm, address + (u64{nr - 1} << PAGE_SHIFT), last);
+    }
+}
+
+void contpte_fold_block(machine &m, u32 mm, u64 address, u64 *pte) {
     const u64 last = *pte;
-    if (!arch_has_contpte(m) || feature(m, FEATURE_entire_mapcount)) return; // split mappings stay split
-    if (pte_index(address) % CONT_PTES != CONT_PTES - 1) return;
+    if (feature(m, FEATURE_entire_mapcount)) return; // split mappings stay split
     if (pte_pfn(last) % CONT_PTES != CONT_PTES - 1) return;
     if (!(last & PTE_PRESENT) || (last & (PTE_CONT | PTE_SPECIAL)))
         return; // PROT_NONE is not valid to the MMU
@@ -65,8 +65,7 @@ void contpte_try_fold(machine &m, u32 mm, u64 address, u64 *pte) {
     contpte_convert(m, mm, address, pte, true);
 }
 
-void contpte_try_unfold(machine &m, u32 mm, u64 address, u64 *pte) {
-    if (!(*pte & PTE_CONT)) return;
+void contpte_unfold_block(machine &m, u32 mm, u64 address, u64 *pte) {
     const bool entire = contpte_maps_entirely(m, *pte);
     contpte_convert(m, mm, address, pte, false);
     if (entire) split_entire_mapping(m, mm, page_head(m, pte_pfn(*pte)));
@@ -92,24 +91,9 @@ void contpte_set_ptes(machine &m, u64 address, u64 *pte, u32 nr) {
 }
 
 void set_ptes(machine &m, u32 mm, u64 address, u64 *pte, u64 entry, u32 nr) {
-    if (nr == 1) {
-        contpte_try_unfold(m, mm, address, pte);
-        *pte = entry;
-        contpte_try_fold(m, mm, address, pte);
-        return;
-    }
+    if (nr == 1) return set_pte(m, mm, address, pte, entry);
     for (u32 i = 0; i < nr; ++i) pte[i] = entry + mk_pte(i, 0);
     contpte_set_ptes(m, address, pte, nr);
-}
-
-void clear_full_ptes(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
-    contpte_try_unfold_partial(m, mm, address, pte, nr);
-    std::fill_n(pte, nr, 0);
-}
-
-void wrprotect_ptes(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
-    contpte_try_unfold_partial(m, mm, address, pte, nr);
-    for (u32 i = 0; i < nr; ++i) pte[i] &= ~u64{PTE_RW};
 }
 
 void clear_young_dirty_ptes(machine &m, u64 *pte, u32 nr, u64 bits) {

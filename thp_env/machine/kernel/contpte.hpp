@@ -19,9 +19,18 @@ inline bool contpte_maps_entirely(const machine &m, u64 entry) {
 }
 
 // X3: folds the block whose last entry this is, if one folio covers it with equal protection.
-void contpte_try_fold(machine &m, u32 mm, u64 address, u64 *pte);
+void contpte_fold_block(machine &m, u32 mm, u64 address, u64 *pte);
+inline void contpte_try_fold(machine &m, u32 mm, u64 address, u64 *pte) {
+    if (arch_has_contpte(m) && pte_index(address) % CONT_PTES == CONT_PTES - 1)
+        contpte_fold_block(m, mm, address, pte);
+}
 // X4: rewrites the block of a folded entry as 16 entries of their own.
-void contpte_try_unfold(machine &m, u32 mm, u64 address, u64 *pte);
+void contpte_unfold_block(machine &m, u32 mm, u64 address, u64 *pte);
+inline void contpte_try_unfold(machine &m, u32 mm, u64 address, u64 *pte) {
+    if (*pte & PTE_CONT) contpte_unfold_block(m, mm, address, pte);
+}
+// Unfolds only the blocks that nr entries cover in part.
+void contpte_try_unfold_partial(machine &m, u32 mm, u64 address, u64 *pte, u32 nr);
 
 // X5: the walker notes an access in any entry of the block, so a read gathers all of them.
 u64 contpte_ptep_get(const machine &m, u64 *pte);
@@ -32,12 +41,19 @@ void contpte_set_ptes(machine &m, u64 address, u64 *pte, u32 nr);
 // Maps nr consecutive frames from the one in `entry` on.
 void set_ptes(machine &m, u32 mm, u64 address, u64 *pte, u64 entry, u32 nr);
 inline void set_pte(machine &m, u32 mm, u64 address, u64 *pte, u64 entry) {
-    set_ptes(m, mm, address, pte, entry, 1);
+    contpte_try_unfold(m, mm, address, pte);
+    *pte = entry;
+    contpte_try_fold(m, mm, address, pte);
 }
 
-// These unfold only the blocks that the range covers in part.
-void clear_full_ptes(machine &m, u32 mm, u64 address, u64 *pte, u32 nr);
-void wrprotect_ptes(machine &m, u32 mm, u64 address, u64 *pte, u32 nr);
+inline void clear_full_ptes(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
+    if (arch_has_contpte(m)) contpte_try_unfold_partial(m, mm, address, pte, nr);
+    std::fill_n(pte, nr, 0);
+}
+inline void wrprotect_ptes(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
+    if (arch_has_contpte(m)) contpte_try_unfold_partial(m, mm, address, pte, nr);
+    for (u32 i = 0; i < nr; ++i) pte[i] &= ~u64{PTE_RW};
+}
 // X5: clears bits of a range widened to whole blocks.
 void clear_young_dirty_ptes(machine &m, u64 *pte, u32 nr, u64 bits);
 bool ptep_test_and_clear_young(machine &m, u64 *pte);
