@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.machines import PAGE, PMD, machine_of, program_of, run
 from support.reference_tlb import ReferenceTlb
 
 from thp_env.machine import Machine, MachineConfig, MachineError, Status
-from thp_env.machine.cores import CORES, Tlb
+from thp_env.machine.cores import ABSENT, CORES, Tlb
 from thp_env.traces import ProgramBuilder
 from thp_env.traces.program import ACCESS_DTYPE
 
@@ -19,8 +21,13 @@ GEOMETRIES = [
     Tlb("full", (1, 64), None, (1, 256), pwc=((1, 8), (1, 4), (1, 4))),
     Tlb("odd ways", (16, 3), (4, 5), (32, 7), pwc=((1, 3), (1, 3), (1, 3))),
     Tlb("no walk caches", (16, 4), None, (64, 6), pwc=((1, 0), (1, 0), (1, 0))),
+    Tlb("one for all", (1, 24), None, (1, 40), pwc=((1, 20), (1, 4), (1, 4))),
+    Tlb("trees", (1, 32), (2, 4), (16, 8), pwc=((1, 16), (1, 4), (1, 4)), replacement=("plru", "plru", "plru")),
+    Tlb("hashed", (3, 4), None, (171, 12), hashed=True),
+    Tlb("divided", (8, 4), (4, 2), (16, 4), l2_2m=(4, 4)),
+    Tlb("small second level", (8, 4), (4, 2), (16, 4), l2_2m=ABSENT, l2_1g=ABSENT),
     CORES["skylake"],
-    CORES["zen4"],
+    replace(CORES["zen4"], coalesce=1),
 ]
 PAGES = 4096
 NAMES = ["accesses", "dtlb_l1_miss", "dtlb_l2_miss", "walk_ref_pgd", "walk_ref_pud", "walk_ref_pmd", "walk_ref_pte",
@@ -78,7 +85,7 @@ def test_both_levels_and_the_walker_equal_the_reference(tlb):
     assert 0 < counters["dtlb_l1_miss"] < len(pages)
 
 
-@pytest.mark.parametrize("tlb", GEOMETRIES[:6], ids=lambda t: t.name)
+@pytest.mark.parametrize("tlb", GEOMETRIES, ids=lambda t: t.name)
 def test_2m_mappings_use_the_2m_array(tlb):
     pages = np.random.default_rng(2).integers(0, 32 * 512, 5000)
     machine, counters = replayed(tlb, pages, 32 * PMD, "2048")
