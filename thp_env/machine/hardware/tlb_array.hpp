@@ -37,8 +37,9 @@ inline u32 find_among(const u64 *tags, u32 ways, u64 tag) {
 
 // LRU order of up to 16 ways in one word: way numbers of 4 bits, the most recent one lowest.
 struct lru_word {
-    static constexpr u64 ONES = 0x1111111111111111ULL, FIRST = 0xfedcba9876543210ULL;
+    static constexpr u64 ONES = 0x1111111111111111ULL;
 
+    static u64 first(u32 ways) { return 0xfedcba9876543210ULL & ~0ULL >> (64 - 4 * ways); }
     static u32 position(u64 order, u32 way) { // in bits
         const u64 x = order ^ way * ONES;
         return static_cast<u32>(std::countr_zero((x - ONES) & ~x & ONES << 3)) & ~3U;
@@ -53,7 +54,13 @@ struct lru_word {
         return (order & ~(all << 4 | 15)) | (order & newer) | (order >> 4 & all & ~newer) |
                u64{way} << 4 * (ways - 1);
     }
-    static u32 last(u64 order, u32 ways) { return order >> 4 * (ways - 1) & 15; }
+    // The least recently used way, which becomes the most recently used.
+    static u32 renew_last(u64 *order, u32 ways) {
+        const u32 last = 4 * (ways - 1);
+        const u64 way = *order >> last;
+        *order = (*order & below(last)) << 4 | way;
+        return static_cast<u32>(way);
+    }
 };
 
 // Tree-PLRU: one bit per inner node of a binary tree over the ways, the root bit 1; it points to the half that
@@ -105,7 +112,7 @@ struct tlb_array {
             u64 *set = words + u64{s} * stride;
             if (plru) continue;
             if (!wide()) {
-                *set = lru_word::FIRST;
+                *set = lru_word::first(ways);
                 continue;
             }
             for (u32 way = 0; way < ways; ++way) push_front(set, way);
@@ -126,10 +133,16 @@ struct tlb_array {
     void insert(u64 number, u64 tag, u64 value) const {
         if (!ordered) return insert_other(number, tag, value);
         u64 *set = words + (number & (sets - 1)) * stride;
-        const u32 way = lru_word::last(*set, ways);
-        *set = lru_word::to_front(*set, way, 4 * (ways - 1));
+        const u32 way = lru_word::renew_last(set, ways);
         set[1 + way] = tag;
         set[1 + ways + way] = value;
+    }
+
+    // Whether a tag was there; now it is, and the most recently used.
+    bool find_or_insert(u64 number, u64 tag) const {
+        if (find(number, tag)) return true;
+        insert(number, tag, 0);
+        return false;
     }
 
     void drop(u64 number, u64 tag) const {
@@ -167,14 +180,13 @@ struct tlb_array {
 
     [[gnu::noinline]] void insert_other(u64 number, u64 tag, u64 value) const {
         u64 *set = set_of(number);
-        const u32 way = victim(set);
+        const u32 way = renew_victim(set);
         if (wide()) {
             if (set[1 + way]) unchain(set, way);
             chain(set, way, tag);
         }
         set[1 + way] = tag;
         set[1 + ways + way] = value;
-        touch(set, way);
     }
 
     // Wide sets. Links are way + 1, 0 for none; the set's word holds the list's ends.
@@ -205,12 +217,19 @@ struct tlb_array {
         }
     }
 
-    u32 victim(u64 *set) const {
+    // The way to be replaced, which becomes the most recently used.
+    u32 renew_victim(u64 *set) const {
         if (plru) {
-            const u32 way = find_free(set);
-            return way == NIL ? plru_tree::victim(*set, ways) : way;
+            u32 way = find_free(set);
+            if (way == NIL) way = plru_tree::victim(*set, ways);
+            *set = plru_tree::touch(*set, way, ways);
+            return way;
         }
-        return wide() ? *tail(set) - 1U : lru_word::last(*set, ways);
+        if (!wide()) return lru_word::renew_last(set, ways);
+        const u32 way = *tail(set) - 1U;
+        unlink(set, way);
+        push_front(set, way);
+        return way;
     }
 
     u32 find_free(const u64 *set) const {

@@ -52,24 +52,16 @@ u32 mmu::size_of(const leaf &l, u64 address) const {
     return differ ? SIZE_4K : SIZE_COALESCED;
 }
 
-// The deepest paging structure that is cached saves the references above it; a walk fills all of them.
+// The deepest paging structure that is cached saves the references above it; a walk fills those below it.
 u32 mmu::walk_cost(const tlb &t, u64 address, u32 levels, u32 *first) {
-    const tlb_array *caches = t.pwc;
     *first = 0;
     for (u32 i = 0; i < NR_PWC && *first == 0; ++i) { // PDE, PDPTE, PML4E: skip 3, 2, 1 levels
-        const u32 skipped = NR_PWC - i;
-        if (skipped >= levels || caches[i].ways == 0) continue;
-        const u32 shift = LEVEL_SHIFT[skipped - 1];
-        if (caches[i].find(address >> shift, tlb_tag(address, shift, 0, mm))) *first = skipped;
+        const u32 skipped = NR_PWC - i, shift = LEVEL_SHIFT[skipped - 1];
+        if (skipped >= levels || t.pwc[i].ways == 0) continue;
+        if (t.pwc[i].find_or_insert(address >> shift, tlb_tag(address, shift, 0, mm))) *first = skipped;
     }
     u32 cost = 0;
     for (u32 level = *first; level < levels; ++level) cost += m.h->config.tlb.walk_cycles[level];
-    for (u32 i = 0; i < NR_PWC; ++i) {
-        const u32 cached = NR_PWC - i;
-        if (cached >= levels || cached <= *first || caches[i].ways == 0) continue;
-        const u32 shift = LEVEL_SHIFT[cached - 1];
-        caches[i].insert(address >> shift, tlb_tag(address, shift, 0, mm), 0);
-    }
     return cost;
 }
 
