@@ -115,7 +115,10 @@ struct tlb_array {
                 *set = lru_word::first(ways);
                 continue;
             }
-            for (u32 way = 0; way < ways; ++way) push_front(set, way);
+            for (u32 way = 0; way < ways; ++way) { // in a ring
+                next_of(set)[way] = static_cast<u16>((way + 1) % ways);
+                prev_of(set)[way] = static_cast<u16>((way + ways - 1) % ways);
+            }
         }
     }
 
@@ -189,15 +192,14 @@ struct tlb_array {
         set[1 + ways + way] = value;
     }
 
-    // Wide sets. Links are way + 1, 0 for none; the set's word holds the list's ends.
+    // Wide sets. All ways stand in a ring in LRU order; the set's word is the most recently used one. Chains link
+    // ways + 1, 0 for none.
     u16 *prev_of(u64 *set) const { return reinterpret_cast<u16 *>(set + 1 + 2 * ways); }
     u16 *next_of(u64 *set) const { return prev_of(set) + ways; }
     u16 *chain_of(u64 *set) const { return prev_of(set) + 2 * ways; }
     u16 &bucket(u64 *set, u64 tag) const {
         return prev_of(set)[3 * ways + (tag * 0x9e3779b97f4a7c15ULL >> bucket_shift)];
     }
-    static u16 *head(u64 *set) { return reinterpret_cast<u16 *>(set); }
-    static u16 *tail(u64 *set) { return reinterpret_cast<u16 *>(set) + 1; }
 
     u32 position(u64 *set, u64 tag) const {
         if (!wide()) return find_among(set + 1, ways, tag);
@@ -211,9 +213,9 @@ struct tlb_array {
             *set = plru_tree::touch(*set, way, ways);
         } else if (!wide()) {
             *set = lru_word::to_front(*set, way, lru_word::position(*set, way));
-        } else if (*head(set) != way + 1) {
-            unlink(set, way);
-            push_front(set, way);
+        } else if (*set != way) {
+            put_between_ends(set, way);
+            *set = way;
         }
     }
 
@@ -226,10 +228,7 @@ struct tlb_array {
             return way;
         }
         if (!wide()) return lru_word::renew_last(set, ways);
-        const u32 way = *tail(set) - 1U;
-        unlink(set, way);
-        push_front(set, way);
-        return way;
+        return static_cast<u32>(*set = prev_of(set)[*set]); // the last in the ring is the first now
     }
 
     u32 find_free(const u64 *set) const {
@@ -245,34 +244,24 @@ struct tlb_array {
         if (plru) return;
         if (!wide()) {
             *set = lru_word::to_back(*set, way, ways);
-        } else if (*tail(set) != way + 1) {
-            unlink(set, way);
-            push_back(set, way);
+        } else if (*set == way) {
+            *set = next_of(set)[way];
+        } else {
+            put_between_ends(set, way);
         }
     }
 
-    void push_front(u64 *set, u32 way) const {
-        const auto link = static_cast<u16>(way + 1);
-        const u16 old = *head(set);
-        prev_of(set)[way] = 0;
-        next_of(set)[way] = old;
-        (old ? prev_of(set)[old - 1] : *tail(set)) = link;
-        *head(set) = link;
-    }
-
-    void push_back(u64 *set, u32 way) const {
-        const auto link = static_cast<u16>(way + 1);
-        const u16 old = *tail(set);
-        next_of(set)[way] = 0;
-        prev_of(set)[way] = old;
-        (old ? next_of(set)[old - 1] : *head(set)) = link;
-        *tail(set) = link;
-    }
-
-    void unlink(u64 *set, u32 way) const {
-        const u16 before = prev_of(set)[way], after = next_of(set)[way];
-        (before ? next_of(set)[before - 1] : *head(set)) = after;
-        (after ? prev_of(set)[after - 1] : *tail(set)) = before;
+    // Moves a way that is not the first between the last and the first.
+    void put_between_ends(u64 *set, u32 way) const {
+        u16 *prev = prev_of(set), *next = next_of(set);
+        const auto moved = static_cast<u16>(way), first = static_cast<u16>(*set);
+        if (prev[first] == moved) return;
+        next[prev[way]] = next[way];
+        prev[next[way]] = prev[way];
+        prev[way] = prev[first];
+        next[way] = first;
+        next[prev[first]] = moved;
+        prev[first] = moved;
     }
 
     void chain(u64 *set, u32 way, u64 tag) const {
