@@ -27,11 +27,11 @@ enum step_result : u32 { STEP_DONE, STEP_PAUSED, STEP_OOM, STEP_FAULTED };
 struct interpreter {
     machine &m;
     const program_view &p;
-    const run_budget &budget;
+    run_budget &budget;
     u64 choices_at_start;
 
     bool window_over(const mmu &unit) const {
-        return unit.elapsed >= unit.left ||
+        return unit.elapsed >= unit.left || budget.accesses == 0 ||
                m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
     }
 
@@ -64,6 +64,7 @@ struct interpreter {
             for (; at < end; ++at) {
                 result = window_over(unit) ? STEP_PAUSED : step(at, addresses[at - first]);
                 if (result != STEP_DONE) break; // a step that failed is not done
+                --budget.accesses;
             }
         }
         m.h->at.step = at;
@@ -292,11 +293,11 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base) {
     return true;
 }
 
-run_status run(machine &m, const program_view &program, const run_budget &budget) {
+run_status run(machine &m, const program_view &program, run_budget &budget) {
     interpreter i{m, program, budget, m.h->vm[VM_fault_with_choice]};
     cursor &at = m.h->at;
     for (u64 done = 0; at.op < program.nr_ops; ++done) {
-        if (done >= budget.ops || m.h->clock >= budget.until) return RUN_WINDOW;
+        if (done >= budget.ops || m.h->clock >= budget.until || budget.accesses == 0) return RUN_WINDOW;
         const op_record &op = program.ops[at.op];
         const u32 first_id = m.h->next_vma_id;
         const step_result result = i.execute(op);
