@@ -117,6 +117,7 @@ class ReferenceTlb:
     l1_miss: int = 0
     l2_miss: int = 0
     dirty_assist: int = 0
+    flushes: int = 0
     flushed_pages: int = 0
     flushed_spaces: int = 0
     references: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LEVELS.values(), 0))
@@ -232,12 +233,16 @@ class ReferenceTlb:
         """Linux on x86: page by page up to 33, beyond that the address space."""
         if -(-(end - start) >> shift) > 33:
             return self.invalidate_mm(mm)
+        self.flushes += 1
         for address in range(start, end, 1 << shift):
             self.flushed_pages += 1
             self._drop_page(address, mm)
+            if any(shift not in level for level in (self.l1, self.l2) if level):
+                self.forget(mm)  # the page's pieces could be anywhere
         self._drop_walk_caches(mm)
 
     def invalidate_mm(self, mm: int = 0) -> None:
+        self.flushes += 1
         self.flushed_spaces += 1
         self.forget(mm)
 

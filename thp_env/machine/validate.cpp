@@ -356,19 +356,17 @@ struct scan {
             for (const tlb_array &array : t.arrays) {
                 array.for_each([&](u64 tag, u64 data) { translation(t, tag, data, which == 1); });
             }
-            for (u32 i = 0; i < NR_PWC; ++i) {
-                const u32 shift = i == 0 ? PMD_SHIFT : i == 1 ? PUD_SHIFT : PGDIR_SHIFT;
-                t.pwc[i].for_each([&](u64 tag, u64) {
-                    const u64 address = (tag >> 16) << shift;
-                    const u32 mm = tag_mm(tag);
-                    const bool used = mm < rss.size() && m.mms[mm].in_use;
-                    expect(used, "walk cache of no process", mm);
-                    const u32 v = used ? find_vma(m, mm, address) : NIL;
-                    expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift), "stale walk cache",
-                           address);
-                });
-            }
+            for (u32 i = 0; i < NR_PWC; ++i) t.pwc[i].for_each([&](u64 tag, u64) { walk_cache(tag, i); });
         }
+    }
+
+    // Something must still be mapped below a cached PDE, PDPTE or PML4E.
+    void walk_cache(u64 tag, u32 which) {
+        const u32 mm = tag_mm(tag), shift = PMD_SHIFT + 9 * which;
+        const u64 address = (tag >> 16) << shift;
+        if (mm >= rss.size() || !m.mms[mm].in_use) return expect(false, "walk cache of no process", mm);
+        const u32 v = find_vma(m, mm, address);
+        expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift), "stale walk cache", address);
     }
 
     void clock() {

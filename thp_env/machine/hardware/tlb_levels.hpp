@@ -56,6 +56,11 @@ struct tlb {
         return (data >> TLB_PFN_SHIFT) + ((address >> PAGE_SHIFT) & (pages - 1));
     }
 
+    // Whether a level holds pages of a size in smaller pieces.
+    bool in_pieces(u32 size) const {
+        return piece[0][size] != size || (piece[1][size] != size && piece[1][size] != NIL);
+    }
+
     // Drops the translations of one page, whatever their size.
     void drop_page(u64 address, u32 mm, u32 sizes) const;
     void drop_walk_caches(u32 mm) const;
