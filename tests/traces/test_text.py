@@ -77,6 +77,11 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     swap 64M
     reclaim
     khugepaged 3
+    set defrag defer+madvise
+    set khugepaged/defrag 0
+    pollute 0.34
+    fragment 4 0.8
+    compact
     fork C
     pin a 32K 4K
     unpin
@@ -117,6 +122,11 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     b.swap(64 << 20)
     b.reclaim()
     b.khugepaged(3)
+    b.set("defrag", "defer+madvise")
+    b.set("khugepaged/defrag", 0)
+    b.pollute(0.34)
+    b.fragment(4, 0.8)
+    b.compact()
     b.fork("C")
     b.pin("a", 32768, 4096)
     b.unpin()

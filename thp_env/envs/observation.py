@@ -127,9 +127,7 @@ def system_observation(machine: Machine, last: Counters, now: Counters, vmas: in
     """Return the `SYSTEM_FIELDS`, float32; `now - last` is the last window."""
     window = now - last
     total = machine.config.memory // layout.PAGE_SIZE
-    free, blocks = machine.free_pages, machine.free_blocks
-    listed = sum(n << order for order, n in enumerate(blocks))
-    unused = free - listed  # never used: whole
+    free, blocks = machine.free_pages, machine.buddyinfo()
     share = 1.0 / max(1, free)
     time = max(1, window.clock_ps)
     accesses = max(1, window["accesses"])
@@ -137,8 +135,8 @@ def system_observation(machine: Machine, last: Counters, now: Counters, vmas: in
     second = tlb.l2 or (0, 0)
     values = [
         free / total,
-        (unused + sum(n << order for order, n in enumerate(blocks) if order >= 4)) * share,
-        (unused + sum(n << order for order, n in enumerate(blocks) if order >= 9)) * share,
+        sum(n << order for order, n in enumerate(blocks) if order >= 4) * share,
+        sum(n << order for order, n in enumerate(blocks) if order >= 9) * share,
         _log(total / 256, 20),
         now["nr_resident"] / total,
         _log(now["nr_anon_partially_mapped"], 16),

@@ -30,7 +30,9 @@ namespace thp {
     X(fork_pmd)        /* sharing one PMD */                                                                 \
     X(swap_out_page)   /* compressing one page to zram */                                                    \
     X(swap_in_page)    /* decompressing one page */                                                          \
-    X(scan_pte)        /* reading and clearing one accessed bit */
+    X(scan_pte)        /* reading and clearing one accessed bit */                                           \
+    X(migrate_page)    /* moving one 4K page to another frame */                                             \
+    X(compact_scan)    /* looking at one page for compaction */
 
 struct clock_table {
 #define X(name) u64 name;
@@ -60,7 +62,7 @@ struct tlb_config {
 struct machine_config {
     u64 nr_pages;
     u32 max_vmas, max_mms, max_tables, nr_cpus;
-    u32 shadow_tlb, reserved;
+    u32 shadow_tlb, min_free_kbytes; // NIL: as the kernel computes it
     tlb_config tlb;
     clock_table clock;
 };

@@ -19,7 +19,7 @@ _VM = {name: i for i, name in enumerate(VM_EVENTS)}
 _MTHP = {name: i for i, name in enumerate(MTHP_STATS)}
 _TIME = {name: i for i, name in enumerate(TIMES)}
 
-GAUGES = frozenset({"nr_resident", "nr_untouched", "nr_unmapped", "nr_page_table", "peak_resident"})
+GAUGES = frozenset({"nr_resident", "nr_untouched", "nr_unmapped", "nr_page_table", "peak_resident", "nr_held"})
 """Events that are a state, not a count: a difference keeps the later value."""
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from thp_env.machine import _core
 
+NIL = 0xFFFFFFFF
+"""No record; in the configuration: the default."""
 PAGE_SIZE = 4096
 PMD_SIZE = 2 << 20
 PMD_ORDER = 9
@@ -32,8 +34,14 @@ SETTINGS = {
     "khugepaged/max_ptes_none": 512,
     "khugepaged/max_ptes_shared": 512,
     "khugepaged/max_ptes_swap": 512,
+    "defrag": 5,
+    "khugepaged/defrag": 2,
 }
 """Files below /sys/kernel/mm/transparent_hugepage and how many values each takes; the position is the code."""
+SETTING_NAMES = {"enabled": THP_MODES, "defrag": ("always", "defer", "defer+madvise", "madvise", "never")}
+"""Settings whose values have names; the position is the value."""
+MAX_PAGE_ORDER = 10
+MIGRATE_TYPES = ("unmovable", "movable", "reclaimable")
 PATTERNS = ("stride", "uniform", "bins", "chase")
 TOUCH = ("read", "write", "writez", "fill")
 AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION = range(4)

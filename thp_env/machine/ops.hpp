@@ -31,7 +31,10 @@ namespace thp {
     X(unpin, "")                                                                                             \
     X(swap, "length")                                                                                        \
     X(reclaim, "")                                                                                           \
-    X(khugepaged, "a=rounds")
+    X(khugepaged, "a=rounds")                                                                                \
+    X(pollute, "a=share of 2^16")                                                                            \
+    X(fragment, "a=order b=index in thousandths")                                                            \
+    X(compact, "")
 
 enum op_code : u16 {
 #define X(name, fields) OP_##name,
@@ -48,8 +51,12 @@ enum thp_setting : u64 {
     SET_MAX_PTES_NONE,
     SET_MAX_PTES_SHARED,
     SET_MAX_PTES_SWAP,
+    SET_DEFRAG,
+    SET_KHUGEPAGED_DEFRAG,
     NR_SETTINGS
 };
+// transparent_hugepage/defrag
+enum thp_defrag : u64 { DEFRAG_ALWAYS, DEFRAG_DEFER, DEFRAG_DEFER_MADVISE, DEFRAG_MADVISE, DEFRAG_NEVER };
 enum placement : u64 { AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION };
 enum touch_kind : u64 { TOUCH_READ, TOUCH_WRITE, TOUCH_WRITEZ, TOUCH_FILL };
 enum access_pattern : u64 { PATTERN_STRIDE, PATTERN_UNIFORM, PATTERN_BINS, PATTERN_CHASE };

@@ -115,6 +115,9 @@ FORMS: dict[str, tuple[str, tuple[Callable[[str], Any], ...], int]] = {
     "swap": ("swap", (number,), 1),
     "reclaim": ("reclaim", (), 0),
     "khugepaged": ("khugepaged", (int,), 0),
+    "pollute": ("pollute", (float,), 1),
+    "fragment": ("fragment", (int, float), 2),
+    "compact": ("compact", (), 0),
     "fork": ("fork", (str,), 1),
     "exit": ("exit", (str,), 1),
     "pin": ("pin", (str, number, number), 3),
@@ -252,7 +255,7 @@ def _format(program: Program, op: np.void) -> str:
             return f"thp {4 << a} {layout.THP_MODES[b]}"
         case "set":
             path = list(layout.SETTINGS)[a]
-            return f"set {path} {layout.THP_MODES[b] if path == 'enabled' else b}"
+            return f"set {path} {layout.SETTING_NAMES[path][b] if path in layout.SETTING_NAMES else b}"
         case "mmap":
             place = _format_place(program, c, a, b, int(op["aux"]))
             flags = "".join(
@@ -304,9 +307,13 @@ def _format(program: Program, op: np.void) -> str:
             return f"orders {where} {a:#x}"
         case "khugepaged":
             return f"khugepaged {a}"
+        case "pollute":
+            return f"pollute {a / 65536}"
+        case "fragment":
+            return f"fragment {a} {b / 1000}"
         case "swap":
             return f"swap {op['length']}"
-        case "shrink" | "unpin" | "reclaim":
+        case "shrink" | "unpin" | "reclaim" | "compact":
             return name
     return f"{name} {where}"
 

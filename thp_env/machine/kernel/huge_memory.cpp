@@ -22,7 +22,7 @@ u64 protection(const vm_area_struct &vma, bool write) {
 bool get_huge_zero(machine &m, u32 mm) {
     if (m.mms[mm].huge_zero) return true;
     if (m.h->huge_zero_pfn == NIL) {
-        const u32 pfn = alloc_pages(m, PMD_ORDER);
+        const u32 pfn = alloc_pages(m, PMD_ORDER, MIGRATE_UNMOVABLE);
         if (pfn == NIL) return false;
         m.h->huge_zero_pfn = pfn;
         std::fill_n(m.contents + pfn, HPAGE_PMD_NR, CONTENT_TOUCHED); // nobody waits for a first access
@@ -35,7 +35,7 @@ bool get_huge_zero(machine &m, u32 mm) {
 }
 
 vm_fault map_new_huge_pmd(machine &m, u32 vma, u64 address, u64 *pmd) {
-    const u32 head = folio_alloc(m, PMD_ORDER);
+    const u32 head = folio_alloc(m, PMD_ORDER, vma_thp_gfp_mask(m, m.vmas[vma]));
     if (head == NIL) {
         m.count(VM_thp_fault_fallback);
         m.count(MTHP_anon_fault_fallback, PMD_ORDER);
@@ -82,6 +82,22 @@ u32 thp_vma_suitable_orders(const vm_area_struct &vma, u64 address, u32 orders) 
         fit |= 1U << order;
     }
     return orders & fit;
+}
+
+u32 vma_thp_gfp_mask(const machine &m, const vm_area_struct &vma) {
+    const bool advised = vma.vm_flags & VM_HUGEPAGE;
+    switch (m.h->defrag) {
+    case DEFRAG_ALWAYS:
+        return GFP_RECLAIM | (advised ? 0 : u32{GFP_NORETRY});
+    case DEFRAG_DEFER:
+        return GFP_KSWAPD_RECLAIM;
+    case DEFRAG_DEFER_MADVISE:
+        return advised ? GFP_DIRECT_RECLAIM : GFP_KSWAPD_RECLAIM;
+    case DEFRAG_MADVISE:
+        return advised ? u32{GFP_DIRECT_RECLAIM} : 0;
+    default:
+        return 0;
+    }
 }
 
 vm_fault do_huge_pmd_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {

@@ -13,6 +13,9 @@ u32 thp_vma_allowable_orders(const machine &m, const vm_area_struct &vma);
 // Of `orders`, those whose aligned block around the address lies inside the VMA.
 u32 thp_vma_suitable_orders(const vm_area_struct &vma, u64 address, u32 orders);
 
+// How hard a fault may try for a large folio: the `defrag` setting (vma_thp_gfp_mask).
+u32 vma_thp_gfp_mask(const machine &m, const vm_area_struct &vma);
+
 enum vm_fault : u32 { FAULT_DONE, FAULT_FALLBACK, FAULT_SIGSEGV, FAULT_OOM };
 
 vm_fault do_huge_pmd_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write);

@@ -112,7 +112,8 @@ scan_result collapse(machine &m, u32 vma, u64 start, bool khugepaged) {
     u32 unmapped = 0;
     m.spend(TIME_monitoring, m.cost().scan_pte * HPAGE_PMD_NR);
     if (const scan_result result = scan_ptes(m, pte, khugepaged, &unmapped); result != SUCCEED) return result;
-    const u32 head = folio_alloc(m, PMD_ORDER);
+    const bool direct = !khugepaged || m.h->khugepaged_defrag; // GFP_TRANSHUGE
+    const u32 head = folio_alloc(m, PMD_ORDER, direct ? u32{GFP_DIRECT_RECLAIM} : 0);
     if (head == NIL) {
         m.count(VM_thp_collapse_alloc_failed);
         return ALLOC_FAIL;

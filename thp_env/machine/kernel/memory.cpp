@@ -1,5 +1,6 @@
 #include "memory.hpp"
 #include "../hardware/tlb.hpp"
+#include "kswapd.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -26,7 +27,7 @@ u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u
         const u32 nr = 1U << *order;
         fits = fits || pte_range_none(table + (index & ~(nr - 1)), nr);
         if (fits) {
-            const u32 head = folio_alloc(m, *order);
+            const u32 head = folio_alloc(m, *order, vma_thp_gfp_mask(m, vma));
             if (head != NIL) return head;
             m.count(MTHP_anon_fault_fallback, *order);
         }
@@ -174,6 +175,7 @@ vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write) {
     m.count(VM_pgfault);
     mm_struct &mm = m.mms[m.vmas[vma].vm_mm];
     if (result == FAULT_DONE && mm.majflt == majflt) ++mm.minflt;
+    run_daemons(m);
     return result;
 }
 

@@ -73,7 +73,7 @@ bool pte_alloc(machine &m, u64 *pmd) {
 u32 table_page_alloc(machine &m) {
     table_header &t = m.h->tables[TABLE_tables];
     if (t.free == NIL && t.used == t.capacity) return NIL;
-    const u32 pfn = alloc_pages(m, 0);
+    const u32 pfn = alloc_pages(m, 0, MIGRATE_UNMOVABLE);
     if (pfn == NIL) return NIL;
     m.pages[pfn].flags = PG_table;
     m.pages[pfn].refcount = 1;

@@ -95,7 +95,7 @@ u32 alloc_swap_folio(machine &m, const vm_area_struct &v, u64 address, const u64
         const bool aligned = (address >> PAGE_SHIFT) % nr == slot % nr;
         fits = fits || (aligned && can_swapin_thp(m, pte - index % nr, nr));
         if (!fits) continue;
-        const u32 head = folio_alloc(m, order);
+        const u32 head = folio_alloc(m, order, vma_thp_gfp_mask(m, v));
         if (head != NIL) return head;
         m.count(MTHP_swpin_fallback, order);
     }

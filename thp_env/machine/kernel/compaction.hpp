@@ -1,0 +1,29 @@
+// mm/compaction.c: moves movable folios from the start of memory to free frames at its end.
+#pragma once
+#include "../state.hpp"
+
+namespace thp {
+
+enum compact_result : u32 {
+    COMPACT_SKIPPED,  // too little free memory, or fragmentation is not the reason
+    COMPACT_DEFERRED, // it failed too recently
+    COMPACT_CONTINUE,
+    COMPACT_COMPLETE, // the scanners have met
+    COMPACT_PARTIAL_SKIPPED,
+    COMPACT_CONTENDED, // no free frame to move to
+    COMPACT_SUCCESS,
+};
+enum migrate_mode : u32 { COMPACT_ASYNC, COMPACT_SYNC_LIGHT };
+
+constexpr u32 COMPACT_ALL = NIL; // no order in particular: /proc/sys/vm/compact_memory
+
+// Compacts in the time of an allocation of this order that failed (try_to_compact_pages).
+compact_result direct_compact(machine &m, u32 order, migrate_mode mode);
+// What __alloc_pages_direct_compact counts afterwards.
+void count_direct_compact(machine &m, u32 order, compact_result result, bool allocated);
+// kcompactd: compacts for an order that somebody failed to get without waiting.
+void kcompactd_do_work(machine &m, u32 order);
+// Compacts all memory.
+void compact_memory(machine &m);
+
+} // namespace thp
