@@ -52,8 +52,9 @@ def boot(kernel: Path, archive: Path, scenario: str) -> list[dict[str, Any]]:
                "-serial", "stdio",
                "-append", f"console=ttyS0 quiet numa=off panic=-1 frag={scenario}"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, errors="replace")
-    said = [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("REC {")]
-    if not said or said[-1]["when"] != "end" or "FAILED" in done.stdout:
+    # The firmware leaves control characters before the first line.
+    said = [json.loads(line.partition("REC ")[2]) for line in done.stdout.splitlines() if "REC {" in line]
+    if not said or said[0]["when"] != "start" or said[-1]["when"] != "end" or "FAILED" in done.stdout:
         raise RuntimeError(f"the guest failed in {scenario}:\n{done.stdout[-2000:]}{done.stderr[-500:]}")
     return said
 
