@@ -32,6 +32,9 @@ namespace thp {
     X(swap, "length")                                                                                        \
     X(reclaim, "")                                                                                           \
     X(khugepaged, "a=rounds")                                                                                \
+    X(limit, "length")                                                                                       \
+    X(swapoff, "")                                                                                           \
+    X(drain, "")                                                                                             \
     X(pollute, "a=share of 2^16")                                                                            \
     X(fragment, "a=order b=index in thousandths")                                                            \
     X(compact, "")
@@ -52,11 +55,13 @@ enum thp_setting : u64 {
     SET_MAX_PTES_SHARED,
     SET_MAX_PTES_SWAP,
     SET_DEFRAG,
+    SET_SWAPPINESS,
+    SET_LRU_BATCHES,
     SET_KHUGEPAGED_DEFRAG,
     NR_SETTINGS
 };
-// transparent_hugepage/defrag
-enum thp_defrag : u64 { DEFRAG_ALWAYS, DEFRAG_DEFER, DEFRAG_DEFER_MADVISE, DEFRAG_MADVISE, DEFRAG_NEVER };
+// /sys/kernel/mm/transparent_hugepage/defrag: who waits for memory for a large folio.
+enum thp_defrag : u64 { DEFRAG_NEVER, DEFRAG_MADVISE, DEFRAG_DEFER_MADVISE, DEFRAG_DEFER, DEFRAG_ALWAYS };
 enum placement : u64 { AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION };
 enum touch_kind : u64 { TOUCH_READ, TOUCH_WRITE, TOUCH_WRITEZ, TOUCH_FILL };
 enum access_pattern : u64 { PATTERN_STRIDE, PATTERN_UNIFORM, PATTERN_BINS, PATTERN_CHASE };

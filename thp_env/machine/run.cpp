@@ -6,13 +6,14 @@
 #include "kernel/huge_memory.hpp"
 #include "kernel/khugepaged.hpp"
 #include "kernel/kswapd.hpp"
+#include "kernel/lru.hpp"
 #include "kernel/madvise.hpp"
+#include "kernel/memcontrol.hpp"
 #include "kernel/memory.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
 #include "kernel/pollution.hpp"
 #include "kernel/swap.hpp"
-#include "kernel/vmscan.hpp"
 #include "patterns.hpp"
 #include <algorithm>
 #include <cerrno>
@@ -144,10 +145,12 @@ struct interpreter {
 
     int set_op(const op_record &op) {
         u32 *const settings[NR_SETTINGS] = {
-            &m.h->thp_enabled,     &m.h->use_zero_page, &m.h->shrink_underused, &m.h->max_ptes_none,
-            &m.h->max_ptes_shared, &m.h->max_ptes_swap, &m.h->defrag,           &m.h->khugepaged_defrag};
+            &m.h->thp_enabled,     &m.h->use_zero_page,    &m.h->shrink_underused, &m.h->max_ptes_none,
+            &m.h->max_ptes_shared, &m.h->max_ptes_swap,    &m.h->thp_defrag,       &m.h->swappiness,
+            &m.h->lru_batches,     &m.h->khugepaged_defrag};
         *settings[op.a] = static_cast<u32>(op.b);
         if (op.a == SET_ENABLED) setup_per_zone_wmarks(m);
+        if (!m.h->lru_batches) lru_add_drain(m);
         return 0;
     }
 
@@ -198,7 +201,7 @@ struct interpreter {
             return child == NIL ? -ENOMEM : 0;
         }
         case OP_shrink:
-            deferred_split_scan(m);
+            deferred_split_scan(m, m.h->deferred_len);
             return 0;
         case OP_swap:
             return swapon(m, op.length);
@@ -214,7 +217,14 @@ struct interpreter {
             compact_memory(m);
             return 0;
         case OP_reclaim:
-            force_empty(m);
+            mem_cgroup_force_empty(m);
+            return 0;
+        case OP_limit:
+            return mem_cgroup_resize_max(m, op.length >> PAGE_SHIFT);
+        case OP_swapoff:
+            return swapoff(m);
+        case OP_drain:
+            lru_add_drain(m);
             return 0;
         case OP_slice:
             m.h->current_mm = mm;
@@ -293,7 +303,10 @@ run_status run(machine &m, const program_view &program, const run_budget &budget
         run_daemons(m);
         memory_tick(m);
         if (result == STEP_PAUSED) return RUN_WINDOW;
-        if (result == STEP_OOM) return RUN_OOM;
+        if (result == STEP_OOM) {
+            m.count(VM_oom_kill);
+            return RUN_OOM;
+        }
         if (result == STEP_FAULTED && !budget.go_on) return RUN_ERROR;
         ++at.op;
         at.step = 0;

@@ -116,20 +116,23 @@ machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes)
     h->max_ptes_none = HPAGE_PMD_NR - 1;
     h->max_ptes_shared = HPAGE_PMD_NR / 2;
     h->max_ptes_swap = HPAGE_PMD_NR / 8;
-    h->defrag = DEFRAG_MADVISE;
     h->khugepaged_defrag = 1;
     h->thp_enabled = THP_MADVISE;
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
     h->deferred_head = h->deferred_tail = NIL;
     h->current_mm = NIL;
-    for (lru_list &list : h->lru) list = {NIL, NIL};
+    for (lru_list &list : h->lru) list = {NIL, NIL, 0};
+    h->thp_defrag = DEFRAG_MADVISE;
+    h->swappiness = 60;
+    h->memcg_max = ~0ULL;
     for (u32 &next : h->swap_next) next = NIL;
     for (u32 &list : h->cluster_lists) list = NIL;
     for (u32 &list : h->cluster_tails) list = NIL;
     tlb_init(*this);
     h->huge_zero_pfn = NIL;
     free_area_init(*this);
-    h->zero_pfn = alloc_pages(*this, 0, MIGRATE_UNMOVABLE);
+    setup_per_zone_wmarks(*this);
+    h->zero_pfn = alloc_pages(*this, 0, MIGRATE_UNMOVABLE, GFP_NOWAIT);
     contents[h->zero_pfn] = CONTENT_TOUCHED;
 }
 

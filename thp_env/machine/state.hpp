@@ -25,8 +25,11 @@ enum page_flags : u32 {
     PG_active = 1U << 10,
     PG_swapcache = 1U << 11,
     PG_readahead = 1U << 12,
-    PG_slab = 1U << 13,      // held by the rest of the kernel, which uses it in place: cannot move
-    PG_filecache = 1U << 14, // held by somebody else's page cache: can move
+    PG_referenced = 1U << 13, // used since it was last looked at
+    PG_workingset = 1U << 14, // was active before
+    PG_charged = 1U << 15,    // to the control group: folio->memcg_data
+    PG_slab = 1U << 16,       // held by the rest of the kernel, which uses it in place: cannot move
+    PG_filecache = 1U << 17,  // held by somebody else's page cache: can move
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.
@@ -111,7 +114,7 @@ struct swap_slot {
     u16 count;                            // page-table entries that refer to it
     u8 content, zeromap, taken, spare[3]; // taken: allocated, but no entry refers to it yet
     u32 cached;                           // 1 + the page in the swap cache; 0: none
-    u32 unused;
+    u32 evicted;                          // the shadow entry: what workingset.cpp notes
 };
 
 struct swap_cluster {
@@ -120,8 +123,18 @@ struct swap_cluster {
     u32 next, prev;
 };
 
+// include/linux/mmzone.h: enum lru_list. Of files there are only lazily freed pages.
+enum lru_index : u32 { LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE, LRU_UNEVICTABLE, NR_LRU_LISTS };
+
 struct lru_list {
     u32 head, tail;
+    u64 nr_pages;
+};
+
+constexpr u32 FOLIO_BATCH_SIZE = 31; // include/linux/pagevec.h
+
+struct folio_batch {
+    u32 nr, folios[FOLIO_BATCH_SIZE];
 };
 
 // A page that a process has pinned for I/O.
@@ -201,14 +214,21 @@ struct header {
     u32 zero_pfn, huge_zero_pfn, huge_zero_users, next_vma_id;
     u32 deferred_head, deferred_tail, deferred_len, nr_vmas;
     // Settings.
-    u32 defrag, khugepaged_defrag;
     u32 thp_enabled, use_zero_page, shrink_underused, max_ptes_none, max_ptes_shared, max_ptes_swap;
     u32 thp_mode[PMD_ORDER + 1];
+    u32 thp_defrag, swappiness;
+    u32 khugepaged_defrag, reserved_settings;
+    u32 lru_batches, in_reclaim; // whether folios wait in batches; PF_MEMALLOC
     // Swap and the LRU.
     u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
     u32 cluster_lists[PMD_ORDER + 3], cluster_tails[PMD_ORDER + 3];
-    lru_list lru[3];                          // inactive, active, lazily freed
-    u64 last_activation;                      // ps
+    lru_list lru[NR_LRU_LISTS];
+    folio_batch lru_adds, lru_lazyfrees;
+    u64 last_activation; // ps
+    u64 nonresident_age; // evictions and activations so far (workingset.cpp)
+    u64 shrinker_deferred;
+    // The memory control group: pages.
+    u64 memcg_usage, memcg_max, memcg_stock;
     u32 current_mm, next_slot;                // the process on the CPU; the next 2 GiB slot
     u32 default_orders, reserved;             // E1: the mask of VMAs that have none of their own; 0 = all
     u32 tlb_array[2][NR_TLB_ARRAYS + NR_PWC]; // where each array starts; [1]: the 4K shadow TLB

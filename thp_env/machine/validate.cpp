@@ -277,6 +277,38 @@ struct scan {
         expect_equal(flagged, 0, "partially mapped folios that are not queued");
     }
 
+    // Every folio is on the list that its flags name, or waits in a batch; the group has paid for each once.
+    void lru() {
+        u64 listed = 0, charged = m.h->memcg_stock, on_lru = 0;
+        for (u32 index = 0; index < NR_LRU_LISTS; ++index) {
+            const lru_list &list = m.h->lru[index];
+            u64 pages = 0;
+            u32 before = NIL;
+            for (u32 head = list.head; head != NIL && pages <= list.nr_pages; head = m.pages[head].next) {
+                if (head >= owner.size()) return expect(false, "LRU folio beyond memory", head);
+                const u32 flags = m.pages[head].flags;
+                const u32 own = flags & PG_mlocked         ? LRU_UNEVICTABLE
+                                : !(flags & PG_swapbacked) ? LRU_INACTIVE_FILE
+                                : flags & PG_active        ? LRU_ACTIVE_ANON
+                                                           : LRU_INACTIVE_ANON;
+                expect((flags & PG_lru) && own == index && m.pages[head].prev == before, "LRU list broken",
+                       head);
+                pages += folio_nr_pages(m, head);
+                before = head;
+                ++listed;
+            }
+            expect(list.tail == before, "end of an LRU list", index);
+            expect_equal(list.nr_pages, pages, "nr_pages of LRU list " + std::to_string(index));
+        }
+        for (u32 pfn = 0; pfn < owner.size(); ++pfn) {
+            if (owner[pfn] != OWNER_FOLIO || !(m.pages[pfn].flags & PG_head)) continue;
+            on_lru += (m.pages[pfn].flags & PG_lru) != 0;
+            charged += m.pages[pfn].flags & PG_charged ? folio_nr_pages(m, pfn) : 0;
+        }
+        expect_equal(on_lru, listed, "folios on LRU lists");
+        expect_equal(m.h->memcg_usage, charged, "pages charged to the control group");
+    }
+
     void vmas() {
         std::vector<u32> of_mm(rss.size());
         u64 linked = 0, with_anon = 0;
@@ -385,6 +417,7 @@ std::string validate(machine &m) {
     s.folios();
     s.swap_slots();
     s.deferred_list();
+    s.lru();
     s.translations();
     s.clock();
     return s.broken;

@@ -190,7 +190,7 @@ class Program:
         limit("thp", "a", layout.PMD_ORDER + 1, "folio order")
         limit("thp", "b", len(layout.THP_MODES), "mode")
         limit("set", "a", len(layout.SETTINGS), "setting")
-        most = np.array([*layout.SETTINGS.values()], np.uint64)[np.minimum(ops["a"], len(layout.SETTINGS) - 1)]
+        most = np.array(layout.SETTING_VALUES, np.uint64)[np.minimum(ops["a"], len(layout.SETTINGS) - 1)]
         refuse(uses("set") & (ops["b"] >= most), "unknown value")
         for name in ("exit", "fork"):
             limit(name, "aux", len(self.processes), "process")
@@ -209,6 +209,7 @@ class Program:
         limit("fragment", "a", layout.MAX_PAGE_ORDER + 1, "order")
         refuse(uses("fragment") & (ops["a"] == 0), "order 0 cannot be fragmented")
         limit("fragment", "b", 1001, "index")
+        limit("limit", "length", layout.NO_LIMIT + 1, "limit")
         limit("touch", "b", len(layout.TOUCH), "kind of touch")
         limit("touch", "c", CONTENT_MAX + 1, "content class")
         refuse(uses("touch") & (ops["a"] == 0), "stride must be positive")

@@ -113,6 +113,11 @@ FORMS: dict[str, tuple[str, tuple[Callable[[str], Any], ...], int]] = {
     "prctl": ("prctl", (int, int), 1),
     "shrink": ("shrink", (), 0),
     "swap": ("swap", (number,), 1),
+    "swapoff": ("swapoff", (), 0),
+    "limit": ("limit", (lambda t: layout.NO_LIMIT if t == "max" else number(t),), 1),
+    "swappiness": ("swappiness", (int,), 1),
+    "drain": ("drain", (), 0),
+    "autodrain": ("autodrain", (str,), 1),
     "reclaim": ("reclaim", (), 0),
     "khugepaged": ("khugepaged", (int,), 0),
     "pollute": ("pollute", (float,), 1),
@@ -255,7 +260,8 @@ def _format(program: Program, op: np.void) -> str:
             return f"thp {4 << a} {layout.THP_MODES[b]}"
         case "set":
             path = list(layout.SETTINGS)[a]
-            return f"set {path} {layout.SETTING_NAMES[path][b] if path in layout.SETTING_NAMES else b}"
+            values = layout.SETTINGS[path]
+            return f"set {path} {b if isinstance(values, int) else values[b]}"
         case "mmap":
             place = _format_place(program, c, a, b, int(op["aux"]))
             flags = "".join(
@@ -313,7 +319,9 @@ def _format(program: Program, op: np.void) -> str:
             return f"fragment {a} {b / 1000}"
         case "swap":
             return f"swap {op['length']}"
-        case "shrink" | "unpin" | "reclaim" | "compact":
+        case "limit":
+            return f"limit {'max' if op['length'] == layout.NO_LIMIT else op['length']}"
+        case "shrink" | "unpin" | "reclaim" | "swapoff" | "drain" | "compact":
             return name
     return f"{name} {where}"
 

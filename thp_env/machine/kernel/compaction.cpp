@@ -267,12 +267,11 @@ compact_result compact_unless_deferred(machine &m, u32 order, migrate_mode mode,
 
 } // namespace
 
-compact_result direct_compact(machine &m, u32 order, migrate_mode mode) {
+compact_result try_to_compact_pages(machine &m, u32 order, migrate_mode mode) {
     return compact_unless_deferred(m, order, mode, true);
 }
 
-void count_direct_compact(machine &m, u32 order, compact_result result, bool allocated) {
-    if (result == COMPACT_SKIPPED) return;
+void count_direct_compact(machine &m, u32 order, bool allocated) {
     m.count(VM_compact_stall);
     m.count(allocated ? VM_compact_success : VM_compact_fail);
     if (allocated) compaction_defer_reset(m.h->zone, order, true);

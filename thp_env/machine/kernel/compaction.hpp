@@ -17,10 +17,10 @@ enum migrate_mode : u32 { COMPACT_ASYNC, COMPACT_SYNC_LIGHT };
 
 constexpr u32 COMPACT_ALL = NIL; // no order in particular: /proc/sys/vm/compact_memory
 
-// Compacts in the time of an allocation of this order that failed (try_to_compact_pages).
-compact_result direct_compact(machine &m, u32 order, migrate_mode mode);
-// What __alloc_pages_direct_compact counts afterwards.
-void count_direct_compact(machine &m, u32 order, compact_result result, bool allocated);
+// Compacts in the time of an allocation of this order that failed (mm/page_alloc.c).
+compact_result try_to_compact_pages(machine &m, u32 order, migrate_mode mode);
+// What __alloc_pages_direct_compact counts afterwards, unless it was skipped.
+void count_direct_compact(machine &m, u32 order, bool allocated);
 // kcompactd: compacts for an order that somebody failed to get without waiting.
 void kcompactd_do_work(machine &m, u32 order);
 // Compacts all memory.

@@ -15,7 +15,7 @@ void balance(machine &m) {
     zone_struct &z = m.h->zone;
     m.count(VM_pageoutrun);
     while (z.nr_free <= z.watermark[WMARK_HIGH] && z.kswapd_failures < MAX_RECLAIM_RETRIES) {
-        const u64 reclaimed = 0; // try_to_free_pages(m, z.watermark[WMARK_HIGH] + 1 - z.nr_free);
+        const u64 reclaimed = try_to_free_pages(m, z.watermark[WMARK_HIGH] + 1 - z.nr_free);
         z.kswapd_failures = reclaimed ? 0 : z.kswapd_failures + 1;
     }
 }

@@ -20,21 +20,23 @@ bool pte_range_none(const u64 *pte, u32 nr) {
 u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u64 *table, u32 *order) {
     u32 orders = thp_vma_allowable_orders(m, vma) & ~(1U << PMD_ORDER);
     orders = thp_vma_suitable_orders(vma, address, orders);
-    const u32 index = pte_index(address);
+    const u32 index = pte_index(address), gfp = vma_thp_gfp_mask(m, vma);
     bool fits = false;
     while (orders) {
         *order = static_cast<u32>(std::bit_width(orders)) - 1;
         const u32 nr = 1U << *order;
         fits = fits || pte_range_none(table + (index & ~(nr - 1)), nr);
         if (fits) {
-            const u32 head = folio_alloc(m, *order, vma_thp_gfp_mask(m, vma));
+            bool charge_failed = false;
+            const u32 head = folio_alloc_charged(m, *order, gfp, &charge_failed);
             if (head != NIL) return head;
             m.count(MTHP_anon_fault_fallback, *order);
+            if (charge_failed) m.count(MTHP_anon_fault_fallback_charge, *order);
         }
         orders &= ~(1U << *order);
     }
     *order = 0;
-    return folio_alloc(m, 0);
+    return folio_prealloc(m);
 }
 
 vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
@@ -67,10 +69,13 @@ vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool writ
 // R10: a private copy of one page, always order 0.
 vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
-    const u32 copy = folio_alloc(m, 0);
+    const u64 old = *pte;
+    const u32 original = old & PTE_SPECIAL ? NIL : page_head(m, pte_pfn(old));
+    if (original != NIL) folio_get(m, original, 1); // not to be reclaimed while it is copied
+    const u32 copy = folio_prealloc(m);
+    if (original != NIL) --m.pages[original].refcount;
     if (copy == NIL) return FAULT_OOM;
     const vm_area_struct &v = m.vmas[vma];
-    const u64 old = *pte;
     m.spend(TIME_fault, m.cost().fault);
     folio_add_new_anon_rmap(m, copy, vma, align_down(address, PAGE_SIZE), false);
     *pte = mk_pte(copy, vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY);

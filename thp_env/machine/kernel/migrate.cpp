@@ -1,9 +1,9 @@
 #include "migrate.hpp"
 #include "../hardware/tlb.hpp"
 #include "huge_memory.hpp"
+#include "lru.hpp"
 #include "page_alloc.hpp"
 #include "rmap.hpp"
-#include "vmscan.hpp"
 #include <algorithm>
 
 namespace thp {

@@ -1,6 +1,7 @@
 // mm/mprotect.c, mm/mlock.c: changing what a range may be used for.
 #include "../hardware/tlb.hpp"
 #include "huge_memory.hpp"
+#include "lru.hpp"
 #include "madvise.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
@@ -47,7 +48,7 @@ void mlock_pages(machine &m, const vm_area_struct &vma, bool on) {
         const u64 first = huge ? align_down(at, PMD_SIZE) : at - (u64{pfn - head} << PAGE_SHIFT);
         const u64 end = first + (PAGE_SIZE << m.pages[head].order);
         if (first < vma.vm_start || end > vma.vm_end) continue;
-        m.pages[head].flags = on ? m.pages[head].flags | PG_mlocked : m.pages[head].flags & ~u32{PG_mlocked};
+        folio_set_mlocked(m, head, on);
     }
 }
 

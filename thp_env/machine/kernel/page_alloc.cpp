@@ -2,6 +2,8 @@
 #include "compaction.hpp"
 #include "huge_memory.hpp"
 #include "kswapd.hpp"
+#include "lru.hpp"
+#include "memcontrol.hpp"
 #include "vmscan.hpp"
 #include <algorithm>
 
@@ -9,33 +11,50 @@ namespace thp {
 
 namespace {
 
+constexpr u32 MAX_RECLAIM_RETRIES = 16; // rounds of reclaim without any progress
+
 u32 get_page_from_freelist(machine &m, u32 order, u32 type, u32 mark) {
     if (!zone_watermark_ok(m, order, mark)) return NIL;
     const u32 pfn = rmqueue(m, order, type);
-    if (pfn == NIL) return NIL;
-    m.count(VM_pgalloc, 1ULL << order);
+    if (pfn != NIL) m.count(VM_pgalloc, 1ULL << order);
     return pfn;
 }
 
-// __alloc_pages_slowpath: first below the low watermark, then with whatever the caller allows.
-u32 alloc_pages_slowpath(machine &m, u32 order, u32 type, u32 gfp_flags) {
-    const u32 min = m.h->zone.watermark[WMARK_MIN];
-    if (gfp_flags & GFP_KSWAPD_RECLAIM) wakeup_kswapd(m, order);
-    u32 pfn = get_page_from_freelist(m, order, type, min);
-    if (pfn != NIL || !(gfp_flags & GFP_DIRECT_RECLAIM)) return pfn;
-    if (order > PAGE_ALLOC_COSTLY_ORDER) {
-        const compact_result result = direct_compact(m, order, COMPACT_ASYNC);
-        pfn = get_page_from_freelist(m, order, type, min);
-        count_direct_compact(m, order, result, pfn != NIL);
-        if (pfn != NIL) return pfn;
-        if ((gfp_flags & GFP_NORETRY) && (result == COMPACT_SKIPPED || result == COMPACT_DEFERRED))
-            return NIL;
-    }
-    if (order == 0) return NIL;
-    const compact_result result = direct_compact(m, order, COMPACT_SYNC_LIGHT);
-    pfn = get_page_from_freelist(m, order, type, min);
-    count_direct_compact(m, order, result, pfn != NIL);
+u32 direct_compact(machine &m, u32 order, u32 type, migrate_mode mode, compact_result *result) {
+    *result = try_to_compact_pages(m, order, mode);
+    if (*result == COMPACT_SKIPPED) return NIL;
+    const u32 pfn = get_page_from_freelist(m, order, type, m.h->zone.watermark[WMARK_MIN]);
+    count_direct_compact(m, order, pfn != NIL);
     return pfn;
+}
+
+// __alloc_pages_slowpath: below the low watermark, or for want of a block, with whatever the caller allows.
+u32 alloc_pages_slowpath(machine &m, u32 order, u32 type, u32 gfp) {
+    if (m.h->in_reclaim || (gfp & GFP_ATOMIC)) { // what frees memory, or cannot fail, may use the reserve
+        const u32 pfn = rmqueue(m, order, type);
+        if (pfn != NIL) m.count(VM_pgalloc, 1ULL << order);
+        return pfn;
+    }
+    const u32 min = m.h->zone.watermark[WMARK_MIN];
+    if (gfp & GFP_KSWAPD_RECLAIM) wakeup_kswapd(m, order);
+    u32 pfn = get_page_from_freelist(m, order, type, min);
+    if (pfn != NIL || !(gfp & GFP_DIRECT_RECLAIM)) return pfn;
+    const bool costly = order > PAGE_ALLOC_COSTLY_ORDER;
+    compact_result result = COMPACT_CONTINUE;
+    if (costly) {
+        pfn = direct_compact(m, order, type, COMPACT_ASYNC, &result);
+        if (pfn != NIL) return pfn;
+        // Reclaim would take too much of the machine for one that gives up easily.
+        if ((gfp & GFP_NORETRY) && (result == COMPACT_SKIPPED || result == COMPACT_DEFERRED)) return NIL;
+    }
+    for (u32 retries = 0; retries < MAX_RECLAIM_RETRIES; ++retries) {
+        const u64 reclaimed = try_to_free_pages(m, 1ULL << order);
+        if (reclaimed) m.h->zone.kswapd_failures = 0;
+        pfn = get_page_from_freelist(m, order, type, min);
+        if (pfn == NIL && order) pfn = direct_compact(m, order, type, COMPACT_SYNC_LIGHT, &result);
+        if (pfn != NIL || costly || (gfp & GFP_NORETRY) || (order && !reclaimed)) return pfn;
+    }
+    return NIL;
 }
 
 u64 int_sqrt(u64 x) {
@@ -48,9 +67,9 @@ u64 int_sqrt(u64 x) {
 
 } // namespace
 
-u32 alloc_pages(machine &m, u32 order, u32 migratetype, u32 gfp_flags) {
+u32 alloc_pages(machine &m, u32 order, u32 migratetype, u32 gfp) {
     const u32 pfn = get_page_from_freelist(m, order, migratetype, m.h->zone.watermark[WMARK_LOW]);
-    return pfn != NIL ? pfn : alloc_pages_slowpath(m, order, migratetype, gfp_flags);
+    return pfn != NIL ? pfn : alloc_pages_slowpath(m, order, migratetype, gfp);
 }
 
 void free_pages(machine &m, u32 pfn, u32 order) {
@@ -106,8 +125,8 @@ void mod_memory(machine &m, vm_event which, i64 pages) {
     }
 }
 
-u32 folio_alloc(machine &m, u32 order, u32 gfp_flags) {
-    const u32 head = alloc_pages(m, order, MIGRATE_MOVABLE, gfp_flags);
+u32 folio_alloc(machine &m, u32 order, u32 gfp) {
+    const u32 head = alloc_pages(m, order, MIGRATE_MOVABLE, gfp);
     if (head == NIL) return NIL;
     const u32 nr = 1U << order;
     for (u32 i = 1; i < nr; ++i) m.pages[head + i].tail = static_cast<u16>(i);
@@ -121,6 +140,19 @@ u32 folio_alloc(machine &m, u32 order, u32 gfp_flags) {
     return head;
 }
 
+u32 folio_alloc_charged(machine &m, u32 order, u32 gfp, bool *charge_failed) {
+    const u32 head = folio_alloc(m, order, gfp);
+    *charge_failed = head != NIL && !mem_cgroup_charge(m, head, gfp);
+    if (!*charge_failed) return head;
+    folio_put(m, head, 1);
+    return NIL;
+}
+
+u32 folio_prealloc(machine &m) {
+    bool charge_failed = false;
+    return folio_alloc_charged(m, 0, GFP_KERNEL, &charge_failed);
+}
+
 void folio_get(machine &m, u32 head, i32 refs) { m.pages[head].refcount += refs; }
 
 void folio_put(machine &m, u32 head, i32 refs) {
@@ -129,6 +161,7 @@ void folio_put(machine &m, u32 head, i32 refs) {
     if (folio.refcount > 0) return;
     const u32 order = folio.order, nr = 1U << order;
     lru_del(m, head);
+    mem_cgroup_uncharge(m, head);
     folio_unqueue_deferred_split(m, head);
     if ((folio.flags & PG_anon) && order > 0) m.count(MTHP_nr_anon, order, -1);
     i64 untouched = 0, unmapped = 0;

@@ -1,5 +1,8 @@
 #include "swap.hpp"
+#include "memory.hpp"
+#include "mmap.hpp"
 #include "page_alloc.hpp"
+#include "page_table.hpp"
 #include <algorithm>
 #include <cerrno>
 
@@ -96,6 +99,57 @@ int swapon(machine &m, u64 bytes) {
     return 0;
 }
 
+namespace {
+
+// unuse_pte: page by page through the swap cache, whatever order was swapped out (R43).
+bool unuse_pte(machine &m, u32 vma, u64 address, u64 *pte) {
+    const u32 slot = pte_swp_offset(*pte), cached = swap_cache_get(m, slot);
+    const u32 pfn = cached != NIL ? cached : read_swap_cache(m, slot);
+    if (pfn == NIL) return false;
+    --m.swap[slot].count;
+    map_cached_page(m, vma, address, pte, pfn, *pte & PTE_SWP_EXCLUSIVE);
+    folio_free_swap(m, pfn);
+    return true;
+}
+
+bool unuse_vma(machine &m, u32 vma) {
+    const vm_area_struct v = m.vmas[vma];
+    return walk_pmd_range(m, v.vm_mm, v.vm_start, v.vm_end, [&](u64 at, u64 next, u64 *pmd) {
+        if (!pmd_is_table(*pmd)) return true;
+        u64 *pte = pte_offset(m, *pmd, at);
+        for (; at < next; at += PAGE_SIZE, ++pte) {
+            if (is_swap_pte(*pte) && !unuse_pte(m, vma, at, pte)) return false;
+        }
+        return true;
+    });
+}
+
+} // namespace
+
+int swapoff(machine &m) {
+    if (m.h->swap_slots == 0) return -EINVAL;
+    const u32 slots = m.h->swap_slots;
+    m.h->swap_slots = 0; // SWP_WRITEOK goes first: nothing more is swapped out
+    for (u32 mm = 0; mm < m.h->tables[TABLE_mms].used; ++mm) {
+        if (!m.mms[mm].in_use) continue;
+        for (u32 v = find_vma(m, mm, 0); v != NIL; v = vma_next(m, v)) {
+            if (unuse_vma(m, v)) continue;
+            m.h->swap_slots = slots;
+            return -ENOMEM;
+        }
+    }
+    for (u32 slot = 1; slot < slots; ++slot) { // read ahead, but nobody wants it any more
+        if (m.swap[slot].cached) delete_from_swap_cache(m, swap_cache_get(m, slot));
+    }
+    std::fill_n(m.swap, slots, swap_slot{});
+    std::fill_n(m.clusters, m.h->tables[TABLE_clusters].used, swap_cluster{});
+    for (u32 &next : m.h->swap_next) next = NIL;
+    for (u32 &list : m.h->cluster_lists) list = NIL;
+    for (u32 &list : m.h->cluster_tails) list = NIL;
+    m.h->tables[TABLE_swap].used = m.h->tables[TABLE_clusters].used = 0;
+    return 0;
+}
+
 u32 swap_alloc(machine &m, u32 order) {
     const u32 nr = 1U << order;
     if (m.h->swap_used + nr + 1 > m.h->swap_slots) return NIL;
@@ -141,29 +195,6 @@ u32 swap_pte_batch(const u64 *pte, u32 max) {
     u32 n = 1;
     while (n < max && is_swap_pte(pte[n]) && pte_swp_offset(pte[n]) == pte_swp_offset(*pte) + n) ++n;
     return n;
-}
-
-void add_to_swap_cache(machine &m, u32 pfn, u32 slot) {
-    m.swap[slot].cached = pfn + 1;
-    m.pages[pfn].swap = slot;
-    m.pages[pfn].flags |= PG_swapcache;
-    folio_get(m, pfn, 1);
-}
-
-void delete_from_swap_cache(machine &m, u32 head) {
-    const u32 slot = m.pages[head].swap;
-    m.pages[head].flags &= ~u32{PG_swapcache};
-    m.pages[head].swap = NIL;
-    m.swap[slot].cached = 0;
-    if (m.swap[slot].count == 0) swap_put(m, slot);
-    folio_put(m, head, 1);
-}
-
-bool folio_free_swap(machine &m, u32 head) {
-    if (!(m.pages[head].flags & PG_swapcache) || m.swap[m.pages[head].swap].count > 0) return false;
-    m.pages[head].flags |= PG_dirty;
-    delete_from_swap_cache(m, head);
-    return true;
 }
 
 void swap_read_page(machine &m, u32 slot, u32 pfn) {
