@@ -208,7 +208,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                          std::vector<u32> out(MIGRATE_PCPTYPES);
                          const auto all = static_cast<u32>(c.m->h->config.nr_pages >> PAGEBLOCK_ORDER);
                          const u32 used = std::min(all, c.m->h->tables[TABLE_pageblocks].used);
-                         for (u32 i = 0; i < used; ++i) ++out[c.m->pageblocks[i]];
+                         for (u32 i = 0; i < used; ++i) ++out[get_pageblock_migratetype(*c.m, i << PAGEBLOCK_ORDER)];
                          out[MIGRATE_MOVABLE] += all - used; // memory that has no record yet
                          return out;
                      })

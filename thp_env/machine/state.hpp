@@ -156,7 +156,7 @@ struct table_header {
 enum table_id : u32 {
     TABLE_pages,
     TABLE_contents,
-    TABLE_pageblocks, // the migrate type of each
+    TABLE_pageblocks, // the flags of each (buddy.hpp)
     TABLE_tables,     // page tables: 512 entries each
     TABLE_table_frames,
     TABLE_vmas,
@@ -191,6 +191,7 @@ struct zone_struct {
     u32 compact_considered, compact_defer_shift, compact_order_failed;
     u32 kswapd_wakeup, kswapd_failures; // woken; in vain, so many times in a row
     u32 kcompactd_order;                // woken, for this order
+    u32 compact_blockskip_flush, reserved;
 };
 
 struct cursor {

@@ -65,7 +65,7 @@ struct scan {
             for (u32 i = pfn; i < pfn + (1U << order) && i < owner.size(); ++i) {
                 expect(m.contents[i] == 0, "free frame that is not clean", i);
                 expect(i == pfn || m.pages[i].flags == 0, "free frame with flags", i);
-                expect(m.pageblocks[i >> PAGEBLOCK_ORDER] == type, "free on the list of another type", i);
+                expect(get_pageblock_migratetype(m, i) == type, "free on the list of another type", i);
             }
             before = pfn;
         }

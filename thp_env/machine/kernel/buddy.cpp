@@ -135,7 +135,7 @@ void move_freepages_block(machine &m, u32 start, u32 from, u32 to) {
         add_to_free_list(m, pfn, order, to, true);
         pfn += 1U << order;
     }
-    m.pageblocks[start >> PAGEBLOCK_ORDER] = static_cast<u8>(to);
+    set_pageblock_migratetype(m, start, to);
 }
 
 // Takes over the whole page block if it is free, or if half of it is free or of a type that fits.
@@ -143,7 +143,7 @@ u32 try_to_claim_block(machine &m, u32 pfn, u32 current, u32 order, u32 type, u3
     if (current >= PAGEBLOCK_ORDER) {
         del_from_free_list(m, pfn, current, block_type);
         for (u32 at = pfn; at < pfn + (1U << current); at += PAGEBLOCK_NR_PAGES)
-            m.pageblocks[at >> PAGEBLOCK_ORDER] = static_cast<u8>(type);
+            set_pageblock_migratetype(m, at, type);
         expand(m, pfn, order, current, type);
         m.count(VM_pageblock_claimed, 1U << (current - PAGEBLOCK_ORDER));
         return pfn;
@@ -216,7 +216,7 @@ void free_one_page(machine &m, u32 pfn, u32 order) {
         const u32 buddy = find_buddy(m, pfn, order);
         if (buddy == NIL) break;
         del_from_free_list(m, buddy, order, get_pageblock_migratetype(m, buddy));
-        if (order >= PAGEBLOCK_ORDER) m.pageblocks[buddy >> PAGEBLOCK_ORDER] = static_cast<u8>(type);
+        if (order >= PAGEBLOCK_ORDER) set_pageblock_migratetype(m, buddy, type);
         pfn &= ~(1U << order);
     }
     // buddy_merge_likely: the next larger block is nearly whole, so this part is used last.

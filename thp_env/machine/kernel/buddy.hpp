@@ -10,8 +10,14 @@ u32 rmqueue(machine &m, u32 order, u32 type);
 // Puts frames back, merging them with their free buddies.
 void free_one_page(machine &m, u32 pfn, u32 order);
 
+// One byte a page block: its migrate type, and whether compaction has looked at it lately.
+constexpr u8 PB_migratetype = 3, PB_compact_skip = 1U << 2;
 inline u32 get_pageblock_migratetype(const machine &m, u32 pfn) {
-    return m.pageblocks[pfn >> PAGEBLOCK_ORDER];
+    return m.pageblocks[pfn >> PAGEBLOCK_ORDER] & PB_migratetype;
+}
+inline void set_pageblock_migratetype(machine &m, u32 pfn, u32 type) {
+    u8 &block = m.pageblocks[pfn >> PAGEBLOCK_ORDER];
+    block = static_cast<u8>((block & ~PB_migratetype) | type);
 }
 // Takes a free block off its list; returns its order.
 u32 isolate_free_page(machine &m, u32 pfn);

@@ -1,5 +1,6 @@
 #include "compaction.hpp"
 #include "huge_memory.hpp"
+#include "lru.hpp"
 #include "migrate.hpp"
 #include "page_alloc.hpp"
 #include "vmstat.hpp"
@@ -21,7 +22,8 @@ struct compact_control {
     migrate_mode mode;
     bool direct;
     u32 zone_end, migrate_pfn = 0, free_pfn = 0;
-    bool whole_zone = false;
+    bool whole_zone = false, finish_pageblock = false;
+    u32 last_migrated = NIL; // the page block that pages were taken from last
     std::vector<u32> migratepages{};
     u32 nr_migratepages = 0, nr_freepages = 0;
     std::vector<u32> freepages[MAX_PAGE_ORDER + 1]{};
@@ -47,11 +49,21 @@ struct compact_control {
         whole_zone = migrate_pfn == 0;
     }
 
+    // Each page block is looked at once, until all hints are forgotten; somebody who wants all memory ignores
+    // them.
+    bool isolation_suitable(u32 pfn) const {
+        return all() || !(m.pageblocks[pfn >> PAGEBLOCK_ORDER] & PB_compact_skip);
+    }
+    void set_pageblock_skip(u32 pfn) const {
+        if (!all()) m.pageblocks[pfn >> PAGEBLOCK_ORDER] |= PB_compact_skip;
+    }
+
     bool page_found() const { return !all() && m.h->zone.orders[MIGRATE_MOVABLE] >> order != 0; }
 
     compact_result finished() {
         if (scanners_met()) {
             m.h->zone.migrate_pfn = m.h->zone.free_pfn = NIL;
+            if (direct) m.h->zone.compact_blockskip_flush = 1;
             return whole_zone ? COMPACT_COMPLETE : COMPACT_PARTIAL_SKIPPED;
         }
         // An allocation captures its page at once; a daemon finishes the page block.
@@ -64,6 +76,8 @@ struct compact_control {
 
     // isolate_migratepages_block: the movable folios in [migrate_pfn, end), a cluster at a time.
     void isolate_migratepages_block(u32 end) {
+        const u32 block = migrate_pfn;
+        bool skip_updated = false;
         u32 pfn = migrate_pfn, next_skip = skip_on_failure() ? block_end(pfn, order) : NIL;
         u64 scanned = 0;
         while (pfn < end) {
@@ -83,10 +97,16 @@ struct compact_control {
             // Partially mapped folios are split first (migrate_pages_batch), and looked at again.
             if (movable && (p.flags & PG_partially_mapped) && split_folio(m, head) == 0) continue;
             if (movable && !(p.flags & PG_partially_mapped)) {
+                if (!skip_updated && !isolation_suitable(block) && !finish_pageblock) {
+                    pfn = end; // somebody else is at it
+                    break;
+                }
+                set_pageblock_skip(block);
+                skip_updated = true;
                 migratepages.push_back(pfn);
                 nr_migratepages += nr;
                 pfn += nr;
-                if (nr_migratepages >= COMPACT_CLUSTER_MAX && !skip_on_failure()) break;
+                if (nr_migratepages >= COMPACT_CLUSTER_MAX && !skip_on_failure() && !finish_pageblock) break;
                 continue;
             }
             pfn = (p.flags & PG_head) ? head + nr : pfn + 1;
@@ -96,6 +116,11 @@ struct compact_control {
             pfn = std::max(pfn, next_skip);
         }
         migrate_pfn = std::min(pfn, end);
+        if (migrate_pfn == end && nr_migratepages == 0) {
+            set_pageblock_skip(block);
+            if (!all() && m.h->zone.migrate_pfn != NIL)
+                m.h->zone.migrate_pfn = std::max(m.h->zone.migrate_pfn, end);
+        }
         m.count(VM_compact_migrate_scanned, scanned);
         m.spend(TIME_compaction, m.cost().compact_scan * scanned);
     }
@@ -105,9 +130,10 @@ struct compact_control {
             const u32 end = std::min(block_end(migrate_pfn, PAGEBLOCK_ORDER), zone_end);
             if (end > free_pfn) return false;
             // suitable_migration_source
-            const bool skip =
+            const bool unsuited =
                 skip_on_failure() && get_pageblock_migratetype(m, migrate_pfn) != MIGRATE_MOVABLE;
-            if (skip) {
+            const bool seen = migrate_pfn % PAGEBLOCK_NR_PAGES == 0 && !isolation_suitable(migrate_pfn);
+            if (seen || unsuited) {
                 migrate_pfn = end;
             } else {
                 isolate_migratepages_block(end);
@@ -124,7 +150,8 @@ struct compact_control {
             const page &first = m.pages[start];
             const bool whole = (first.flags & PG_buddy) && first.order >= PAGEBLOCK_ORDER;
             bool enough = false;
-            if (!whole && get_pageblock_migratetype(m, start) == MIGRATE_MOVABLE) {
+            if (!whole && isolation_suitable(start) &&
+                get_pageblock_migratetype(m, start) == MIGRATE_MOVABLE) {
                 for (u32 pfn = start; pfn < end && !enough;) {
                     ++scanned;
                     const page &p = m.pages[pfn];
@@ -142,6 +169,7 @@ struct compact_control {
                     pfn += size;
                     enough = nr_freepages >= nr_migratepages;
                 }
+                if (!enough) set_pageblock_skip(start);
             }
             if (enough) break; // the block is looked at again
             if (start == 0) break;
@@ -200,7 +228,7 @@ struct compact_control {
             freepages[o].clear();
         }
         if (all() || scanners_met()) return;
-        z.migrate_pfn = block_start(migrate_pfn, PAGEBLOCK_ORDER);
+        if (z.migrate_pfn == NIL) z.migrate_pfn = 0;
         z.free_pfn = std::max(free_pfn, block_start(highest, PAGEBLOCK_ORDER));
     }
 };
@@ -209,13 +237,17 @@ compact_result compact_zone(machine &m, u32 order, migrate_mode mode, bool direc
     compact_control cc{m, order, mode, direct, m.h->tables[TABLE_pages].used};
     if (cc.page_found()) return COMPACT_SUCCESS;
     if (!cc.suitable()) return COMPACT_SKIPPED;
+    lru_add_drain(m); // what waits in a batch could not be isolated
     cc.start();
     compact_result result = cc.finished();
     while (result == COMPACT_CONTINUE) {
+        const u32 block = block_start(cc.migrate_pfn, PAGEBLOCK_ORDER);
+        cc.finish_pageblock = cc.last_migrated == block;
         if (!cc.isolate_migratepages()) {
             if (cc.page_found()) break;
             cc.migrate_pfn = cc.free_pfn;
         } else {
+            cc.last_migrated = block_start(cc.migrate_pfn - 1, PAGEBLOCK_ORDER);
             const u64 failed = m.h->vm[VM_pgmigrate_fail];
             const bool room = cc.migrate();
             if (!room && !cc.scanners_met()) {
@@ -230,6 +262,15 @@ compact_result compact_zone(machine &m, u32 order, migrate_mode mode, bool direc
     cc.stop();
     if (cc.page_found()) result = COMPACT_SUCCESS;
     return result;
+}
+
+// __reset_isolation_suitable
+void forget_skips(machine &m) {
+    zone_struct &z = m.h->zone;
+    z.migrate_pfn = z.free_pfn = NIL;
+    z.compact_blockskip_flush = 0;
+    for (u32 i = 0; i < m.h->tables[TABLE_pageblocks].used; ++i)
+        m.pageblocks[i] &= static_cast<u8>(~PB_compact_skip);
 }
 
 u32 defer_limit(const zone_struct &z) { return 1U << z.compact_defer_shift; }
@@ -257,7 +298,7 @@ compact_result compact_unless_deferred(machine &m, u32 order, migrate_mode mode,
     zone_struct &z = m.h->zone;
     if (compaction_deferred(z, order)) return COMPACT_DEFERRED;
     if (z.compact_defer_shift == COMPACT_MAX_DEFER_SHIFT && z.compact_considered >= defer_limit(z))
-        z.migrate_pfn = z.free_pfn = NIL; // compaction_restarting
+        forget_skips(m); // compaction_restarting
     const compact_result result = compact_zone(m, order, mode, direct);
     if (result == COMPACT_SUCCESS) compaction_defer_reset(z, order, false);
     const bool complete = result == COMPACT_COMPLETE || result == COMPACT_PARTIAL_SKIPPED;
@@ -280,6 +321,10 @@ void count_direct_compact(machine &m, u32 order, bool allocated) {
 void kcompactd_do_work(machine &m, u32 order) {
     m.count(VM_compact_daemon_wake);
     compact_unless_deferred(m, order, COMPACT_SYNC_LIGHT, false);
+}
+
+void reset_isolation_suitable(machine &m) {
+    if (m.h->zone.compact_blockskip_flush) forget_skips(m);
 }
 
 void compact_memory(machine &m) { compact_zone(m, COMPACT_ALL, COMPACT_SYNC_LIGHT, false); }

@@ -23,6 +23,8 @@ compact_result try_to_compact_pages(machine &m, u32 order, migrate_mode mode);
 void count_direct_compact(machine &m, u32 order, bool allocated);
 // kcompactd: compacts for an order that somebody failed to get without waiting.
 void kcompactd_do_work(machine &m, u32 order);
+// Forgets which page blocks were looked at, if an allocation has gone through them all since.
+void reset_isolation_suitable(machine &m);
 // Compacts all memory.
 void compact_memory(machine &m);
 

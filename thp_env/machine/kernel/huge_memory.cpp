@@ -77,7 +77,7 @@ u32 vma_thp_gfp_mask(const machine &m, const vm_area_struct &vma) {
     const bool advised = vma.vm_flags & VM_HUGEPAGE;
     switch (m.h->thp_defrag) {
     case DEFRAG_ALWAYS:
-        return GFP_KERNEL | (advised ? 0U : u32{GFP_NORETRY});
+        return GFP_DIRECT_RECLAIM | (advised ? 0U : u32{GFP_NORETRY});
     case DEFRAG_DEFER:
         return GFP_KSWAPD_RECLAIM;
     case DEFRAG_DEFER_MADVISE:

@@ -18,6 +18,7 @@ void balance(machine &m) {
         const u64 reclaimed = try_to_free_pages(m, z.watermark[WMARK_HIGH] + 1 - z.nr_free);
         z.kswapd_failures = reclaimed ? 0 : z.kswapd_failures + 1;
     }
+    reset_isolation_suitable(m);
 }
 
 } // namespace

@@ -45,17 +45,17 @@ def boot(kernel: Path, archive: Path, scenario: str) -> list[dict[str, Any]]:
     """Run one scenario; return the objects that the guest printed.
 
     Raises:
-        RuntimeError: when the guest did not reach its end.
+        ValueError: when the guest did not reach its end, or something else wrote to its console.
     """
     command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", str(MEMORY_MIB),
                "-kernel", str(kernel), "-initrd", str(archive), "-nodefaults", "-nographic", "-no-reboot",
                "-serial", "stdio",
-               "-append", f"console=ttyS0 quiet numa=off panic=-1 frag={scenario}"]  # fmt: skip
+               "-append", f"console=ttyS0 quiet loglevel=0 numa=off panic=-1 frag={scenario}"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, errors="replace")
     # The firmware leaves control characters before the first line.
     said = [json.loads(line.partition("REC ")[2]) for line in done.stdout.splitlines() if "REC {" in line]
     if not said or said[0]["when"] != "start" or said[-1]["when"] != "end" or "FAILED" in done.stdout:
-        raise RuntimeError(f"the guest failed in {scenario}:\n{done.stdout[-2000:]}{done.stderr[-500:]}")
+        raise ValueError(f"the guest failed in {scenario}:\n{done.stdout[-2000:]}{done.stderr[-500:]}")
     return said
 
 
@@ -80,10 +80,15 @@ def main(arguments: list[str] | None = None) -> int:
         archive.write_bytes(initramfs(init.read_bytes()))
         with lzma.open(args.out, "wt") as out:
             for name in [args.only] if args.only else names:
-                said = boot(args.kernel, archive, name)
+                try:
+                    said = boot(args.kernel, archive, name)
+                except ValueError as error:
+                    print(f"{name}: once more, since {error}", file=sys.stderr)
+                    said = boot(args.kernel, archive, name)
                 record = {"name": name, "kernel": version(args.kernel), "memory_mib": MEMORY_MIB, "said": said}
                 out.write(json.dumps(record) + "\n")
-                print(name, *(f"{s['order']}:{s['got']}/{s['blocks']}" for s in said if s["when"] == "allocated"))
+                out.flush()
+                print(name, *(f"{s['order']}:{s['got']}/{s['blocks']}" for s in said if s["when"] == "allocated"), flush=True)
     return 0
 
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from thp_env.machine import Machine, MachineConfig, Status, layout
 from thp_env.traces import Program, ProgramBuilder
+from thp_workloads.machines import runs
 
 PAGE, PMD = layout.PAGE_SIZE, layout.PMD_SIZE
 GRANULES = {"page": 1, "16K": 4, "64K": 16, "256K": 64, "2M": 512, "random": 1}
@@ -38,24 +41,22 @@ def load(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def given_back(pattern: str, pages: int) -> list[int]:
-    """Return the granules that a scenario gives back of its memory, as guest.c chooses them."""
-    granules = pages // GRANULES[pattern]
+def given_back(pattern: str, frames: np.ndarray) -> np.ndarray:
+    """Return the pages that a scenario gives back, as guest.c chooses them by their frames."""
     if pattern != "random":
-        return list(range(1, granules, 2))
+        return np.flatnonzero(frames // GRANULES[pattern] % 2)
     state, chosen = 1, []
-    for i in range(granules):
+    for i in range(len(frames)):
         state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
         if state >> 31:
             chosen.append(i)
-    return chosen
+    return np.array(chosen, np.int64)
 
 
-def program(record: dict[str, Any]) -> Program:
-    """Write what guest.c does in a recorded scenario as a trace program."""
-    pattern, pollution, defrag = record["name"].split(",")
-    pages = next(said["value"] for said in record["said"] if said["when"] == "full")
-    tables, size = TABLES[pollution], GRANULES[pattern] * PAGE
+def fill(record: dict[str, Any]) -> ProgramBuilder:
+    """Write how guest.c fills the memory of a recorded scenario as a trace program."""
+    _, pollution, defrag = record["name"].split(",")
+    pages, tables = said(record, "full")["value"], TABLES[pollution]
     b = ProgramBuilder(record["name"])
     b.set("enabled", "never")
     b.set("defrag", defrag)
@@ -75,26 +76,48 @@ def program(record: dict[str, Any]) -> Program:
         b.touch("fill", 0, pages * PAGE)
         for i in range(tables):
             b.touch("sparse", i * PMD, PAGE)
-    for granule in given_back(pattern, pages):
-        b.advise("fill", granule * size, size, "dontneed")
-    for said in record["said"]:
-        if said["when"] != "allocated":
+    return b
+
+
+def allocate(b: ProgramBuilder, record: dict[str, Any], given: np.ndarray) -> Program:
+    """Add what guest.c does after filling: it gives back pages, then it asks for folios of each order."""
+    for first, end in runs(given):
+        b.advise("fill", first * PAGE, (end - first) * PAGE, "dontneed")
+    for asked in record["said"]:
+        if asked["when"] != "allocated":
             continue
-        name, folio = f"order{said['order']}", PAGE << said["order"]
-        b.mmap(name, said["blocks"] * folio)
-        b.advise(name, 0, said["blocks"] * folio, "hugepage")
+        name, folio = f"order{asked['order']}", PAGE << asked["order"]
+        b.mmap(name, asked["blocks"] * folio)
+        b.advise(name, 0, asked["blocks"] * folio, "hugepage")
         b.thp(folio >> 10, "always")
-        b.touch(name, 0, said["blocks"] * folio, stride=folio)
+        b.touch(name, 0, asked["blocks"] * folio, stride=folio)
         b.thp(folio >> 10, "never")
-        b.munmap(name, 0, said["blocks"] * folio)
+        b.munmap(name, 0, asked["blocks"] * folio)
     return b.build()
 
 
+def said(record: dict[str, Any], when: str) -> dict[str, Any]:
+    """Return the first thing that the guest said at some time."""
+    return next(one for one in record["said"] if one["when"] == when)
+
+
 def machine(record: dict[str, Any]) -> Machine:
-    """Return a machine with the memory that was free in the guest, about to run the scenario."""
-    start = record["said"][0]
-    config = MachineConfig(memory=start["nr_free_pages"] * PAGE, min_free_kbytes=start["min_free_kbytes"])
-    return Machine(program(record), config)
+    """Return a machine on which as much is free as in the guest once it has given back, about to run the scenario."""
+
+    def config(pages: int) -> MachineConfig:
+        return MachineConfig(memory=pages * PAGE, min_free_kbytes=said(record, "freed")["min_free_kbytes"])
+
+    pages, freed = said(record, "start")["nr_free_pages"], said(record, "freed")
+    filled = Machine(fill(record).build(), config(2 * pages))
+    filled.run()
+    used = 2 * pages - filled.free_pages - freed["value"]
+    memory = config(used + freed["nr_free_pages"])
+    filled = Machine(fill(record).build(), memory)
+    filled.run()
+    at, length = filled.region("fill")
+    seen = filled.pagemap(filled.process("P")[0], at, length)
+    given = given_back(record["name"].split(",")[0], seen["head"].astype(np.int64) + seen["index"])
+    return Machine(allocate(fill(record), record, given), memory)
 
 
 def compare(record: dict[str, Any]) -> list[Share]:
@@ -107,7 +130,7 @@ def compare(record: dict[str, Any]) -> list[Share]:
     if (status := simulated.run()) != Status.DONE:
         raise RuntimeError(f"{record['name']} ended with {status.name}")
     return [
-        Share(record["name"], said["order"], said["blocks"], said["got"],
-              simulated.counters.stat("anon_fault_alloc", said["order"]))
-        for said in record["said"] if said["when"] == "allocated"
+        Share(record["name"], asked["order"], asked["blocks"], asked["got"],
+              simulated.counters.stat("anon_fault_alloc", asked["order"]))
+        for asked in record["said"] if asked["when"] == "allocated"
     ]  # fmt: skip

@@ -78,6 +78,16 @@ static char *map(size_t bytes) {
     return (char *)(((uintptr_t)at + PMD - 1) & ~(PMD - 1));
 }
 
+// The frame behind an address (Documentation/admin-guide/mm/pagemap.rst).
+static uint64_t frame(const char *at) {
+    static int fd = -1;
+    uint64_t entry = 0;
+    if (fd < 0) fd = open("/proc/self/pagemap", O_RDONLY);
+    if (pread(fd, &entry, sizeof entry, (off_t)((uintptr_t)at / PAGE * sizeof entry)) != sizeof entry)
+        printf("FAILED pagemap\n");
+    return entry & ((1ULL << 55) - 1);
+}
+
 static char *sparse;
 static size_t sparse_used;
 static void touch_sparse(void) { sparse[sparse_used++ * PMD] = 1; }
@@ -99,6 +109,7 @@ int main(void) {
     for (int order = 2; order <= 9; ++order) enable(order, "never");
     put("/proc/sys/vm/drop_caches", "3");
     sparse = map(8192 * PMD);
+    sleep(3); // until what the kernel does after booting is done
     state("start", 0);
 
     // Fill, but for 40 MiB. Every 64th page also one page table and its page: unmovable beside movable.
@@ -116,22 +127,23 @@ int main(void) {
         while ((long)sparse_used < tables) touch_sparse();
     state("full", pages);
 
-    // Give back by the pattern.
-    long granule = 1;
+    // Give back by the pattern: aligned granules of physical memory, so that it does not matter where filling began.
+    long granule = 1, given = 0;
     uint32_t random = 1;
     if (!strcmp(pattern, "16K")) granule = 4;
     if (!strcmp(pattern, "64K")) granule = 16;
     if (!strcmp(pattern, "256K")) granule = 64;
     if (!strcmp(pattern, "2M")) granule = 512;
-    for (long i = 0; i + granule <= pages; i += granule) {
-        int give = (i / granule) % 2;
+    for (long i = 0; i < pages; ++i) {
+        int give = (frame(fill + i * PAGE) / granule) % 2;
         if (!strcmp(pattern, "random")) {
             random = random * 1664525 + 1013904223;
             give = random >> 31;
         }
-        if (give) madvise(fill + i * PAGE, granule * PAGE, MADV_DONTNEED);
+        if (give) madvise(fill + i * PAGE, PAGE, MADV_DONTNEED);
+        given += give;
     }
-    state("freed", sparse_used);
+    state("freed", given);
 
     for (int order = 2; order <= 9; ++order) {
         size_t size = PAGE << order, blocks = (96UL << 20) / size;
