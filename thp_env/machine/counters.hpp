@@ -85,6 +85,9 @@ namespace thp {
     X(untouched_page_us)                                                                                     \
     X(unmapped_page_us)                                                                                      \
     X(peak_resident)                                                                                         \
+    /* Of the TLB, too: CPUs interrupted by shootdowns; nested walks for a guest's page tables. */           \
+    X(nr_tlb_remote_flush_received)                                                                          \
+    X(walk_ref_nested)                                                                                       \
     /* Fragmentation, as /proc/vmstat. */                                                                    \
     X(compact_stall)                                                                                         \
     X(compact_fail)                                                                                          \

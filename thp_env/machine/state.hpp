@@ -73,6 +73,11 @@ enum vm_flags : u32 {
     VM_WIPEONFORK = 1U << 7,
 };
 
+// When a policy was last asked about a VMA, and the VMA's statistics then; number 0: never.
+struct vma_question {
+    u64 number, faults, zapped;
+};
+
 struct vm_area_struct {
     u64 vm_start, vm_end, vm_pgoff;
     u32 vm_flags, vm_mm;
@@ -85,6 +90,7 @@ struct vm_area_struct {
     u64 swap_readahead;
     u64 faults[PMD_ORDER + 1]; // faults that allocated, by the order they got
     u64 zapped, zap_calls;     // pages unmapped again, and in how many calls
+    vma_question asked;
 };
 
 struct mm_struct {
@@ -117,11 +123,16 @@ struct swap_slot {
     u32 evicted;                          // the shadow entry: what workingset.cpp notes
 };
 
+constexpr u32 SWAPFILE_CLUSTER = 512;    // slots
+constexpr u32 MAX_SWAP_SLOTS = 1U << 26; // 256 GiB
+
 struct swap_cluster {
     u16 count;
     u8 order, list;
     u32 next, prev;
 };
+
+constexpr u32 NR_CLUSTER_LISTS = 2 + 2 * (PMD_ORDER + 1); // see swap.cpp
 
 // include/linux/mmzone.h: enum lru_list. Of files there are only lazily freed pages.
 enum lru_index : u32 { LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE, LRU_UNEVICTABLE, NR_LRU_LISTS };
@@ -140,11 +151,6 @@ struct folio_batch {
 // A page that a process has pinned for I/O.
 struct pin {
     u32 pfn, process;
-};
-
-struct tlb_entry {
-    u64 tag;  // virtual page number << 16 | ASID << 4 | page size << 1 | 1
-    u64 data; // pfn << 16 | content << 8 | flags
 };
 
 // Records of one kind: how many there may be, how many were ever used, and the list of free ones.
@@ -222,7 +228,7 @@ struct header {
     u32 lru_batches, in_reclaim; // whether folios wait in batches; PF_MEMALLOC
     // Swap and the LRU.
     u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
-    u32 cluster_lists[PMD_ORDER + 3], cluster_tails[PMD_ORDER + 3];
+    u32 cluster_lists[NR_CLUSTER_LISTS], cluster_tails[NR_CLUSTER_LISTS];
     lru_list lru[NR_LRU_LISTS];
     folio_batch lru_adds, lru_lazyfrees;
     u64 last_activation; // ps
@@ -230,9 +236,11 @@ struct header {
     u64 shrinker_deferred;
     // The memory control group: pages.
     u64 memcg_usage, memcg_max, memcg_stock;
-    u32 current_mm, next_slot;                // the process on the CPU; the next 2 GiB slot
-    u32 default_orders, reserved;             // E1: the mask of VMAs that have none of their own; 0 = all
-    u32 tlb_array[2][NR_TLB_ARRAYS + NR_PWC]; // where each array starts; [1]: the 4K shadow TLB
+    u32 current_mm, next_slot;    // the process on the CPU; the next 2 GiB slot
+    u32 default_orders, reserved; // E1: the mask of VMAs that have none of their own; 0 = all
+    u32 tlb_sizes, next_asid;     // page sizes that the TLB may hold, a bit each
+    u32 asid_mm[MAX_ASIDS];       // the address space behind each ASID; NIL: none
+    u64 questions;                // that policies were asked
     cursor at;
 };
 
@@ -240,7 +248,12 @@ template <typename T> constexpr bool plain = std::has_unique_object_representati
 static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plain<mm_struct> &&
               plain<header>);
 static_assert(plain<swap_slot> && plain<swap_cluster>);
-static_assert(plain<region> && plain<tlb_entry> && plain<anon_vma> && plain<op_record>);
+static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
+
+// What a program needs tables for.
+struct program_size {
+    u32 regions, processes, swap_slots;
+};
 
 // A machine: the arena and typed views of it. The trace program it runs is shared and read-only.
 struct machine {
@@ -259,9 +272,9 @@ struct machine {
     swap_slot *swap = nullptr;
     swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;
-    tlb_entry *tlb = nullptr;
+    u64 *tlb = nullptr; // laid out by hardware/tlb.cpp
 
-    machine(const machine_config &config, u32 nr_regions, u32 nr_processes);
+    machine(const machine_config &config, const program_size &program);
     ~machine();
     machine(const machine &) = delete;
     machine &operator=(const machine &) = delete;

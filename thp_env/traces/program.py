@@ -50,6 +50,8 @@ BIN_DTYPE = np.dtype([("threshold", "<u8"), ("alias", "<u4"), ("first", "<u4"), 
 
 CONTENT_MAX = 100
 """The content class of random data."""
+SWAP_MAX = 256 << 30
+"""Bytes of the largest swap device."""
 
 
 class ProgramError(ValueError):
@@ -143,6 +145,12 @@ class Program:
         return own
 
     @property
+    def swap_slots(self) -> int:
+        """Pages of the largest swap device that the program adds."""
+        added = self.ops["length"][self.ops["op"] == layout.OPS.index("swap")]
+        return min(int(added.max(initial=0)), SWAP_MAX) // layout.PAGE_SIZE
+
+    @property
     def name(self) -> str:
         """The program's name, for messages and reports."""
         return str(self.meta.get("name", "program"))
@@ -209,6 +217,7 @@ class Program:
         limit("fragment", "a", layout.MAX_PAGE_ORDER + 1, "order")
         refuse(uses("fragment") & (ops["a"] == 0), "order 0 cannot be fragmented")
         limit("fragment", "b", 1001, "index")
+        limit("swap", "length", SWAP_MAX + 1, "size of swap: at most 256 GiB")
         limit("limit", "length", layout.NO_LIMIT + 1, "limit")
         limit("touch", "b", len(layout.TOUCH), "kind of touch")
         limit("touch", "c", CONTENT_MAX + 1, "content class")

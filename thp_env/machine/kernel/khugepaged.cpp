@@ -176,7 +176,8 @@ void khugepaged_scan(machine &m) {
 
 int madvise_collapse(machine &m, u32 vma, u64 start, u64 end) {
     if (!allowable(m, m.vmas[vma], true)) return -EINVAL;
-    scan_result last = SUCCEED;
+    // A range that holds no edge of a 2M block has fewer than no blocks, which are not all collapsed.
+    scan_result last = align_up(start, PMD_SIZE) > align_down(end, PMD_SIZE) ? FAIL : SUCCEED;
     for (u64 at = align_up(start, PMD_SIZE); at + PMD_SIZE <= end; at += PMD_SIZE) {
         const scan_result result = collapse(m, vma, at, false);
         if (result == SUCCEED || result == PMD_MAPPED) continue;

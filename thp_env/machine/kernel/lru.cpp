@@ -42,6 +42,7 @@ void batch_del(folio_batch &batch, u32 head) {
 
 void lazyfree(machine &m, u32 head) {
     page &folio = m.pages[head];
+    if (!(folio.flags & PG_swapbacked) || (folio.flags & (PG_swapcache | PG_mlocked))) return;
     lru_del(m, head);
     folio.flags &= ~u32{PG_swapbacked | PG_active | PG_referenced};
     link_first(m, head);
@@ -97,11 +98,11 @@ void folio_mark_lazyfree(machine &m, u32 head) {
 void folio_set_mlocked(machine &m, u32 head, bool on) {
     page &folio = m.pages[head];
     if (!(folio.flags & PG_mlocked) == !on) return;
-    const bool listed = folio.flags & PG_lru;
+    lru_add_drain(m);
     lru_del(m, head);
     folio.flags = on ? folio.flags | PG_mlocked : folio.flags & ~u32{PG_mlocked};
     folio.flags &= ~u32{PG_active};
-    if (listed) link_first(m, head);
+    link_first(m, head);
 }
 
 void lru_add_split_folio(machine &m, u32 head, u32 tail) {

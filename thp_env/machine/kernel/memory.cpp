@@ -194,7 +194,9 @@ u32 folio_pte_batch(const machine &m, const u64 *pte, u32 max) {
 
 namespace {
 
-void zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr) {
+// True when something was left there.
+bool zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr, bool drop_markers) {
+    bool skipped = false;
     for (u32 i = 0; i < nr;) {
         if (pte_none(pte[i])) {
             ++i;
@@ -206,6 +208,11 @@ void zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr) {
             m.mms[mm].swapents -= n;
             std::fill_n(pte + i, n, 0);
             i += n;
+            continue;
+        }
+        if (!pte_present(pte[i]) && !drop_markers) { // zap_nonpresent_ptes: only unmapping removes guards
+            skipped = true;
+            ++i;
             continue;
         }
         if (!pte_present(pte[i]) || (pte[i] & PTE_SPECIAL)) { // a marker or the zero page
@@ -221,11 +228,12 @@ void zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr) {
         folio_put(m, head, static_cast<i32>(n));
         i += n;
     }
+    return skipped;
 }
 
 } // namespace
 
-bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt) {
+bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
     const u32 mm = m.vmas[vma].vm_mm;
     mmu_gather gather;
     const u64 rss = m.mms[mm].rss;
@@ -235,8 +243,9 @@ bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt) {
             zap_huge_pmd(m, vma, pmd);
         } else {
             if (huge && !split_huge_pmd(m, vma, pmd, at)) return false; // R17
-            zap_pte_range(m, mm, pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
-            if (reclaim_pt && whole) free_pte_table(m, pmd);
+            const auto nr = static_cast<u32>((next - at) >> PAGE_SHIFT);
+            const bool skipped = zap_pte_range(m, mm, pte_offset(m, *pmd, at), nr, !dontneed);
+            if (dontneed && whole && !skipped) free_pte_table(m, pmd);
         }
         gather.add(at, next, huge && whole ? PMD_SHIFT : PAGE_SHIFT);
         return true;

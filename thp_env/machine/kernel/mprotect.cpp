@@ -60,8 +60,14 @@ int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection) {
     const int error = vma_modify(
         m, mm, start, end, [&](const vm_area_struct &v) { return (v.vm_flags & access) != protection; },
         [&](u32 v) {
-            m.vmas[v].vm_flags = (m.vmas[v].vm_flags & ~access) | protection;
+            const u32 before = m.vmas[v].vm_flags;
+            m.vmas[v].vm_flags = (before & ~access) | protection;
             memory = memory && change_protection(m, v);
+            // mprotect_fixup: what is locked and becomes writable is faulted in at once; errors do not matter.
+            if ((before & (VM_WRITE | VM_LOCKED)) != VM_LOCKED || !(protection & VM_WRITE)) return;
+            int failed = 0;
+            for (u64 at = m.vmas[v].vm_start; at < m.vmas[v].vm_end && !failed; at += PAGE_SIZE)
+                failed = populate(m, mm, at, true);
         });
     return memory ? error : -ENOMEM;
 }
@@ -76,7 +82,8 @@ int mlock(machine &m, u32 mm, u64 start, u64 end, bool on) {
     if (error || !on) return error;
     // __mm_populate: every page is faulted in, for writing where the VMA permits it.
     for (u64 at = start; at < end && !error; at += PAGE_SIZE) error = populate(m, mm, at, true);
-    return error;
+    // __mlock_posix_error_return
+    return error == -EFAULT ? -ENOMEM : error == -ENOMEM ? -EAGAIN : error;
 }
 
 } // namespace thp

@@ -93,8 +93,9 @@ void folio_add_new_anon_rmap(machine &m, u32 head, u32 vma, u64 address, bool pm
     page &folio = m.pages[head];
     const vm_area_struct &v = m.vmas[vma];
     const u32 nr = 1U << folio.order;
-    folio.flags |= PG_anon | (v.vm_flags & VM_LOCKED ? u32{PG_mlocked} : 0);
+    folio.flags |= PG_anon;
     lru_add(m, head);
+    if (v.vm_flags & VM_LOCKED) folio_set_mlocked(m, head, true);
     folio.anon_vma = m.anon_vmas[v.anon_vma].root;
     folio.index = v.vm_pgoff + ((address - v.vm_start) >> PAGE_SHIFT);
     if (pmd) {
@@ -177,6 +178,7 @@ void folio_remove_rmap_pmd(machine &m, u32 head, u32 mm) {
 u32 folio_referenced(machine &m, u32 head) {
     const u64 first = m.pages[head].index, nr = folio_nr_pages(m, head);
     u32 vmas = 0;
+    if (m.pages[head].anon_vma == NIL) return 0; // in the swap cache, mapped by nobody yet
     for (u32 v = m.anon_vmas[m.pages[head].anon_vma].head; v != NIL; v = m.vmas[v].anon_next) {
         const vm_area_struct &vma = m.vmas[v];
         const u64 from = std::max(first, vma.vm_pgoff);
