@@ -13,14 +13,14 @@ namespace {
 constexpr u64 MAGIC = 0x3130766e65706874ULL; // "thpenv01"
 
 constexpr u32 record_size[NR_TABLES] = {
-    sizeof(page),         sizeof(u8),
-    sizeof(u8),           PTRS_PER_TABLE * sizeof(u64),
-    sizeof(u32),          sizeof(vm_area_struct),
-    sizeof(u32),          sizeof(mm_struct),
-    sizeof(anon_vma),     sizeof(region),
-    sizeof(pin),          sizeof(swap_slot),
-    sizeof(swap_cluster), sizeof(u32),
-    sizeof(u64),
+    sizeof(page),      sizeof(u8),
+    sizeof(u8),        PTRS_PER_TABLE * sizeof(u64),
+    sizeof(u32),       sizeof(vm_area_struct),
+    sizeof(u32),       sizeof(mm_struct),
+    sizeof(anon_vma),  sizeof(region),
+    sizeof(pin),       sizeof(u32),
+    sizeof(swap_slot), sizeof(swap_cluster),
+    sizeof(u32),       sizeof(u64),
 };
 
 // FNV-1a over words: finds damage, not malice.
@@ -72,6 +72,7 @@ void machine::attach() {
     anon_vmas = reinterpret_cast<anon_vma *>(at(TABLE_anon_vmas));
     regions = reinterpret_cast<region *>(at(TABLE_regions));
     pins = reinterpret_cast<pin *>(at(TABLE_pins));
+    page_cache = reinterpret_cast<u32 *>(at(TABLE_page_cache));
     swap = reinterpret_cast<swap_slot *>(at(TABLE_swap));
     clusters = reinterpret_cast<swap_cluster *>(at(TABLE_clusters));
     processes = reinterpret_cast<u32 *>(at(TABLE_processes));
@@ -92,6 +93,7 @@ machine::machine(const machine_config &config, const program_size &program) {
         config.max_vmas,
         program.regions,
         frames,
+        program.file_pages,
         program.swap_slots,
         program.swap_slots / SWAPFILE_CLUSTER + 1,
         program.processes,
@@ -202,9 +204,10 @@ std::string machine::load(const std::byte *data, u64 size, machine **out) {
     if (sum != checksum(data, size)) return "damaged or truncated: its checksum does not match";
     if (std::string error = check_config(stored.config); !error.empty()) return error;
     const program_size program{stored.tables[TABLE_regions].capacity, stored.tables[TABLE_processes].capacity,
-                               stored.tables[TABLE_swap].capacity};
-    if (program.regions > (1U << 24) || program.processes > (1U << 16) || program.swap_slots > MAX_SWAP_SLOTS)
-        return "too many regions, processes or swap slots";
+                               stored.tables[TABLE_swap].capacity, stored.tables[TABLE_page_cache].capacity};
+    if (program.regions > (1U << 24) || program.processes > (1U << 16) ||
+        program.swap_slots > MAX_SWAP_SLOTS || program.file_pages > MAX_SWAP_SLOTS)
+        return "too many regions, processes, swap slots or pages of files";
     auto fresh = std::make_unique<machine>(stored.config, program);
     u64 at = sizeof(header);
     for (u32 i = 0; i < NR_TABLES; ++i) {

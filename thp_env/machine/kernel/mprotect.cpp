@@ -45,6 +45,7 @@ void mlock_pages(machine &m, const vm_area_struct &vma, bool on) {
         if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
         const bool huge = entry & PTE_PSE;
         const u32 pfn = pte_pfn(entry), head = huge ? pfn : page_head(m, pfn);
+        if (m.pages[head].flags & PG_file) continue;
         const u64 first = huge ? align_down(at, PMD_SIZE) : at - (u64{pfn - head} << PAGE_SHIFT);
         const u64 end = first + (PAGE_SIZE << m.pages[head].order);
         if (first < vma.vm_start || end > vma.vm_end) continue;
@@ -63,7 +64,8 @@ int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection) {
             const u32 before = m.vmas[v].vm_flags;
             m.vmas[v].vm_flags = (before & ~access) | protection;
             memory = memory && change_protection(m, v);
-            // mprotect_fixup: what is locked and becomes writable is faulted in at once; errors do not matter.
+            // mprotect_fixup: what is locked and becomes writable is faulted in at once; errors do not
+            // matter.
             if ((before & (VM_WRITE | VM_LOCKED)) != VM_LOCKED || !(protection & VM_WRITE)) return;
             int failed = 0;
             for (u64 at = m.vmas[v].vm_start; at < m.vmas[v].vm_end && !failed; at += PAGE_SIZE)
