@@ -11,6 +11,8 @@ import inspect
 from importlib import import_module
 from pathlib import Path
 
+from thp_workloads.recording.fragmentation.compare import Share, compare, load
+
 from thp_env.envs.actions import INTERFACES
 from thp_env.envs.observation import SIZE_FIELDS, SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.envs.vma_task import VmaTask
@@ -82,13 +84,34 @@ TLB sizes, walk penalties and their sources are with the cores, in `thp_env/mach
 """
 
 
+def fragmentation() -> str:
+    """Return the page about fragmentation: what stands there up to its mark, and how recordings compare."""
+    mark = "<!-- What follows is made by docs/build.py from the recordings. -->\n"
+    text = (DOCS / "fragmentation.md").read_text().partition(mark)[0]
+    records = load(DOCS.parent / "tests" / "data" / "fragmentation.jsonl.xz")
+    shares = {record["name"]: compare(record) for record in records}
+
+    def cell(share: Share) -> str:
+        both = f"{100 * share.recorded / share.blocks:.0f} / {100 * share.simulated / share.blocks:.0f}"
+        return f"**{both}**" if abs(share.difference) > 10 else both
+
+    rows = [(name.replace(",", ", "), *map(cell, of)) for name, of in shares.items()]
+    orders = [f"{4 << share.order}K" for share in next(iter(shares.values()))]
+    away = [[abs(of[i].difference) for of in shares.values()] for i in range(len(orders))]
+    summary = [
+        ("mean difference, points", *(f"{sum(of) / len(of):.1f}" for of in away)),
+        ("within 10 points, of 36", *(str(sum(one <= 10 for one in of)) for of in away)),
+    ]
+    return f"{text}{mark}\n{table(('scenario', *orders), rows + summary)}\n"
+
+
 def pages() -> dict[Path, str]:
     """Return every page that is made, by its path."""
     made = {
         DOCS / "environments" / f"{entry.split(':')[0].rsplit('.', 1)[1]}.md": environment(env_id, entry)
         for env_id, entry in ENVIRONMENTS.items()
     }
-    return {**made, DOCS / "costs.md": costs()}
+    return {**made, DOCS / "costs.md": costs(), DOCS / "fragmentation.md": fragmentation()}
 
 
 if __name__ == "__main__":
