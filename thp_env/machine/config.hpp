@@ -38,13 +38,14 @@ struct clock_table {
 #undef X
 };
 
-// One set-associative array of translations. ways = entries and sets = 1: fully associative; ways = 0: absent.
+// One set-associative array of translations. ways = entries and sets = 1: fully associative; ways = 0:
+// absent.
 struct tlb_geometry {
     u32 sets, ways;
 };
 
-// Arrays of the data TLB, and which page sizes an entry can have. Coalesced: an aligned run of PTEs with the same
-// bits that map contiguous frames; contpte: 16 PTEs with arm64's contiguous bit.
+// Arrays of the data TLB, and which page sizes an entry can have. Coalesced: an aligned run of PTEs with the
+// same bits that map contiguous frames; contpte: 16 PTEs with arm64's contiguous bit.
 enum tlb_array_id : u32 { L1_4K, L1_2M, L1_1G, L2, L2_2M, L2_1G, NR_TLB_ARRAYS };
 enum page_size : u32 { SIZE_4K, SIZE_COALESCED, SIZE_CONTPTE, SIZE_2M, SIZE_1G, NR_PAGE_SIZES };
 constexpr u32 MAX_ASIDS = 16;

@@ -51,8 +51,8 @@ struct interpreter {
         return STEP_DONE;
     }
 
-    // Runs steps of the current operation until it ends, the window ends or a step fails. Addresses are made some
-    // steps ahead, so that what their walks will read can be fetched while others run.
+    // Runs steps of the current operation until it ends, the window ends or a step fails. Addresses are made
+    // some steps ahead, so that what their walks will read can be fetched while others run.
     template <typename Address, typename Step>
     step_result steps(mmu &unit, u64 count, Address address_of, Step step) {
         u64 addresses[mmu::AHEAD], at = m.h->at.step;

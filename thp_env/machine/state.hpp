@@ -214,11 +214,11 @@ struct header {
     u64 shrinker_deferred;
     // The memory control group: pages.
     u64 memcg_usage, memcg_max, memcg_stock;
-    u32 current_mm, next_slot;                // the process on the CPU; the next 2 GiB slot
-    u32 default_orders, reserved;             // E1: the mask of VMAs that have none of their own; 0 = all
-    u32 tlb_sizes, next_asid;                 // page sizes that the TLB may hold, a bit each
-    u32 asid_mm[MAX_ASIDS];                   // the address space behind each ASID; NIL: none
-    u64 questions; // that policies were asked
+    u32 current_mm, next_slot;    // the process on the CPU; the next 2 GiB slot
+    u32 default_orders, reserved; // E1: the mask of VMAs that have none of their own; 0 = all
+    u32 tlb_sizes, next_asid;     // page sizes that the TLB may hold, a bit each
+    u32 asid_mm[MAX_ASIDS];       // the address space behind each ASID; NIL: none
+    u64 questions;                // that policies were asked
     cursor at;
 };
 

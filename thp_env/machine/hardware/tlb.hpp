@@ -54,8 +54,8 @@ struct tlb {
     tlb(const tlb_config &c, u64 *words);
     void init() const;
 
-    // The data of an address at a level (0, 1), in an entry of one of the sizes given as bits; nullptr when there
-    // is none.
+    // The data of an address at a level (0, 1), in an entry of one of the sizes given as bits; nullptr when
+    // there is none.
     u64 *find(u32 level, u64 address, u32 mm, u32 sizes, u32 *size) const {
         for (; sizes; sizes &= sizes - 1) {
             *size = static_cast<u32>(std::countr_zero(sizes));

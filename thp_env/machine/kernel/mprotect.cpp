@@ -63,7 +63,8 @@ int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection) {
             const u32 before = m.vmas[v].vm_flags;
             m.vmas[v].vm_flags = (before & ~access) | protection;
             memory = memory && change_protection(m, v);
-            // mprotect_fixup: what is locked and becomes writable is faulted in at once; errors do not matter.
+            // mprotect_fixup: what is locked and becomes writable is faulted in at once; errors do not
+            // matter.
             if ((before & (VM_WRITE | VM_LOCKED)) != VM_LOCKED || !(protection & VM_WRITE)) return;
             int failed = 0;
             for (u64 at = m.vmas[v].vm_start; at < m.vmas[v].vm_end && !failed; at += PAGE_SIZE)
