@@ -35,8 +35,17 @@ struct interpreter {
                m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
     }
 
+    // Spends the time of what follows for the VMA that holds the address.
+    void charge(mmu &unit, u64 address) {
+        u32 &charged = m.h->charged;
+        if (charged != NIL && address >= m.vmas[charged].vm_start && address < m.vmas[charged].vm_end) return;
+        unit.commit();
+        charged = vma_lookup(m, unit.mm, address);
+    }
+
     // One access with its faults; STEP_DONE, STEP_OOM or STEP_FAULTED.
     step_result access(mmu &unit, u64 address, bool write, u8 content) {
+        if (m.h->config.charge_vmas) charge(unit, address);
         while (unit.access(address, write, content) == MMU_FAULT) {
             unit.commit();
             const u32 v = vma_lookup(m, unit.mm, address);
@@ -70,6 +79,7 @@ struct interpreter {
         m.h->at.step = at;
         budget.accesses -= at - start;
         unit.commit();
+        m.h->charged = NIL;
         return result == STEP_DONE && at < count ? STEP_PAUSED : result;
     }
 
