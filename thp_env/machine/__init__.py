@@ -40,7 +40,7 @@ pages unmapped again so far, in `zap_calls` calls, `scanned` the pages looked at
 to a policy about it (0: never), with the faults and zapped pages at that time. `times` is the time that was spent
 for it, by kind, if the machine keeps it (`charge_vmas`)."""
 
-KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP = range(6)
+KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE = range(7)
 LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
 LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE = (1 << bit for bit in range(4, 8))
 
@@ -157,7 +157,7 @@ class Machine:
         try:
             self._core = _core.CoreMachine.create(
                 self.config.as_dict(), max(1, len(program.regions)), len(program.processes),
-                program.swap_slots, brk, base, *raw, program.seed & NEVER,
+                program.swap_slots, program.file_pages, brk, base, *raw, program.seed & NEVER,
             )  # fmt: skip
         except (ValueError, TypeError, MemoryError, RuntimeError) as error:
             raise MachineError(f"cannot build the machine: {error}") from None
