@@ -74,7 +74,6 @@ struct interpreter {
             for (; at < end; ++at) {
                 result = window_over(unit) ? STEP_PAUSED : step(at, addresses[at - first]);
                 if (result != STEP_DONE) break; // a step that failed is not done
-                --budget.accesses;
             }
         }
         m.h->at.step = at;
