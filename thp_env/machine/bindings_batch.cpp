@@ -32,7 +32,7 @@ struct core_batch {
     }
     thread_pool &get_pool() {
         if (owner != getpid()) {
-            static_cast<void>(pool.release()); // the parent's
+            [[maybe_unused]] const thread_pool *parents = pool.release(); // not ours to join
             pool = std::make_unique<thread_pool>(threads);
             owner = getpid();
         }
