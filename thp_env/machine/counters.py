@@ -69,7 +69,7 @@ class Counters:
 
     def time_ps(self, *names: str) -> Any:
         """Return the picoseconds spent in the named kinds of work."""
-        return _whole(sum(self.times[..., _TIME[name]] for name in names))
+        return _whole(self.times[..., [_TIME[name] for name in names]].sum(-1))
 
     @property
     def walk_cycles_per_access(self) -> Any:

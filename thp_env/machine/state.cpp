@@ -133,6 +133,7 @@ machine::machine(const machine_config &config, const program_size &program) {
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
     h->deferred_head = h->deferred_tail = NIL;
     h->current_mm = NIL;
+    h->charged = NIL;
     for (lru_list &list : h->lru) list = {NIL, NIL, 0};
     h->thp_defrag = DEFRAG_MADVISE;
     h->swappiness = 60;

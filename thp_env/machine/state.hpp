@@ -99,6 +99,7 @@ struct vm_area_struct {
     u64 faults[PMD_ORDER + 1]; // faults that allocated, by the order they got
     u64 zapped, zap_calls;     // pages unmapped again, and in how many calls
     vma_question asked;
+    u64 times[NR_TIMES]; // ps spent for it, if machine_config.charge_vmas
 };
 
 struct mm_struct {
@@ -258,6 +259,7 @@ struct header {
     u32 tlb_sizes, next_asid;     // page sizes that the TLB may hold, a bit each
     u32 asid_mm[MAX_ASIDS];       // the address space behind each ASID; NIL: none
     u64 questions;                // that policies were asked
+    u32 charged, spare;           // the VMA that time is spent for; NIL: none, or it is not kept
     cursor at;
     // The reserve of 64K folios (cont_pte_hugepage.cpp). lost: blocks that were split and not replaced yet.
     u32 pool_head, pool_lost, pool_lent, pool_peak;
@@ -315,6 +317,7 @@ struct machine {
     void spend(time_kind kind, u64 ps) {
         h->clock += ps;
         h->times[kind] += ps;
+        if (h->charged != NIL) vmas[h->charged].times[kind] += ps;
     }
 
   private:
@@ -323,6 +326,18 @@ struct machine {
     void attach();
     u64 extent(u32 table) const; // bytes in use of a table
     void *arena_ = nullptr;
+};
+
+// While it lives, time is spent for a VMA (NIL: for nobody in particular).
+struct charge_to {
+    machine &m;
+    u32 before;
+    charge_to(machine &machine, u32 vma) : m(machine), before(machine.h->charged) {
+        if (m.h->config.charge_vmas) m.h->charged = vma;
+    }
+    ~charge_to() { m.h->charged = before; }
+    charge_to(const charge_to &) = delete;
+    charge_to &operator=(const charge_to &) = delete;
 };
 
 // Takes a zeroed record from a table with a list of free ones; NIL when the table is full.

@@ -218,6 +218,7 @@ scan_result mthp_collapse(machine &m, u32 vma, u64 start, u64 *pmd, u32 unmapped
 }
 
 scan_result collapse(machine &m, u32 vma, u64 start, bool khugepaged) {
+    const charge_to charged(m, vma);
     u64 *pmd = pmd_offset(m, m.vmas[vma].vm_mm, start);
     if (!pmd) return PMD_NULL;
     if (pte_none(*pmd)) return PMD_NONE;

@@ -222,6 +222,7 @@ bool fault_has_choice(machine &m, const vm_area_struct &vma, u64 address, u64 pm
 }
 
 vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write) {
+    const charge_to charged(m, vma);
     const u64 majflt = m.mms[m.vmas[vma].vm_mm].majflt;
     if (feature(m, FEATURE_pool_64k)) huge_page_pool_balance(m);
     const vm_fault result = fault_once(m, vma, address, write);
@@ -282,6 +283,7 @@ bool zap_pte_range(machine &m, u32 mm, u64 address, u64 *pte, u32 nr, bool drop_
 } // namespace
 
 bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
+    const charge_to charged(m, vma);
     const u32 mm = m.vmas[vma].vm_mm;
     mmu_gather gather;
     const u64 rss = m.mms[mm].rss;
