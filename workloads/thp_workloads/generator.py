@@ -63,6 +63,25 @@ SIZES = {
 """For tests, for training and for final measurements."""
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What a source reports of such a program: a ratio of one figure under two settings.
+
+    Attributes:
+        says: the source and its figure.
+        metric: a metric of the profile.
+        of, against: contenders of the profile; the ratio is `of` divided by `against`.
+        low, high: what would be the same direction and rough size.
+    """
+
+    says: str
+    metric: str
+    of: str
+    against: str
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generator:
     """Writes trace programs of one kind.
@@ -81,8 +100,11 @@ class Generator:
     family: ClassVar[str]
     summary: ClassVar[str]
     sources: ClassVar[str]
+    claims: ClassVar[tuple[Claim, ...]]
     pace: ClassVar[tuple[float, float]] = (3, 300)
     """Range of `ns` that `sample` draws from."""
+    time_scale: ClassVar[float] = 1.0
+    """How long the episodes that `sample` draws last beside those of other generators."""
     swaps_itself: ClassVar[bool] = False
     """Whether the program writes memory to zram of its own accord, so that there always is some."""
 
@@ -157,7 +179,7 @@ class Generator:
             phases=int(rng.integers(*limits.phases, endpoint=True)),
             accesses=int(rng.integers(*limits.accesses, endpoint=True)),
             ns=log_uniform(rng, *cls.pace),
-            seconds=log_uniform(rng, *limits.seconds),
+            seconds=cls.time_scale * log_uniform(rng, *limits.seconds),
             **cls.draw(rng),
         )
         around = draw_surroundings(rng, footprint, generator.touched, cores_of(side_of(cls.family)))
