@@ -87,6 +87,11 @@ class MachineConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return what the C++ core is made from."""
         tlb = core(self.core) if isinstance(self.core, str) else self.core
+        if tlb.base_shift != 12:
+            raise ValueError(
+                f"{tlb.name} lacks 4K pages, which the simulated kernel has: "
+                f"tlb_misses(addresses, core={tlb.name!r}, page_shift={tlb.base_shift}) simulates its TLB alone"
+            )
         pages = self.memory // layout.PAGE_SIZE
         return {
             "nr_pages": pages,
@@ -96,7 +101,7 @@ class MachineConfig:
             "nr_cpus": self.nr_cpus,
             "shadow_tlb": self.shadow_tlb,
             "clock": self.clock,
-            **tlb.config(),
+            "tlb": tlb.config(),
         }
 
 

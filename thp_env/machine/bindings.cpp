@@ -1,5 +1,6 @@
 // nanobind, and nothing else: the C++ core as the Python module thp_env.machine._core.
 #include "hardware/tlb.hpp"
+#include "hardware/tlb_misses.hpp"
 #include "kernel/huge_memory.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
@@ -8,6 +9,7 @@
 #include "validate.hpp"
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 #include <optional>
@@ -61,6 +63,36 @@ template <typename T> nb::bytes as_bytes(const T *data, size_t n) {
     return nb::bytes(reinterpret_cast<const char *>(data), n * sizeof(T));
 }
 
+tlb_geometry make_geometry(const nb::handle &h) {
+    const auto [sets, ways] = nb::cast<std::pair<u32, u32>>(h);
+    return {sets, ways};
+}
+
+template <typename T, size_t N, typename Make> void fill_array(T (&out)[N], nb::handle list, Make make) {
+    if (nb::len(list) != N) throw nb::value_error("a TLB parameter has another number of values");
+    size_t i = 0;
+    for (const nb::handle item : list) out[i++] = make(item);
+}
+
+tlb_config make_tlb(const nb::dict &d) {
+    constexpr auto number = [](nb::handle h) { return nb::cast<u32>(h); };
+    tlb_config c{};
+    fill_array(c.arrays, d["arrays"], make_geometry);
+    fill_array(c.pwc, d["pwc"], make_geometry);
+    fill_array(c.of_size[0], d["l1_of_size"], number);
+    fill_array(c.of_size[1], d["l2_of_size"], number);
+    fill_array(c.walk_cycles, d["walk_cycles"], number);
+    c.coalesced_order = number(d["coalesced_order"]);
+    c.plru = number(d["plru"]);
+    c.hashed = number(d["hashed"]);
+    c.nr_asids = number(d["nr_asids"]);
+    c.l2_hit_cycles = number(d["l2_hit_cycles"]);
+    c.nested_shift = number(d["nested_shift"]);
+    c.nested_cycles = number(d["nested_cycles"]);
+    c.nested = make_geometry(d["nested"]);
+    return c;
+}
+
 machine_config make_config(const nb::dict &d) {
     machine_config c{};
     c.nr_pages = nb::cast<u64>(d["nr_pages"]);
@@ -69,20 +101,7 @@ machine_config make_config(const nb::dict &d) {
     c.max_tables = nb::cast<u32>(d["max_tables"]);
     c.nr_cpus = nb::cast<u32>(d["nr_cpus"]);
     c.shadow_tlb = nb::cast<bool>(d["shadow_tlb"]) ? 1 : 0;
-    const auto arrays = nb::cast<std::vector<std::vector<u32>>>(d["tlb_arrays"]);
-    const auto pwc = nb::cast<std::vector<std::vector<u32>>>(d["tlb_pwc"]);
-    const auto l1 = nb::cast<std::vector<i32>>(d["tlb_l1"]), l2 = nb::cast<std::vector<i32>>(d["tlb_l2"]);
-    const auto walk = nb::cast<std::vector<u32>>(d["walk_cycles"]);
-    for (tlb_geometry &array : c.tlb.arrays) array = {1, 0};
-    for (u32 i = 0; i < NR_TLB_ARRAYS && i < arrays.size(); ++i)
-        c.tlb.arrays[i] = {arrays[i].at(0), arrays[i].at(1)};
-    for (u32 i = 0; i < NR_PWC; ++i) c.tlb.pwc[i] = {pwc.at(i).at(0), pwc.at(i).at(1)};
-    for (u32 i = 0; i < NR_PAGE_SIZES; ++i) {
-        c.tlb.l1_of_size[i] = static_cast<u32>(l1.at(i));
-        c.tlb.l2_of_size[i] = static_cast<u32>(l2.at(i));
-    }
-    c.tlb.l2_hit_cycles = nb::cast<u32>(d["l2_hit_cycles"]);
-    for (u32 i = 0; i < 4; ++i) c.tlb.walk_cycles[i] = walk.at(i);
+    c.tlb = make_tlb(d["tlb"]);
     const nb::dict clock = d["clock"];
 #define X(name) c.clock.name = nb::cast<u64>(clock[#name]);
     THP_CLOCK(X)
@@ -127,6 +146,22 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     module.attr("CLOCK") = names(clock_names);
     module.attr("OPS") = names(op_names);
     module.attr("OP_FIELDS") = names(op_fields);
+
+    using addresses_array = nb::ndarray<const u64, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+    module.def("check_tlb", [](const nb::dict &tlb) { return check_tlb(make_tlb(tlb)); });
+    module.def(
+        "tlb_misses",
+        [](const nb::dict &tlb, const addresses_array &addresses, const bytes_array &sizes, u32 shift) {
+            const tlb_config c = make_tlb(tlb);
+            const u8 *each = sizes.shape(0) ? sizes.data() : nullptr;
+            tlb_counts misses{};
+            {
+                nb::gil_scoped_release nogil;
+                misses = tlb_misses(c, addresses.data(), each, addresses.shape(0), shift);
+            }
+            return nb::make_tuple(misses.l1, misses.l2);
+        },
+        "tlb"_a, "addresses"_a, "sizes"_a, "shift"_a);
 
     nb::class_<core_machine>(module, "CoreMachine")
         .def_static("create",

@@ -84,7 +84,10 @@ namespace thp {
     X(resident_page_us)                                                                                      \
     X(untouched_page_us)                                                                                     \
     X(unmapped_page_us)                                                                                      \
-    X(peak_resident)
+    X(peak_resident)                                                                                         \
+    /* Of the TLB, too: CPUs interrupted by shootdowns; nested walks for a guest's page tables. */           \
+    X(nr_tlb_remote_flush_received)                                                                          \
+    X(walk_ref_nested)
 
 // Where simulated time goes (picoseconds). They add up to the clock.
 #define THP_TIMES(X)                                                                                         \

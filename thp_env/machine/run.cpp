@@ -31,7 +31,7 @@ struct interpreter {
     u64 choices_at_start;
 
     bool window_over(const mmu &unit) const {
-        return unit.now() >= budget.until ||
+        return unit.elapsed >= unit.left ||
                m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
     }
 
@@ -44,54 +44,68 @@ struct interpreter {
             if (v == NIL || !(m.vmas[v].vm_flags & needed) || (m.vmas[v].vm_flags & VM_FILE))
                 return STEP_FAULTED;
             const vm_fault result = handle_mm_fault(m, v, address, write);
+            unit.commit(); // the fault took time
             if (result == FAULT_OOM) return STEP_OOM;
             if (result == FAULT_SIGSEGV) return STEP_FAULTED;
         }
         return STEP_DONE;
     }
 
-    // Runs steps of the current operation until it ends, the window ends or a step fails.
-    template <typename Step> step_result steps(mmu &unit, u64 count, Step step) {
-        u64 &at = m.h->at.step;
+    // Runs steps of the current operation until it ends, the window ends or a step fails. Addresses are made some
+    // steps ahead, so that what their walks will read can be fetched while others run.
+    template <typename Address, typename Step>
+    step_result steps(mmu &unit, u64 count, Address address_of, Step step) {
+        u64 addresses[mmu::AHEAD], at = m.h->at.step;
         step_result result = STEP_DONE;
-        for (; at < count; ++at) {
-            result = window_over(unit) ? STEP_PAUSED : step(at);
-            if (result != STEP_DONE) break; // a step that failed is not done
+        while (at < count && result == STEP_DONE) {
+            const u64 first = at, end = std::min(count, at + mmu::AHEAD);
+            for (u64 i = first; i < end; ++i) addresses[i - first] = address_of(i);
+            unit.prefetch(addresses, end - first);
+            for (; at < end; ++at) {
+                result = window_over(unit) ? STEP_PAUSED : step(at, addresses[at - first]);
+                if (result != STEP_DONE) break; // a step that failed is not done
+            }
         }
+        m.h->at.step = at;
         unit.commit();
         return result;
     }
 
     step_result touch(const op_record &op, u32 mm) {
-        mmu unit(m, mm, 1);
+        mmu unit(m, mm, 1, budget.until);
         const u64 start = m.regions[op.region].start + op.offset;
-        return steps(unit, (op.length + op.a - 1) / op.a, [&](u64 i) {
-            return access(unit, start + i * op.a, op.b != TOUCH_READ, static_cast<u8>(op.c));
+        const auto address_of = [&](u64 i) { return start + i * op.a; };
+        return steps(unit, (op.length + op.a - 1) / op.a, address_of, [&](u64, u64 address) {
+            return access(unit, address, op.b != TOUCH_READ, static_cast<u8>(op.c));
         });
     }
 
     step_result accesses(const op_record &op, u32 mm) {
-        mmu unit(m, mm, op.weight);
+        mmu unit(m, mm, op.weight, budget.until);
         const u64 key = mix64(p.seed ^ mix64(m.h->at.op + 1)), start = m.regions[op.region].start + op.offset;
         const u64 write_share = op.d & 0xffffffffU;
         const auto content = static_cast<u8>(op.d >> 32);
         const bin_record *bins = op.a == PATTERN_BINS ? p.bins + p.tables[2 * op.aux] : nullptr;
         const u64 nr_bins = bins ? p.tables[2 * op.aux + 1] : 0;
-        return steps(unit, op.b, [&](u64 i) {
-            const u64 random = draw(key, i);
+        const auto address_of = [&](u64 i) {
+            return start + pattern_offset(op, key, i, draw(key, i), bins, nr_bins);
+        };
+        return steps(unit, op.b, address_of, [&](u64 i, u64 address) {
             const bool write = write_share && (draw(~key, i) & 0xffff) < write_share;
-            unit.compute_ps += op.c;
-            return access(unit, start + pattern_offset(op, key, i, random, bins, nr_bins), write, content);
+            unit.compute(op.c);
+            return access(unit, address, write, content);
         });
     }
 
     step_result replay(const op_record &op, u32 mm) {
-        mmu unit(m, mm, op.weight);
-        const access_record *first = p.accesses + op.offset;
-        return steps(unit, op.length, [&](u64 i) {
-            const access_record &r = first[i];
-            unit.compute_ps += r.instructions * op.c;
-            const u64 address = m.regions[r.region].start + (u64{r.page} << PAGE_SHIFT);
+        mmu unit(m, mm, op.weight, budget.until);
+        const access_record *records = p.accesses + op.offset;
+        const auto address_of = [&](u64 i) {
+            return m.regions[records[i].region].start + (u64{records[i].page} << PAGE_SHIFT);
+        };
+        return steps(unit, op.length, address_of, [&](u64 i, u64 address) {
+            const access_record &r = records[i];
+            unit.compute(r.instructions * op.c);
             const step_result result = access(unit, address, r.written, static_cast<u8>(op.d));
             if (result == STEP_DONE && r.count > 1) unit.again(r.count - 1);
             return result;

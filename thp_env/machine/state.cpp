@@ -26,7 +26,7 @@ constexpr u32 record_size[NR_TABLES] = {
     sizeof(swap_slot),
     sizeof(swap_cluster),
     sizeof(u32),
-    sizeof(tlb_entry),
+    sizeof(u64),
 };
 
 // FNV-1a over words: finds damage, not malice.
@@ -78,7 +78,7 @@ void machine::attach() {
     swap = reinterpret_cast<swap_slot *>(at(TABLE_swap));
     clusters = reinterpret_cast<swap_cluster *>(at(TABLE_clusters));
     processes = reinterpret_cast<u32 *>(at(TABLE_processes));
-    tlb = reinterpret_cast<tlb_entry *>(at(TABLE_tlb));
+    tlb = reinterpret_cast<u64 *>(at(TABLE_tlb));
 }
 
 machine::machine(const machine_config &config, const program_size &program) {
@@ -97,7 +97,7 @@ machine::machine(const machine_config &config, const program_size &program) {
         program.swap_slots,
         program.swap_slots / SWAPFILE_CLUSTER + 1,
         program.processes,
-        tlb_entries(config.tlb),
+        tlb_words(config.tlb) * (config.shadow_tlb ? 2 : 1),
     };
     u64 size = align_up(sizeof(header), 64);
     table_header layout[NR_TABLES];

@@ -145,11 +145,6 @@ struct pin {
     u32 pfn, process;
 };
 
-struct tlb_entry {
-    u64 tag;  // virtual page number << 16 | ASID << 4 | page size << 1 | 1
-    u64 data; // pfn << 16 | content << 8 | flags
-};
-
 // Records of one kind: how many there may be, how many were ever used, and the list of free ones.
 struct table_header {
     u64 offset; // in the arena
@@ -215,7 +210,8 @@ struct header {
     u64 memcg_usage, memcg_max, memcg_stock;
     u32 current_mm, next_slot;                // the process on the CPU; the next 2 GiB slot
     u32 default_orders, reserved;             // E1: the mask of VMAs that have none of their own; 0 = all
-    u32 tlb_array[2][NR_TLB_ARRAYS + NR_PWC]; // where each array starts; [1]: the 4K shadow TLB
+    u32 tlb_sizes, next_asid;                 // page sizes that the TLB may hold, a bit each
+    u32 asid_mm[MAX_ASIDS];                   // the address space behind each ASID; NIL: none
     cursor at;
 };
 
@@ -223,7 +219,7 @@ template <typename T> constexpr bool plain = std::has_unique_object_representati
 static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plain<mm_struct> &&
               plain<header>);
 static_assert(plain<swap_slot> && plain<swap_cluster>);
-static_assert(plain<region> && plain<tlb_entry> && plain<anon_vma> && plain<op_record>);
+static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
 
 // What a program needs tables for.
 struct program_size {
@@ -246,7 +242,7 @@ struct machine {
     swap_slot *swap = nullptr;
     swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;
-    tlb_entry *tlb = nullptr;
+    u64 *tlb = nullptr; // laid out by hardware/tlb.cpp
 
     machine(const machine_config &config, const program_size &program);
     ~machine();
