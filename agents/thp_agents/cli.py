@@ -35,7 +35,7 @@ def _workloads(args: argparse.Namespace) -> int:
     if args.profile:
         from thp_agents.profile_report import report
 
-        return report([w.name for w in chosen], args)
+        return report(args.names or [w.name for w in chosen], args)
     fields = {"name": 16, "kind": 10, "family": 16, "split": 11, "description": 0}
     return _list(chosen, fields, tuple(fields), args.json)
 

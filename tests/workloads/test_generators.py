@@ -84,12 +84,43 @@ def test_machines_are_drawn_too(kind: type[Generator]) -> None:
     drawn = [draw(kind, seed) for seed in range(60)]
     cores = {i.config.core for i in drawn}
     assert cores == set(TRAIN_CORES) | ({HELD_OUT_CORE} if kind.workload().split == "test" else set())
-    assert len({i.config.memory for i in drawn}) > 30
+    assert len({i.config.memory for i in drawn}) > 20
     pressed = sum(len(ops(i.program, "limit")) > 0 for i in drawn)
     assert 18 <= pressed <= 42, "every second"
     first = [i.program.regions[int(ops(i.program, "touch")["region"][-1])] for i in drawn[:8]]
     starts = {finish(i, "4K").region(name)[0] % (2 << 20) for i, name in zip(drawn[:8], first, strict=True)}
     assert len(starts) > 2, "addresses are not always aligned alike"
+
+
+@each
+def test_free_memory_is_as_fragmented_as_drawn(kind: type[Generator]) -> None:
+    found = 0
+    for seed in range(12):
+        instance = draw(kind, seed)
+        fragment = ops(instance.program, "fragment")
+        assert len(fragment) <= 1
+        for op in fragment:
+            found += 1
+            machine = Machine(instance.program, instance.config)
+            machine.run(ops=1 + int(np.flatnonzero(instance.program.ops["op"] == op["op"])[0]))
+            index, order = int(op["b"]) / 1000, int(op["a"])
+            assert 0.3 <= index <= 0.99
+            assert index <= machine.unusable_free_index(order) < index + 0.1
+    assert found >= 3
+
+
+def test_fragmentation_and_unmovable_pages_take_large_folios_away() -> None:
+    """Of a dense table that fills most of memory, 2M folios hold as much as free memory has whole blocks."""
+
+    def share(unusable: float, unmovable: float) -> float:
+        around = Surroundings(MachineConfig(memory=136 * MIB), unusable, 9, unmovable)
+        program = GENERATORS["gups"](footprint=96 * MIB, phases=20, accesses=100).program(around, seed=3).build()
+        c = finish(Instance(program, around.config), "2M").counters
+        return c.stat("anon_fault_alloc", 9) / (c.stat("anon_fault_alloc", 9) + c.stat("anon_fault_fallback", 9))
+
+    assert share(0.0, 0.0) == 1
+    assert share(0.0, 0.34) < 0.95
+    assert share(0.99, 0.0) < 0.5
 
 
 @each
@@ -156,10 +187,15 @@ def test_episodes_have_enough_to_decide(kind: type[Generator]) -> None:
 
 @each
 def test_size_decides_something(kind: type[Generator]) -> None:
-    instance = draw(kind, 4, "small")
-    runs = [finish(instance, setting).counters for setting in SETTINGS]
-    assert len({c["walk_cycles"] for c in runs}) > 1
-    assert len({c["pgfault"] for c in runs}) == len(SETTINGS)
+    """Not on every machine: where no block is left, or the core has no entries for 64K, settings come out alike."""
+    walks, faults = [], []
+    for seed in (4, 5, 6):
+        instance = draw(kind, seed, "small")
+        runs = [finish(instance, setting).counters for setting in SETTINGS]
+        walks.append(len({c["walk_cycles"] for c in runs}))
+        faults.append(len({c["pgfault"] for c in runs}))
+    assert max(walks) >= 3
+    assert max(faults) == len(SETTINGS)
 
 
 # -- parameters ------------------------------------------------------------------------------------
@@ -212,7 +248,7 @@ def test_parameters_at_the_ends_of_their_ranges_make_programs(kind: type[Generat
 def test_defaults_make_a_program(kind: type[Generator]) -> None:
     program = kind().program().build()
     assert program.meta["family"] == kind.family
-    assert program.work.sum() * kind().ns == pytest.approx(kind().seconds * 1e9, rel=0.6)
+    assert program.own_ns.sum() == pytest.approx(kind().seconds * 1e9, rel=0.35)
 
 
 def test_parts_add_up() -> None:

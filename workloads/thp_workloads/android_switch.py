@@ -48,7 +48,7 @@ class AndroidSwitch(Generator):
             "fallback_share", "64K", "never", 0.25, 1.0,
         ),
     )
-    pace = (30, 300)
+    pace = (150, 1500)
     time_scale = 0.4
     swaps_itself = True
 

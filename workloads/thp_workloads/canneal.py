@@ -43,7 +43,7 @@ class Canneal(Generator):
             "resident_mib", "2M", "never", 0.9, 1.02,
         ),
     )
-    pace = (5, 60)
+    pace = (15, 120)
 
     step: int = number(132 * 1024, PAGE, 64 * MIB)
     load: float = number(0.7, 0.05, 0.95)

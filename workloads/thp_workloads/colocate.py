@@ -52,7 +52,7 @@ class Colocate(Generator):
             "time_ms", "never", "2M", 1.005, 1.2,
         ),
     )
-    pace = (15, 200)
+    pace = (40, 400)
 
     jvm: float = number(0.3, 0.02, 0.7)
     weights: float = number(0.2, 0.02, 0.7)

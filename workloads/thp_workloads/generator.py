@@ -101,7 +101,7 @@ class Generator:
     summary: ClassVar[str]
     sources: ClassVar[str]
     claims: ClassVar[tuple[Claim, ...]]
-    pace: ClassVar[tuple[float, float]] = (3, 300)
+    pace: ClassVar[tuple[float, float]] = (30, 300)
     """Range of `ns` that `sample` draws from."""
     time_scale: ClassVar[float] = 1.0
     """How long the episodes that `sample` draws last beside those of other generators."""

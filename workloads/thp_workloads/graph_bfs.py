@@ -38,7 +38,7 @@ class GraphBfs(Generator):
             "time_ms", "never", "2M", 1.1, 1.5,
         ),
     )
-    pace = (4, 40)
+    pace = (10, 80)
 
     degree: int = number(16, 2, 256)
     skew: float = number(0.7, 0, 3)

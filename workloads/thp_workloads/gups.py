@@ -33,7 +33,7 @@ class Gups(Generator):
             "time_ms", "never", "2M", 1.04, 1.35,
         ),
     )
-    pace = (8, 60)
+    pace = (10, 80)
 
     rounds: int = number(3, 1, 1000)
     fill: float = number(0.7, 0, 1)

@@ -37,7 +37,7 @@ class HotIsland(Generator):
         "Elastic Translations' hint files: astar 152 regions of 2M and 51 of 64K, omnetpp 79 and 65, out of "
         "100 to 400 MB."
     )
-    pace = (3, 60)
+    pace = (15, 150)
     claims = (
         Claim(
             "Elastic Translations: astar 1.47, omnetpp 1.31 times as fast with 2M",
@@ -110,7 +110,7 @@ class HotIsland(Generator):
         """Draw sparsity, clusters and islands."""
         return {
             "arenas": int(rng.integers(1, 5)),
-            "populated": float(rng.uniform(0.1, 1.0)),
+            "populated": log_uniform(rng, 0.08, 1.0),
             "cluster": PAGE << int(rng.integers(0, 6)),
             "islands": int(rng.integers(2, 17)),
             "island": int(log_uniform(rng, 64 * 1024, 2 * MIB)) // PAGE * PAGE,

@@ -49,7 +49,7 @@ class JsHeap(Generator):
             "time_ms", "never", "16K+32K+64K", 1.005, 1.06,
         ),
     )
-    pace = (20, 300)
+    pace = (60, 600)
     time_scale = 0.2
 
     young: float = number(0.2, 0.02, 0.6)

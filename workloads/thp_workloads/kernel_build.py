@@ -47,7 +47,7 @@ class KernelBuild(Generator):
             "kernel_cost", "16K+32K+64K", "never", 0.4, 0.8,
         ),
     )
-    pace = (20, 200)
+    pace = (30, 200)
     time_scale = 0.08
 
     jobs: int = number(6, 1, 48)

@@ -45,7 +45,7 @@ class Memcached(Generator):
             "time_ms", "never", "64K", 0.98, 1.02,
         ),
     )
-    pace = (30, 300)
+    pace = (100, 500)
 
     classes: int = number(6, 1, 64)
     slab: int = number(MIB, 64 * 1024, 64 * MIB)

@@ -43,7 +43,7 @@ class RedisDelete(Generator):
             "resident_mib", "2M", "never", 1.1, 2.0,
         ),
     )
-    pace = (20, 300)
+    pace = (200, 1000)
 
     value: int = number(PAGE, PAGE, MIB)
     small: float = number(0.6, 0.05, 0.95)
