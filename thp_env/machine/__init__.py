@@ -31,10 +31,12 @@ PAGE_DTYPE = np.dtype(
 SMAPS_DTYPE = np.dtype(
     [("vm_start", "<u8"), ("vm_end", "<u8"), ("vm_flags", "<u4"), ("orders", "<u4"), ("id", "<u4"), ("mm", "<u4"),
      ("born", "<u8"), ("faults", "<u8", 10), ("zapped", "<u8"), ("zap_calls", "<u8"), ("by_order", "<u8", 10),
-     ("swapped", "<u8"), ("zero", "<u8"), ("young", "<u8"), ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8")]
+     ("swapped", "<u8"), ("zero", "<u8"), ("young", "<u8"), ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8"),
+     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8")]
 )  # fmt: skip
 """What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order, `zapped` is the
-pages unmapped again so far, in `zap_calls` calls."""
+pages unmapped again so far, in `zap_calls` calls, `scanned` the pages looked at. `asked` numbers the last question
+to a policy about it (0: never), with the faults and zapped pages at that time."""
 
 KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP = range(6)
 LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
@@ -72,6 +74,8 @@ class MachineConfig:
         max_vmas: VMAs of all processes together.
         max_mms: processes alive at the same time.
         max_tables: pages of page tables; 0: enough for twice the memory.
+        min_free_kbytes: /proc/sys/vm/min_free_kbytes, which only the kernel itself would use; None: as Linux computes
+            it from the size of memory and from whether folios of 2M are on.
         clock: picoseconds by name, as from `clock_table()`.
     """
 
@@ -82,6 +86,7 @@ class MachineConfig:
     max_vmas: int = 65536
     max_mms: int = 64
     max_tables: int = 0
+    min_free_kbytes: int | None = None
     clock: dict[str, int] = field(default_factory=clock_table, hash=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -100,6 +105,7 @@ class MachineConfig:
             "max_tables": self.max_tables or min(max(4096, pages // 128), 1 << 26),
             "nr_cpus": self.nr_cpus,
             "shadow_tlb": self.shadow_tlb,
+            "min_free_kbytes": layout.NIL if self.min_free_kbytes is None else self.min_free_kbytes,
             "clock": self.clock,
             "tlb": tlb.config(),
         }
@@ -163,21 +169,25 @@ class Machine:
         until_ps: int = NEVER,
         choices: int = NEVER,
         ops: int = NEVER,
+        accesses: int = NEVER,
         new_vma: bool = False,
         go_on: bool = False,
     ) -> Status:
         """Run on, until the program ends or the first of the limits is reached.
 
-        Cutting a run in pieces does not change its result. The GIL is released meanwhile.
+        Cutting a run in pieces does not change its result. The GIL is released meanwhile; ctrl-C stops the run
+        between two accesses.
 
         Args:
             until_ps: the machine's clock, in picoseconds.
             choices: faults that could have had a large folio.
             ops: whole operations.
+            accesses: simulated accesses.
             new_vma: pause after an operation that makes a new anonymous VMA of 64K or more.
             go_on: note a failing system call in `error` and go on, as a kernel does.
         """
-        return Status(self._core.run(min(until_ps, NEVER), min(choices, NEVER), min(ops, NEVER), new_vma, go_on))
+        limits = (min(limit, NEVER) for limit in (until_ps, choices, ops, accesses))
+        return Status(self._core.run(*limits, new_vma, go_on))
 
     @property
     def clock_ps(self) -> int:
@@ -264,10 +274,42 @@ class Machine:
         start, length, _ = self._core.region(self.program.regions.index(name))
         return start, length
 
+    def buddyinfo(self) -> list[int]:
+        """Return the free blocks by order, 0 to 10, as /proc/buddyinfo does."""
+        return [sum(blocks) for blocks in zip(*self._core.free_blocks, strict=True)]
+
+    def pagetypeinfo(self) -> dict[str, list[int]]:
+        """Return the free blocks by order for each of `layout.MIGRATE_TYPES`, as /proc/pagetypeinfo does."""
+        return dict(zip(layout.MIGRATE_TYPES, self._core.free_blocks, strict=True))
+
+    def pageblocks(self) -> dict[str, int]:
+        """Return how many 2M blocks are of each of `layout.MIGRATE_TYPES`."""
+        return dict(zip(layout.MIGRATE_TYPES, self._core.pageblocks, strict=True))
+
+    def unusable_free_index(self, order: int) -> float:
+        """Return the share of free memory that an allocation of this order (0 to 10) cannot use.
+
+        As debugfs' extfrag/unusable_index: three digits; 1 when nothing is free (Gorman and Whitcroft 2006).
+
+        Raises:
+            ValueError: when there is no such order.
+        """
+        return self._core.unusable_free_index(order) / 1000
+
+    def fragmentation_index(self, order: int) -> float:
+        """Return why an allocation of this order fails, as debugfs' extfrag/extfrag_index.
+
+        Near 0: for want of memory, near 1: because of fragmentation; -1: it would not fail.
+
+        Raises:
+            ValueError: when there is no such order.
+        """
+        return self._core.fragmentation_index(order) / 1000
+
     @property
-    def free_blocks(self) -> list[int]:
-        """Free blocks by order, 0 to 10, as /proc/buddyinfo reports them; memory never used is not listed."""
-        return self._core.free_area
+    def watermarks(self) -> tuple[int, int, int]:
+        """The zone's min, low and high watermark in pages, as in /proc/zoneinfo."""
+        return self._core.watermarks
 
     @property
     def free_pages(self) -> int:
@@ -295,6 +337,17 @@ class Machine:
     def split(self, vma: int) -> None:
         """Split the large folios that a VMA maps, as the deferred-split shrinker does (extension E2)."""
         self._core.split(vma)
+
+    def madvise(self, vma: int, advice: str) -> int:
+        """Call madvise for a whole VMA: "hugepage", "nohugepage", "collapse", ... (`layout.ADVICE`).
+
+        Returns the errno, 0 on success.
+        """
+        return -self._core.madvise(vma, layout.ADVICE[advice])
+
+    def collapse(self, vma: int) -> int:
+        """Collapse the VMA's whole 2M blocks into huge pages (MADV_COLLAPSE, R44); returns the errno."""
+        return self.madvise(vma, "collapse")
 
     def set_default_orders(self, mask: int) -> None:
         """Set the orders of VMAs that have no mask of their own."""

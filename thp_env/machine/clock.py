@@ -49,6 +49,8 @@ COSTS: Mapping[str, Cost] = MappingProxyType(
         "swap_out_page": Cost(6_000_000, "zram_swapout of 4K to 1M compressible folios: per page", 0.2),
         "swap_in_page": Cost(2_300_000, "zram_swapin_fault of 4K to 1M compressible folios: per page", 0.2),
         "scan_pte": Cost(20_000, "assumed: reading and clearing one accessed bit"),
+        "migrate_page": Cost(1_050_000, "copy_page and split_page: unmapping, copying and mapping again"),
+        "compact_scan": Cost(10_000, "assumed: looking at one struct page"),
     }
 )
 """Every cost of the clock with its source."""

@@ -30,7 +30,9 @@ namespace thp {
     X(fork_pmd)        /* sharing one PMD */                                                                 \
     X(swap_out_page)   /* compressing one page to zram */                                                    \
     X(swap_in_page)    /* decompressing one page */                                                          \
-    X(scan_pte)        /* reading and clearing one accessed bit */
+    X(scan_pte)        /* reading and clearing one accessed bit */                                           \
+    X(migrate_page)    /* moving one 4K page to another frame */                                             \
+    X(compact_scan)    /* looking at one page for compaction */
 
 struct clock_table {
 #define X(name) u64 name;
@@ -38,13 +40,14 @@ struct clock_table {
 #undef X
 };
 
-// One set-associative array of translations. ways = entries and sets = 1: fully associative; ways = 0: absent.
+// One set-associative array of translations. ways = entries and sets = 1: fully associative; ways = 0:
+// absent.
 struct tlb_geometry {
     u32 sets, ways;
 };
 
-// Arrays of the data TLB, and which page sizes an entry can have. Coalesced: an aligned run of PTEs with the same
-// bits that map contiguous frames; contpte: 16 PTEs with arm64's contiguous bit.
+// Arrays of the data TLB, and which page sizes an entry can have. Coalesced: an aligned run of PTEs with the
+// same bits that map contiguous frames; contpte: 16 PTEs with arm64's contiguous bit.
 enum tlb_array_id : u32 { L1_4K, L1_2M, L1_1G, L2, L2_2M, L2_1G, NR_TLB_ARRAYS };
 enum page_size : u32 { SIZE_4K, SIZE_COALESCED, SIZE_CONTPTE, SIZE_2M, SIZE_1G, NR_PAGE_SIZES };
 constexpr u32 MAX_ASIDS = 16;
@@ -69,7 +72,7 @@ struct tlb_config {
 struct machine_config {
     u64 nr_pages;
     u32 max_vmas, max_mms, max_tables, nr_cpus;
-    u32 shadow_tlb, reserved;
+    u32 shadow_tlb, min_free_kbytes; // NIL: as the kernel computes it
     tlb_config tlb;
     clock_table clock;
 };

@@ -1,14 +1,18 @@
 #include "run.hpp"
 #include "hardware/walker.hpp"
+#include "kernel/compaction.hpp"
 #include "kernel/fork.hpp"
 #include "kernel/gup.hpp"
 #include "kernel/huge_memory.hpp"
 #include "kernel/khugepaged.hpp"
+#include "kernel/kswapd.hpp"
 #include "kernel/lru.hpp"
 #include "kernel/madvise.hpp"
 #include "kernel/memcontrol.hpp"
 #include "kernel/memory.hpp"
 #include "kernel/mmap.hpp"
+#include "kernel/page_alloc.hpp"
+#include "kernel/pollution.hpp"
 #include "kernel/swap.hpp"
 #include "patterns.hpp"
 #include <algorithm>
@@ -27,11 +31,11 @@ enum step_result : u32 { STEP_DONE, STEP_PAUSED, STEP_OOM, STEP_FAULTED };
 struct interpreter {
     machine &m;
     const program_view &p;
-    const run_budget &budget;
+    run_budget &budget;
     u64 choices_at_start;
 
     bool window_over(const mmu &unit) const {
-        return unit.elapsed >= unit.left ||
+        return unit.elapsed >= unit.left || budget.accesses == 0 ||
                m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
     }
 
@@ -51,8 +55,8 @@ struct interpreter {
         return STEP_DONE;
     }
 
-    // Runs steps of the current operation until it ends, the window ends or a step fails. Addresses are made some
-    // steps ahead, so that what their walks will read can be fetched while others run.
+    // Runs steps of the current operation until it ends, the window ends or a step fails. Addresses are made
+    // some steps ahead, so that what their walks will read can be fetched while others run.
     template <typename Address, typename Step>
     step_result steps(mmu &unit, u64 count, Address address_of, Step step) {
         u64 addresses[mmu::AHEAD], at = m.h->at.step;
@@ -64,6 +68,7 @@ struct interpreter {
             for (; at < end; ++at) {
                 result = window_over(unit) ? STEP_PAUSED : step(at, addresses[at - first]);
                 if (result != STEP_DONE) break; // a step that failed is not done
+                --budget.accesses;
             }
         }
         m.h->at.step = at;
@@ -155,10 +160,11 @@ struct interpreter {
 
     int set_op(const op_record &op) {
         u32 *const settings[NR_SETTINGS] = {
-            &m.h->thp_enabled,   &m.h->use_zero_page,   &m.h->shrink_underused,
-            &m.h->max_ptes_none, &m.h->max_ptes_shared, &m.h->max_ptes_swap,
-            &m.h->thp_defrag,    &m.h->swappiness,      &m.h->lru_batches};
+            &m.h->thp_enabled,     &m.h->use_zero_page,    &m.h->shrink_underused, &m.h->max_ptes_none,
+            &m.h->max_ptes_shared, &m.h->max_ptes_swap,    &m.h->thp_defrag,       &m.h->swappiness,
+            &m.h->lru_batches,     &m.h->khugepaged_defrag};
         *settings[op.a] = static_cast<u32>(op.b);
+        if (op.a == SET_ENABLED) setup_per_zone_wmarks(m);
         if (!m.h->lru_batches) lru_add_drain(m);
         return 0;
     }
@@ -195,6 +201,7 @@ struct interpreter {
             return 0;
         case OP_thp:
             m.h->thp_mode[op.a] = static_cast<u32>(op.b);
+            setup_per_zone_wmarks(m);
             return 0;
         case OP_set:
             return set_op(op);
@@ -215,6 +222,14 @@ struct interpreter {
             return swapon(m, op.length);
         case OP_khugepaged:
             for (u64 round = 0; round < op.a; ++round) khugepaged_scan(m);
+            return 0;
+        case OP_pollute:
+            return pollute(m, op.a, mix64(p.seed ^ mix64(m.h->at.op + 1)));
+        case OP_fragment:
+            return fragment(m, static_cast<u32>(op.a), static_cast<u32>(op.b),
+                            mix64(p.seed ^ mix64(m.h->at.op + 1)));
+        case OP_compact:
+            compact_memory(m);
             return 0;
         case OP_reclaim:
             mem_cgroup_force_empty(m);
@@ -292,14 +307,15 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base) {
     return true;
 }
 
-run_status run(machine &m, const program_view &program, const run_budget &budget) {
+run_status run(machine &m, const program_view &program, run_budget &budget) {
     interpreter i{m, program, budget, m.h->vm[VM_fault_with_choice]};
     cursor &at = m.h->at;
     for (u64 done = 0; at.op < program.nr_ops; ++done) {
-        if (done >= budget.ops || m.h->clock >= budget.until) return RUN_WINDOW;
+        if (done >= budget.ops || m.h->clock >= budget.until || budget.accesses == 0) return RUN_WINDOW;
         const op_record &op = program.ops[at.op];
         const u32 first_id = m.h->next_vma_id;
         const step_result result = i.execute(op);
+        run_daemons(m);
         memory_tick(m);
         if (result == STEP_PAUSED) return RUN_WINDOW;
         if (result == STEP_OOM) {

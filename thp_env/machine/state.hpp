@@ -28,6 +28,8 @@ enum page_flags : u32 {
     PG_referenced = 1U << 13, // used since it was last looked at
     PG_workingset = 1U << 14, // was active before
     PG_charged = 1U << 15,    // to the control group: folio->memcg_data
+    PG_slab = 1U << 16,       // held by the rest of the kernel, which uses it in place: cannot move
+    PG_filecache = 1U << 17,  // held by somebody else's page cache: can move
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.
@@ -71,6 +73,11 @@ enum vm_flags : u32 {
     VM_WIPEONFORK = 1U << 7,
 };
 
+// When a policy was last asked about a VMA, and the VMA's statistics then; number 0: never.
+struct vma_question {
+    u64 number, faults, zapped;
+};
+
 struct vm_area_struct {
     u64 vm_start, vm_end, vm_pgoff;
     u32 vm_flags, vm_mm;
@@ -83,6 +90,7 @@ struct vm_area_struct {
     u64 swap_readahead;
     u64 faults[PMD_ORDER + 1]; // faults that allocated, by the order they got
     u64 zapped, zap_calls;     // pages unmapped again, and in how many calls
+    vma_question asked;
 };
 
 struct mm_struct {
@@ -154,7 +162,8 @@ struct table_header {
 enum table_id : u32 {
     TABLE_pages,
     TABLE_contents,
-    TABLE_tables, // page tables: 512 entries each
+    TABLE_pageblocks, // the flags of each (buddy.hpp)
+    TABLE_tables,     // page tables: 512 entries each
     TABLE_table_frames,
     TABLE_vmas,
     TABLE_vma_order,
@@ -169,8 +178,26 @@ enum table_id : u32 {
     NR_TABLES
 };
 
+// include/linux/mmzone.h: enum migratetype.
+enum migratetype : u32 { MIGRATE_UNMOVABLE, MIGRATE_MOVABLE, MIGRATE_RECLAIMABLE, MIGRATE_PCPTYPES };
+
 struct free_area {
-    u32 head, nr_free;
+    u32 head[MIGRATE_PCPTYPES], tail[MIGRATE_PCPTYPES], nr_free[MIGRATE_PCPTYPES];
+};
+
+enum zone_watermarks : u32 { WMARK_MIN, WMARK_LOW, WMARK_HIGH, NR_WMARK };
+
+// All memory is one zone (struct zone).
+struct zone_struct {
+    free_area area[MAX_PAGE_ORDER + 1];
+    u32 orders[MIGRATE_PCPTYPES]; // bit o: there are free blocks of order o
+    u32 nr_free;                  // pages, with those that have no record yet
+    u32 watermark[NR_WMARK];
+    u32 migrate_pfn, free_pfn; // where the last compaction stopped
+    u32 compact_considered, compact_defer_shift, compact_order_failed;
+    u32 kswapd_wakeup, kswapd_failures; // woken; in vain, so many times in a row
+    u32 kcompactd_order;                // woken, for this order
+    u32 compact_blockskip_flush, reserved;
 };
 
 struct cursor {
@@ -190,13 +217,14 @@ struct header {
     u64 memory_clock;   // ps: until when memory over time is integrated
     u64 memory_rest[3]; // page-picoseconds below one page-microsecond
     // Memory.
-    free_area area[MAX_PAGE_ORDER + 1];
+    zone_struct zone;
     u32 zero_pfn, huge_zero_pfn, huge_zero_users, next_vma_id;
     u32 deferred_head, deferred_tail, deferred_len, nr_vmas;
     // Settings.
     u32 thp_enabled, use_zero_page, shrink_underused, max_ptes_none, max_ptes_shared, max_ptes_swap;
     u32 thp_mode[PMD_ORDER + 1];
     u32 thp_defrag, swappiness;
+    u32 khugepaged_defrag, reserved_settings;
     u32 lru_batches, in_reclaim; // whether folios wait in batches; PF_MEMALLOC
     // Swap and the LRU.
     u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
@@ -208,10 +236,11 @@ struct header {
     u64 shrinker_deferred;
     // The memory control group: pages.
     u64 memcg_usage, memcg_max, memcg_stock;
-    u32 current_mm, next_slot;                // the process on the CPU; the next 2 GiB slot
-    u32 default_orders, reserved;             // E1: the mask of VMAs that have none of their own; 0 = all
-    u32 tlb_sizes, next_asid;                 // page sizes that the TLB may hold, a bit each
-    u32 asid_mm[MAX_ASIDS];                   // the address space behind each ASID; NIL: none
+    u32 current_mm, next_slot;    // the process on the CPU; the next 2 GiB slot
+    u32 default_orders, reserved; // E1: the mask of VMAs that have none of their own; 0 = all
+    u32 tlb_sizes, next_asid;     // page sizes that the TLB may hold, a bit each
+    u32 asid_mm[MAX_ASIDS];       // the address space behind each ASID; NIL: none
+    u64 questions;                // that policies were asked
     cursor at;
 };
 
@@ -231,6 +260,7 @@ struct machine {
     header *h = nullptr;
     page *pages = nullptr;
     u8 *contents = nullptr;
+    u8 *pageblocks = nullptr;
     u64 *tables = nullptr; // entry i of table t: tables[t * 512 + i]
     u32 *table_frames = nullptr;
     vm_area_struct *vmas = nullptr;

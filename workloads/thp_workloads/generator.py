@@ -158,7 +158,7 @@ class Generator:
             seed: of every random choice.
         """
         rng = np.random.default_rng(seed)
-        b = ProgramBuilder(self.name, seed=seed, family=self.family)
+        b = ProgramBuilder(self.name, seed=seed, family=self.family, brk_start=_randomize_brk(rng))
         around = around or Surroundings(swap=2 * self.footprint if self.swaps_itself else 0)
         surround(b, rng, around)
         self.compose(Stage(b, rng, self, around.pressure))
@@ -208,6 +208,11 @@ class Generator:
             limits = ", ".join(m["names"]) if "names" in m else f"{m['low']:g} to {m['high']:g}"
             rows.append((f.name, f.default, limits, meanings[f.name]))
         return rows
+
+
+def _randomize_brk(rng: np.random.Generator) -> int:
+    """Draw where the heap begins: up to 32 MiB behind the executable (arch/x86/kernel/process.c)."""
+    return 0x555555800000 + PAGE * int(rng.integers(32 * MIB // PAGE))
 
 
 def attributes(doc: str) -> dict[str, str]:

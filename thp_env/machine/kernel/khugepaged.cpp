@@ -113,8 +113,11 @@ scan_result collapse(machine &m, u32 vma, u64 start, bool khugepaged) {
     u32 unmapped = 0;
     m.spend(TIME_monitoring, m.cost().scan_pte * HPAGE_PMD_NR);
     if (const scan_result result = scan_ptes(m, pte, khugepaged, &unmapped); result != SUCCEED) return result;
+    // GFP_TRANSHUGE, or GFP_TRANSHUGE_LIGHT
+    const bool direct = !khugepaged || m.h->khugepaged_defrag;
     bool charge_failed = false;
-    const u32 head = folio_alloc_charged(m, PMD_ORDER, GFP_KERNEL, &charge_failed);
+    const u32 head =
+        folio_alloc_charged(m, PMD_ORDER, direct ? GFP_DIRECT_RECLAIM : GFP_NOWAIT, &charge_failed);
     if (head == NIL) {
         m.count(charge_failed ? VM_thp_collapse_alloc : VM_thp_collapse_alloc_failed);
         return charge_failed ? CHARGE_FAIL : ALLOC_FAIL;

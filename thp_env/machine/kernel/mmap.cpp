@@ -96,6 +96,7 @@ void merge(machine &m, u32 a, u32 b) {
     if (right.vm_end - right.vm_start > left.vm_end - left.vm_start) {
         left.id = right.id;
         left.born = right.born;
+        left.asked = right.asked;
     }
     for (u32 order = 0; order <= PMD_ORDER; ++order) left.faults[order] += right.faults[order];
     left.zapped += right.zapped;
@@ -190,6 +191,7 @@ int split_vma(machine &m, u32 vma, u64 address) {
         std::swap(upper.id, lower.id);
         std::swap(upper.faults, lower.faults);
         std::swap(upper.zapped, lower.zapped);
+        std::swap(upper.asked, lower.asked);
         std::swap(upper.zap_calls, lower.zap_calls);
     }
     m.spend(TIME_syscall, m.cost().split_vma);
