@@ -12,7 +12,7 @@ import numpy as np
 
 from thp_env.machine import Machine, MachineConfig, Status, layout
 from thp_env.traces import Program, ProgramBuilder
-from thp_workloads.machines import runs
+from thp_workloads.surroundings import runs
 
 PAGE, PMD = layout.PAGE_SIZE, layout.PMD_SIZE
 GRANULES = {"page": 1, "16K": 4, "64K": 16, "256K": 64, "2M": 512, "random": 1}
