@@ -3,16 +3,6 @@
 
 namespace thp {
 
-void frame_census::expect(bool holds, const char *what, u64 where) {
-    if (!holds && broken.empty()) broken = std::string(what) + " (" + std::to_string(where) + ")";
-}
-
-void frame_census::expect_equal(u64 kept, u64 counted, const std::string &what) {
-    if (kept != counted && broken.empty()) {
-        broken = what + ": kept " + std::to_string(kept) + ", counted " + std::to_string(counted);
-    }
-}
-
 void frame_census::own(u32 pfn, u32 nr, frame_owner who) {
     if (u64{pfn} + nr > owner.size()) return expect(false, "frame beyond memory", pfn);
     for (u32 i = pfn; i < pfn + nr; ++i) {

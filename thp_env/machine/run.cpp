@@ -36,12 +36,21 @@ struct interpreter {
     u64 choices_at_start;
 
     bool window_over(const mmu &unit) const {
-        return unit.elapsed >= unit.left || budget.accesses == 0 ||
+        return unit.elapsed >= unit.left ||
                m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
+    }
+
+    // Spends the time of what follows for the VMA that holds the address.
+    void charge(mmu &unit, u64 address) {
+        u32 &charged = m.h->charged;
+        if (charged != NIL && address >= m.vmas[charged].vm_start && address < m.vmas[charged].vm_end) return;
+        unit.commit();
+        charged = vma_lookup(m, unit.mm, address);
     }
 
     // One access with its faults; STEP_DONE, STEP_OOM or STEP_FAULTED.
     step_result access(mmu &unit, u64 address, bool write, u8 content) {
+        if (m.h->config.charge_vmas) charge(unit, address);
         while (unit.access(address, write, content) == MMU_FAULT) {
             unit.commit();
             const u32 v = vma_lookup(m, unit.mm, address);
@@ -60,20 +69,22 @@ struct interpreter {
     template <typename Address, typename Step>
     step_result steps(mmu &unit, u64 count, Address address_of, Step step) {
         u64 addresses[mmu::AHEAD], at = m.h->at.step;
+        const u64 start = at, stop = budget.accesses < count - at ? at + budget.accesses : count;
         step_result result = STEP_DONE;
-        while (at < count && result == STEP_DONE) {
-            const u64 first = at, end = std::min(count, at + mmu::AHEAD);
+        while (at < stop && result == STEP_DONE) {
+            const u64 first = at, end = std::min(stop, at + mmu::AHEAD);
             for (u64 i = first; i < end; ++i) addresses[i - first] = address_of(i);
             unit.prefetch(addresses, end - first);
             for (; at < end; ++at) {
                 result = window_over(unit) ? STEP_PAUSED : step(at, addresses[at - first]);
                 if (result != STEP_DONE) break; // a step that failed is not done
-                --budget.accesses;
             }
         }
         m.h->at.step = at;
+        budget.accesses -= at - start;
         unit.commit();
-        return result;
+        m.h->charged = NIL;
+        return result == STEP_DONE && at < count ? STEP_PAUSED : result;
     }
 
     step_result touch(const op_record &op, u32 mm) {

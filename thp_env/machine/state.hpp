@@ -2,6 +2,7 @@
 #pragma once
 #include "config.hpp"
 #include "counters.hpp"
+#include "hardware/tlb_levels.hpp"
 #include "ops.hpp"
 #include "types.hpp"
 #include <memory>
@@ -29,6 +30,9 @@ enum page_flags : u32 {
     PG_workingset = 1U << 14, // was active before
     PG_charged = 1U << 15,    // to the control group: folio->memcg_data
     PG_file = 1U << 16,       // of the page cache
+    PG_pool = 1U << 19,       // a 64K block of the reserve, free or in use
+    PG_lent = 1U << 20,       // a 64K folio that the buddy allocator lent to the reserve's users
+    PG_double_map = 1U << 21,
     PG_slab = 1U << 17,       // held by the rest of the kernel, which uses it in place: cannot move
     PG_filecache = 1U << 18,  // held by somebody else's page cache: can move
 };
@@ -95,6 +99,7 @@ struct vm_area_struct {
     u64 faults[PMD_ORDER + 1]; // faults that allocated, by the order they got
     u64 zapped, zap_calls;     // pages unmapped again, and in how many calls
     vma_question asked;
+    u64 times[NR_TIMES]; // ps spent for it, if machine_config.charge_vmas
 };
 
 struct mm_struct {
@@ -138,7 +143,16 @@ struct swap_cluster {
 constexpr u32 NR_CLUSTER_LISTS = 2 + 2 * (PMD_ORDER + 1); // see swap.cpp
 
 // include/linux/mmzone.h: enum lru_list. Of files there are only lazily freed pages.
-enum lru_index : u32 { LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE, LRU_UNEVICTABLE, NR_LRU_LISTS };
+// The lists of 64K folios are used with reclaim_whole only.
+enum lru_index : u32 {
+    LRU_INACTIVE_ANON,
+    LRU_ACTIVE_ANON,
+    LRU_INACTIVE_FILE,
+    LRU_UNEVICTABLE,
+    LRU_INACTIVE_CONT,
+    LRU_ACTIVE_CONT,
+    NR_LRU_LISTS
+};
 
 struct lru_list {
     u32 head, tail;
@@ -245,7 +259,11 @@ struct header {
     u32 tlb_sizes, next_asid;     // page sizes that the TLB may hold, a bit each
     u32 asid_mm[MAX_ASIDS];       // the address space behind each ASID; NIL: none
     u64 questions;                // that policies were asked
+    u32 charged, spare;           // the VMA that time is spent for; NIL: none, or it is not kept
     cursor at;
+    // The reserve of 64K folios (cont_pte_hugepage.cpp). lost: blocks that were split and not replaced yet.
+    u32 pool_head, pool_lost, pool_lent, pool_peak;
+    u64 pool_peak_at, pool_refilled_at; // ps
 };
 
 template <typename T> constexpr bool plain = std::has_unique_object_representations_v<T>;
@@ -277,7 +295,7 @@ struct machine {
     swap_slot *swap = nullptr;
     swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;
-    u64 *tlb = nullptr; // laid out by hardware/tlb.cpp
+    tlb translations[2]; // over their words in the arena; [1]: the 4K shadow TLB
 
     machine(const machine_config &config, const program_size &program);
     ~machine();
@@ -299,6 +317,7 @@ struct machine {
     void spend(time_kind kind, u64 ps) {
         h->clock += ps;
         h->times[kind] += ps;
+        if (h->charged != NIL) vmas[h->charged].times[kind] += ps;
     }
 
   private:
@@ -307,6 +326,18 @@ struct machine {
     void attach();
     u64 extent(u32 table) const; // bytes in use of a table
     void *arena_ = nullptr;
+};
+
+// While it lives, time is spent for a VMA (NIL: for nobody in particular).
+struct charge_to {
+    machine &m;
+    u32 before;
+    charge_to(machine &machine, u32 vma) : m(machine), before(machine.h->charged) {
+        if (m.h->config.charge_vmas) m.h->charged = vma;
+    }
+    ~charge_to() { m.h->charged = before; }
+    charge_to(const charge_to &) = delete;
+    charge_to &operator=(const charge_to &) = delete;
 };
 
 // Takes a zeroed record from a table with a list of free ones; NIL when the table is full.
@@ -330,6 +361,8 @@ template <typename T> void table_free(table_header &t, T *records, u32 i) {
     t.free = i;
     --t.in_use;
 }
+
+inline bool feature(const machine &m, kernel_feature f) { return m.h->config.features >> f & 1; }
 
 std::string check_config(const machine_config &config);
 
