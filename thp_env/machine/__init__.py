@@ -40,7 +40,7 @@ SMAPS_DTYPE = np.dtype(
 pages unmapped again so far, in `zap_calls` calls, `scanned` the pages looked at. `asked` numbers the last question
 to a policy about it (0: never), with the faults and zapped pages at that time."""
 
-KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP = range(6)
+KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE = range(7)
 LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
 LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE, LAYOUT_CONT = (1 << bit for bit in range(4, 9))
 
@@ -179,7 +179,7 @@ class Machine:
         try:
             self._core = _core.CoreMachine.create(
                 self.config.as_dict(), max(1, len(program.regions)), len(program.processes),
-                program.swap_slots, brk, base, *raw, program.seed & NEVER,
+                program.swap_slots, program.file_pages, brk, base, *raw, program.seed & NEVER,
             )  # fmt: skip
         except (ValueError, TypeError, MemoryError, RuntimeError) as error:
             raise MachineError(f"cannot build the machine: {error}") from None

@@ -28,9 +28,10 @@ enum page_flags : u32 {
     PG_referenced = 1U << 13, // used since it was last looked at
     PG_workingset = 1U << 14, // was active before
     PG_charged = 1U << 15,    // to the control group: folio->memcg_data
-    PG_pool = 1U << 16,       // a 64K block of the reserve, free or in use
-    PG_lent = 1U << 17,       // a 64K folio that the buddy allocator lent to the reserve's users
-    PG_double_map = 1U << 18,
+    PG_file = 1U << 16,       // of the page cache
+    PG_pool = 1U << 17,       // a 64K block of the reserve, free or in use
+    PG_lent = 1U << 18,       // a 64K folio that the buddy allocator lent to the reserve's users
+    PG_double_map = 1U << 19,
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.
@@ -72,6 +73,7 @@ enum vm_flags : u32 {
     VM_NOHUGEPAGE = 1U << 5,
     VM_DONTCOPY = 1U << 6,
     VM_WIPEONFORK = 1U << 7,
+    VM_SHARED = 1U << 8,
 };
 
 // When a policy was last asked about a VMA, and the VMA's statistics then; number 0: never.
@@ -86,6 +88,8 @@ struct vm_area_struct {
     u32 anon_next, anon_prev; // VMAs of the same anon_vma
     u32 orders;               // E1: the orders this VMA may use; 0 = no mask of its own
     u32 id;                   // unique over the run; a split's smaller part gets a new one
+    u32 vm_file;              // 1 + where the file's pages start in the page cache; 0: anonymous memory
+    u32 file_pages;
     u32 next_free;
     u64 born; // ps
     u64 swap_readahead;
@@ -114,7 +118,6 @@ struct anon_vma {
 
 struct region {
     u64 start, length;
-    u32 mapped, process;
 };
 
 struct swap_slot {
@@ -180,6 +183,7 @@ enum table_id : u32 {
     TABLE_anon_vmas,
     TABLE_regions,
     TABLE_pins,
+    TABLE_page_cache, // the frame of each page of each file; 0: not cached
     TABLE_swap,
     TABLE_clusters,
     TABLE_processes, // the mm of each process of the program
@@ -245,7 +249,7 @@ static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
 
 // What a program needs tables for.
 struct program_size {
-    u32 regions, processes, swap_slots;
+    u32 regions, processes, swap_slots, file_pages;
 };
 
 // A machine: the arena and typed views of it. The trace program it runs is shared and read-only.
@@ -261,6 +265,7 @@ struct machine {
     anon_vma *anon_vmas = nullptr;
     region *regions = nullptr;
     pin *pins = nullptr;
+    u32 *page_cache = nullptr;
     swap_slot *swap = nullptr;
     swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;

@@ -2,6 +2,7 @@
 #include "../hardware/tlb.hpp"
 #include "cont_pte_fault.hpp"
 #include "cont_pte_hugepage.hpp"
+#include "filemap.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -114,9 +115,10 @@ vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
         if (*pte & PTE_CONT) whole = do_cont_pte_zero_wp(m, vma, address, pte);
         return whole == FAULT_FALLBACK ? wp_page_copy(m, vma, address, pte) : whole;
     }
+    const bool shared = m.vmas[vma].vm_flags & VM_SHARED; // wp_page_shared
     const u32 pfn = pte_pfn(*pte), head = page_head(m, pfn);
     const bool exclusive = (m.pages[pfn].flags & PG_anon_exclusive) && !feature(m, FEATURE_page_count_reuse);
-    if (!exclusive && !wp_can_reuse_anon_folio(m, head)) {
+    if (!shared && !exclusive && !wp_can_reuse_anon_folio(m, head)) {
         if (feature(m, FEATURE_cow_64k)) whole = do_cont_pte_wp(m, vma, address, pte);
         return whole == FAULT_FALLBACK ? wp_page_copy(m, vma, address, pte) : whole;
     }
@@ -129,7 +131,7 @@ vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
         }
         return FAULT_DONE;
     }
-    m.pages[pfn].flags |= PG_anon_exclusive;
+    if (!shared) m.pages[pfn].flags |= PG_anon_exclusive;
     ptep_set_access_flags(m, m.vmas[vma].vm_mm, address, pte, *pte | PTE_RW | PTE_ACCESSED | PTE_DIRTY);
     return FAULT_DONE;
 }
@@ -137,9 +139,11 @@ vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
 namespace {
 
 vm_fault handle_pte_fault(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
-    if (pte_none(*pmd)) return do_anonymous_page(m, vma, address, pmd, write);
-    u64 *pte = pte_offset(m, *pmd, address);
-    if (pte_none(*pte)) return do_anonymous_page(m, vma, address, pmd, write);
+    u64 *pte = pte_none(*pmd) ? nullptr : pte_offset(m, *pmd, address);
+    if (!pte || pte_none(*pte)) {
+        return m.vmas[vma].vm_file ? do_fault(m, vma, address, pmd, write)
+                                   : do_anonymous_page(m, vma, address, pmd, write);
+    }
     if (is_swap_pte(*pte)) return do_swap_page(m, vma, address, pte, write);
     if (*pte & PTE_GUARD) return FAULT_SIGSEGV;
     if (write && !(*pte & PTE_RW)) return do_wp_page(m, vma, address, pte);

@@ -26,7 +26,7 @@ page_layout describe(const machine &m, u64 entry, bool huge, u32 offset) {
     }
     const u32 pfn = pte_pfn(entry) + offset, head = page_head(m, pfn);
     const page &folio = m.pages[head];
-    p.kind = KIND_FOLIO;
+    p.kind = folio.flags & PG_file ? KIND_FILE : KIND_FOLIO;
     p.order = folio.order;
     p.head = head;
     p.index = static_cast<u16>(pfn - head);

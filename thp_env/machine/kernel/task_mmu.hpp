@@ -4,7 +4,7 @@
 
 namespace thp {
 
-enum page_kind : u8 { KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP };
+enum page_kind : u8 { KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE };
 enum layout_flags : u16 {
     LAYOUT_PMD = 1,
     LAYOUT_EXCLUSIVE = 2,
