@@ -2,6 +2,7 @@
 #pragma once
 #include "config.hpp"
 #include "counters.hpp"
+#include "hardware/tlb_levels.hpp"
 #include "ops.hpp"
 #include "types.hpp"
 #include <memory>
@@ -29,9 +30,9 @@ enum page_flags : u32 {
     PG_workingset = 1U << 14, // was active before
     PG_charged = 1U << 15,    // to the control group: folio->memcg_data
     PG_file = 1U << 16,       // of the page cache
-    PG_pool = 1U << 17,       // a 64K block of the reserve, free or in use
-    PG_lent = 1U << 18,       // a 64K folio that the buddy allocator lent to the reserve's users
-    PG_double_map = 1U << 19,
+    PG_pool = 1U << 19,       // a 64K block of the reserve, free or in use
+    PG_lent = 1U << 17,       // a 64K folio that the buddy allocator lent to the reserve's users
+    PG_double_map = 1U << 18,
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.
@@ -269,7 +270,7 @@ struct machine {
     swap_slot *swap = nullptr;
     swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;
-    u64 *tlb = nullptr; // laid out by hardware/tlb.cpp
+    tlb translations[2]; // over their words in the arena; [1]: the 4K shadow TLB
 
     machine(const machine_config &config, const program_size &program);
     ~machine();

@@ -107,6 +107,12 @@ bool wp_can_reuse_anon_folio(machine &m, u32 head) {
            folio.large_mapcount == folio.refcount;
 }
 
+vm_fault wp_page_shared(machine &m, u64 *pte) {
+    *pte |= PTE_RW | PTE_ACCESSED | PTE_DIRTY;
+    m.spend(TIME_fault, m.cost().fault_reuse);
+    return FAULT_DONE;
+}
+
 } // namespace
 
 vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
@@ -115,10 +121,10 @@ vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
         if (*pte & PTE_CONT) whole = do_cont_pte_zero_wp(m, vma, address, pte);
         return whole == FAULT_FALLBACK ? wp_page_copy(m, vma, address, pte) : whole;
     }
-    const bool shared = m.vmas[vma].vm_flags & VM_SHARED; // wp_page_shared
+    if (m.vmas[vma].vm_flags & VM_SHARED) return wp_page_shared(m, pte);
     const u32 pfn = pte_pfn(*pte), head = page_head(m, pfn);
     const bool exclusive = (m.pages[pfn].flags & PG_anon_exclusive) && !feature(m, FEATURE_page_count_reuse);
-    if (!shared && !exclusive && !wp_can_reuse_anon_folio(m, head)) {
+    if (!exclusive && !wp_can_reuse_anon_folio(m, head)) {
         if (feature(m, FEATURE_cow_64k)) whole = do_cont_pte_wp(m, vma, address, pte);
         return whole == FAULT_FALLBACK ? wp_page_copy(m, vma, address, pte) : whole;
     }
@@ -131,7 +137,7 @@ vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
         }
         return FAULT_DONE;
     }
-    if (!shared) m.pages[pfn].flags |= PG_anon_exclusive;
+    m.pages[pfn].flags |= PG_anon_exclusive;
     ptep_set_access_flags(m, m.vmas[vma].vm_mm, address, pte, *pte | PTE_RW | PTE_ACCESSED | PTE_DIRTY);
     return FAULT_DONE;
 }
