@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support.machines import PAGE, PMD, machine_of, program_of, run
+from support.machines import PAGE, PMD, machine_of, pages_of, program_of, run
 from support.reference_tlb import ReferenceTlb
 
 from thp_env.machine import Machine, MachineConfig, MachineError, Status
@@ -256,3 +256,9 @@ def test_a_tlb_that_cannot_be_built_is_refused():
     for tlb in (Tlb("x", (3, 4), None, None), Tlb("x", (4, 0), None, None), Tlb("x", (4, 5000), None, None)):
         with pytest.raises(MachineError, match="TLB"):
             machine_of("compute 1", core=tlb)
+
+
+def test_what_a_page_holds_is_known_after_its_translation_came_back_from_the_second_level():
+    """Pages 2 and 4 push page 0 out of the first level, whose copy alone knew of the zero byte."""
+    machine = run("mmap a 32K\nwrite a 0 4K\nwritez a 0 4K\nread a 8K 4K\nread a 16K 4K\nwrite a 0 4K\n")
+    assert pages_of(machine, "a")["content"][0] == 1

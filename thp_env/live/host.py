@@ -162,6 +162,7 @@ class Host:
             write(THP / name, value)
         write(PAGE_CLUSTER, "3")
         self.cgroup.mkdir(exist_ok=True)
+        write(self.cgroup / "memory.swappiness", "60")
 
     def wake_khugepaged(self) -> None:
         """Find the thread, which exists while a size is on, let it run ahead of others, and send it to sleep."""

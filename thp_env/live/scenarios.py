@@ -209,7 +209,7 @@ def generate(seed: int, steps: int | None = None, family: str = "") -> Scenario:
 
     Args:
         seed: any number; the same seed gives the same scenario.
-        steps: operations after those that set everything up; 60 to 150 when not given.
+        steps: operations after those that set everything up; 60 to 110 when not given.
         family: a name in `FAMILIES`; drawn when not given.
     """
     rng = random.Random(seed)
@@ -224,7 +224,7 @@ def generate(seed: int, steps: int | None = None, family: str = "") -> Scenario:
     s.map("P")
     if rng.random() < 0.5:
         s.map("P")
-    end = len(s.lines) + (steps or rng.randint(60, 150))
+    end = len(s.lines) + (steps or rng.randint(60, 110))
     while len(s.lines) < end:
         process = rng.choice(list(s.mapped))
         kind = rng.choices(list(weights), list(weights.values()))[0]

@@ -261,11 +261,12 @@ struct scan {
             for (u32 head = list.head; head != NIL && pages <= list.nr_pages; head = m.pages[head].next) {
                 if (head >= owner.size()) return expect(false, "LRU folio beyond memory", head);
                 const u32 flags = m.pages[head].flags;
-                const u32 own = flags & PG_mlocked          ? LRU_UNEVICTABLE
+                const u32 own = flags & PG_mlocked         ? LRU_UNEVICTABLE
                                 : !(flags & PG_swapbacked) ? LRU_INACTIVE_FILE
                                 : flags & PG_active        ? LRU_ACTIVE_ANON
                                                            : LRU_INACTIVE_ANON;
-                expect((flags & PG_lru) && own == index && m.pages[head].prev == before, "LRU list broken", head);
+                expect((flags & PG_lru) && own == index && m.pages[head].prev == before, "LRU list broken",
+                       head);
                 pages += folio_nr_pages(m, head);
                 before = head;
                 ++listed;

@@ -84,6 +84,7 @@ mmu_result mmu::miss(u64 address, bool write, u8 content, bool known) {
         tlb_entry *hit = l2[size].ways ? l2[size].find(number, tag) : nullptr;
         if (!hit) continue;
         tlb_entry *entry = l1[size].insert(number, *hit);
+        if (size == SIZE_4K) entry->data |= TLB_NO_CONTENT; // another may have been written since it left
         ++l1_miss;
         cycles += m.h->config.tlb.l2_hit_cycles;
         if (usable(*entry, size, address, write, content)) {

@@ -29,7 +29,7 @@ template <typename Each> int walk_vmas(machine &m, u32 mm, u64 start, u64 end, E
 
 int set_vma_flag(machine &m, u32 mm, u64 start, u64 end, u32 flag, bool on) {
     return vma_modify(
-        m, mm, start, end, [&](const vm_area_struct &v) { return !(v.vm_flags & flag) == on; },
+        m, mm, start, end, GO_ON, [&](const vm_area_struct &v) { return !(v.vm_flags & flag) == on; },
         [&](u32 v) { m.vmas[v].vm_flags ^= flag; });
 }
 
@@ -37,7 +37,7 @@ int hugepage_madvise(machine &m, u32 mm, u64 start, u64 end, bool huge) {
     const u32 on = huge ? VM_HUGEPAGE : VM_NOHUGEPAGE;
     constexpr u32 both = VM_HUGEPAGE | VM_NOHUGEPAGE;
     return vma_modify(
-        m, mm, start, end, [&](const vm_area_struct &v) { return (v.vm_flags & both) != on; },
+        m, mm, start, end, GO_ON, [&](const vm_area_struct &v) { return (v.vm_flags & both) != on; },
         [&](u32 v) {
             m.vmas[v].vm_flags = (m.vmas[v].vm_flags & ~both) | on;
             if (huge) khugepaged_enter_vma(m, v);

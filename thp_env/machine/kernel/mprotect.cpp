@@ -58,12 +58,13 @@ int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection) {
     constexpr u32 access = VM_READ | VM_WRITE;
     bool memory = true;
     const int error = vma_modify(
-        m, mm, start, end, [&](const vm_area_struct &v) { return (v.vm_flags & access) != protection; },
+        m, mm, start, end, STOP, [&](const vm_area_struct &v) { return (v.vm_flags & access) != protection; },
         [&](u32 v) {
             const u32 before = m.vmas[v].vm_flags;
             m.vmas[v].vm_flags = (before & ~access) | protection;
             memory = memory && change_protection(m, v);
-            // mprotect_fixup: what is locked and becomes writable is faulted in at once; errors do not matter.
+            // mprotect_fixup: what is locked and becomes writable is faulted in at once; errors do not
+            // matter.
             if ((before & (VM_WRITE | VM_LOCKED)) != VM_LOCKED || !(protection & VM_WRITE)) return;
             int failed = 0;
             for (u64 at = m.vmas[v].vm_start; at < m.vmas[v].vm_end && !failed; at += PAGE_SIZE)
@@ -74,7 +75,7 @@ int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection) {
 
 int mlock(machine &m, u32 mm, u64 start, u64 end, bool on) {
     int error = vma_modify(
-        m, mm, start, end, [&](const vm_area_struct &v) { return !(v.vm_flags & VM_LOCKED) == on; },
+        m, mm, start, end, STOP, [&](const vm_area_struct &v) { return !(v.vm_flags & VM_LOCKED) == on; },
         [&](u32 v) {
             m.vmas[v].vm_flags ^= VM_LOCKED;
             mlock_pages(m, m.vmas[v], on);
