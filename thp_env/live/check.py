@@ -9,7 +9,7 @@ from thp_env.live.host import Host
 from thp_env.live.observe import Kernel
 from thp_env.live.record import run_once
 
-MAX_RUNS, VOTES = 8, 3
+MAX_RUNS, VOTES = 5, 2
 """How often a program runs at most, until each step went the same way this often."""
 NOT_REPEATABLE = frozenset({"thp_zero_page_alloc"})
 """Counters that depend on what ran before: the huge zero folio stays cached."""
