@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import sys
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
 
 from thp_env.conformance import Result, replay
-from thp_env.live.host import Host
+from thp_env.live.host import Host, prepared
 from thp_env.live.observe import Kernel
-from thp_env.live.record import run_once
+from thp_env.live.record import program_of, refuse, run_once
+from thp_env.live.scenarios import generate
+from thp_env.live.workers import LiveError
 
 MAX_RUNS, VOTES = 5, 2
 """How often a program runs at most, until each step went the same way this often."""
@@ -45,3 +52,54 @@ def _most_frequent(versions: tuple[dict, ...]) -> tuple[dict, int]:
 
 def _repeatable(step: dict) -> dict:
     return {**step, "vm": {k: v for k, v in step["vm"].items() if k not in NOT_REPEATABLE}}
+
+
+def programs_of(paths: Iterable[Path]) -> list[tuple[str, list[str]]]:
+    """Return (name, lines) of text programs; a folder stands for the files in it.
+
+    Raises:
+        LiveError: when there is none.
+    """
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    if not files:
+        raise LiveError("no program: name a file in the language of trace programs, or a folder of them")
+    return [(file.stem, file.read_text().splitlines()) for file in files]
+
+
+def random_programs(count: int, seed: int) -> list[tuple[str, list[str]]]:
+    """Return (name, lines) of random programs with the seeds from `seed` on."""
+    return [(f"live{number}", generate(number).lines) for number in range(seed, seed + count)]
+
+
+def check_programs(
+    programs: list[tuple[str, list[str]]], out: Path | None = None, progress: bool = False
+) -> list[Result]:
+    """Run programs on this host's kernel and compare each with the simulator.
+
+    Args:
+        programs: name and lines of each.
+        out: a file for the recordings, one JSON object a line; they are then repeated until they stand by themselves.
+        progress: say on stderr how far it is.
+
+    Raises:
+        LiveError: when the host or a program is not fit for it; nothing has run then.
+        ProgramError: when a program is malformed.
+    """
+    for name, lines in programs:
+        refuse(program_of(name, lines)[0])
+    results = []
+    with ExitStack() as stack:
+        host = stack.enter_context(prepared())
+        kernel = Kernel()
+        stack.callback(kernel.close)
+        file = stack.enter_context(out.open("w")) if out else None
+        for i, (name, lines) in enumerate(programs, 1):
+            recording, result = check(name, lines, host, kernel, always_repeat=out is not None)
+            results.append(result)
+            if file:
+                print(json.dumps(recording, separators=(",", ":")), file=file, flush=True)
+            if progress:
+                print(f"\r{i}/{len(programs)}", end="" if i < len(programs) else "\n", file=sys.stderr, flush=True)
+    return results

@@ -188,6 +188,11 @@ class Host:
             raise LiveError("khugepaged does not scan")
         time.sleep(0.05)  # it may be in the middle of one more
 
+    def drain(self) -> None:
+        """Empty the LRU's batches."""
+        if self.guard:
+            self.guard.drain()
+
     def swap(self, length: int) -> int:
         """Make a zram device of so many bytes and swap to it; return the errno."""
         if len(Path("/proc/swaps").read_text().splitlines()) > 1:

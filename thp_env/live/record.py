@@ -1,4 +1,4 @@
-"""Runs a program on the real kernel and records every step, in the format of the recordings that `conformance` reads."""
+"""Runs a program on the real kernel and notes every step, in the format of the recordings."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ SYSTEM: dict[str, Callable[[Run, np.void], int | None]] = {
     "shrink": lambda run, op: write(PAGE_CLUSTER.with_name("drop_caches"), "2"),
     "khugepaged": lambda run, op: run.host.khugepaged(int(op["a"])),
     "reclaim": lambda run, op: write(run.host.cgroup / "memory.force_empty", "0"),
-    "drain": lambda run, op: run.host.guard.drain(),
+    "drain": lambda run, op: run.host.drain(),
     "compute": lambda run, op: time.sleep(int(op["a"]) / 1e12),
 }
 """Operations on the whole system, which no worker runs."""
@@ -175,14 +175,15 @@ def run_once(name: str, lines: list[str], host: Host, kernel: Kernel) -> list[di
         write(host.cgroup / "cgroup.procs", str(workers.processes["P"].pid))
         workers.processes["P"].ask("start")
         run = Run(program, host, workers)
-        host.guard.drain()
+        host.drain()
         before = kernel.counters()
         for i, (op, text) in enumerate(zip(program.ops, texts, strict=True)):
             error, minflt, majflt = run.step(op)
             if run.autodrain:
-                host.guard.drain()
+                host.drain()
             after = kernel.counters()
-            step = {"i": i, "op": text, "err": error, "minflt": minflt, "majflt": majflt, "mthp": {}, "vm": {}}
+            step: dict[str, Any] = {"i": i, "op": text, "err": error, "minflt": minflt, "majflt": majflt}
+            step |= {"mthp": {}, "vm": {}}
             for (size, counter), value in after.items():
                 if change := value - before[size, counter]:
                     (step["vm"] if size == "vm" else step["mthp"].setdefault(size, {}))[counter] = change

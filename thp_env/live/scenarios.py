@@ -218,7 +218,9 @@ def generate(seed: int, steps: int | None = None, family: str = "") -> Scenario:
     weights = FAMILIES[family]
     if "pageout" in weights:
         s.emit(f"swap {rng.choice(SWAP_MIB)}M")
-    s.sizes = set(rng.sample(THP_KILOBYTES, rng.choice([1, 1, 2, 2, 3, 4, 8]))) | ({64} if rng.random() < 0.5 else set())
+    s.sizes = set(rng.sample(THP_KILOBYTES, rng.choice([1, 1, 2, 2, 3, 4, 8])))
+    if rng.random() < 0.5:
+        s.sizes.add(64)
     for size in sorted(s.sizes):
         s.emit(f"thp {size} madvise")
     s.map("P")
