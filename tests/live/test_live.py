@@ -121,7 +121,7 @@ def test_settings_are_put_back_after_any_signal(number):
     run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env={**os.environ})
     assert run.stderr.read(1) == b"\r"
     run.send_signal(number)
-    run.wait()
+    run.communicate()
     if number == signal.SIGKILL:
         with pytest.raises(LiveError, match="--restore"):
             check_programs(random_programs(1, 0))
