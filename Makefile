@@ -40,14 +40,14 @@ full: install
 	$(MAKE) sanitize
 
 lint: install
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(filter-out CMakeLists.txt,$(NATIVE))
-	$(BIN)/clang-tidy -p build/Release --quiet $(filter %.cpp,$(NATIVE))
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run -Werror $(filter-out CMakeLists.txt,$(NATIVE))
+	@$(BIN)/clang-tidy -p build/Release --quiet $(filter %.cpp,$(NATIVE))
 
 format: install
-	$(BIN)/ruff check --fix-only -q .
-	$(BIN)/clang-format -i $(filter-out CMakeLists.txt,$(NATIVE))
+	@$(BIN)/ruff check --fix-only -q .
+	@$(BIN)/clang-format -i $(filter-out CMakeLists.txt,$(NATIVE))
 
 # The package once more, with both sanitizers, beside the venv. The plain interpreter reads no .pth files from
 # PYTHONPATH, so the editable install stays out of the way. libcachesim, a test oracle, mixes new and free; the

@@ -17,7 +17,7 @@ def run_metrics(machine: Machine, accesses: float, prices: Prices | None = None)
         prices: what counters cost.
 
     Returns:
-        walk_cycles_per_access; tlb_reach (1 - walk cycles / those of a 4K TLB; NaN without the shadow TLB);
+        walk_cycles_per_access; tlb_reach (1 - walk cycles / those of a 4K TLB; only with the shadow TLB);
         mean and peak resident MiB, mean wasted MiB; faults, splits, fallbacks; simulated milliseconds;
         cost_ns: everything a policy can change, per access, and its terms.
     """
@@ -28,9 +28,9 @@ def run_metrics(machine: Machine, accesses: float, prices: Prices | None = None)
     terms = {name: ns / accesses for name, ns in cost_terms(c, prices).items()}
     terms["pending_cost"] = pending_cost(c, machine.config.clock, prices) / accesses
     pages_ms = max(ms, 1e-9) * PAGES_PER_MIB * 1000
-    return {
+    figures = {
         "walk_cycles_per_access": c.walk_cycles_per_access,
-        "tlb_reach": 1.0 - c["walk_cycles"] / shadow if shadow else float("nan"),
+        **({"tlb_reach": 1.0 - c["walk_cycles"] / shadow} if shadow else {}),
         "resident_mib": c["resident_page_us"] / pages_ms,
         "peak_mib": c["peak_resident"] / PAGES_PER_MIB,
         "wasted_mib": (c["untouched_page_us"] + c["unmapped_page_us"]) / pages_ms,
@@ -42,6 +42,7 @@ def run_metrics(machine: Machine, accesses: float, prices: Prices | None = None)
         "cost_ns": sum(terms.values()),
         **terms,
     }
+    return {name: float(value) for name, value in figures.items()}
 
 
 def unfinished_cost(machine: Machine, prices: Prices | None = None) -> float:
@@ -57,7 +58,7 @@ def unfinished_cost(machine: Machine, prices: Prices | None = None) -> float:
     left[:op] = 0
     left[op : op + 1] -= step
     share = left / np.maximum(program.steps, 1)
-    walk = sum(machine.config.as_dict()["walk_cycles"]) * clock["cycle"] / 1000
+    walk = sum(machine.config.as_dict()["tlb"]["walk_cycles"]) * clock["cycle"] / 1000
     fault = sum(clock[name] for name in ("fault", "zero_page", "zap_folio", "zap_pte")) / 1000
     faults = float(left[program.work > 0].sum()) * fault
     ns = float(program.work @ share) * walk * prices.walk + faults

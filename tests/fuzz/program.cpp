@@ -1,5 +1,6 @@
-// A libFuzzer target over the interpreter: bytes become operations that Program.check would let through, a small
-// machine runs them, and after each one the whole machine must be consistent; in the end no frame may be lost.
+// A libFuzzer target over the interpreter: bytes become operations that Program.check would let through, a
+// small machine runs them, and after each one the whole machine must be consistent; in the end no frame may
+// be lost.
 #include "hardware/tlb.hpp"
 #include "kernel/page_alloc.hpp"
 #include "run.hpp"
@@ -17,9 +18,9 @@ using namespace thp;
 constexpr u32 NR_REGIONS = 6, NR_PROCESSES = 4, MAX_OPS = 48;
 constexpr u64 REGION_PAGES = 1536; // three 2M blocks
 constexpr u64 advices[] = {
-    MADV_NORMAL,      MADV_WILLNEED,       MADV_DONTNEED,  MADV_FREE,          MADV_DONTFORK,
-    MADV_DOFORK,      MADV_HUGEPAGE,       MADV_NOHUGEPAGE, MADV_WIPEONFORK,   MADV_KEEPONFORK,
-    MADV_COLD,        MADV_PAGEOUT,        MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE,
+    MADV_NORMAL,        MADV_WILLNEED,     MADV_DONTNEED,      MADV_FREE,           MADV_DONTFORK,
+    MADV_DOFORK,        MADV_HUGEPAGE,     MADV_NOHUGEPAGE,    MADV_WIPEONFORK,     MADV_KEEPONFORK,
+    MADV_COLD,          MADV_PAGEOUT,      MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE,
     MADV_GUARD_INSTALL, MADV_GUARD_REMOVE,
 };
 constexpr u64 setting_values[NR_SETTINGS] = {4, 2, 2, 512, 512, 512, 5, 201, 2};

@@ -88,6 +88,10 @@ KINDS = (
 )  # fmt: skip
 
 
+SHARED = ["fork", "exit", "reclaim", "pin", "unpin", "limit", "swapoff", "batches"]
+"""What only programs with several processes do."""
+
+
 @st.composite
 def programs(draw, operations: int = 20, forks: bool = False) -> Program:
     """Return a program that may fail anywhere: run it with go_on=True. With `forks` up to four processes run
@@ -101,12 +105,13 @@ def programs(draw, operations: int = 20, forks: bool = False) -> Program:
     regions = ["heap"]
     for _ in range(2):
         name = f"r{len(regions)}"
-        b.mmap(name, REGION_PAGES * PAGE, offset=draw(st.sampled_from([0, 0, 4 * PAGE])))
+        file = draw(st.sampled_from(["", "", "", "file", "shared"]))
+        b.mmap(name, REGION_PAGES * PAGE, offset=draw(st.sampled_from([0, 0, 4 * PAGE])), **{file: True} if file else {})
         regions.append(name)
     for _ in range(draw(st.integers(1, operations))):
         if forks:
             b.process = draw(st.sampled_from(b.processes))
-            step = draw(st.sampled_from(["line"] * 9 + ["fork", "exit", "reclaim", "pin", "unpin", "limit", "swapoff", "batches"]))
+            step = draw(st.sampled_from(["line"] * 12 + SHARED))
             if step == "fork" and len(b.processes) < 4:
                 b.fork(f"C{len(b.processes)}")
             elif step == "reclaim":

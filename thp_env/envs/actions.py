@@ -1,12 +1,16 @@
-"""What a decision about a VMA can be: the sizes its later faults may get."""
+"""What a decision about a VMA can be."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from thp_env.machine import layout
+from thp_env.machine.batch import Verb
 
-KEEP, SPLIT = "keep", "split"
+KEEP, SPLIT, COLLAPSE = "keep", "split", "collapse"
 
 ORDER_MASKS: dict[str, int] = {
     "4K": 1,
@@ -16,8 +20,11 @@ ORDER_MASKS: dict[str, int] = {
 }
 """Order masks by name. A fault gets the largest size of the mask that fits, and 4K when none does."""
 
-ACTIONS = (KEEP, *ORDER_MASKS, SPLIT)
+ACTIONS = (KEEP, *ORDER_MASKS, SPLIT, COLLAPSE)
 """The discrete actions on one VMA, in order."""
+
+ADVICE = ("normal", "hugepage", "nohugepage", "collapse")
+"""What mainline's madvise has instead. MADV_NORMAL takes nothing back: it keeps what was advised."""
 
 
 def smallest_order(mask: int) -> int:
@@ -25,25 +32,58 @@ def smallest_order(mask: int) -> int:
     return (mask & -mask).bit_length() - 1
 
 
-def action_mask(aligned_blocks: dict[int, bool], large: bool) -> np.ndarray:
-    """Return which of `ACTIONS` can have an effect, as int8.
+@dataclass(frozen=True)
+class ActionSet:
+    """The actions on one VMA.
 
-    Args:
-        aligned_blocks: by order, whether any aligned block of that order lies inside the VMA.
-        large: whether the VMA holds large folios that could be split.
+    Attributes:
+        names: of the actions, in order; the first changes nothing.
     """
-    allowed = np.ones(len(ACTIONS), np.int8)
-    for i, name in enumerate(ACTIONS):
-        if name in ORDER_MASKS and ORDER_MASKS[name] != 1:
-            allowed[i] = aligned_blocks[smallest_order(ORDER_MASKS[name])]
-    allowed[ACTIONS.index(SPLIT)] = large
-    return allowed
+
+    names: tuple[str, ...]
+
+    @cached_property
+    def decisions(self) -> np.ndarray:
+        """(`Verb`, value) of each action as `Batch.run` takes it, uint32."""
+        table: dict[str, tuple[Verb, int]] = {name: (Verb.ORDERS, mask) for name, mask in ORDER_MASKS.items()}
+        table |= {name: (Verb.ADVISE, layout.ADVICE[name]) for name in ADVICE}
+        table |= {SPLIT: (Verb.SPLIT, 0), self.names[0]: (Verb.NOTHING, 0)}
+        return np.array([table[name] for name in self.names], np.uint32)
+
+    @cached_property
+    def _sizes(self) -> tuple[list[int], list[int]]:
+        sizes = [i for i, name in enumerate(self.names) if ORDER_MASKS.get(name, 1) != 1]
+        return sizes, [smallest_order(ORDER_MASKS[self.names[i]]) for i in sizes]
+
+    def masks(self, rows: np.ndarray) -> np.ndarray:
+        """Return which actions can have an effect on VMAs, int8, one axis more than the rows.
+
+        Sizes need an aligned block inside the VMA, a split large folios, a collapse a whole 2M block with something
+        in it that is not huge yet. Empty rows have all zeros but for the first action.
+
+        Args:
+            rows: `SMAPS_DTYPE` records.
+        """
+        fits = fitting_blocks(rows["vm_start"], rows["vm_end"])
+        allowed = np.ones((*rows.shape, len(self.names)), np.int8)
+        sizes, smallest = self._sizes
+        allowed[..., sizes] = fits[..., smallest]
+        pages = rows["by_order"]
+        if SPLIT in self.names:
+            allowed[..., self.names.index(SPLIT)] = pages[..., 2:].any(-1)
+        below = pages[..., : layout.PMD_ORDER].any(-1) | (pages[..., layout.PMD_ORDER] > rows["pmd_mapped"])
+        allowed[..., self.names.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & (below | (rows["zero"] > 0))
+        allowed[rows["scanned"] == 0, 1:] = 0
+        return allowed
 
 
-def fitting_blocks(start: int, end: int) -> dict[int, bool]:
-    """Return, for each order, whether an aligned block of it lies inside an address range."""
-    fits = {}
-    for order in layout.ORDERS:
-        size = layout.PAGE_SIZE << order
-        fits[order] = -(-start // size) * size + size <= end
-    return fits
+INTERFACES = {"orders": ActionSet(ACTIONS), "madvise": ActionSet(ADVICE)}
+"""Actions by the name of the interface: the simulated kernel's extensions, or what mainline has."""
+
+_BLOCK = np.int64(layout.PAGE_SIZE) << np.arange(layout.PMD_ORDER + 1)
+
+
+def fitting_blocks(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Return whether an aligned block of each order lies inside address ranges, bool, one axis more: the order."""
+    start, end = np.asarray(start, np.int64)[..., None], np.asarray(end, np.int64)[..., None]
+    return -(-start // _BLOCK) * _BLOCK + _BLOCK <= end

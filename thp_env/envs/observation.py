@@ -1,156 +1,243 @@
 """What an agent sees: what a kernel could see, each field with its unit, range and normalisation.
 
-Logarithms are base 2 of one plus the value, divided by a constant that brings them to 0..1. Shares lie in 0..1.
-Nothing here knows the future, the workload's name or which pages are really in use.
+All fields lie in 0..1. Nothing here knows the future, the workload's name or which pages are really in use.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from thp_env.machine import Counters, Machine, layout
-from thp_env.machine.cores import core
+from thp_env.machine import SMAPS_DTYPE, layout
+from thp_env.machine.batch import FACTS, Facts
+
+
+class Field(NamedTuple):
+    """One field of an observation: a quantity, or its ratio to another one.
+
+    Attributes:
+        meaning: what it says.
+        unit: of the value before normalisation.
+        scale: 0: the value itself, which lies in 0..1; else log2(1 + value) / scale, at most 1.
+        of: the quantity, by the name that the functions below give it.
+        per: the quantity it is divided by (1 if that is 0); "": none.
+    """
+
+    meaning: str
+    unit: str
+    scale: int
+    of: str
+    per: str = ""
+
+    @property
+    def normalisation(self) -> str:
+        """How the value becomes a number in 0..1."""
+        return f"log2(1 + x) / {self.scale}" if self.scale else "as it is"
+
+
+_SHARE = "share of the mapped pages"
+_ALL = (0, *layout.ORDERS)
 
 VMA_FIELDS = {
-    "size": "log of its length in pages / 24",
-    "resident": "share of its pages that are mapped",
-    "zero": "share of its pages that map the shared zero page",
-    "mapped_4K": "share of the mapped pages in folios of 4K",
-    "mapped_16K": "... of 16K",
-    "mapped_32K": "... of 32K",
-    "mapped_64K": "... of 64K",
-    "mapped_128K_1M": "... of 128K to 1M",
-    "mapped_2M": "... of 2M",
-    "pmd_mapped": "share of the mapped pages behind PMD mappings",
-    "young": "share of the mapped pages whose entry was accessed since it was last read; one bit a mapping",
-    "dirty": "share of the mapped pages whose entry is dirty",
-    "partial": "share of the mapped pages in partially mapped folios",
-    "faults": "log of its faults since it was last asked about / 16",
-    "faults_ever": "log of its faults / 20",
-    "pages_per_fault": "log of the pages its faults got, per fault / 10",
-    "zapped": "log of the pages unmapped again since it was last asked about / 20",
-    "zapped_ever": "log of the pages unmapped again / 20",
-    "zap_size": "log of the mean pages per unmapping call / 10",
-    "age": "log of the microseconds since it was mapped / 24",
-    "asked": "1 if it was asked about before",
-    "advised": "1 if the program asked for huge pages (VM_HUGEPAGE)",
-    "aligned": "share of its length that lies in whole aligned 2M blocks",
-    **{
-        f"may_{4 << order}K": f"1 if its faults may get {4 << order}K now"
-        for order in (0, *layout.ORDERS)
-    },
+    "size": Field("its length", "pages", 24, "pages"),
+    "resident": Field("pages that are mapped", "share of its pages", 0, "mapped", "scanned"),
+    "zero": Field("pages that map the shared zero page", "share of its pages", 0, "zero", "scanned"),
+    "mapped_4K": Field("mapped pages in folios of 4K", _SHARE, 0, "by_order_0", "mapped"),
+    "mapped_16K": Field("... of 16K", _SHARE, 0, "by_order_2", "mapped"),
+    "mapped_32K": Field("... of 32K", _SHARE, 0, "by_order_3", "mapped"),
+    "mapped_64K": Field("... of 64K", _SHARE, 0, "by_order_4", "mapped"),
+    "mapped_128K_1M": Field("... of 128K to 1M", _SHARE, 0, "by_order_5_to_8", "mapped"),
+    "mapped_2M": Field("... of 2M", _SHARE, 0, "by_order_9", "mapped"),
+    "pmd_mapped": Field("mapped pages behind PMD mappings", _SHARE, 0, "pmd_mapped", "mapped"),
+    "young": Field("pages whose entry was accessed since it was last read; one bit a mapping", _SHARE, 0,
+                   "young", "present"),
+    "dirty": Field("pages whose entry is dirty", _SHARE, 0, "dirty", "mapped"),
+    "partial": Field("pages in partially mapped folios", _SHARE, 0, "partial", "mapped"),
+    "faults": Field("its faults since it was last asked about", "faults", 16, "new_faults"),
+    "faults_ever": Field("its faults", "faults", 20, "faults"),
+    "pages_per_fault": Field("the pages its faults got", "pages a fault", 10, "got", "faults"),
+    "zapped": Field("pages unmapped again since it was last asked about", "pages", 20, "new_zapped"),
+    "zapped_ever": Field("pages unmapped again", "pages", 20, "zapped"),
+    "zap_size": Field("the mean size of what was unmapped in one call", "pages", 10, "zapped", "zap_calls"),
+    "age": Field("time since it was mapped", "us", 24, "age"),
+    "asked": Field("whether it was asked about before", "0 or 1", 0, "was_asked"),
+    "advised": Field("whether huge pages were asked for (VM_HUGEPAGE)", "0 or 1", 0, "advised"),
+    "aligned": Field("whole aligned 2M blocks", "share of its length", 0, "aligned", "pages"),
+    **{f"may_{4 << order}K": Field(f"whether its faults may get {4 << order}K now", "0 or 1", 0, f"may_{order}")
+       for order in _ALL},
 }  # fmt: skip
-"""Fields of `vma` and what they mean."""
+"""Fields of `vma`. Those about mapped pages come from reading page tables, of a sample if `scan_share` is below 1."""
 
 SYSTEM_FIELDS = {
-    "free": "share of memory that is free",
-    "free_64K": "share of free memory in blocks of 64K or more, as in /proc/buddyinfo",
-    "free_2M": "share of free memory in blocks of 2M or more",
-    "memory": "log of memory in MiB / 20",
-    "resident": "share of memory in anonymous folios",
-    "deferred": "log of the folios on the deferred split queue / 16",
-    "vmas": "log of the number of VMAs / 16",
-    "faults": "log of the faults of the last window / 16",
-    "splits": "log of the folios split in the last window / 16",
-    "walks": "share of the last window's time spent translating",
-    "fault_time": "share of the last window's time spent in faults",
-    "l1_miss": "first-level TLB misses per access of the last window (PMU)",
-    "l2_miss": "page walks per access of the last window (PMU)",
-    "l1_4k": "log of the first-level TLB's entries for 4K pages / 12",
-    "l1_2m": "log of its entries for 2M pages / 12",
-    "l2": "log of the second-level TLB's entries / 14",
+    "free": Field("free memory", "share of memory", 0, "free_pages", "memory"),
+    "free_64K": Field("free memory in blocks of 64K or more, as in /proc/buddyinfo", "share of free memory", 0,
+                      "free_64K", "free_pages"),
+    "free_2M": Field("free memory in blocks of 2M or more", "share of free memory", 0, "free_2M", "free_pages"),
+    "memory": Field("memory", "MiB", 20, "mib"),
+    "resident": Field("memory in anonymous folios", "share of memory", 0, "nr_resident", "memory"),
+    "deferred": Field("folios on the deferred split queue", "folios", 16, "deferred"),
+    "vmas": Field("VMAs that are decided about", "VMAs", 16, "asked_vmas"),
+    "faults": Field("faults of the last window", "faults", 16, "new_pgfault"),
+    "splits": Field("folios split in the last window", "folios", 16, "splits"),
+    "walks": Field("time spent translating", "share of the last window", 0, "new_translation", "new_clock"),
+    "fault_time": Field("time spent in faults", "share of the last window", 0, "fault_time", "new_clock"),
+    "l1_miss": Field("first-level TLB misses, sampled every `pmu_period` (PMU)", "per access of the last window", 0,
+                     "l1_miss", "new_accesses"),
+    "l2_miss": Field("page walks, sampled every `pmu_period` (PMU)", "per access of the last window", 0,
+                     "l2_miss", "new_accesses"),
+    "l1_4k": Field("the first-level TLB's entries for 4K pages", "entries", 12, "l1_4k"),
+    "l1_2m": Field("its entries for 2M pages", "entries", 12, "l1_2m"),
+    "l2": Field("the second-level TLB's entries", "entries", 14, "l2"),
+}  # fmt: skip
+"""Fields of `system`."""
+
+SIZE_FIELDS = {
+    "setting": Field("0 never, 0.5 madvise, 1 always", "setting / 2", 0, "setting"),
+    "held": Field("anonymous memory in folios of this size", "share of memory", 0, "held", "memory"),
+    "faults": Field("faults of the last window that got it", "faults", 16, "faults"),
+    "fallbacks": Field("faults of the last window that wanted it in vain", "faults", 16, "fallbacks"),
+    "splits": Field("folios of it split in the last window", "folios", 16, "splits"),
+    "partial": Field("partially mapped folios of it", "folios", 16, "partial"),
 }
-"""Fields of `system` and what they mean."""
+"""Fields of `sizes`, of each size from 16K to 2M."""
 
 
-def _log(value: float, scale: float) -> float:
-    return min(1.0, math.log2(1.0 + max(0.0, value)) / scale)
-
-
-def vma_observation(
-    smaps: np.void, asked_faults: int, asked_zapped: int, asked: bool, clock_ps: int, orders: int
-) -> np.ndarray:
-    """Return the `VMA_FIELDS` of one VMA, float32.
+class _Fields:
+    """Computes all fields at once from a matrix of quantities.
 
     Args:
-        smaps: its `SMAPS_DTYPE` record.
-        asked_faults: faults it had when it was last asked about.
-        asked_zapped: pages unmapped when it was last asked about.
-        asked: whether it was asked about before.
-        clock_ps: the machine's clock.
-        orders: the orders that its faults may get.
+        fields: of an observation.
+        quantities: names of the matrix's columns.
     """
-    start, end = int(smaps["vm_start"]), int(smaps["vm_end"])
-    pages = (end - start) // layout.PAGE_SIZE
-    by_order = smaps["by_order"].astype(np.float64)
-    mapped = by_order.sum()
-    share = 1.0 / max(1.0, mapped)
-    counts = smaps["faults"].astype(np.float64)
-    faults = counts.sum()
-    got = float((counts * (1 << np.arange(10))).sum())
-    zapped, calls = int(smaps["zapped"]), int(smaps["zap_calls"])
-    present = mapped + int(smaps["zero"])
-    first = -(-start // layout.PMD_SIZE) * layout.PMD_SIZE
-    whole = max(0, end // layout.PMD_SIZE * layout.PMD_SIZE - first)
-    values = [
-        _log(pages, 24),
-        mapped / pages,
-        int(smaps["zero"]) / pages,
-        by_order[0] * share,
-        by_order[2] * share,
-        by_order[3] * share,
-        by_order[4] * share,
-        by_order[5:9].sum() * share,
-        by_order[9] * share,
-        int(smaps["pmd_mapped"]) * share,
-        int(smaps["young"]) / max(1.0, present),
-        int(smaps["dirty"]) * share,
-        int(smaps["partial"]) * share,
-        _log(faults - asked_faults, 16),
-        _log(faults, 20),
-        _log(got / max(1.0, faults), 10),
-        _log(zapped - asked_zapped, 20),
-        _log(zapped, 20),
-        _log(zapped / max(1, calls), 10),
-        _log((clock_ps - int(smaps["born"])) / 1e6, 24),
-        float(asked),
-        float(int(smaps["vm_flags"]) & layout.VM_HUGEPAGE != 0),
-        whole / (end - start),
-        *(float(orders >> order & 1) for order in (0, *layout.ORDERS)),
-    ]
-    return np.array(values, np.float32)
+
+    def __init__(self, fields: dict[str, Field], quantities: Sequence[str]) -> None:
+        column = {name: i for i, name in enumerate(quantities)}
+        self.of = np.array([column[f.of] for f in fields.values()])
+        self.ratios = np.array([i for i, f in enumerate(fields.values()) if f.per])
+        self.per = np.array([column[f.per] for f in fields.values() if f.per])
+        self.logs = np.array([i for i, f in enumerate(fields.values()) if f.scale])
+        self.scales = np.array([float(f.scale) for f in fields.values() if f.scale])
+
+    def __call__(self, quantities: np.ndarray) -> np.ndarray:
+        out = quantities.take(self.of, -1)
+        out[..., self.ratios] /= np.maximum(quantities.take(self.per, -1), 1.0)
+        out[..., self.logs] = np.log2(1.0 + out[..., self.logs]) / self.scales
+        return np.clip(out, 0.0, 1.0).astype(np.float32)
 
 
-def system_observation(machine: Machine, last: Counters, now: Counters, vmas: int) -> np.ndarray:
-    """Return the `SYSTEM_FIELDS`, float32; `now - last` is the last window."""
-    window = now - last
-    total = machine.config.memory // layout.PAGE_SIZE
-    free, blocks = machine.free_pages, machine.free_blocks
-    listed = sum(n << order for order, n in enumerate(blocks))
-    unused = free - listed  # never used: whole
-    share = 1.0 / max(1, free)
-    time = max(1, window.clock_ps)
-    accesses = max(1, window["accesses"])
-    tlb = core(machine.config.core) if isinstance(machine.config.core, str) else machine.config.core
-    second = tlb.l2 or (0, 0)
-    values = [
-        free / total,
-        (unused + sum(n << order for order, n in enumerate(blocks) if order >= 4)) * share,
-        (unused + sum(n << order for order, n in enumerate(blocks) if order >= 9)) * share,
-        _log(total / 256, 20),
-        now["nr_resident"] / total,
-        _log(now["nr_anon_partially_mapped"], 16),
-        _log(vmas, 16),
-        _log(window["pgfault"], 16),
-        _log(window["split"], 16),
-        window.time_ps("translation") / time,
-        window.time_ps("fault", "zeroing", "copying") / time,
-        min(1.0, window["dtlb_l1_miss"] / accesses),
-        min(1.0, window["dtlb_l2_miss"] / accesses),
-        _log(tlb.l1_4k[0] * tlb.l1_4k[1], 12),
-        _log(math.prod(tlb.l1_2m or tlb.l1_4k), 12),
-        _log(second[0] * second[1], 14),
-    ]
-    return np.array(values, np.float32)
+_OFFSET = {name: offset // 8 for name, (_, offset, *_) in SMAPS_DTYPE.fields.items()}  # type: ignore[union-attr]
+_NAMES = ["" for _ in range(SMAPS_DTYPE.itemsize // 8)]
+for _name in ("zapped", "zap_calls", "zero", "young", "dirty", "pmd_mapped", "partial", "scanned"):
+    _NAMES[_OFFSET[_name]] = _name
+for _order in range(10):
+    _NAMES[_OFFSET["by_order"] + _order] = f"by_order_{_order}"
+_DERIVED = ("pages", "aligned", "mapped", "present", "by_order_5_to_8", "faults", "got", "new_faults", "new_zapped",
+            "age", "was_asked", "advised", *(f"may_{order}" for order in _ALL))  # fmt: skip
+_vma = _Fields(VMA_FIELDS, [*_NAMES, *_DERIVED])
+_AT = {name: len(_NAMES) + i for i, name in enumerate(_DERIVED)}
+_BY_ORDER, _FAULTS = (slice(_OFFSET[name], _OFFSET[name] + 10) for name in ("by_order", "faults"))
+_PAGES_OF_ORDER = 1 << np.arange(layout.PMD_ORDER + 1)
+
+
+def vma_observation(rows: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """Return the `VMA_FIELDS` of VMAs, float32 of the shape of `rows` and one axis more; zeros for empty rows.
+
+    Args:
+        rows: `SMAPS_DTYPE` records as `Batch.run` returns them.
+        clock_ps: clock of the machine of each row.
+        orders: mask of the orders that the faults of each may get.
+    """
+    raw = np.ascontiguousarray(rows).view(np.int64).reshape(*rows.shape, -1)
+    q = np.empty((*rows.shape, len(_NAMES) + len(_DERIVED)))
+    q[..., : len(_NAMES)] = raw
+
+    def column(name: str) -> np.ndarray:
+        return raw[..., _OFFSET[name]]
+
+    start, end = column("vm_start"), column("vm_end")
+    by_order, counts = raw[..., _BY_ORDER], raw[..., _FAULTS]
+    mapped, faults, flags = by_order.sum(-1), counts.sum(-1), rows["vm_flags"]
+    whole = (end >> _PMD) - (start + layout.PMD_SIZE - 1 >> _PMD)
+    derived = (
+        end - start >> _PAGE,
+        np.maximum(whole, 0) * layout.PMD_SIZE >> _PAGE,
+        mapped,
+        mapped + column("zero"),
+        by_order[..., 5:9].sum(-1),
+        faults,
+        counts @ _PAGES_OF_ORDER,
+        faults - column("asked_faults"),
+        column("zapped") - column("asked_zapped"),
+        (clock_ps - column("born")) / 1e6,
+        column("asked") != 0,
+        flags & layout.VM_HUGEPAGE != 0,
+    )
+    for i, values in enumerate(derived, len(_NAMES)):
+        q[..., i] = values
+    q[..., _AT["may_0"] :] = orders[..., None] >> np.array(_ALL) & 1
+    out = _vma(q)
+    out[column("scanned") == 0] = 0.0
+    return out
+
+
+_PAGE, _PMD = layout.PAGE_SIZE.bit_length() - 1, layout.PMD_SIZE.bit_length() - 1
+
+_STATES = ("free_pages", "nr_resident", "asked_vmas", "listed", "listed_64K", "listed_2M")
+_CHANGES = ("pgfault", "clock", "accesses", "translation", "fault", "zeroing", "copying")
+_EVENTS = ("dtlb_l1_miss", "dtlb_l2_miss")
+_STATE_COLUMNS, _CHANGE_COLUMNS, _EVENT_COLUMNS = ([FACTS[name] for name in n] for n in (_STATES, _CHANGES, _EVENTS))
+_system = _Fields(SYSTEM_FIELDS, [*_STATES, *(f"new_{name}" for name in _CHANGES), "memory", "l1_4k", "l1_2m", "l2",
+                                  "l1_miss", "l2_miss", "mib", "deferred", "splits", "fault_time", "free_64K",
+                                  "free_2M"])  # fmt: skip
+
+
+def system_observation(now: Facts, last: Facts, hardware: np.ndarray, pmu_period: int) -> np.ndarray:
+    """Return the `SYSTEM_FIELDS` of machines, float32, shape (machines, fields).
+
+    Args:
+        now: facts at the end of the window.
+        last: facts at its beginning.
+        hardware: shape (machines, 4): pages of memory; TLB entries for 4K and 2M, and of the second level.
+        pmu_period: TLB events between two samples.
+    """
+    states = now.raw.take(_STATE_COLUMNS, 1)
+    changes = now.raw.take(_CHANGE_COLUMNS, 1) - last.raw.take(_CHANGE_COLUMNS, 1)
+    samples = now.raw.take(_EVENT_COLUMNS, 1) // pmu_period - last.raw.take(_EVENT_COLUMNS, 1) // pmu_period
+    untouched = states[:, 0] - states[:, 3]  # never used, so not listed: whole
+    derived = np.stack(
+        [
+            hardware[:, 0] / 256,
+            now.stat("nr_anon_partially_mapped").sum(-1),
+            (now.stat("split") - last.stat("split")).sum(-1),
+            changes[:, 4:].sum(-1),
+            untouched + states[:, 4],
+            untouched + states[:, 5],
+        ],
+        axis=1,
+    )
+    return _system(np.concatenate([states, changes, hardware, samples * pmu_period, derived], axis=1))
+
+
+_sizes = _Fields(SIZE_FIELDS, ("setting", "held", "faults", "fallbacks", "splits", "partial", "memory"))
+
+
+def size_observation(now: Facts, last: Facts, modes: np.ndarray, hardware: np.ndarray) -> np.ndarray:
+    """Return the `SIZE_FIELDS` of machines, float32, shape (machines, sizes, fields).
+
+    Args:
+        now: facts at the end of the window.
+        last: facts at its beginning.
+        modes: settings of each size, 0 to 2.
+        hardware: as `system_observation` takes it.
+    """
+
+    def new(name: str) -> np.ndarray:
+        return (now.stat(name) - last.stat(name))[:, 2:]
+
+    held = now.stat("nr_anon")[:, 2:] << np.array(layout.ORDERS)
+    memory = np.broadcast_to(hardware[:, :1], modes.shape)
+    q = [modes / 2, held, new("anon_fault_alloc"), new("anon_fault_fallback"), new("split"),
+         now.stat("nr_anon_partially_mapped")[:, 2:], memory]  # fmt: skip
+    return _sizes(np.stack(q, axis=-1))

@@ -1,5 +1,6 @@
 #include "run.hpp"
 #include "hardware/walker.hpp"
+#include "kernel/filemap.hpp"
 #include "kernel/fork.hpp"
 #include "kernel/gup.hpp"
 #include "kernel/huge_memory.hpp"
@@ -27,11 +28,11 @@ enum step_result : u32 { STEP_DONE, STEP_PAUSED, STEP_OOM, STEP_FAULTED };
 struct interpreter {
     machine &m;
     const program_view &p;
-    const run_budget &budget;
+    run_budget &budget;
     u64 choices_at_start;
 
     bool window_over(const mmu &unit) const {
-        return unit.now() >= budget.until ||
+        return unit.elapsed >= unit.left || budget.accesses == 0 ||
                m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
     }
 
@@ -41,57 +42,71 @@ struct interpreter {
             unit.commit();
             const u32 v = vma_lookup(m, unit.mm, address);
             const u32 needed = write ? VM_WRITE : VM_READ;
-            if (v == NIL || !(m.vmas[v].vm_flags & needed) || (m.vmas[v].vm_flags & VM_FILE))
-                return STEP_FAULTED;
+            if (v == NIL || !(m.vmas[v].vm_flags & needed)) return STEP_FAULTED;
             const vm_fault result = handle_mm_fault(m, v, address, write);
+            unit.commit(); // the fault took time
             if (result == FAULT_OOM) return STEP_OOM;
             if (result == FAULT_SIGSEGV) return STEP_FAULTED;
         }
         return STEP_DONE;
     }
 
-    // Runs steps of the current operation until it ends, the window ends or a step fails.
-    template <typename Step> step_result steps(mmu &unit, u64 count, Step step) {
-        u64 &at = m.h->at.step;
+    // Runs steps of the current operation until it ends, the window ends or a step fails. Addresses are made
+    // some steps ahead, so that what their walks will read can be fetched while others run.
+    template <typename Address, typename Step>
+    step_result steps(mmu &unit, u64 count, Address address_of, Step step) {
+        u64 addresses[mmu::AHEAD], at = m.h->at.step;
         step_result result = STEP_DONE;
-        for (; at < count; ++at) {
-            result = window_over(unit) ? STEP_PAUSED : step(at);
-            if (result != STEP_DONE) break; // a step that failed is not done
+        while (at < count && result == STEP_DONE) {
+            const u64 first = at, end = std::min(count, at + mmu::AHEAD);
+            for (u64 i = first; i < end; ++i) addresses[i - first] = address_of(i);
+            unit.prefetch(addresses, end - first);
+            for (; at < end; ++at) {
+                result = window_over(unit) ? STEP_PAUSED : step(at, addresses[at - first]);
+                if (result != STEP_DONE) break; // a step that failed is not done
+                --budget.accesses;
+            }
         }
+        m.h->at.step = at;
         unit.commit();
         return result;
     }
 
     step_result touch(const op_record &op, u32 mm) {
-        mmu unit(m, mm, 1);
+        mmu unit(m, mm, 1, budget.until);
         const u64 start = m.regions[op.region].start + op.offset;
-        return steps(unit, (op.length + op.a - 1) / op.a, [&](u64 i) {
-            return access(unit, start + i * op.a, op.b != TOUCH_READ, static_cast<u8>(op.c));
+        const auto address_of = [&](u64 i) { return start + i * op.a; };
+        return steps(unit, (op.length + op.a - 1) / op.a, address_of, [&](u64, u64 address) {
+            return access(unit, address, op.b != TOUCH_READ, static_cast<u8>(op.c));
         });
     }
 
     step_result accesses(const op_record &op, u32 mm) {
-        mmu unit(m, mm, op.weight);
+        mmu unit(m, mm, op.weight, budget.until);
         const u64 key = mix64(p.seed ^ mix64(m.h->at.op + 1)), start = m.regions[op.region].start + op.offset;
         const u64 write_share = op.d & 0xffffffffU;
         const auto content = static_cast<u8>(op.d >> 32);
         const bin_record *bins = op.a == PATTERN_BINS ? p.bins + p.tables[2 * op.aux] : nullptr;
         const u64 nr_bins = bins ? p.tables[2 * op.aux + 1] : 0;
-        return steps(unit, op.b, [&](u64 i) {
-            const u64 random = draw(key, i);
+        const auto address_of = [&](u64 i) {
+            return start + pattern_offset(op, key, i, draw(key, i), bins, nr_bins);
+        };
+        return steps(unit, op.b, address_of, [&](u64 i, u64 address) {
             const bool write = write_share && (draw(~key, i) & 0xffff) < write_share;
-            unit.compute_ps += op.c;
-            return access(unit, start + pattern_offset(op, key, i, random, bins, nr_bins), write, content);
+            unit.compute(op.c);
+            return access(unit, address, write, content);
         });
     }
 
     step_result replay(const op_record &op, u32 mm) {
-        mmu unit(m, mm, op.weight);
-        const access_record *first = p.accesses + op.offset;
-        return steps(unit, op.length, [&](u64 i) {
-            const access_record &r = first[i];
-            unit.compute_ps += r.instructions * op.c;
-            const u64 address = m.regions[r.region].start + (u64{r.page} << PAGE_SHIFT);
+        mmu unit(m, mm, op.weight, budget.until);
+        const access_record *records = p.accesses + op.offset;
+        const auto address_of = [&](u64 i) {
+            return m.regions[records[i].region].start + (u64{records[i].page} << PAGE_SHIFT);
+        };
+        return steps(unit, op.length, address_of, [&](u64 i, u64 address) {
+            const access_record &r = records[i];
+            unit.compute(r.instructions * op.c);
             const step_result result = access(unit, address, r.written, static_cast<u8>(op.d));
             if (result == STEP_DONE && r.count > 1) unit.again(r.count - 1);
             return result;
@@ -110,8 +125,10 @@ struct interpreter {
         if (op.c == AT_UNMAPPED_AREA) address = get_unmapped_area(m, mm, op.length);
         if (op.c == AT_REGION) address = m.regions[op.aux].start + op.a;
         if (address == 0) return -ENOMEM;
-        m.regions[op.region] = {address, op.length, 1, op.process};
-        return do_mmap(m, mm, address, op.length, static_cast<u32>(op.d));
+        m.regions[op.region] = {address, op.length};
+        const u32 file = op.d & VM_FILE ? file_create(m, op.length >> PAGE_SHIFT) : 0;
+        if ((op.d & VM_FILE) && !file) return -ENFILE;
+        return do_mmap(m, mm, address, op.length, static_cast<u32>(op.d), file);
     }
 
     int mremap_op(const op_record &op, u32 mm) {
@@ -128,14 +145,14 @@ struct interpreter {
             if (blocked || from + new_length > TASK_SIZE) to = get_unmapped_area(m, mm, new_length);
         }
         if (to == 0) return -ENOMEM;
-        m.regions[op.aux] = {to, new_length, 1, op.process};
+        m.regions[op.aux] = {to, new_length};
         return mremap(m, mm, from, op.length, to, new_length);
     }
 
     int brk_op(const op_record &op, u32 mm) {
         const u64 start = m.mms[mm].start_brk;
         if (start == 0) return -ENOMEM;
-        m.regions[op.region] = {start, op.length, 1, op.process};
+        m.regions[op.region] = {start, op.length};
         return do_brk(m, mm, start + op.length);
     }
 
@@ -278,11 +295,11 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base) {
     return true;
 }
 
-run_status run(machine &m, const program_view &program, const run_budget &budget) {
+run_status run(machine &m, const program_view &program, run_budget &budget) {
     interpreter i{m, program, budget, m.h->vm[VM_fault_with_choice]};
     cursor &at = m.h->at;
     for (u64 done = 0; at.op < program.nr_ops; ++done) {
-        if (done >= budget.ops || m.h->clock >= budget.until) return RUN_WINDOW;
+        if (done >= budget.ops || m.h->clock >= budget.until || budget.accesses == 0) return RUN_WINDOW;
         const op_record &op = program.ops[at.op];
         const u32 first_id = m.h->next_vma_id;
         const step_result result = i.execute(op);

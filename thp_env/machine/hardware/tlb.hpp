@@ -1,5 +1,5 @@
-// The TLB: set-associative arrays with LRU, filled by walks, invalidated by the kernel.
-// Intel SDM vol. 3, 4.10; AMD APM vol. 2, 5.5.
+// The TLB: two levels of arrays, filled by walks, invalidated by the kernel.
+// Intel SDM vol. 3, 4.10; AMD APM vol. 2, 5.5; Arm ARM D8.13 and D8.16.
 #pragma once
 #include "../state.hpp"
 #include <algorithm>
@@ -7,14 +7,6 @@
 
 namespace thp {
 
-enum page_size : u32 { SIZE_4K, SIZE_2M };
-constexpr u32 page_shift_of[NR_PAGE_SIZES] = {PAGE_SHIFT, PMD_SHIFT};
-
-constexpr u64 TLB_WRITE = 1; // data: writable and the dirty bit is set
-constexpr u32 TLB_CONTENT_SHIFT = 8, TLB_PFN_SHIFT = 16;
-constexpr u64 TLB_NO_CONTENT = 0xffULL << TLB_CONTENT_SHIFT; // nothing written through this entry yet
-
-u32 tlb_entries(const tlb_config &config);
 std::string check_tlb(const tlb_config &config);
 void tlb_init(machine &m);
 
@@ -22,6 +14,9 @@ void tlb_init(machine &m);
 // of 33.
 void flush_tlb_range(machine &m, u32 mm, u64 start, u64 end, u32 stride_shift = PAGE_SHIFT);
 void flush_tlb_mm(machine &m, u32 mm);
+
+// The CPU turns to an address space: where hardware ASIDs are scarce, another one may lose its translations.
+void switch_mm(machine &m, u32 mm);
 
 // include/asm-generic/tlb.h: what one unmapping has to invalidate, in one go.
 struct mmu_gather {
@@ -37,46 +32,5 @@ struct mmu_gather {
         if (end > start) flush_tlb_range(m, mm, start, end, stride_shift);
     }
 };
-
-inline u64 tlb_tag(u64 address, u32 shift, u32 size, u32 asid) {
-    return (address >> shift) << 16 | u64{asid} << 4 | u64{size} << 1 | 1;
-}
-
-// One set-associative array: entries of a set stand in LRU order, the most recent first.
-struct tlb_array {
-    tlb_entry *entries;
-    u32 sets, ways;
-
-    tlb_entry *set_of(u64 number) const { return entries + (number & (sets - 1)) * ways; }
-
-    // The entry, moved to the front of its set; nullptr when it is not there.
-    tlb_entry *find(u64 number, u64 tag) const { return find_either(set_of(number), tag, tag); }
-
-    // The same for a set that may hold either of two tags.
-    tlb_entry *find_either(tlb_entry *set, u64 tag, u64 other) const {
-        if (set[0].tag == tag || set[0].tag == other) return set;
-        for (u32 way = 1; way < ways; ++way) {
-            if (set[way].tag != tag && set[way].tag != other) continue;
-            const tlb_entry hit = set[way];
-            std::copy_backward(set, set + way, set + way + 1);
-            set[0] = hit;
-            return set;
-        }
-        return nullptr;
-    }
-
-    tlb_entry *insert(u64 number, tlb_entry entry) const {
-        tlb_entry *set = set_of(number);
-        std::copy_backward(set, set + ways - 1, set + ways);
-        set[0] = entry;
-        return set;
-    }
-};
-
-inline tlb_array tlb_array_at(machine &m, u32 which, u32 array) {
-    const tlb_config &c = m.h->config.tlb;
-    const tlb_geometry &g = array < NR_TLB_ARRAYS ? c.arrays[array] : c.pwc[array - NR_TLB_ARRAYS];
-    return {m.tlb + m.h->tlb_array[which][array], g.sets, g.ways};
-}
 
 } // namespace thp

@@ -5,8 +5,6 @@
 
 namespace thp {
 
-constexpr u32 SWAPFILE_CLUSTER = 512; // slots
-
 int swapon(machine &m, u64 bytes);
 // Brings every page back, as order 0. -ENOMEM: not all fit, swap stays on.
 int swapoff(machine &m);
