@@ -135,8 +135,10 @@ machine_config small_machine(bool shadow) {
     c.tlb.arrays[1] = {2, 2};
     c.tlb.arrays[2] = {8, 2};
     for (tlb_geometry &cache : c.tlb.pwc) cache = {1, 2};
-    c.tlb.l1_of_size[1] = 1;
-    c.tlb.l2_of_size[0] = c.tlb.l2_of_size[1] = 2;
+    for (auto &level : c.tlb.of_size) std::fill(std::begin(level), std::end(level), NIL);
+    c.tlb.of_size[0][SIZE_4K] = 0;
+    c.tlb.of_size[0][SIZE_2M] = 1;
+    c.tlb.of_size[1][SIZE_4K] = c.tlb.of_size[1][SIZE_2M] = 2;
     c.clock.fault = c.clock.syscall = 1000;
     return c;
 }
@@ -178,7 +180,7 @@ extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
         op.aux = op.process = static_cast<u16>(i);
         ops.push_back(op);
     }
-    machine m(small_machine(shadow), NR_REGIONS, NR_PROCESSES);
+    machine m(small_machine(shadow), {NR_REGIONS, NR_PROCESSES, 8192, 8 * REGION_PAGES});
     for (u32 order = 2; order <= PMD_ORDER; ++order) m.h->thp_mode[order] = THP_MADVISE;
     boot(m, 0, 0);
     program_view program{ops.data(), nullptr, nullptr, nullptr, ops.size(), 1};
