@@ -139,6 +139,7 @@ machine_config small_machine(bool shadow) {
     c.tlb.of_size[0][SIZE_4K] = 0;
     c.tlb.of_size[0][SIZE_2M] = 1;
     c.tlb.of_size[1][SIZE_4K] = c.tlb.of_size[1][SIZE_2M] = 2;
+    c.tlb.nested = {1, 0};
     c.clock.fault = c.clock.syscall = 1000;
     return c;
 }
