@@ -102,6 +102,9 @@ machine_config make_config(const nb::dict &d) {
     c.max_tables = nb::cast<u32>(d["max_tables"]);
     c.nr_cpus = nb::cast<u32>(d["nr_cpus"]);
     c.shadow_tlb = nb::cast<bool>(d["shadow_tlb"]) ? 1 : 0;
+    c.arch = nb::cast<u32>(d["arch"]);
+    c.features = nb::cast<u32>(d["features"]);
+    c.pool_blocks = nb::cast<u32>(d["pool_blocks"]);
     c.tlb = make_tlb(d["tlb"]);
     const nb::dict clock = d["clock"];
 #define X(name) c.clock.name = nb::cast<u64>(clock[#name]);
@@ -206,6 +209,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     static const char *const vm_names[] = {THP_VM_EVENTS(X)};
     static const char *const time_names[] = {THP_TIMES(X)};
     static const char *const clock_names[] = {THP_CLOCK(X)};
+    static const char *const feature_names[] = {THP_FEATURES(X)};
     static const char *const figure_names[] = {THP_FIGURES(X)};
 #undef X
 #define X(name, fields) #name,
@@ -219,6 +223,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     module.attr("VM_EVENTS") = names(vm_names);
     module.attr("TIMES") = names(time_names);
     module.attr("CLOCK") = names(clock_names);
+    module.attr("FEATURES") = names(feature_names);
     module.attr("OPS") = names(op_names);
     module.attr("OP_FIELDS") = names(op_fields);
 
@@ -240,13 +245,14 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
 
     nb::class_<core_machine>(module, "CoreMachine")
         .def_static("create",
-                    [](const nb::dict &config, u32 regions, u32 processes, u32 swap_slots, u64 brk_start,
-                       u64 mmap_base, const bytes_array &ops, const bytes_array &accesses,
+                    [](const nb::dict &config, u32 regions, u32 processes, u32 swap_slots, u32 file_pages,
+                       u64 brk_start, u64 mmap_base, const bytes_array &ops, const bytes_array &accesses,
                        const bytes_array &bins, const bytes_array &tables, u64 seed) {
                         const machine_config c = make_config(config);
                         if (const std::string error = check_config(c); !error.empty())
                             throw nb::value_error(error.c_str());
-                        auto m = std::make_unique<machine>(c, program_size{regions, processes, swap_slots});
+                        auto m = std::make_unique<machine>(
+                            c, program_size{regions, processes, swap_slots, file_pages});
                         if (!boot(*m, brk_start, mmap_base))
                             throw nb::value_error("no memory for the first process");
                         return new core_machine(std::move(m), view_of(ops, accesses, bins, tables, seed),
@@ -331,7 +337,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              [](const core_machine &c, u32 number) {
                  if (number >= c.m->h->tables[TABLE_regions].used) throw nb::index_error("no such region");
                  const region &r = c.m->regions[number];
-                 return nb::make_tuple(r.start, r.length, r.mapped != 0);
+                 return nb::make_tuple(r.start, r.length, r.length != 0);
              })
         .def("vmas",
              [](core_machine &c) {

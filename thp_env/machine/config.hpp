@@ -1,5 +1,6 @@
 // The configuration of a machine: its size, its core, its clock.
 #pragma once
+#include "features.hpp"
 #include "types.hpp"
 
 namespace thp {
@@ -30,7 +31,8 @@ namespace thp {
     X(fork_pmd)        /* sharing one PMD */                                                                 \
     X(swap_out_page)   /* compressing one page to zram */                                                    \
     X(swap_in_page)    /* decompressing one page */                                                          \
-    X(scan_pte)        /* reading and clearing one accessed bit */
+    X(scan_pte)        /* reading and clearing one accessed bit */                                           \
+    X(contpte_convert) /* clearing and rewriting the 16 PTEs of a contpte block */
 
 struct clock_table {
 #define X(name) u64 name;
@@ -38,13 +40,14 @@ struct clock_table {
 #undef X
 };
 
-// One set-associative array of translations. ways = entries and sets = 1: fully associative; ways = 0: absent.
+// One set-associative array of translations. ways = entries and sets = 1: fully associative; ways = 0:
+// absent.
 struct tlb_geometry {
     u32 sets, ways;
 };
 
-// Arrays of the data TLB, and which page sizes an entry can have. Coalesced: an aligned run of PTEs with the same
-// bits that map contiguous frames; contpte: 16 PTEs with arm64's contiguous bit.
+// Arrays of the data TLB, and which page sizes an entry can have. Coalesced: an aligned run of PTEs with the
+// same bits that map contiguous frames; contpte: 16 PTEs with arm64's contiguous bit.
 enum tlb_array_id : u32 { L1_4K, L1_2M, L1_1G, L2, L2_2M, L2_1G, NR_TLB_ARRAYS };
 enum page_size : u32 { SIZE_4K, SIZE_COALESCED, SIZE_CONTPTE, SIZE_2M, SIZE_1G, NR_PAGE_SIZES };
 constexpr u32 MAX_ASIDS = 16;
@@ -66,10 +69,14 @@ struct tlb_config {
     tlb_geometry nested; // guest-physical to host-physical translations
 };
 
+// Which architecture's page-table code runs. arm64 with BBML2: unfolding needs no TLB invalidation (X4).
+enum architecture : u32 { ARCH_X86_64, ARCH_ARM64, ARCH_ARM64_BBML2, NR_ARCHS };
+
 struct machine_config {
     u64 nr_pages;
     u32 max_vmas, max_mms, max_tables, nr_cpus;
-    u32 shadow_tlb, reserved;
+    u32 shadow_tlb, arch;
+    u32 features, pool_blocks; // one bit a feature; 64K blocks in the reserve of pool_64k
     tlb_config tlb;
     clock_table clock;
 };

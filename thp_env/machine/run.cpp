@@ -1,5 +1,6 @@
 #include "run.hpp"
 #include "hardware/walker.hpp"
+#include "kernel/filemap.hpp"
 #include "kernel/fork.hpp"
 #include "kernel/gup.hpp"
 #include "kernel/huge_memory.hpp"
@@ -41,8 +42,7 @@ struct interpreter {
             unit.commit();
             const u32 v = vma_lookup(m, unit.mm, address);
             const u32 needed = write ? VM_WRITE : VM_READ;
-            if (v == NIL || !(m.vmas[v].vm_flags & needed) || (m.vmas[v].vm_flags & VM_FILE))
-                return STEP_FAULTED;
+            if (v == NIL || !(m.vmas[v].vm_flags & needed)) return STEP_FAULTED;
             const vm_fault result = handle_mm_fault(m, v, address, write);
             unit.commit(); // the fault took time
             if (result == FAULT_OOM) return STEP_OOM;
@@ -51,8 +51,8 @@ struct interpreter {
         return STEP_DONE;
     }
 
-    // Runs steps of the current operation until it ends, the window ends or a step fails. Addresses are made some
-    // steps ahead, so that what their walks will read can be fetched while others run.
+    // Runs steps of the current operation until it ends, the window ends or a step fails. Addresses are made
+    // some steps ahead, so that what their walks will read can be fetched while others run.
     template <typename Address, typename Step>
     step_result steps(mmu &unit, u64 count, Address address_of, Step step) {
         u64 addresses[mmu::AHEAD], at = m.h->at.step;
@@ -125,8 +125,10 @@ struct interpreter {
         if (op.c == AT_UNMAPPED_AREA) address = get_unmapped_area(m, mm, op.length);
         if (op.c == AT_REGION) address = m.regions[op.aux].start + op.a;
         if (address == 0) return -ENOMEM;
-        m.regions[op.region] = {address, op.length, 1, op.process};
-        return do_mmap(m, mm, address, op.length, static_cast<u32>(op.d));
+        m.regions[op.region] = {address, op.length};
+        const u32 file = op.d & VM_FILE ? file_create(m, op.length >> PAGE_SHIFT) : 0;
+        if ((op.d & VM_FILE) && !file) return -ENFILE;
+        return do_mmap(m, mm, address, op.length, static_cast<u32>(op.d), file);
     }
 
     int mremap_op(const op_record &op, u32 mm) {
@@ -143,14 +145,14 @@ struct interpreter {
             if (blocked || from + new_length > TASK_SIZE) to = get_unmapped_area(m, mm, new_length);
         }
         if (to == 0) return -ENOMEM;
-        m.regions[op.aux] = {to, new_length, 1, op.process};
+        m.regions[op.aux] = {to, new_length};
         return mremap(m, mm, from, op.length, to, new_length);
     }
 
     int brk_op(const op_record &op, u32 mm) {
         const u64 start = m.mms[mm].start_brk;
         if (start == 0) return -ENOMEM;
-        m.regions[op.region] = {start, op.length, 1, op.process};
+        m.regions[op.region] = {start, op.length};
         return do_brk(m, mm, start + op.length);
     }
 

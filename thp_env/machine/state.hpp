@@ -29,6 +29,10 @@ enum page_flags : u32 {
     PG_referenced = 1U << 13, // used since it was last looked at
     PG_workingset = 1U << 14, // was active before
     PG_charged = 1U << 15,    // to the control group: folio->memcg_data
+    PG_file = 1U << 16,       // of the page cache
+    PG_pool = 1U << 19,       // a 64K block of the reserve, free or in use
+    PG_lent = 1U << 17,       // a 64K folio that the buddy allocator lent to the reserve's users
+    PG_double_map = 1U << 18,
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.
@@ -70,6 +74,7 @@ enum vm_flags : u32 {
     VM_NOHUGEPAGE = 1U << 5,
     VM_DONTCOPY = 1U << 6,
     VM_WIPEONFORK = 1U << 7,
+    VM_SHARED = 1U << 8,
 };
 
 // When a policy was last asked about a VMA, and the VMA's statistics then; number 0: never.
@@ -84,6 +89,8 @@ struct vm_area_struct {
     u32 anon_next, anon_prev; // VMAs of the same anon_vma
     u32 orders;               // E1: the orders this VMA may use; 0 = no mask of its own
     u32 id;                   // unique over the run; a split's smaller part gets a new one
+    u32 vm_file;              // 1 + where the file's pages start in the page cache; 0: anonymous memory
+    u32 file_pages;
     u32 next_free;
     u64 born; // ps
     u64 swap_readahead;
@@ -112,7 +119,6 @@ struct anon_vma {
 
 struct region {
     u64 start, length;
-    u32 mapped, process;
 };
 
 struct swap_slot {
@@ -134,7 +140,16 @@ struct swap_cluster {
 constexpr u32 NR_CLUSTER_LISTS = 2 + 2 * (PMD_ORDER + 1); // see swap.cpp
 
 // include/linux/mmzone.h: enum lru_list. Of files there are only lazily freed pages.
-enum lru_index : u32 { LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE, LRU_UNEVICTABLE, NR_LRU_LISTS };
+// The lists of 64K folios are used with reclaim_whole only.
+enum lru_index : u32 {
+    LRU_INACTIVE_ANON,
+    LRU_ACTIVE_ANON,
+    LRU_INACTIVE_FILE,
+    LRU_UNEVICTABLE,
+    LRU_INACTIVE_CONT,
+    LRU_ACTIVE_CONT,
+    NR_LRU_LISTS
+};
 
 struct lru_list {
     u32 head, tail;
@@ -169,6 +184,7 @@ enum table_id : u32 {
     TABLE_anon_vmas,
     TABLE_regions,
     TABLE_pins,
+    TABLE_page_cache, // the frame of each page of each file; 0: not cached
     TABLE_swap,
     TABLE_clusters,
     TABLE_processes, // the mm of each process of the program
@@ -215,12 +231,15 @@ struct header {
     u64 shrinker_deferred;
     // The memory control group: pages.
     u64 memcg_usage, memcg_max, memcg_stock;
-    u32 current_mm, next_slot;                // the process on the CPU; the next 2 GiB slot
-    u32 default_orders, reserved;             // E1: the mask of VMAs that have none of their own; 0 = all
-    u32 tlb_sizes, next_asid;                 // page sizes that the TLB may hold, a bit each
-    u32 asid_mm[MAX_ASIDS];                   // the address space behind each ASID; NIL: none
-    u64 questions;                            // that policies were asked
+    u32 current_mm, next_slot;    // the process on the CPU; the next 2 GiB slot
+    u32 default_orders, reserved; // E1: the mask of VMAs that have none of their own; 0 = all
+    u32 tlb_sizes, next_asid;     // page sizes that the TLB may hold, a bit each
+    u32 asid_mm[MAX_ASIDS];       // the address space behind each ASID; NIL: none
+    u64 questions;                // that policies were asked
     cursor at;
+    // The reserve of 64K folios (cont_pte_hugepage.cpp). lost: blocks that were split and not replaced yet.
+    u32 pool_head, pool_lost, pool_lent, pool_peak;
+    u64 pool_peak_at, pool_refilled_at; // ps
 };
 
 template <typename T> constexpr bool plain = std::has_unique_object_representations_v<T>;
@@ -231,7 +250,7 @@ static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
 
 // What a program needs tables for.
 struct program_size {
-    u32 regions, processes, swap_slots;
+    u32 regions, processes, swap_slots, file_pages;
 };
 
 // A machine: the arena and typed views of it. The trace program it runs is shared and read-only.
@@ -247,6 +266,7 @@ struct machine {
     anon_vma *anon_vmas = nullptr;
     region *regions = nullptr;
     pin *pins = nullptr;
+    u32 *page_cache = nullptr;
     swap_slot *swap = nullptr;
     swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;
@@ -303,6 +323,8 @@ template <typename T> void table_free(table_header &t, T *records, u32 i) {
     t.free = i;
     --t.in_use;
 }
+
+inline bool feature(const machine &m, kernel_feature f) { return m.h->config.features >> f & 1; }
 
 std::string check_config(const machine_config &config);
 

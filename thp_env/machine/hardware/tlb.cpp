@@ -7,8 +7,8 @@ namespace {
 constexpr u64 FLUSH_CEILING = 33; // arch/x86/mm/tlb.c: tlb_single_page_flush_ceiling
 
 const char *const ARRAY_NAME[NR_TLB_ARRAYS + NR_PWC] = {
-    "first-level TLB for 4K",  "first-level TLB for 2M",  "first-level TLB for 1G",
-    "second-level TLB",        "second-level TLB for 2M", "second-level TLB for 1G",
+    "first-level TLB for 4K",  "first-level TLB for 2M",    "first-level TLB for 1G",
+    "second-level TLB",        "second-level TLB for 2M",   "second-level TLB for 1G",
     "page-walk cache of PDEs", "page-walk cache of PDPTEs", "page-walk cache of PML4Es"};
 
 const tlb_geometry &geometry(const tlb_config &c, u32 array) {
@@ -69,7 +69,8 @@ std::string check_tlb(const tlb_config &c) {
     if (c.of_size[0][SIZE_4K] == NIL) return "the first-level TLB holds no 4K pages";
     if (c.coalesced_order > 4) return "a coalesced TLB entry covers at most 16 pages";
     if (c.nr_asids > MAX_ASIDS) return "nr_asids must be at most 16, or 0 for as many as there are processes";
-    if (c.nested_shift && (c.nested.ways == 0 || (c.nested_shift != PAGE_SHIFT && c.nested_shift != PMD_SHIFT)))
+    if (c.nested_shift &&
+        (c.nested.ways == 0 || (c.nested_shift != PAGE_SHIFT && c.nested_shift != PMD_SHIFT)))
         return "a nested TLB needs ways and a host page size of 12 or 21 bits";
     return {};
 }

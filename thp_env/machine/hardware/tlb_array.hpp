@@ -1,8 +1,9 @@
 // One set-associative array of translations with LRU or tree-PLRU replacement, as words of plain data.
 //
 // A set is: one word of replacement state, the tags, the data, and for sets of more than 16 ways an index.
-// Up to 16 ways, tags are compared one after another and the word holds the ways in LRU order, 4 bits each. Wider
-// sets find a tag by a hash and keep the LRU order in a list, so that both cost the same for 32 ways and for 4096.
+// Up to 16 ways, tags are compared one after another and the word holds the ways in LRU order, 4 bits each.
+// Wider sets find a tag by a hash and keep the LRU order in a list, so that both cost the same for 32 ways
+// and for 4096.
 #pragma once
 #include "../config.hpp"
 #include <bit>
@@ -63,8 +64,8 @@ struct lru_word {
     }
 };
 
-// Tree-PLRU: one bit per inner node of a binary tree over the ways, the root bit 1; it points to the half that
-// was used longer ago.
+// Tree-PLRU: one bit per inner node of a binary tree over the ways, the root bit 1; it points to the half
+// that was used longer ago.
 struct plru_tree {
     static u64 touch(u64 bits, u32 way, u32 ways) {
         for (u32 node = ways | way; node > 1; node >>= 1) {
@@ -103,9 +104,7 @@ struct tlb_array {
     static u32 words_of(const tlb_geometry &g) { return g.sets * words_of_set(g.ways); }
 
     bool wide() const { return ways > MAX_ORDERED_WAYS; }
-    u64 *set_of(u64 number) const {
-        return words + (hashed ? number % sets : number & (sets - 1)) * stride;
-    }
+    u64 *set_of(u64 number) const { return words + (hashed ? number % sets : number & (sets - 1)) * stride; }
 
     void init() const {
         for (u32 s = 0; s < sets; ++s) {
