@@ -11,6 +11,7 @@ from collections.abc import Callable
 from thp_env.machine import Machine, MachineConfig, layout
 from thp_env.traces import ProgramBuilder
 
+
 def faults(order: int, size: int = 256 << 20) -> Callable[[], float]:
     """Return a function that measures page faults per second at one folio size."""
     b = ProgramBuilder("faults")

@@ -191,8 +191,8 @@ struct tlb_array {
         set[1 + ways + way] = value;
     }
 
-    // Wide sets. All ways stand in a ring in LRU order; the set's word is the most recently used one. Chains link
-    // ways + 1, 0 for none.
+    // Wide sets. All ways stand in a ring in LRU order; the set's word is the most recently used one. Chains
+    // link ways + 1, 0 for none.
     u16 *prev_of(u64 *set) const { return reinterpret_cast<u16 *>(set + 1 + 2 * ways); }
     u16 *next_of(u64 *set) const { return prev_of(set) + ways; }
     u16 *chain_of(u64 *set) const { return prev_of(set) + 2 * ways; }
