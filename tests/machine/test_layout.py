@@ -52,7 +52,7 @@ def struct(name: str, record: str) -> list[tuple[str, str, tuple[int, ...]]]:
     for kind, fields in re.findall(r"^\s*([ui]\d+) ([^;]*);", body, re.M):
         for field in fields.split(","):
             match = re.fullmatch(r"\s*(\w+)(?:\[(.+)\])?\s*", field)
-            shape = (layout.PMD_ORDER + 1,) if match[2] == "PMD_ORDER + 1" else ()
+            shape = {None: (), "PMD_ORDER + 1": (layout.PMD_ORDER + 1,), "NR_TIMES": (len(TIMES),)}[match[2]]
             out.append((match[1], f"{kind[0]}{int(kind[1:]) // 8}", shape))
     return out
 
@@ -67,7 +67,12 @@ def test_types_hpp():
 
 def test_ops_hpp():
     assert list(enumerators("ops.hpp", "thp_mode")) == [f"THP_{m.upper()}" for m in layout.THP_MODES]
-    settings = [f"SET_{s.split('/')[-1].upper()}" for s in layout.SETTINGS]
+    names = [s.split("/")[-1] for s in layout.SETTINGS]
+    ambiguous = {name for name in names if names.count(name) > 1}
+    settings = [
+        f"SET_{(s.replace('/', '_') if name in ambiguous else name).upper()}"
+        for s, name in zip(layout.SETTINGS, names, strict=True)
+    ]
     assert list(enumerators("ops.hpp", "thp_setting")) == [*settings, "NR_SETTINGS"]
     assert list(enumerators("ops.hpp", "touch_kind")) == [f"TOUCH_{t.upper()}" for t in layout.TOUCH]
     assert list(enumerators("ops.hpp", "access_pattern")) == [f"PATTERN_{p.upper()}" for p in layout.PATTERNS]

@@ -34,11 +34,13 @@ SMAPS_DTYPE = np.dtype(
     [("vm_start", "<u8"), ("vm_end", "<u8"), ("vm_flags", "<u4"), ("orders", "<u4"), ("id", "<u4"), ("mm", "<u4"),
      ("born", "<u8"), ("faults", "<u8", 10), ("zapped", "<u8"), ("zap_calls", "<u8"), ("by_order", "<u8", 10),
      ("swapped", "<u8"), ("zero", "<u8"), ("young", "<u8"), ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8"),
-     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8")]
+     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8"),
+     ("times", "<u8", len(_core.TIMES))]
 )  # fmt: skip
 """What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order, `zapped` is the
 pages unmapped again so far, in `zap_calls` calls, `scanned` the pages looked at. `asked` numbers the last question
-to a policy about it (0: never), with the faults and zapped pages at that time."""
+to a policy about it (0: never), with the faults and zapped pages at that time. `times` is the time that was spent
+for it, by kind, if the machine keeps it (`charge_vmas`)."""
 
 KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE = range(7)
 LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
@@ -81,9 +83,12 @@ class MachineConfig:
         pool: bytes of the reserve of 64K folios, with the feature pool_64k; 0: an eighth of the memory.
         nr_cpus: CPUs that run the process: the others have to be told when translations go.
         shadow_tlb: also simulate a TLB that sees the same accesses with 4K pages only.
+        charge_vmas: keep simulated time by VMA too (`SMAPS_DTYPE`).
         max_vmas: VMAs of all processes together.
         max_mms: processes alive at the same time.
         max_tables: pages of page tables; 0: enough for twice the memory.
+        min_free_kbytes: /proc/sys/vm/min_free_kbytes, which only the kernel itself would use; None: as Linux computes
+            it from the size of memory and from whether folios of 2M are on.
         clock: picoseconds by name, as from `clock_table()`.
     """
 
@@ -94,9 +99,11 @@ class MachineConfig:
     pool: int = 0
     nr_cpus: int = 1
     shadow_tlb: bool = False
+    charge_vmas: bool = False
     max_vmas: int = 65536
     max_mms: int = 64
     max_tables: int = 0
+    min_free_kbytes: int | None = None
     clock: dict[str, int] = field(default_factory=clock_table, hash=False)
 
     def __post_init__(self) -> None:
@@ -126,9 +133,11 @@ class MachineConfig:
             "max_tables": self.max_tables or min(max(4096, pages // 128), 1 << 26),
             "nr_cpus": self.nr_cpus,
             "shadow_tlb": self.shadow_tlb,
+            "charge_vmas": self.charge_vmas,
             "arch": ARCHITECTURES.index(self.arch),
             "features": mask,
             "pool_blocks": (self.pool or self.memory // 8) // CONT_PTE_SIZE if pooled else 0,
+            "min_free_kbytes": layout.NIL if self.min_free_kbytes is None else self.min_free_kbytes,
             "clock": self.clock,
             "tlb": tlb.config(),
         }
@@ -297,10 +306,42 @@ class Machine:
         start, length, _ = self._core.region(self.program.regions.index(name))
         return start, length
 
+    def buddyinfo(self) -> list[int]:
+        """Return the free blocks by order, 0 to 10, as /proc/buddyinfo does."""
+        return [sum(blocks) for blocks in zip(*self._core.free_blocks, strict=True)]
+
+    def pagetypeinfo(self) -> dict[str, list[int]]:
+        """Return the free blocks by order for each of `layout.MIGRATE_TYPES`, as /proc/pagetypeinfo does."""
+        return dict(zip(layout.MIGRATE_TYPES, self._core.free_blocks, strict=True))
+
+    def pageblocks(self) -> dict[str, int]:
+        """Return how many 2M blocks are of each of `layout.MIGRATE_TYPES`."""
+        return dict(zip(layout.MIGRATE_TYPES, self._core.pageblocks, strict=True))
+
+    def unusable_free_index(self, order: int) -> float:
+        """Return the share of free memory that an allocation of this order (0 to 10) cannot use.
+
+        As debugfs' extfrag/unusable_index: three digits; 1 when nothing is free (Gorman and Whitcroft 2006).
+
+        Raises:
+            ValueError: when there is no such order.
+        """
+        return self._core.unusable_free_index(order) / 1000
+
+    def fragmentation_index(self, order: int) -> float:
+        """Return why an allocation of this order fails, as debugfs' extfrag/extfrag_index.
+
+        Near 0: for want of memory, near 1: because of fragmentation; -1: it would not fail.
+
+        Raises:
+            ValueError: when there is no such order.
+        """
+        return self._core.fragmentation_index(order) / 1000
+
     @property
-    def free_blocks(self) -> list[int]:
-        """Free blocks by order, 0 to 10, as /proc/buddyinfo reports them; memory never used is not listed."""
-        return self._core.free_area
+    def watermarks(self) -> tuple[int, int, int]:
+        """The zone's min, low and high watermark in pages, as in /proc/zoneinfo."""
+        return self._core.watermarks
 
     @property
     def free_pages(self) -> int:

@@ -1,10 +1,12 @@
 // nanobind, and nothing else: the C++ core as the Python module thp_env.machine._core.
+#include "bindings.hpp"
 #include "batch.hpp"
 #include "hardware/tlb.hpp"
 #include "hardware/tlb_misses.hpp"
 #include "kernel/huge_memory.hpp"
 #include "kernel/page_alloc.hpp"
 #include "kernel/task_mmu.hpp"
+#include "kernel/vmstat.hpp"
 #include "run.hpp"
 #include "validate.hpp"
 #include <nanobind/nanobind.h>
@@ -13,7 +15,6 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
-#include <unistd.h>
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -22,16 +23,6 @@ using namespace thp;
 namespace {
 
 using bytes_array = nb::ndarray<const u8, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-// A machine with the program it runs. The arrays of the program live as long as the machine.
-struct core_machine {
-    std::unique_ptr<machine> m;
-    program_view program;
-    std::vector<nb::object> keep;
-
-    core_machine(std::unique_ptr<machine> state, const program_view &view, std::vector<nb::object> owners)
-        : m(std::move(state)), program(view), keep(std::move(owners)) {}
-};
 
 template <typename T> const T *records(const bytes_array &a, u64 *n) {
     *n = a.shape(0) / sizeof(T);
@@ -101,7 +92,9 @@ machine_config make_config(const nb::dict &d) {
     c.max_mms = nb::cast<u32>(d["max_mms"]);
     c.max_tables = nb::cast<u32>(d["max_tables"]);
     c.nr_cpus = nb::cast<u32>(d["nr_cpus"]);
+    c.min_free_kbytes = nb::cast<u32>(d["min_free_kbytes"]);
     c.shadow_tlb = nb::cast<bool>(d["shadow_tlb"]) ? 1 : 0;
+    c.charge_vmas = nb::cast<bool>(d["charge_vmas"]) ? 1 : 0;
     c.arch = nb::cast<u32>(d["arch"]);
     c.features = nb::cast<u32>(d["features"]);
     c.pool_blocks = nb::cast<u32>(d["pool_blocks"]);
@@ -124,80 +117,6 @@ u32 vma_by_id(const core_machine &c, u32 id) {
     if (v == NIL) throw nb::key_error(("no VMA with id " + std::to_string(id)).c_str());
     return v;
 }
-
-// Whether a signal handler of Python raised: called without the GIL.
-bool interrupted() {
-    nb::gil_scoped_acquire gil;
-    return PyErr_CheckSignals() != 0;
-}
-
-template <typename T> using array_of = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
-
-// Checks the size of an array that machines read from or write to.
-template <typename T> T *data_of(const std::optional<array_of<T>> &a, size_t size) {
-    if (!a) return nullptr;
-    if (a->size() != size) throw nb::value_error("an array has the wrong shape");
-    return a->data();
-}
-
-// Machines that step together on a thread pool. Threads do not survive fork(), so a child makes its own.
-struct core_batch {
-    std::vector<nb::object> machines; // CoreMachine or None
-    u32 threads;
-    std::unique_ptr<thread_pool> pool;
-    pid_t owner = 0;
-
-    core_batch(const nb::list &list, u32 nr_threads) : threads(nr_threads) {
-        for (nb::handle h : list) machines.push_back(nb::borrow(h));
-    }
-    thread_pool &get_pool() {
-        if (owner != getpid()) {
-            static_cast<void>(pool.release()); // the parent's
-            pool = std::make_unique<thread_pool>(threads);
-            owner = getpid();
-        }
-        return *pool;
-    }
-    core_machine &at(size_t i) { return nb::cast<core_machine &>(machines.at(i)); }
-
-    void advance(const array_of<const u8> &active, const std::optional<array_of<const u32>> &decisions,
-                 const window &w, const std::optional<array_of<u32>> &slots,
-                 const std::optional<array_of<u8>> &rows, const array_of<u8> &status) {
-        const size_t n = machines.size(), per = std::max(1U, w.slots);
-        const u32 *decided = data_of(decisions, n * per * 3);
-        u32 *ids = data_of(slots, n * w.slots);
-        auto *row = reinterpret_cast<vma_smaps *>(data_of(rows, n * (w.slots + 1) * sizeof(vma_smaps)));
-        if (active.size() != n || status.size() != n) throw nb::value_error("an array has the wrong shape");
-        if (w.question >= QUESTION_SLOTS && (!ids || !row)) throw nb::value_error("slots need arrays");
-        std::vector<batch_item> items;
-        std::vector<size_t> index;
-        for (size_t i = 0; i < n; ++i) {
-            if (!active.data()[i]) continue;
-            core_machine &c = at(i);
-            items.push_back({c.m.get(), &c.program,
-                             decided ? reinterpret_cast<const decision *>(decided) + i * per : nullptr,
-                             ids ? ids + i * w.slots : nullptr, row ? row + i * (w.slots + 1) : nullptr, 0,
-                             RUN_WINDOW});
-            index.push_back(i);
-        }
-        bool whole = false;
-        {
-            thread_pool &threads_of_batch = get_pool();
-            nb::gil_scoped_release nogil;
-            whole =
-                thp::advance(threads_of_batch, items.data(), static_cast<u32>(items.size()), w, interrupted);
-        }
-        if (!whole) throw nb::python_error();
-        for (size_t i = 0; i < items.size(); ++i) status.data()[index[i]] = static_cast<u8>(items[i].status);
-    }
-
-    void facts(const array_of<u64> &out) {
-        if (out.size() != machines.size() * NR_FACTS) throw nb::value_error("an array has the wrong shape");
-        for (size_t i = 0; i < machines.size(); ++i) {
-            if (!machines[i].is_none()) read_facts(*at(i).m, out.data() + i * NR_FACTS);
-        }
-    }
-};
 
 } // namespace
 
@@ -316,12 +235,39 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                          return view(self, &nb::cast<core_machine &>(self).m->h->mthp[0][0],
                                      {PMD_ORDER + 1, NR_MTHP_STATS});
                      })
-        .def_prop_ro("free_area",
+        .def_prop_ro("free_blocks", // by migrate type and order
                      [](const core_machine &c) {
-                         std::vector<u32> out;
-                         for (const free_area &a : c.m->h->area) out.push_back(a.nr_free);
+                         std::vector<std::vector<u32>> out(MIGRATE_PCPTYPES);
+                         for (u32 type = 0; type < MIGRATE_PCPTYPES; ++type)
+                             for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order)
+                                 out[type].push_back(nr_free_blocks(*c.m, order, type));
                          return out;
                      })
+        .def_prop_ro("pageblocks",
+                     [](const core_machine &c) {
+                         std::vector<u32> out(MIGRATE_PCPTYPES);
+                         const auto all = static_cast<u32>(c.m->h->config.nr_pages >> PAGEBLOCK_ORDER);
+                         const u32 used = std::min(all, c.m->h->tables[TABLE_pageblocks].used);
+                         for (u32 i = 0; i < used; ++i)
+                             ++out[get_pageblock_migratetype(*c.m, i << PAGEBLOCK_ORDER)];
+                         out[MIGRATE_MOVABLE] += all - used; // memory that has no record yet
+                         return out;
+                     })
+        .def_prop_ro("watermarks",
+                     [](const core_machine &c) {
+                         const u32 *mark = c.m->h->zone.watermark;
+                         return nb::make_tuple(mark[WMARK_MIN], mark[WMARK_LOW], mark[WMARK_HIGH]);
+                     })
+        .def("unusable_free_index",
+             [](const core_machine &c, u32 order) {
+                 if (order > MAX_PAGE_ORDER) throw nb::value_error("orders are 0 to 10");
+                 return unusable_free_index(*c.m, order);
+             })
+        .def("fragmentation_index",
+             [](const core_machine &c, u32 order) {
+                 if (order > MAX_PAGE_ORDER) throw nb::value_error("orders are 0 to 10");
+                 return fragmentation_index(*c.m, order);
+             })
         .def("validate", [](core_machine &c) { return validate(*c.m); })
         .def_prop_ro("nr_free_pages", [](const core_machine &c) { return nr_free_pages(*c.m); })
         .def("process",
@@ -385,23 +331,9 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              [](core_machine &c, u32 order, u32 mode) {
                  if (order > PMD_ORDER || mode > THP_INHERIT) throw nb::value_error("no such order or mode");
                  c.m->h->thp_mode[order] = mode;
+                 setup_per_zone_wmarks(*c.m);
              })
         .def("set_default_orders", [](core_machine &c, u32 orders) { c.m->h->default_orders = orders; });
 
-    nb::class_<core_batch>(module, "CoreBatch")
-        .def(nb::init<const nb::list &, u32>())
-        .def("set",
-             [](core_batch &b, size_t i, nb::object machine) { b.machines.at(i) = std::move(machine); })
-        .def(
-            "advance",
-            [](core_batch &b, const array_of<const u8> &active,
-               const std::optional<array_of<const u32>> &decisions, u64 ps, u64 choices, u64 accesses,
-               bool new_vma, u32 question, u32 nr_slots, u32 every, const std::optional<array_of<u32>> &slots,
-               const std::optional<array_of<u8>> &rows, const array_of<u8> &status) {
-                b.advance(active, decisions, {ps, choices, accesses, new_vma, question, nr_slots, every},
-                          slots, rows, status);
-            },
-            "active"_a, "decisions"_a, "ps"_a, "choices"_a, "accesses"_a, "new_vma"_a, "question"_a,
-            "nr_slots"_a, "every"_a, "slots"_a, "rows"_a, "status"_a)
-        .def("facts", &core_batch::facts);
+    bind_batch(module);
 }

@@ -1,15 +1,19 @@
 #include "run.hpp"
 #include "hardware/walker.hpp"
+#include "kernel/compaction.hpp"
 #include "kernel/filemap.hpp"
 #include "kernel/fork.hpp"
 #include "kernel/gup.hpp"
 #include "kernel/huge_memory.hpp"
 #include "kernel/khugepaged.hpp"
+#include "kernel/kswapd.hpp"
 #include "kernel/lru.hpp"
 #include "kernel/madvise.hpp"
 #include "kernel/memcontrol.hpp"
 #include "kernel/memory.hpp"
 #include "kernel/mmap.hpp"
+#include "kernel/page_alloc.hpp"
+#include "kernel/pollution.hpp"
 #include "kernel/swap.hpp"
 #include "patterns.hpp"
 #include <algorithm>
@@ -32,12 +36,21 @@ struct interpreter {
     u64 choices_at_start;
 
     bool window_over(const mmu &unit) const {
-        return unit.elapsed >= unit.left || budget.accesses == 0 ||
+        return unit.elapsed >= unit.left ||
                m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
+    }
+
+    // Spends the time of what follows for the VMA that holds the address.
+    void charge(mmu &unit, u64 address) {
+        u32 &charged = m.h->charged;
+        if (charged != NIL && address >= m.vmas[charged].vm_start && address < m.vmas[charged].vm_end) return;
+        unit.commit();
+        charged = vma_lookup(m, unit.mm, address);
     }
 
     // One access with its faults; STEP_DONE, STEP_OOM or STEP_FAULTED.
     step_result access(mmu &unit, u64 address, bool write, u8 content) {
+        if (m.h->config.charge_vmas) charge(unit, address);
         while (unit.access(address, write, content) == MMU_FAULT) {
             unit.commit();
             const u32 v = vma_lookup(m, unit.mm, address);
@@ -56,20 +69,22 @@ struct interpreter {
     template <typename Address, typename Step>
     step_result steps(mmu &unit, u64 count, Address address_of, Step step) {
         u64 addresses[mmu::AHEAD], at = m.h->at.step;
+        const u64 start = at, stop = budget.accesses < count - at ? at + budget.accesses : count;
         step_result result = STEP_DONE;
-        while (at < count && result == STEP_DONE) {
-            const u64 first = at, end = std::min(count, at + mmu::AHEAD);
+        while (at < stop && result == STEP_DONE) {
+            const u64 first = at, end = std::min(stop, at + mmu::AHEAD);
             for (u64 i = first; i < end; ++i) addresses[i - first] = address_of(i);
             unit.prefetch(addresses, end - first);
             for (; at < end; ++at) {
                 result = window_over(unit) ? STEP_PAUSED : step(at, addresses[at - first]);
                 if (result != STEP_DONE) break; // a step that failed is not done
-                --budget.accesses;
             }
         }
         m.h->at.step = at;
+        budget.accesses -= at - start;
         unit.commit();
-        return result;
+        m.h->charged = NIL;
+        return result == STEP_DONE && at < count ? STEP_PAUSED : result;
     }
 
     step_result touch(const op_record &op, u32 mm) {
@@ -158,10 +173,11 @@ struct interpreter {
 
     int set_op(const op_record &op) {
         u32 *const settings[NR_SETTINGS] = {
-            &m.h->thp_enabled,   &m.h->use_zero_page,   &m.h->shrink_underused,
-            &m.h->max_ptes_none, &m.h->max_ptes_shared, &m.h->max_ptes_swap,
-            &m.h->thp_defrag,    &m.h->swappiness,      &m.h->lru_batches};
+            &m.h->thp_enabled,     &m.h->use_zero_page,    &m.h->shrink_underused, &m.h->max_ptes_none,
+            &m.h->max_ptes_shared, &m.h->max_ptes_swap,    &m.h->thp_defrag,       &m.h->swappiness,
+            &m.h->lru_batches,     &m.h->khugepaged_defrag};
         *settings[op.a] = static_cast<u32>(op.b);
+        if (op.a == SET_ENABLED) setup_per_zone_wmarks(m);
         if (!m.h->lru_batches) lru_add_drain(m);
         return 0;
     }
@@ -198,6 +214,7 @@ struct interpreter {
             return 0;
         case OP_thp:
             m.h->thp_mode[op.a] = static_cast<u32>(op.b);
+            setup_per_zone_wmarks(m);
             return 0;
         case OP_set:
             return set_op(op);
@@ -218,6 +235,14 @@ struct interpreter {
             return swapon(m, op.length);
         case OP_khugepaged:
             for (u64 round = 0; round < op.a; ++round) khugepaged_scan(m);
+            return 0;
+        case OP_pollute:
+            return pollute(m, op.a, mix64(p.seed ^ mix64(m.h->at.op + 1)));
+        case OP_fragment:
+            return fragment(m, static_cast<u32>(op.a), static_cast<u32>(op.b),
+                            mix64(p.seed ^ mix64(m.h->at.op + 1)));
+        case OP_compact:
+            compact_memory(m);
             return 0;
         case OP_reclaim:
             mem_cgroup_force_empty(m);
@@ -303,6 +328,7 @@ run_status run(machine &m, const program_view &program, run_budget &budget) {
         const op_record &op = program.ops[at.op];
         const u32 first_id = m.h->next_vma_id;
         const step_result result = i.execute(op);
+        run_daemons(m);
         memory_tick(m);
         if (result == STEP_PAUSED) return RUN_WINDOW;
         if (result == STEP_OOM) {

@@ -99,7 +99,7 @@ struct tlb_array {
     static u32 words_of_set(u32 ways) {
         // Of wide sets: previous and next of the list, next of the chain, and heads of the chains.
         const u32 links = ways <= MAX_ORDERED_WAYS ? 0 : 3 * ways + buckets(ways);
-        return 1 + 2 * ways + (links * sizeof(u16) + 7) / 8;
+        return 1 + 2 * ways + (links + 3) / 4; // links of 16 bits
     }
     static u32 words_of(const tlb_geometry &g) { return g.sets * words_of_set(g.ways); }
 

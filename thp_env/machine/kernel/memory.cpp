@@ -3,6 +3,7 @@
 #include "cont_pte_fault.hpp"
 #include "cont_pte_hugepage.hpp"
 #include "filemap.hpp"
+#include "kswapd.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -221,12 +222,14 @@ bool fault_has_choice(machine &m, const vm_area_struct &vma, u64 address, u64 pm
 }
 
 vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write) {
+    const charge_to charged(m, vma);
     const u64 majflt = m.mms[m.vmas[vma].vm_mm].majflt;
     if (feature(m, FEATURE_pool_64k)) huge_page_pool_balance(m);
     const vm_fault result = fault_once(m, vma, address, write);
     m.count(VM_pgfault);
     mm_struct &mm = m.mms[m.vmas[vma].vm_mm];
     if (result == FAULT_DONE && mm.majflt == majflt) ++mm.minflt;
+    run_daemons(m);
     return result;
 }
 
@@ -280,6 +283,7 @@ bool zap_pte_range(machine &m, u32 mm, u64 address, u64 *pte, u32 nr, bool drop_
 } // namespace
 
 bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
+    const charge_to charged(m, vma);
     const u32 mm = m.vmas[vma].vm_mm;
     mmu_gather gather;
     const u64 rss = m.mms[mm].rss;

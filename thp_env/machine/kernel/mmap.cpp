@@ -99,6 +99,7 @@ void merge(machine &m, u32 a, u32 b) {
         left.asked = right.asked;
     }
     for (u32 order = 0; order <= PMD_ORDER; ++order) left.faults[order] += right.faults[order];
+    for (u32 kind = 0; kind < NR_TIMES; ++kind) left.times[kind] += right.times[kind];
     left.zapped += right.zapped;
     left.zap_calls += right.zap_calls;
     const u32 anon = right.anon_vma;
@@ -196,6 +197,7 @@ int split_vma(machine &m, u32 vma, u64 address) {
         std::swap(upper.faults, lower.faults);
         std::swap(upper.zapped, lower.zapped);
         std::swap(upper.asked, lower.asked);
+        std::swap(upper.times, lower.times);
         std::swap(upper.zap_calls, lower.zap_calls);
     }
     m.spend(TIME_syscall, m.cost().split_vma);

@@ -89,6 +89,7 @@ int move_vma(machine &m, u32 v, u64 from, u64 length, u64 to, u64 new_length) {
     std::copy(std::begin(old.faults), std::end(old.faults), std::begin(moved.faults));
     std::swap(moved.id, m.vmas[v].id);
     std::swap(moved.asked, m.vmas[v].asked);
+    std::swap(moved.times, m.vmas[v].times);
     if (!move_page_tables(m, v, from, to, length)) return -ENOMEM;
     if (int error = do_munmap(m, mm, from, from + length)) return error;
     vma_merge_range(m, mm, to, to + new_length);

@@ -73,6 +73,7 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
     s.asked = v.asked.number;
     s.asked_faults = v.asked.faults;
     s.asked_zapped = v.asked.zapped;
+    std::copy(std::begin(v.times), std::end(v.times), std::begin(s.times));
     u64 entries = 0;
     const auto visit = [&](u64 entry, u64 pages) {
         if (is_swap_pte(entry)) ++s.swapped;
@@ -111,6 +112,7 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
         walk_pmd_range(m, v.vm_mm, start, end, read);
         if (step == 1) break;
     }
+    const charge_to charged(m, vma);
     if (clear_refs) m.spend(TIME_monitoring, m.cost().scan_pte * entries);
     return s;
 }
