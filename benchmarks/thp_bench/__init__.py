@@ -6,132 +6,14 @@ import json
 import os
 import platform
 import statistics
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from thp_bench import accesses, building, environments, machines
 
-from thp_env.machine import Machine, MachineConfig, layout
-from thp_env.traces import Program, ProgramBuilder
-from thp_env.workload import find
-
-SIZE = 1 << 30
 REPETITIONS = 5
-
-
-def traces(n: int) -> dict[str, np.ndarray]:
-    """Return the byte offsets of each access trace, uint64: n accesses over 1 GiB, and a recording's pages."""
-    rng = np.random.default_rng(1)
-    weights = np.cumsum(np.arange(1, SIZE // 4096 + 1) ** -0.99)
-    ranks = np.searchsorted(weights, rng.random(n) * weights[-1])
-    found = {
-        "sequential": np.arange(n, dtype=np.uint64) * np.uint64(64) % np.uint64(SIZE),
-        "uniform": rng.integers(0, SIZE, n, dtype=np.uint64) & ~np.uint64(7),
-        "zipf": rng.permutation(SIZE // 4096)[ranks].astype(np.uint64) * np.uint64(4096),
-    }
-    recorded = find("python_dict").sample(rng).program.accesses
-    runs = recorded[np.repeat(np.arange(len(recorded)), np.minimum(recorded["count"], 16))]
-    # One number space for all regions: what a cache simulator sees is the page's identity.
-    pages = runs["page"].astype(np.uint64) | runs["region"].astype(np.uint64) << np.uint64(24)
-    found["recorded"] = pages << np.uint64(12)
-    return {name: offsets[:n] for name, offsets in found.items()}
-
-
-def _program(offsets: np.ndarray) -> Program:
-    """A program that maps the pages of a trace, touches them, and replays it access by access."""
-    pages, index = np.unique(offsets >> np.uint64(12), return_inverse=True)
-    b = ProgramBuilder("bench")
-    b.mmap("a", len(pages) * 4096, at="auto")
-    b.touch("a", 0, len(pages) * 4096)
-    rows = np.zeros(len(offsets), "<u4,<u2,<u2,<u4,<u4")
-    rows["f0"], rows["f3"] = index, 1
-    b.replay(rows, ns=0)
-    return b.build()
-
-
-def simulator(offsets: np.ndarray) -> Callable[[], float]:
-    """Return a function that measures accesses per second of the whole simulator."""
-    program = _program(offsets)
-    config = MachineConfig(memory=4 * SIZE, core="skylake")
-    ready = Machine(program, config)
-    ready.run(ops=2)
-
-    def run() -> float:
-        machine = ready.clone()
-        start = time.perf_counter()
-        machine.run()
-        return len(offsets) / (time.perf_counter() - start)
-
-    return run
-
-
-def libcachesim(offsets: np.ndarray) -> Callable[[], float] | None:
-    """Return the same for libcachesim's LRU of 1536 pages, reading a trace file; None where it is not installed."""
-    try:
-        import libcachesim as lcs
-    except ImportError:
-        return None
-    trace = np.zeros(len(offsets), [("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next", "<i8")])
-    trace["time"], trace["size"], trace["next"] = np.arange(len(offsets)), 1, -2
-    trace["id"] = (offsets >> np.uint64(12)) + np.uint64(1)
-
-    def run() -> float:
-        with tempfile.NamedTemporaryFile(suffix=".oracleGeneral.bin") as file:
-            trace.tofile(file.name)
-            options = lcs.ReaderInitParam(ignore_obj_size=True)
-            reader = lcs.TraceReader(
-                trace=file.name, trace_type=lcs.TraceType.ORACLE_GENERAL_TRACE, reader_init_params=options
-            )
-            cache = lcs.LRU(cache_size=1536)
-            start = time.perf_counter()
-            cache.process_trace(reader)
-            return len(offsets) / (time.perf_counter() - start)
-
-    return run
-
-
-def pycachesim(offsets: np.ndarray) -> Callable[[], float] | None:
-    """Return the same for pycachesim's 1536 lines of 4K in 12 ways, None where it is not installed."""
-    try:
-        import cachesim
-    except ImportError:
-        return None
-    addresses = offsets.astype(np.int64).tolist()
-
-    def run() -> float:
-        memory = cachesim.MainMemory()
-        level = cachesim.Cache("TLB", 128, 12, 4096, "LRU")
-        memory.load_to(level)
-        memory.store_from(level)
-        simulator = cachesim.CacheSimulator(level, memory)
-        start = time.perf_counter()
-        simulator.loadstore([((a,), ()) for a in addresses], length=1)
-        return len(addresses) / (time.perf_counter() - start)
-
-    return run
-
-
-def faults(order: int, size: int = 256 << 20) -> Callable[[], float]:
-    """Return a function that measures page faults per second at one folio size."""
-    b = ProgramBuilder("faults")
-    b.mmap("a", size, at="auto")
-    b.touch("a", 0, size, stride=4096 << order)
-    program = b.build()
-
-    def run() -> float:
-        machine = Machine(program, MachineConfig(memory=4 * size))
-        for o in layout.ORDERS:
-            machine.set_thp(o, "always")
-        machine.set_default_orders(1 << order)
-        machine.run(ops=1)
-        start = time.perf_counter()
-        machine.run()
-        return (size >> 12 >> order) / (time.perf_counter() - start)
-
-    return run
+TRACES = ("sequential", "uniform", "zipf", "recorded")
 
 
 def median_of(runs: dict[str, Callable[[], float] | None]) -> dict[str, float]:
@@ -145,29 +27,85 @@ def median_of(runs: dict[str, Callable[[], float] | None]) -> dict[str, float]:
 
 def describe() -> dict[str, Any]:
     """Return what machine this is."""
-    info = Path("/proc/cpuinfo")
+    info, memory = Path("/proc/cpuinfo"), Path("/proc/meminfo")
     lines = info.read_text().splitlines() if info.exists() else []
     model = next((line.split(": ")[1] for line in lines if "model name" in line), "")
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.release()}
+    gib = int(memory.read_text().split()[1]) / (1 << 20) if memory.exists() else 0.0
+    return {
+        "cpu": model, "cores": os.cpu_count(), "memory_gib": round(gib, 1), "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}", "load_average": os.getloadavg()[0],
+    }  # fmt: skip
+
+
+def measure(n: int) -> dict[str, Any]:
+    """Return every figure; n accesses a trace."""
+    rates: dict[str, dict[str, float]] = {peer: {} for peer in accesses.PEERS}
+    for trace, offsets in accesses.traces(n).items():
+        for peer, rate in median_of({peer: make(offsets) for peer, make in accesses.PEERS.items()}).items():
+            rates[peer][trace] = rate
+    by_threads = median_of({str(count): environments.threads(count) for count in (1, 2)})
+    return {
+        "machine": describe(),
+        "repetitions": REPETITIONS,
+        "accesses_per_second": rates,
+        "simulator_over_libcachesim": _ratios(rates["simulator"], rates["libcachesim"]),
+        "tlb_misses_over_simulator": _ratios(rates["tlb_misses"], rates["simulator"]),
+        "faults_per_second": median_of({str(order): machines.faults(order) for order in (0, 2, 4, 9)}),
+        "env_steps_per_second": environments.rates(median_of),
+        "windows_per_second_of_8_machines": by_threads,
+        "two_threads_over_one": by_threads["2"] / by_threads["1"],
+        "build_seconds": building.build_seconds(),
+        "import_seconds": median_of({"import": building.import_seconds})["import"],
+        "peak_memory_mib": machines.peak_memory_mib(),
+        "state_mib_of_1_gib_machine": machines.state_mib(),
+        "clone_ms_of_64_mib_machine": median_of({"clone": machines.clone()})["clone"],
+    }
+
+
+def _ratios(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    return {trace: one[trace] / other[trace] for trace in one if trace in other}
+
+
+def _row(name: str, values: dict[str, float], scale: float = 1.0) -> str:
+    return f"{name:28}" + "".join(f"{value / scale:12.2f}" for value in values.values())
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the figures as text."""
+    about, rates = result["machine"], result["accesses_per_second"]
+    lines = [
+        f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB, {about['system']}, Python "
+        f"{about['python']}, load {about['load_average']:.1f}; medians of {result['repetitions']} alternating "
+        "repetitions",
+        f"{'million accesses/s, one core':28}" + "".join(f"{trace:>12}" for trace in TRACES),
+        *(_row(peer, values, 1e6) for peer, values in rates.items() if values),
+        _row("simulator : libcachesim", result["simulator_over_libcachesim"]),
+        _row("tlb_misses : simulator", result["tlb_misses_over_simulator"]),
+    ]
+    for peer in ("libcachesim", "pycachesim"):
+        won = [trace for trace, rate in rates[peer].items() if rate > rates["simulator"][trace]]
+        lines += [f"{peer} wins: {', '.join(won)}"] if won else []
+    faults, steps = result["faults_per_second"], result["env_steps_per_second"]
+    lines += [
+        f"{'faults/s':28}" + "".join(f"{'order ' + order:>12}" for order in faults),
+        _row("million", faults, 1e6),
+        f"{'environment steps/s':28}" + "".join(f"{n + ' machines':>12}" for n in steps["batch"]),
+        *(_row(mode, values) for mode, values in steps.items()),
+        f"8 machines, windows of {environments.ACCESSES} accesses/s: "
+        + ", ".join(f"{rate:.0f} on {n} thread(s)" for n, rate in result["windows_per_second_of_8_machines"].items())
+        + f"; ratio {result['two_threads_over_one']:.2f}",
+        (f"build from a clean clone {result['build_seconds']:.0f} s (once), " if result["build_seconds"] else "")
+        + f"import {result['import_seconds']:.2f} s, peak memory {result['peak_memory_mib']:.0f} MiB",
+        f"state of a 1 GiB machine {result['state_mib_of_1_gib_machine']:.1f} MiB, clone of a 64 MiB machine "
+        f"{result['clone_ms_of_64_mib_machine']:.2f} ms",
+    ]
+    return "\n".join(lines)
 
 
 def run_bench(path: Path | None = None, n: int = 1_000_000) -> int:
     """Measure, print a table, and write JSON if a path is given."""
-    peers = {"simulator": simulator, "libcachesim": libcachesim, "pycachesim": pycachesim}
-    result: dict[str, Any] = {"machine": describe(), "accesses_per_second": {p: {} for p in peers}}
-    for name, offsets in traces(n).items():
-        for peer, rate in median_of({p: make(offsets) for p, make in peers.items()}).items():
-            result["accesses_per_second"][peer][name] = rate
-    result["faults_per_second"] = {
-        str(order): rate for order in (0, 2, 4, 9) for rate in median_of({"x": faults(order)}).values()
-    }
-    print(f"{result['machine']['cpu']}, {result['machine']['cores']} cores; medians of {REPETITIONS}, one core")
-    print(f"{'million accesses/s':20}" + "".join(f"{t:>12}" for t in ("sequential", "uniform", "zipf", "recorded")))
-    for peer, rates in result["accesses_per_second"].items():
-        if rates:
-            print(f"{peer:20}" + "".join(f"{rate / 1e6:12.2f}" for rate in rates.values()))
-    print("million faults/s     " + ", ".join(
-        f"order {order}: {rate / 1e6:.2f}" for order, rate in result["faults_per_second"].items()))  # fmt: skip
+    result = measure(n)
+    print(table(result))
     if path:
         path.write_text(json.dumps(result, indent=1) + "\n")
     return 0

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from support.machines import PAGE, PMD, machine_of
 from support.reference_tlb import Pte, ReferenceTlb
 
-from thp_env.machine import KIND_FOLIO, KIND_NONE, LAYOUT_DIRTY, LAYOUT_PMD, LAYOUT_YOUNG, Counters, Machine
+from thp_env.machine import (
+    KIND_FOLIO,
+    KIND_NONE,
+    LAYOUT_CONT,
+    LAYOUT_DIRTY,
+    LAYOUT_PMD,
+    LAYOUT_YOUNG,
+    Counters,
+    Machine,
+)
 from thp_env.machine.cores import ABSENT, CORES, Tlb
 from thp_env.machine.layout import VM_WRITE
 from thp_env.traces import Program, ProgramBuilder
@@ -50,13 +60,16 @@ class Mapping:
         block = None
         for vma in self.machine.vmas():
             rows = self.machine.pagemap(vma.mm, vma.start, vma.end - vma.start)
-            for i, row in enumerate(rows[["kind", "flags", "head", "index"]].tolist()):
-                kind, flags, head, index = row
+            columns = zip(*(rows[name].tolist() for name in ("kind", "flags", "head", "index")), strict=True)
+            for page, (kind, flags, head, index) in enumerate(columns, vma.start >> 12):
                 if kind == KIND_NONE:
                     continue
-                page = (vma.start >> 12) + i
                 frame = head + index if kind == KIND_FOLIO else -1  # the zero page is the same for all
-                bits = {"young": bool(flags & LAYOUT_YOUNG), "dirty": bool(flags & LAYOUT_DIRTY)}
+                bits = {
+                    "young": bool(flags & LAYOUT_YOUNG),
+                    "dirty": bool(flags & LAYOUT_DIRTY),
+                    "contiguous": bool(flags & LAYOUT_CONT),
+                }
                 writable = kind == KIND_FOLIO and bool(vma.flags & VM_WRITE)
                 if flags & LAYOUT_PMD:
                     if page % 512 == 0 or block is None:
@@ -69,7 +82,12 @@ class Mapping:
         return self.ptes.get(address >> 12)
 
 
-def program(rng: np.random.Generator, events: int) -> tuple[ProgramBuilder, list[tuple[str, int, int]]]:
+KINDS = {"near": 0.5, "far": 0.3, "r": 0.04, "rw": 0.04, "dontneed": 0.06, "free": 0.06}
+
+
+def program(
+    rng: np.random.Generator, events: int, kinds: dict[str, float] = KINDS
+) -> tuple[ProgramBuilder, list[tuple[str, int, int]]]:
     """A region of folios of all sizes; then accesses in bursts, and the kernel at work between them."""
     b = ProgramBuilder("mixed")
     b.mmap("a", PAGES * PAGE)
@@ -92,7 +110,7 @@ def program(rng: np.random.Generator, events: int) -> tuple[ProgramBuilder, list
 
     for _ in range(events):
         first, n = int(rng.integers(0, PAGES - 64)), int(rng.choice([1, 2, 4, 16, 33, 34, 60]))
-        match rng.choice(["near", "far", "r", "rw", "dontneed", "free"], p=[0.5, 0.3, 0.04, 0.04, 0.06, 0.06]):
+        match rng.choice(list(kinds), p=list(kinds.values())):
             case "r" | "rw" as protection:
                 readonly[first : first + n] = protection == "r"
                 b.mprotect("a", first * PAGE, n * PAGE, protection)
@@ -117,7 +135,7 @@ def program(rng: np.random.Generator, events: int) -> tuple[ProgramBuilder, list
 def runs(flags: list[bool]) -> list[tuple[int, int]]:
     """Return (first, after the last) of each run of equal flags."""
     edges = [0, *(i for i in range(1, len(flags)) if flags[i] != flags[i - 1]), len(flags)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 class Kernel:
@@ -201,3 +219,27 @@ def uncoalesced(tlb: Tlb, built: Program, steps: int) -> Counters:
     before = machine.counters
     machine.run()
     return machine.counters - before
+
+
+@pytest.mark.parametrize("name", ["cortex-a76", "cortex-a55", "neoverse-n1", "zen4"])
+def test_folded_blocks_fill_one_entry_where_the_core_holds_64k(name):
+    """Accesses only: which calls fold and unfold blocks is tested in test_contpte.py."""
+    b, script = program(np.random.default_rng(21), 300, {"near": 0.4, "far": 0.6})
+    built = b.build()
+    machine = machine_of(built, memory=64 << 20, core=name, arch="arm64")
+    machine.run(ops=len(built.ops) - len(script))
+    mapping = Mapping(machine)
+    mapping.read()
+    assert sum(pte.contiguous for pte in mapping.ptes.values()) >= 512
+    reference, before = ReferenceTlb(CORES[name], mapping), machine.counters
+    for _, page, write in script:
+        assert reference.access(mapping.start + page * PAGE, write=bool(write))
+    machine.run()
+    counters = machine.counters - before
+    assert [counters[n] for n in ("dtlb_l1_miss", "dtlb_l2_miss", "walk_ref_pte", "walk_cycles")] == [
+        reference.l1_miss, reference.l2_miss, reference.references["pte"], reference.walk_cycles,
+    ]  # fmt: skip
+    plain = replace(CORES[name], contpte=False)
+    other = machine_of(built, memory=64 << 20, core=plain, arch="arm64")
+    other.run()
+    assert (machine.counters["dtlb_l2_miss"] < other.counters["dtlb_l2_miss"]) == CORES[name].contpte

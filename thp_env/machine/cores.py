@@ -14,7 +14,6 @@ Geometry = tuple[int, int]
 ABSENT: Geometry = (1, 0)
 """No such array: larger pages are held in smaller pieces."""
 
-PAGE_SHIFTS = {"4K": 12, "64K": 16, "2M": 21, "1G": 30}
 NONE = 0xFFFFFFFF
 
 
@@ -78,7 +77,8 @@ class Tlb:
         ):
             large = NONE if own == ABSENT else large
             gigantic = NONE if geometry == ABSENT else huge if geometry else large
-            wholes.append([small, small if self.coalesce > 1 else NONE, small if self.contpte else NONE, large, gigantic])
+            joined, folded = (small if held else NONE for held in (self.coalesce > 1, self.contpte))
+            wholes.append([small, joined, folded, large, gigantic])
         return wholes[0], wholes[1]
 
     def config(self) -> dict[str, object]:
@@ -149,7 +149,9 @@ _ARM = _ASSUMED | {
 }
 
 
-def _core(name: str, l1: Geometry, l2: Geometry | None, base: dict[str, str], own: dict[str, str], **more: object) -> Tlb:
+def _core(
+    name: str, l1: Geometry, l2: Geometry | None, base: dict[str, str], own: dict[str, str], **more: object
+) -> Tlb:
     return Tlb(name, l1, more.pop("l1_2m", None), l2, sources={**base, **own}, **more)  # type: ignore[arg-type]
 
 
@@ -169,7 +171,8 @@ _A76 = {
     "l1_4k": "sourced: Arm TRM of the A76: 48 entries, fully associative",
     "l1_2m": "sourced: Arm TRM of the A76: one array for 4K, 16K, 64K, 2M, 512M",
     "l2": "sourced: Arm TRM of the A76: 1280 entries, 5-way", "l2_2m": "sourced: Arm TRM of the A76: all block sizes",
-    "l2_1g": "sourced: Arm TRM of the A76: all block sizes", "l2_hit_cycles": "sourced: Arm TRM of the A76: three cycles",
+    "l2_1g": "sourced: Arm TRM of the A76: all block sizes",
+    "l2_hit_cycles": "sourced: Arm TRM of the A76: three cycles",
     "coalesce": "sourced: Arm TRM of the A76, table A6-31: an entry may hold four contiguous pages",
 }  # fmt: skip
 

@@ -99,7 +99,7 @@ struct tlb_array {
     static u32 words_of_set(u32 ways) {
         // Of wide sets: previous and next of the list, next of the chain, and heads of the chains.
         const u32 links = ways <= MAX_ORDERED_WAYS ? 0 : 3 * ways + buckets(ways);
-        return 1 + 2 * ways + (links * sizeof(u16) + 7) / 8;
+        return 1 + 2 * ways + (links + 3) / 4; // links of 16 bits
     }
     static u32 words_of(const tlb_geometry &g) { return g.sets * words_of_set(g.ways); }
 
@@ -191,8 +191,8 @@ struct tlb_array {
         set[1 + ways + way] = value;
     }
 
-    // Wide sets. All ways stand in a ring in LRU order; the set's word is the most recently used one. Chains link
-    // ways + 1, 0 for none.
+    // Wide sets. All ways stand in a ring in LRU order; the set's word is the most recently used one. Chains
+    // link ways + 1, 0 for none.
     u16 *prev_of(u64 *set) const { return reinterpret_cast<u16 *>(set + 1 + 2 * ways); }
     u16 *next_of(u64 *set) const { return prev_of(set) + ways; }
     u16 *chain_of(u64 *set) const { return prev_of(set) + 2 * ways; }

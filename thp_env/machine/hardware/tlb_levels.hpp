@@ -21,14 +21,14 @@ struct tlb {
     tlb_array arrays[NR_TLB_ARRAYS], pwc[NR_PWC], nested;
     u32 shift[NR_PAGE_SIZES] = {};
     u32 of_size[2][NR_PAGE_SIZES] = {}; // which array holds a size at each level; NIL: none
-    u32 piece[2][NR_PAGE_SIZES] = {};   // the largest size not above it that a level holds; NIL: no such level
+    u32 piece[2][NR_PAGE_SIZES] = {}; // the largest size not above it that a level holds; NIL: no such level
 
     tlb() = default;
     tlb(const tlb_config &c, u64 *words);
     void init() const;
 
-    // The data of an address at a level (0, 1), in an entry of one of the sizes given as bits; nullptr when there
-    // is none.
+    // The data of an address at a level (0, 1), in an entry of one of the sizes given as bits; nullptr when
+    // there is none.
     u64 *find(u32 level, u64 address, u32 mm, u32 sizes, u32 *size) const {
         for (; sizes; sizes &= sizes - 1) {
             *size = static_cast<u32>(std::countr_zero(sizes));
