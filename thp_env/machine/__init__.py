@@ -6,9 +6,10 @@ take. Nothing here knows of Gymnasium.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,8 @@ from thp_env.machine.counters import Counters
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
 
-__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError", "Status", "Vma"]
+__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError", "OrderQuestion",
+           "Status", "Vma"]  # fmt: skip
 
 PAGE_DTYPE = np.dtype(
     [("kind", "u1"), ("order", "u1"), ("flags", "u1"), ("content", "u1"), ("head", "<u4"), ("index", "<u4"),
@@ -58,6 +60,8 @@ class Status(IntEnum):
     """The simulated machine ran out of memory."""
     ERROR = 3
     """An operation failed: see `Machine.error`."""
+    NEED_ORDER = 4
+    """A fault waits for an order: see `Machine.question`, and answer with `Machine.resolve`."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,24 @@ class Vma:
     def anonymous(self) -> bool:
         """Whether it holds anonymous memory."""
         return not self.flags & layout.VM_FILE
+
+
+class OrderQuestion(NamedTuple):
+    """What a machine asks before a fault, khugepaged or a swap-in takes an order; nothing of it has happened yet.
+
+    Attributes:
+        vma: id of the VMA.
+        mm: its address space.
+        address: of the fault; the block that khugepaged looks at.
+        type: one of `layout.TVA_TYPES`.
+        orders: mask of the orders that may be answered, besides 0.
+    """
+
+    vma: int
+    mm: int
+    address: int
+    type: str
+    orders: int
 
 
 class Machine:
@@ -298,3 +320,48 @@ class Machine:
     def set_thp(self, order: int, mode: str) -> None:
         """Set a size's sysfs control to never, madvise, always or inherit."""
         self._core.set_thp(order, layout.THP_MODES.index(mode))
+
+    def ask_orders(self, interface: str) -> None:
+        """From now on let `run` return `Status.NEED_ORDER` at every fault that has a choice.
+
+        Each 2M block of a VMA is asked about once for its faults, once for khugepaged and once for swapping in, until
+        it is unmapped. The answer is remembered in the state and masks the allowed orders.
+
+        Args:
+            interface: "bpf": as the proposed thp_get_order (Y. Shao, linux-mm, September 2025): a fault that the
+                chosen order does not fit gets order 0. "address": it falls back to smaller orders. "none": do not
+                ask (the default); earlier answers no longer count.
+
+        Raises:
+            ValueError: for another interface.
+        """
+        if interface not in layout.ORDER_INTERFACES:
+            raise ValueError(f"no interface {interface!r}: one of {', '.join(layout.ORDER_INTERFACES)}")
+        self._core.set_order_interface(layout.ORDER_INTERFACES.index(interface))
+
+    @property
+    def question(self) -> OrderQuestion | None:
+        """What the machine waits for, None when it does not wait."""
+        if (asked := self._core.question) is None:
+            return None
+        vma, mm, address, kind, orders = asked
+        return OrderQuestion(vma, mm, address, layout.TVA_TYPES[kind], orders)
+
+    def resolve(self, order: int) -> None:
+        """Answer the question; `run` goes on with it.
+
+        Args:
+            order: 0, or one that `OrderQuestion.orders` offers.
+
+        Raises:
+            MachineError: when nothing was asked, or the order was not offered.
+        """
+        asked = self.question
+        error = self._core.resolve(order) if order >= 0 else -1
+        if error and asked is None:
+            raise MachineError("nothing was asked: resolve() answers after run() returned NEED_ORDER")
+        if error == -errno.ENOMEM:
+            raise MachineError("no room for another answer: raise max_tables or max_vmas")
+        if error:
+            offered = [0, *(o for o in layout.ORDERS if asked and asked.orders >> o & 1)]
+            raise MachineError(f"order {order} was not offered: one of {offered}")

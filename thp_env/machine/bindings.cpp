@@ -1,6 +1,7 @@
 // nanobind, and nothing else: the C++ core as the Python module thp_env.machine._core.
 #include "hardware/tlb.hpp"
 #include "kernel/huge_memory.hpp"
+#include "kernel/huge_memory_bpf.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
 #include "kernel/task_mmu.hpp"
@@ -258,5 +259,19 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                  if (order > PMD_ORDER || mode > THP_INHERIT) throw nb::value_error("no such order or mode");
                  c.m->h->thp_mode[order] = mode;
              })
-        .def("set_default_orders", [](core_machine &c, u32 orders) { c.m->h->default_orders = orders; });
+        .def("set_default_orders", [](core_machine &c, u32 orders) { c.m->h->default_orders = orders; })
+        .def("set_order_interface",
+             [](core_machine &c, u32 interface) {
+                 if (interface >= NR_ORDER_INTERFACES) throw nb::value_error("no such interface");
+                 c.m->h->order_interface = interface;
+             })
+        .def_prop_ro("question",
+                     [](const core_machine &c) {
+                         const machine &m = *c.m;
+                         const order_question &q = m.h->question;
+                         const u32 v = q.state == QUESTION_ASKED ? vma_lookup(m, q.mm, q.address) : NIL;
+                         if (v == NIL) return nb::object(nb::none());
+                         return nb::object(nb::make_tuple(m.vmas[v].id, q.mm, q.address, q.type, q.orders));
+                     })
+        .def("resolve", [](core_machine &c, u32 order) { return thp_resolve(*c.m, order); });
 }

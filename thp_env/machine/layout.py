@@ -34,6 +34,10 @@ SETTINGS = {
     "khugepaged/max_ptes_swap": 512,
 }
 """Files below /sys/kernel/mm/transparent_hugepage and how many values each takes; the position is the code."""
+ORDER_INTERFACES = ("none", "bpf", "address")
+"""Who is asked for the order of a fault; the position is the code."""
+TVA_TYPES = ("fault", "khugepaged", "swapin")
+"""For whom an order is asked; the position is the code."""
 PATTERNS = ("stride", "uniform", "bins", "chase")
 TOUCH = ("read", "write", "writez", "fill")
 AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION = range(4)

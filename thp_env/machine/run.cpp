@@ -3,6 +3,7 @@
 #include "kernel/fork.hpp"
 #include "kernel/gup.hpp"
 #include "kernel/huge_memory.hpp"
+#include "kernel/huge_memory_bpf.hpp"
 #include "kernel/khugepaged.hpp"
 #include "kernel/madvise.hpp"
 #include "kernel/memory.hpp"
@@ -21,7 +22,7 @@ constexpr u64 SLOT_BASE = 0x10000000000ULL, SLOT_SIZE = 1ULL << 31; // where nam
 
 constexpr u64 BRK_START = 0x555555800000ULL; // behind a position-independent executable
 
-enum step_result : u32 { STEP_DONE, STEP_PAUSED, STEP_OOM, STEP_FAULTED };
+enum step_result : u32 { STEP_DONE, STEP_PAUSED, STEP_OOM, STEP_FAULTED, STEP_NEED_ORDER };
 
 struct interpreter {
     machine &m;
@@ -34,28 +35,49 @@ struct interpreter {
                m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
     }
 
-    // One access with its faults; STEP_DONE, STEP_OOM or STEP_FAULTED.
-    step_result access(mmu &unit, u64 address, bool write, u8 content) {
+    step_result fault(mmu &unit, u64 address, bool write) {
+        unit.commit();
+        const u32 v = vma_lookup(m, unit.mm, address);
+        const u32 needed = write ? VM_WRITE : VM_READ;
+        if (v == NIL || !(m.vmas[v].vm_flags & needed) || (m.vmas[v].vm_flags & VM_FILE)) return STEP_FAULTED;
+        switch (handle_mm_fault(m, v, address, write)) {
+        case FAULT_OOM:
+            return STEP_OOM;
+        case FAULT_NEED_ORDER:
+            return STEP_NEED_ORDER;
+        case FAULT_SIGSEGV:
+            return STEP_FAULTED;
+        default:
+            return STEP_DONE;
+        }
+    }
+
+    // One access with its faults. waited: it begins with the fault that has waited for an order.
+    template <typename Waited>
+    step_result access(mmu &unit, u64 address, bool write, u8 content, Waited waited) {
+        if (waited) {
+            m.h->question = {};
+            if (step_result result = fault(unit, address, write); result != STEP_DONE) return result;
+        }
         while (unit.access(address, write, content) == MMU_FAULT) {
-            unit.commit();
-            const u32 v = vma_lookup(m, unit.mm, address);
-            const u32 needed = write ? VM_WRITE : VM_READ;
-            if (v == NIL || !(m.vmas[v].vm_flags & needed) || (m.vmas[v].vm_flags & VM_FILE))
-                return STEP_FAULTED;
-            const vm_fault result = handle_mm_fault(m, v, address, write);
-            if (result == FAULT_OOM) return STEP_OOM;
-            if (result == FAULT_SIGSEGV) return STEP_FAULTED;
+            if (step_result result = fault(unit, address, write); result != STEP_DONE) return result;
         }
         return STEP_DONE;
     }
+
+    bool answered() const { return m.h->question.state == QUESTION_ANSWERED; }
 
     // Runs steps of the current operation until it ends, the window ends or a step fails.
     template <typename Step> step_result steps(mmu &unit, u64 count, Step step) {
         u64 &at = m.h->at.step;
         step_result result = STEP_DONE;
-        for (; at < count; ++at) {
-            result = window_over(unit) ? STEP_PAUSED : step(at);
-            if (result != STEP_DONE) break; // a step that failed is not done
+        if (answered()) {
+            result = window_over(unit) ? STEP_PAUSED : step(at, std::true_type());
+            at += result == STEP_DONE;
+        }
+        while (result == STEP_DONE && at < count) {
+            result = window_over(unit) ? STEP_PAUSED : step(at, std::false_type());
+            at += result == STEP_DONE; // a step that failed is not done
         }
         unit.commit();
         return result;
@@ -64,8 +86,8 @@ struct interpreter {
     step_result touch(const op_record &op, u32 mm) {
         mmu unit(m, mm, 1);
         const u64 start = m.regions[op.region].start + op.offset;
-        return steps(unit, (op.length + op.a - 1) / op.a, [&](u64 i) {
-            return access(unit, start + i * op.a, op.b != TOUCH_READ, static_cast<u8>(op.c));
+        return steps(unit, (op.length + op.a - 1) / op.a, [&](u64 i, auto waited) {
+            return access(unit, start + i * op.a, op.b != TOUCH_READ, static_cast<u8>(op.c), waited);
         });
     }
 
@@ -76,22 +98,23 @@ struct interpreter {
         const auto content = static_cast<u8>(op.d >> 32);
         const bin_record *bins = op.a == PATTERN_BINS ? p.bins + p.tables[2 * op.aux] : nullptr;
         const u64 nr_bins = bins ? p.tables[2 * op.aux + 1] : 0;
-        return steps(unit, op.b, [&](u64 i) {
+        return steps(unit, op.b, [&](u64 i, auto waited) {
             const u64 random = draw(key, i);
             const bool write = write_share && (draw(~key, i) & 0xffff) < write_share;
-            unit.compute_ps += op.c;
-            return access(unit, start + pattern_offset(op, key, i, random, bins, nr_bins), write, content);
+            if (!waited) unit.compute_ps += op.c;
+            const u64 address = start + pattern_offset(op, key, i, random, bins, nr_bins);
+            return access(unit, address, write, content, waited);
         });
     }
 
     step_result replay(const op_record &op, u32 mm) {
         mmu unit(m, mm, op.weight);
         const access_record *first = p.accesses + op.offset;
-        return steps(unit, op.length, [&](u64 i) {
+        return steps(unit, op.length, [&](u64 i, auto waited) {
             const access_record &r = first[i];
-            unit.compute_ps += r.instructions * op.c;
+            if (!waited) unit.compute_ps += r.instructions * op.c;
             const u64 address = m.regions[r.region].start + (u64{r.page} << PAGE_SHIFT);
-            const step_result result = access(unit, address, r.written, static_cast<u8>(op.d));
+            const step_result result = access(unit, address, r.written, static_cast<u8>(op.d), waited);
             if (result == STEP_DONE && r.count > 1) unit.again(r.count - 1);
             return result;
         });
@@ -146,11 +169,13 @@ struct interpreter {
         return 0;
     }
 
+    // One that returns -ENEEDORDER has done a part of its work and begins anew: what is done stays done.
     int system_call(const op_record &op, u32 mm) {
         const u64 start =
             op.region < m.h->tables[TABLE_regions].used ? m.regions[op.region].start + op.offset : 0;
         const u64 end = start + op.length;
-        m.spend(TIME_syscall, m.cost().syscall);
+        if (!answered()) m.spend(TIME_syscall, m.cost().syscall);
+        m.h->question = {};
         switch (op.op) {
         case OP_mmap:
             return mmap_op(op, mm);
@@ -197,7 +222,9 @@ struct interpreter {
         case OP_swap:
             return swapon(m, op.length);
         case OP_khugepaged:
-            for (u64 round = 0; round < op.a; ++round) khugepaged_scan(m);
+            for (u64 &round = m.h->at.step; round < op.a; ++round) {
+                if (int error = khugepaged_scan(m)) return error;
+            }
             return 0;
         case OP_reclaim:
             force_empty(m);
@@ -241,6 +268,10 @@ struct interpreter {
             break;
         default:
             m.h->at.error = system_call(op, mm);
+            if (m.h->at.error == -ENEEDORDER) {
+                m.h->at.error = 0;
+                return STEP_NEED_ORDER;
+            }
         }
         if (result == STEP_FAULTED) m.h->at.error = -EFAULT;
         return m.h->at.error ? STEP_FAULTED : result;
@@ -271,6 +302,7 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base) {
 run_status run(machine &m, const program_view &program, const run_budget &budget) {
     interpreter i{m, program, budget, m.h->vm[VM_fault_with_choice]};
     cursor &at = m.h->at;
+    if (m.h->question.state == QUESTION_ASKED) return RUN_NEED_ORDER;
     for (u64 done = 0; at.op < program.nr_ops; ++done) {
         if (done >= budget.ops || m.h->clock >= budget.until) return RUN_WINDOW;
         const op_record &op = program.ops[at.op];
@@ -278,6 +310,7 @@ run_status run(machine &m, const program_view &program, const run_budget &budget
         const step_result result = i.execute(op);
         memory_tick(m);
         if (result == STEP_PAUSED) return RUN_WINDOW;
+        if (result == STEP_NEED_ORDER) return RUN_NEED_ORDER;
         if (result == STEP_OOM) return RUN_OOM;
         if (result == STEP_FAULTED && !budget.go_on) return RUN_ERROR;
         ++at.op;

@@ -2,6 +2,7 @@
 #include "hardware/tlb.hpp"
 #include "kernel/page_alloc.hpp"
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <new>
 #include <sys/mman.h>
@@ -27,6 +28,7 @@ constexpr u32 record_size[NR_TABLES] = {
     sizeof(swap_cluster),
     sizeof(u32),
     sizeof(tlb_entry),
+    sizeof(order_answer),
 };
 
 // FNV-1a over words: finds damage, not malice.
@@ -79,6 +81,7 @@ void machine::attach() {
     clusters = reinterpret_cast<swap_cluster *>(at(TABLE_clusters));
     processes = reinterpret_cast<u32 *>(at(TABLE_processes));
     tlb = reinterpret_cast<tlb_entry *>(at(TABLE_tlb));
+    order_answers = reinterpret_cast<order_answer *>(at(TABLE_order_answers));
 }
 
 machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes) {
@@ -98,6 +101,7 @@ machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes)
         frames / 512 + 1,
         nr_processes,
         tlb_entries(config.tlb),
+        std::bit_ceil(4 * (config.max_tables + config.max_vmas)),
     };
     u64 size = align_up(sizeof(header), 64);
     table_header layout[NR_TABLES];

@@ -127,6 +127,27 @@ struct pin {
     u32 pfn, process;
 };
 
+// Who is asked for the order of a fault: nobody; somebody who does not see the address (the proposed
+// thp_get_order); somebody who does.
+enum order_interface : u32 { ORDERS_NOT_ASKED, ORDERS_BPF, ORDERS_BY_ADDRESS, NR_ORDER_INTERFACES };
+// include/linux/huge_mm.h, as the proposal extends it: for whom.
+enum tva_type : u32 { TVA_PAGEFAULT, TVA_KHUGEPAGED, TVA_SWAP_PAGEFAULT, NR_TVA_TYPES };
+enum question_state : u32 { QUESTION_NONE, QUESTION_ASKED, QUESTION_ANSWERED };
+
+// What the machine waits for: nothing of the fault has happened yet.
+struct order_question {
+    u64 address;
+    u32 mm, type, orders, state; // orders: that may be answered, besides 0
+};
+
+// What was answered about one 2M block of one VMA, by type.
+struct order_answer {
+    u64 block; // address >> PMD_SHIFT
+    u32 vma;   // id
+    u8 order[NR_TVA_TYPES], spare;
+};
+constexpr u8 ORDER_NOT_ASKED = 0xff;
+
 struct tlb_entry {
     u64 tag;  // virtual page number << 16 | ASID << 4 | page size << 1 | 1
     u64 data; // pfn << 16 | content << 8 | flags
@@ -153,6 +174,7 @@ enum table_id : u32 {
     TABLE_clusters,
     TABLE_processes, // the mm of each process of the program
     TABLE_tlb,
+    TABLE_order_answers,
     NR_TABLES
 };
 
@@ -189,8 +211,9 @@ struct header {
     lru_list lru[3];                          // inactive, active, lazily freed
     u64 last_activation;                      // ps
     u32 current_mm, next_slot;                // the process on the CPU; the next 2 GiB slot
-    u32 default_orders, reserved;             // E1: the mask of VMAs that have none of their own; 0 = all
+    u32 default_orders, order_interface;      // E1: the mask of VMAs that have none of their own; 0 = all
     u32 tlb_array[2][NR_TLB_ARRAYS + NR_PWC]; // where each array starts; [1]: the 4K shadow TLB
+    order_question question;
     cursor at;
 };
 
@@ -199,6 +222,7 @@ static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plai
               plain<header>);
 static_assert(plain<swap_slot> && plain<swap_cluster>);
 static_assert(plain<region> && plain<tlb_entry> && plain<anon_vma> && plain<op_record>);
+static_assert(sizeof(order_answer) == 16 && plain<order_answer>);
 
 // A machine: the arena and typed views of it. The trace program it runs is shared and read-only.
 struct machine {
@@ -217,6 +241,7 @@ struct machine {
     swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;
     tlb_entry *tlb = nullptr;
+    order_answer *order_answers = nullptr; // a hash table, see kernel/huge_memory_bpf.cpp
 
     machine(const machine_config &config, u32 nr_regions, u32 nr_processes);
     ~machine();

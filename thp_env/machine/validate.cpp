@@ -1,10 +1,12 @@
 // Every number that the machine keeps is counted again here from what it was derived from.
 #include "validate.hpp"
 #include "hardware/tlb.hpp"
+#include "kernel/huge_memory_bpf.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
 #include "kernel/page_table.hpp"
 #include "kernel/swap.hpp"
+#include <algorithm>
 #include <numeric>
 
 namespace thp {
@@ -338,6 +340,26 @@ struct scan {
         }
     }
 
+    void answers() {
+        u32 n = 0;
+        for (u32 i = 0; i < m.h->tables[TABLE_order_answers].used; ++i) {
+            const order_answer &a = m.order_answers[i];
+            if (!a.vma) continue;
+            ++n;
+            const u64 block = a.block << PMD_SHIFT;
+            expect(order_answers_find(m, a.vma, block) == &a, "answer that is not found", block);
+            const u32 *first = m.vma_order;
+            expect(std::any_of(first, first + m.h->nr_vmas,
+                               [&](u32 v) {
+                                   const vm_area_struct &vma = m.vmas[v];
+                                   return vma.id == a.vma && vma.vm_start < block + PMD_SIZE &&
+                                          vma.vm_end > block;
+                               }),
+                   "answer about no VMA", block);
+        }
+        expect_equal(m.h->tables[TABLE_order_answers].in_use, n, "answers");
+    }
+
     void clock() {
         u64 sum = 0;
         for (const u64 ps : m.h->times) sum += ps;
@@ -359,6 +381,7 @@ std::string validate(machine &m) {
     s.swap_slots();
     s.deferred_list();
     s.translations();
+    s.answers();
     s.clock();
     return s.broken;
 }

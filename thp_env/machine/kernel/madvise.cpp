@@ -80,6 +80,8 @@ int populate(machine &m, u32 mm, u64 address, bool write) {
             return -EFAULT;
         case FAULT_OOM:
             return -ENOMEM;
+        case FAULT_NEED_ORDER:
+            return -ENEEDORDER;
         default:
             break;
         }

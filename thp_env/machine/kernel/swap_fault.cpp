@@ -1,5 +1,6 @@
 // mm/memory.c: do_swap_page; mm/swap_state.c: read-ahead into the swap cache.
 #include "../hardware/tlb.hpp"
+#include "huge_memory_bpf.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
 #include "rmap.hpp"
@@ -85,16 +86,10 @@ bool can_swapin_thp(const machine &m, const u64 *pte, u32 nr) {
 
 // R40-R42: the largest allowed order whose block is swapped to slots aligned like itself.
 u32 alloc_swap_folio(machine &m, const vm_area_struct &v, u64 address, const u64 *pte) {
-    u32 orders = thp_vma_allowable_orders(m, v) & ~(1U << PMD_ORDER);
-    orders = thp_vma_suitable_orders(v, address, orders);
-    const u32 index = pte_index(address), slot = pte_swp_offset(*pte);
-    bool fits = false;
+    u32 orders = swapin_orders(m, v, address, pte, thp_get_orders(m, v, address, TVA_SWAP_PAGEFAULT));
     while (orders) {
-        const u32 order = static_cast<u32>(std::bit_width(orders)) - 1, nr = 1U << order;
-        orders &= ~nr;
-        const bool aligned = (address >> PAGE_SHIFT) % nr == slot % nr;
-        fits = fits || (aligned && can_swapin_thp(m, pte - index % nr, nr));
-        if (!fits) continue;
+        const u32 order = static_cast<u32>(std::bit_width(orders)) - 1;
+        orders &= ~(1U << order);
         const u32 head = folio_alloc(m, order);
         if (head != NIL) return head;
         m.count(MTHP_swpin_fallback, order);
@@ -103,6 +98,18 @@ u32 alloc_swap_folio(machine &m, const vm_area_struct &v, u64 address, const u64
 }
 
 } // namespace
+
+u32 swapin_orders(const machine &m, const vm_area_struct &vma, u64 address, const u64 *pte, u32 orders) {
+    const u32 slot = pte_swp_offset(*pte);
+    if (swap_cache_get(m, slot) != NIL || swap_count(m, slot) != 1) return 0; // R43
+    orders = thp_vma_suitable_orders(vma, address, orders & ~(1U << PMD_ORDER));
+    for (; orders; orders &= ~std::bit_floor(orders)) { // where a larger block fits a smaller one does too
+        const u32 nr = std::bit_floor(orders);
+        if ((address >> PAGE_SHIFT) % nr == slot % nr && can_swapin_thp(m, pte - pte_index(address) % nr, nr))
+            break;
+    }
+    return orders;
+}
 
 vm_fault do_swap_page(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
     vm_area_struct &v = m.vmas[vma];
