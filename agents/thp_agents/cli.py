@@ -129,6 +129,21 @@ def _run_and_report(
     return 0
 
 
+def _replay(args: argparse.Namespace) -> int:
+    import thp_env
+    from thp_env.envs.trajectory import Trajectory, replay
+
+    trajectories = [Trajectory.load(path) for path in args.files]
+    differ = 0
+    for path, t in zip(args.files, trajectories, strict=True):
+        difference = replay(t)
+        differ += difference is not None
+        other = f" (recorded by thp_env {t.version})" if t.version != thp_env.__version__ else ""
+        what = f"{t.env_id} on {t.workload}, {len(t.rewards)} steps, reward {t.rewards.sum():.6g}"
+        print(f"{path}: {difference or 'the same'}{other}; {what}")
+    return 1 if differ else 0
+
+
 def _bench(args: argparse.Namespace) -> int:
     from thp_bench import run_bench
 
@@ -188,6 +203,10 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("files", nargs="+", type=Path)
     c.add_argument("--verbose", "-v", action="store_true")
     c.set_defaults(run=_conformance)
+
+    c = sub.add_parser("replay", help="run saved trajectories again and say whether the same happens")
+    c.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    c.set_defaults(run=_replay)
 
     c = sub.add_parser("workloads", help="list the workloads")
     c.add_argument("--json", action="store_true")

@@ -269,7 +269,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                      [](const core_machine &c) {
                          const machine &m = *c.m;
                          const order_question &q = m.h->question;
-                         const u32 v = q.state == QUESTION_ASKED ? vma_lookup(m, q.mm, q.address) : NIL;
+                         const u32 v = q.state == ORDER_ASKED ? vma_lookup(m, q.mm, q.address) : NIL;
                          if (v == NIL) return nb::object(nb::none());
                          return nb::object(nb::make_tuple(m.vmas[v].id, q.mm, q.address, q.type, q.orders));
                      })

@@ -65,7 +65,7 @@ struct interpreter {
         return STEP_DONE;
     }
 
-    bool answered() const { return m.h->question.state == QUESTION_ANSWERED; }
+    bool answered() const { return m.h->question.state == ORDER_ANSWERED; }
 
     // Runs steps of the current operation until it ends, the window ends or a step fails.
     template <typename Step> step_result steps(mmu &unit, u64 count, Step step) {
@@ -302,7 +302,7 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base) {
 run_status run(machine &m, const program_view &program, const run_budget &budget) {
     interpreter i{m, program, budget, m.h->vm[VM_fault_with_choice]};
     cursor &at = m.h->at;
-    if (m.h->question.state == QUESTION_ASKED) return RUN_NEED_ORDER;
+    if (m.h->question.state == ORDER_ASKED) return RUN_NEED_ORDER;
     for (u64 done = 0; at.op < program.nr_ops; ++done) {
         if (done >= budget.ops || m.h->clock >= budget.until) return RUN_WINDOW;
         const op_record &op = program.ops[at.op];

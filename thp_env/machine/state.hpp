@@ -132,7 +132,7 @@ struct pin {
 enum order_interface : u32 { ORDERS_NOT_ASKED, ORDERS_BPF, ORDERS_BY_ADDRESS, NR_ORDER_INTERFACES };
 // include/linux/huge_mm.h, as the proposal extends it: for whom.
 enum tva_type : u32 { TVA_PAGEFAULT, TVA_KHUGEPAGED, TVA_SWAP_PAGEFAULT, NR_TVA_TYPES };
-enum question_state : u32 { QUESTION_NONE, QUESTION_ASKED, QUESTION_ANSWERED };
+enum order_state : u32 { ORDER_IDLE, ORDER_ASKED, ORDER_ANSWERED };
 
 // What the machine waits for: nothing of the fault has happened yet.
 struct order_question {

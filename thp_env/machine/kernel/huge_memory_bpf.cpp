@@ -71,7 +71,7 @@ void erase(machine &m, order_answer *gone) {
 bool ask(machine &m, const vm_area_struct &vma, u64 address, tva_type type, u32 offered) {
     const order_answer *known = order_answers_find(m, vma.id, address);
     if (known && known->order[type] != ORDER_NOT_ASKED) return false;
-    m.h->question = {align_down(address, PAGE_SIZE), vma.vm_mm, type, offered, QUESTION_ASKED};
+    m.h->question = {align_down(address, PAGE_SIZE), vma.vm_mm, type, offered, ORDER_ASKED};
     return true;
 }
 
@@ -119,14 +119,14 @@ bool thp_khugepaged_asks(machine &m, const vm_area_struct &vma, u64 address) {
 
 int thp_resolve(machine &m, u32 order) {
     order_question &q = m.h->question;
-    if (q.state != QUESTION_ASKED || order > PMD_ORDER || !((q.orders | 1) & (1U << order))) return -EINVAL;
+    if (q.state != ORDER_ASKED || order > PMD_ORDER || !((q.orders | 1) & (1U << order))) return -EINVAL;
     const u32 v = vma_lookup(m, q.mm, q.address);
     if (v != NIL) { // it is gone when somebody unmapped it meanwhile
         order_answer *answer = insert(m, m.vmas[v].id, q.address >> PMD_SHIFT);
         if (!answer) return -ENOMEM;
         answer->order[q.type] = static_cast<u8>(order);
     }
-    q.state = QUESTION_ANSWERED;
+    q.state = ORDER_ANSWERED;
     return 0;
 }
 
