@@ -33,7 +33,10 @@ def environment(env_id: str, entry_point: str) -> str:
     cls = getattr(import_module(module), name)
     fields = "\n\n".join(
         f"### `{key}`\n\n"
-        + table(("index", "field", "meaning"), [(str(i), f, m) for i, (f, m) in enumerate(of.items())])
+        + table(
+            ("index", "field", "meaning", "unit", "normalisation"),
+            [(str(i), name, f.meaning, f.unit, f.normalisation) for i, (name, f) in enumerate(of.items())],
+        )
         for key, of in (("vma", VMA_FIELDS), ("system", SYSTEM_FIELDS))
     )
     actions = table(("action", "name"), [(str(i), action) for i, action in enumerate(ACTIONS)])

@@ -28,7 +28,7 @@ def run_metrics(machine: Machine, accesses: float, prices: Prices | None = None)
     terms = {name: ns / accesses for name, ns in cost_terms(c, prices).items()}
     terms["pending_cost"] = pending_cost(c, machine.config.clock, prices) / accesses
     pages_ms = max(ms, 1e-9) * PAGES_PER_MIB * 1000
-    return {
+    figures = {
         "walk_cycles_per_access": c.walk_cycles_per_access,
         "tlb_reach": 1.0 - c["walk_cycles"] / shadow if shadow else float("nan"),
         "resident_mib": c["resident_page_us"] / pages_ms,
@@ -42,6 +42,7 @@ def run_metrics(machine: Machine, accesses: float, prices: Prices | None = None)
         "cost_ns": sum(terms.values()),
         **terms,
     }
+    return {name: float(value) for name, value in figures.items()}
 
 
 def unfinished_cost(machine: Machine, prices: Prices | None = None) -> float:

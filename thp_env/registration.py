@@ -9,11 +9,12 @@ from __future__ import annotations
 from gymnasium.envs.registration import register, registry
 
 ENVIRONMENTS = {"thp_env/VmaOrder-v0": "thp_env.envs.vma_order:VmaOrderEnv"}
-"""Environment ids and where their classes are."""
+"""Environment ids and where their classes are; the vector environment of `XEnv` is `XVectorEnv` in the same file."""
 
 
 def register_environments() -> None:
     """Register every environment; imports nothing of the simulator."""
     for env_id, entry_point in ENVIRONMENTS.items():
         if env_id not in registry:
-            register(id=env_id, entry_point=entry_point)
+            vector = entry_point.removesuffix("Env") + "VectorEnv"
+            register(id=env_id, entry_point=entry_point, vector_entry_point=vector)

@@ -92,14 +92,14 @@ def test_pictures_show_the_address_space(runs: list[Run]) -> None:
 FAULTY = {
     "raises": Scripted("raises", decide=boom),
     "fails in reset": Scripted("fails in reset", reset=boom),
-    "too large": Scripted("too large", decide=lambda *a: 13),
+    "too large": Scripted("too large", decide=lambda *a: 14),
     "negative": Scripted("negative", decide=lambda *a: -1),
     "fraction": Scripted("fraction", decide=lambda *a: 1.5),
     "nothing": Scripted("nothing", decide=lambda *a: None),
     "a name": Scripted("a name", decide=lambda *a: "2M"),
     "default": Scripted("default", default="3K"),
 }
-REASONS = {"raises": "out of ideas", "fails in reset": "out of ideas", "too large": "13", "negative": "-1",
+REASONS = {"raises": "out of ideas", "fails in reset": "out of ideas", "too large": "14", "negative": "-1",
            "default": "'3K'"}  # fmt: skip
 
 

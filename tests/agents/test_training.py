@@ -47,7 +47,7 @@ def test_a_short_training_gives_a_policy_that_runs(tmp_path: Path, workload: str
     assert read.source == "thp-env train it"
     assert read.meta["decisions"] == 128
     assert read.meta["config"]["workloads"] == [workload]
-    assert [w.shape[0] for w, _ in read.layers] == [8, 13]
+    assert [w.shape[0] for w, _ in read.layers] == [8, 14]
     for (w, b), (v, c) in zip(policy.layers, read.layers, strict=True):
         assert np.array_equal(w, v)
         assert np.array_equal(b, c)
@@ -103,7 +103,7 @@ def test_what_cannot_be_trained_is_refused_at_once(tmp_path: Path, workload: str
 def test_agents_see_flat_observations_and_the_shadow_reward() -> None:
     env = make_env([small_program()], "16K")
     assert env.observation_space.shape == (len(FIELDS),)
-    assert env.unwrapped.default == "16K"
+    assert env.unwrapped.task.default == "16K"
 
 
 def test_ctrl_c_keeps_a_checkpoint_and_resume_goes_on(tmp_path: Path, workload: str) -> None:

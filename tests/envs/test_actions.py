@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from thp_env.envs.actions import ACTIONS, ORDER_MASKS, action_mask, fitting_blocks, smallest_order
+from thp_env.envs.actions import ACTIONS, ORDER_MASKS, action_masks, fitting_blocks, smallest_order
+from thp_env.machine import SMAPS_DTYPE
 
 K, M = 1 << 10, 1 << 20
 SIZES = ("16K", "32K", "64K", "128K", "256K", "512K", "1M", "2M")
 
 
+def possible_actions(start: int, end: int, mapped: dict[int, int] | None = None, pmd_mapped: int = 0) -> set[str]:
+    """Return the actions that make sense for a VMA with so many pages mapped in folios of each order."""
+    row = np.zeros((), SMAPS_DTYPE)
+    row["vm_start"], row["vm_end"], row["scanned"], row["pmd_mapped"] = start, end, (end - start) // 4096, pmd_mapped
+    for order, pages in (mapped or {}).items():
+        row["by_order"][order] = pages
+    return {name for name, allow in zip(ACTIONS, action_masks(row), strict=True) if allow}
+
+
 def test_names_and_masks_agree() -> None:
     assert ACTIONS[0] == "keep"
-    assert ACTIONS[-1] == "split"
-    assert len(ACTIONS) == 13
+    assert ACTIONS[12:] == ("split", "collapse")
     assert [ORDER_MASKS[size] for size in SIZES] == [1 << order for order in range(2, 10)]
     assert ORDER_MASKS["4K"] == 1
     assert ORDER_MASKS["16K+32K+64K"] == 0b11100
@@ -44,13 +54,23 @@ def test_sizes_that_fit(start: int, end: int, largest: str | None) -> None:
     fits = fitting_blocks(start, end)
     possible = SIZES[: SIZES.index(largest) + 1] if largest else ()
     assert [size for size in SIZES if fits[ORDER_MASKS[size].bit_length() - 1]] == list(possible)
-    allowed = action_mask(fits, large=False)
-    names = {name for name, allow in zip(ACTIONS, allowed, strict=True) if allow}
+    names = possible_actions(start, end)
     sets = {"16K+32K+64K", "all"} if "16K" in possible else set()
     assert names == {"keep", "4K", *possible, *sets}
 
 
 def test_only_large_folios_can_be_split() -> None:
-    fits = fitting_blocks(0, 2 * M)
-    assert not action_mask(fits, large=False)[ACTIONS.index("split")]
-    assert action_mask(fits, large=True)[ACTIONS.index("split")]
+    assert "split" not in possible_actions(0, 2 * M, {0: 512})
+    assert "split" in possible_actions(0, 2 * M, {0: 256, 2: 4})
+
+
+def test_only_what_is_there_and_not_huge_can_be_collapsed() -> None:
+    assert "collapse" not in possible_actions(0, 2 * M), "MADV_COLLAPSE of nothing is an error (R44)"
+    assert "collapse" in possible_actions(0, 2 * M, {0: 1})
+    assert "collapse" in possible_actions(0, 2 * M, {9: 512}), "a 2M folio mapped by PTEs"
+    assert "collapse" not in possible_actions(0, 2 * M, {9: 512}, pmd_mapped=512)
+    assert "collapse" not in possible_actions(4 * K, 2 * M, {4: 160}), "no whole block"
+
+
+def test_where_no_vma_is_asked_about_all_is_possible() -> None:
+    assert action_masks(np.zeros(2, SMAPS_DTYPE)).tolist() == [[1] * len(ACTIONS)] * 2

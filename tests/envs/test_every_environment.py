@@ -110,7 +110,7 @@ def test_it_refuses_to_step_before_reset_and_after_the_end(env_id: str) -> None:
         env.step(KEEP)
 
 
-@pytest.mark.parametrize("action", [-1, 13, 10**30, 1.5, 1.0, float("nan"), None, "2M", [1], np.array([1, 2])])
+@pytest.mark.parametrize("action", [-1, 14, 10**30, 1.5, 1.0, float("nan"), None, "2M", [1], np.array([1, 2])])
 def test_it_refuses_what_is_no_action(env_id: str, action: object) -> None:
     env = make(env_id).unwrapped
     env.reset(seed=0)
@@ -132,7 +132,8 @@ def test_it_takes_every_kind_of_integer(env_id: str, action: object) -> None:
     "arguments",
     [
         {"reward": "nonsense"}, {"default": "3K"}, {"window_ms": 0}, {"window_ms": -1}, {"window_ms": float("nan")},
-        {"window_faults": 0}, {"window_faults": 1.5}, {"render_mode": "human"}, {"workload": "hot_iland"},
+        {"window_faults": 0}, {"window_accesses": 0}, {"scan_share": 0}, {"scan_share": 2}, {"pmu_period": 0},
+        {"threads": 0}, {"window_faults": 1.5}, {"render_mode": "human"}, {"workload": "hot_iland"},
         {"workload": []}, {"workload": 7},
     ],
 )  # fmt: skip

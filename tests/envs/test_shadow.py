@@ -36,7 +36,7 @@ def test_an_episode_adds_up_to_the_share_that_was_saved(setting: str, default: s
 def test_the_shadows_own_setting_saves_nothing_at_any_step(setting: str) -> None:
     env = ShadowReward(make(workload=small_program(1), default=setting), setting=setting, slices=4096)
     episode = play(env, seed=0)
-    total = env._total / env.unwrapped._accesses
+    total = env._total / env.unwrapped.task.accesses[0]
     for reward, terms in zip(episode.rewards, episode.terms, strict=True):
         watched = terms["monitor_cost"] / total  # all that it does beyond the shadow
         assert reward == pytest.approx(symlog(env.scale * watched), abs=0.05)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from thp_env.machine import layout
+from thp_env.machine.batch import Verb
 
-KEEP, SPLIT = "keep", "split"
+KEEP, SPLIT, COLLAPSE = "keep", "split", "collapse"
 
 ORDER_MASKS: dict[str, int] = {
     "4K": 1,
@@ -16,7 +17,7 @@ ORDER_MASKS: dict[str, int] = {
 }
 """Order masks by name. A fault gets the largest size of the mask that fits, and 4K when none does."""
 
-ACTIONS = (KEEP, *ORDER_MASKS, SPLIT)
+ACTIONS = (KEEP, *ORDER_MASKS, SPLIT, COLLAPSE)
 """The discrete actions on one VMA, in order."""
 
 
@@ -25,25 +26,44 @@ def smallest_order(mask: int) -> int:
     return (mask & -mask).bit_length() - 1
 
 
-def action_mask(aligned_blocks: dict[int, bool], large: bool) -> np.ndarray:
-    """Return which of `ACTIONS` can have an effect, as int8.
+DECISIONS = np.array(
+    [
+        (Verb.NOTHING, 0) if name == KEEP
+        else (Verb.SPLIT, 0) if name == SPLIT
+        else (Verb.ADVISE, layout.ADVICE["collapse"]) if name == COLLAPSE
+        else (Verb.ORDERS, ORDER_MASKS[name])
+        for name in ACTIONS
+    ],
+    np.uint32,
+)  # fmt: skip
+"""(verb, value) of each of `ACTIONS`, as `Batch.run` takes it."""
+
+
+def fitting_blocks(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Return whether an aligned block of each order lies inside address ranges, bool, one axis more: the order."""
+    size = np.int64(layout.PAGE_SIZE) << np.arange(layout.PMD_ORDER + 1)
+    start, end = np.asarray(start, np.int64)[..., None], np.asarray(end, np.int64)[..., None]
+    return -(-start // size) * size + size <= end
+
+
+def action_masks(rows: np.ndarray) -> np.ndarray:
+    """Return which of `ACTIONS` can have an effect on VMAs, int8, one axis more than the rows; all for empty rows.
+
+    Sizes need an aligned block inside the VMA, SPLIT large folios, COLLAPSE a whole 2M block with something in it.
 
     Args:
-        aligned_blocks: by order, whether any aligned block of that order lies inside the VMA.
-        large: whether the VMA holds large folios that could be split.
+        rows: `SMAPS_DTYPE` records.
     """
-    allowed = np.ones(len(ACTIONS), np.int8)
-    for i, name in enumerate(ACTIONS):
-        if name in ORDER_MASKS and ORDER_MASKS[name] != 1:
-            allowed[i] = aligned_blocks[smallest_order(ORDER_MASKS[name])]
-    allowed[ACTIONS.index(SPLIT)] = large
+    fits = fitting_blocks(rows["vm_start"], rows["vm_end"])
+    allowed = np.ones((*rows.shape, len(ACTIONS)), np.int8)
+    allowed[..., _SIZES] = fits[..., _SMALLEST]
+    pages = rows["by_order"]
+    allowed[..., ACTIONS.index(SPLIT)] = pages[..., 2:].any(-1)
+    below = pages[..., : layout.PMD_ORDER].any(-1) | (pages[..., layout.PMD_ORDER] > rows["pmd_mapped"])
+    allowed[..., ACTIONS.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & (below | (rows["zero"] > 0))
+    allowed[rows["scanned"] == 0] = 1
     return allowed
 
 
-def fitting_blocks(start: int, end: int) -> dict[int, bool]:
-    """Return, for each order, whether an aligned block of it lies inside an address range."""
-    fits = {}
-    for order in layout.ORDERS:
-        size = layout.PAGE_SIZE << order
-        fits[order] = -(-start // size) * size + size <= end
-    return fits
+_SIZES = [i for i, name in enumerate(ACTIONS) if ORDER_MASKS.get(name, 1) != 1]
+_SMALLEST = [smallest_order(ORDER_MASKS[ACTIONS[i]]) for i in _SIZES]

@@ -1,156 +1,200 @@
 """What an agent sees: what a kernel could see, each field with its unit, range and normalisation.
 
-Logarithms are base 2 of one plus the value, divided by a constant that brings them to 0..1. Shares lie in 0..1.
-Nothing here knows the future, the workload's name or which pages are really in use.
+All fields lie in 0..1. Nothing here knows the future, the workload's name or which pages are really in use.
 """
 
 from __future__ import annotations
 
-import math
+from typing import NamedTuple
 
 import numpy as np
 
-from thp_env.machine import Counters, Machine, layout
-from thp_env.machine.cores import core
+from thp_env.machine import layout
+from thp_env.machine.batch import Facts
+
+
+class Field(NamedTuple):
+    """One field of an observation.
+
+    Attributes:
+        meaning: what it says.
+        unit: of the value before normalisation.
+        scale: 0: the value itself, which lies in 0..1; else log2(1 + value) / scale, at most 1.
+    """
+
+    meaning: str
+    unit: str
+    scale: int = 0
+
+    @property
+    def normalisation(self) -> str:
+        """How the value becomes a number in 0..1."""
+        return f"log2(1 + x) / {self.scale}" if self.scale else "as it is"
+
 
 VMA_FIELDS = {
-    "size": "log of its length in pages / 24",
-    "resident": "share of its pages that are mapped",
-    "zero": "share of its pages that map the shared zero page",
-    "mapped_4K": "share of the mapped pages in folios of 4K",
-    "mapped_16K": "... of 16K",
-    "mapped_32K": "... of 32K",
-    "mapped_64K": "... of 64K",
-    "mapped_128K_1M": "... of 128K to 1M",
-    "mapped_2M": "... of 2M",
-    "pmd_mapped": "share of the mapped pages behind PMD mappings",
-    "young": "share of the mapped pages whose entry was accessed since it was last read; one bit a mapping",
-    "dirty": "share of the mapped pages whose entry is dirty",
-    "partial": "share of the mapped pages in partially mapped folios",
-    "faults": "log of its faults since it was last asked about / 16",
-    "faults_ever": "log of its faults / 20",
-    "pages_per_fault": "log of the pages its faults got, per fault / 10",
-    "zapped": "log of the pages unmapped again since it was last asked about / 20",
-    "zapped_ever": "log of the pages unmapped again / 20",
-    "zap_size": "log of the mean pages per unmapping call / 10",
-    "age": "log of the microseconds since it was mapped / 24",
-    "asked": "1 if it was asked about before",
-    "advised": "1 if the program asked for huge pages (VM_HUGEPAGE)",
-    "aligned": "share of its length that lies in whole aligned 2M blocks",
+    "size": Field("its length", "pages", 24),
+    "resident": Field("pages that are mapped", "share of its pages"),
+    "zero": Field("pages that map the shared zero page", "share of its pages"),
+    "mapped_4K": Field("mapped pages in folios of 4K", "share of the mapped pages"),
+    "mapped_16K": Field("... of 16K", "share of the mapped pages"),
+    "mapped_32K": Field("... of 32K", "share of the mapped pages"),
+    "mapped_64K": Field("... of 64K", "share of the mapped pages"),
+    "mapped_128K_1M": Field("... of 128K to 1M", "share of the mapped pages"),
+    "mapped_2M": Field("... of 2M", "share of the mapped pages"),
+    "pmd_mapped": Field("mapped pages behind PMD mappings", "share of the mapped pages"),
+    "young": Field("pages whose entry was accessed since it was last read; one bit a mapping",
+                   "share of the mapped pages"),
+    "dirty": Field("pages whose entry is dirty", "share of the mapped pages"),
+    "partial": Field("pages in partially mapped folios", "share of the mapped pages"),
+    "faults": Field("its faults since it was last asked about", "faults", 16),
+    "faults_ever": Field("its faults", "faults", 20),
+    "pages_per_fault": Field("the pages its faults got", "pages a fault", 10),
+    "zapped": Field("pages unmapped again since it was last asked about", "pages", 20),
+    "zapped_ever": Field("pages unmapped again", "pages", 20),
+    "zap_size": Field("the mean size of what was unmapped in one call", "pages", 10),
+    "age": Field("time since it was mapped", "us", 24),
+    "asked": Field("whether it was asked about before", "0 or 1"),
+    "advised": Field("whether huge pages were asked for (VM_HUGEPAGE)", "0 or 1"),
+    "aligned": Field("whole aligned 2M blocks", "share of its length"),
     **{
-        f"may_{4 << order}K": f"1 if its faults may get {4 << order}K now"
+        f"may_{4 << order}K": Field(f"whether its faults may get {4 << order}K now", "0 or 1")
         for order in (0, *layout.ORDERS)
     },
 }  # fmt: skip
-"""Fields of `vma` and what they mean."""
+"""Fields of `vma`. Those about mapped pages come from reading page tables, of a sample if `scan_share` is below 1."""
 
 SYSTEM_FIELDS = {
-    "free": "share of memory that is free",
-    "free_64K": "share of free memory in blocks of 64K or more, as in /proc/buddyinfo",
-    "free_2M": "share of free memory in blocks of 2M or more",
-    "memory": "log of memory in MiB / 20",
-    "resident": "share of memory in anonymous folios",
-    "deferred": "log of the folios on the deferred split queue / 16",
-    "vmas": "log of the number of VMAs / 16",
-    "faults": "log of the faults of the last window / 16",
-    "splits": "log of the folios split in the last window / 16",
-    "walks": "share of the last window's time spent translating",
-    "fault_time": "share of the last window's time spent in faults",
-    "l1_miss": "first-level TLB misses per access of the last window (PMU)",
-    "l2_miss": "page walks per access of the last window (PMU)",
-    "l1_4k": "log of the first-level TLB's entries for 4K pages / 12",
-    "l1_2m": "log of its entries for 2M pages / 12",
-    "l2": "log of the second-level TLB's entries / 14",
-}
-"""Fields of `system` and what they mean."""
+    "free": Field("free memory", "share of memory"),
+    "free_64K": Field("free memory in blocks of 64K or more, as in /proc/buddyinfo", "share of free memory"),
+    "free_2M": Field("free memory in blocks of 2M or more", "share of free memory"),
+    "memory": Field("memory", "MiB", 20),
+    "resident": Field("memory in anonymous folios", "share of memory"),
+    "deferred": Field("folios on the deferred split queue", "folios", 16),
+    "vmas": Field("VMAs that are decided about", "VMAs", 16),
+    "faults": Field("faults of the last window", "faults", 16),
+    "splits": Field("folios split in the last window", "folios", 16),
+    "walks": Field("time spent translating", "share of the last window"),
+    "fault_time": Field("time spent in faults", "share of the last window"),
+    "l1_miss": Field("first-level TLB misses, sampled every `pmu_period` (PMU)", "per access of the last window"),
+    "l2_miss": Field("page walks, sampled every `pmu_period` (PMU)", "per access of the last window"),
+    "l1_4k": Field("the first-level TLB's entries for 4K pages", "entries", 12),
+    "l1_2m": Field("its entries for 2M pages", "entries", 12),
+    "l2": Field("the second-level TLB's entries", "entries", 14),
+}  # fmt: skip
+"""Fields of `system`."""
+
+_ORDER_BITS = np.array([0, *layout.ORDERS])
+_PAGES_OF_ORDER = 1 << np.arange(layout.PMD_ORDER + 1)
 
 
-def _log(value: float, scale: float) -> float:
-    return min(1.0, math.log2(1.0 + max(0.0, value)) / scale)
+class _Normaliser:
+    """Puts columns together and brings them to 0..1."""
+
+    def __init__(self, fields: dict[str, Field]) -> None:
+        self.columns = {name: i for i, name in enumerate(fields)}
+        self.logs = np.array([i for i, f in enumerate(fields.values()) if f.scale])
+        self.scales = np.array([float(f.scale) for f in fields.values() if f.scale])
+
+    def __call__(self, values: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+        out = np.empty((*shape, len(self.columns)))
+        for name, column in values.items():
+            out[..., self.columns[name]] = column
+        out[..., self.logs] = np.log2(1.0 + np.maximum(out[..., self.logs], 0.0)) / self.scales
+        return np.minimum(out, 1.0).astype(np.float32)
 
 
-def vma_observation(
-    smaps: np.void, asked_faults: int, asked_zapped: int, asked: bool, clock_ps: int, orders: int
-) -> np.ndarray:
-    """Return the `VMA_FIELDS` of one VMA, float32.
+_vma, _system = _Normaliser(VMA_FIELDS), _Normaliser(SYSTEM_FIELDS)
+
+
+def vma_observation(rows: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """Return the `VMA_FIELDS` of VMAs, float32 of the shape of `rows` and one axis more; zeros for empty rows.
 
     Args:
-        smaps: its `SMAPS_DTYPE` record.
-        asked_faults: faults it had when it was last asked about.
-        asked_zapped: pages unmapped when it was last asked about.
-        asked: whether it was asked about before.
-        clock_ps: the machine's clock.
-        orders: the orders that its faults may get.
+        rows: `SMAPS_DTYPE` records as `Batch.run` returns them.
+        clock_ps: clock of the machine of each row.
+        orders: mask of the orders that the faults of each may get.
     """
-    start, end = int(smaps["vm_start"]), int(smaps["vm_end"])
-    pages = (end - start) // layout.PAGE_SIZE
-    by_order = smaps["by_order"].astype(np.float64)
-    mapped = by_order.sum()
-    share = 1.0 / max(1.0, mapped)
-    counts = smaps["faults"].astype(np.float64)
-    faults = counts.sum()
-    got = float((counts * (1 << np.arange(10))).sum())
-    zapped, calls = int(smaps["zapped"]), int(smaps["zap_calls"])
-    present = mapped + int(smaps["zero"])
+    start, end = rows["vm_start"].astype(np.int64), rows["vm_end"].astype(np.int64)
+    length = np.maximum(end - start, 1)
+    scanned = np.maximum(rows["scanned"], 1)
+    by_order = rows["by_order"].astype(np.float64)
+    mapped = by_order.sum(-1)
+    share = 1.0 / np.maximum(1.0, mapped)
+    zero = rows["zero"].astype(np.float64)
+    counts = rows["faults"].astype(np.float64)
+    faults = counts.sum(-1)
+    zapped = rows["zapped"].astype(np.float64)
     first = -(-start // layout.PMD_SIZE) * layout.PMD_SIZE
-    whole = max(0, end // layout.PMD_SIZE * layout.PMD_SIZE - first)
-    values = [
-        _log(pages, 24),
-        mapped / pages,
-        int(smaps["zero"]) / pages,
-        by_order[0] * share,
-        by_order[2] * share,
-        by_order[3] * share,
-        by_order[4] * share,
-        by_order[5:9].sum() * share,
-        by_order[9] * share,
-        int(smaps["pmd_mapped"]) * share,
-        int(smaps["young"]) / max(1.0, present),
-        int(smaps["dirty"]) * share,
-        int(smaps["partial"]) * share,
-        _log(faults - asked_faults, 16),
-        _log(faults, 20),
-        _log(got / max(1.0, faults), 10),
-        _log(zapped - asked_zapped, 20),
-        _log(zapped, 20),
-        _log(zapped / max(1, calls), 10),
-        _log((clock_ps - int(smaps["born"])) / 1e6, 24),
-        float(asked),
-        float(int(smaps["vm_flags"]) & layout.VM_HUGEPAGE != 0),
-        whole / (end - start),
-        *(float(orders >> order & 1) for order in (0, *layout.ORDERS)),
-    ]
-    return np.array(values, np.float32)
+    may = orders[..., None] >> _ORDER_BITS & 1
+    values = {
+        "size": length / layout.PAGE_SIZE,
+        "resident": mapped / scanned,
+        "zero": zero / scanned,
+        "mapped_4K": by_order[..., 0] * share,
+        "mapped_16K": by_order[..., 2] * share,
+        "mapped_32K": by_order[..., 3] * share,
+        "mapped_64K": by_order[..., 4] * share,
+        "mapped_128K_1M": by_order[..., 5:9].sum(-1) * share,
+        "mapped_2M": by_order[..., 9] * share,
+        "pmd_mapped": rows["pmd_mapped"] * share,
+        "young": rows["young"] / np.maximum(1.0, mapped + zero),
+        "dirty": rows["dirty"] * share,
+        "partial": rows["partial"] * share,
+        "faults": faults - rows["asked_faults"],
+        "faults_ever": faults,
+        "pages_per_fault": (counts * _PAGES_OF_ORDER).sum(-1) / np.maximum(1.0, faults),
+        "zapped": zapped - rows["asked_zapped"],
+        "zapped_ever": zapped,
+        "zap_size": zapped / np.maximum(1, rows["zap_calls"]),
+        "age": (clock_ps - rows["born"].astype(np.int64)) / 1e6,
+        "asked": rows["asked"] != 0,
+        "advised": rows["vm_flags"] & layout.VM_HUGEPAGE != 0,
+        "aligned": np.maximum(0, end // layout.PMD_SIZE * layout.PMD_SIZE - first) / length,
+        **{f"may_{4 << order}K": may[..., i] for i, order in enumerate((0, *layout.ORDERS))},
+    }
+    out = _vma(values, rows.shape)
+    out[rows["scanned"] == 0] = 0.0
+    return out
 
 
-def system_observation(machine: Machine, last: Counters, now: Counters, vmas: int) -> np.ndarray:
-    """Return the `SYSTEM_FIELDS`, float32; `now - last` is the last window."""
-    window = now - last
-    total = machine.config.memory // layout.PAGE_SIZE
-    free, blocks = machine.free_pages, machine.free_blocks
-    listed = sum(n << order for order, n in enumerate(blocks))
-    unused = free - listed  # never used: whole
-    share = 1.0 / max(1, free)
-    time = max(1, window.clock_ps)
-    accesses = max(1, window["accesses"])
-    tlb = core(machine.config.core) if isinstance(machine.config.core, str) else machine.config.core
-    second = tlb.l2 or (0, 0)
-    values = [
-        free / total,
-        (unused + sum(n << order for order, n in enumerate(blocks) if order >= 4)) * share,
-        (unused + sum(n << order for order, n in enumerate(blocks) if order >= 9)) * share,
-        _log(total / 256, 20),
-        now["nr_resident"] / total,
-        _log(now["nr_anon_partially_mapped"], 16),
-        _log(vmas, 16),
-        _log(window["pgfault"], 16),
-        _log(window["split"], 16),
-        window.time_ps("translation") / time,
-        window.time_ps("fault", "zeroing", "copying") / time,
-        min(1.0, window["dtlb_l1_miss"] / accesses),
-        min(1.0, window["dtlb_l2_miss"] / accesses),
-        _log(tlb.l1_4k[0] * tlb.l1_4k[1], 12),
-        _log(math.prod(tlb.l1_2m or tlb.l1_4k), 12),
-        _log(second[0] * second[1], 14),
-    ]
-    return np.array(values, np.float32)
+def system_observation(now: Facts, last: Facts, hardware: np.ndarray, pmu_period: int) -> np.ndarray:
+    """Return the `SYSTEM_FIELDS` of machines, float32, shape (machines, fields).
+
+    Args:
+        now: facts at the end of the window.
+        last: facts at its beginning.
+        hardware: shape (machines, 4): pages of memory; TLB entries for 4K and 2M, and of the second level.
+        pmu_period: TLB events between two samples.
+    """
+    window = now.counters - last.counters
+    total = hardware[:, 0]
+    free = now["free_pages"]
+    untouched = free - now["listed"]  # never used: whole
+    share = 1.0 / np.maximum(1, free)
+    time = np.maximum(1, window.clock_ps)
+    accesses = np.maximum(1, window["accesses"])
+
+    def sampled(event: str) -> np.ndarray:
+        samples = now.counters[event] // pmu_period - last.counters[event] // pmu_period
+        return samples * pmu_period / accesses
+
+    values = {
+        "free": free / total,
+        "free_64K": (untouched + now["listed_64K"]) * share,
+        "free_2M": (untouched + now["listed_2M"]) * share,
+        "memory": total / 256,
+        "resident": now.counters["nr_resident"] / total,
+        "deferred": now.counters["nr_anon_partially_mapped"],
+        "vmas": now["asked_vmas"],
+        "faults": window["pgfault"],
+        "splits": window["split"],
+        "walks": window.time_ps("translation") / time,
+        "fault_time": window.time_ps("fault", "zeroing", "copying") / time,
+        "l1_miss": sampled("dtlb_l1_miss"),
+        "l2_miss": sampled("dtlb_l2_miss"),
+        "l1_4k": hardware[:, 1],
+        "l1_2m": hardware[:, 2],
+        "l2": hardware[:, 3],
+    }
+    return _system(values, (len(total),))

@@ -7,19 +7,20 @@ access. The environment's docstring says when the snapshots are taken.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from thp_env.machine import Counters
 from thp_env.machine.prices import PAGES_PER_MIB, Prices, cost_terms
 
-RewardFunction = Callable[[Counters, Counters, float], dict[str, float]]
+RewardFunction = Callable[[Counters, Counters, float], Mapping[str, Any]]
 
 PRICES = Prices()
 
 
-def balanced(before: Counters, after: Counters, accesses: float) -> dict[str, float]:
+def balanced(before: Counters, after: Counters, accesses: float) -> dict[str, Any]:
     """TLB reach, memory waste and split costs: the three that define the task; can be gamed once swap exists.
 
     - `tlb_reach`: 1 - walk cycles / walk cycles of a TLB of 4K pages fed the same accesses, per access;
@@ -29,7 +30,7 @@ def balanced(before: Counters, after: Counters, accesses: float) -> dict[str, fl
     """
     window = after - before
     shadow = window["shadow_walk_cycles"]
-    reach = 1.0 - window["walk_cycles"] / shadow if shadow else 0.0
+    reach = np.where(shadow, 1.0 - window["walk_cycles"] / np.maximum(1, shadow), 0.0)
     wasted = (window["untouched_page_us"] + window["unmapped_page_us"]) / PAGES_PER_MIB / 1000
     return {
         "tlb_reach": reach * window["accesses"] / accesses,
@@ -38,10 +39,13 @@ def balanced(before: Counters, after: Counters, accesses: float) -> dict[str, fl
     }
 
 
-def total_time(before: Counters, after: Counters, accesses: float) -> dict[str, float]:
+def total_time(before: Counters, after: Counters, accesses: float) -> dict[str, Any]:
     """Everything that a policy can change, in ns per access, and resident memory at its price (`prices.py`)."""
     return {name: -ns / accesses for name, ns in cost_terms(after - before, PRICES).items()}
 
+
+for _preset in (balanced, total_time):
+    _preset.batched = True  # type: ignore[attr-defined]
 
 REWARDS: dict[str, RewardFunction] = {"balanced": balanced, "total_time": total_time}
 """Presets by name."""
@@ -62,20 +66,50 @@ def resolve_reward(reward: str | RewardFunction) -> tuple[RewardFunction, bool]:
     return REWARDS[reward], reward in NEEDS_SHADOW_TLB
 
 
+def batch_terms(
+    reward: RewardFunction, before: Counters, after: Counters, accesses: np.ndarray, machines: Iterable[int]
+) -> dict[str, np.ndarray]:
+    """Return a reward's terms for the machines of a batch, one float64 array of the length of `accesses` each.
+
+    Args:
+        reward: the function; one with a true attribute `batched` takes counters of all machines at once.
+        before: counters of a batch.
+        after: the same, later.
+        accesses: how many each machine's program stands for.
+        machines: those that have run: others are zero, and one by one functions are not called for them.
+
+    Raises:
+        ValueError: as `checked_terms`.
+    """
+    if getattr(reward, "batched", False):
+        return _checked(reward(before, after, accesses), len(accesses))  # type: ignore[arg-type]
+    terms: dict[str, np.ndarray] = {}
+    for i in machines:
+        returned = reward(before.of_machine(i), after.of_machine(i), float(accesses[i]))
+        for name, value in checked_terms(returned).items():
+            terms.setdefault(name, np.zeros(len(accesses)))[i] = value
+    return terms
+
+
 def checked_terms(returned: Any) -> dict[str, float]:
     """Return a reward's terms as floats.
 
     Raises:
         ValueError: when a reward returned no terms, or one that is not a finite number, by name.
     """
+    return {name: float(value[0]) for name, value in _checked(returned, 1).items()}
+
+
+def _checked(returned: Any, n: int) -> dict[str, np.ndarray]:
     if not isinstance(returned, Mapping):
         raise ValueError(f"the reward returned {returned!r}: return {{name: value}}")
     terms = {}
     for name, value in returned.items():
         try:
-            terms[str(name)] = float(value)
+            column = np.broadcast_to(np.asarray(value, np.float64), n)
         except (TypeError, ValueError):
             raise ValueError(f"the reward's term {name!r} is {value!r}: return finite numbers") from None
-        if not math.isfinite(terms[str(name)]):
+        if not np.isfinite(column).all():
             raise ValueError(f"the reward's term {name!r} is {value}: return finite numbers")
+        terms[str(name)] = column
     return terms

@@ -96,7 +96,8 @@ class Trajectory:
                 if header.get("format") != FORMAT:
                     raise TrajectoryError(f"{path}: not a trajectory of this version")
                 if header["counters"] != list(COUNTERS):
-                    raise TrajectoryError(f"{path}: thp_env {header['version']}, which recorded it, counted other things")
+                    other = header["version"]
+                    raise TrajectoryError(f"{path}: thp_env {other}, which recorded it, counted other things")
                 actions, rewards = file["actions"], file["rewards"].astype(np.float64)
                 counters = np.cumsum(file["counters"].astype(np.int64), axis=0)
                 trajectory = cls(**{name: header[name] for name in _TEXT}, actions=actions, rewards=rewards,

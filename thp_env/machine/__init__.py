@@ -33,10 +33,12 @@ PAGE_DTYPE = np.dtype(
 SMAPS_DTYPE = np.dtype(
     [("vm_start", "<u8"), ("vm_end", "<u8"), ("vm_flags", "<u4"), ("orders", "<u4"), ("id", "<u4"), ("mm", "<u4"),
      ("born", "<u8"), ("faults", "<u8", 10), ("zapped", "<u8"), ("zap_calls", "<u8"), ("by_order", "<u8", 10),
-     ("swapped", "<u8"), ("zero", "<u8"), ("young", "<u8"), ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8")]
+     ("swapped", "<u8"), ("zero", "<u8"), ("young", "<u8"), ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8"),
+     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8")]
 )  # fmt: skip
 """What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order, `zapped` is the
-pages unmapped again so far, in `zap_calls` calls."""
+pages unmapped again so far, in `zap_calls` calls, `scanned` the pages looked at. `asked` numbers the last question
+to a policy about it (0: never), with the faults and zapped pages at that time."""
 
 KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP = range(6)
 LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
@@ -180,21 +182,25 @@ class Machine:
         until_ps: int = NEVER,
         choices: int = NEVER,
         ops: int = NEVER,
+        accesses: int = NEVER,
         new_vma: bool = False,
         go_on: bool = False,
     ) -> Status:
         """Run on, until the program ends or the first of the limits is reached.
 
-        Cutting a run in pieces does not change its result. The GIL is released meanwhile.
+        Cutting a run in pieces does not change its result. The GIL is released meanwhile; ctrl-C stops the run
+        between two accesses.
 
         Args:
             until_ps: the machine's clock, in picoseconds.
             choices: faults that could have had a large folio.
             ops: whole operations.
+            accesses: simulated accesses.
             new_vma: pause after an operation that makes a new anonymous VMA of 64K or more.
             go_on: note a failing system call in `error` and go on, as a kernel does.
         """
-        return Status(self._core.run(min(until_ps, NEVER), min(choices, NEVER), min(ops, NEVER), new_vma, go_on))
+        limits = (min(limit, NEVER) for limit in (until_ps, choices, ops, accesses))
+        return Status(self._core.run(*limits, new_vma, go_on))
 
     @property
     def clock_ps(self) -> int:
@@ -312,6 +318,17 @@ class Machine:
     def split(self, vma: int) -> None:
         """Split the large folios that a VMA maps, as the deferred-split shrinker does (extension E2)."""
         self._core.split(vma)
+
+    def madvise(self, vma: int, advice: str) -> int:
+        """Call madvise for a whole VMA: "hugepage", "nohugepage", "collapse", ... (`layout.ADVICE`).
+
+        Returns the errno, 0 on success.
+        """
+        return -self._core.madvise(vma, layout.ADVICE[advice])
+
+    def collapse(self, vma: int) -> int:
+        """Collapse the VMA's whole 2M blocks into huge pages (MADV_COLLAPSE, R44); returns the errno."""
+        return self.madvise(vma, "collapse")
 
     def set_default_orders(self, mask: int) -> None:
         """Set the orders of VMAs that have no mask of their own."""

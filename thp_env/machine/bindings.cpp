@@ -1,4 +1,5 @@
 // nanobind, and nothing else: the C++ core as the Python module thp_env.machine._core.
+#include "batch.hpp"
 #include "hardware/tlb.hpp"
 #include "kernel/huge_memory.hpp"
 #include "kernel/huge_memory_bpf.hpp"
@@ -9,9 +10,10 @@
 #include "validate.hpp"
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
-#include <optional>
+#include <unistd.h>
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -98,12 +100,84 @@ template <size_t N> nb::tuple names(const char *const (&list)[N]) {
 }
 
 u32 vma_by_id(const core_machine &c, u32 id) {
-    const machine &m = *c.m;
-    for (u32 i = 0; i < m.h->nr_vmas; ++i) {
-        if (m.vmas[m.vma_order[i]].id == id) return m.vma_order[i];
-    }
-    throw nb::key_error(("no VMA with id " + std::to_string(id)).c_str());
+    const u32 v = vma_of_id(*c.m, id);
+    if (v == NIL) throw nb::key_error(("no VMA with id " + std::to_string(id)).c_str());
+    return v;
 }
+
+// Whether a signal handler of Python raised: called without the GIL.
+bool interrupted() {
+    nb::gil_scoped_acquire gil;
+    return PyErr_CheckSignals() != 0;
+}
+
+template <typename T> using array_of = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+// Checks the size of an array that machines read from or write to.
+template <typename T> T *data_of(const std::optional<array_of<T>> &a, size_t size) {
+    if (!a) return nullptr;
+    if (a->size() != size) throw nb::value_error("an array has the wrong shape");
+    return a->data();
+}
+
+// Machines that step together on a thread pool. Threads do not survive fork(), so a child makes its own.
+struct core_batch {
+    std::vector<nb::object> machines; // CoreMachine or None
+    u32 threads;
+    std::unique_ptr<thread_pool> pool;
+    pid_t owner = 0;
+
+    core_batch(const nb::list &list, u32 nr_threads) : threads(nr_threads) {
+        for (nb::handle h : list) machines.push_back(nb::borrow(h));
+    }
+    thread_pool &get_pool() {
+        if (owner != getpid()) {
+            static_cast<void>(pool.release()); // the parent's
+            pool = std::make_unique<thread_pool>(threads);
+            owner = getpid();
+        }
+        return *pool;
+    }
+    core_machine &at(size_t i) { return nb::cast<core_machine &>(machines.at(i)); }
+
+    void advance(const array_of<const u8> &active, const std::optional<array_of<const u32>> &decisions,
+                 const window &w, const std::optional<array_of<u32>> &slots,
+                 const std::optional<array_of<u8>> &rows, const array_of<u8> &status) {
+        const size_t n = machines.size(), per = std::max(1U, w.slots);
+        const u32 *decided = data_of(decisions, n * per * 3);
+        u32 *ids = data_of(slots, n * w.slots);
+        auto *row = reinterpret_cast<vma_smaps *>(data_of(rows, n * (w.slots + 1) * sizeof(vma_smaps)));
+        if (active.size() != n || status.size() != n) throw nb::value_error("an array has the wrong shape");
+        if (w.question >= QUESTION_SLOTS && (!ids || !row)) throw nb::value_error("slots need arrays");
+        std::vector<batch_item> items;
+        std::vector<size_t> index;
+        for (size_t i = 0; i < n; ++i) {
+            if (!active.data()[i]) continue;
+            core_machine &c = at(i);
+            items.push_back({c.m.get(), &c.program,
+                             decided ? reinterpret_cast<const decision *>(decided) + i * per : nullptr,
+                             ids ? ids + i * w.slots : nullptr, row ? row + i * (w.slots + 1) : nullptr, 0,
+                             RUN_WINDOW});
+            index.push_back(i);
+        }
+        bool whole = false;
+        {
+            thread_pool &threads_of_batch = get_pool();
+            nb::gil_scoped_release nogil;
+            whole =
+                thp::advance(threads_of_batch, items.data(), static_cast<u32>(items.size()), w, interrupted);
+        }
+        if (!whole) throw nb::python_error();
+        for (size_t i = 0; i < items.size(); ++i) status.data()[index[i]] = static_cast<u8>(items[i].status);
+    }
+
+    void facts(const array_of<u64> &out) {
+        if (out.size() != machines.size() * NR_FACTS) throw nb::value_error("an array has the wrong shape");
+        for (size_t i = 0; i < machines.size(); ++i) {
+            if (!machines[i].is_none()) read_facts(*at(i).m, out.data() + i * NR_FACTS);
+        }
+    }
+};
 
 } // namespace
 
@@ -115,6 +189,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     static const char *const vm_names[] = {THP_VM_EVENTS(X)};
     static const char *const time_names[] = {THP_TIMES(X)};
     static const char *const clock_names[] = {THP_CLOCK(X)};
+    static const char *const figure_names[] = {THP_FIGURES(X)};
 #undef X
 #define X(name, fields) #name,
     static const char *const op_names[] = {THP_OPS(X)};
@@ -123,6 +198,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     static const char *const op_fields[] = {THP_OPS(X)};
 #undef X
     module.attr("MTHP_STATS") = names(mthp_names);
+    module.attr("FIGURES") = names(figure_names);
     module.attr("VM_EVENTS") = names(vm_names);
     module.attr("TIMES") = names(time_names);
     module.attr("CLOCK") = names(clock_names);
@@ -171,11 +247,18 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              })
         .def(
             "run",
-            [](core_machine &c, u64 until, u64 choices, u64 ops, bool new_vma, bool go_on) {
-                nb::gil_scoped_release nogil;
-                return static_cast<u32>(run(*c.m, c.program, {until, choices, ops, new_vma, go_on}));
+            [](core_machine &c, u64 until, u64 choices, u64 ops, u64 accesses, bool new_vma, bool go_on) {
+                bool stop = false;
+                run_status status = RUN_WINDOW;
+                {
+                    nb::gil_scoped_release nogil;
+                    const run_budget budget{until, choices, ops, accesses, new_vma, go_on};
+                    status = run_interruptible(*c.m, c.program, budget, [&] { return stop = interrupted(); });
+                }
+                if (stop) throw nb::python_error();
+                return static_cast<u32>(status);
             },
-            "until"_a, "choices"_a, "ops"_a, "new_vma"_a, "go_on"_a)
+            "until"_a, "choices"_a, "ops"_a, "accesses"_a, "new_vma"_a, "go_on"_a)
         .def_prop_ro("clock", [](const core_machine &c) { return c.m->h->clock; })
         .def_prop_ro("op", [](const core_machine &c) { return c.m->h->at.op; })
         .def_prop_ro("step", [](const core_machine &c) { return c.m->h->at.step; })
@@ -246,13 +329,18 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
         .def("set_orders",
              [](core_machine &c, u32 id, u32 orders) {
                  if (orders & ~(THP_ORDERS_ALL_ANON | 1U)) throw nb::value_error("orders are 0 and 2 to 9");
-                 const vm_area_struct v = c.m->vmas[vma_by_id(c, id)];
-                 return set_vma_orders(*c.m, v.vm_mm, v.vm_start, v.vm_end, orders);
+                 vma_by_id(c, id);
+                 return decide(*c.m, {id, VERB_ORDERS, orders});
              })
         .def("split",
              [](core_machine &c, u32 id) {
-                 const vm_area_struct v = c.m->vmas[vma_by_id(c, id)];
-                 split_folios_in_range(*c.m, v.vm_mm, v.vm_start, v.vm_end);
+                 vma_by_id(c, id);
+                 return decide(*c.m, {id, VERB_SPLIT, 0});
+             })
+        .def("madvise",
+             [](core_machine &c, u32 id, u32 advice) {
+                 vma_by_id(c, id);
+                 return decide(*c.m, {id, VERB_ADVISE, advice});
              })
         .def("set_thp",
              [](core_machine &c, u32 order, u32 mode) {
@@ -274,4 +362,21 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                          return nb::object(nb::make_tuple(m.vmas[v].id, q.mm, q.address, q.type, q.orders));
                      })
         .def("resolve", [](core_machine &c, u32 order) { return thp_resolve(*c.m, order); });
+
+    nb::class_<core_batch>(module, "CoreBatch")
+        .def(nb::init<const nb::list &, u32>())
+        .def("set",
+             [](core_batch &b, size_t i, nb::object machine) { b.machines.at(i) = std::move(machine); })
+        .def(
+            "advance",
+            [](core_batch &b, const array_of<const u8> &active,
+               const std::optional<array_of<const u32>> &decisions, u64 ps, u64 choices, u64 accesses,
+               bool new_vma, u32 question, u32 nr_slots, u32 every, const std::optional<array_of<u32>> &slots,
+               const std::optional<array_of<u8>> &rows, const array_of<u8> &status) {
+                b.advance(active, decisions, {ps, choices, accesses, new_vma, question, nr_slots, every},
+                          slots, rows, status);
+            },
+            "active"_a, "decisions"_a, "ps"_a, "choices"_a, "accesses"_a, "new_vma"_a, "question"_a,
+            "nr_slots"_a, "every"_a, "slots"_a, "rows"_a, "status"_a)
+        .def("facts", &core_batch::facts);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +22,12 @@ _TIME = {name: i for i, name in enumerate(TIMES)}
 
 GAUGES = frozenset({"nr_resident", "nr_untouched", "nr_unmapped", "nr_page_table", "peak_resident"})
 """Events that are a state, not a count: a difference keeps the later value."""
+_GAUGES = [_VM[name] for name in sorted(GAUGES)]
 
 
 @dataclass(frozen=True, eq=False)
 class Counters:
-    """A snapshot of a machine's counters.
+    """A snapshot of a machine's counters, or of those of a batch, with the machines as first axis of every array.
 
     Attributes:
         vm: int64, one value for each of `VM_EVENTS`.
@@ -37,7 +39,7 @@ class Counters:
     vm: np.ndarray
     mthp: np.ndarray
     times: np.ndarray
-    clock_ps: int
+    clock_ps: Any
 
     @classmethod
     def of(cls, vm: np.ndarray, mthp: np.ndarray, times: np.ndarray, clock: int) -> Counters:
@@ -47,25 +49,30 @@ class Counters:
     def __sub__(self, earlier: Counters) -> Counters:
         """Return what happened since an earlier snapshot; gauges keep their later value."""
         vm = self.vm - earlier.vm
-        for name in GAUGES:
-            vm[_VM[name]] = self.vm[_VM[name]]
+        vm[..., _GAUGES] = self.vm[..., _GAUGES]
         return Counters(vm, self.mthp - earlier.mthp, self.times - earlier.times, self.clock_ps - earlier.clock_ps)
 
-    def __getitem__(self, name: str) -> int:
+    def of_machine(self, i: int) -> Counters:
+        """Return the counters of one machine of a batch."""
+        return Counters(self.vm[i].copy(), self.mthp[i].copy(), self.times[i].copy(), int(self.clock_ps[i]))
+
+    def __getitem__(self, name: str) -> Any:
         """Return one of `VM_EVENTS`, or the sum over the orders of one of `MTHP_STATS`."""
-        if name in _VM:
-            return int(self.vm[_VM[name]])
-        return int(self.mthp[:, _MTHP[name]].sum())
+        return _whole(self.vm[..., _VM[name]] if name in _VM else self.mthp[..., _MTHP[name]].sum(-1))
 
-    def stat(self, name: str, order: int) -> int:
+    def stat(self, name: str, order: int) -> Any:
         """Return one of `MTHP_STATS` of one order."""
-        return int(self.mthp[order, _MTHP[name]])
+        return _whole(self.mthp[..., order, _MTHP[name]])
 
-    def time_ps(self, *names: str) -> int:
+    def time_ps(self, *names: str) -> Any:
         """Return the picoseconds spent in the named kinds of work."""
-        return int(sum(self.times[_TIME[name]] for name in names))
+        return _whole(sum(self.times[..., _TIME[name]] for name in names))
 
     @property
-    def walk_cycles_per_access(self) -> float:
+    def walk_cycles_per_access(self) -> Any:
         """Cycles of page walks per access."""
-        return self["walk_cycles"] / max(1, self["accesses"])
+        return self["walk_cycles"] / np.maximum(1, self["accesses"])
+
+
+def _whole(value: Any) -> Any:
+    return value if np.ndim(value) else int(value)

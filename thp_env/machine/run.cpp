@@ -27,11 +27,11 @@ enum step_result : u32 { STEP_DONE, STEP_PAUSED, STEP_OOM, STEP_FAULTED, STEP_NE
 struct interpreter {
     machine &m;
     const program_view &p;
-    const run_budget &budget;
+    run_budget &budget;
     u64 choices_at_start;
 
     bool window_over(const mmu &unit) const {
-        return unit.now() >= budget.until ||
+        return unit.now() >= budget.until || budget.accesses == 0 ||
                m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
     }
 
@@ -71,14 +71,14 @@ struct interpreter {
     template <typename Step> step_result steps(mmu &unit, u64 count, Step step) {
         u64 &at = m.h->at.step;
         step_result result = STEP_DONE;
-        if (answered()) {
-            result = window_over(unit) ? STEP_PAUSED : step(at, std::true_type());
-            at += result == STEP_DONE;
-        }
-        while (result == STEP_DONE && at < count) {
-            result = window_over(unit) ? STEP_PAUSED : step(at, std::false_type());
-            at += result == STEP_DONE; // a step that failed is not done
-        }
+        const auto take = [&](auto waited) {
+            result = window_over(unit) ? STEP_PAUSED : step(at, waited);
+            if (result != STEP_DONE) return; // a step that failed is not done
+            ++at;
+            --budget.accesses;
+        };
+        if (answered()) take(std::true_type());
+        while (result == STEP_DONE && at < count) take(std::false_type());
         unit.commit();
         return result;
     }
@@ -299,12 +299,12 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base) {
     return true;
 }
 
-run_status run(machine &m, const program_view &program, const run_budget &budget) {
+run_status run(machine &m, const program_view &program, run_budget &budget) {
     interpreter i{m, program, budget, m.h->vm[VM_fault_with_choice]};
     cursor &at = m.h->at;
     if (m.h->question.state == ORDER_ASKED) return RUN_NEED_ORDER;
     for (u64 done = 0; at.op < program.nr_ops; ++done) {
-        if (done >= budget.ops || m.h->clock >= budget.until) return RUN_WINDOW;
+        if (done >= budget.ops || m.h->clock >= budget.until || budget.accesses == 0) return RUN_WINDOW;
         const op_record &op = program.ops[at.op];
         const u32 first_id = m.h->next_vma_id;
         const step_result result = i.execute(op);

@@ -20,6 +20,7 @@ struct run_budget {
     u64 until = ~0ULL;    // ps of the machine's clock
     u64 choices = ~0ULL;  // faults that had a choice
     u64 ops = ~0ULL;      // whole operations
+    u64 accesses = ~0ULL; // simulated accesses; run() counts them down
     bool new_vma = false; // after an operation that made a new anonymous VMA of 64K or more
     bool go_on = false;   // a failed system call is recorded in cursor.error instead of ending the run
 };
@@ -29,6 +30,6 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base);
 
 // Runs on from where the machine stands. Cutting a run anywhere gives the same state in the end.
 // RUN_NEED_ORDER: the question in the header waits for thp_resolve().
-run_status run(machine &m, const program_view &program, const run_budget &budget);
+run_status run(machine &m, const program_view &program, run_budget &budget);
 
 } // namespace thp

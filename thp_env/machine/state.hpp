@@ -68,6 +68,11 @@ enum vm_flags : u32 {
     VM_WIPEONFORK = 1U << 7,
 };
 
+// When a policy was last asked about a VMA, and the VMA's statistics then; number 0: never.
+struct vma_question {
+    u64 number, faults, zapped;
+};
+
 struct vm_area_struct {
     u64 vm_start, vm_end, vm_pgoff;
     u32 vm_flags, vm_mm;
@@ -80,6 +85,7 @@ struct vm_area_struct {
     u64 swap_readahead;
     u64 faults[PMD_ORDER + 1]; // faults that allocated, by the order they got
     u64 zapped, zap_calls;     // pages unmapped again, and in how many calls
+    vma_question asked;
 };
 
 struct mm_struct {
@@ -214,6 +220,7 @@ struct header {
     u32 default_orders, order_interface;      // E1: the mask of VMAs that have none of their own; 0 = all
     u32 tlb_array[2][NR_TLB_ARRAYS + NR_PWC]; // where each array starts; [1]: the 4K shadow TLB
     order_question question;
+    u64 questions; // that policies were asked
     cursor at;
 };
 

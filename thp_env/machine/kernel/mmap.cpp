@@ -97,6 +97,7 @@ void merge(machine &m, u32 a, u32 b) {
         order_answers_move(m, left.id, right.id, left.vm_start, left.vm_end, 0);
         left.id = right.id;
         left.born = right.born;
+        left.asked = right.asked;
     } else {
         order_answers_move(m, right.id, left.id, right.vm_start, right.vm_end, 0);
     }
@@ -193,6 +194,7 @@ int split_vma(machine &m, u32 vma, u64 address) {
         std::swap(upper.id, lower.id);
         std::swap(upper.faults, lower.faults);
         std::swap(upper.zapped, lower.zapped);
+        std::swap(upper.asked, lower.asked);
         std::swap(upper.zap_calls, lower.zap_calls);
     }
     const vm_area_struct &smaller = upper_is_larger ? lower : upper;

@@ -55,7 +55,7 @@ void pagemap(machine &m, u32 mm, u64 start, u64 pages, page_layout *out) {
     }
 }
 
-vma_smaps smaps(machine &m, u32 vma, bool clear_refs) {
+vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
     const vm_area_struct &v = m.vmas[vma];
     vma_smaps s{};
     s.vm_start = v.vm_start;
@@ -68,11 +68,14 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs) {
     std::copy(std::begin(v.faults), std::end(v.faults), std::begin(s.faults));
     s.zapped = v.zapped;
     s.zap_calls = v.zap_calls;
-    u64 scanned = 0;
+    s.asked = v.asked.number;
+    s.asked_faults = v.asked.faults;
+    s.asked_zapped = v.asked.zapped;
+    u64 entries = 0;
     const auto visit = [&](u64 *entry, u64 pages) {
         if (is_swap_pte(*entry)) ++s.swapped;
         if (!pte_present(*entry)) return;
-        ++scanned;
+        ++entries;
         s.young += *entry & PTE_ACCESSED ? pages : 0;
         if (clear_refs) *entry &= ~u64{PTE_ACCESSED};
         if (*entry & PTE_SPECIAL) {
@@ -84,7 +87,7 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs) {
         s.dirty += *entry & PTE_DIRTY ? pages : 0;
         s.partial += folio.flags & PG_partially_mapped ? pages : 0;
     };
-    walk_pmd_range(m, v.vm_mm, v.vm_start, v.vm_end, [&](u64 at, u64 next, u64 *pmd) {
+    const auto read = [&](u64 at, u64 next, u64 *pmd) {
         if (pmd_trans_huge(*pmd)) {
             visit(pmd, HPAGE_PMD_NR);
             if (!(*pmd & PTE_SPECIAL)) s.pmd_mapped += HPAGE_PMD_NR;
@@ -93,8 +96,17 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs) {
         u64 *pte = pte_offset(m, *pmd, at);
         for (u64 i = 0; i < (next - at) >> PAGE_SHIFT; ++i) visit(pte + i, 1);
         return true;
-    });
-    if (clear_refs) m.spend(TIME_monitoring, m.cost().scan_pte * scanned);
+    };
+    const u64 first = v.vm_start >> PMD_SHIFT, last = (v.vm_end - 1) >> PMD_SHIFT;
+    const u64 step = std::clamp<u64>(every, 1, last - first + 1);
+    for (u64 block = first + v.asked.number % step; block <= last; block += step) {
+        const u64 start = std::max(v.vm_start, block << PMD_SHIFT);
+        const u64 end = step == 1 ? v.vm_end : std::min(v.vm_end, (block + 1) << PMD_SHIFT);
+        s.scanned += (end - start) >> PAGE_SHIFT;
+        walk_pmd_range(m, v.vm_mm, start, end, read);
+        if (step == 1) break;
+    }
+    if (clear_refs) m.spend(TIME_monitoring, m.cost().scan_pte * entries);
     return s;
 }
 

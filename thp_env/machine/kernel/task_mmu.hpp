@@ -34,10 +34,12 @@ struct vma_smaps {
     u64 zapped, zap_calls;
     u64 by_order[PMD_ORDER + 1];                          // pages mapped by folios of each order
     u64 swapped, zero, young, dirty, pmd_mapped, partial; // partial: pages of partially mapped folios
+    u64 scanned;                                          // pages of the VMA that were looked at
+    u64 asked, asked_faults, asked_zapped;                // vma_question
 };
 
-// Reads a VMA's page tables. clear_refs: also clears the accessed bits, without a TLB flush, as Linux does on
-// x86.
-vma_smaps smaps(machine &m, u32 vma, bool clear_refs);
+// Reads a VMA's page tables, of one in `every` 2M ranges, others the next time. clear_refs: also clears the
+// accessed bits, without a TLB flush, as Linux does on x86.
+vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every = 1);
 
 } // namespace thp

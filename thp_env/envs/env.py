@@ -1,0 +1,134 @@
+"""`ThpEnv`: a task over one machine as a `gymnasium.Env`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, SupportsFloat
+
+import gymnasium
+import numpy as np
+
+from thp_env.envs.reward import RewardFunction
+from thp_env.envs.task import Task, WorkloadArgument
+from thp_env.machine import Machine
+from thp_env.workload import Workload
+
+
+class EnvState(NamedTuple):
+    """What `clone_state` returns: everything that decides how an episode goes on.
+
+    Attributes:
+        task: of the machine and its episode.
+        rng: state of the environment's generator.
+        reward_terms: of the last step.
+    """
+
+    task: dict[str, Any]
+    rng: Mapping[str, Any]
+    reward_terms: dict[str, float]
+
+
+class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
+    """The shell that all environments share: a subclass names its task and documents itself.
+
+    Attributes:
+        task: what runs, over a batch of one machine.
+        reward_terms: terms of the last step's reward, by name.
+    """
+
+    task_class: ClassVar[type[Task]]
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(
+        self,
+        workload: WorkloadArgument = "hot_island",
+        reward: str | RewardFunction = "total_time",
+        *,
+        render_mode: str | None = None,
+        **arguments: Any,
+    ) -> None:
+        """Make the environment; see the class for the arguments."""
+        modes = self.metadata["render_modes"]
+        if render_mode is not None and render_mode not in modes:
+            raise ValueError(f"render_mode {render_mode!r} is not supported; there are {modes}")
+        self.render_mode = render_mode
+        self.task = self.task_class(1, workload, reward, **arguments)
+        self.action_space = self.task.action_space
+        self.observation_space = self.task.observation_space  # type: ignore[assignment]
+        self.reward_terms: dict[str, float] = {}
+
+    # -- the Gymnasium interface -------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Draw a workload and run it to the first decision.
+
+        Args:
+            seed: as in Gymnasium.
+            options: `default`: sizes of VMAs that nobody decided about, for this episode.
+        """
+        super().reset(seed=seed)
+        self.task.begin(0, self.np_random, options)
+        self.reward_terms = {}
+        return _first(self.task.start()), {"elapsed_ns": int(self.task.elapsed_ns[0])}
+
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], SupportsFloat, bool, bool, dict[str, Any]]:
+        """Carry out an action, run to the next decision, and pay for what happened meanwhile."""
+        if self.task.over[0]:
+            raise gymnasium.error.ResetNeeded("call reset() before step(): the episode is over or never began")
+        if not self.action_space.contains(action):
+            raise ValueError(f"action {action!r} is not in the action space {self.action_space}")
+        observation, rewards = self.task.step(np.asarray(action)[None])
+        self.reward_terms = self.task.terms(0)
+        info: dict[str, Any] = {"elapsed_ns": int(self.task.elapsed_ns[0])}
+        over = bool(self.task.over[0])
+        if over:
+            info |= self.task.final_info(0)
+        return _first(observation), float(rewards[0]), over, False, info
+
+    def action_masks(self) -> np.ndarray:
+        """Return which actions can have an effect, int8; for MaskablePPO and `sample` of the action space."""
+        return self.task.masks()[0]
+
+    # -- states ------------------------------------------------------------------------------------
+
+    def clone_state(self) -> EnvState:
+        """Return a copy of the episode: restored, it goes on exactly as this one does, random draws included."""
+        self._begun()
+        return EnvState(self.task.clone_state(0), self.np_random.bit_generator.state, dict(self.reward_terms))
+
+    def restore_state(self, state: EnvState) -> None:
+        """Go back to a state of an environment that was made with the same arguments; it can be restored again."""
+        self.task.restore_state(0, state.task)
+        self.np_random.bit_generator.state = dict(state.rng)
+        self.reward_terms = dict(state.reward_terms)
+
+    def validate(self) -> None:
+        """Count everything that the machine keeps anew (`Machine.validate`).
+
+        Raises:
+            MachineError: naming the first number that does not agree.
+        """
+        self._begun()
+        self.task.validate()
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    @property
+    def machine(self) -> Machine | None:
+        """The machine of the episode; None before the first."""
+        return None if self.workload is None else self.task.batch[0]
+
+    @property
+    def workload(self) -> Workload | None:
+        """What the episode was drawn from; None before the first."""
+        return self.task.workload[0]
+
+    def _begun(self) -> None:
+        if self.workload is None:
+            raise gymnasium.error.ResetNeeded("call reset() first: there is no episode yet")
+
+
+def _first(observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key: values[0] for key, values in observation.items()}

@@ -1,0 +1,302 @@
+"""What every environment shares: episodes of a batch of machines, their windows, rewards, ends and saved states.
+
+A task is the environment; `env.py` and `vector.py` are its two Gymnasium faces. Both run this code, a single
+environment as a batch of one machine, so their trajectories are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from thp_env.envs.actions import ORDER_MASKS
+from thp_env.envs.observation import SYSTEM_FIELDS, system_observation
+from thp_env.envs.reward import PRICES, RewardFunction, batch_terms, resolve_reward
+from thp_env.machine import SMAPS_DTYPE, Machine, Status, layout
+from thp_env.machine.batch import Batch, Facts, Question, Window
+from thp_env.machine.cores import core
+from thp_env.machine.prices import pending_cost
+from thp_env.metrics import run_metrics, unfinished_cost
+from thp_env.traces import Program
+from thp_env.workload import Instance, Workload, resolve
+
+REASONS = {Status.DONE: "done", Status.OOM: "oom"}
+"""Why an episode ended: the program did, or the machine ran out of memory."""
+_ENDS = np.array([status in REASONS for status in Status])
+
+WorkloadArgument = str | Workload | Program | Instance | Sequence
+
+
+def order_mask(argument: str, name: str) -> int:
+    """Return the order mask of a named set of sizes.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in ORDER_MASKS:
+        raise ValueError(f"unknown {argument} {name!r}: one of {', '.join(ORDER_MASKS)}")
+    return ORDER_MASKS[name]
+
+
+class Task(ABC):
+    """One environment over N machines; the machine is the first axis of every array.
+
+    Subclasses say what a decision is (`question`, `action_space`, `decisions`, `masks`), how the machine is set up
+    (`prepare`) and what is seen (`observation_space`, `observation`).
+
+    Args:
+        machines: how many.
+        workload: what episodes are drawn from; see the environments.
+        reward: name of a preset or a function.
+        window_ms: simulated milliseconds a window lasts at most.
+        window_faults: faults that had a choice a window lasts at most.
+        window_accesses: simulated accesses a window lasts at most; None: any number.
+        default: name of the sizes that VMAs get which nobody decided about.
+        scan_share: share of the page tables that is read at a decision; reading them takes simulated time.
+        pmu_period: TLB events between two samples.
+        metrics: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
+        workloads: one workload argument for each machine, instead of `workload`.
+        threads: of the batch; None: one for each CPU, at most one each machine.
+
+    Raises:
+        ValueError: for an argument that makes no sense, by name.
+    """
+
+    question = Question.NONE
+    slots = 0
+    action_space: spaces.Space
+    observation_space: spaces.Dict
+
+    def __init__(
+        self,
+        machines: int = 1,
+        workload: WorkloadArgument = "hot_island",
+        reward: str | RewardFunction = "total_time",
+        *,
+        window_ms: float = 10.0,
+        window_faults: int = 512,
+        window_accesses: int | None = None,
+        default: str = "4K",
+        scan_share: float = 1.0,
+        pmu_period: int = 1000,
+        metrics: bool = False,
+        workloads: Sequence[WorkloadArgument] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Make the task; no machine runs yet."""
+        order_mask("default", default)
+        self.default = default
+        if not 0 < window_ms < math.inf or window_faults != int(window_faults) or window_faults < 1:
+            raise ValueError("a window must last: window_ms must be positive, window_faults a whole number from 1 on")
+        if window_accesses is not None and (window_accesses != int(window_accesses) or window_accesses < 1):
+            raise ValueError(f"window_accesses must be a whole number from 1 on or None, not {window_accesses}")
+        if not 0 < scan_share <= 1:
+            raise ValueError(f"scan_share must be above 0 and at most 1, not {scan_share}")
+        if pmu_period != int(pmu_period) or pmu_period < 1:
+            raise ValueError(f"pmu_period must be a whole number from 1 on, not {pmu_period}")
+        if workloads is not None and len(workloads) != machines:
+            raise ValueError(f"workloads must name one for each of the {machines} machines, not {len(workloads)}")
+        self.workloads = [resolve(w) for w in workloads] if workloads is not None else [resolve(workload)] * machines
+        self.reward, needs_shadow = resolve_reward(reward)
+        self._shadow = needs_shadow or metrics
+        self._pmu_period = int(pmu_period)
+        self.window = Window(
+            max(1, int(window_ms * 1e9)), int(window_faults), question=self.question, slots=self.slots,
+            every=round(1 / scan_share), new_vma=self.question is not Question.NONE,
+        )  # fmt: skip
+        if window_accesses is not None:
+            self.window = self.window._replace(accesses=int(window_accesses))
+        self.batch = Batch([None] * machines, threads)
+        n = len(self.batch)
+        self.workload: list[Workload | None] = [None] * n
+        self.over = np.ones(n, bool)
+        self.status = np.zeros(n, np.uint8)
+        self.rows = np.zeros((n, self.slots + 1), SMAPS_DTYPE)
+        self.held = np.zeros((n, self.slots), np.uint32)
+        self.default_orders = np.zeros(n, np.int64)
+        self.accesses = np.ones(n)
+        self.elapsed_ns = np.zeros(n, np.int64)
+        self._hardware = np.ones((n, 4))
+        self._now = self.batch.facts()
+        self._last, self._paid = self.batch.facts(), self.batch.facts()
+        self._terms: dict[str, np.ndarray] = {}
+        self._final_terms: dict[int, dict[str, float]] = {}
+
+    # -- what an environment says ------------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(self, i: int, machine: Machine, default: int) -> None:
+        """Set up the kernel of a fresh machine."""
+
+    @abstractmethod
+    def decisions(self, actions: np.ndarray, chosen: np.ndarray) -> np.ndarray | None:
+        """Turn the actions of the chosen machines into what `Batch.run` takes, or carry them out and return None."""
+
+    @abstractmethod
+    def masks(self) -> np.ndarray:
+        """Return which actions can have an effect, int8."""
+
+    def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
+        """Return what there is to see of the chosen machines."""
+        now, last = self._now, self._last
+        if not isinstance(chosen, slice):
+            now, last = Facts(now.raw[chosen]), Facts(last.raw[chosen])
+        seen = system_observation(now, last, self._hardware[chosen], self._pmu_period)
+        return {"system": seen}
+
+    system_space = spaces.Box(0.0, 1.0, (len(SYSTEM_FIELDS),), np.float32)
+
+    # -- episodes ----------------------------------------------------------------------------------
+
+    def begin(self, i: int, rng: np.random.Generator, options: dict[str, Any] | None = None) -> None:
+        """Draw a workload for a machine and build it; `start` then runs it to its first decision.
+
+        Args:
+            i: which machine.
+            rng: what is drawn from.
+            options: `default`: sizes of VMAs that nobody decided about, for this episode.
+        """
+        options = options or {}
+        if unknown := set(options) - {"default", "reset_mask"}:
+            raise ValueError(f"unknown options {', '.join(sorted(unknown))}: there is default")
+        default = options.get("default", self.default)
+        mask = order_mask("default", default)
+        choices = self.workloads[i]
+        workload = choices[int(rng.integers(len(choices)))]
+        program, config = workload.sample(rng)
+        machine = Machine(program, dataclasses.replace(config, shadow_tlb=self._shadow))
+        self.prepare(i, machine, mask)
+        tlb = core(config.core) if isinstance(config.core, str) else config.core
+        self.batch[i], self.workload[i] = machine, workload
+        self.default_orders[i] = mask
+        self.accesses[i] = max(1.0, float(program.work.sum()))
+        self._hardware[i] = (
+            config.memory // layout.PAGE_SIZE, math.prod(tlb.l1_4k), math.prod(tlb.l1_2m or tlb.l1_4k),
+            math.prod(tlb.l2 or (0, 0)),
+        )  # fmt: skip
+        self.over[i], self.status[i] = False, Status.WINDOW
+        self.rows[i], self.held[i] = 0, 0
+        fresh = self.batch.facts().raw[i]
+        for facts in (self._now, self._paid):
+            facts.raw[i] = fresh
+
+    def start(self, chosen: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Run machines that have begun to their first decision, and return what is seen of them."""
+        return self._advance(chosen, None)
+
+    def step(self, actions: np.ndarray, fresh: np.ndarray | None = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Carry out actions, run every machine to its next decision, and pay.
+
+        Args:
+            actions: of all machines, checked.
+            fresh: bool of shape (N,): machines that have begun just now; they decide nothing and are paid nothing.
+
+        Returns:
+            What is seen, and the rewards, float64.
+        """
+        n = len(self.batch)
+        old = np.ones(n, bool) if fresh is None else ~fresh
+        seen = self._advance(None, self.decisions(actions, old))
+        self.over = _ENDS[self.status] & old
+        rewards = self._pay(old)
+        return seen, rewards
+
+    def run(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Run machines to their next decision; `Status` and rows of each."""
+        return self.batch.run(self.window, active=chosen, decisions=decisions, slots=self.held if self.slots else None)
+
+    def _advance(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> dict[str, np.ndarray]:
+        status, rows = self.run(chosen, decisions)
+        last, self._now = self._now, self.batch.facts()
+        some: np.ndarray | slice = slice(None)
+        if chosen is None:
+            self.status, self.rows, self._last = status, rows, last
+        else:
+            some = np.flatnonzero(chosen)
+            self.status[some], self.rows[some], self._last.raw[some] = status[some], rows[some], last.raw[some]
+        self.elapsed_ns = (self._now["clock"] - self._last["clock"]) // 1000
+        return self.seen(some)
+
+    def seen(self, chosen: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
+        """Return what is seen of the chosen machines at their last decision; zeros where the program has ended."""
+        seen = self.observation(chosen)
+        for values in seen.values():
+            values[_ENDS[self.status[chosen]]] = 0.0
+        return seen
+
+    def _pay(self, chosen: np.ndarray) -> np.ndarray:
+        self._terms = batch_terms(
+            self.reward, self._paid.counters, self._now.counters, self.accesses, np.flatnonzero(chosen)
+        )
+        rewards = np.zeros(len(self.batch))
+        for column in self._terms.values():
+            rewards += column
+        self._final_terms = {int(i): self._end_terms(int(i)) for i in np.flatnonzero(chosen & self.over)}
+        for i, terms in self._final_terms.items():
+            rewards[i] += sum(terms.values())
+        self._paid.raw[chosen] = self._now.raw[chosen]
+        return np.where(chosen, rewards, 0.0)
+
+    @property
+    def facts(self) -> Facts:
+        """Counters and figures at the last decision."""
+        return self._now
+
+    def terms(self, i: int) -> dict[str, float]:
+        """Return the terms of a machine's last reward; those of the episode's end are there at the end only."""
+        return {name: float(column[i]) for name, column in self._terms.items()} | self._final_terms.get(i, {})
+
+    def _end_terms(self, i: int) -> dict[str, float]:
+        machine = self.batch[i]
+        terms = {"pending_cost": -pending_cost(machine.counters, machine.config.clock, PRICES) / self.accesses[i]}
+        if self.status[i] == Status.OOM:
+            terms["oom_cost"] = -unfinished_cost(machine, PRICES) / self.accesses[i]
+        return terms
+
+    def final_info(self, i: int) -> dict[str, Any]:
+        """Return what the last step of an episode tells: reason, workload, metrics."""
+        workload = self.workload[i]
+        assert workload is not None
+        return {
+            "reason": REASONS[Status(self.status[i])],
+            "workload": workload.name,
+            "metrics": run_metrics(self.batch[i], self.accesses[i]),
+        }
+
+    # -- saved states ------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Check every machine (`Machine.validate`).
+
+        Raises:
+            MachineError: naming the first number that does not agree.
+        """
+        for i in range(len(self.batch)):
+            self.batch[i].validate()
+
+    def clone_state(self, i: int) -> dict[str, Any]:
+        """Return all that decides how a machine's episode goes on."""
+        return {
+            "machine": self.batch[i].clone(), "workload": self.workload[i],
+            "facts": [facts.raw[i].copy() for facts in (self._now, self._last, self._paid)],
+            **{name: copy.copy(getattr(self, name)[i]) for name in self._state},
+        }  # fmt: skip
+
+    def restore_state(self, i: int, state: dict[str, Any]) -> None:
+        """Go back to a state that `clone_state` returned."""
+        self.batch[i], self.workload[i] = state["machine"].clone(), state["workload"]
+        for name in self._state:
+            getattr(self, name)[i] = state[name]
+        for facts, row in zip((self._now, self._last, self._paid), state["facts"], strict=True):
+            facts.raw[i] = row
+
+    _state: tuple[str, ...] = (
+        "over", "status", "rows", "held", "default_orders", "accesses", "elapsed_ns", "_hardware",
+    )  # fmt: skip

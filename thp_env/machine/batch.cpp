@@ -1,0 +1,145 @@
+#include "batch.hpp"
+#include "kernel/huge_memory.hpp"
+#include "kernel/madvise.hpp"
+#include "kernel/mmap.hpp"
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+
+namespace thp {
+
+namespace {
+
+constexpr u64 SLICE = 1U << 20; // accesses between two looks at the host: some 10 ms
+
+u64 saturating_add(u64 a, u64 b) { return a + b < a ? ~0ULL : a + b; }
+
+void step(batch_item &item, const window &w, const std::function<bool()> &stopped) {
+    machine &m = *item.m;
+    if (item.decisions) {
+        for (u32 i = 0; i < std::max(1U, w.slots); ++i) decide(m, item.decisions[i]);
+    }
+    u32 next = NIL;
+    do {
+        run_budget budget;
+        budget.until = saturating_add(m.h->clock, w.ps);
+        budget.choices = w.choices;
+        budget.accesses = w.accesses;
+        budget.new_vma = w.new_vma;
+        budget.go_on = true;
+        item.status = run_interruptible(m, *item.program, budget, stopped);
+        if (w.question == QUESTION_VMA) next = next_vma(m);
+    } while (item.status == RUN_WINDOW && w.question == QUESTION_VMA && next == NIL && !stopped());
+    if (!item.rows) return;
+    std::fill(item.rows, item.rows + w.slots + 1, vma_smaps{});
+    if (item.status != RUN_WINDOW) return;
+    if (w.question == QUESTION_VMA && next != NIL) *item.rows = ask(m, next, w.every);
+    if (w.question == QUESTION_SLOTS) item.others = ask_slots(m, item.slots, w.slots, item.rows, w.every);
+}
+
+} // namespace
+
+int decide(machine &m, const decision &d) {
+    if (d.verb == VERB_NOTHING) return 0;
+    const u32 v = vma_of_id(m, d.vma);
+    if (v == NIL) return -ESRCH;
+    const vm_area_struct vma = m.vmas[v];
+    switch (d.verb) {
+    case VERB_ORDERS:
+        return set_vma_orders(m, vma.vm_mm, vma.vm_start, vma.vm_end, d.value);
+    case VERB_SPLIT:
+        split_folios_in_range(m, vma.vm_mm, vma.vm_start, vma.vm_end);
+        return 0;
+    case VERB_ADVISE:
+        m.spend(TIME_syscall, m.cost().syscall);
+        return do_madvise(m, vma.vm_mm, vma.vm_start, vma.vm_end - vma.vm_start, d.value);
+    default:
+        return -EINVAL;
+    }
+}
+
+run_status run_interruptible(machine &m, const program_view &program, run_budget budget,
+                             const std::function<bool()> &stopped) {
+    const u64 choices = saturating_add(m.h->vm[VM_fault_with_choice], budget.choices);
+    u64 left = budget.accesses;
+    for (;;) {
+        const u64 slice = budget.accesses = std::min(left, SLICE);
+        budget.choices = choices - m.h->vm[VM_fault_with_choice];
+        const u64 first_op = m.h->at.op;
+        const run_status status = run(m, program, budget);
+        left -= slice - budget.accesses;
+        if (budget.ops != ~0ULL) budget.ops -= std::min(budget.ops, m.h->at.op - first_op);
+        const bool cut = status == RUN_WINDOW && budget.accesses == 0 && left > 0 && budget.ops > 0 &&
+                         m.h->clock < budget.until && m.h->vm[VM_fault_with_choice] < choices;
+        if (!cut || stopped()) return status;
+    }
+}
+
+thread_pool::thread_pool(u32 threads) {
+    for (u32 i = 1; i < threads; ++i) threads_.emplace_back([this] { serve(); });
+}
+
+thread_pool::~thread_pool() {
+    {
+        const std::lock_guard lock(mutex_);
+        stop_ = true;
+    }
+    start_.notify_all();
+    for (std::thread &thread : threads_) thread.join();
+}
+
+void thread_pool::drain(bool caller) {
+    for (u32 i = next_.fetch_add(1); i < n_; i = next_.fetch_add(1)) (*work_)(i, caller);
+}
+
+void thread_pool::serve() {
+    u64 seen = 0;
+    for (;;) {
+        std::unique_lock lock(mutex_);
+        start_.wait(lock, [&] { return stop_ || round_ != seen; });
+        if (stop_) return;
+        seen = round_;
+        lock.unlock();
+        drain(false);
+        lock.lock();
+        if (--busy_ == 0) done_.notify_one();
+    }
+}
+
+void thread_pool::run(u32 n, const std::function<void(u32, bool)> &work, const std::function<bool()> &idle) {
+    {
+        const std::lock_guard lock(mutex_);
+        work_ = &work;
+        n_ = n;
+        next_ = 0;
+        if (n > 1) {
+            busy_ = static_cast<u32>(threads_.size());
+            ++round_;
+        }
+    }
+    if (n > 1 && !threads_.empty()) start_.notify_all();
+    drain(true);
+    std::unique_lock lock(mutex_);
+    while (!done_.wait_for(lock, std::chrono::milliseconds(50), [&] { return busy_ == 0; })) {
+        lock.unlock();
+        idle();
+        lock.lock();
+    }
+}
+
+bool advance(thread_pool &pool, batch_item *items, u32 n, const window &w,
+             const std::function<bool()> &interrupted) {
+    std::atomic<bool> stop{false};
+    const std::function<bool()> by_caller = [&] {
+        if (!stop && interrupted()) stop = true;
+        return stop.load();
+    };
+    const std::function<bool()> by_worker = [&] { return stop.load(std::memory_order_relaxed); };
+    const auto work = [&](u32 i, bool caller) {
+        if (!stop) step(items[i], w, caller ? by_caller : by_worker);
+    };
+    pool.run(n, work, by_caller);
+    return !stop;
+}
+
+} // namespace thp

@@ -1,0 +1,171 @@
+"""`Batch`: machines that advance together on a thread pool, without the GIL, and what a policy reads about them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from thp_env.machine import NEVER, SMAPS_DTYPE, Machine, MachineError, Status, _core
+from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS, Counters
+
+FIGURES: tuple[str, ...] = _core.FIGURES
+"""What `Batch.facts` holds besides counters (`monitor.hpp`): clock in ps, free memory in pages, and so on."""
+
+_PARTS = np.cumsum([len(VM_EVENTS), 10 * len(MTHP_STATS), len(TIMES), len(FIGURES)])
+
+
+class Verb(IntEnum):
+    """What a decision does to a VMA."""
+
+    NOTHING = 0
+    ORDERS = 1
+    """Set its order mask (extension E1): later faults only."""
+    SPLIT = 2
+    """Split its large folios (extension E2)."""
+    ADVISE = 3
+    """Call madvise for all of it; MADV_COLLAPSE among others."""
+
+
+class Question(IntEnum):
+    """What a window ends with."""
+
+    NONE = 0
+    VMA = 1
+    """One VMA to decide about: new ones first, then round robin among those that faulted. Without one, the next
+    window follows at once."""
+    SLOTS = 2
+    """All VMAs at once, in slots."""
+
+
+class Window(NamedTuple):
+    """How far machines run: to the first limit that is reached.
+
+    Attributes:
+        ps: simulated picoseconds.
+        choices: faults that could have had a large folio.
+        accesses: simulated accesses.
+        new_vma: also end after an operation that made a new anonymous VMA of 64K or more.
+        question: what is read at the end.
+        slots: VMAs that have a row of their own (`Question.SLOTS`).
+        every: read the page tables of one in so many 2M ranges.
+    """
+
+    ps: int = NEVER
+    choices: int = NEVER
+    accesses: int = NEVER
+    new_vma: bool = False
+    question: Question = Question.NONE
+    slots: int = 0
+    every: int = 1
+
+
+class Facts:
+    """Counters and figures of all machines at one moment.
+
+    Attributes:
+        counters: `Counters` with the machines as first axis.
+        figures: int64, shape (machines, `FIGURES`).
+    """
+
+    def __init__(self, raw: np.ndarray) -> None:
+        """Take int64 rows as the core writes them."""
+        vm, mthp, times, figures = np.split(raw, _PARTS[:-1], axis=1)
+        self.raw, self.figures = raw, figures
+        clock = figures[:, FIGURES.index("clock")]
+        self.counters = Counters(vm, mthp.reshape(len(raw), 10, len(MTHP_STATS)), times, clock)
+
+    def __getitem__(self, figure: str) -> np.ndarray:
+        """Return one of `FIGURES` of every machine."""
+        return self.figures[:, FIGURES.index(figure)]
+
+
+class Batch:
+    """Machines that advance together. The same code runs one machine and many.
+
+    Args:
+        machines: the machines; None: an empty place, to be filled by assignment.
+        threads: threads that share them out, the calling one included; None: one for each CPU, at most one each
+            machine.
+
+    Raises:
+        MachineError: for no machines, or less than one thread.
+    """
+
+    def __init__(self, machines: Sequence[Machine | None], threads: int | None = None) -> None:
+        """Make the batch; nothing runs yet."""
+        if not machines:
+            raise MachineError("a batch needs at least one machine")
+        cpus = len(os.sched_getaffinity(0))
+        threads = min(len(machines), cpus) if threads is None else threads
+        if threads < 1:
+            raise MachineError(f"threads must be at least 1, not {threads}")
+        self.threads = min(threads, len(machines))
+        self._machines = list(machines)
+        self._core = _core.CoreBatch([m and m._core for m in machines], self.threads)
+
+    def __len__(self) -> int:
+        """Return the number of places."""
+        return len(self._machines)
+
+    def __getitem__(self, i: int) -> Machine:
+        """Return a machine.
+
+        Raises:
+            MachineError: for an empty place.
+        """
+        if (machine := self._machines[i]) is None:
+            raise MachineError(f"there is no machine {i} yet")
+        return machine
+
+    def __setitem__(self, i: int, machine: Machine) -> None:
+        """Put a machine in a place."""
+        self._machines[i] = machine
+        self._core.set(i, machine._core)
+
+    def run(
+        self,
+        window: Window,
+        *,
+        active: np.ndarray | None = None,
+        decisions: np.ndarray | None = None,
+        slots: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Carry out decisions, run each machine for a window, and read what the window's question asks for.
+
+        A failing system call of a program goes on as in a kernel. Ctrl-C stops all machines between two accesses.
+
+        Args:
+            window: how far.
+            active: bool of shape (N,), which machines; None: all.
+            decisions: uint32, shape (N, max(1, slots), 3): VMA id, `Verb`, order mask or advice.
+            slots: uint32, shape (N, slots): the ids of the VMAs that hold a slot, 0 for none; updated in place.
+
+        Returns:
+            status: uint8 `Status` of each machine.
+            rows: `SMAPS_DTYPE` of shape (N, 1 + slots); id 0 where there is no VMA; the last row of
+            `Question.SLOTS` is the sum of all VMAs without a slot.
+        """
+        n = len(self)
+        chosen = np.ones(n, np.uint8) if active is None else np.ascontiguousarray(active, np.uint8)
+        for i in np.flatnonzero(chosen):
+            self[int(i)]
+        status = np.full(n, Status.WINDOW, np.uint8)
+        rows = np.zeros((n, window.slots + 1), SMAPS_DTYPE)
+        limits = [min(limit, NEVER) for limit in window[:3]]
+        if decisions is not None:
+            decisions = np.ascontiguousarray(decisions, np.uint32)
+        self._core.advance(
+            chosen, decisions, *limits, window.new_vma, int(window.question), window.slots, window.every, slots,
+            rows.view(np.uint8), status,
+        )  # fmt: skip
+        return status, rows
+
+    def facts(self) -> Facts:
+        """Return counters and figures of all machines; zeros for empty places."""
+        raw = np.zeros((len(self), int(_PARTS[-1])), np.int64)
+        self._core.facts(raw.view(np.uint64))
+        return Facts(raw)

@@ -1,0 +1,136 @@
+#include "monitor.hpp"
+#include "kernel/page_alloc.hpp"
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+namespace thp {
+
+namespace {
+
+u64 faults_of(const vm_area_struct &v) {
+    u64 faults = 0;
+    for (const u64 n : v.faults) faults += n;
+    return faults;
+}
+
+u64 mapped(const vma_smaps &s) {
+    u64 pages = s.zero;
+    for (const u64 n : s.by_order) pages += n;
+    return pages;
+}
+
+void add(vma_smaps &sum, const vma_smaps &s) {
+    for (u32 order = 0; order <= PMD_ORDER; ++order) {
+        sum.faults[order] += s.faults[order];
+        sum.by_order[order] += s.by_order[order];
+    }
+    sum.vm_end += s.vm_end - s.vm_start; // a length: the sum starts at 0
+    sum.zapped += s.zapped;
+    sum.zap_calls += s.zap_calls;
+    sum.swapped += s.swapped;
+    sum.zero += s.zero;
+    sum.young += s.young;
+    sum.dirty += s.dirty;
+    sum.pmd_mapped += s.pmd_mapped;
+    sum.partial += s.partial;
+    sum.scanned += s.scanned;
+    sum.asked = std::max(sum.asked, s.asked);
+    sum.asked_faults += s.asked_faults;
+    sum.asked_zapped += s.asked_zapped;
+    sum.born = sum.born ? std::min(sum.born, s.born) : s.born;
+}
+
+} // namespace
+
+bool may_be_asked(const vm_area_struct &v) {
+    return !(v.vm_flags & VM_FILE) && v.vm_flags & VM_WRITE &&
+           v.vm_end - v.vm_start >= ASKED_PAGES * PAGE_SIZE &&
+           (!(v.vm_flags & VM_NOHUGEPAGE) || v.asked.number != 0);
+}
+
+u32 nr_asked_vmas(const machine &m) {
+    u32 n = 0;
+    for (u32 i = 0; i < m.h->nr_vmas; ++i) n += may_be_asked(m.vmas[m.vma_order[i]]);
+    return n;
+}
+
+u32 next_vma(const machine &m) {
+    u32 next = NIL;
+    for (u32 i = 0; i < m.h->nr_vmas; ++i) {
+        const u32 v = m.vma_order[i];
+        const vm_area_struct &vma = m.vmas[v];
+        if (!may_be_asked(vma)) continue;
+        if (vma.asked.number == 0) return v;
+        if (faults_of(vma) <= vma.asked.faults) continue;
+        if (next == NIL || vma.asked.number < m.vmas[next].asked.number) next = v;
+    }
+    return next;
+}
+
+vma_smaps ask(machine &m, u32 vma, u32 every) {
+    const vma_smaps s = smaps(m, vma, true, every);
+    vm_area_struct &v = m.vmas[vma];
+    v.asked = {++m.h->questions, faults_of(v), v.zapped};
+    return s;
+}
+
+u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every) {
+    std::fill(rows, rows + n + 1, vma_smaps{});
+    std::vector<vma_smaps> waiting;
+    for (u32 i = 0; i < m.h->nr_vmas; ++i) {
+        const u32 v = m.vma_order[i];
+        if (!may_be_asked(m.vmas[v])) continue;
+        const vma_smaps s = ask(m, v, every);
+        const u32 slot = static_cast<u32>(std::find(slots, slots + n, s.id) - slots);
+        if (slot < n) {
+            rows[slot] = s;
+        } else {
+            waiting.push_back(s);
+        }
+    }
+    std::stable_sort(waiting.begin(), waiting.end(),
+                     [](const vma_smaps &a, const vma_smaps &b) { return mapped(a) > mapped(b); });
+    size_t next = 0;
+    for (u32 i = 0; i < n; ++i) {
+        if (rows[i].id != 0) continue;
+        slots[i] = next < waiting.size() ? waiting[next].id : 0;
+        if (slots[i]) rows[i] = waiting[next++];
+    }
+    const auto others = static_cast<u32>(waiting.size() - next);
+    for (; next < waiting.size(); ++next) add(rows[n], waiting[next]);
+    return others;
+}
+
+u32 vma_of_id(const machine &m, u32 id) {
+    for (u32 i = 0; i < m.h->nr_vmas; ++i) {
+        if (m.vmas[m.vma_order[i]].id == id) return m.vma_order[i];
+    }
+    return NIL;
+}
+
+void read_facts(const machine &m, u64 *out) {
+    const auto put = [&out](const u64 *from, u32 n) {
+        std::memcpy(out, from, n * sizeof(u64));
+        out += n;
+    };
+    put(m.h->vm, NR_VM_EVENTS);
+    put(&m.h->mthp[0][0], (PMD_ORDER + 1) * NR_MTHP_STATS);
+    put(m.h->times, NR_TIMES);
+    u64 figures[NR_FIGURES] = {};
+    figures[FIGURE_clock] = m.h->clock;
+    figures[FIGURE_free_pages] = nr_free_pages(m);
+    for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order) {
+        const u64 pages = u64{m.h->area[order].nr_free} << order;
+        figures[FIGURE_listed] += pages;
+        if (order >= 4) figures[FIGURE_listed_64K] += pages;
+        if (order >= PMD_ORDER) figures[FIGURE_listed_2M] += pages;
+    }
+    figures[FIGURE_asked_vmas] = nr_asked_vmas(m);
+    figures[FIGURE_op] = m.h->at.op;
+    figures[FIGURE_step] = m.h->at.step;
+    figures[FIGURE_error] = static_cast<u64>(-m.h->at.error);
+    put(figures, NR_FIGURES);
+}
+
+} // namespace thp

@@ -1,0 +1,52 @@
+// What a policy in the kernel goes by: which VMA to decide about next, and what can be read about each.
+#pragma once
+#include "kernel/task_mmu.hpp"
+
+namespace thp {
+
+constexpr u64 ASKED_PAGES = 16; // smaller VMAs get the default
+
+// Whether a policy decides about the VMA: anonymous, writable, large enough, not advised away by the program.
+// Advice that came after a question may be the policy's own.
+bool may_be_asked(const vm_area_struct &vma);
+u32 nr_asked_vmas(const machine &m);
+
+// The VMA to ask about: the first that never was, else of those with faults since they were asked about the
+// one that waits longest; NIL when there is none.
+u32 next_vma(const machine &m);
+
+// Reads a VMA's page tables as smaps() does, clears the accessed bits, and notes that it was asked about.
+vma_smaps ask(machine &m, u32 vma, u32 every);
+
+// Reads all VMAs that may be asked about. slots[n] are ids: a VMA keeps its slot while it is mapped; free
+// slots go to the VMAs with most mapped pages; rows[i] is the VMA of slot i (id 0: none), rows[n] the sum of
+// all others. Returns how many those are.
+u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every);
+
+// The VMA with an id, or NIL.
+u32 vma_of_id(const machine &m, u32 id);
+
+// Figures of the system, besides counters, in the order in which read_figures() writes them.
+#define THP_FIGURES(X)                                                                                       \
+    X(clock)                                                                                                 \
+    X(free_pages)                                                                                            \
+    X(listed_64K) /* free pages in blocks of 64K or more on the free lists, as in /proc/buddyinfo */         \
+    X(listed_2M)  /* ... of 2M or more */                                                                    \
+    X(listed)     /* ... in any */                                                                           \
+    X(asked_vmas) /* VMAs that a policy decides about */                                                     \
+    X(op)         /* position in the program */                                                              \
+    X(step)                                                                                                  \
+    X(error) /* errno of the last system call */
+
+enum figure : u32 {
+#define X(name) FIGURE_##name,
+    THP_FIGURES(X)
+#undef X
+        NR_FIGURES
+};
+
+// Counters and figures in one row: vm events, mTHP statistics by order, times, figures.
+constexpr u32 NR_FACTS = NR_VM_EVENTS + (PMD_ORDER + 1) * NR_MTHP_STATS + NR_TIMES + NR_FIGURES;
+void read_facts(const machine &m, u64 *out);
+
+} // namespace thp
