@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from gymnasium.envs.registration import register, registry
 
-ENVIRONMENTS = {"thp_env/VmaOrder-v0": "thp_env.envs.vma_order:VmaOrderEnv"}
+ENVIRONMENTS = {
+    "thp_env/VmaOrder-v0": "thp_env.envs.vma_order:VmaOrderEnv",
+    "thp_env/FaultOrder-v0": "thp_env.envs.fault_order:FaultOrderEnv",
+}
 """Environment ids and where their classes are; the vector environment of `XEnv` is `XVectorEnv` in the same file."""
 
 

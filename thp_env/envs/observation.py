@@ -84,19 +84,28 @@ SYSTEM_FIELDS = {
 }  # fmt: skip
 """Fields of `system`."""
 
+KEPT_FIELDS = {
+    name: VMA_FIELDS[name]
+    for name in ("size", "faults", "faults_ever", "pages_per_fault", "zapped", "zapped_ever", "zap_size", "age", "asked",
+                 "advised", "aligned")
+}  # fmt: skip
+"""Those of `VMA_FIELDS` that a kernel knows without reading page tables."""
+
 _ORDER_BITS = np.array([0, *layout.ORDERS])
 _PAGES_OF_ORDER = 1 << np.arange(layout.PMD_ORDER + 1)
 
 
-class _Normaliser:
+class Normaliser:
     """Puts columns together and brings them to 0..1."""
 
     def __init__(self, fields: dict[str, Field]) -> None:
+        """Note the order and the scale of the fields."""
         self.columns = {name: i for i, name in enumerate(fields)}
-        self.logs = np.array([i for i, f in enumerate(fields.values()) if f.scale])
+        self.logs = np.array([i for i, f in enumerate(fields.values()) if f.scale], int)
         self.scales = np.array([float(f.scale) for f in fields.values() if f.scale])
 
     def __call__(self, values: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+        """Return float32 of the shape and one axis more."""
         out = np.empty((*shape, len(self.columns)))
         for name, column in values.items():
             out[..., self.columns[name]] = column
@@ -104,7 +113,35 @@ class _Normaliser:
         return np.minimum(out, 1.0).astype(np.float32)
 
 
-_vma, _system = _Normaliser(VMA_FIELDS), _Normaliser(SYSTEM_FIELDS)
+_vma, _system = Normaliser(VMA_FIELDS), Normaliser(SYSTEM_FIELDS)
+
+
+def kept_columns(rows: np.ndarray, clock_ps: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the values of `KEPT_FIELDS` before normalisation, of the shape of `rows`.
+
+    Args:
+        rows: `SMAPS_DTYPE` records.
+        clock_ps: clock of the machine of each row.
+    """
+    start, end = rows["vm_start"].astype(np.int64), rows["vm_end"].astype(np.int64)
+    length = np.maximum(end - start, 1)
+    counts = rows["faults"].astype(np.float64)
+    faults = counts.sum(-1)
+    zapped = rows["zapped"].astype(np.float64)
+    first = -(-start // layout.PMD_SIZE) * layout.PMD_SIZE
+    return {
+        "size": length / layout.PAGE_SIZE,
+        "faults": faults - rows["asked_faults"],
+        "faults_ever": faults,
+        "pages_per_fault": (counts * _PAGES_OF_ORDER).sum(-1) / np.maximum(1.0, faults),
+        "zapped": zapped - rows["asked_zapped"],
+        "zapped_ever": zapped,
+        "zap_size": zapped / np.maximum(1, rows["zap_calls"]),
+        "age": (clock_ps - rows["born"].astype(np.int64)) / 1e6,
+        "asked": rows["asked"] != 0,
+        "advised": rows["vm_flags"] & layout.VM_HUGEPAGE != 0,
+        "aligned": np.maximum(0, end // layout.PMD_SIZE * layout.PMD_SIZE - first) / length,
+    }
 
 
 def vma_observation(rows: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray) -> np.ndarray:
@@ -115,20 +152,14 @@ def vma_observation(rows: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray) 
         clock_ps: clock of the machine of each row.
         orders: mask of the orders that the faults of each may get.
     """
-    start, end = rows["vm_start"].astype(np.int64), rows["vm_end"].astype(np.int64)
-    length = np.maximum(end - start, 1)
     scanned = np.maximum(rows["scanned"], 1)
     by_order = rows["by_order"].astype(np.float64)
     mapped = by_order.sum(-1)
     share = 1.0 / np.maximum(1.0, mapped)
     zero = rows["zero"].astype(np.float64)
-    counts = rows["faults"].astype(np.float64)
-    faults = counts.sum(-1)
-    zapped = rows["zapped"].astype(np.float64)
-    first = -(-start // layout.PMD_SIZE) * layout.PMD_SIZE
     may = orders[..., None] >> _ORDER_BITS & 1
     values = {
-        "size": length / layout.PAGE_SIZE,
+        **kept_columns(rows, clock_ps),
         "resident": mapped / scanned,
         "zero": zero / scanned,
         "mapped_4K": by_order[..., 0] * share,
@@ -141,16 +172,6 @@ def vma_observation(rows: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray) 
         "young": rows["young"] / np.maximum(1.0, mapped + zero),
         "dirty": rows["dirty"] * share,
         "partial": rows["partial"] * share,
-        "faults": faults - rows["asked_faults"],
-        "faults_ever": faults,
-        "pages_per_fault": (counts * _PAGES_OF_ORDER).sum(-1) / np.maximum(1.0, faults),
-        "zapped": zapped - rows["asked_zapped"],
-        "zapped_ever": zapped,
-        "zap_size": zapped / np.maximum(1, rows["zap_calls"]),
-        "age": (clock_ps - rows["born"].astype(np.int64)) / 1e6,
-        "asked": rows["asked"] != 0,
-        "advised": rows["vm_flags"] & layout.VM_HUGEPAGE != 0,
-        "aligned": np.maximum(0, end // layout.PMD_SIZE * layout.PMD_SIZE - first) / length,
         **{f"may_{4 << order}K": may[..., i] for i, order in enumerate((0, *layout.ORDERS))},
     }
     out = _vma(values, rows.shape)

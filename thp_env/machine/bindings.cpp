@@ -148,7 +148,8 @@ struct core_batch {
         u32 *ids = data_of(slots, n * w.slots);
         auto *row = reinterpret_cast<vma_smaps *>(data_of(rows, n * (w.slots + 1) * sizeof(vma_smaps)));
         if (active.size() != n || status.size() != n) throw nb::value_error("an array has the wrong shape");
-        if (w.question >= QUESTION_SLOTS && (!ids || !row)) throw nb::value_error("slots need arrays");
+        if ((w.question == QUESTION_SLOTS && !ids) || (w.question >= QUESTION_SLOTS && !row))
+            throw nb::value_error("slots need arrays");
         std::vector<batch_item> items;
         std::vector<size_t> index;
         for (size_t i = 0; i < n; ++i) {
