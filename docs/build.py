@@ -11,14 +11,18 @@ import inspect
 from importlib import import_module
 from pathlib import Path
 
-from thp_env.envs.actions import ACTIONS
-from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
+from thp_env.envs.actions import INTERFACES
+from thp_env.envs.observation import SIZE_FIELDS, SYSTEM_FIELDS, VMA_FIELDS
+from thp_env.envs.vma_task import VmaTask
 from thp_env.machine.clock import COSTS
 from thp_env.machine.prices import Prices
 from thp_env.registration import ENVIRONMENTS
 
 DOCS = Path(__file__).parent
 MADE = "<!-- Made by docs/build.py; edit the code instead. -->"
+
+FIELDS = {"vma": VMA_FIELDS, "vmas": VMA_FIELDS, "other": VMA_FIELDS, "sizes": SIZE_FIELDS, "system": SYSTEM_FIELDS}
+"""Fields of each part of an observation."""
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]], right: int | None = None) -> str:
@@ -28,19 +32,20 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]], right: int | Non
 
 
 def environment(env_id: str, entry_point: str) -> str:
-    """Return an environment's page: its docstring and its fields."""
+    """Return an environment's page: its docstring, its actions and its fields."""
     module, name = entry_point.split(":")
     cls = getattr(import_module(module), name)
-    fields = "\n\n".join(
-        f"### `{key}`\n\n"
-        + table(
-            ("index", "field", "meaning", "unit", "normalisation"),
-            [(str(i), name, f.meaning, f.unit, f.normalisation) for i, (name, f) in enumerate(of.items())],
-        )
-        for key, of in (("vma", VMA_FIELDS), ("system", SYSTEM_FIELDS))
-    )
-    actions = table(("action", "name"), [(str(i), action) for i, action in enumerate(ACTIONS)])
-    return f"{MADE}\n# {env_id}\n\n{inspect.getdoc(cls)}\n\n## Actions\n\n{actions}\n\n## Fields\n\n{fields}\n"
+    env = cls()
+    page = [MADE, f"# {env_id}\n", f"{inspect.getdoc(cls)}\n"]
+    for interface in INTERFACES if isinstance(env.task, VmaTask) else ():
+        actions = [(str(i), action) for i, action in enumerate(INTERFACES[interface].names)]
+        page += [f'## Actions of interface "{interface}"\n', table(("action", "name"), actions), ""]
+    page.append("## Fields\n")
+    for key in env.observation_space:
+        if key in FIELDS:
+            rows = [(str(i), n, f.meaning, f.unit, f.normalisation) for i, (n, f) in enumerate(FIELDS[key].items())]
+            page += [f"### `{key}`\n", table(("index", "field", "meaning", "unit", "normalisation"), rows), ""]
+    return "\n".join(page)
 
 
 def costs() -> str:

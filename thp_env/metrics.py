@@ -17,7 +17,7 @@ def run_metrics(machine: Machine, accesses: float, prices: Prices | None = None)
         prices: what counters cost.
 
     Returns:
-        walk_cycles_per_access; tlb_reach (1 - walk cycles / those of a 4K TLB; NaN without the shadow TLB);
+        walk_cycles_per_access; tlb_reach (1 - walk cycles / those of a 4K TLB; only with the shadow TLB);
         mean and peak resident MiB, mean wasted MiB; faults, splits, fallbacks; simulated milliseconds;
         cost_ns: everything a policy can change, per access, and its terms.
     """
@@ -30,7 +30,7 @@ def run_metrics(machine: Machine, accesses: float, prices: Prices | None = None)
     pages_ms = max(ms, 1e-9) * PAGES_PER_MIB * 1000
     figures = {
         "walk_cycles_per_access": c.walk_cycles_per_access,
-        "tlb_reach": 1.0 - c["walk_cycles"] / shadow if shadow else float("nan"),
+        **({"tlb_reach": 1.0 - c["walk_cycles"] / shadow} if shadow else {}),
         "resident_mib": c["resident_page_us"] / pages_ms,
         "peak_mib": c["peak_resident"] / PAGES_PER_MIB,
         "wasted_mib": (c["untouched_page_us"] + c["unmapped_page_us"]) / pages_ms,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thp_env.envs.actions import ACTIONS, ORDER_MASKS, action_masks, fitting_blocks, smallest_order
+from thp_env.envs.actions import ACTIONS, INTERFACES, ORDER_MASKS, fitting_blocks, smallest_order
 from thp_env.machine import SMAPS_DTYPE
 
 K, M = 1 << 10, 1 << 20
@@ -18,7 +18,7 @@ def possible_actions(start: int, end: int, mapped: dict[int, int] | None = None,
     row["vm_start"], row["vm_end"], row["scanned"], row["pmd_mapped"] = start, end, (end - start) // 4096, pmd_mapped
     for order, pages in (mapped or {}).items():
         row["by_order"][order] = pages
-    return {name for name, allow in zip(ACTIONS, action_masks(row), strict=True) if allow}
+    return {name for name, allow in zip(ACTIONS, INTERFACES["orders"].masks(row), strict=True) if allow}
 
 
 def test_names_and_masks_agree() -> None:
@@ -72,5 +72,6 @@ def test_only_what_is_there_and_not_huge_can_be_collapsed() -> None:
     assert "collapse" not in possible_actions(4 * K, 2 * M, {4: 160}), "no whole block"
 
 
-def test_where_no_vma_is_asked_about_all_is_possible() -> None:
-    assert action_masks(np.zeros(2, SMAPS_DTYPE)).tolist() == [[1] * len(ACTIONS)] * 2
+def test_where_no_vma_is_asked_about_nothing_can_be_done() -> None:
+    masks = INTERFACES["orders"].masks(np.zeros(2, SMAPS_DTYPE))
+    assert masks.tolist() == [[1] + [0] * (len(ACTIONS) - 1)] * 2

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Discrete
 
 import thp_env
 from thp_env.envs.actions import ACTIONS
@@ -77,12 +78,12 @@ def make(env_id: str = "thp_env/VmaOrder-v0", **arguments: Any) -> gymnasium.Env
     return gymnasium.make(env_id, disable_env_checker=True, **arguments)
 
 
-def play(env: gymnasium.Env, choose: str | Callable[[Any], int] = "keep", limit: int = 10_000, **reset: Any) -> Episode:
+def play(env: gymnasium.Env, choose: str | Callable[[Any], int] = "first", limit: int = 10_000, **reset: Any) -> Episode:
     """Play to the end, or for `limit` steps.
 
     Args:
         env: the environment.
-        choose: the name of the action to take always, or a function of the environment.
+        choose: "first", the name of the action to take always (VmaOrder-v0), or a function of the environment.
         limit: steps at most.
         reset: arguments of `reset`.
     """
@@ -92,7 +93,10 @@ def play(env: gymnasium.Env, choose: str | Callable[[Any], int] = "keep", limit:
     episode.infos.append(info)
     over = False
     while not over and len(episode.rewards) < limit:
-        action = ACTIONS.index(choose) if isinstance(choose, str) else choose(env)
+        if choose == "first":
+            action = first_action(env)
+        else:
+            action = ACTIONS.index(choose) if isinstance(choose, str) else choose(env)
         observation, reward, terminated, truncated, info = env.step(action)
         over = terminated or truncated
         episode.observations.append(observation)
@@ -100,6 +104,22 @@ def play(env: gymnasium.Env, choose: str | Callable[[Any], int] = "keep", limit:
         episode.terms.append(dict(env.unwrapped.reward_terms))
         episode.infos.append(info)
     return episode
+
+
+def randomly(seed: int) -> Callable[[Any], Any]:
+    """Return a choice of any action with equal chances."""
+    rng = np.random.default_rng(seed)
+
+    def choose(env: Any) -> Any:
+        space = env.action_space
+        return int(rng.integers(space.n)) if isinstance(space, Discrete) else rng.integers(space.nvec)
+
+    return choose
+
+
+def first_action(env: Any) -> Any:
+    """Return the action made of zeros: nothing is changed, or nothing is enabled."""
+    return np.zeros(env.action_space.shape, np.int64)[()]
 
 
 ENVIRONMENTS = sorted(thp_env.ENVIRONMENTS)

@@ -1,6 +1,9 @@
-"""What a decision about a VMA can be: the sizes its later faults may get."""
+"""What a decision about a VMA can be."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -20,50 +23,67 @@ ORDER_MASKS: dict[str, int] = {
 ACTIONS = (KEEP, *ORDER_MASKS, SPLIT, COLLAPSE)
 """The discrete actions on one VMA, in order."""
 
+ADVICE = ("normal", "hugepage", "nohugepage", "collapse")
+"""What mainline's madvise has instead. MADV_NORMAL takes nothing back: it keeps what was advised."""
+
 
 def smallest_order(mask: int) -> int:
     """Return the smallest order of a mask."""
     return (mask & -mask).bit_length() - 1
 
 
-DECISIONS = np.array(
-    [
-        (Verb.NOTHING, 0) if name == KEEP
-        else (Verb.SPLIT, 0) if name == SPLIT
-        else (Verb.ADVISE, layout.ADVICE["collapse"]) if name == COLLAPSE
-        else (Verb.ORDERS, ORDER_MASKS[name])
-        for name in ACTIONS
-    ],
-    np.uint32,
-)  # fmt: skip
-"""(verb, value) of each of `ACTIONS`, as `Batch.run` takes it."""
+@dataclass(frozen=True)
+class ActionSet:
+    """The actions on one VMA.
+
+    Attributes:
+        names: of the actions, in order; the first changes nothing.
+    """
+
+    names: tuple[str, ...]
+
+    @cached_property
+    def decisions(self) -> np.ndarray:
+        """(`Verb`, value) of each action as `Batch.run` takes it, uint32."""
+        table: dict[str, tuple[Verb, int]] = {name: (Verb.ORDERS, mask) for name, mask in ORDER_MASKS.items()}
+        table |= {name: (Verb.ADVISE, layout.ADVICE[name]) for name in ADVICE}
+        table |= {SPLIT: (Verb.SPLIT, 0), self.names[0]: (Verb.NOTHING, 0)}
+        return np.array([table[name] for name in self.names], np.uint32)
+
+    @cached_property
+    def _sizes(self) -> tuple[list[int], list[int]]:
+        sizes = [i for i, name in enumerate(self.names) if ORDER_MASKS.get(name, 1) != 1]
+        return sizes, [smallest_order(ORDER_MASKS[self.names[i]]) for i in sizes]
+
+    def masks(self, rows: np.ndarray) -> np.ndarray:
+        """Return which actions can have an effect on VMAs, int8, one axis more than the rows.
+
+        Sizes need an aligned block inside the VMA, a split large folios, a collapse a whole 2M block with something
+        in it that is not huge yet. Empty rows have all zeros but for the first action.
+
+        Args:
+            rows: `SMAPS_DTYPE` records.
+        """
+        fits = fitting_blocks(rows["vm_start"], rows["vm_end"])
+        allowed = np.ones((*rows.shape, len(self.names)), np.int8)
+        sizes, smallest = self._sizes
+        allowed[..., sizes] = fits[..., smallest]
+        pages = rows["by_order"]
+        if SPLIT in self.names:
+            allowed[..., self.names.index(SPLIT)] = pages[..., 2:].any(-1)
+        below = pages[..., : layout.PMD_ORDER].any(-1) | (pages[..., layout.PMD_ORDER] > rows["pmd_mapped"])
+        allowed[..., self.names.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & (below | (rows["zero"] > 0))
+        allowed[rows["scanned"] == 0, 1:] = 0
+        return allowed
+
+
+INTERFACES = {"orders": ActionSet(ACTIONS), "madvise": ActionSet(ADVICE)}
+"""Actions by the name of the interface: the simulated kernel's extensions, or what mainline has."""
+
+_BLOCK = np.int64(layout.PAGE_SIZE) << np.arange(layout.PMD_ORDER + 1)
 
 
 def fitting_blocks(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Return whether an aligned block of each order lies inside address ranges, bool, one axis more: the order."""
-    size = np.int64(layout.PAGE_SIZE) << np.arange(layout.PMD_ORDER + 1)
     start, end = np.asarray(start, np.int64)[..., None], np.asarray(end, np.int64)[..., None]
-    return -(-start // size) * size + size <= end
-
-
-def action_masks(rows: np.ndarray) -> np.ndarray:
-    """Return which of `ACTIONS` can have an effect on VMAs, int8, one axis more than the rows; all for empty rows.
-
-    Sizes need an aligned block inside the VMA, SPLIT large folios, COLLAPSE a whole 2M block with something in it.
-
-    Args:
-        rows: `SMAPS_DTYPE` records.
-    """
-    fits = fitting_blocks(rows["vm_start"], rows["vm_end"])
-    allowed = np.ones((*rows.shape, len(ACTIONS)), np.int8)
-    allowed[..., _SIZES] = fits[..., _SMALLEST]
-    pages = rows["by_order"]
-    allowed[..., ACTIONS.index(SPLIT)] = pages[..., 2:].any(-1)
-    below = pages[..., : layout.PMD_ORDER].any(-1) | (pages[..., layout.PMD_ORDER] > rows["pmd_mapped"])
-    allowed[..., ACTIONS.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & (below | (rows["zero"] > 0))
-    allowed[rows["scanned"] == 0] = 1
-    return allowed
-
-
-_SIZES = [i for i, name in enumerate(ACTIONS) if ORDER_MASKS.get(name, 1) != 1]
-_SMALLEST = [smallest_order(ORDER_MASKS[ACTIONS[i]]) for i in _SIZES]
+    return -(-start // _BLOCK) * _BLOCK + _BLOCK <= end

@@ -9,11 +9,11 @@ from gymnasium import spaces
 
 from thp_env.envs.actions import fitting_blocks
 from thp_env.envs.env import ThpEnv
-from thp_env.envs.observation import KEPT_FIELDS, SYSTEM_FIELDS, Field, Normaliser, kept_columns
+from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS, Field, Fields, vma_observation
 from thp_env.envs.task import Task
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.machine import Machine, OrderQuestion, Status, layout
-from thp_env.machine.batch import Question, Verb
+from thp_env.machine.batch import FACTS, Question, Verb
 
 ORDERS = (0, *layout.ORDERS)
 """The order of each action."""
@@ -22,41 +22,48 @@ INTERFACES = ("bpf", "address")
 BLOCKS = ("before", "here", "after")
 """The 2M blocks of the VMA that `interface="address"` sees."""
 
+KEPT = ("size", "faults", "faults_ever", "pages_per_fault", "zapped", "zapped_ever", "zap_size", "age", "asked",
+        "advised", "aligned")  # fmt: skip
+"""Those of `observation.VMA_FIELDS` that a kernel knows without reading page tables: the fields of `vma`."""
+
 FAULT_FIELDS = {
-    **{
-        f"type_{name}": Field(f"whether the order is for {meaning}", "0 or 1")
-        for name, meaning in zip(
-            layout.TVA_TYPES, ("a fault", "a collapse by khugepaged", "swapping in"), strict=True
-        )
-    },
-    **{f"may_{4 << order}K": Field(f"whether {4 << order}K is allowed", "0 or 1") for order in layout.ORDERS},
-    "task_rss": Field("resident memory of the process", "pages", 24),
-    "task_minflt": Field("its minor faults", "faults", 24),
-    "task_majflt": Field("its major faults", "faults", 20),
-    "task_vmas": Field("its VMAs", "VMAs", 16),
+    "type_fault": Field("whether the order is for a fault", "0 or 1", 0, "type_0"),
+    "type_khugepaged": Field("... for a collapse by khugepaged", "0 or 1", 0, "type_1"),
+    "type_swapin": Field("... for swapping in", "0 or 1", 0, "type_2"),
+    **{f"may_{4 << order}K": Field(f"whether {4 << order}K is allowed", "0 or 1", 0, f"may_{order}")
+       for order in layout.ORDERS},
+    "task_rss": Field("resident memory of the process", "pages", 24, "task_rss"),
+    "task_minflt": Field("its minor faults", "faults", 24, "task_minflt"),
+    "task_majflt": Field("its major faults", "faults", 20, "task_majflt"),
+    "task_vmas": Field("its VMAs", "VMAs", 16, "task_vmas"),
 }  # fmt: skip
 """Fields of `fault`."""
 
 BLOCK_FIELDS = {
-    "place": Field("where the block lies in the VMA", "share of the VMA's 2M blocks"),
-    "page": Field("where the address lies in the block", "share of the block"),
+    "place": Field("where the block lies in the VMA", "share of the VMA's 2M blocks", 0, "block", "blocks"),
+    "page": Field("where the address lies in the block", "share of the block", 0, "page", "block_size"),
     **{
-        f"{name}_{block}": field
+        f"{name}_{block}": Field(f"{meaning} {block}", unit, 0, f"{name}_{block}", "block_size" * ("512" in unit))
         for block in BLOCKS
-        for name, field in {
-            "inside": Field(f"what of the block {block} lies in the VMA", "share of 2M"),
-            "mapped": Field("its mapped pages", "share of 512"),
-            "young": Field("its pages whose entry was accessed", "share of 512"),
-            "large": Field("its pages in folios of 64K or more", "share of 512"),
-            "huge": Field("whether a PMD maps it", "0 or 1"),
-            "swapped": Field("its pages that are swapped out", "share of 512"),
-        }.items()
+        for name, meaning, unit in (
+            ("inside", "what lies in the VMA of the block", "share of 512 pages"),
+            ("mapped", "mapped pages of the block", "share of 512 pages"),
+            ("young", "pages whose entry was accessed, of the block", "share of 512 pages"),
+            ("large", "pages in folios of 64K or more, of the block", "share of 512 pages"),
+            ("huge", "whether a PMD maps the block", "0 or 1"),
+            ("swapped", "pages that are swapped out, of the block", "share of 512 pages"),
+        )
     },
 }  # fmt: skip
 """Fields of `block`. Reading the page tables of the three blocks takes simulated time."""
 
-_fault, _block = Normaliser(FAULT_FIELDS), Normaliser(BLOCK_FIELDS)
-_kept = Normaliser(KEPT_FIELDS)
+_kept = [list(VMA_FIELDS).index(name) for name in KEPT]
+_TASK = ("task_rss", "task_minflt", "task_majflt", "task_vmas")
+_fault = Fields(FAULT_FIELDS, [*(f"type_{i}" for i in range(len(layout.TVA_TYPES))),
+                               *(f"may_{order}" for order in layout.ORDERS), *_TASK])  # fmt: skip
+_block = Fields(BLOCK_FIELDS, ["block", "blocks", "page", "block_size", *list(BLOCK_FIELDS)[2:]])
+_FAULT_FACTS = [FACTS[name] for name in ("order_type", "order_orders", *_TASK)]
+_LARGE = 4
 _BITS = np.array(ORDERS)
 
 
@@ -89,11 +96,11 @@ class FaultOrderTask(Task):
             machines, workload, reward, window_ms=window_ms, window_faults=window_faults, default=default, **named
         )
         self.action_space = spaces.Discrete(len(ORDERS))
-        fields = {"vma": KEPT_FIELDS, "fault": FAULT_FIELDS, "system": SYSTEM_FIELDS}
+        sizes = {"vma": len(KEPT), "fault": len(FAULT_FIELDS), "system": len(SYSTEM_FIELDS)}
         if interface == "address":
-            fields["block"] = BLOCK_FIELDS
+            sizes["block"] = len(BLOCK_FIELDS)
         self.observation_space = spaces.Dict(
-            {name: spaces.Box(0.0, 1.0, (len(of),), np.float32) for name, of in fields.items()}
+            {name: spaces.Box(0.0, 1.0, (n,), np.float32) for name, n in sizes.items()}
         )
 
     def prepare(self, i: int, machine: Machine, default: int) -> None:
@@ -118,20 +125,14 @@ class FaultOrderTask(Task):
 
     def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
         """The fault and its VMA, zeros where none waits, and the system."""
-        facts = {name: self.facts[name][chosen] for name in
-                 ("clock", "order_address", "order_type", "order_orders", "task_rss", "task_minflt", "task_majflt",
-                  "task_vmas")}  # fmt: skip
         rows, waits = self.rows[chosen], self.waiting[chosen]
-        may = facts["order_orders"][:, None] >> np.array(layout.ORDERS) & 1
-        fault = {f"type_{name}": facts["order_type"] == i for i, name in enumerate(layout.TVA_TYPES)}
-        fault |= {f"may_{4 << order}K": may[:, i] for i, order in enumerate(layout.ORDERS)}
-        fault |= {name: facts[name] for name in ("task_rss", "task_minflt", "task_majflt", "task_vmas")}
-        seen = {
-            "vma": _kept(kept_columns(rows[:, 0], facts["clock"]), waits.shape),
-            "fault": _fault(fault, waits.shape),
-        }
+        facts = self.facts.raw[chosen]
+        vma = vma_observation(rows[:, 0], self.facts["clock"][chosen], np.zeros(len(rows), np.int64))
+        kind, orders, *task = facts.take(_FAULT_FACTS, 1).T
+        quantities = [*(kind == i for i in range(len(layout.TVA_TYPES))), *(orders >> o & 1 for o in layout.ORDERS)]
+        seen = {"vma": vma.take(_kept, 1), "fault": _fault(np.stack([*quantities, *task], 1).astype(np.float64))}
         if self.interface == "address":
-            seen["block"] = _block(_block_columns(rows, facts["order_address"]), waits.shape)
+            seen["block"] = _block(_block_quantities(rows, self.facts["order_address"][chosen]))
         for values in seen.values():
             values[~waits] = 0.0
         return {**seen, **super().observation(chosen)}
@@ -149,25 +150,16 @@ class FaultOrderTask(Task):
         return offered.astype(np.int8)
 
 
-def _block_columns(rows: np.ndarray, address: np.ndarray) -> dict[str, np.ndarray]:
+def _block_quantities(rows: np.ndarray, address: np.ndarray) -> np.ndarray:
     start, end = rows["vm_start"][:, 0].astype(np.int64), rows["vm_end"][:, 0].astype(np.int64)
     first, last = start // layout.PMD_SIZE, np.maximum(end - 1, 0) // layout.PMD_SIZE
-    columns = {
-        "place": (address // layout.PMD_SIZE - first) / np.maximum(1, last - first),
-        "page": address % layout.PMD_SIZE / layout.PMD_SIZE,
-    }
-    for i, block in enumerate(BLOCKS):
-        row = rows[:, 1 + i]
-        mapped = row["by_order"].astype(np.float64)
-        columns |= {
-            f"inside_{block}": row["scanned"] / 512,
-            f"mapped_{block}": mapped.sum(-1) / 512,
-            f"young_{block}": row["young"] / 512,
-            f"large_{block}": mapped[:, 4:].sum(-1) / 512,
-            f"huge_{block}": row["pmd_mapped"] > 0,
-            f"swapped_{block}": row["swapped"] / 512,
-        }
-    return columns
+    place = [address // layout.PMD_SIZE - first, last - first, address % layout.PMD_SIZE // layout.PAGE_SIZE]
+    blocks, around = rows["by_order"], []
+    for i in range(1, 1 + len(BLOCKS)):
+        around += [rows["scanned"][:, i], blocks[:, i].sum(-1), rows["young"][:, i], blocks[:, i, _LARGE:].sum(-1),
+                   rows["pmd_mapped"][:, i] > 0, rows["swapped"][:, i]]  # fmt: skip
+    size = np.full(len(rows), layout.PMD_SIZE // layout.PAGE_SIZE)
+    return np.stack([*place, size, *around], 1).astype(np.float64)
 
 
 class FaultOrderEnv(ThpEnv):
@@ -194,7 +186,7 @@ class FaultOrderEnv(ThpEnv):
 
     ## Observation Space
 
-    `Dict` of float32 in 0..1: `vma`, what is known of the VMA without reading page tables (`observation.KEPT_FIELDS`);
+    `Dict` of float32 in 0..1: `vma`, what is known of the VMA without reading page tables (`fault_order.KEPT`);
     `fault`, the type of the fault, the orders allowed and the process (`fault_order.FAULT_FIELDS`); `system`
     (`observation.SYSTEM_FIELDS`). By address also `block` (`fault_order.BLOCK_FIELDS`): the block's place in the VMA
     and what its page table and those of its neighbours hold; reading them takes simulated time. `vma`, `fault` and

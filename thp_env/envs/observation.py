@@ -5,26 +5,31 @@ All fields lie in 0..1. Nothing here knows the future, the workload's name or wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from thp_env.machine import layout
-from thp_env.machine.batch import Facts
+from thp_env.machine import SMAPS_DTYPE, layout
+from thp_env.machine.batch import FACTS, Facts
 
 
 class Field(NamedTuple):
-    """One field of an observation.
+    """One field of an observation: a quantity, or its ratio to another one.
 
     Attributes:
         meaning: what it says.
         unit: of the value before normalisation.
         scale: 0: the value itself, which lies in 0..1; else log2(1 + value) / scale, at most 1.
+        of: the quantity, by the name that the functions below give it.
+        per: the quantity it is divided by (1 if that is 0); "": none.
     """
 
     meaning: str
     unit: str
-    scale: int = 0
+    scale: int
+    of: str
+    per: str = ""
 
     @property
     def normalisation(self) -> str:
@@ -32,116 +37,110 @@ class Field(NamedTuple):
         return f"log2(1 + x) / {self.scale}" if self.scale else "as it is"
 
 
+_SHARE = "share of the mapped pages"
+_ALL = (0, *layout.ORDERS)
+
 VMA_FIELDS = {
-    "size": Field("its length", "pages", 24),
-    "resident": Field("pages that are mapped", "share of its pages"),
-    "zero": Field("pages that map the shared zero page", "share of its pages"),
-    "mapped_4K": Field("mapped pages in folios of 4K", "share of the mapped pages"),
-    "mapped_16K": Field("... of 16K", "share of the mapped pages"),
-    "mapped_32K": Field("... of 32K", "share of the mapped pages"),
-    "mapped_64K": Field("... of 64K", "share of the mapped pages"),
-    "mapped_128K_1M": Field("... of 128K to 1M", "share of the mapped pages"),
-    "mapped_2M": Field("... of 2M", "share of the mapped pages"),
-    "pmd_mapped": Field("mapped pages behind PMD mappings", "share of the mapped pages"),
-    "young": Field("pages whose entry was accessed since it was last read; one bit a mapping",
-                   "share of the mapped pages"),
-    "dirty": Field("pages whose entry is dirty", "share of the mapped pages"),
-    "partial": Field("pages in partially mapped folios", "share of the mapped pages"),
-    "faults": Field("its faults since it was last asked about", "faults", 16),
-    "faults_ever": Field("its faults", "faults", 20),
-    "pages_per_fault": Field("the pages its faults got", "pages a fault", 10),
-    "zapped": Field("pages unmapped again since it was last asked about", "pages", 20),
-    "zapped_ever": Field("pages unmapped again", "pages", 20),
-    "zap_size": Field("the mean size of what was unmapped in one call", "pages", 10),
-    "age": Field("time since it was mapped", "us", 24),
-    "asked": Field("whether it was asked about before", "0 or 1"),
-    "advised": Field("whether huge pages were asked for (VM_HUGEPAGE)", "0 or 1"),
-    "aligned": Field("whole aligned 2M blocks", "share of its length"),
-    **{
-        f"may_{4 << order}K": Field(f"whether its faults may get {4 << order}K now", "0 or 1")
-        for order in (0, *layout.ORDERS)
-    },
+    "size": Field("its length", "pages", 24, "pages"),
+    "resident": Field("pages that are mapped", "share of its pages", 0, "mapped", "scanned"),
+    "zero": Field("pages that map the shared zero page", "share of its pages", 0, "zero", "scanned"),
+    "mapped_4K": Field("mapped pages in folios of 4K", _SHARE, 0, "by_order_0", "mapped"),
+    "mapped_16K": Field("... of 16K", _SHARE, 0, "by_order_2", "mapped"),
+    "mapped_32K": Field("... of 32K", _SHARE, 0, "by_order_3", "mapped"),
+    "mapped_64K": Field("... of 64K", _SHARE, 0, "by_order_4", "mapped"),
+    "mapped_128K_1M": Field("... of 128K to 1M", _SHARE, 0, "by_order_5_to_8", "mapped"),
+    "mapped_2M": Field("... of 2M", _SHARE, 0, "by_order_9", "mapped"),
+    "pmd_mapped": Field("mapped pages behind PMD mappings", _SHARE, 0, "pmd_mapped", "mapped"),
+    "young": Field("pages whose entry was accessed since it was last read; one bit a mapping", _SHARE, 0,
+                   "young", "present"),
+    "dirty": Field("pages whose entry is dirty", _SHARE, 0, "dirty", "mapped"),
+    "partial": Field("pages in partially mapped folios", _SHARE, 0, "partial", "mapped"),
+    "faults": Field("its faults since it was last asked about", "faults", 16, "new_faults"),
+    "faults_ever": Field("its faults", "faults", 20, "faults"),
+    "pages_per_fault": Field("the pages its faults got", "pages a fault", 10, "got", "faults"),
+    "zapped": Field("pages unmapped again since it was last asked about", "pages", 20, "new_zapped"),
+    "zapped_ever": Field("pages unmapped again", "pages", 20, "zapped"),
+    "zap_size": Field("the mean size of what was unmapped in one call", "pages", 10, "zapped", "zap_calls"),
+    "age": Field("time since it was mapped", "us", 24, "age"),
+    "asked": Field("whether it was asked about before", "0 or 1", 0, "was_asked"),
+    "advised": Field("whether huge pages were asked for (VM_HUGEPAGE)", "0 or 1", 0, "advised"),
+    "aligned": Field("whole aligned 2M blocks", "share of its length", 0, "aligned", "pages"),
+    **{f"may_{4 << order}K": Field(f"whether its faults may get {4 << order}K now", "0 or 1", 0, f"may_{order}")
+       for order in _ALL},
 }  # fmt: skip
 """Fields of `vma`. Those about mapped pages come from reading page tables, of a sample if `scan_share` is below 1."""
 
 SYSTEM_FIELDS = {
-    "free": Field("free memory", "share of memory"),
-    "free_64K": Field("free memory in blocks of 64K or more, as in /proc/buddyinfo", "share of free memory"),
-    "free_2M": Field("free memory in blocks of 2M or more", "share of free memory"),
-    "memory": Field("memory", "MiB", 20),
-    "resident": Field("memory in anonymous folios", "share of memory"),
-    "deferred": Field("folios on the deferred split queue", "folios", 16),
-    "vmas": Field("VMAs that are decided about", "VMAs", 16),
-    "faults": Field("faults of the last window", "faults", 16),
-    "splits": Field("folios split in the last window", "folios", 16),
-    "walks": Field("time spent translating", "share of the last window"),
-    "fault_time": Field("time spent in faults", "share of the last window"),
-    "l1_miss": Field("first-level TLB misses, sampled every `pmu_period` (PMU)", "per access of the last window"),
-    "l2_miss": Field("page walks, sampled every `pmu_period` (PMU)", "per access of the last window"),
-    "l1_4k": Field("the first-level TLB's entries for 4K pages", "entries", 12),
-    "l1_2m": Field("its entries for 2M pages", "entries", 12),
-    "l2": Field("the second-level TLB's entries", "entries", 14),
+    "free": Field("free memory", "share of memory", 0, "free_pages", "memory"),
+    "free_64K": Field("free memory in blocks of 64K or more, as in /proc/buddyinfo", "share of free memory", 0,
+                      "free_64K", "free_pages"),
+    "free_2M": Field("free memory in blocks of 2M or more", "share of free memory", 0, "free_2M", "free_pages"),
+    "memory": Field("memory", "MiB", 20, "mib"),
+    "resident": Field("memory in anonymous folios", "share of memory", 0, "nr_resident", "memory"),
+    "deferred": Field("folios on the deferred split queue", "folios", 16, "deferred"),
+    "vmas": Field("VMAs that are decided about", "VMAs", 16, "asked_vmas"),
+    "faults": Field("faults of the last window", "faults", 16, "new_pgfault"),
+    "splits": Field("folios split in the last window", "folios", 16, "splits"),
+    "walks": Field("time spent translating", "share of the last window", 0, "new_translation", "new_clock"),
+    "fault_time": Field("time spent in faults", "share of the last window", 0, "fault_time", "new_clock"),
+    "l1_miss": Field("first-level TLB misses, sampled every `pmu_period` (PMU)", "per access of the last window", 0,
+                     "l1_miss", "new_accesses"),
+    "l2_miss": Field("page walks, sampled every `pmu_period` (PMU)", "per access of the last window", 0,
+                     "l2_miss", "new_accesses"),
+    "l1_4k": Field("the first-level TLB's entries for 4K pages", "entries", 12, "l1_4k"),
+    "l1_2m": Field("its entries for 2M pages", "entries", 12, "l1_2m"),
+    "l2": Field("the second-level TLB's entries", "entries", 14, "l2"),
 }  # fmt: skip
 """Fields of `system`."""
 
-KEPT_FIELDS = {
-    name: VMA_FIELDS[name]
-    for name in ("size", "faults", "faults_ever", "pages_per_fault", "zapped", "zapped_ever", "zap_size", "age", "asked",
-                 "advised", "aligned")
-}  # fmt: skip
-"""Those of `VMA_FIELDS` that a kernel knows without reading page tables."""
+SIZE_FIELDS = {
+    "setting": Field("0 never, 0.5 madvise, 1 always", "setting / 2", 0, "setting"),
+    "held": Field("anonymous memory in folios of this size", "share of memory", 0, "held", "memory"),
+    "faults": Field("faults of the last window that got it", "faults", 16, "faults"),
+    "fallbacks": Field("faults of the last window that wanted it in vain", "faults", 16, "fallbacks"),
+    "splits": Field("folios of it split in the last window", "folios", 16, "splits"),
+    "partial": Field("partially mapped folios of it", "folios", 16, "partial"),
+}
+"""Fields of `sizes`, of each size from 16K to 2M."""
 
-_ORDER_BITS = np.array([0, *layout.ORDERS])
-_PAGES_OF_ORDER = 1 << np.arange(layout.PMD_ORDER + 1)
 
+class Fields:
+    """Computes all fields at once from a matrix of quantities.
 
-class Normaliser:
-    """Puts columns together and brings them to 0..1."""
+    Args:
+        fields: of an observation.
+        quantities: names of the matrix's columns.
+    """
 
-    def __init__(self, fields: dict[str, Field]) -> None:
-        """Note the order and the scale of the fields."""
-        self.columns = {name: i for i, name in enumerate(fields)}
+    def __init__(self, fields: dict[str, Field], quantities: Sequence[str]) -> None:
+        """Note where each field finds its quantities."""
+        column = {name: i for i, name in enumerate(quantities)}
+        self.of = np.array([column[f.of] for f in fields.values()])
+        self.ratios = np.array([i for i, f in enumerate(fields.values()) if f.per], int)
+        self.per = np.array([column[f.per] for f in fields.values() if f.per], int)
         self.logs = np.array([i for i, f in enumerate(fields.values()) if f.scale], int)
         self.scales = np.array([float(f.scale) for f in fields.values() if f.scale])
 
-    def __call__(self, values: dict[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-        """Return float32 of the shape and one axis more."""
-        out = np.empty((*shape, len(self.columns)))
-        for name, column in values.items():
-            out[..., self.columns[name]] = column
-        out[..., self.logs] = np.log2(1.0 + np.maximum(out[..., self.logs], 0.0)) / self.scales
-        return np.minimum(out, 1.0).astype(np.float32)
+    def __call__(self, quantities: np.ndarray) -> np.ndarray:
+        """Return the fields, float32 in 0..1, from quantities, float64, along the last axis."""
+        out = quantities.take(self.of, -1)
+        out[..., self.ratios] /= np.maximum(quantities.take(self.per, -1), 1.0)
+        out[..., self.logs] = np.log2(1.0 + out[..., self.logs]) / self.scales
+        return np.clip(out, 0.0, 1.0).astype(np.float32)
 
 
-_vma, _system = Normaliser(VMA_FIELDS), Normaliser(SYSTEM_FIELDS)
-
-
-def kept_columns(rows: np.ndarray, clock_ps: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the values of `KEPT_FIELDS` before normalisation, of the shape of `rows`.
-
-    Args:
-        rows: `SMAPS_DTYPE` records.
-        clock_ps: clock of the machine of each row.
-    """
-    start, end = rows["vm_start"].astype(np.int64), rows["vm_end"].astype(np.int64)
-    length = np.maximum(end - start, 1)
-    counts = rows["faults"].astype(np.float64)
-    faults = counts.sum(-1)
-    zapped = rows["zapped"].astype(np.float64)
-    first = -(-start // layout.PMD_SIZE) * layout.PMD_SIZE
-    return {
-        "size": length / layout.PAGE_SIZE,
-        "faults": faults - rows["asked_faults"],
-        "faults_ever": faults,
-        "pages_per_fault": (counts * _PAGES_OF_ORDER).sum(-1) / np.maximum(1.0, faults),
-        "zapped": zapped - rows["asked_zapped"],
-        "zapped_ever": zapped,
-        "zap_size": zapped / np.maximum(1, rows["zap_calls"]),
-        "age": (clock_ps - rows["born"].astype(np.int64)) / 1e6,
-        "asked": rows["asked"] != 0,
-        "advised": rows["vm_flags"] & layout.VM_HUGEPAGE != 0,
-        "aligned": np.maximum(0, end // layout.PMD_SIZE * layout.PMD_SIZE - first) / length,
-    }
+_OFFSET = {name: offset // 8 for name, (_, offset, *_) in SMAPS_DTYPE.fields.items()}  # type: ignore[union-attr]
+_NAMES = ["" for _ in range(SMAPS_DTYPE.itemsize // 8)]
+for _name in ("zapped", "zap_calls", "zero", "young", "dirty", "pmd_mapped", "partial", "scanned"):
+    _NAMES[_OFFSET[_name]] = _name
+for _order in range(10):
+    _NAMES[_OFFSET["by_order"] + _order] = f"by_order_{_order}"
+_DERIVED = ("pages", "aligned", "mapped", "present", "by_order_5_to_8", "faults", "got", "new_faults", "new_zapped",
+            "age", "was_asked", "advised", *(f"may_{order}" for order in _ALL))  # fmt: skip
+_vma = Fields(VMA_FIELDS, [*_NAMES, *_DERIVED])
+_AT = {name: len(_NAMES) + i for i, name in enumerate(_DERIVED)}
+_BY_ORDER, _FAULTS = (slice(_OFFSET[name], _OFFSET[name] + 10) for name in ("by_order", "faults"))
+_PAGES_OF_ORDER = 1 << np.arange(layout.PMD_ORDER + 1)
 
 
 def vma_observation(rows: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray) -> np.ndarray:
@@ -152,31 +151,48 @@ def vma_observation(rows: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray) 
         clock_ps: clock of the machine of each row.
         orders: mask of the orders that the faults of each may get.
     """
-    scanned = np.maximum(rows["scanned"], 1)
-    by_order = rows["by_order"].astype(np.float64)
-    mapped = by_order.sum(-1)
-    share = 1.0 / np.maximum(1.0, mapped)
-    zero = rows["zero"].astype(np.float64)
-    may = orders[..., None] >> _ORDER_BITS & 1
-    values = {
-        **kept_columns(rows, clock_ps),
-        "resident": mapped / scanned,
-        "zero": zero / scanned,
-        "mapped_4K": by_order[..., 0] * share,
-        "mapped_16K": by_order[..., 2] * share,
-        "mapped_32K": by_order[..., 3] * share,
-        "mapped_64K": by_order[..., 4] * share,
-        "mapped_128K_1M": by_order[..., 5:9].sum(-1) * share,
-        "mapped_2M": by_order[..., 9] * share,
-        "pmd_mapped": rows["pmd_mapped"] * share,
-        "young": rows["young"] / np.maximum(1.0, mapped + zero),
-        "dirty": rows["dirty"] * share,
-        "partial": rows["partial"] * share,
-        **{f"may_{4 << order}K": may[..., i] for i, order in enumerate((0, *layout.ORDERS))},
-    }
-    out = _vma(values, rows.shape)
-    out[rows["scanned"] == 0] = 0.0
+    raw = np.ascontiguousarray(rows).view(np.int64).reshape(*rows.shape, -1)
+    q = np.empty((*rows.shape, len(_NAMES) + len(_DERIVED)))
+    q[..., : len(_NAMES)] = raw
+
+    def column(name: str) -> np.ndarray:
+        return raw[..., _OFFSET[name]]
+
+    start, end = column("vm_start"), column("vm_end")
+    by_order, counts = raw[..., _BY_ORDER], raw[..., _FAULTS]
+    mapped, faults, flags = by_order.sum(-1), counts.sum(-1), rows["vm_flags"]
+    whole = (end >> _PMD) - (start + layout.PMD_SIZE - 1 >> _PMD)
+    derived = (
+        end - start >> _PAGE,
+        np.maximum(whole, 0) * layout.PMD_SIZE >> _PAGE,
+        mapped,
+        mapped + column("zero"),
+        by_order[..., 5:9].sum(-1),
+        faults,
+        counts @ _PAGES_OF_ORDER,
+        faults - column("asked_faults"),
+        column("zapped") - column("asked_zapped"),
+        (clock_ps - column("born")) / 1e6,
+        column("asked") != 0,
+        flags & layout.VM_HUGEPAGE != 0,
+    )
+    for i, values in enumerate(derived, len(_NAMES)):
+        q[..., i] = values
+    q[..., _AT["may_0"] :] = orders[..., None] >> np.array(_ALL) & 1
+    out = _vma(q)
+    out[end == 0] = 0.0
     return out
+
+
+_PAGE, _PMD = layout.PAGE_SIZE.bit_length() - 1, layout.PMD_SIZE.bit_length() - 1
+
+_STATES = ("free_pages", "nr_resident", "asked_vmas", "listed", "listed_64K", "listed_2M")
+_CHANGES = ("pgfault", "clock", "accesses", "translation", "fault", "zeroing", "copying")
+_EVENTS = ("dtlb_l1_miss", "dtlb_l2_miss")
+_STATE_COLUMNS, _CHANGE_COLUMNS, _EVENT_COLUMNS = ([FACTS[name] for name in n] for n in (_STATES, _CHANGES, _EVENTS))
+_system = Fields(SYSTEM_FIELDS, [*_STATES, *(f"new_{name}" for name in _CHANGES), "memory", "l1_4k", "l1_2m", "l2",
+                                  "l1_miss", "l2_miss", "mib", "deferred", "splits", "fault_time", "free_64K",
+                                  "free_2M"])  # fmt: skip
 
 
 def system_observation(now: Facts, last: Facts, hardware: np.ndarray, pmu_period: int) -> np.ndarray:
@@ -188,34 +204,42 @@ def system_observation(now: Facts, last: Facts, hardware: np.ndarray, pmu_period
         hardware: shape (machines, 4): pages of memory; TLB entries for 4K and 2M, and of the second level.
         pmu_period: TLB events between two samples.
     """
-    window = now.counters - last.counters
-    total = hardware[:, 0]
-    free = now["free_pages"]
-    untouched = free - now["listed"]  # never used: whole
-    share = 1.0 / np.maximum(1, free)
-    time = np.maximum(1, window.clock_ps)
-    accesses = np.maximum(1, window["accesses"])
+    states = now.raw.take(_STATE_COLUMNS, 1)
+    changes = now.raw.take(_CHANGE_COLUMNS, 1) - last.raw.take(_CHANGE_COLUMNS, 1)
+    samples = now.raw.take(_EVENT_COLUMNS, 1) // pmu_period - last.raw.take(_EVENT_COLUMNS, 1) // pmu_period
+    untouched = states[:, 0] - states[:, 3]  # never used, so not listed: whole
+    derived = np.stack(
+        [
+            hardware[:, 0] / 256,
+            now.stat("nr_anon_partially_mapped").sum(-1),
+            (now.stat("split") - last.stat("split")).sum(-1),
+            changes[:, 4:].sum(-1),
+            untouched + states[:, 4],
+            untouched + states[:, 5],
+        ],
+        axis=1,
+    )
+    return _system(np.concatenate([states, changes, hardware, samples * pmu_period, derived], axis=1))
 
-    def sampled(event: str) -> np.ndarray:
-        samples = now.counters[event] // pmu_period - last.counters[event] // pmu_period
-        return samples * pmu_period / accesses
 
-    values = {
-        "free": free / total,
-        "free_64K": (untouched + now["listed_64K"]) * share,
-        "free_2M": (untouched + now["listed_2M"]) * share,
-        "memory": total / 256,
-        "resident": now.counters["nr_resident"] / total,
-        "deferred": now.counters["nr_anon_partially_mapped"],
-        "vmas": now["asked_vmas"],
-        "faults": window["pgfault"],
-        "splits": window["split"],
-        "walks": window.time_ps("translation") / time,
-        "fault_time": window.time_ps("fault", "zeroing", "copying") / time,
-        "l1_miss": sampled("dtlb_l1_miss"),
-        "l2_miss": sampled("dtlb_l2_miss"),
-        "l1_4k": hardware[:, 1],
-        "l1_2m": hardware[:, 2],
-        "l2": hardware[:, 3],
-    }
-    return _system(values, (len(total),))
+_sizes = Fields(SIZE_FIELDS, ("setting", "held", "faults", "fallbacks", "splits", "partial", "memory"))
+
+
+def size_observation(now: Facts, last: Facts, modes: np.ndarray, hardware: np.ndarray) -> np.ndarray:
+    """Return the `SIZE_FIELDS` of machines, float32, shape (machines, sizes, fields).
+
+    Args:
+        now: facts at the end of the window.
+        last: facts at its beginning.
+        modes: settings of each size, 0 to 2.
+        hardware: as `system_observation` takes it.
+    """
+
+    def new(name: str) -> np.ndarray:
+        return (now.stat(name) - last.stat(name))[:, 2:]
+
+    held = now.stat("nr_anon")[:, 2:] << np.array(layout.ORDERS)
+    memory = np.broadcast_to(hardware[:, :1], modes.shape)
+    q = [modes / 2, held, new("anon_fault_alloc"), new("anon_fault_fallback"), new("split"),
+         now.stat("nr_anon_partially_mapped")[:, 2:], memory]  # fmt: skip
+    return _sizes(np.stack(q, axis=-1))

@@ -103,13 +103,13 @@ def checked_terms(returned: Any) -> dict[str, float]:
 def _checked(returned: Any, n: int) -> dict[str, np.ndarray]:
     if not isinstance(returned, Mapping):
         raise ValueError(f"the reward returned {returned!r}: return {{name: value}}")
-    terms = {}
-    for name, value in returned.items():
+    table = np.empty((len(returned), n))
+    for row, (name, value) in zip(table, returned.items(), strict=True):
         try:
-            column = np.broadcast_to(np.asarray(value, np.float64), n)
+            row[:] = value
         except (TypeError, ValueError):
             raise ValueError(f"the reward's term {name!r} is {value!r}: return finite numbers") from None
-        if not np.isfinite(column).all():
-            raise ValueError(f"the reward's term {name!r} is {value}: return finite numbers")
-        terms[str(name)] = column
-    return terms
+    if not (finite := np.isfinite(table).all(1)).all():
+        name = list(returned)[int(finite.argmin())]
+        raise ValueError(f"the reward's term {name!r} is {returned[name]}: return finite numbers")
+    return dict(zip(map(str, returned), table, strict=True))

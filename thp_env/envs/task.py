@@ -123,7 +123,7 @@ class Task(ABC):
         self.default_orders = np.zeros(n, np.int64)
         self.accesses = np.ones(n)
         self.elapsed_ns = np.zeros(n, np.int64)
-        self._hardware = np.ones((n, 4))
+        self.hardware = np.ones((n, 4))
         self._now = self.batch.facts()
         self._last, self._paid = self.batch.facts(), self.batch.facts()
         self._terms: dict[str, np.ndarray] = {}
@@ -148,7 +148,7 @@ class Task(ABC):
         now, last = self._now, self._last
         if not isinstance(chosen, slice):
             now, last = Facts(now.raw[chosen]), Facts(last.raw[chosen])
-        seen = system_observation(now, last, self._hardware[chosen], self._pmu_period)
+        seen = system_observation(now, last, self.hardware[chosen], self._pmu_period)
         return {"system": seen}
 
     system_space = spaces.Box(0.0, 1.0, (len(SYSTEM_FIELDS),), np.float32)
@@ -177,7 +177,7 @@ class Task(ABC):
         self.batch[i], self.workload[i] = machine, workload
         self.default_orders[i] = mask
         self.accesses[i] = max(1.0, float(program.work.sum()))
-        self._hardware[i] = (
+        self.hardware[i] = (
             config.memory // layout.PAGE_SIZE, math.prod(tlb.l1_4k), math.prod(tlb.l1_2m or tlb.l1_4k),
             math.prod(tlb.l2 or (0, 0)),
         )  # fmt: skip
@@ -249,6 +249,11 @@ class Task(ABC):
         """Counters and figures at the last decision."""
         return self._now
 
+    @property
+    def last(self) -> Facts:
+        """Counters and figures at the decision before."""
+        return self._last
+
     def terms(self, i: int) -> dict[str, float]:
         """Return the terms of a machine's last reward; those of the episode's end are there at the end only."""
         return {name: float(column[i]) for name, column in self._terms.items()} | self._final_terms.get(i, {})
@@ -298,5 +303,5 @@ class Task(ABC):
             facts.raw[i] = row
 
     _state: tuple[str, ...] = (
-        "over", "status", "rows", "held", "default_orders", "accesses", "elapsed_ns", "_hardware",
+        "over", "status", "rows", "held", "default_orders", "accesses", "elapsed_ns", "hardware",
     )  # fmt: skip

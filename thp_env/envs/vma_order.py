@@ -7,24 +7,23 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from thp_env.envs.actions import ACTIONS, DECISIONS, action_masks
 from thp_env.envs.env import ThpEnv
-from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS, vma_observation
-from thp_env.envs.task import Task
+from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.envs.vector import ThpVectorEnv
-from thp_env.machine import Machine, Vma, layout
+from thp_env.envs.vma_task import VmaTask
+from thp_env.machine import Vma
 from thp_env.machine.batch import Question
 
 
-class VmaOrderTask(Task):
-    """Asks about one VMA after another; each is a choice of sizes for its later faults."""
+class VmaOrderTask(VmaTask):
+    """Asks about one VMA after another."""
 
     question = Question.VMA
 
-    def __init__(self, machines: int = 1, *arguments: Any, **named: Any) -> None:
-        """Make the task; the arguments are those of `Task`."""
-        super().__init__(machines, *arguments, **named)
-        self.action_space = spaces.Discrete(len(ACTIONS))
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        """Make the task; the arguments are those of `VmaTask`."""
+        super().__init__(*arguments, **named)
+        self.action_space = spaces.Discrete(len(self.actions.names))
         self.observation_space = spaces.Dict(
             {
                 "vma": spaces.Box(0.0, 1.0, (len(VMA_FIELDS),), np.float32),
@@ -32,29 +31,13 @@ class VmaOrderTask(Task):
             }
         )
 
-    def prepare(self, i: int, machine: Machine, default: int) -> None:
-        """Every size is on for all VMAs; order masks decide (extension E1)."""
-        for order in layout.ORDERS:
-            machine.set_thp(order, "always")
-        machine.set_default_orders(default)
-
-    def decisions(self, actions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        """One decision about the VMA that was asked about."""
-        decided = np.empty((len(actions), 1, 3), np.uint32)
-        decided[:, :, 0] = self.rows["id"]
-        decided[:, 0, 1:] = DECISIONS[actions]
-        return decided
-
     def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
         """The VMA asked about, and the system."""
-        rows = self.rows[chosen, 0]
-        orders = np.where(rows["orders"], rows["orders"], self.default_orders[chosen])
-        seen = super().observation(chosen)
-        return {"vma": vma_observation(rows, self.facts["clock"][chosen], orders), **seen}
+        return {"vma": self.vma_observation(self.rows[chosen, 0], chosen), **super().observation(chosen)}
 
     def masks(self) -> np.ndarray:
-        """Which actions can have an effect, shape (N, 14); all where no VMA is asked about."""
-        return action_masks(self.rows[:, 0])
+        """Which actions can have an effect, shape (N, actions); only the first where no VMA is asked about."""
+        return self.actions.masks(self.rows[:, 0])
 
 
 class VmaOrderEnv(ThpEnv):
@@ -115,6 +98,13 @@ class VmaOrderEnv(ThpEnv):
     - `window_ms`: simulated milliseconds a window lasts at most.
     - `window_faults`: faults that had a choice a window lasts at most.
     - `default`: name of the sizes that VMAs get which nobody decided about.
+    - `window_accesses`: simulated accesses a window lasts at most; None (default): any number.
+    - `interface`: "orders" (default), or "madvise" for what mainline has: then the actions are normal (nothing),
+      hugepage, nohugepage and collapse.
+    - `advised`: with "madvise", name of the sizes that MADV_HUGEPAGE adds to the default ones.
+    - `scan_share`: share of the VMA's page tables that is read at a decision. Reading takes simulated time; below 1,
+      one in 1 / `scan_share` 2M ranges is read, another one each time.
+    - `pmu_period`: TLB events between two samples of the PMU.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
 
     ## Version History

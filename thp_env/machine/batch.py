@@ -15,7 +15,12 @@ from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS, Counters
 FIGURES: tuple[str, ...] = _core.FIGURES
 """What `Batch.facts` holds besides counters (`monitor.hpp`): clock in ps, free memory in pages, and so on."""
 
-_PARTS = np.cumsum([len(VM_EVENTS), 10 * len(MTHP_STATS), len(TIMES), len(FIGURES)])
+_VM, _MTHP, _TIMES = len(VM_EVENTS), 10 * len(MTHP_STATS), len(TIMES)
+FACTS = {
+    name: i for i, name in enumerate((*VM_EVENTS, *[""] * _MTHP, *TIMES, *FIGURES)) if name
+}  # fmt: skip
+"""Column of each event, kind of time and figure in a row of `Facts`."""
+_WIDTH = _VM + _MTHP + _TIMES + len(FIGURES)
 
 
 class Verb(IntEnum):
@@ -72,20 +77,30 @@ class Facts:
     """Counters and figures of all machines at one moment.
 
     Attributes:
-        counters: `Counters` with the machines as first axis.
-        figures: int64, shape (machines, `FIGURES`).
+        raw: int64, shape (machines, width), as the core writes them.
     """
 
     def __init__(self, raw: np.ndarray) -> None:
-        """Take int64 rows as the core writes them."""
-        vm, mthp, times, figures = np.split(raw, _PARTS[:-1], axis=1)
-        self.raw, self.figures = raw, figures
-        clock = figures[:, FIGURES.index("clock")]
-        self.counters = Counters(vm, mthp.reshape(len(raw), 10, len(MTHP_STATS)), times, clock)
+        """Take rows of the core."""
+        self.raw = raw
 
-    def __getitem__(self, figure: str) -> np.ndarray:
-        """Return one of `FIGURES` of every machine."""
-        return self.figures[:, FIGURES.index(figure)]
+    @property
+    def counters(self) -> Counters:
+        """Views of the counters, with the machines as first axis."""
+        raw = self.raw
+        return Counters(raw[:, :_VM], self._mthp, raw[:, _VM + _MTHP : _VM + _MTHP + _TIMES], self["clock"])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Return one of `FACTS` of every machine."""
+        return self.raw[:, FACTS[name]]
+
+    def stat(self, name: str) -> np.ndarray:
+        """Return one of `MTHP_STATS`, shape (machines, 10 orders)."""
+        return self._mthp[:, :, MTHP_STATS.index(name)]
+
+    @property
+    def _mthp(self) -> np.ndarray:
+        return self.raw[:, _VM : _VM + _MTHP].reshape(len(self.raw), 10, -1)
 
 
 class Batch:
@@ -171,6 +186,6 @@ class Batch:
 
     def facts(self) -> Facts:
         """Return counters and figures of all machines; zeros for empty places."""
-        raw = np.zeros((len(self), int(_PARTS[-1])), np.int64)
+        raw = np.zeros((len(self), _WIDTH), np.int64)
         self._core.facts(raw.view(np.uint64))
         return Facts(raw)

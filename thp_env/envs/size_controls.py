@@ -1,0 +1,123 @@
+"""The environment thp_env/SizeControls-v0: the sizes of the whole system."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from thp_env.envs.env import ThpEnv
+from thp_env.envs.observation import SIZE_FIELDS, SYSTEM_FIELDS, size_observation
+from thp_env.envs.task import Task
+from thp_env.envs.vector import ThpVectorEnv
+from thp_env.machine import Machine, layout
+from thp_env.machine.batch import Facts
+
+MODES = ("never", "madvise", "always")
+"""What a size's sysfs control can be set to."""
+
+
+class SizeControlsTask(Task):
+    """Sets hugepages-<size>kB/enabled of every size, every window."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        """Make the task; the arguments are those of `Task`."""
+        super().__init__(*arguments, **named)
+        self.modes = np.zeros((len(self.batch), len(layout.ORDERS)), np.int64)
+        self.action_space = spaces.MultiDiscrete([len(MODES)] * len(layout.ORDERS))
+        self.observation_space = spaces.Dict(
+            {
+                "sizes": spaces.Box(0.0, 1.0, (len(layout.ORDERS), len(SIZE_FIELDS)), np.float32),
+                "system": spaces.Box(0.0, 1.0, (len(SYSTEM_FIELDS),), np.float32),
+            }
+        )
+
+    _state = (*Task._state, "modes")
+
+    def prepare(self, i: int, machine: Machine, default: int) -> None:
+        """Set sysfs: the default sizes always, all others never."""
+        self.modes[i] = -1
+        self._set(i, machine, [2 * (default >> order & 1) for order in layout.ORDERS])
+
+    def decisions(self, actions: np.ndarray, chosen: np.ndarray) -> None:
+        """Write the controls that change."""
+        for i in np.flatnonzero(chosen & (actions != self.modes).any(-1)):
+            self._set(int(i), self.batch[int(i)], actions[i])
+
+    def _set(self, i: int, machine: Machine, modes: Any) -> None:
+        for k in np.flatnonzero(modes != self.modes[i]):
+            machine.set_thp(layout.ORDERS[k], MODES[modes[k]])
+        self.modes[i] = modes
+
+    def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
+        """Every size's setting and statistics, and the system."""
+        now, last = Facts(self.facts.raw[chosen]), Facts(self.last.raw[chosen])
+        return {"sizes": size_observation(now, last, self.modes[chosen], self.hardware[chosen]), **super().observation(chosen)}
+
+    def masks(self) -> np.ndarray:
+        """Every setting is possible, shape (N, 24)."""
+        return np.ones((len(self.batch), len(layout.ORDERS) * len(MODES)), np.int8)
+
+
+class SizeControlsEnv(ThpEnv):
+    """Choose the folio sizes of the whole system.
+
+    ## Description
+
+    A simulated Linux machine runs a workload. After every window of simulated time the agent sets the sysfs control
+    of each folio size, hugepages-16kB to hugepages-2048kB, as a system administrator or a daemon would. Later page
+    faults get the largest enabled size that fits.
+
+    ## Action Space
+
+    `MultiDiscrete([3] * 8)`: for each size from 16K to 2M "never", "madvise" or "always". "madvise" enables the size
+    in VMAs for which the program asked for huge pages (MADV_HUGEPAGE). `action_masks()` is all ones, flat.
+
+    ## Observation Space
+
+    `Dict`: `sizes`, float32 in 0..1, for each size the fields of `observation.SIZE_FIELDS`, from the statistics that
+    sysfs keeps; `system`, the fields of `observation.SYSTEM_FIELDS`. Nothing here needs page tables to be read.
+
+    ## Rewards
+
+    As in VmaOrder-v0: the sum of named terms over the window just run (`envs/reward.py`), `total_time` by default.
+    At the end pending splits and untouched memory are charged (`pending_cost`).
+
+    ## Starting State
+
+    A workload draws a program and a machine from the environment's generator; the program has run for a window.
+
+    ## Episode End
+
+    Terminates when the program has ended, or when the machine runs out of memory: then what was not executed is
+    charged as in VmaOrder-v0 (`oom_cost`). Never truncates by itself.
+
+    ## Information
+
+    Each step: `elapsed_ns`, the simulated time of the step. At the end also `reason` ("done" or "oom"),
+    `metrics` (`thp_env.metrics.run_metrics`) and `workload`.
+
+    ## Arguments
+
+    - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `pmu_period`, `metrics`: as in
+      VmaOrder-v0.
+    - `default`: name of the sizes that are set to "always" at the start; all others are "never".
+    - `scan_share`: of no effect, since no page tables are read.
+
+    ## Version History
+
+    - v0: first version.
+
+    ## References
+
+    Documentation/admin-guide/mm/transhuge.rst.
+    """
+
+    task_class = SizeControlsTask
+
+
+class SizeControlsVectorEnv(ThpVectorEnv):
+    """Many SizeControls-v0 at once."""
+
+    task_class = SizeControlsTask

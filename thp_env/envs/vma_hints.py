@@ -1,0 +1,123 @@
+"""The environment thp_env/VmaHints-v0: all VMAs at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from thp_env.envs.env import ThpEnv
+from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
+from thp_env.envs.vector import ThpVectorEnv
+from thp_env.envs.vma_task import VmaTask
+from thp_env.machine.batch import Question
+
+
+class VmaHintsTask(VmaTask):
+    """Asks about all VMAs that hold a slot, every window."""
+
+    question = Question.SLOTS
+
+    def __init__(self, *arguments: Any, slots: int = 8, **named: Any) -> None:
+        """Make the task; see the environment for `slots`, `VmaTask` for the others."""
+        if slots != int(slots) or not 1 <= slots <= 1024:
+            raise ValueError(f"slots must be a whole number from 1 to 1024, not {slots}")
+        self.slots = int(slots)
+        super().__init__(*arguments, **named)
+        self.action_space = spaces.MultiDiscrete([len(self.actions.names)] * self.slots)
+        self.observation_space = spaces.Dict(
+            {
+                "vmas": spaces.Box(0.0, 1.0, (self.slots, len(VMA_FIELDS)), np.float32),
+                "present": spaces.MultiBinary(self.slots),
+                "other": spaces.Box(0.0, 1.0, (len(VMA_FIELDS),), np.float32),
+                "system": spaces.Box(0.0, 1.0, (len(SYSTEM_FIELDS),), np.float32),
+            }
+        )
+
+    def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
+        """Every slot, the sum of the VMAs without one, and the system."""
+        rows = self.rows[chosen]
+        fields = self.vma_observation(rows, chosen)
+        return {
+            "vmas": fields[:, :-1].copy(),
+            "present": (rows["id"][:, :-1] != 0).astype(np.int8),
+            "other": fields[:, -1].copy(),
+            **super().observation(chosen),
+        }
+
+    def masks(self) -> np.ndarray:
+        """Which actions can have an effect, shape (N, slots * actions); only the first in an empty slot."""
+        return self.actions.masks(self.rows[:, :-1]).reshape(len(self.rows), -1)
+
+
+class VmaHintsEnv(ThpEnv):
+    """Choose folio sizes for all VMAs at once.
+
+    ## Description
+
+    A simulated Linux machine runs a workload. After every window of simulated time the agent is shown the largest
+    VMAs, one in each slot, and decides about each: the folio sizes that its later page faults may get, or to split
+    or collapse what it has now. Bigger folios mean fewer faults and page walks; they also mean memory that nobody
+    touches, time to zero it, and splits when the program gives back a part.
+
+    ## Action Space
+
+    `MultiDiscrete`, one of `thp_env.envs.actions.ACTIONS` for each slot: keep; one size out of 4K, 16K, 32K, 64K,
+    128K, 256K, 512K, 1M, 2M; 16K+32K+64K; all sizes; split the VMA's large folios now; collapse its whole 2M blocks
+    now (MADV_COLLAPSE). What is decided about an empty slot has no effect. `action_masks()` says which actions can
+    have one: one flag for each slot and action, flat, as MaskablePPO takes them.
+
+    ## Observation Space
+
+    `Dict`: `vmas`, float32 in 0..1, for each slot the fields of `observation.VMA_FIELDS`, zeros in an empty one;
+    `present`, int8, 1 where a VMA holds the slot; `other`, the same fields of all VMAs without a slot taken
+    together; `system`, the fields of `observation.SYSTEM_FIELDS`. Only what a kernel can see: accessed bits have the
+    granularity of the mapping and miss what stays in the TLB, and reading them takes simulated time.
+
+    A VMA gets a slot when one is free, those with most mapped pages first, and keeps it until it is unmapped. When a
+    VMA is split, the larger part keeps the slot.
+
+    ## Rewards
+
+    As in VmaOrder-v0: the sum of named terms over the window just run (`envs/reward.py`), `total_time` by default.
+    At the end pending splits and untouched memory are charged (`pending_cost`).
+
+    ## Starting State
+
+    A workload draws a program and a machine from the environment's generator; the program has run for a window, or
+    until it mapped its first anonymous VMA of 64K or more.
+
+    ## Episode End
+
+    Terminates when the program has ended, or when the machine runs out of memory: then what was not executed is
+    charged as in VmaOrder-v0 (`oom_cost`). Never truncates by itself.
+
+    ## Information
+
+    Each step: `elapsed_ns`, the simulated time of the step. At the end also `reason` ("done" or "oom"),
+    `metrics` (`thp_env.metrics.run_metrics`) and `workload`.
+
+    ## Arguments
+
+    - `slots`: VMAs that are decided about at a time.
+    - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `interface`, `advised`, `scan_share`,
+      `pmu_period`, `metrics`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or more was mapped.
+    - `default`: name of the sizes that VMAs get which nobody decided about.
+
+    ## Version History
+
+    - v0: first version.
+
+    ## References
+
+    Documentation/admin-guide/mm/transhuge.rst; madvise(2), process_madvise(2).
+    """
+
+    task_class = VmaHintsTask
+
+
+class VmaHintsVectorEnv(ThpVectorEnv):
+    """Many VmaHints-v0 at once."""
+
+    task_class = VmaHintsTask
