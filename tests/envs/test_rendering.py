@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
+from support.episodes import ENVIRONMENTS, make, play
 from support.machines import run
 
 from thp_env.envs.canvas import Canvas, color
@@ -127,6 +129,7 @@ def test_a_window_shows_the_picture() -> None:
 import os; os.environ["SDL_VIDEODRIVER"] = "dummy"
 import sys; sys.path.insert(0, "tests")
 import numpy as np, pygame
+from support.episodes import ENVIRONMENTS, make, play
 from support.machines import run
 from thp_env.envs.rendering import Renderer
 machine, shown = run("mmap a 8M\\nwrite a 0 8M\\n", "64"), Renderer("test", "human")
@@ -136,3 +139,39 @@ assert (there == Renderer("test", "rgb_array").render(machine)).all()
 shown.close()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_every_environment_is_rendered(env_id: str) -> None:
+    env = make(env_id, render_mode="rgb_array")
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.unwrapped.render()
+    env.reset(seed=0)
+    pictures = [env.render()]
+    play(env, limit=5, seed=0)
+    pictures.append(env.render())
+    assert all(p.shape == (600, 800, 3) for p in pictures)
+    assert (pictures[0] != pictures[1]).any()
+    text = make(env_id, render_mode="ansi")
+    play(text, limit=3, seed=0)
+    assert "small" in text.render().splitlines()[0]
+
+
+def test_rendering_changes_nothing() -> None:
+    assert play(make(render_mode="rgb_array"), seed=1).digest() == play(make(), seed=1).digest()
+
+
+def test_without_a_render_mode_there_is_a_warning() -> None:
+    env = make().unwrapped
+    env.reset(seed=0)
+    with pytest.warns(UserWarning, match='render_mode="rgb_array"'):
+        assert env.render() is None
+
+
+def test_gymnasium_records_a_video(tmp_path: Path) -> None:
+    pytest.importorskip("moviepy")
+    env = gymnasium.wrappers.RecordVideo(make(render_mode="rgb_array"), str(tmp_path / "video"), disable_logger=True)
+    play(env, limit=8, seed=0)
+    env.close()
+    (video,) = tmp_path.glob("video/*.mp4")
+    assert video.stat().st_size > 2000

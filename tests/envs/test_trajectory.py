@@ -8,7 +8,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from support.episodes import ENVIRONMENTS, small_program, small_workload
+from support.episodes import ENVIRONMENTS, randomly, small_program, small_workload
 
 from thp_env.envs.trajectory import COUNTERS, RecordTrajectory, Trajectory, TrajectoryError, replay, steps
 from thp_env.traces import save_program
@@ -22,13 +22,12 @@ def program(tmp_path: Path) -> str:
 
 def record(env_id: str, folder: Path, workload: str, episodes: int = 1, limit: int = 10_000, **arguments) -> list[Path]:
     env = RecordTrajectory(gymnasium.make(env_id, workload=workload, **arguments), folder)
-    env.action_space.seed(0)
+    choose = randomly(0)
     for episode in range(episodes):
         env.reset(seed=7 if episode == 0 else None)
         over, taken = False, 0
         while not over and taken < limit:
-            action = env.action_space.sample(mask=env.unwrapped.action_masks())
-            _, _, over, _, _ = env.step(action)
+            _, _, over, _, _ = env.step(choose(env))
             taken += 1
     env.close()
     return env.saved

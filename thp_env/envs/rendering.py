@@ -102,14 +102,14 @@ class Renderer:
         self._merge, self._pending = 1, list[Moment]()
         self._last: Counters | None = None
 
-    def note(self, machine: Machine, terms: dict[str, float], steps: int = 1) -> None:
-        """Remember a step that has just been taken."""
+    def note(self, machine: Machine, terms: dict[str, float]) -> None:
+        """Remember a step that has just been taken; after a reset there are no terms."""
         now = machine.counters
         window = now - self._last if self._last is not None else now
         self._last = now
-        self.steps += steps
         if not terms:
             return
+        self.steps += 1
         n = max(1, window["accesses"])
         first, walks = window["dtlb_l1_miss"] / n, window["dtlb_l2_miss"] / n
         walks = min(walks, first)
