@@ -17,7 +17,7 @@ def saved(setting: str, default: str, action: str = "keep", **arguments) -> floa
     arguments.setdefault("workload", small_program(1))
     env = ShadowReward(make(default=default, **arguments), setting=setting)
     rewards = np.array(play(env, action, seed=0).rewards)
-    return float((np.sign(rewards) * np.expm1(abs(rewards))).sum() / env.scale)
+    return float((np.sign(rewards) * np.expm1(abs(rewards))).sum() / env.accounts.scale)
 
 
 def metrics(default: str) -> dict[str, float]:
@@ -36,10 +36,10 @@ def test_an_episode_adds_up_to_the_share_that_was_saved(setting: str, default: s
 def test_the_shadows_own_setting_saves_nothing_at_any_step(setting: str) -> None:
     env = ShadowReward(make(workload=small_program(1), default=setting), setting=setting, slices=4096)
     episode = play(env, seed=0)
-    total = env._total / env.unwrapped.task.accesses[0]
+    total = env.accounts.shadows[0].total / env.unwrapped.task.accesses[0]
     for reward, terms in zip(episode.rewards, episode.terms, strict=True):
         watched = terms["monitor_cost"] / total  # all that it does beyond the shadow
-        assert reward == pytest.approx(symlog(env.scale * watched), abs=0.05)
+        assert reward == pytest.approx(symlog(env.accounts.scale * watched), abs=0.05)
 
 
 def test_decisions_are_paid() -> None:
@@ -80,7 +80,7 @@ def test_running_out_of_memory_never_pays(idle_ms: int) -> None:
 def test_what_did_not_run_is_charged_in_full() -> None:
     env = ShadowReward(make(workload=sparse(24, weight=1000), window_faults=8), setting="4K")
     episode = play(env, "64K", seed=0)
-    rest = env.scale * unfinished_cost(env.unwrapped.machine) / env._total
+    rest = env.accounts.scale * unfinished_cost(env.unwrapped.machine) / env.accounts.shadows[0].total
     assert rest > 20, "more than symlog would let through"
     assert episode.rewards[-1] == pytest.approx(-rest, abs=2)
 

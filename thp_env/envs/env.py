@@ -85,7 +85,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         info: dict[str, Any] = {"elapsed_ns": int(self.task.elapsed_ns[0])}
         over = bool(self.task.over[0])
         if over:
-            info |= self.task.final_info(0)
+            info |= self.task.ends[0].info
         self._show()
         return _first(observation), float(rewards[0]), over, False, info
 

@@ -1,4 +1,4 @@
-"""A wrapper that pays the difference to a shadow run: the same workload at a fixed setting.
+"""Wrappers that pay the difference to a shadow run: the same workload at a fixed setting.
 
 Raw nanoseconds do not train: instances differ by orders of magnitude. What a window cost less than the shadow
 run at the same position of the program, as a share of the shadow's whole cost, does. Workloads draw their
@@ -7,20 +7,174 @@ randomness independently of decisions, so both runs do the same work.
 
 from __future__ import annotations
 
-from typing import Any, SupportsFloat
+from collections import OrderedDict
+from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium
 import numpy as np
+from gymnasium.vector import VectorWrapper
 
 from thp_env.envs.actions import ORDER_MASKS
-from thp_env.machine import Machine, Status
+from thp_env.envs.task import Task, order_mask
+from thp_env.machine import Machine, Status, layout
+from thp_env.machine.batch import Facts
 from thp_env.machine.prices import Prices, cost_terms, pending_cost
 from thp_env.metrics import unfinished_cost
+from thp_env.traces import Program
+
+CACHED = 32
+"""Shadow runs that are kept for the next episode of the same program."""
 
 
 def symlog(x: float) -> float:
     """Return sign(x) log(1 + |x|)."""
     return float(np.sign(x) * np.log1p(abs(x)))
+
+
+class ShadowRun(NamedTuple):
+    """What the program costs at a fixed setting.
+
+    Attributes:
+        program: what ran.
+        starts: position of each operation's first step.
+        positions: points in the program.
+        costs: in ns, up to those points.
+        pending: what it left for later, in ns.
+    """
+
+    program: Program
+    starts: np.ndarray
+    positions: np.ndarray
+    costs: np.ndarray
+    pending: float
+
+    @property
+    def total(self) -> float:
+        """The whole cost in ns."""
+        return max(1.0, float(self.costs[-1]) + self.pending)
+
+    def cost_at(self, op: int, step: int) -> float:
+        """Return the cost up to a position, in ns."""
+        return float(np.interp(self.starts[op] + step, self.positions, self.costs))
+
+
+def shadow_run(machine: Machine, setting: str, slices: int = 128, prices: Prices | None = None) -> ShadowRun:
+    """Run a copy of a machine on to the end of its program, at a fixed setting.
+
+    One that runs out of memory is run again with 4K; if that does not fit either, what did not run is charged as to
+    an agent.
+
+    Args:
+        machine: where the run begins; stays as it is.
+        setting: name of the sizes of all VMAs.
+        slices: points at which the cost is noted, at most.
+        prices: what counters cost.
+    """
+    prices = prices or Prices()
+    starts = np.concatenate([[0], np.cumsum(machine.program.steps)])
+    shadow = machine.clone()
+    for order in layout.ORDERS:
+        shadow.set_thp(order, "always")
+    shadow.set_default_orders(ORDER_MASKS[setting])
+    positions, costs = [], []
+    status, slice_ps = Status.WINDOW, 100_000_000
+    while True:
+        op, step = shadow.position
+        positions.append(float(starts[op] + step))
+        costs.append(sum(cost_terms(shadow.counters, prices).values()))
+        if status != Status.WINDOW:
+            break
+        if len(positions) > slices:  # longer than thought: half as many points, twice as far apart
+            del positions[1:-1:2], costs[1:-1:2]
+            slice_ps *= 2
+        status = shadow.run(until_ps=shadow.clock_ps + slice_ps, go_on=True)
+    if status == Status.OOM and setting != "4K":
+        return shadow_run(machine, "4K", slices, prices)
+    if status == Status.OOM:
+        positions.append(float(starts[-1]))
+        costs.append(costs[-1] + unfinished_cost(shadow, prices))
+    pending = pending_cost(shadow.counters, shadow.config.clock, prices)
+    return ShadowRun(machine.program, starts, np.array(positions), np.array(costs), pending)
+
+
+class ShadowAccounts:
+    """What the machines of a task saved against their shadow runs.
+
+    Args:
+        task: whose machines.
+        setting: name of the sizes of the shadow runs.
+        scale: what a saving of the whole cost is worth.
+        slices: points at which a shadow's cost is noted.
+        prices: what counters cost.
+
+    Raises:
+        ValueError: for an unknown setting.
+    """
+
+    def __init__(self, task: Task, setting: str, scale: float, slices: int, prices: Prices | None) -> None:
+        """Open no account yet."""
+        order_mask("setting", setting)
+        self.task, self.setting, self.scale, self.slices, self.prices = task, setting, scale, slices, prices or Prices()
+        n = len(task.batch)
+        self.shadows: list[ShadowRun | None] = [None] * n
+        self._machines: list[Machine | None] = [None] * n
+        self._saved = np.zeros(n)
+        self._cache: OrderedDict[tuple, ShadowRun] = OrderedDict()
+
+    def pay(self, reset: bool = False) -> np.ndarray:
+        """Return what every machine saved since the last call, to be called after every reset and step.
+
+        Args:
+            reset: after a reset: nothing is paid.
+        """
+        task = self.task
+        costs = self._costs(task.facts)
+        rewards = np.zeros(len(costs))
+        for i in range(len(costs)):
+            if i in task.ends and not reset:
+                rewards[i] = self._settle(i)
+            if task.batch[i] is not self._machines[i]:
+                self._open(i)
+                self._saved[i] = self._saving(i, task.facts, costs, i)
+            elif i not in task.ends and not reset:
+                saved = self._saving(i, task.facts, costs, i)
+                rewards[i] = self._reward(i, saved)
+                self._saved[i] = saved
+        return rewards
+
+    def _settle(self, i: int) -> float:
+        end, shadow = self.task.ends[i], self._shadow(i)
+        saved = self._saving(i, end.facts, self._costs(end.facts), 0) + shadow.pending - end.pending_ns
+        # What did not run is not squeezed: many small losses must not weigh more than the rest at once.
+        return self._reward(i, saved) - self.scale * end.unfinished_ns / shadow.total
+
+    def _reward(self, i: int, saved: float) -> float:
+        return symlog(self.scale * (saved - float(self._saved[i])) / self._shadow(i).total)
+
+    def _saving(self, i: int, facts: Facts, costs: np.ndarray, row: int) -> float:
+        return self._shadow(i).cost_at(int(facts["op"][row]), int(facts["step"][row])) - float(costs[row])
+
+    def _costs(self, facts: Facts) -> np.ndarray:
+        return sum(cost_terms(facts.counters, self.prices).values(), np.zeros(len(facts.raw)))
+
+    def _shadow(self, i: int) -> ShadowRun:
+        shadow = self.shadows[i]
+        assert shadow is not None
+        return shadow
+
+    def _open(self, i: int) -> None:
+        machine = self.task.batch[i]
+        # Equal up to the first decision: the same program (kept by the cache, so that its id stays its own) on the
+        # same machine.
+        c = machine.counters
+        seen = c.vm.tobytes() + c.mthp.tobytes() + c.times.tobytes()
+        key = (id(machine.program), repr(machine.config), machine.position, seen)
+        if key not in self._cache:
+            self._cache[key] = shadow_run(machine, self.setting, self.slices, self.prices)
+            if len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        self._machines[i], self.shadows[i] = machine, self._cache[key]
 
 
 class ShadowReward(gymnasium.Wrapper):
@@ -30,75 +184,49 @@ class ShadowReward(gymnasium.Wrapper):
     running out of memory, what did not run is charged as by VmaOrder-v0, without `symlog`.
 
     Args:
-        env: an environment over one machine, such as VmaOrder-v0.
+        env: an environment of this package.
         setting: the sizes of the shadow run.
         scale: what a saving of the whole cost is worth.
         slices: points at which the shadow's cost is noted.
         prices: what counters cost.
     """
 
-    def __init__(
-        self,
-        env: gymnasium.Env,
-        setting: str = "64K",
-        scale: float = 10.0,
-        slices: int = 128,
-        prices: Prices | None = None,
-    ) -> None:
+    def __init__(self, env: gymnasium.Env, setting: str = "64K", scale: float = 10.0, slices: int = 128,
+                 prices: Prices | None = None) -> None:  # fmt: skip
         """Wrap an environment."""
-        if setting not in ORDER_MASKS:
-            raise ValueError(f"unknown setting {setting!r}: one of {', '.join(ORDER_MASKS)}")
         super().__init__(env)
-        self.setting, self.scale, self.slices, self.prices = setting, scale, slices, prices or Prices()
+        task: Task = env.unwrapped.task  # type: ignore[attr-defined]
+        self.accounts = ShadowAccounts(task, setting, scale, slices, prices)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset, and run the shadow from the first decision to the end."""
         observation, info = self.env.reset(seed=seed, options=options)
-        machine: Machine = self.env.unwrapped.machine  # type: ignore[attr-defined]
-        self._start = np.concatenate([[0], np.cumsum(machine.program.steps)])
-        shadow = machine.clone()
-        self._positions, self._costs = self._run_shadow(shadow)
-        self._pending = self._left(shadow)
-        self._total = max(1.0, float(self._costs[-1]) + self._pending)
-        self._last = self._saved(machine)
+        self.accounts.pay(reset=True)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step, and pay what this window saved."""
         observation, _, terminated, truncated, info = self.env.step(action)
-        machine: Machine = self.env.unwrapped.machine  # type: ignore[attr-defined]
-        saved = self._saved(machine)
-        if terminated:
-            saved += self._pending - self._left(machine)
-        reward = symlog(self.scale * (saved - self._last) / self._total)
-        self._last = saved
-        if info.get("reason") == "oom":  # not squeezed: many small losses must not weigh more than the rest at once
-            reward -= self.scale * unfinished_cost(machine, self.prices) / self._total
-        return observation, reward, terminated, truncated, info
+        return observation, float(self.accounts.pay()[0]), terminated, truncated, info
 
-    def _position(self, machine: Machine) -> float:
-        op, step = machine.position
-        return float(self._start[op] + step)
 
-    def _cost(self, machine: Machine) -> float:
-        return sum(cost_terms(machine.counters, self.prices).values())
+class ShadowVectorReward(VectorWrapper):
+    """`ShadowReward` for a vector environment; the arguments are the same."""
 
-    def _left(self, machine: Machine) -> float:
-        return pending_cost(machine.counters, machine.config.clock, self.prices)
+    def __init__(self, env: gymnasium.vector.VectorEnv, setting: str = "64K", scale: float = 10.0, slices: int = 128,
+                 prices: Prices | None = None) -> None:  # fmt: skip
+        """Wrap a vector environment."""
+        super().__init__(env)
+        task: Task = env.unwrapped.task  # type: ignore[attr-defined]
+        self.accounts = ShadowAccounts(task, setting, scale, slices, prices)
 
-    def _saved(self, machine: Machine) -> float:
-        return float(np.interp(self._position(machine), self._positions, self._costs)) - self._cost(machine)
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset, and run the shadows of the machines that begin anew."""
+        observations, infos = self.env.reset(seed=seed, options=options)
+        self.accounts.pay(reset=True)
+        return observations, infos
 
-    def _run_shadow(self, shadow: Machine) -> tuple[np.ndarray, np.ndarray]:
-        shadow.set_default_orders(ORDER_MASKS[self.setting])
-        positions, costs = [self._position(shadow)], [self._cost(shadow)]
-        slice_ps = 100_000_000
-        status = Status.WINDOW
-        while status == Status.WINDOW:
-            status = shadow.run(until_ps=shadow.clock_ps + slice_ps, go_on=True)
-            positions.append(self._position(shadow))
-            costs.append(self._cost(shadow))
-            if len(positions) > self.slices:  # longer than thought: half as many points, twice as far apart
-                del positions[1:-1:2], costs[1:-1:2]
-                slice_ps *= 2
-        return np.array(positions), np.array(costs)
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step, and pay what this window saved."""
+        observations, _, terminations, truncations, infos = self.env.step(actions)
+        return observations, self.accounts.pay(), terminations, truncations, infos

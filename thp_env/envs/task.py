@@ -11,7 +11,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -26,6 +26,27 @@ from thp_env.machine.prices import pending_cost
 from thp_env.metrics import run_metrics, unfinished_cost
 from thp_env.traces import Program
 from thp_env.workload import Instance, Workload, resolve
+
+
+class End(NamedTuple):
+    """How an episode ended.
+
+    Attributes:
+        facts: of the machine, one row.
+        status: why.
+        pending_ns: `prices.pending_cost`: what it leaves for later.
+        unfinished_ns: `metrics.unfinished_cost` after running out of memory, else 0.
+        accesses: how many the whole program stands for.
+        info: what the last step tells.
+    """
+
+    facts: Facts
+    status: Status
+    pending_ns: float
+    unfinished_ns: float
+    accesses: float
+    info: dict[str, Any]
+
 
 REASONS = {Status.DONE: "done", Status.OOM: "oom"}
 """Why an episode ended: the program did, or the machine ran out of memory."""
@@ -127,7 +148,7 @@ class Task(ABC):
         self._now = self.batch.facts()
         self._last, self._paid = self.batch.facts(), self.batch.facts()
         self._terms: dict[str, np.ndarray] = {}
-        self._final_terms: dict[int, dict[str, float]] = {}
+        self.ends: dict[int, End] = {}
 
     # -- what an environment says ------------------------------------------------------------------
 
@@ -238,9 +259,9 @@ class Task(ABC):
         rewards = np.zeros(len(self.batch))
         for column in self._terms.values():
             rewards += column
-        self._final_terms = {int(i): self._end_terms(int(i)) for i in np.flatnonzero(chosen & self.over)}
-        for i, terms in self._final_terms.items():
-            rewards[i] += sum(terms.values())
+        self.ends = {int(i): self._end(int(i)) for i in np.flatnonzero(chosen & self.over)}
+        for i in self.ends:
+            rewards[i] += sum(self._end_terms(i).values())
         self._paid.raw[chosen] = self._now.raw[chosen]
         return np.where(chosen, rewards, 0.0)
 
@@ -256,24 +277,27 @@ class Task(ABC):
 
     def terms(self, i: int) -> dict[str, float]:
         """Return the terms of a machine's last reward; those of the episode's end are there at the end only."""
-        return {name: float(column[i]) for name, column in self._terms.items()} | self._final_terms.get(i, {})
+        return {name: float(column[i]) for name, column in self._terms.items()} | self._end_terms(i)
+
+    def _end(self, i: int) -> End:
+        machine, status, workload = self.batch[i], Status(self.status[i]), self.workload[i]
+        assert workload is not None
+        info = {
+            "reason": REASONS[status],
+            "workload": workload.name,
+            "metrics": run_metrics(machine, self.accesses[i]),
+        }
+        pending = pending_cost(machine.counters, machine.config.clock, PRICES)
+        unfinished = unfinished_cost(machine, PRICES) if status == Status.OOM else 0.0
+        return End(Facts(self._now.raw[i : i + 1].copy()), status, pending, unfinished, float(self.accesses[i]), info)
 
     def _end_terms(self, i: int) -> dict[str, float]:
-        machine = self.batch[i]
-        terms = {"pending_cost": -pending_cost(machine.counters, machine.config.clock, PRICES) / self.accesses[i]}
-        if self.status[i] == Status.OOM:
-            terms["oom_cost"] = -unfinished_cost(machine, PRICES) / self.accesses[i]
+        if (end := self.ends.get(i)) is None:
+            return {}
+        terms = {"pending_cost": -end.pending_ns / end.accesses}
+        if end.status == Status.OOM:
+            terms["oom_cost"] = -end.unfinished_ns / end.accesses
         return terms
-
-    def final_info(self, i: int) -> dict[str, Any]:
-        """Return what the last step of an episode tells: reason, workload, metrics."""
-        workload = self.workload[i]
-        assert workload is not None
-        return {
-            "reason": REASONS[Status(self.status[i])],
-            "workload": workload.name,
-            "metrics": run_metrics(self.batch[i], self.accesses[i]),
-        }
 
     # -- saved states ------------------------------------------------------------------------------
 

@@ -90,12 +90,11 @@ class ThpVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         over = task.over.copy()
         infos: dict[str, Any] = {"elapsed_ns": task.elapsed_ns, "_elapsed_ns": np.ones(self.num_envs, bool)}
         if over.any():
-            finals = {int(i): task.final_info(int(i)) for i in np.flatnonzero(over)}
             if self.autoreset_mode == AutoresetMode.SAME_STEP:
-                infos = self._same_step(seen, over, finals)
+                infos = self._same_step(seen, over)
             else:
-                for i, final in finals.items():
-                    infos = self._add_info(infos, final, i)
+                for i, end in task.ends.items():
+                    infos = self._add_info(infos, end.info, i)
         return seen, rewards, over, np.zeros(self.num_envs, bool), infos
 
     def action_masks(self) -> np.ndarray:
@@ -130,12 +129,12 @@ class ThpVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         for i in np.flatnonzero(chosen):
             self.task.begin(int(i), self._rngs[i])  # type: ignore[arg-type]
 
-    def _same_step(self, seen: dict[str, np.ndarray], over: np.ndarray, finals: dict[int, Any]) -> dict[str, Any]:
+    def _same_step(self, seen: dict[str, np.ndarray], over: np.ndarray) -> dict[str, Any]:
         infos: dict[str, Any] = {}
         elapsed = self.task.elapsed_ns.copy()
-        for i, final in finals.items():
+        for i, end in self.task.ends.items():
             last = {key: values[i].copy() for key, values in seen.items()}
-            final = {"elapsed_ns": int(elapsed[i]), **final}
+            final = {"elapsed_ns": int(elapsed[i]), **end.info}
             infos = self._add_info(infos, {"final_obs": last, "final_info": final}, i)
         self._begin(over)
         for key, values in self.task.start(over).items():
