@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from thp_env.envs.actions import fitting_blocks
 from thp_env.envs.env import ThpEnv
-from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS, Field, Fields, vma_observation
+from thp_env.envs.observation import OFFSET, SYSTEM_FIELDS, VMA_FIELDS, Field, Fields, vma_observation
 from thp_env.envs.task import Task
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.machine import Machine, OrderQuestion, Status, layout
@@ -126,15 +126,18 @@ class FaultOrderTask(Task):
     def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
         """The fault and its VMA, zeros where none waits, and the system."""
         rows, waits = self.rows[chosen], self.waiting[chosen]
-        facts = self.facts.raw[chosen]
+        facts = self.facts.raw[chosen].take(_FAULT_FACTS, 1)
         vma = vma_observation(rows[:, 0], self.facts["clock"][chosen], np.zeros(len(rows), np.int64))
-        kind, orders, *task = facts.take(_FAULT_FACTS, 1).T
-        quantities = [*(kind == i for i in range(len(layout.TVA_TYPES))), *(orders >> o & 1 for o in layout.ORDERS)]
-        seen = {"vma": vma.take(_kept, 1), "fault": _fault(np.stack([*quantities, *task], 1).astype(np.float64))}
+        q = np.empty((len(facts), len(FAULT_FIELDS)))
+        q[:, :3] = facts[:, :1] == np.arange(len(layout.TVA_TYPES))
+        q[:, 3:-4] = facts[:, 1:2] >> np.array(layout.ORDERS) & 1
+        q[:, -4:] = facts[:, 2:]
+        seen = {"vma": vma.take(_kept, 1), "fault": _fault(q)}
         if self.interface == "address":
             seen["block"] = _block(_block_quantities(rows, self.facts["order_address"][chosen]))
-        for values in seen.values():
-            values[~waits] = 0.0
+        if not waits.all():
+            for values in seen.values():
+                values[~waits] = 0.0
         return {**seen, **super().observation(chosen)}
 
     def masks(self) -> np.ndarray:
@@ -151,15 +154,21 @@ class FaultOrderTask(Task):
 
 
 def _block_quantities(rows: np.ndarray, address: np.ndarray) -> np.ndarray:
-    start, end = rows["vm_start"][:, 0].astype(np.int64), rows["vm_end"][:, 0].astype(np.int64)
-    first, last = start // layout.PMD_SIZE, np.maximum(end - 1, 0) // layout.PMD_SIZE
-    place = [address // layout.PMD_SIZE - first, last - first, address % layout.PMD_SIZE // layout.PAGE_SIZE]
-    blocks, around = rows["by_order"], []
-    for i in range(1, 1 + len(BLOCKS)):
-        around += [rows["scanned"][:, i], blocks[:, i].sum(-1), rows["young"][:, i], blocks[:, i, _LARGE:].sum(-1),
-                   rows["pmd_mapped"][:, i] > 0, rows["swapped"][:, i]]  # fmt: skip
-    size = np.full(len(rows), layout.PMD_SIZE // layout.PAGE_SIZE)
-    return np.stack([*place, size, *around], 1).astype(np.float64)
+    raw = np.ascontiguousarray(rows).view(np.int64).reshape(*rows.shape, -1)
+    q = np.empty((len(rows), 4 + 6 * len(BLOCKS)))
+    start, end = raw[:, 0, OFFSET["vm_start"]], raw[:, 0, OFFSET["vm_end"]]
+    first = start // layout.PMD_SIZE
+    q[:, 0] = address // layout.PMD_SIZE - first
+    q[:, 1] = (end - 1) // layout.PMD_SIZE - first
+    q[:, 2] = address % layout.PMD_SIZE // layout.PAGE_SIZE
+    q[:, 3] = layout.PMD_SIZE // layout.PAGE_SIZE
+    blocks, around = raw[:, 1:], q[:, 4:].reshape(len(rows), len(BLOCKS), 6)
+    by_order = blocks[..., OFFSET["by_order"] : OFFSET["by_order"] + layout.PMD_ORDER + 1]
+    for i, name in ((0, "scanned"), (2, "young"), (4, "pmd_mapped"), (5, "swapped")):
+        around[..., i] = blocks[..., OFFSET[name]]
+    around[..., 1] = by_order.sum(-1)
+    around[..., 3] = by_order[..., _LARGE:].sum(-1)
+    return q
 
 
 class FaultOrderEnv(ThpEnv):

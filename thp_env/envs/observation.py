@@ -129,17 +129,18 @@ class Fields:
         return np.clip(out, 0.0, 1.0).astype(np.float32)
 
 
-_OFFSET = {name: offset // 8 for name, (_, offset, *_) in SMAPS_DTYPE.fields.items()}  # type: ignore[union-attr]
+OFFSET = {name: offset // 8 for name, (_, offset, *_) in SMAPS_DTYPE.fields.items()}  # type: ignore[union-attr]
+"""Where each field of a `SMAPS_DTYPE` record begins, in words of 64 bits."""
 _NAMES = ["" for _ in range(SMAPS_DTYPE.itemsize // 8)]
 for _name in ("zapped", "zap_calls", "zero", "young", "dirty", "pmd_mapped", "partial", "scanned"):
-    _NAMES[_OFFSET[_name]] = _name
+    _NAMES[OFFSET[_name]] = _name
 for _order in range(10):
-    _NAMES[_OFFSET["by_order"] + _order] = f"by_order_{_order}"
+    _NAMES[OFFSET["by_order"] + _order] = f"by_order_{_order}"
 _DERIVED = ("pages", "aligned", "mapped", "present", "by_order_5_to_8", "faults", "got", "new_faults", "new_zapped",
             "age", "was_asked", "advised", *(f"may_{order}" for order in _ALL))  # fmt: skip
 _vma = Fields(VMA_FIELDS, [*_NAMES, *_DERIVED])
 _AT = {name: len(_NAMES) + i for i, name in enumerate(_DERIVED)}
-_BY_ORDER, _FAULTS = (slice(_OFFSET[name], _OFFSET[name] + 10) for name in ("by_order", "faults"))
+_BY_ORDER, _FAULTS = (slice(OFFSET[name], OFFSET[name] + 10) for name in ("by_order", "faults"))
 _PAGES_OF_ORDER = 1 << np.arange(layout.PMD_ORDER + 1)
 
 
@@ -156,7 +157,7 @@ def vma_observation(rows: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray) 
     q[..., : len(_NAMES)] = raw
 
     def column(name: str) -> np.ndarray:
-        return raw[..., _OFFSET[name]]
+        return raw[..., OFFSET[name]]
 
     start, end = column("vm_start"), column("vm_end")
     by_order, counts = raw[..., _BY_ORDER], raw[..., _FAULTS]
