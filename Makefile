@@ -49,7 +49,7 @@ rllib: install
 	$(PIP) wheel --no-build-isolation --no-deps -C build-dir=build/wheel --wheel-dir $(RLLIB)/wheel .
 	$(RLLIB)/bin/python -m pip -q install --no-deps --force-reinstall $(RLLIB)/wheel/*.whl
 	$(RLLIB)/bin/python examples/rllib_ppo.py --iterations 2 --batch 256
-	$(RLLIB)/bin/python -m pytest -p no:cacheprovider tests/envs
+	$(RLLIB)/bin/python -P -m pytest -p no:cacheprovider tests/envs
 
 lint: install
 	$(BIN)/ruff check .

@@ -140,7 +140,7 @@ def main() -> None:
                 optimizer.step()
         recent = np.mean(returns[-50:]) if returns else float("nan")
         speed = update * batch / (time.time() - start)
-        print(f"step {update * batch:>8}  episodes {len(returns):>5}  saved per episode {recent:+.3f}  {speed:.0f} steps/s")
+        print(f"step {update * batch:>8}  episodes {len(returns):>5}  saved each {recent:+.3f}  {speed:.0f} steps/s")
     envs.close()
 
 

@@ -55,8 +55,8 @@ def main() -> None:
     while not done[0]:
         action, _ = model.predict(seen, action_masks=envs.action_masks(), deterministic=True)
         seen, _, done, infos = envs.step(action)
-    metrics = infos[0]["metrics"]
-    print(f"saved {infos[0]['episode']['r']:.3f}; {metrics['cost_ns']:.3f} ns per access, {metrics['faults']:.0f} faults")
+    metrics, saved = infos[0]["metrics"], infos[0]["episode"]["r"]
+    print(f"saved {saved:.3f}; {metrics['cost_ns']:.3f} ns per access, {metrics['faults']:.0f} faults")
 
 
 if __name__ == "__main__":
