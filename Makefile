@@ -49,17 +49,17 @@ rllib: install
 	$(PIP) wheel --no-build-isolation --no-deps -C build-dir=build/wheel --wheel-dir $(RLLIB)/wheel .
 	$(RLLIB)/bin/python -m pip -q install --no-deps --force-reinstall $(RLLIB)/wheel/*.whl
 	$(RLLIB)/bin/python examples/rllib_ppo.py --iterations 2 --batch 256
-	$(RLLIB)/bin/python -P -m pytest -p no:cacheprovider tests/envs
+	cd $(RLLIB) && bin/python -P -m pytest -p no:cacheprovider -c ../../pyproject.toml ../../tests/envs
 
 lint: install
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(filter-out CMakeLists.txt,$(NATIVE))
-	$(BIN)/clang-tidy -p build/Release --quiet $(filter %.cpp,$(NATIVE))
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run -Werror $(filter-out CMakeLists.txt,$(NATIVE))
+	@$(BIN)/clang-tidy -p build/Release --quiet $(filter %.cpp,$(NATIVE))
 
 format: install
-	$(BIN)/ruff check --fix-only -q .
-	$(BIN)/clang-format -i $(filter-out CMakeLists.txt,$(NATIVE))
+	@$(BIN)/ruff check --fix-only -q .
+	@$(BIN)/clang-format -i $(filter-out CMakeLists.txt,$(NATIVE))
 
 # The package once more, with both sanitizers, beside the venv. The plain interpreter reads no .pth files from
 # PYTHONPATH, so the editable install stays out of the way. libcachesim, a test oracle, mixes new and free; the

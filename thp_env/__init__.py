@@ -19,6 +19,8 @@ _NAMES = {
     "MachineError": "thp_env.machine",
     "Counters": "thp_env.machine",
     "Status": "thp_env.machine",
+    "TlbMisses": "thp_env.machine.tlb",
+    "tlb_misses": "thp_env.machine.tlb",
     "Program": "thp_env.traces",
     "ProgramBuilder": "thp_env.traces",
     "ProgramError": "thp_env.traces",

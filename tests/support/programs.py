@@ -88,6 +88,10 @@ KINDS = (
 )  # fmt: skip
 
 
+SHARED = ["fork", "exit", "reclaim", "pin", "unpin", "limit", "swapoff", "batches"]
+"""What only programs with several processes do."""
+
+
 @st.composite
 def programs(draw, operations: int = 20, forks: bool = False) -> Program:
     """Return a program that may fail anywhere: run it with go_on=True. With `forks` up to four processes run
@@ -106,7 +110,7 @@ def programs(draw, operations: int = 20, forks: bool = False) -> Program:
     for _ in range(draw(st.integers(1, operations))):
         if forks:
             b.process = draw(st.sampled_from(b.processes))
-            step = draw(st.sampled_from(["line"] * 9 + ["fork", "exit", "reclaim", "pin", "unpin"]))
+            step = draw(st.sampled_from(["line"] * 12 + SHARED))
             if step == "fork" and len(b.processes) < 4:
                 b.fork(f"C{len(b.processes)}")
             elif step == "reclaim":
@@ -116,6 +120,13 @@ def programs(draw, operations: int = 20, forks: bool = False) -> Program:
                 b.pin(draw(st.sampled_from(regions)), offset, min(length, 64 * PAGE))
             elif step == "unpin":
                 b.unpin()
+            elif step == "limit":
+                b.limit(draw(st.sampled_from([64 * PAGE, 512 * PAGE, PMD, layout.NO_LIMIT])))
+            elif step == "swapoff":
+                b.swapoff()
+                b.swap(1 << 20)
+            elif step == "batches":
+                b.autodrain(draw(st.sampled_from(["on", "off"])))
             elif step == "exit":
                 b.exit(draw(st.sampled_from(b.processes)))
         _line(draw, b, regions)

@@ -77,6 +77,13 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     swap 64M
     reclaim
     khugepaged 3
+    limit 8M
+    limit max
+    swappiness 100
+    set defrag defer+madvise
+    autodrain off
+    drain
+    swapoff
     fork C
     pin a 32K 4K
     unpin
@@ -117,6 +124,13 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     b.swap(64 << 20)
     b.reclaim()
     b.khugepaged(3)
+    b.limit(8 << 20)
+    b.limit(layout.NO_LIMIT)
+    b.swappiness(100)
+    b.set("defrag", "defer+madvise")
+    b.autodrain("off")
+    b.drain()
+    b.swapoff()
     b.fork("C")
     b.pin("a", 32768, 4096)
     b.unpin()

@@ -78,7 +78,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         """Carry out an action, run to the next decision, and pay for what happened meanwhile."""
         if self.task.over[0]:
             raise gymnasium.error.ResetNeeded("call reset() before step(): the episode is over or never began")
-        if not self.action_space.contains(action):
+        if not _contains(self.action_space, action):
             raise ValueError(f"action {action!r} is not in the action space {self.action_space}")
         observation, rewards = self.task.step(np.asarray(action)[None])
         self.reward_terms = self.task.terms(0)
@@ -159,6 +159,13 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
     def _begun(self) -> None:
         if self.workload is None:
             raise gymnasium.error.ResetNeeded("call reset() first: there is no episode yet")
+
+
+def _contains(space: gymnasium.Space, action: Any) -> bool:
+    try:
+        return space.contains(action)
+    except OverflowError:  # gymnasium 1.2 on integers beyond 64 bits
+        return False
 
 
 def _first(observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

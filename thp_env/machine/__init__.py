@@ -93,6 +93,11 @@ class MachineConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return what the C++ core is made from."""
         tlb = core(self.core) if isinstance(self.core, str) else self.core
+        if tlb.base_shift != 12:
+            raise ValueError(
+                f"{tlb.name} lacks 4K pages, which the simulated kernel has: "
+                f"tlb_misses(addresses, core={tlb.name!r}, page_shift={tlb.base_shift}) simulates its TLB alone"
+            )
         pages = self.memory // layout.PAGE_SIZE
         return {
             "nr_pages": pages,
@@ -102,7 +107,7 @@ class MachineConfig:
             "nr_cpus": self.nr_cpus,
             "shadow_tlb": self.shadow_tlb,
             "clock": self.clock,
-            **tlb.config(),
+            "tlb": tlb.config(),
         }
 
 
@@ -168,8 +173,8 @@ class Machine:
         brk, base = (int(program.meta.get(key, 0)) for key in ("brk_start", "mmap_base"))
         try:
             self._core = _core.CoreMachine.create(
-                self.config.as_dict(), max(1, len(program.regions)), len(program.processes), brk, base, *raw,
-                program.seed & NEVER,
+                self.config.as_dict(), max(1, len(program.regions)), len(program.processes),
+                program.swap_slots, brk, base, *raw, program.seed & NEVER,
             )  # fmt: skip
         except (ValueError, TypeError, MemoryError, RuntimeError) as error:
             raise MachineError(f"cannot build the machine: {error}") from None

@@ -1,6 +1,8 @@
 // nanobind, and nothing else: the C++ core as the Python module thp_env.machine._core.
+#include "bindings.hpp"
 #include "batch.hpp"
 #include "hardware/tlb.hpp"
+#include "hardware/tlb_misses.hpp"
 #include "kernel/huge_memory.hpp"
 #include "kernel/huge_memory_bpf.hpp"
 #include "kernel/mmap.hpp"
@@ -10,10 +12,9 @@
 #include "validate.hpp"
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
-#include <unistd.h>
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -22,16 +23,6 @@ using namespace thp;
 namespace {
 
 using bytes_array = nb::ndarray<const u8, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-// A machine with the program it runs. The arrays of the program live as long as the machine.
-struct core_machine {
-    std::unique_ptr<machine> m;
-    program_view program;
-    std::vector<nb::object> keep;
-
-    core_machine(std::unique_ptr<machine> state, const program_view &view, std::vector<nb::object> owners)
-        : m(std::move(state)), program(view), keep(std::move(owners)) {}
-};
 
 template <typename T> const T *records(const bytes_array &a, u64 *n) {
     *n = a.shape(0) / sizeof(T);
@@ -64,6 +55,36 @@ template <typename T> nb::bytes as_bytes(const T *data, size_t n) {
     return nb::bytes(reinterpret_cast<const char *>(data), n * sizeof(T));
 }
 
+tlb_geometry make_geometry(const nb::handle &h) {
+    const auto [sets, ways] = nb::cast<std::pair<u32, u32>>(h);
+    return {sets, ways};
+}
+
+template <typename T, size_t N, typename Make> void fill_array(T (&out)[N], nb::handle list, Make make) {
+    if (nb::len(list) != N) throw nb::value_error("a TLB parameter has another number of values");
+    size_t i = 0;
+    for (const nb::handle item : list) out[i++] = make(item);
+}
+
+tlb_config make_tlb(const nb::dict &d) {
+    constexpr auto number = [](nb::handle h) { return nb::cast<u32>(h); };
+    tlb_config c{};
+    fill_array(c.arrays, d["arrays"], make_geometry);
+    fill_array(c.pwc, d["pwc"], make_geometry);
+    fill_array(c.of_size[0], d["l1_of_size"], number);
+    fill_array(c.of_size[1], d["l2_of_size"], number);
+    fill_array(c.walk_cycles, d["walk_cycles"], number);
+    c.coalesced_order = number(d["coalesced_order"]);
+    c.plru = number(d["plru"]);
+    c.hashed = number(d["hashed"]);
+    c.nr_asids = number(d["nr_asids"]);
+    c.l2_hit_cycles = number(d["l2_hit_cycles"]);
+    c.nested_shift = number(d["nested_shift"]);
+    c.nested_cycles = number(d["nested_cycles"]);
+    c.nested = make_geometry(d["nested"]);
+    return c;
+}
+
 machine_config make_config(const nb::dict &d) {
     machine_config c{};
     c.nr_pages = nb::cast<u64>(d["nr_pages"]);
@@ -72,20 +93,7 @@ machine_config make_config(const nb::dict &d) {
     c.max_tables = nb::cast<u32>(d["max_tables"]);
     c.nr_cpus = nb::cast<u32>(d["nr_cpus"]);
     c.shadow_tlb = nb::cast<bool>(d["shadow_tlb"]) ? 1 : 0;
-    const auto arrays = nb::cast<std::vector<std::vector<u32>>>(d["tlb_arrays"]);
-    const auto pwc = nb::cast<std::vector<std::vector<u32>>>(d["tlb_pwc"]);
-    const auto l1 = nb::cast<std::vector<i32>>(d["tlb_l1"]), l2 = nb::cast<std::vector<i32>>(d["tlb_l2"]);
-    const auto walk = nb::cast<std::vector<u32>>(d["walk_cycles"]);
-    for (tlb_geometry &array : c.tlb.arrays) array = {1, 0};
-    for (u32 i = 0; i < NR_TLB_ARRAYS && i < arrays.size(); ++i)
-        c.tlb.arrays[i] = {arrays[i].at(0), arrays[i].at(1)};
-    for (u32 i = 0; i < NR_PWC; ++i) c.tlb.pwc[i] = {pwc.at(i).at(0), pwc.at(i).at(1)};
-    for (u32 i = 0; i < NR_PAGE_SIZES; ++i) {
-        c.tlb.l1_of_size[i] = static_cast<u32>(l1.at(i));
-        c.tlb.l2_of_size[i] = static_cast<u32>(l2.at(i));
-    }
-    c.tlb.l2_hit_cycles = nb::cast<u32>(d["l2_hit_cycles"]);
-    for (u32 i = 0; i < 4; ++i) c.tlb.walk_cycles[i] = walk.at(i);
+    c.tlb = make_tlb(d["tlb"]);
     const nb::dict clock = d["clock"];
 #define X(name) c.clock.name = nb::cast<u64>(clock[#name]);
     THP_CLOCK(X)
@@ -104,81 +112,6 @@ u32 vma_by_id(const core_machine &c, u32 id) {
     if (v == NIL) throw nb::key_error(("no VMA with id " + std::to_string(id)).c_str());
     return v;
 }
-
-// Whether a signal handler of Python raised: called without the GIL.
-bool interrupted() {
-    nb::gil_scoped_acquire gil;
-    return PyErr_CheckSignals() != 0;
-}
-
-template <typename T> using array_of = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
-
-// Checks the size of an array that machines read from or write to.
-template <typename T> T *data_of(const std::optional<array_of<T>> &a, size_t size) {
-    if (!a) return nullptr;
-    if (a->size() != size) throw nb::value_error("an array has the wrong shape");
-    return a->data();
-}
-
-// Machines that step together on a thread pool. Threads do not survive fork(), so a child makes its own.
-struct core_batch {
-    std::vector<nb::object> machines; // CoreMachine or None
-    u32 threads;
-    std::unique_ptr<thread_pool> pool;
-    pid_t owner = 0;
-
-    core_batch(const nb::list &list, u32 nr_threads) : threads(nr_threads) {
-        for (nb::handle h : list) machines.push_back(nb::borrow(h));
-    }
-    thread_pool &get_pool() {
-        if (owner != getpid()) {
-            static_cast<void>(pool.release()); // the parent's
-            pool = std::make_unique<thread_pool>(threads);
-            owner = getpid();
-        }
-        return *pool;
-    }
-    core_machine &at(size_t i) { return nb::cast<core_machine &>(machines.at(i)); }
-
-    void advance(const array_of<const u8> &active, const std::optional<array_of<const u32>> &decisions,
-                 const window &w, const std::optional<array_of<u32>> &slots,
-                 const std::optional<array_of<u8>> &rows, const array_of<u8> &status) {
-        const size_t n = machines.size(), per = std::max(1U, w.slots);
-        const u32 *decided = data_of(decisions, n * per * 3);
-        u32 *ids = data_of(slots, n * w.slots);
-        auto *row = reinterpret_cast<vma_smaps *>(data_of(rows, n * (w.slots + 1) * sizeof(vma_smaps)));
-        if (active.size() != n || status.size() != n) throw nb::value_error("an array has the wrong shape");
-        if ((w.question == QUESTION_SLOTS && !ids) || (w.question >= QUESTION_SLOTS && !row))
-            throw nb::value_error("slots need arrays");
-        std::vector<batch_item> items;
-        std::vector<size_t> index;
-        for (size_t i = 0; i < n; ++i) {
-            if (!active.data()[i]) continue;
-            core_machine &c = at(i);
-            items.push_back({c.m.get(), &c.program,
-                             decided ? reinterpret_cast<const decision *>(decided) + i * per : nullptr,
-                             ids ? ids + i * w.slots : nullptr, row ? row + i * (w.slots + 1) : nullptr, 0,
-                             RUN_WINDOW});
-            index.push_back(i);
-        }
-        bool whole = false;
-        {
-            thread_pool &threads_of_batch = get_pool();
-            nb::gil_scoped_release nogil;
-            whole =
-                thp::advance(threads_of_batch, items.data(), static_cast<u32>(items.size()), w, interrupted);
-        }
-        if (!whole) throw nb::python_error();
-        for (size_t i = 0; i < items.size(); ++i) status.data()[index[i]] = static_cast<u8>(items[i].status);
-    }
-
-    void facts(const array_of<u64> &out) {
-        if (out.size() != machines.size() * NR_FACTS) throw nb::value_error("an array has the wrong shape");
-        for (size_t i = 0; i < machines.size(); ++i) {
-            if (!machines[i].is_none()) read_facts(*at(i).m, out.data() + i * NR_FACTS);
-        }
-    }
-};
 
 } // namespace
 
@@ -206,15 +139,31 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     module.attr("OPS") = names(op_names);
     module.attr("OP_FIELDS") = names(op_fields);
 
+    using addresses_array = nb::ndarray<const u64, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+    module.def("check_tlb", [](const nb::dict &tlb) { return check_tlb(make_tlb(tlb)); });
+    module.def(
+        "tlb_misses",
+        [](const nb::dict &tlb, const addresses_array &addresses, const bytes_array &sizes, u32 shift) {
+            const tlb_config c = make_tlb(tlb);
+            const u8 *each = sizes.shape(0) ? sizes.data() : nullptr;
+            tlb_counts misses{};
+            {
+                nb::gil_scoped_release nogil;
+                misses = tlb_misses(c, addresses.data(), each, addresses.shape(0), shift);
+            }
+            return nb::make_tuple(misses.l1, misses.l2);
+        },
+        "tlb"_a, "addresses"_a, "sizes"_a, "shift"_a);
+
     nb::class_<core_machine>(module, "CoreMachine")
         .def_static("create",
-                    [](const nb::dict &config, u32 nr_regions, u32 nr_processes, u64 brk_start, u64 mmap_base,
-                       const bytes_array &ops, const bytes_array &accesses, const bytes_array &bins,
-                       const bytes_array &tables, u64 seed) {
+                    [](const nb::dict &config, u32 regions, u32 processes, u32 swap_slots, u64 brk_start,
+                       u64 mmap_base, const bytes_array &ops, const bytes_array &accesses,
+                       const bytes_array &bins, const bytes_array &tables, u64 seed) {
                         const machine_config c = make_config(config);
                         if (const std::string error = check_config(c); !error.empty())
                             throw nb::value_error(error.c_str());
-                        auto m = std::make_unique<machine>(c, nr_regions, nr_processes);
+                        auto m = std::make_unique<machine>(c, program_size{regions, processes, swap_slots});
                         if (!boot(*m, brk_start, mmap_base))
                             throw nb::value_error("no memory for the first process");
                         return new core_machine(std::move(m), view_of(ops, accesses, bins, tables, seed),
@@ -364,20 +313,5 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                      })
         .def("resolve", [](core_machine &c, u32 order) { return thp_resolve(*c.m, order); });
 
-    nb::class_<core_batch>(module, "CoreBatch")
-        .def(nb::init<const nb::list &, u32>())
-        .def("set",
-             [](core_batch &b, size_t i, nb::object machine) { b.machines.at(i) = std::move(machine); })
-        .def(
-            "advance",
-            [](core_batch &b, const array_of<const u8> &active,
-               const std::optional<array_of<const u32>> &decisions, u64 ps, u64 choices, u64 accesses,
-               bool new_vma, u32 question, u32 nr_slots, u32 every, const std::optional<array_of<u32>> &slots,
-               const std::optional<array_of<u8>> &rows, const array_of<u8> &status) {
-                b.advance(active, decisions, {ps, choices, accesses, new_vma, question, nr_slots, every},
-                          slots, rows, status);
-            },
-            "active"_a, "decisions"_a, "ps"_a, "choices"_a, "accesses"_a, "new_vma"_a, "question"_a,
-            "nr_slots"_a, "every"_a, "slots"_a, "rows"_a, "status"_a)
-        .def("facts", &core_batch::facts);
+    bind_batch(module);
 }

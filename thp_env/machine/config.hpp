@@ -38,23 +38,33 @@ struct clock_table {
 #undef X
 };
 
-// One set-associative array of translations. ways = entries and sets = 1: fully associative.
+// One set-associative array of translations. ways = entries and sets = 1: fully associative; ways = 0:
+// absent.
 struct tlb_geometry {
     u32 sets, ways;
 };
 
-constexpr u32 NR_TLB_ARRAYS = 5; // l1 4K, l1 2M, l2, and a spare pair for cores that divide the second level
-constexpr u32 NR_PAGE_SIZES = 2; // 4K, 2M
-constexpr u32 NR_PWC = 3;        // page-walk caches: PDE, PDPTE, PML4E
+// Arrays of the data TLB, and which page sizes an entry can have. Coalesced: an aligned run of PTEs with the
+// same bits that map contiguous frames; contpte: 16 PTEs with arm64's contiguous bit.
+enum tlb_array_id : u32 { L1_4K, L1_2M, L1_1G, L2, L2_2M, L2_1G, NR_TLB_ARRAYS };
+enum page_size : u32 { SIZE_4K, SIZE_COALESCED, SIZE_CONTPTE, SIZE_2M, SIZE_1G, NR_PAGE_SIZES };
+constexpr u32 MAX_ASIDS = 16;
+constexpr u32 NR_PWC = 3; // page-walk caches: PDE, PDPTE, PML4E
 
 struct tlb_config {
     tlb_geometry arrays[NR_TLB_ARRAYS];
-    u32 l1_of_size[NR_PAGE_SIZES]; // which array holds this page size; NIL: none
-    u32 l2_of_size[NR_PAGE_SIZES];
+    u32 of_size[2][NR_PAGE_SIZES]; // which array holds a page size at each level; NIL: in smaller pieces
     tlb_geometry pwc[NR_PWC];
+    u32 coalesced_order; // log2 of the PTEs in a coalesced entry; 0: the core does not coalesce
+    u32 plru;            // tree-PLRU instead of LRU: a bit for each of arrays, then of pwc
+    u32 hashed;          // sets are chosen by a hash (modulo), so they need not be a power of two
+    u32 nr_asids;        // address spaces that keep their translations across context switches; 0: all
     u32 l2_hit_cycles;
     u32 walk_cycles[4]; // one reference at PGD, PUD, PMD, PTE
-    u32 reserved;
+    // Under a hypervisor every reference of a walk, and its result, is translated by the host's page tables.
+    u32 nested_shift; // page size of the host, 12 or 21; 0: no hypervisor
+    u32 nested_cycles, reserved;
+    tlb_geometry nested; // guest-physical to host-physical translations
 };
 
 struct machine_config {

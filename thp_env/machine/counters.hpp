@@ -28,6 +28,7 @@ namespace thp {
     X(pgfree)                                                                                                \
     X(thp_fault_alloc)                                                                                       \
     X(thp_fault_fallback)                                                                                    \
+    X(thp_fault_fallback_charge)                                                                             \
     X(thp_split_page)                                                                                        \
     X(thp_split_page_failed)                                                                                 \
     X(thp_deferred_split_page)                                                                               \
@@ -47,6 +48,14 @@ namespace thp {
     X(swpout_zero)                                                                                           \
     X(pglazyfree)                                                                                            \
     X(pglazyfreed)                                                                                           \
+    X(allocstall)                                                                                            \
+    X(pgscan)                                                                                                \
+    X(pgsteal)                                                                                               \
+    X(pgactivate)                                                                                            \
+    X(pgdeactivate)                                                                                          \
+    X(workingset_refault_anon)                                                                               \
+    X(workingset_activate_anon)                                                                              \
+    X(oom_kill)                                                                                              \
     X(nr_tlb_local_flush_one)                                                                                \
     X(nr_tlb_local_flush_all)                                                                                \
     X(nr_tlb_remote_flush)                                                                                   \
@@ -75,7 +84,10 @@ namespace thp {
     X(resident_page_us)                                                                                      \
     X(untouched_page_us)                                                                                     \
     X(unmapped_page_us)                                                                                      \
-    X(peak_resident)
+    X(peak_resident)                                                                                         \
+    /* Of the TLB, too: CPUs interrupted by shootdowns; nested walks for a guest's page tables. */           \
+    X(nr_tlb_remote_flush_received)                                                                          \
+    X(walk_ref_nested)
 
 // Where simulated time goes (picoseconds). They add up to the clock.
 #define THP_TIMES(X)                                                                                         \

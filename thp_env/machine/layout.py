@@ -25,15 +25,26 @@ OP_FIELDS = dict(zip(OPS, (frozenset(f.split("=")[0] for f in text.split()) for 
 REGION_OPS = tuple(op for op in OPS if "region" in OP_FIELDS[op])
 
 THP_MODES = ("never", "madvise", "always", "inherit")
-SETTINGS = {
-    "enabled": 4,
+DEFRAG_MODES = ("never", "madvise", "defer+madvise", "defer", "always")
+SETTINGS: dict[str, int | tuple[str, ...]] = {
+    "enabled": THP_MODES,
     "use_zero_page": 2,
     "shrink_underused": 2,
     "khugepaged/max_ptes_none": 512,
     "khugepaged/max_ptes_shared": 512,
     "khugepaged/max_ptes_swap": 512,
+    "defrag": DEFRAG_MODES,
+    "swappiness": 201,
+    "lru_batches": 2,
 }
-"""Files below /sys/kernel/mm/transparent_hugepage and how many values each takes; the position is the code."""
+"""What the system can be set to, and the names of the values or how many there are; the position is the code.
+
+Most are files below /sys/kernel/mm/transparent_hugepage. `swappiness` is the control group's; `lru_batches` makes
+small folios wait in batches in front of the LRU lists, as a CPU does between two drains.
+"""
+SETTING_VALUES = tuple(v if isinstance(v, int) else len(v) for v in SETTINGS.values())
+NO_LIMIT = 1 << 62
+"""Bytes of a memory limit that is none."""
 ORDER_INTERFACES = ("none", "bpf", "address")
 """Who is asked for the order of a fault; the position is the code."""
 TVA_TYPES = ("fault", "khugepaged", "swapin")

@@ -31,7 +31,10 @@ namespace thp {
     X(unpin, "")                                                                                             \
     X(swap, "length")                                                                                        \
     X(reclaim, "")                                                                                           \
-    X(khugepaged, "a=rounds")
+    X(khugepaged, "a=rounds")                                                                                \
+    X(limit, "length")                                                                                       \
+    X(swapoff, "")                                                                                           \
+    X(drain, "")
 
 enum op_code : u16 {
 #define X(name, fields) OP_##name,
@@ -48,8 +51,13 @@ enum thp_setting : u64 {
     SET_MAX_PTES_NONE,
     SET_MAX_PTES_SHARED,
     SET_MAX_PTES_SWAP,
+    SET_DEFRAG,
+    SET_SWAPPINESS,
+    SET_LRU_BATCHES,
     NR_SETTINGS
 };
+// /sys/kernel/mm/transparent_hugepage/defrag: who waits for memory for a large folio.
+enum thp_defrag : u64 { DEFRAG_NEVER, DEFRAG_MADVISE, DEFRAG_DEFER_MADVISE, DEFRAG_DEFER, DEFRAG_ALWAYS };
 enum placement : u64 { AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION };
 enum touch_kind : u64 { TOUCH_READ, TOUCH_WRITE, TOUCH_WRITEZ, TOUCH_FILL };
 enum access_pattern : u64 { PATTERN_STRIDE, PATTERN_UNIFORM, PATTERN_BINS, PATTERN_CHASE };

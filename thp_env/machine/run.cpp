@@ -5,11 +5,12 @@
 #include "kernel/huge_memory.hpp"
 #include "kernel/huge_memory_bpf.hpp"
 #include "kernel/khugepaged.hpp"
+#include "kernel/lru.hpp"
 #include "kernel/madvise.hpp"
+#include "kernel/memcontrol.hpp"
 #include "kernel/memory.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/swap.hpp"
-#include "kernel/vmscan.hpp"
 #include "patterns.hpp"
 #include <algorithm>
 #include <cerrno>
@@ -31,7 +32,7 @@ struct interpreter {
     u64 choices_at_start;
 
     bool window_over(const mmu &unit) const {
-        return unit.now() >= budget.until || budget.accesses == 0 ||
+        return unit.elapsed >= unit.left ||
                m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
     }
 
@@ -40,7 +41,9 @@ struct interpreter {
         const u32 v = vma_lookup(m, unit.mm, address);
         const u32 needed = write ? VM_WRITE : VM_READ;
         if (v == NIL || !(m.vmas[v].vm_flags & needed) || (m.vmas[v].vm_flags & VM_FILE)) return STEP_FAULTED;
-        switch (handle_mm_fault(m, v, address, write)) {
+        const vm_fault result = handle_mm_fault(m, v, address, write);
+        unit.commit(); // the fault took time
+        switch (result) {
         case FAULT_OOM:
             return STEP_OOM;
         case FAULT_NEED_ORDER:
@@ -67,53 +70,67 @@ struct interpreter {
 
     bool answered() const { return m.h->question.state == ORDER_ANSWERED; }
 
-    // Runs steps of the current operation until it ends, the window ends or a step fails.
-    template <typename Step> step_result steps(mmu &unit, u64 count, Step step) {
-        u64 &at = m.h->at.step;
+    // Runs steps of the current operation until it ends, the window ends or a step fails. Addresses are made
+    // some steps ahead, so that what their walks will read can be fetched while others run.
+    template <typename Address, typename Step>
+    step_result steps(mmu &unit, u64 count, Address address_of, Step step) {
+        u64 addresses[mmu::AHEAD], at = m.h->at.step;
+        const u64 start = at, stop = budget.accesses < count - at ? at + budget.accesses : count;
         step_result result = STEP_DONE;
-        const auto take = [&](auto waited) {
-            result = window_over(unit) ? STEP_PAUSED : step(at, waited);
-            if (result != STEP_DONE) return; // a step that failed is not done
-            ++at;
-            --budget.accesses;
-        };
-        if (answered()) take(std::true_type());
-        while (result == STEP_DONE && at < count) take(std::false_type());
+        if (answered()) {
+            result = window_over(unit) ? STEP_PAUSED : step(at, address_of(at), std::true_type());
+            at += result == STEP_DONE;
+        }
+        while (at < stop && result == STEP_DONE) {
+            const u64 first = at, end = std::min(stop, at + mmu::AHEAD);
+            for (u64 i = first; i < end; ++i) addresses[i - first] = address_of(i);
+            unit.prefetch(addresses, end - first);
+            for (; at < end; ++at) {
+                result = window_over(unit) ? STEP_PAUSED : step(at, addresses[at - first], std::false_type());
+                if (result != STEP_DONE) break; // a step that failed is not done
+            }
+        }
+        m.h->at.step = at;
+        budget.accesses -= at - start;
         unit.commit();
-        return result;
+        return result == STEP_DONE && at < count ? STEP_PAUSED : result;
     }
 
     step_result touch(const op_record &op, u32 mm) {
-        mmu unit(m, mm, 1);
+        mmu unit(m, mm, 1, budget.until);
         const u64 start = m.regions[op.region].start + op.offset;
-        return steps(unit, (op.length + op.a - 1) / op.a, [&](u64 i, auto waited) {
-            return access(unit, start + i * op.a, op.b != TOUCH_READ, static_cast<u8>(op.c), waited);
+        const auto address_of = [&](u64 i) { return start + i * op.a; };
+        return steps(unit, (op.length + op.a - 1) / op.a, address_of, [&](u64, u64 address, auto waited) {
+            return access(unit, address, op.b != TOUCH_READ, static_cast<u8>(op.c), waited);
         });
     }
 
     step_result accesses(const op_record &op, u32 mm) {
-        mmu unit(m, mm, op.weight);
+        mmu unit(m, mm, op.weight, budget.until);
         const u64 key = mix64(p.seed ^ mix64(m.h->at.op + 1)), start = m.regions[op.region].start + op.offset;
         const u64 write_share = op.d & 0xffffffffU;
         const auto content = static_cast<u8>(op.d >> 32);
         const bin_record *bins = op.a == PATTERN_BINS ? p.bins + p.tables[2 * op.aux] : nullptr;
         const u64 nr_bins = bins ? p.tables[2 * op.aux + 1] : 0;
-        return steps(unit, op.b, [&](u64 i, auto waited) {
-            const u64 random = draw(key, i);
+        const auto address_of = [&](u64 i) {
+            return start + pattern_offset(op, key, i, draw(key, i), bins, nr_bins);
+        };
+        return steps(unit, op.b, address_of, [&](u64 i, u64 address, auto waited) {
             const bool write = write_share && (draw(~key, i) & 0xffff) < write_share;
-            if (!waited) unit.compute_ps += op.c;
-            const u64 address = start + pattern_offset(op, key, i, random, bins, nr_bins);
+            if (!waited) unit.compute(op.c);
             return access(unit, address, write, content, waited);
         });
     }
 
     step_result replay(const op_record &op, u32 mm) {
-        mmu unit(m, mm, op.weight);
-        const access_record *first = p.accesses + op.offset;
-        return steps(unit, op.length, [&](u64 i, auto waited) {
-            const access_record &r = first[i];
-            if (!waited) unit.compute_ps += r.instructions * op.c;
-            const u64 address = m.regions[r.region].start + (u64{r.page} << PAGE_SHIFT);
+        mmu unit(m, mm, op.weight, budget.until);
+        const access_record *records = p.accesses + op.offset;
+        const auto address_of = [&](u64 i) {
+            return m.regions[records[i].region].start + (u64{records[i].page} << PAGE_SHIFT);
+        };
+        return steps(unit, op.length, address_of, [&](u64 i, u64 address, auto waited) {
+            const access_record &r = records[i];
+            if (!waited) unit.compute(r.instructions * op.c);
             const step_result result = access(unit, address, r.written, static_cast<u8>(op.d), waited);
             if (result == STEP_DONE && r.count > 1) unit.again(r.count - 1);
             return result;
@@ -162,10 +179,12 @@ struct interpreter {
     }
 
     int set_op(const op_record &op) {
-        u32 *const settings[NR_SETTINGS] = {&m.h->thp_enabled,      &m.h->use_zero_page,
-                                            &m.h->shrink_underused, &m.h->max_ptes_none,
-                                            &m.h->max_ptes_shared,  &m.h->max_ptes_swap};
+        u32 *const settings[NR_SETTINGS] = {
+            &m.h->thp_enabled,   &m.h->use_zero_page,   &m.h->shrink_underused,
+            &m.h->max_ptes_none, &m.h->max_ptes_shared, &m.h->max_ptes_swap,
+            &m.h->thp_defrag,    &m.h->swappiness,      &m.h->lru_batches};
         *settings[op.a] = static_cast<u32>(op.b);
+        if (!m.h->lru_batches) lru_add_drain(m);
         return 0;
     }
 
@@ -174,6 +193,8 @@ struct interpreter {
         const u64 start =
             op.region < m.h->tables[TABLE_regions].used ? m.regions[op.region].start + op.offset : 0;
         const u64 end = start + op.length;
+        // Pages are populated in order: those before the one that had to wait are there.
+        const u64 populated = answered() ? m.h->question.address : start;
         if (!answered()) m.spend(TIME_syscall, m.cost().syscall);
         m.h->question = {};
         switch (op.op) {
@@ -188,6 +209,8 @@ struct interpreter {
         case OP_mprotect:
             return mprotect(m, mm, start, end, static_cast<u32>(op.a));
         case OP_advise:
+            if (op.a == MADV_POPULATE_READ || op.a == MADV_POPULATE_WRITE)
+                return do_madvise(m, mm, populated, end - populated, op.a);
             return do_madvise(m, mm, start, op.length, op.a);
         case OP_mlock:
             return mlock(m, mm, start, end, true);
@@ -217,7 +240,7 @@ struct interpreter {
             return child == NIL ? -ENOMEM : 0;
         }
         case OP_shrink:
-            deferred_split_scan(m);
+            deferred_split_scan(m, m.h->deferred_len);
             return 0;
         case OP_swap:
             return swapon(m, op.length);
@@ -227,7 +250,14 @@ struct interpreter {
             }
             return 0;
         case OP_reclaim:
-            force_empty(m);
+            mem_cgroup_force_empty(m);
+            return 0;
+        case OP_limit:
+            return mem_cgroup_resize_max(m, op.length >> PAGE_SHIFT);
+        case OP_swapoff:
+            return swapoff(m);
+        case OP_drain:
+            lru_add_drain(m);
             return 0;
         case OP_slice:
             m.h->current_mm = mm;
@@ -311,7 +341,10 @@ run_status run(machine &m, const program_view &program, run_budget &budget) {
         memory_tick(m);
         if (result == STEP_PAUSED) return RUN_WINDOW;
         if (result == STEP_NEED_ORDER) return RUN_NEED_ORDER;
-        if (result == STEP_OOM) return RUN_OOM;
+        if (result == STEP_OOM) {
+            m.count(VM_oom_kill);
+            return RUN_OOM;
+        }
         if (result == STEP_FAULTED && !budget.go_on) return RUN_ERROR;
         ++at.op;
         at.step = 0;

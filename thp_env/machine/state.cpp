@@ -27,7 +27,7 @@ constexpr u32 record_size[NR_TABLES] = {
     sizeof(swap_slot),
     sizeof(swap_cluster),
     sizeof(u32),
-    sizeof(tlb_entry),
+    sizeof(u64),
     sizeof(order_answer),
 };
 
@@ -80,11 +80,11 @@ void machine::attach() {
     swap = reinterpret_cast<swap_slot *>(at(TABLE_swap));
     clusters = reinterpret_cast<swap_cluster *>(at(TABLE_clusters));
     processes = reinterpret_cast<u32 *>(at(TABLE_processes));
-    tlb = reinterpret_cast<tlb_entry *>(at(TABLE_tlb));
+    tlb = reinterpret_cast<u64 *>(at(TABLE_tlb));
     order_answers = reinterpret_cast<order_answer *>(at(TABLE_order_answers));
 }
 
-machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes) {
+machine::machine(const machine_config &config, const program_size &program) {
     const auto frames = static_cast<u32>(config.nr_pages);
     const u32 capacity[NR_TABLES] = {
         frames,
@@ -95,12 +95,12 @@ machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes)
         config.max_vmas,
         config.max_mms,
         config.max_vmas,
-        nr_regions,
+        program.regions,
         frames,
-        frames,
-        frames / 512 + 1,
-        nr_processes,
-        tlb_entries(config.tlb),
+        program.swap_slots,
+        program.swap_slots / SWAPFILE_CLUSTER + 1,
+        program.processes,
+        tlb_words(config.tlb) * (config.shadow_tlb ? 2 : 1),
         std::bit_ceil(4 * (config.max_tables + config.max_vmas)),
     };
     u64 size = align_up(sizeof(header), 64);
@@ -114,9 +114,9 @@ machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes)
     h->config = config;
     std::memcpy(h->tables, layout, sizeof layout);
     attach();
-    h->tables[TABLE_regions].used = nr_regions;
-    h->tables[TABLE_processes].used = nr_processes;
-    for (u32 i = 0; i < nr_processes; ++i) processes[i] = NIL;
+    h->tables[TABLE_regions].used = program.regions;
+    h->tables[TABLE_processes].used = program.processes;
+    for (u32 i = 0; i < program.processes; ++i) processes[i] = NIL;
     h->use_zero_page = 1;
     h->shrink_underused = 1;
     h->max_ptes_none = HPAGE_PMD_NR - 1;
@@ -126,14 +126,17 @@ machine::machine(const machine_config &config, u32 nr_regions, u32 nr_processes)
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
     h->deferred_head = h->deferred_tail = NIL;
     h->current_mm = NIL;
-    for (lru_list &list : h->lru) list = {NIL, NIL};
+    for (lru_list &list : h->lru) list = {NIL, NIL, 0};
+    h->thp_defrag = DEFRAG_MADVISE;
+    h->swappiness = 60;
+    h->memcg_max = ~0ULL;
     for (u32 &next : h->swap_next) next = NIL;
     for (u32 &list : h->cluster_lists) list = NIL;
     for (u32 &list : h->cluster_tails) list = NIL;
     for (free_area &area : h->area) area.head = NIL;
     tlb_init(*this);
     h->huge_zero_pfn = NIL;
-    h->zero_pfn = alloc_pages(*this, 0);
+    h->zero_pfn = alloc_pages(*this, 0, GFP_NOWAIT);
     contents[h->zero_pfn] = CONTENT_TOUCHED;
 }
 
@@ -202,10 +205,11 @@ std::string machine::load(const std::byte *data, u64 size, machine **out) {
     std::memcpy(&sum, data + size, sizeof sum);
     if (sum != checksum(data, size)) return "damaged or truncated: its checksum does not match";
     if (std::string error = check_config(stored.config); !error.empty()) return error;
-    const u32 nr_regions = stored.tables[TABLE_regions].capacity;
-    const u32 nr_processes = stored.tables[TABLE_processes].capacity;
-    if (nr_regions > (1U << 24) || nr_processes > (1U << 16)) return "too many regions or processes";
-    auto fresh = std::make_unique<machine>(stored.config, nr_regions, nr_processes);
+    const program_size program{stored.tables[TABLE_regions].capacity, stored.tables[TABLE_processes].capacity,
+                               stored.tables[TABLE_swap].capacity};
+    if (program.regions > (1U << 24) || program.processes > (1U << 16) || program.swap_slots > MAX_SWAP_SLOTS)
+        return "too many regions, processes or swap slots";
+    auto fresh = std::make_unique<machine>(stored.config, program);
     u64 at = sizeof(header);
     for (u32 i = 0; i < NR_TABLES; ++i) {
         const table_header &t = stored.tables[i], &expected = fresh->h->tables[i];

@@ -25,6 +25,9 @@ enum page_flags : u32 {
     PG_active = 1U << 10,
     PG_swapcache = 1U << 11,
     PG_readahead = 1U << 12,
+    PG_referenced = 1U << 13, // used since it was last looked at
+    PG_workingset = 1U << 14, // was active before
+    PG_charged = 1U << 15,    // to the control group: folio->memcg_data
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.
@@ -115,8 +118,11 @@ struct swap_slot {
     u16 count;                            // page-table entries that refer to it
     u8 content, zeromap, taken, spare[3]; // taken: allocated, but no entry refers to it yet
     u32 cached;                           // 1 + the page in the swap cache; 0: none
-    u32 unused;
+    u32 evicted;                          // the shadow entry: what workingset.cpp notes
 };
+
+constexpr u32 SWAPFILE_CLUSTER = 512;    // slots
+constexpr u32 MAX_SWAP_SLOTS = 1U << 26; // 256 GiB
 
 struct swap_cluster {
     u16 count;
@@ -124,8 +130,20 @@ struct swap_cluster {
     u32 next, prev;
 };
 
+constexpr u32 NR_CLUSTER_LISTS = 2 + 2 * (PMD_ORDER + 1); // see swap.cpp
+
+// include/linux/mmzone.h: enum lru_list. Of files there are only lazily freed pages.
+enum lru_index : u32 { LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE, LRU_UNEVICTABLE, NR_LRU_LISTS };
+
 struct lru_list {
     u32 head, tail;
+    u64 nr_pages;
+};
+
+constexpr u32 FOLIO_BATCH_SIZE = 31; // include/linux/pagevec.h
+
+struct folio_batch {
+    u32 nr, folios[FOLIO_BATCH_SIZE];
 };
 
 // A page that a process has pinned for I/O.
@@ -153,11 +171,6 @@ struct order_answer {
     u8 order[NR_TVA_TYPES], spare;
 };
 constexpr u8 ORDER_NOT_ASKED = 0xff;
-
-struct tlb_entry {
-    u64 tag;  // virtual page number << 16 | ASID << 4 | page size << 1 | 1
-    u64 data; // pfn << 16 | content << 8 | flags
-};
 
 // Records of one kind: how many there may be, how many were ever used, and the list of free ones.
 struct table_header {
@@ -211,16 +224,24 @@ struct header {
     // Settings.
     u32 thp_enabled, use_zero_page, shrink_underused, max_ptes_none, max_ptes_shared, max_ptes_swap;
     u32 thp_mode[PMD_ORDER + 1];
+    u32 thp_defrag, swappiness;
+    u32 lru_batches, in_reclaim; // whether folios wait in batches; PF_MEMALLOC
     // Swap and the LRU.
     u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
-    u32 cluster_lists[PMD_ORDER + 3], cluster_tails[PMD_ORDER + 3];
-    lru_list lru[3];                          // inactive, active, lazily freed
-    u64 last_activation;                      // ps
-    u32 current_mm, next_slot;                // the process on the CPU; the next 2 GiB slot
-    u32 default_orders, order_interface;      // E1: the mask of VMAs that have none of their own; 0 = all
-    u32 tlb_array[2][NR_TLB_ARRAYS + NR_PWC]; // where each array starts; [1]: the 4K shadow TLB
+    u32 cluster_lists[NR_CLUSTER_LISTS], cluster_tails[NR_CLUSTER_LISTS];
+    lru_list lru[NR_LRU_LISTS];
+    folio_batch lru_adds, lru_lazyfrees;
+    u64 last_activation; // ps
+    u64 nonresident_age; // evictions and activations so far (workingset.cpp)
+    u64 shrinker_deferred;
+    // The memory control group: pages.
+    u64 memcg_usage, memcg_max, memcg_stock;
+    u32 current_mm, next_slot;           // the process on the CPU; the next 2 GiB slot
+    u32 default_orders, order_interface; // E1: the mask of VMAs that have none of their own; 0 = all
+    u32 tlb_sizes, next_asid;            // page sizes that the TLB may hold, a bit each
+    u32 asid_mm[MAX_ASIDS];              // the address space behind each ASID; NIL: none
+    u64 questions;                       // that policies were asked
     order_question question;
-    u64 questions; // that policies were asked
     cursor at;
 };
 
@@ -228,8 +249,13 @@ template <typename T> constexpr bool plain = std::has_unique_object_representati
 static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plain<mm_struct> &&
               plain<header>);
 static_assert(plain<swap_slot> && plain<swap_cluster>);
-static_assert(plain<region> && plain<tlb_entry> && plain<anon_vma> && plain<op_record>);
+static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
 static_assert(sizeof(order_answer) == 16 && plain<order_answer>);
+
+// What a program needs tables for.
+struct program_size {
+    u32 regions, processes, swap_slots;
+};
 
 // A machine: the arena and typed views of it. The trace program it runs is shared and read-only.
 struct machine {
@@ -247,10 +273,10 @@ struct machine {
     swap_slot *swap = nullptr;
     swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;
-    tlb_entry *tlb = nullptr;
+    u64 *tlb = nullptr;                    // laid out by hardware/tlb.cpp
     order_answer *order_answers = nullptr; // a hash table, see kernel/huge_memory_bpf.cpp
 
-    machine(const machine_config &config, u32 nr_regions, u32 nr_processes);
+    machine(const machine_config &config, const program_size &program);
     ~machine();
     machine(const machine &) = delete;
     machine &operator=(const machine &) = delete;

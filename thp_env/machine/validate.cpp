@@ -253,6 +253,38 @@ struct scan {
         expect_equal(flagged, 0, "partially mapped folios that are not queued");
     }
 
+    // Every folio is on the list that its flags name, or waits in a batch; the group has paid for each once.
+    void lru() {
+        u64 listed = 0, charged = m.h->memcg_stock, on_lru = 0;
+        for (u32 index = 0; index < NR_LRU_LISTS; ++index) {
+            const lru_list &list = m.h->lru[index];
+            u64 pages = 0;
+            u32 before = NIL;
+            for (u32 head = list.head; head != NIL && pages <= list.nr_pages; head = m.pages[head].next) {
+                if (head >= owner.size()) return expect(false, "LRU folio beyond memory", head);
+                const u32 flags = m.pages[head].flags;
+                const u32 own = flags & PG_mlocked         ? LRU_UNEVICTABLE
+                                : !(flags & PG_swapbacked) ? LRU_INACTIVE_FILE
+                                : flags & PG_active        ? LRU_ACTIVE_ANON
+                                                           : LRU_INACTIVE_ANON;
+                expect((flags & PG_lru) && own == index && m.pages[head].prev == before, "LRU list broken",
+                       head);
+                pages += folio_nr_pages(m, head);
+                before = head;
+                ++listed;
+            }
+            expect(list.tail == before, "end of an LRU list", index);
+            expect_equal(list.nr_pages, pages, "nr_pages of LRU list " + std::to_string(index));
+        }
+        for (u32 pfn = 0; pfn < owner.size(); ++pfn) {
+            if (owner[pfn] != OWNER_FOLIO || !(m.pages[pfn].flags & PG_head)) continue;
+            on_lru += (m.pages[pfn].flags & PG_lru) != 0;
+            charged += m.pages[pfn].flags & PG_charged ? folio_nr_pages(m, pfn) : 0;
+        }
+        expect_equal(on_lru, listed, "folios on LRU lists");
+        expect_equal(m.h->memcg_usage, charged, "pages charged to the control group");
+    }
+
     void vmas() {
         std::vector<u32> of_mm(rss.size());
         u64 linked = 0, with_anon = 0;
@@ -297,45 +329,44 @@ struct scan {
         expect_equal(m.h->tables[TABLE_anon_vmas].in_use, anon_vmas, "anon_vmas in use");
     }
 
-    // A cached translation must still be what a walk would find.
-    void translation(const tlb_entry &e, bool shadow) {
-        const u32 mm = (e.tag >> 4) & 0xfff, size = (e.tag >> 1) & 7;
+    // A cached translation must still be what a walk would find, for every page that it covers.
+    void translation(const tlb &t, u64 tag, u64 data, bool is_shadow) {
+        const u32 mm = tag_mm(tag), size = tag_size(tag);
         if (mm >= rss.size() || !m.mms[mm].in_use) return expect(false, "translation of no process", mm);
-        const u32 shift = shadow ? PAGE_SHIFT : page_shift_of[size & 1];
-        const u64 address = (e.tag >> 16) << shift;
-        const u64 *pmd = pmd_offset(m, mm, address);
-        if (!pmd || !(*pmd & PTE_PRESENT)) return expect(false, "stale translation", address);
+        expect(is_shadow || m.h->tlb_sizes >> size & 1, "translation of a size that is not noted", size);
+        const u64 start = (tag >> 16) << t.shift[size];
+        const u64 *pmd = pmd_offset(m, mm, start);
+        if (!pmd || !(*pmd & PTE_PRESENT)) return expect(false, "stale translation", start);
         const bool huge = *pmd & PTE_PSE;
-        const u64 entry = huge ? *pmd : *pte_offset(m, *pmd, address);
-        expect(entry & PTE_PRESENT, "stale translation", address);
-        if (shadow) return;
-        expect(huge == (size == SIZE_2M), "translation of another size", address);
-        expect(e.data >> TLB_PFN_SHIFT == pte_pfn(entry), "translation to another frame", address);
-        const bool writable = (entry & PTE_RW) && (entry & PTE_DIRTY);
-        expect(!(e.data & TLB_WRITE) || writable, "translation writable, entry not", address);
+        if (!is_shadow) expect(huge == (size == SIZE_2M), "translation of another size", start);
+        const u64 end = huge || is_shadow ? start + PAGE_SIZE : start + (1ULL << t.shift[size]);
+        for (u64 at = start; at < end; at += PAGE_SIZE) {
+            const u64 entry = huge ? *pmd : *pte_offset(m, *pmd, at);
+            expect(entry & PTE_PRESENT, "stale translation", at);
+            if (is_shadow) continue;
+            expect(t.pfn(data, at, size) == pte_pfn(entry), "translation to another frame", at);
+            const bool dirty = (entry & PTE_DIRTY) || size == SIZE_CONTPTE; // X5: one bit for the block
+            expect(!(data & TLB_WRITE) || ((entry & PTE_RW) && dirty), "translation writable, entry not", at);
+        }
     }
 
     void translations() {
         for (u32 which = 0; which < (m.h->config.shadow_tlb ? 2U : 1U); ++which) {
-            for (u32 array = 0; array < NR_TLB_ARRAYS; ++array) {
-                const tlb_array a = tlb_array_at(m, which, array);
-                for (u32 i = 0; i < a.sets * a.ways; ++i) {
-                    if (a.entries[i].tag) translation(a.entries[i], which == 1);
-                }
+            const tlb t = tlb_of(m, which);
+            for (const tlb_array &array : t.arrays) {
+                array.for_each([&](u64 tag, u64 data) { translation(t, tag, data, which == 1); });
             }
             for (u32 i = 0; i < NR_PWC; ++i) {
-                const tlb_array a = tlb_array_at(m, which, NR_TLB_ARRAYS + i);
                 const u32 shift = i == 0 ? PMD_SHIFT : i == 1 ? PUD_SHIFT : PGDIR_SHIFT;
-                for (u32 k = 0; k < a.sets * a.ways; ++k) {
-                    const u64 tag = a.entries[k].tag;
-                    if (!tag) continue;
+                t.pwc[i].for_each([&](u64 tag, u64) {
                     const u64 address = (tag >> 16) << shift;
-                    const u32 mm = (tag >> 4) & 0xfff;
-                    expect(mm < rss.size() && m.mms[mm].in_use, "walk cache of no process", mm);
-                    const u32 v = mm < rss.size() ? find_vma(m, mm, address) : NIL;
+                    const u32 mm = tag_mm(tag);
+                    const bool used = mm < rss.size() && m.mms[mm].in_use;
+                    expect(used, "walk cache of no process", mm);
+                    const u32 v = used ? find_vma(m, mm, address) : NIL;
                     expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift), "stale walk cache",
                            address);
-                }
+                });
             }
         }
     }
@@ -380,6 +411,7 @@ std::string validate(machine &m) {
     s.folios();
     s.swap_slots();
     s.deferred_list();
+    s.lru();
     s.translations();
     s.answers();
     s.clock();

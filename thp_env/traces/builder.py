@@ -274,15 +274,35 @@ class ProgramBuilder(ProgramWriter):
         self._emit("thp", a=order, b=layout.THP_MODES.index(mode))
 
     def set(self, path: str, value: int | str) -> None:
-        """Write a value below /sys/kernel/mm/transparent_hugepage."""
+        """Change one of `layout.SETTINGS`, most of them files below /sys/kernel/mm/transparent_hugepage."""
         if path not in layout.SETTINGS:
             raise UnknownOperationError(f"unknown setting {path}")
-        if path == "enabled" and value in layout.THP_MODES:
-            value = layout.THP_MODES.index(str(value))
-        if not str(value).isdecimal() or int(value) >= layout.SETTINGS[path]:
-            values = ", ".join(layout.THP_MODES) if path == "enabled" else f"0 to {layout.SETTINGS[path] - 1}"
-            raise ProgramError(f"{path} takes {values}, not {value}")
-        self._emit("set", a=list(layout.SETTINGS).index(path), b=int(value))
+        values = layout.SETTINGS[path]
+        number, code = list(layout.SETTINGS).index(path), str(value)
+        if isinstance(values, tuple) and code in values:
+            code = str(values.index(code))
+        if not code.isdecimal() or int(code) >= layout.SETTING_VALUES[number]:
+            known = f"0 to {values - 1}" if isinstance(values, int) else ", ".join(values)
+            raise ProgramError(f"{path} takes {known}, not {value}")
+        self._emit("set", a=number, b=int(code))
+
+    def swappiness(self, value: int) -> None:
+        """Set how willingly anonymous memory is swapped out, 0 to 200 (memory.swappiness)."""
+        self.set("swappiness", value)
+
+    def autodrain(self, on: str) -> None:
+        """`off`: small folios wait in batches of 31 before they are on an LRU list (x04)."""
+        if on not in ("on", "off"):
+            raise ProgramError(f"autodrain takes on or off, not {on}")
+        self.set("lru_batches", int(on == "off"))
+
+    def drain(self) -> None:
+        """Put the folios of the batches on their LRU lists."""
+        self._emit("drain")
+
+    def limit(self, length: int) -> None:
+        """Limit memory in folios to `length` bytes (memory.max), reclaiming what is too much; EBUSY if it cannot."""
+        self._emit("limit", length=self._pages(length))
 
     def prctl(self, disable: int, flags: int = 0) -> None:
         """prctl(PR_SET_THP_DISABLE, disable, flags)."""
@@ -295,6 +315,10 @@ class ProgramBuilder(ProgramWriter):
     def swap(self, length: int) -> None:
         """Add a swap device of `length` bytes that behaves as zram."""
         self._emit("swap", length=self._pages(length))
+
+    def swapoff(self) -> None:
+        """Bring everything back from swap, as single pages, and remove the device."""
+        self._emit("swapoff")
 
     def khugepaged(self, rounds: int = 2) -> None:
         """Let khugepaged scan every process on its list `rounds` times."""

@@ -50,6 +50,8 @@ BIN_DTYPE = np.dtype([("threshold", "<u8"), ("alias", "<u4"), ("first", "<u4"), 
 
 CONTENT_MAX = 100
 """The content class of random data."""
+SWAP_MAX = 256 << 30
+"""Bytes of the largest swap device."""
 
 
 class ProgramError(ValueError):
@@ -143,6 +145,12 @@ class Program:
         return own
 
     @property
+    def swap_slots(self) -> int:
+        """Pages of the largest swap device that the program adds."""
+        added = self.ops["length"][self.ops["op"] == layout.OPS.index("swap")]
+        return min(int(added.max(initial=0)), SWAP_MAX) // layout.PAGE_SIZE
+
+    @property
     def name(self) -> str:
         """The program's name, for messages and reports."""
         return str(self.meta.get("name", "program"))
@@ -190,7 +198,7 @@ class Program:
         limit("thp", "a", layout.PMD_ORDER + 1, "folio order")
         limit("thp", "b", len(layout.THP_MODES), "mode")
         limit("set", "a", len(layout.SETTINGS), "setting")
-        most = np.array([*layout.SETTINGS.values()], np.uint64)[np.minimum(ops["a"], len(layout.SETTINGS) - 1)]
+        most = np.array(layout.SETTING_VALUES, np.uint64)[np.minimum(ops["a"], len(layout.SETTINGS) - 1)]
         refuse(uses("set") & (ops["b"] >= most), "unknown value")
         for name in ("exit", "fork"):
             limit(name, "aux", len(self.processes), "process")
@@ -205,6 +213,8 @@ class Program:
         refuse(uses("mmap") & (ops["c"] == layout.AT_REGION) & (ops["aux"] >= len(self.regions)), "unknown region")
         limit("mprotect", "a", (layout.VM_READ | layout.VM_WRITE) + 1, "protection")
         limit("orders", "a", layout.ORDERS_ALL + 1, "folio order")
+        limit("swap", "length", SWAP_MAX + 1, "size of swap: at most 256 GiB")
+        limit("limit", "length", layout.NO_LIMIT + 1, "limit")
         limit("touch", "b", len(layout.TOUCH), "kind of touch")
         limit("touch", "c", CONTENT_MAX + 1, "content class")
         refuse(uses("touch") & (ops["a"] == 0), "stride must be positive")

@@ -113,6 +113,11 @@ FORMS: dict[str, tuple[str, tuple[Callable[[str], Any], ...], int]] = {
     "prctl": ("prctl", (int, int), 1),
     "shrink": ("shrink", (), 0),
     "swap": ("swap", (number,), 1),
+    "swapoff": ("swapoff", (), 0),
+    "limit": ("limit", (lambda t: layout.NO_LIMIT if t == "max" else number(t),), 1),
+    "swappiness": ("swappiness", (int,), 1),
+    "drain": ("drain", (), 0),
+    "autodrain": ("autodrain", (str,), 1),
     "reclaim": ("reclaim", (), 0),
     "khugepaged": ("khugepaged", (int,), 0),
     "fork": ("fork", (str,), 1),
@@ -252,7 +257,8 @@ def _format(program: Program, op: np.void) -> str:
             return f"thp {4 << a} {layout.THP_MODES[b]}"
         case "set":
             path = list(layout.SETTINGS)[a]
-            return f"set {path} {layout.THP_MODES[b] if path == 'enabled' else b}"
+            values = layout.SETTINGS[path]
+            return f"set {path} {b if isinstance(values, int) else values[b]}"
         case "mmap":
             place = _format_place(program, c, a, b, int(op["aux"]))
             flags = "".join(
@@ -306,7 +312,9 @@ def _format(program: Program, op: np.void) -> str:
             return f"khugepaged {a}"
         case "swap":
             return f"swap {op['length']}"
-        case "shrink" | "unpin" | "reclaim":
+        case "limit":
+            return f"limit {'max' if op['length'] == layout.NO_LIMIT else op['length']}"
+        case "shrink" | "unpin" | "reclaim" | "swapoff" | "drain":
             return name
     return f"{name} {where}"
 

@@ -1,33 +1,14 @@
-"""alloc_purge: an allocator that gives memory back in pieces smaller than a folio, in waves of load.
-
-glibc trims from the top and frees large chunks by munmap; jemalloc purges dirty runs of pages with
-MADV_DONTNEED after a decay of 10 s; Scudo releases single pages inside its primary regions; TCMalloc releases
-spans of 8K pages up to whole 2M. What matters to a folio is the granule and the delay.
-"""
+"""alloc_purge: an allocator that gives memory back in pieces smaller than a folio, in waves of load."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from thp_env.traces import ProgramBuilder, ProgramError
-from thp_env.traces.builder import WEIGHT_MAX
-from thp_env.workload import Instance, Workload
-from thp_workloads.machines import (
-    GIB,
-    MIB,
-    PAGE,
-    Surroundings,
-    address_noise,
-    check,
-    draw_pace,
-    draw_surroundings,
-    fragment,
-    log_uniform,
-    pages,
-    runs,
-)
+from thp_workloads.generator import Generator, Stage, number, one_of, part
+from thp_workloads.surroundings import PAGE, log_uniform, runs
 
 
 @dataclass(frozen=True)
@@ -35,174 +16,155 @@ class Allocator:
     """How an allocator gives memory back.
 
     Attributes:
-        granule: bytes of the smallest piece it returns.
-        decay: waves of load that a free piece stays before it is returned.
+        granule: bytes of the smallest piece that it returns.
+        decay: seconds until half of what is free has been returned; 0: at once.
         merge: whether neighbouring free pieces are returned in one call.
+        order: which free pieces go: "any"; "top" only those above the last one in use; "whole" those in the emptiest
+            2M first.
+        source: where this is from.
     """
 
     granule: int
-    decay: int
+    decay: float
     merge: bool
+    order: str
+    source: str
 
 
 ALLOCATORS = {
-    "glibc": Allocator(128 * 1024, 0, True),
-    "jemalloc": Allocator(4 * PAGE, 2, True),
-    "scudo": Allocator(PAGE, 1, False),
-    "tcmalloc": Allocator(2 * PAGE, 1, True),
-}
-"""Release behaviour of four allocators; the granules of glibc (M_TRIM_THRESHOLD), Scudo (pages) and TCMalloc
-(8K pages) are documented, the rest is modelled on their descriptions."""
-
-
-def find_allocator(allocator: str | Allocator) -> Allocator:
-    """Return an allocator by name.
-
-    Raises:
-        ProgramError: for an unknown name or a granule that is not whole pages.
-    """
-    if isinstance(allocator, str):
-        if allocator not in ALLOCATORS:
-            raise ProgramError(f"unknown allocator {allocator!r}: one of {', '.join(ALLOCATORS)}, or an Allocator")
-        return ALLOCATORS[allocator]
-    if allocator.granule % PAGE:
-        raise ProgramError(f"a granule is whole pages, not {allocator.granule} bytes")
-    return allocator
-
-
-def program(
-    *,
-    heap: int = 64 * MIB,
-    allocator: str | Allocator = "jemalloc",
-    waves: int = 8,
-    freed: float = 0.5,
-    lifetime: float = 16.0,
-    accesses: int = 12000,
-    weight: int = 20,
-    zipf: float = 0.9,
-    write: float = 0.4,
-    ns: float = 3.0,
-    gap_us: float = 500.0,
-    around: Surroundings | None = None,
-    seed: int = 0,
-) -> ProgramBuilder:
-    """Write the program: waves of allocate, use, free and (after the decay) return.
-
-    Args:
-        heap: bytes of the arena.
-        allocator: a name of `ALLOCATORS` or an `Allocator`.
-        waves: waves of load.
-        freed: share of the live pieces that a wave frees.
-        lifetime: mean length of a run of pieces that are freed together.
-        accesses: simulated accesses a wave.
-        weight: real accesses that one stands for.
-        zipf: skew of the accesses over the arena.
-        write: share of accesses that write.
-        ns: time of one access besides translation.
-        gap_us: idle time after a wave.
-        around: fragmentation before the work starts; None: free memory is whole.
-        seed: of every random choice.
-
-    Raises:
-        ProgramError: when a parameter is out of range.
-    """
-    kind = find_allocator(allocator)
-    check(
-        heap=(heap, 4 * kind.granule, 64 * GIB), granule=(kind.granule, PAGE, GIB), decay=(kind.decay, 0, 1 << 20),
-        waves=(waves, 1, 1 << 20), freed=(freed, 0, 1), lifetime=(lifetime, 0, 1e9), accesses=(accesses, 1, 1 << 32),
-        weight=(weight, 1, WEIGHT_MAX), zipf=(zipf, 0, 10), write=(write, 0, 1), ns=(ns, 0, 1e9),
-        gap_us=(gap_us, 0, 1e12),
-    )  # fmt: skip
-    rng = np.random.default_rng(seed)
-    b = ProgramBuilder("alloc_purge", seed=seed, family="alloc_purge")
-    address_noise(b, rng)
-    if around:
-        fragment(b, around)
-    size = kind.granule
-    n = heap // size
-    b.mmap("arena", n * size, at="auto")
-    live, resident = np.zeros(n, bool), np.zeros(n, bool)
-    waiting: list[tuple[int, np.ndarray]] = []
-    for wave in range(waves):
-        # The load of a wave decides how much of the arena it fills again, from the bottom up.
-        want = int(n * rng.uniform(0.6, 1.0))
-        free = np.flatnonzero(~live)[: max(0, want - int(live.sum()))]
-        live[free] = True
-        for first, last in runs(free):
-            b.touch("arena", first * size, (last - first) * size, content=40)
-            b.compute(1000.0 * (last - first))
-        resident |= live
-        _use(b, rng, live, size, accesses, weight, zipf, write, ns)
-        gone = _free(rng, live, freed, lifetime)
-        live[gone] = False
-        waiting.append((wave + kind.decay, gone))
-        for due, pieces in [w for w in waiting if w[0] <= wave]:
-            back = pieces[~live[pieces] & resident[pieces]]
-            resident[back] = False
-            for first, last in runs(back) if kind.merge else [(int(i), int(i) + 1) for i in back]:
-                b.advise("arena", first * size, (last - first) * size, "dontneed")
-            waiting.remove((due, pieces))
-        b.compute(gap_us * 1000)
-    return b
-
-
-def _use(
-    b: ProgramBuilder, rng: np.random.Generator, live: np.ndarray, size: int, accesses: int, weight: int,
-    zipf: float, write: float, ns: float,
-) -> None:  # fmt: skip
-    """Access live memory only: the longest live runs, in proportion to their length."""
-    longest = sorted(runs(np.flatnonzero(live)), key=lambda r: r[0] - r[1])[:24]
-    total = sum(last - first for first, last in longest)
-    for first, last in longest:
-        count = max(1, accesses * (last - first) // total)
-        pattern = "zipf" if rng.random() < 0.7 else "uniform"
-        b.access("arena", first * size, (last - first) * size, pattern, count, ns=ns, write=write,
-                 weight=weight, zipf=zipf, content=40)  # fmt: skip
-
-
-def _free(rng: np.random.Generator, live: np.ndarray, freed: float, lifetime: float) -> np.ndarray:
-    """Pick runs of live pieces until the share is reached."""
-    target, n = int(live.sum() * freed), len(live)
-    gone = np.zeros(n, bool)
-    while int(gone.sum()) < target:
-        start = int(rng.integers(n))
-        gone[start : start + 1 + int(rng.exponential(lifetime))] = True
-        gone &= live
-    return np.flatnonzero(gone)
-
+    "glibc": Allocator(
+        128 * 1024, 0.0, True, "top",
+        "M_TRIM_THRESHOLD and M_MMAP_THRESHOLD 128K; the heap is cut at its top only"),
+    "jemalloc": Allocator(
+        PAGE, 5.0, True, "any",
+        "dirty_decay_ms 10,000: dirty runs of pages are purged along a sigmoid, half of them after 5 s"),
+    "scudo": Allocator(
+        PAGE, 0.5, False, "any",
+        "the primary releases single free pages of a region at intervals of a second"),
+    "tcmalloc": Allocator(
+        2 * PAGE, 2.0, True, "whole",
+        "spans of pages of 8K; whole free hugepages go first, then parts of the emptiest (Temeraire, OSDI 2021)"),
+}  # fmt: skip
+"""Release behaviour of four allocators. Granules, glibc's rule and jemalloc's decay are documented; the intervals of
+Scudo and TCMalloc are assumed."""
 
 MOST_PIECES = 6000
-"""Pieces of an arena that `sample` draws: more would make programs of a hundred thousand calls."""
+"""Pieces of an arena: more would make programs of a hundred thousand calls. A larger arena has larger pieces."""
 
 
-def sample(rng: np.random.Generator) -> Instance:
-    """Draw an instance: allocator, footprint, layout, machine size, fragmentation and core.
+@dataclass(frozen=True, kw_only=True)
+class AllocPurge(Generator):
+    """Waves of load on a heap: objects come from the bottom up and go in runs; what is free is returned after a while.
 
-    The arena has 8 to 96 MiB, log-uniform, or `MOST_PIECES` pieces where that is less.
+    Attributes:
+        allocator: which one, of `ALLOCATORS`.
+        waves: waves of load.
+        freed: share of the live pieces that is freed from one wave to the next.
+        lifetime: mean length, in bytes, of a run of pieces that are freed together.
+        young: share of those runs that lie at the top: what was allocated last often goes first.
+        skew: Zipf exponent of the accesses.
+        writes: share of accesses that write.
     """
-    kind = Allocator(PAGE << int(rng.integers(0, 10)), int(rng.integers(0, 3)), bool(rng.random() < 0.7))
-    heap = pages(log_uniform(rng, 8 * MIB, min(96 * MIB, MOST_PIECES * kind.granule)))
-    around = draw_surroundings(rng, heap + 4 * MIB)
-    waves, accesses = int(rng.integers(3, 9)), int(log_uniform(rng, 2000, 8000))
-    ns, weight = draw_pace(rng, waves * accesses)
-    b = program(
-        heap=heap,
-        allocator=kind,
-        waves=waves,
-        freed=float(rng.uniform(0.1, 0.8)),
-        lifetime=log_uniform(rng, 1, 64),
-        accesses=accesses,
-        weight=weight,
-        zipf=float(rng.uniform(0.3, 1.1)),
-        write=float(rng.uniform(0.0, 0.8)),
-        ns=ns,
-        gap_us=log_uniform(rng, 50, 5000),
-        around=around,
-        seed=int(rng.integers(1 << 62)),
-    )
-    return Instance(b.build(), around.config)
 
+    name = "alloc_purge"
+    family = "allocators"
+    summary = "an allocator returns pieces smaller than a folio, in waves of load"
+    sources = "Manuals and sources of glibc, jemalloc, Scudo and TCMalloc, as `ALLOCATORS` says for each."
 
-WORKLOAD = Workload(
-    "alloc_purge", "generator", "alloc_purge", "train", "an allocator that frees pieces smaller than a folio", sample
-)
+    allocator: str = one_of("jemalloc", tuple(ALLOCATORS))
+    waves: int = number(10, 1, 1 << 20)
+    freed: float = number(0.5, 0, 1)
+    lifetime: float = number(64 * 1024, 1, 1 << 30)
+    young: float = number(0.5, 0, 1)
+    skew: float = number(0.9, 0, 3)
+    writes: float = number(0.4, 0, 1)
+
+    @property
+    def touched(self) -> float:
+        """Share of the footprint that it touches at a time, at most."""
+        return 0.9
+
+    def compose(self, s: Stage) -> None:
+        """Swell and shrink, wave after wave."""
+        kind = ALLOCATORS[self.allocator]
+        size = max(kind.granule, 1 << (max(1, self.footprint // MOST_PIECES) - 1).bit_length())
+        n = max(4, self.footprint // size)
+        s.b.mmap("heap", n * size, at="auto")
+        live, resident = np.zeros(n, bool), np.zeros(n, bool)
+        seconds = self.seconds / self.phases
+        for w in range(self.waves):
+            _, phases = part(self.phases, w, self.waves, 1)
+            want = int(n * s.rng.uniform(0.5, 1.0))
+            for i in s.phases(phases):
+                half = max(1, phases // 2)
+                if i < half:
+                    missing = max(0, want - int(live.sum()))
+                    free = np.flatnonzero(~live)[: -(-missing // (half - i))]
+                    for first, last in runs(free):
+                        s.b.touch("heap", first * size, (last - first) * size, content=40)
+                    live[free] = resident[free] = True
+                else:
+                    self._free(s, live, size, self.freed / max(1, phases - half))
+                self._return(s, kind, live, resident, size, seconds)
+                self._use(s, live, size)
+
+    def _free(self, s: Stage, live: np.ndarray, size: int, share: float) -> None:
+        """Free runs of live pieces until the share is reached."""
+        target = int(live.sum() * share)
+        for _ in range(4 * len(live)):
+            if target <= 0 or not live.any():
+                return
+            length = 1 + int(s.rng.exponential(self.lifetime / size))
+            if s.rng.random() < self.young:
+                end = 1 + int(np.flatnonzero(live)[-1])
+                run = live[max(0, end - length) : end]
+            else:
+                start = int(s.rng.integers(len(live)))
+                run = live[start : start + length]
+            target -= int(run.sum())
+            run[:] = False
+
+    def _return(
+        self, s: Stage, kind: Allocator, live: np.ndarray, resident: np.ndarray, size: int, seconds: float
+    ) -> None:
+        """Return to the system what decays in this phase."""
+        free = np.flatnonzero(resident & ~live)
+        if kind.order == "top":
+            used = np.flatnonzero(live)
+            free = free[free > (used[-1] if len(used) else -1)]
+        share = 1.0 if kind.decay == 0 else 1 - 0.5 ** (seconds / kind.decay)
+        count = int(s.rng.binomial(len(free), min(1.0, share)))
+        if count == 0:
+            return
+        if kind.order == "whole":  # the emptiest 2M first
+            block = max(1, (2 << 20) // size)
+            use = np.add.reduceat(live, np.arange(0, len(live), block))
+            back = free[np.argsort(use[free // block], kind="stable")][:count]
+        else:
+            start = int(s.rng.integers(len(free)))
+            back = np.roll(free, -start)[:count]
+        back = np.sort(back)
+        resident[back] = False
+        for first, last in runs(back) if kind.merge else [(int(i), int(i) + 1) for i in back]:
+            s.b.advise("heap", first * size, (last - first) * size, "dontneed")
+
+    def _use(self, s: Stage, live: np.ndarray, size: int) -> None:
+        """Access live memory: its longest runs, in proportion to their length."""
+        longest = sorted(runs(np.flatnonzero(live)), key=lambda r: r[0] - r[1])[:16]
+        total = sum(last - first for first, last in longest)
+        for first, last in longest:
+            s.use("heap", first * size, (last - first) * size, "zipf", (last - first) / total, write=self.writes,
+                  zipf=self.skew, content=40)  # fmt: skip
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> dict[str, Any]:
+        """Draw the allocator and its load."""
+        return {
+            "allocator": str(rng.choice(list(ALLOCATORS))),
+            "waves": int(rng.integers(4, 17)),
+            "freed": float(rng.uniform(0.2, 0.9)),
+            "lifetime": log_uniform(rng, 8 * 1024, 1 << 20),
+            "young": float(rng.uniform(0.2, 0.8)),
+            "skew": float(rng.uniform(0.3, 1.1)),
+            "writes": float(rng.uniform(0.0, 0.8)),
+        }

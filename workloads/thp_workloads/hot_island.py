@@ -1,146 +1,110 @@
-"""hot_island: 100 to 400 MB of which narrow islands are hot, and drift (astar, omnetpp).
-
-Elastic Translations' hints for such programs ask for tens of 2M or 64K regions out of a large footprint: a few
-folios of 64K cover an island, and larger ones bring only memory that nobody touches.
-"""
+"""hot_island: narrow islands are hot in a large and sparse footprint, and drift (astar, omnetpp)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
-from thp_env.traces import ProgramBuilder
-from thp_env.traces.builder import WEIGHT_MAX
-from thp_env.workload import Instance, Workload
-from thp_workloads.machines import (
-    GIB,
-    MIB,
-    PAGE,
-    Surroundings,
-    address_noise,
-    check,
-    draw_pace,
-    draw_surroundings,
-    fragment,
-    log_uniform,
-    pages,
-    runs,
-)
+from thp_workloads.generator import Generator, Stage, number, part
+from thp_workloads.surroundings import MIB, PAGE, log_uniform, pages, runs
 
 
-def program(
-    *,
-    footprint: int = 200 * MIB,
-    arenas: int = 3,
-    populated: float = 0.6,
-    cluster: int = 16 * PAGE,
-    islands: int = 8,
-    island: int = 256 * 1024,
-    drift: float = 0.5,
-    phases: int = 40,
-    accesses: int = 6000,
-    weight: int = 40,
-    background: float = 0.1,
-    write: float = 0.3,
-    ns: float = 3.0,
-    around: Surroundings | None = None,
-    seed: int = 0,
-) -> ProgramBuilder:
-    """Write the program.
+@dataclass(frozen=True, kw_only=True)
+class HotIsland(Generator):
+    """Programs such as astar and omnetpp: 100 to 400 MB, of which narrow islands are hot at a time.
 
-    Args:
-        footprint: bytes mapped.
-        arenas: regions that share it.
-        populated: share of the pages that are ever written, in clusters.
+    A few folios of 64K cover an island; larger ones bring memory that nobody touches, since only some clusters of
+    pages are ever written.
+
+    Attributes:
+        arenas: regions that share the footprint.
+        populated: share of the clusters that are ever written.
         cluster: bytes that are written together.
         islands: hot ranges at a time.
-        island: bytes of each.
+        island: bytes of each, at most.
         drift: share of the islands that move from phase to phase.
-        phases: rounds of accesses.
-        accesses: simulated accesses a phase.
-        weight: real accesses that one stands for.
-        background: share of accesses that go anywhere.
-        write: share of accesses that write.
-        ns: time of one access besides translation.
-        around: fragmentation before the work starts; None: free memory is whole.
-        seed: of every random choice.
-
-    Raises:
-        ProgramError: when a parameter is out of range.
+        background: share of accesses that go to any cluster.
+        writes: share of accesses that write.
+        growth: share of the run in which clusters are still added.
     """
-    check(
-        footprint=(footprint, MIB, 64 * GIB), arenas=(arenas, 1, 64), populated=(populated, 0, 1),
-        cluster=(cluster, PAGE, footprint // arenas if arenas > 0 else 0), islands=(islands, 1, 4096),
-        island=(island, PAGE, footprint), drift=(drift, 0, 1), phases=(phases, 1, 1 << 20),
-        accesses=(accesses, 1, 1 << 32), weight=(weight, 1, WEIGHT_MAX), background=(background, 0, 1),
-        write=(write, 0, 1), ns=(ns, 0, 1e9),
-    )  # fmt: skip
-    rng = np.random.default_rng(seed)
-    b = ProgramBuilder("hot_island", seed=seed, family="hot_island")
-    address_noise(b, rng)
-    if around:
-        fragment(b, around)
-    length = pages(footprint / arenas)
-    names = [f"arena{i}" for i in range(arenas)]
-    live: dict[str, np.ndarray] = {}
-    ranges: dict[str, list[tuple[int, int]]] = {}
-    clusters = max(1, length // cluster)
-    for name in names:
-        b.mmap(name, length, at="auto")
-        chosen = np.sort(rng.choice(clusters, max(1, int(clusters * populated)), replace=False))
-        live[name], ranges[name] = chosen, runs(chosen)
-        for first, last in ranges[name]:
-            b.touch(name, first * cluster, (last - first) * cluster, content=40)
-            b.compute(2000 * (last - first))
-    spots = [_spot(rng, names, live, cluster, island, length) for _ in range(islands)]
-    per_island = max(1, int(accesses * (1 - background)) // islands)
-    for _ in range(phases):
-        for i in range(islands):
-            if rng.random() < drift:
-                spots[i] = _spot(rng, names, live, cluster, island, length)
-            name, offset, size = spots[i]
-            b.access(name, offset, size, "gauss", per_island, ns=ns, write=write, weight=weight, sigma=0.2, content=40)
-        for name in names:  # reads of what exists already; a write there would be a first touch
-            first, last = ranges[name][int(rng.integers(len(ranges[name])))]
-            count = int(accesses * background) // arenas
-            b.access(name, first * cluster, (last - first) * cluster, "uniform", count, ns=ns, weight=weight)
-    return b
 
-
-def _spot(
-    rng: np.random.Generator, names: list[str], live: dict[str, np.ndarray], cluster: int, island: int, length: int
-) -> tuple[str, int, int]:
-    name = names[int(rng.integers(len(names)))]
-    offset = int(rng.choice(live[name])) * cluster
-    return name, offset, min(island, length - offset)
-
-
-def sample(rng: np.random.Generator) -> Instance:
-    """Draw an instance: a footprint of 24 to 200 MiB, log-uniform; layout, machine size, fragmentation and core."""
-    footprint = pages(log_uniform(rng, 24 * MIB, 200 * MIB))
-    arenas = int(rng.integers(1, 5))
-    around = draw_surroundings(rng, footprint + arenas * 2 * MIB)
-    phases, accesses = int(rng.integers(10, 25)), int(log_uniform(rng, 1500, 4000))
-    ns, weight = draw_pace(rng, phases * accesses)
-    b = program(
-        footprint=footprint,
-        arenas=arenas,
-        populated=float(rng.uniform(0.25, 1.0)),
-        cluster=PAGE << int(rng.integers(0, 8)),
-        islands=int(rng.integers(2, 17)),
-        island=int(log_uniform(rng, 64 * 1024, 2 * MIB)) // PAGE * PAGE,
-        drift=float(rng.uniform(0.05, 0.9)),
-        phases=phases,
-        accesses=accesses,
-        weight=weight,
-        background=float(rng.uniform(0.02, 0.3)),
-        write=float(rng.uniform(0.0, 0.6)),
-        ns=ns,
-        around=around,
-        seed=int(rng.integers(1 << 62)),
+    name = "hot_island"
+    family = "SPEC-like"
+    summary = "narrow hot islands that drift over a large, sparse footprint"
+    sources = (
+        "Elastic Translations' hint files: astar 152 regions of 2M and 51 of 64K, omnetpp 79 and 65, out of "
+        "100 to 400 MB."
     )
-    return Instance(b.build(), around.config)
 
+    arenas: int = number(3, 1, 64)
+    populated: float = number(0.5, 0.001, 1)
+    cluster: int = number(8 * PAGE, PAGE, MIB)
+    islands: int = number(8, 1, 4096)
+    island: int = number(256 * 1024, PAGE, 64 * MIB)
+    drift: float = number(0.1, 0, 1)
+    background: float = number(0.1, 0, 1)
+    writes: float = number(0.3, 0, 1)
+    growth: float = number(0.9, 0.01, 1)
 
-WORKLOAD = Workload(
-    "hot_island", "generator", "hot_island", "train", "narrow hot islands that drift over a large footprint", sample
-)
+    @property
+    def touched(self) -> float:
+        """Share of the footprint that it touches at a time, at most."""
+        return self.populated
+
+    def compose(self, s: Stage) -> None:
+        """Add clusters phase by phase, and use the islands meanwhile."""
+        length = pages(self.footprint / self.arenas)
+        names = [f"arena{i}" for i in range(self.arenas)]
+        clusters = max(1, length // self.cluster)
+        chosen = {}
+        for name in names:
+            s.b.mmap(name, length, at="auto")
+            chosen[name] = np.sort(s.rng.choice(clusters, max(1, int(clusters * self.populated)), replace=False))
+        growing = max(1, round(self.phases * self.growth))
+        spots: list[tuple[str, int, int]] = []
+        for i in s.phases(self.phases):
+            if i < growing:
+                for name in names:
+                    self._grow(s, name, chosen[name], i, growing)
+            for k in range(self.islands):
+                if len(spots) <= k or s.rng.random() < self.drift:
+                    spots[k : k + 1] = [self._spot(s, names, chosen, i / growing, length)]
+                name, offset, size = spots[k]
+                s.use(name, offset, size, "gauss", (1 - self.background) / self.islands, sigma=0.2, content=40,
+                      write=self.writes)  # fmt: skip
+            name = names[int(s.rng.integers(len(names)))]
+            there = runs(chosen[name][: max(1, int(len(chosen[name]) * min(1, i / growing)))])
+            first, last = there[int(s.rng.integers(len(there)))]
+            s.use(name, first * self.cluster, (last - first) * self.cluster, "uniform", self.background)
+
+    def _grow(self, s: Stage, name: str, chosen: np.ndarray, i: int, growing: int) -> None:
+        """Write the clusters that phase `i` adds, in address order."""
+        first, count = part(len(chosen), i, growing, 1)
+        for a, z in runs(chosen[first : first + count]):
+            s.b.touch(name, a * self.cluster, (z - a) * self.cluster, content=40)
+
+    def _spot(
+        self, s: Stage, names: list[str], chosen: dict[str, np.ndarray], grown: float, length: int
+    ) -> tuple[str, int, int]:
+        """Draw an island: it begins at a cluster that is there."""
+        name = names[int(s.rng.integers(len(names)))]
+        there = chosen[name][: max(1, int(len(chosen[name]) * min(1, grown)))]
+        offset = int(there[s.rng.integers(len(there))]) * self.cluster
+        return name, offset, min(self.island, length - offset)
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> dict[str, Any]:
+        """Draw sparsity, clusters and islands."""
+        return {
+            "arenas": int(rng.integers(1, 5)),
+            "populated": float(rng.uniform(0.1, 1.0)),
+            "cluster": PAGE << int(rng.integers(0, 6)),
+            "islands": int(rng.integers(2, 17)),
+            "island": int(log_uniform(rng, 64 * 1024, 2 * MIB)) // PAGE * PAGE,
+            "drift": float(rng.uniform(0.02, 0.3)),
+            "background": float(rng.uniform(0.02, 0.3)),
+            "writes": float(rng.uniform(0.0, 0.6)),
+            "growth": float(rng.uniform(0.6, 1.0)),
+        }

@@ -11,9 +11,10 @@ import numpy as np
 from thp_env.machine import MachineConfig
 from thp_env.traces import Program, load_program
 from thp_env.workload import Instance, Workload, memory_for
+from thp_workloads.splits import side_of
 
-SPLITS = {"python_dict": "train", "sqlite_memory": "test"}
-"""Which side of the split each recording is on."""
+FAMILIES = {"python_dict": "interpreter", "sqlite_memory": "database"}
+"""The family of each recording; `thp_workloads.splits` says on which side it stands."""
 
 
 @cache
@@ -34,7 +35,7 @@ def _sample(name: str, rng: np.random.Generator) -> Instance:
 def recordings() -> list[Workload]:
     """Return the shipped recordings as workloads."""
     found = []
-    for name, split in SPLITS.items():
+    for name, family in FAMILIES.items():
         draw: Callable[[np.random.Generator], Instance] = partial(_sample, name)
-        found.append(Workload(name, "recording", name, split, f"recording of a real program: {name}", draw))
+        found.append(Workload(name, "recording", family, side_of(family), f"recording of a real program: {name}", draw))
     return found

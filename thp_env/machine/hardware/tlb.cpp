@@ -1,5 +1,4 @@
 #include "tlb.hpp"
-#include <bit>
 
 namespace thp {
 
@@ -7,120 +6,147 @@ namespace {
 
 constexpr u64 FLUSH_CEILING = 33; // arch/x86/mm/tlb.c: tlb_single_page_flush_ceiling
 
+const char *const ARRAY_NAME[NR_TLB_ARRAYS + NR_PWC] = {
+    "first-level TLB for 4K",  "first-level TLB for 2M",    "first-level TLB for 1G",
+    "second-level TLB",        "second-level TLB for 2M",   "second-level TLB for 1G",
+    "page-walk cache of PDEs", "page-walk cache of PDPTEs", "page-walk cache of PML4Es"};
+
 const tlb_geometry &geometry(const tlb_config &c, u32 array) {
     return array < NR_TLB_ARRAYS ? c.arrays[array] : c.pwc[array - NR_TLB_ARRAYS];
 }
 
-u32 one_copy(const tlb_config &c) {
-    u32 n = 0;
-    for (u32 array = 0; array < NR_TLB_ARRAYS + NR_PWC; ++array)
-        n += geometry(c, array).sets * geometry(c, array).ways;
-    return n;
-}
-
-// Takes an entry out; the others of its set close up, so that the free way is the next to be filled.
-void drop(const tlb_array &array, tlb_entry *set, u32 way) {
-    std::copy(set + way + 1, set + array.ways, set + way);
-    set[array.ways - 1] = tlb_entry{};
-}
-
-void drop_page(machine &m, u32 which, u32 array, u64 number, u64 tag) {
-    const tlb_array a = tlb_array_at(m, which, array);
-    if (a.ways == 0) return;
-    tlb_entry *set = a.set_of(number);
-    for (u32 way = 0; way < a.ways; ++way) {
-        if (set[way].tag == tag) return drop(a, set, way);
-    }
-}
-
-void drop_asid(machine &m, u32 which, u32 array, u32 asid) {
-    const tlb_array a = tlb_array_at(m, which, array);
-    for (u32 s = 0; s < a.sets; ++s) {
-        tlb_entry *set = a.entries + u64{s} * a.ways;
-        const auto gone = [asid](const tlb_entry &e) { return e.tag && ((e.tag >> 4) & 0xfff) == asid; };
-        std::fill(std::remove_if(set, set + a.ways, gone), set + a.ways, tlb_entry{});
-    }
+std::string check_array(const tlb_geometry &g, bool plru, bool hashed, const std::string &name) {
+    if (g.ways == 0) return {};
+    if (g.sets == 0) return name + ": no sets";
+    if (g.ways > MAX_TLB_WAYS || g.sets > (1U << 16)) return name + ": more than 4096 ways or 65536 sets";
+    if (!hashed && !std::has_single_bit(g.sets))
+        return name + ": sets must be a power of two unless they are chosen by a hash";
+    if (plru && (!std::has_single_bit(g.ways) || g.ways > MAX_PLRU_WAYS))
+        return name + ": tree-PLRU needs a power of two of ways, at most 64";
+    return {};
 }
 
 u32 copies(const machine &m) { return m.h->config.shadow_tlb ? 2 : 1; }
 
-// INVLPG drops the page's translation, and all paging-structure caches of the address space (SDM 4.10.4.1).
-void invalidate_page(machine &m, u32 mm, u64 address) {
-    const tlb_config &c = m.h->config.tlb;
-    for (u32 which = 0; which < copies(m); ++which) {
-        for (u32 size = 0; size < NR_PAGE_SIZES; ++size) {
-            const u32 shift = page_shift_of[size];
-            const u64 tag = tlb_tag(address, shift, size, mm);
-            for (const u32 array : {c.l1_of_size[size], c.l2_of_size[size]}) {
-                if (array != NIL) drop_page(m, which, array, address >> shift, tag);
-            }
-        }
-    }
+void count_shootdown(machine &m) {
+    const u64 others = m.h->config.nr_cpus - 1;
+    m.count(VM_nr_tlb_remote_flush, others > 0);
+    m.count(VM_nr_tlb_remote_flush_received, others);
+    m.spend(TIME_shootdown, m.cost().shootdown * others);
 }
 
-void invalidate_walk_caches(machine &m, u32 mm) {
-    for (u32 which = 0; which < copies(m); ++which) {
-        for (u32 i = 0; i < NR_PWC; ++i) drop_asid(m, which, NR_TLB_ARRAYS + i, mm);
+void drop_address_space(machine &m, u32 mm) {
+    for (u32 which = 0; which < copies(m); ++which) tlb_of(m, which).drop_mm(mm);
+    u32 &sizes = m.h->tlb_sizes;
+    sizes = 0;
+    for (const tlb_array &array : tlb_of(m, 0).arrays) {
+        array.for_each([&sizes](u64 tag, u64) { sizes |= 1U << tag_size(tag); });
     }
 }
 
 } // namespace
 
-u32 tlb_entries(const tlb_config &config) { return 2 * one_copy(config); }
+u32 tlb_words(const tlb_config &c) {
+    u32 n = tlb_array::words_of(c.nested);
+    for (u32 array = 0; array < NR_TLB_ARRAYS + NR_PWC; ++array) n += tlb_array::words_of(geometry(c, array));
+    return n;
+}
 
 std::string check_tlb(const tlb_config &c) {
-    const auto valid = [](const tlb_geometry &g) {
-        return g.ways <= 4096 && g.sets <= (1U << 20) && (g.ways == 0 || std::has_single_bit(g.sets));
-    };
     for (u32 array = 0; array < NR_TLB_ARRAYS + NR_PWC; ++array) {
-        if (!valid(geometry(c, array))) {
-            return "TLB array " + std::to_string(array) +
-                   ": sets must be a power of two and ways at most 4096";
+        const std::string wrong =
+            check_array(geometry(c, array), c.plru >> array & 1, c.hashed, ARRAY_NAME[array]);
+        if (!wrong.empty()) return wrong;
+    }
+    if (std::string wrong = check_array(c.nested, false, false, "nested TLB"); !wrong.empty()) return wrong;
+    for (u32 level = 0; level < 2; ++level) {
+        for (const u32 array : c.of_size[level]) {
+            if (array == NIL) continue;
+            if (array >= NR_TLB_ARRAYS) return "no such TLB array";
+            if (c.arrays[array].ways == 0) return std::string(ARRAY_NAME[array]) + ": no ways";
         }
     }
-    for (u32 size = 0; size < NR_PAGE_SIZES; ++size) {
-        const u32 l1 = c.l1_of_size[size], l2 = c.l2_of_size[size];
-        if (l1 >= NR_TLB_ARRAYS || c.arrays[l1].ways == 0)
-            return "every page size needs a first-level TLB with ways";
-        if (l2 != NIL && (l2 >= NR_TLB_ARRAYS || c.arrays[l2].ways == 0))
-            return "a second-level TLB has no ways";
-    }
+    if (c.of_size[0][SIZE_4K] == NIL) return "the first-level TLB holds no 4K pages";
+    if (c.coalesced_order > 4) return "a coalesced TLB entry covers at most 16 pages";
+    if (c.nr_asids > MAX_ASIDS) return "nr_asids must be at most 16, or 0 for as many as there are processes";
+    if (c.nested_shift &&
+        (c.nested.ways == 0 || (c.nested_shift != PAGE_SHIFT && c.nested_shift != PMD_SHIFT)))
+        return "a nested TLB needs ways and a host page size of 12 or 21 bits";
     return {};
 }
 
-void tlb_init(machine &m) {
-    u32 at = 0;
-    for (auto &copy : m.h->tlb_array) {
-        for (u32 array = 0; array < NR_TLB_ARRAYS + NR_PWC; ++array) {
-            copy[array] = at;
-            const tlb_geometry &g = geometry(m.h->config.tlb, array);
-            at += g.sets * g.ways;
-        }
+tlb::tlb(const tlb_config &c, u64 *words)
+    : config(c), shift{PAGE_SHIFT, PAGE_SHIFT + c.coalesced_order, PAGE_SHIFT + 4, PMD_SHIFT, PUD_SHIFT} {
+    for (u32 id = 0; id < NR_TLB_ARRAYS + NR_PWC; ++id) {
+        const tlb_geometry &g = geometry(c, id);
+        (id < NR_TLB_ARRAYS ? arrays[id] : pwc[id - NR_TLB_ARRAYS]) = {words, g, (c.plru >> id & 1) != 0};
+        words += tlb_array::words_of(g);
     }
-    m.h->tables[TABLE_tlb].used = at;
+    nested = {words, c.nested, false};
 }
 
+void tlb::init() const {
+    for (const tlb_array &array : arrays) array.init();
+    for (const tlb_array &array : pwc) array.init();
+    nested.init();
+}
+
+void tlb::drop_page(u64 address, u32 mm, u32 sizes) const {
+    for (; sizes; sizes &= sizes - 1) {
+        const auto size = static_cast<u32>(std::countr_zero(sizes));
+        const u64 number = address >> shift[size], tag = tlb_tag(address, shift[size], size, mm);
+        for (const auto &of_size : config.of_size) {
+            if (of_size[size] != NIL) arrays[of_size[size]].drop(number, tag);
+        }
+    }
+}
+
+void tlb::drop_walk_caches(u32 mm) const {
+    for (const tlb_array &array : pwc) array.drop_if([mm](u64 tag) { return tag_mm(tag) == mm; });
+}
+
+void tlb::drop_mm(u32 mm) const {
+    for (const tlb_array &array : arrays) array.drop_if([mm](u64 tag) { return tag_mm(tag) == mm; });
+    drop_walk_caches(mm);
+}
+
+void tlb_init(machine &m) {
+    m.h->tables[TABLE_tlb].used = m.h->tables[TABLE_tlb].capacity;
+    for (u32 which = 0; which < copies(m); ++which) tlb_of(m, which).init();
+    std::fill_n(m.h->asid_mm, MAX_ASIDS, NIL);
+}
+
+// INVLPG drops a page's translations, and all paging-structure caches of the address space (SDM 4.10.4.1).
 void flush_tlb_range(machine &m, u32 mm, u64 start, u64 end, u32 stride_shift) {
     const u64 nr = (end - start + (1ULL << stride_shift) - 1) >> stride_shift;
     if (nr > FLUSH_CEILING) return flush_tlb_mm(m, mm);
-    for (u64 i = 0; i < nr; ++i) invalidate_page(m, mm, start + (i << stride_shift));
-    invalidate_walk_caches(m, mm);
+    for (u32 which = 0; which < copies(m); ++which) {
+        const tlb t = tlb_of(m, which);
+        const u32 sizes = which ? 1U << SIZE_4K : m.h->tlb_sizes;
+        for (u64 i = 0; i < nr; ++i) t.drop_page(start + (i << stride_shift), mm, sizes);
+        t.drop_walk_caches(mm);
+    }
     m.count(VM_nr_tlb_local_flush_one, nr);
     m.spend(TIME_shootdown, m.cost().flush_one * nr);
-    const u64 others = m.h->config.nr_cpus - 1;
-    m.count(VM_nr_tlb_remote_flush, others);
-    m.spend(TIME_shootdown, m.cost().shootdown * others);
+    count_shootdown(m);
 }
 
 void flush_tlb_mm(machine &m, u32 mm) {
-    for (u32 which = 0; which < copies(m); ++which) {
-        for (u32 array = 0; array < NR_TLB_ARRAYS + NR_PWC; ++array) drop_asid(m, which, array, mm);
-    }
+    drop_address_space(m, mm);
     m.count(VM_nr_tlb_local_flush_all);
     m.spend(TIME_shootdown, m.cost().flush_all);
-    const u64 others = m.h->config.nr_cpus - 1;
-    m.count(VM_nr_tlb_remote_flush, others);
-    m.spend(TIME_shootdown, m.cost().shootdown * others);
+    count_shootdown(m);
+}
+
+// arch/x86/mm/tlb.c, choose_new_asid(): round robin among TLB_NR_DYN_ASIDS.
+void switch_mm(machine &m, u32 mm) {
+    const u32 nr = m.h->config.tlb.nr_asids;
+    u32 *mms = m.h->asid_mm;
+    if (nr == 0 || std::find(mms, mms + nr, mm) != mms + nr) return;
+    u32 &slot = mms[m.h->next_asid];
+    m.h->next_asid = (m.h->next_asid + 1) % nr;
+    if (slot != NIL) drop_address_space(m, slot);
+    slot = mm;
 }
 
 } // namespace thp

@@ -2,25 +2,11 @@
 
 namespace thp {
 
-namespace {
-
-constexpr u32 LEVEL_SHIFT[4] = {PGDIR_SHIFT, PUD_SHIFT, PMD_SHIFT, PAGE_SHIFT};
-
-} // namespace
-
-mmu::mmu(machine &machine, u32 process, u32 k) : m(machine), mm(process), weight(k) {
-    const tlb_config &c = m.h->config.tlb;
-    one_l1 = c.l1_of_size[SIZE_4K] == c.l1_of_size[SIZE_2M] && c.arrays[c.l1_of_size[SIZE_4K]].sets == 1;
-    for (u32 size = 0; size < NR_PAGE_SIZES; ++size) {
-        l1[size] = tlb_array_at(m, 0, c.l1_of_size[size]);
-        l2[size] = c.l2_of_size[size] == NIL ? tlb_array{} : tlb_array_at(m, 0, c.l2_of_size[size]);
-    }
-    for (u32 i = 0; i < NR_PWC; ++i) {
-        pwc[i] = tlb_array_at(m, 0, NR_TLB_ARRAYS + i);
-        shadow_pwc[i] = tlb_array_at(m, 1, NR_TLB_ARRAYS + i);
-    }
-    shadow_l1 = m.h->config.shadow_tlb ? tlb_array_at(m, 1, c.l1_of_size[SIZE_4K]) : tlb_array{};
-    shadow_l2 = c.l2_of_size[SIZE_4K] == NIL ? tlb_array{} : tlb_array_at(m, 1, c.l2_of_size[SIZE_4K]);
+mmu::mmu(machine &machine, u32 process, u32 k, u64 end)
+    : m(machine), mm(process), weight(k), translations(tlb_of(machine, 0)),
+      shadow(tlb_of(machine, machine.h->config.shadow_tlb ? 1 : 0)), until(end) {
+    switch_mm(m, mm);
+    commit();
 }
 
 void mmu::commit() {
@@ -30,98 +16,143 @@ void mmu::commit() {
     m.count(VM_dtlb_l1_miss, l1_miss * k);
     m.spend(TIME_compute, compute_ps * k);
     m.spend(TIME_translation, cycles * k * m.cost().cycle);
-    n = l1_miss = cycles = compute_ps = 0;
+    n = l1_miss = cycles = compute_ps = elapsed = 0;
+    left = m.h->clock >= until ? 0 : k == 0 ? ~0ULL : (until - m.h->clock - 1) / k + 1;
+}
+
+void mmu::prefetch(const u64 *addresses, u64 nr) {
+    const u64 since = walks - walks_seen;
+    walks_seen = walks;
+    if (since < nr / 8) return;
+    leaf leaves[AHEAD];
+    for (u64 i = 0; i < nr; ++i) {
+        leaf &l = leaves[i];
+        if (!find_leaf(addresses[i], 2, &l) || (*l.entry & PTE_PSE)) continue;
+        l.entry = pte_offset(m, *l.entry, addresses[i]);
+        l.level = 3;
+        __builtin_prefetch(l.entry);
+    }
+    for (u64 i = 0; i < nr; ++i) {
+        const leaf &l = leaves[i];
+        if (*l.entry & PTE_PRESENT) __builtin_prefetch(m.contents + pfn_of(l, addresses[i]));
+    }
+}
+
+// X7: a core that coalesces takes an aligned run of PTEs with the same bits that map contiguous frames.
+u32 mmu::size_of(const leaf &l, u64 address) const {
+    const tlb_config &c = m.h->config.tlb;
+    if (l.level < 3) return l.level == 1 ? SIZE_1G : SIZE_2M;
+    if ((*l.entry & PTE_CONT) && c.of_size[0][SIZE_CONTPTE] != NIL) return SIZE_CONTPTE;
+    if (c.coalesced_order == 0) return SIZE_4K;
+    const u32 nr = 1U << c.coalesced_order;
+    const u64 *first = l.entry - (pte_index(address) & (nr - 1));
+    if (pte_pfn(*first) & (nr - 1)) return SIZE_4K;
+    u64 differ = 0;
+    for (u32 i = 1; i < nr; ++i) differ |= first[i] ^ (*first + (u64{i} << PTE_PFN_SHIFT));
+    return differ ? SIZE_4K : SIZE_COALESCED;
 }
 
 // The deepest paging structure that is cached saves the references above it; a walk fills all of them.
-u32 mmu::walk_cost(u64 address, u32 levels, const tlb_array *caches, bool count) {
-    const tlb_config &c = m.h->config.tlb;
-    u32 first = 0;
-    for (u32 i = 0; i < NR_PWC && first == 0; ++i) { // PDE, PDPTE, PML4E: skip 3, 2, 1 levels
+u32 mmu::walk_cost(const tlb &t, u64 address, u32 levels, u32 *first) {
+    const tlb_array *caches = t.pwc;
+    *first = 0;
+    for (u32 i = 0; i < NR_PWC && *first == 0; ++i) { // PDE, PDPTE, PML4E: skip 3, 2, 1 levels
         const u32 skipped = NR_PWC - i;
         if (skipped >= levels || caches[i].ways == 0) continue;
         const u32 shift = LEVEL_SHIFT[skipped - 1];
-        if (caches[i].find(address >> shift, tlb_tag(address, shift, 0, mm))) first = skipped;
+        if (caches[i].find(address >> shift, tlb_tag(address, shift, 0, mm))) *first = skipped;
     }
     u32 cost = 0;
-    for (u32 level = first; level < levels; ++level) {
-        cost += c.walk_cycles[level];
-        if (count) m.count(static_cast<vm_event>(VM_walk_ref_pgd + level), weight);
-    }
+    for (u32 level = *first; level < levels; ++level) cost += t.config.walk_cycles[level];
     for (u32 i = 0; i < NR_PWC; ++i) {
         const u32 cached = NR_PWC - i;
-        if (cached >= levels || cached <= first || caches[i].ways == 0) continue;
+        if (cached >= levels || cached <= *first || caches[i].ways == 0) continue;
         const u32 shift = LEVEL_SHIFT[cached - 1];
-        caches[i].insert(address >> shift, {tlb_tag(address, shift, 0, mm), 0});
+        caches[i].insert(address >> shift, tlb_tag(address, shift, 0, mm), 0);
     }
     return cost;
 }
 
-mmu_result mmu::walk(u64 address, bool write, u8 content, tlb_entry *out, u32 *size) {
-    u64 *pmd = pmd_offset(m, mm, address);
-    if (!pmd || !(*pmd & PTE_PRESENT)) return MMU_FAULT;
-    const bool huge = *pmd & PTE_PSE;
-    u64 *entry = huge ? pmd : pte_offset(m, *pmd, address);
-    if (!(*entry & PTE_PRESENT) || (write && !(*entry & PTE_RW))) return MMU_FAULT;
-    *entry |= PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
-    const u32 cost = walk_cost(address, huge ? 3 : 4, pwc, true);
-    cycles += cost;
-    m.count(VM_walk_cycles, u64{cost} * weight);
-    const u32 pfn = pte_pfn(*entry);
-    const bool writable = (*entry & PTE_RW) && (*entry & PTE_DIRTY);
-    page_access(huge ? pfn + pte_index(address) : pfn, write, content);
-    const u64 seen = write ? u64{content} << TLB_CONTENT_SHIFT : u64{TLB_NO_CONTENT};
-    *size = huge ? SIZE_2M : SIZE_4K;
-    const u64 tag = tlb_tag(address, page_shift_of[*size], *size, mm);
-    *out = {tag, u64{pfn} << TLB_PFN_SHIFT | seen | (writable ? TLB_WRITE : 0)};
-    return MMU_DONE;
+// Two-dimensional walk (Bhargava et al., ASPLOS 2008): each table referenced, and the page, stands at a
+// guest-physical address that the host's page tables translate.
+u32 mmu::nested_cost(const leaf &l, u32 first, u64 pfn) {
+    const u32 shift = m.h->config.tlb.nested_shift;
+    if (shift == 0) return 0;
+    u32 walks = 0;
+    for (u32 level = first; level <= l.level + 1; ++level) {
+        const u64 frame = level > l.level ? pfn : m.table_frames[l.tables[level]];
+        const u64 address = frame << PAGE_SHIFT, tag = tlb_tag(address, shift, 0, 0);
+        if (translations.nested.find(address >> shift, tag)) continue;
+        translations.nested.insert(address >> shift, tag, 0);
+        ++walks;
+    }
+    m.count(VM_walk_ref_nested, u64{walks} * weight);
+    return walks * m.h->config.tlb.nested_cycles;
 }
 
-mmu_result mmu::miss(u64 address, bool write, u8 content, bool known) {
-    for (u32 size = 0; size < NR_PAGE_SIZES && !known; ++size) {
-        const u64 number = address >> page_shift_of[size];
-        const u64 tag = tlb_tag(address, page_shift_of[size], size, mm);
-        tlb_entry *hit = l2[size].ways ? l2[size].find(number, tag) : nullptr;
-        if (!hit) continue;
-        tlb_entry *entry = l1[size].insert(number, *hit);
-        ++l1_miss;
-        cycles += m.h->config.tlb.l2_hit_cycles;
-        if (usable(*entry, size, address, write, content)) {
-            ++n;
-            if (shadow_l1.ways) shadow_access(address);
-            return MMU_DONE;
-        }
-        known = true;
+bool mmu::walk(u64 address, bool write, u8 content) {
+    leaf l;
+    if (!find_leaf(address, 3, &l) || (write && !(*l.entry & PTE_RW))) {
+        last_page = ~0ULL;
+        return false;
     }
-    tlb_entry fresh;
+    const u64 seen = PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
+    if (~*l.entry & seen) *l.entry |= seen;
+    ++walks;
+    const u64 pfn = pfn_of(l, address);
+    u32 first = 0;
+    u32 cost = walk_cost(translations, address, l.level + 1, &first);
+    for (u32 level = first; level <= l.level; ++level) {
+        m.count(static_cast<vm_event>(VM_walk_ref_pgd + level), weight);
+    }
+    cost += nested_cost(l, first, pfn);
+    cycles += cost;
+    elapsed += cost * m.cost().cycle;
+    m.count(VM_walk_cycles, u64{cost} * weight);
+    page_access(pfn, write, content);
+    const u64 flags = (*l.entry & PTE_RW) && (*l.entry & PTE_DIRTY) ? TLB_WRITE : 0;
+    const u32 size = size_of(l, address);
+    for (u32 level = 0; level < 2; ++level) {
+        const u32 held = translations.fill(level, address, mm, size, pfn, flags);
+        if (held != NIL) m.h->tlb_sizes |= 1U << held;
+    }
+    return true;
+}
+
+mmu_result mmu::miss(u64 address, bool write, u8 content) {
     u32 size = 0;
-    if (walk(address, write, content, &fresh, &size) == MMU_FAULT) return MMU_FAULT;
-    const u64 number = address >> page_shift_of[size];
-    if (known) { // the walk set the dirty bit: refresh what is cached
-        m.count(VM_dtlb_dirty_assist, weight);
-        if (tlb_entry *entry = l1[size].find(number, fresh.tag)) entry->data = fresh.data;
-        if (tlb_entry *entry = l2[size].ways ? l2[size].find(number, fresh.tag) : nullptr)
-            entry->data = fresh.data;
+    if (const u64 *data = translations.find(1, address, mm, m.h->tlb_sizes, &size)) {
+        if (!usable(*data, size, address, write, content)) return assist(address, write, content, 1);
+        const u64 pfn = translations.pfn(*data, address, size);
+        m.h->tlb_sizes |= 1U << translations.fill(0, address, mm, size, pfn, *data & TLB_WRITE);
+        cycles += m.h->config.tlb.l2_hit_cycles;
+        elapsed += m.h->config.tlb.l2_hit_cycles * m.cost().cycle;
     } else {
+        if (!walk(address, write, content)) return MMU_FAULT;
         m.count(VM_dtlb_l2_miss, weight);
-        l1[size].insert(number, fresh);
-        if (l2[size].ways) l2[size].insert(number, fresh);
     }
-    l1_miss += !known;
-    ++n;
-    if (shadow_l1.ways) shadow_access(address);
-    return MMU_DONE;
+    ++l1_miss;
+    return done(address, write, content);
+}
+
+mmu_result mmu::assist(u64 address, bool write, u8 content, u32 level) {
+    translations.drop_page(address, mm, m.h->tlb_sizes);
+    if (!walk(address, write, content)) return MMU_FAULT;
+    m.count(VM_dtlb_dirty_assist, weight);
+    l1_miss += level;
+    return done(address, write, content);
 }
 
 void mmu::shadow_access(u64 address) {
-    const u64 number = address >> PAGE_SHIFT, tag = tlb_tag(address, PAGE_SHIFT, SIZE_4K, mm);
-    if (shadow_l1.find(number, tag)) return;
+    constexpr u32 SMALL = 1U << SIZE_4K;
+    u32 size = 0, first = 0;
+    if (shadow.find(0, address, mm, SMALL, &size)) return;
     m.count(VM_shadow_l1_miss, weight);
-    shadow_l1.insert(number, {tag, 0});
-    if (shadow_l2.ways && shadow_l2.find(number, tag)) return;
+    shadow.fill(0, address, mm, SIZE_4K, 0, 0);
+    if (shadow.find(1, address, mm, SMALL, &size)) return;
     m.count(VM_shadow_l2_miss, weight);
-    m.count(VM_shadow_walk_cycles, u64{walk_cost(address, 4, shadow_pwc, false)} * weight);
-    if (shadow_l2.ways) shadow_l2.insert(number, {tag, 0});
+    m.count(VM_shadow_walk_cycles, u64{walk_cost(shadow, address, 4, &first)} * weight);
+    shadow.fill(1, address, mm, SIZE_4K, 0, 0);
 }
 
 } // namespace thp

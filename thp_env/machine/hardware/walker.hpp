@@ -8,36 +8,78 @@ namespace thp {
 
 enum mmu_result : u32 { MMU_DONE, MMU_FAULT };
 
-// The translation arrays of one process, looked up once per operation instead of once per access.
+constexpr u32 LEVEL_SHIFT[4] = {PGDIR_SHIFT, PUD_SHIFT, PMD_SHIFT, PAGE_SHIFT};
+
+// The translations of one process, looked up once per operation instead of once per access.
 struct mmu {
     machine &m;
     u32 mm, weight;
-    bool one_l1 = false; // fully associative, for all sizes
-    tlb_array l1[NR_PAGE_SIZES], l2[NR_PAGE_SIZES], pwc[NR_PWC];
-    tlb_array shadow_l1, shadow_l2, shadow_pwc[NR_PWC];
-    // Since the last commit(), before weighting.
-    u64 n = 0, l1_miss = 0, cycles = 0, compute_ps = 0;
+    // Time since the last commit(), before weighting, and how much of it there may be until `until`; ps.
+    u64 elapsed = 0, left = 0;
 
-    mmu(machine &machine, u32 mm, u32 weight);
+    mmu(machine &machine, u32 mm, u32 weight, u64 until = ~0ULL);
 
     // One access. On MMU_FAULT nothing has been accessed: let the kernel handle the fault and try again.
     mmu_result access(u64 address, bool write, u8 content);
     // Further accesses to the page just accessed: they hit, and change nothing.
     void again(u64 count) { n += count; }
+    void compute(u64 ps) {
+        compute_ps += ps;
+        elapsed += ps;
+    }
     // Adds what happened since the last call to the counters and the clock.
     void commit();
-    u64 now() const { return m.h->clock + (compute_ps + cycles * m.cost().cycle) * weight; }
+    // Fetches what walks for the next accesses would read, and what they would note of the pages, where walks
+    // have been frequent. No part of the simulation.
+    static constexpr u64 AHEAD = 32;
+    void prefetch(const u64 *addresses, u64 nr);
 
   private:
-    tlb_entry *lookup(u64 address);
-    // known: an entry is there but does not permit the write.
-    mmu_result miss(u64 address, bool write, u8 content, bool known);
-    mmu_result walk(u64 address, bool write, u8 content, tlb_entry *out, u32 *size);
-    u32 walk_cost(u64 address, u32 levels, const tlb_array *caches, bool count);
+    // What a walk finds: the entry, its level (0: PGD) and the tables on the way.
+    struct leaf {
+        u64 *entry;
+        u32 level, tables[4];
+    };
+
+    tlb translations, shadow;
+    u64 until;
+    u64 last_page = ~0ULL; // the page just accessed, and what was written to it (0: nothing)
+    u32 last_write = 0;
+    u64 n = 0, l1_miss = 0, cycles = 0, compute_ps = 0;
+    u64 walks = 0, walks_seen = 0;
+
+    static u64 pfn_of(const leaf &l, u64 address) {
+        const u64 pages = 1ULL << (LEVEL_SHIFT[l.level] - PAGE_SHIFT);
+        return pte_pfn(*l.entry) + ((address >> PAGE_SHIFT) & (pages - 1));
+    }
+    mmu_result miss(u64 address, bool write, u8 content);
+    // A walk for an entry that does not permit the write: it sets the dirty bit. In which level it was.
+    mmu_result assist(u64 address, bool write, u8 content, u32 level);
+    bool walk(u64 address, bool write, u8 content);
+    bool find_leaf(u64 address, u32 last_level, leaf *out) const;
+    u32 size_of(const leaf &l, u64 address) const;
+    u32 walk_cost(const tlb &t, u64 address, u32 levels, u32 *first);
+    u32 nested_cost(const leaf &l, u32 first, u64 pfn);
     void shadow_access(u64 address);
     void page_access(u64 pfn, bool write, u8 content);
-    bool usable(tlb_entry &entry, u32 size, u64 address, bool write, u8 content);
+    bool usable(u64 data, u32 size, u64 address, bool write, u8 content);
+    mmu_result done(u64 address, bool write, u8 content);
 };
+
+// Follows the tables down to a page, to one that is missing, or to the last level asked for.
+inline bool mmu::find_leaf(u64 address, u32 last_level, leaf *out) const {
+    u32 table = m.mms[mm].pgd;
+    for (u32 level = 0;; ++level) {
+        const u64 index = (address >> LEVEL_SHIFT[level]) & (PTRS_PER_TABLE - 1);
+        u64 *entry = m.tables + u64{table} * PTRS_PER_TABLE + index;
+        out->tables[level] = table;
+        out->entry = entry;
+        out->level = level;
+        if (!(*entry & PTE_PRESENT)) return false;
+        if (level == last_level || (*entry & PTE_PSE)) return true;
+        table = pte_pfn(*entry);
+    }
+}
 
 // What a write leaves in a page: 0 and 1 are single bytes, more is the class of the whole page.
 inline u8 content_after(u8 old, u8 written) {
@@ -52,43 +94,36 @@ inline void mmu::page_access(u64 pfn, bool write, u8 content) {
         mod_memory(m, VM_nr_untouched, -1);
     }
     const u8 value = old & CONTENT_MASK;
-    m.contents[pfn] = static_cast<u8>(CONTENT_TOUCHED | (write ? content_after(value, content) : value));
+    const auto now = static_cast<u8>(CONTENT_TOUCHED | (write ? content_after(value, content) : value));
+    if (now != old) m.contents[pfn] = now;
 }
 
 // Whether the entry permits the access as it is; notes the access to the page behind it.
-inline bool mmu::usable(tlb_entry &entry, u32 size, u64 address, bool write, u8 content) {
-    if (write && !(entry.data & TLB_WRITE)) return false;
-    const u64 pfn = entry.data >> TLB_PFN_SHIFT;
-    if (size == SIZE_4K) {
-        // The page was accessed when the entry was filled: only another content is news.
-        const u64 seen = u64{content} << TLB_CONTENT_SHIFT;
-        if (write && (entry.data & TLB_NO_CONTENT) != seen) {
-            page_access(pfn, true, content);
-            entry.data = (entry.data & ~TLB_NO_CONTENT) | seen;
-        }
-    } else {
-        page_access(pfn + pte_index(address), write, content);
-    }
+inline bool mmu::usable(u64 data, u32 size, u64 address, bool write, u8 content) {
+    if (write && !(data & TLB_WRITE)) return false;
+    // A 4K page was accessed when its entry was filled.
+    if (size != SIZE_4K || write) page_access(translations.pfn(data, address, size), write, content);
     return true;
 }
 
-// The entry in the first level, of whatever size; nullptr when it is not there.
-inline tlb_entry *mmu::lookup(u64 address) {
-    const u64 small = tlb_tag(address, PAGE_SHIFT, SIZE_4K, mm),
-              large = tlb_tag(address, PMD_SHIFT, SIZE_2M, mm);
-    if (one_l1) return l1[SIZE_4K].find_either(l1[SIZE_4K].entries, small, large);
-    tlb_entry *hit = l1[SIZE_4K].find(address >> PAGE_SHIFT, small);
-    return hit ? hit : l1[SIZE_2M].find(address >> PMD_SHIFT, large);
+inline mmu_result mmu::done(u64 address, bool write, u8 content) {
+    last_page = address >> PAGE_SHIFT;
+    last_write = write ? content + 1U : 0;
+    ++n;
+    if (m.h->config.shadow_tlb) shadow_access(address);
+    return MMU_DONE;
 }
 
 inline mmu_result mmu::access(u64 address, bool write, u8 content) {
-    tlb_entry *hit = lookup(address);
-    if (!hit) return miss(address, write, content, false);
-    if (!usable(*hit, (hit->tag >> 1) & 7, address, write, content))
-        return miss(address, write, content, true);
-    ++n;
-    if (shadow_l1.ways) shadow_access(address);
-    return MMU_DONE;
+    if (address >> PAGE_SHIFT == last_page && (!write || last_write == content + 1U)) {
+        ++n;
+        return MMU_DONE;
+    }
+    u32 size = 0;
+    const u64 *data = translations.find(0, address, mm, m.h->tlb_sizes, &size);
+    if (!data) return miss(address, write, content);
+    if (!usable(*data, size, address, write, content)) return assist(address, write, content, 0);
+    return done(address, write, content);
 }
 
 } // namespace thp

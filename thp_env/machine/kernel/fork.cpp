@@ -17,7 +17,7 @@ bool maybe_pinned(const machine &m, u32 head) { return m.pages[head].pincount > 
 
 // R24: the child gets its own copy of a page that a device may be writing to.
 bool copy_present_page(machine &m, u32 child_vma, u64 address, u64 source, u64 *pte) {
-    const u32 copy = folio_alloc(m, 0);
+    const u32 copy = folio_prealloc(m);
     if (copy == NIL) return false;
     folio_add_new_anon_rmap(m, copy, child_vma, address, false);
     m.contents[copy] = static_cast<u8>(m.contents[copy] | (m.contents[pte_pfn(source)] & CONTENT_MASK));

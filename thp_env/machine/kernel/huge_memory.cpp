@@ -22,7 +22,7 @@ u64 protection(const vm_area_struct &vma, bool write) {
 bool get_huge_zero(machine &m, u32 mm) {
     if (m.mms[mm].huge_zero) return true;
     if (m.h->huge_zero_pfn == NIL) {
-        const u32 pfn = alloc_pages(m, PMD_ORDER);
+        const u32 pfn = alloc_pages(m, PMD_ORDER, GFP_NOWAIT);
         if (pfn == NIL) return false;
         m.h->huge_zero_pfn = pfn;
         std::fill_n(m.contents + pfn, HPAGE_PMD_NR, CONTENT_TOUCHED); // nobody waits for a first access
@@ -35,10 +35,15 @@ bool get_huge_zero(machine &m, u32 mm) {
 }
 
 vm_fault map_new_huge_pmd(machine &m, u32 vma, u64 address, u64 *pmd) {
-    const u32 head = folio_alloc(m, PMD_ORDER);
+    bool charge_failed = false;
+    const u32 head = folio_alloc_charged(m, PMD_ORDER, vma_thp_gfp_mask(m, m.vmas[vma]), &charge_failed);
     if (head == NIL) {
         m.count(VM_thp_fault_fallback);
         m.count(MTHP_anon_fault_fallback, PMD_ORDER);
+        if (charge_failed) {
+            m.count(VM_thp_fault_fallback_charge);
+            m.count(MTHP_anon_fault_fallback_charge, PMD_ORDER);
+        }
         return FAULT_FALLBACK;
     }
     m.spend(TIME_zeroing, m.cost().zero_page * HPAGE_PMD_NR);
@@ -66,6 +71,22 @@ u32 thp_orders_by_settings(const machine &m, const vm_area_struct &vma) {
         if (mode == THP_ALWAYS || (mode == THP_MADVISE && advised)) orders |= 1U << order;
     }
     return orders;
+}
+
+u32 vma_thp_gfp_mask(const machine &m, const vm_area_struct &vma) {
+    const bool advised = vma.vm_flags & VM_HUGEPAGE;
+    switch (m.h->thp_defrag) {
+    case DEFRAG_ALWAYS:
+        return GFP_KERNEL | (advised ? 0U : u32{GFP_NORETRY});
+    case DEFRAG_DEFER:
+        return GFP_KSWAPD_RECLAIM;
+    case DEFRAG_DEFER_MADVISE:
+        return advised ? GFP_DIRECT_RECLAIM : GFP_KSWAPD_RECLAIM;
+    case DEFRAG_MADVISE:
+        return advised ? GFP_DIRECT_RECLAIM : GFP_NOWAIT;
+    default:
+        return GFP_NOWAIT;
+    }
 }
 
 u32 thp_vma_allowable_orders(const machine &m, const vm_area_struct &vma) {
@@ -122,7 +143,7 @@ vm_fault do_huge_pmd_wp_page(machine &m, u32 vma, u64 address, u64 *pmd) {
 
 bool split_huge_pmd(machine &m, u32 vma, u64 *pmd, u64 address) {
     const u64 old = *pmd, start = align_down(address, PMD_SIZE);
-    const u32 table = table_page_alloc(m);
+    const u32 table = table_page_alloc(m, GFP_ATOMIC); // Linux: the deposited one
     if (table == NIL) return false;
     m.count(VM_thp_split_pmd);
     m.spend(TIME_splitting, m.cost().split_pmd);
@@ -173,6 +194,30 @@ void change_huge_pmd(machine &m, const vm_area_struct &vma, u64 *pmd) {
     m.spend(TIME_syscall, m.cost().change_pte);
 }
 
+namespace {
+
+void deferred_split_add_tail(machine &m, u32 head) {
+    header &h = *m.h;
+    m.pages[head].deferred_prev = h.deferred_tail;
+    (h.deferred_tail != NIL ? m.pages[h.deferred_tail].deferred_next : h.deferred_head) = head;
+    h.deferred_tail = head;
+    ++h.deferred_len;
+}
+
+void deferred_split_del(machine &m, u32 head) {
+    page &folio = m.pages[head];
+    header &h = *m.h;
+    if (folio.deferred_next == NIL && folio.deferred_prev == NIL && h.deferred_head != head) return;
+    (folio.deferred_prev != NIL ? m.pages[folio.deferred_prev].deferred_next : h.deferred_head) =
+        folio.deferred_next;
+    (folio.deferred_next != NIL ? m.pages[folio.deferred_next].deferred_prev : h.deferred_tail) =
+        folio.deferred_prev;
+    folio.deferred_next = folio.deferred_prev = NIL;
+    --h.deferred_len;
+}
+
+} // namespace
+
 void deferred_split_folio(machine &m, u32 head, bool partially_mapped) {
     page &folio = m.pages[head];
     if (folio.order <= 1) return;
@@ -182,33 +227,19 @@ void deferred_split_folio(machine &m, u32 head, bool partially_mapped) {
         m.count(MTHP_split_deferred, folio.order);
         m.count(MTHP_nr_anon_partially_mapped, folio.order);
     }
-    header &h = *m.h;
-    if (folio.deferred_next != NIL || folio.deferred_prev != NIL || h.deferred_head == head) return;
-    folio.deferred_prev = h.deferred_tail;
-    if (h.deferred_tail != NIL) {
-        m.pages[h.deferred_tail].deferred_next = head;
-    } else {
-        h.deferred_head = head;
-    }
-    h.deferred_tail = head;
-    ++h.deferred_len;
+    const bool queued =
+        folio.deferred_next != NIL || folio.deferred_prev != NIL || m.h->deferred_head == head;
+    if (!queued) deferred_split_add_tail(m, head);
 }
 
 void folio_unqueue_deferred_split(machine &m, u32 head) {
     page &folio = m.pages[head];
-    header &h = *m.h;
     if (folio.order <= 1) return;
     if (folio.flags & PG_partially_mapped) {
         folio.flags &= ~u32{PG_partially_mapped};
         m.count(MTHP_nr_anon_partially_mapped, folio.order, -1);
     }
-    if (folio.deferred_next == NIL && folio.deferred_prev == NIL && h.deferred_head != head) return;
-    (folio.deferred_prev != NIL ? m.pages[folio.deferred_prev].deferred_next : h.deferred_head) =
-        folio.deferred_next;
-    (folio.deferred_next != NIL ? m.pages[folio.deferred_next].deferred_prev : h.deferred_tail) =
-        folio.deferred_prev;
-    folio.deferred_next = folio.deferred_prev = NIL;
-    --h.deferred_len;
+    deferred_split_del(m, head);
 }
 
 namespace {
@@ -226,21 +257,23 @@ bool thp_underused(const machine &m, u32 head) {
 
 } // namespace
 
-void deferred_split_scan(machine &m) {
-    u32 rest = m.h->deferred_len;
-    for (u32 head = m.h->deferred_head; rest > 0 && head != NIL; --rest) {
-        const u32 next = m.pages[head].deferred_next;
+u32 deferred_split_scan(machine &m, u32 nr) {
+    u32 rest = std::min(nr, m.h->deferred_len), split = 0;
+    for (; rest > 0; --rest) {
+        const u32 head = m.h->deferred_head;
         const bool flagged = m.pages[head].flags & PG_partially_mapped,
                    underused = !flagged && thp_underused(m, head);
         const bool done = (flagged || underused) && split_folio(m, head) == 0;
         if (done && underused) m.count(VM_thp_underused_split_page);
-        if (!done && !flagged) folio_unqueue_deferred_split(m, head); // a flagged one waits for the next scan
-        head = next;
+        if (!done) deferred_split_del(m, head);
+        if (!done && flagged) deferred_split_add_tail(m, head); // waits for the next scan
+        split += done;
     }
     if (m.h->huge_zero_users == 0 && m.h->huge_zero_pfn != NIL) { // shrink_huge_zero_folio_scan
         free_pages(m, m.h->huge_zero_pfn, PMD_ORDER);
         m.h->huge_zero_pfn = NIL;
     }
+    return split;
 }
 
 } // namespace thp

@@ -10,6 +10,8 @@ constexpr u32 THP_ORDERS_ALL_ANON = ((1U << (PMD_ORDER + 1)) - 1) & ~3U;
 // Orders that settings and flags allow a VMA (R1), without and with its own mask (E1).
 u32 thp_orders_by_settings(const machine &m, const vm_area_struct &vma);
 u32 thp_vma_allowable_orders(const machine &m, const vm_area_struct &vma);
+// How hard an allocation for the VMA may try, by `defrag`.
+u32 vma_thp_gfp_mask(const machine &m, const vm_area_struct &vma);
 // Of `orders`, those whose aligned block around the address lies inside the VMA.
 u32 thp_vma_suitable_orders(const vm_area_struct &vma, u64 address, u32 orders);
 
@@ -28,8 +30,9 @@ void change_huge_pmd(machine &m, const vm_area_struct &vma, u64 *pmd);
 // Queues a folio for the shrinker (R14).
 void deferred_split_folio(machine &m, u32 head, bool partially_mapped);
 void folio_unqueue_deferred_split(machine &m, u32 head);
-// The shrinker: splits every partially mapped folio on the list (R19).
-void deferred_split_scan(machine &m);
+// The shrinker: looks at nr folios of the list and splits those that are partially mapped or underused (R19,
+// R22). Returns how many it split.
+u32 deferred_split_scan(machine &m, u32 nr);
 
 // Splits a folio to order 0 (R20, R21); 0 or -EAGAIN when somebody else holds a reference.
 int split_folio(machine &m, u32 head);

@@ -24,6 +24,7 @@ enum scan_result : u32 {
     LACK_REFERENCED,
     PAGE_COUNT,
     ALLOC_FAIL,
+    CHARGE_FAIL,
     FAIL
 };
 
@@ -113,13 +114,15 @@ scan_result collapse(machine &m, u32 vma, u64 start, bool khugepaged) {
     u32 unmapped = 0;
     m.spend(TIME_monitoring, m.cost().scan_pte * HPAGE_PMD_NR);
     if (const scan_result result = scan_ptes(m, pte, khugepaged, &unmapped); result != SUCCEED) return result;
-    const u32 head = folio_alloc(m, PMD_ORDER);
+    bool charge_failed = false;
+    const u32 head = folio_alloc_charged(m, PMD_ORDER, GFP_KERNEL, &charge_failed);
     if (head == NIL) {
-        m.count(VM_thp_collapse_alloc_failed);
-        return ALLOC_FAIL;
+        m.count(charge_failed ? VM_thp_collapse_alloc : VM_thp_collapse_alloc_failed);
+        return charge_failed ? CHARGE_FAIL : ALLOC_FAIL;
     }
     m.count(VM_thp_collapse_alloc);
-    if (unmapped && !swap_in(m, vma, start, pte)) {
+    const bool complete = !unmapped || swap_in(m, vma, start, pte);
+    if (!complete || std::any_of(pte, pte + HPAGE_PMD_NR, is_swap_pte)) { // reclaim was faster
         folio_put(m, head, 1);
         return FAIL;
     }
@@ -140,6 +143,7 @@ int errno_of(scan_result result) {
     case ALLOC_FAIL:
         return -ENOMEM;
     case EXCEED:
+    case CHARGE_FAIL:
         return -EBUSY;
     case PAGE_COUNT:
         return -EAGAIN;
@@ -186,12 +190,15 @@ int khugepaged_scan(machine &m) {
 
 int madvise_collapse(machine &m, u32 vma, u64 start, u64 end) {
     if (!allowable(m, m.vmas[vma], true)) return -EINVAL;
-    scan_result last = SUCCEED;
+    // A range that holds no edge of a 2M block has fewer than no blocks, which are not all collapsed.
+    scan_result last = align_up(start, PMD_SIZE) > align_down(end, PMD_SIZE) ? FAIL : SUCCEED;
     for (u64 at = align_up(start, PMD_SIZE); at + PMD_SIZE <= end; at += PMD_SIZE) {
         const scan_result result = collapse(m, vma, at, false);
         if (result == SUCCEED || result == PMD_MAPPED) continue;
         last = result;
-        if (result == ALLOC_FAIL || result == FAIL || result == EXCEED || result == PMD_NONE) break;
+        if (result == ALLOC_FAIL || result == CHARGE_FAIL || result == FAIL || result == EXCEED ||
+            result == PMD_NONE)
+            break;
     }
     return last == SUCCEED ? 0 : errno_of(last);
 }

@@ -44,6 +44,17 @@ int hugepage_madvise(machine &m, u32 mm, u64 start, u64 end, bool huge) {
         });
 }
 
+// faultin_page_range: missing rights are -EINVAL here, and only here.
+int madvise_populate(machine &m, u32 mm, u64 start, u64 end, bool write) {
+    int error = 0;
+    for (u64 at = start; at < end && !error; at += PAGE_SIZE) {
+        const u32 v = vma_lookup(m, mm, at);
+        if (v != NIL && !(m.vmas[v].vm_flags & (write ? VM_WRITE : VM_READ))) return -EINVAL;
+        error = populate(m, mm, at, write);
+    }
+    return error;
+}
+
 int guard_install(machine &m, u32 v, u64 start, u64 end) {
     if (m.vmas[v].vm_flags & VM_LOCKED) return -EINVAL;
     if (!anon_vma_prepare(m, v)) return -ENOMEM; // so that fork copies the markers
@@ -71,7 +82,7 @@ int populate(machine &m, u32 mm, u64 address, bool write) {
     if (v == NIL) return -ENOMEM;
     const u32 flags = m.vmas[v].vm_flags;
     write = write && (flags & VM_WRITE);
-    if (!(flags & (VM_READ | VM_WRITE))) return -ENOMEM;
+    if (!(flags & (VM_READ | VM_WRITE))) return -EFAULT; // check_vma_flags
     for (;;) {
         const u64 entry = follow_entry(m, mm, address);
         if ((entry & PTE_PRESENT) && (!write || (entry & PTE_RW))) return 0;
@@ -122,13 +133,8 @@ int do_madvise(machine &m, u32 mm, u64 start, u64 length, u64 advice) {
         return walk_vmas(m, mm, start, end,
                          [&](u32 v, u64 from, u64 to) { return madvise_collapse(m, v, from, to); });
     case MADV_POPULATE_READ:
-    case MADV_POPULATE_WRITE: {
-        int error = 0;
-        for (u64 at = start; at < end && !error; at += PAGE_SIZE) {
-            error = populate(m, mm, at, advice == MADV_POPULATE_WRITE);
-        }
-        return error;
-    }
+    case MADV_POPULATE_WRITE:
+        return madvise_populate(m, mm, start, end, advice == MADV_POPULATE_WRITE);
     case MADV_GUARD_INSTALL:
         return walk_vmas(m, mm, start, end,
                          [&](u32 v, u64 from, u64 to) { return guard_install(m, v, from, to); });

@@ -1,6 +1,7 @@
 // mm/madvise.c: advice that acts on pages: MADV_FREE, MADV_COLD, MADV_PAGEOUT (R31-R33).
 #include "../hardware/tlb.hpp"
 #include "huge_memory.hpp"
+#include "lru.hpp"
 #include "madvise.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
@@ -34,10 +35,7 @@ struct advised {
         }
         for (u32 i = 0; i < nr; ++i) entry[i] &= ~YOUNG_DIRTY;
         if ((folio.flags & PG_swapbacked) && !(folio.flags & (PG_swapcache | PG_mlocked))) {
-            lru_del(m, head);
-            folio.flags &= ~u32{PG_swapbacked | PG_active};
-            lru_add(m, head);
-            m.count(VM_pglazyfree, folio_nr_pages(m, head));
+            folio_mark_lazyfree(m, head);
         }
     }
 
@@ -47,6 +45,7 @@ struct advised {
             return;
         }
         for (u32 i = 0; i < nr; ++i) entry[i] &= ~u64{PTE_ACCESSED};
+        m.pages[head].flags &= ~u32{PG_referenced};
         folio_deactivate(m, head);
     }
 
@@ -103,13 +102,14 @@ struct advised {
 int madvise_pages(machine &m, u32 vma, u64 start, u64 end, u64 advice) {
     if (m.vmas[vma].vm_flags & VM_LOCKED) return -EINVAL;
     const u32 mm = m.vmas[vma].vm_mm;
+    lru_add_drain(m);
     walk_pmd_range(m, mm, start, end, [&](u64 at, u64 next, u64 *pmd) {
         advised walk{m, mm, advice, {}};
         const bool done = pmd_trans_huge(*pmd) && walk.huge(pmd, next - at == PMD_SIZE);
         if (!done && pmd_is_table(*pmd))
             walk.ptes(pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
         flush_tlb_range(m, mm, at, next, pmd_trans_huge(*pmd) ? PMD_SHIFT : PAGE_SHIFT);
-        reclaim_folios(m, walk.pageout);
+        reclaim_pages(m, walk.pageout);
         return true;
     });
     return 0;

@@ -16,21 +16,23 @@ namespace {
 u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u64 *table, u32 *order) {
     u32 orders = thp_get_orders(m, vma, address, TVA_PAGEFAULT) & ~(1U << PMD_ORDER);
     orders = thp_vma_suitable_orders(vma, address, orders);
-    const u32 index = pte_index(address);
+    const u32 index = pte_index(address), gfp = vma_thp_gfp_mask(m, vma);
     bool fits = false;
     while (orders) {
         *order = static_cast<u32>(std::bit_width(orders)) - 1;
         const u32 nr = 1U << *order;
         fits = fits || pte_range_none(table + (index & ~(nr - 1)), nr);
         if (fits) {
-            const u32 head = folio_alloc(m, *order);
+            bool charge_failed = false;
+            const u32 head = folio_alloc_charged(m, *order, gfp, &charge_failed);
             if (head != NIL) return head;
             m.count(MTHP_anon_fault_fallback, *order);
+            if (charge_failed) m.count(MTHP_anon_fault_fallback_charge, *order);
         }
         orders &= ~(1U << *order);
     }
     *order = 0;
-    return folio_alloc(m, 0);
+    return folio_prealloc(m);
 }
 
 vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
@@ -63,10 +65,13 @@ vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool writ
 // R10: a private copy of one page, always order 0.
 vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
-    const u32 copy = folio_alloc(m, 0);
+    const u64 old = *pte;
+    const u32 original = old & PTE_SPECIAL ? NIL : page_head(m, pte_pfn(old));
+    if (original != NIL) folio_get(m, original, 1); // not to be reclaimed while it is copied
+    const u32 copy = folio_prealloc(m);
+    if (original != NIL) --m.pages[original].refcount;
     if (copy == NIL) return FAULT_OOM;
     const vm_area_struct &v = m.vmas[vma];
-    const u64 old = *pte;
     m.spend(TIME_fault, m.cost().fault);
     folio_add_new_anon_rmap(m, copy, vma, align_down(address, PAGE_SIZE), false);
     *pte = mk_pte(copy, vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY);
@@ -186,7 +191,9 @@ u32 folio_pte_batch(const machine &m, const u64 *pte, u32 max) {
 
 namespace {
 
-void zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr) {
+// True when something was left there.
+bool zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr, bool drop_markers) {
+    bool skipped = false;
     for (u32 i = 0; i < nr;) {
         if (pte_none(pte[i])) {
             ++i;
@@ -198,6 +205,11 @@ void zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr) {
             m.mms[mm].swapents -= n;
             std::fill_n(pte + i, n, 0);
             i += n;
+            continue;
+        }
+        if (!pte_present(pte[i]) && !drop_markers) { // zap_nonpresent_ptes: only unmapping removes guards
+            skipped = true;
+            ++i;
             continue;
         }
         if (!pte_present(pte[i]) || (pte[i] & PTE_SPECIAL)) { // a marker or the zero page
@@ -213,11 +225,12 @@ void zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr) {
         folio_put(m, head, static_cast<i32>(n));
         i += n;
     }
+    return skipped;
 }
 
 } // namespace
 
-bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt) {
+bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
     const u32 mm = m.vmas[vma].vm_mm;
     mmu_gather gather;
     const u64 rss = m.mms[mm].rss;
@@ -227,8 +240,9 @@ bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt) {
             zap_huge_pmd(m, vma, pmd);
         } else {
             if (huge && !split_huge_pmd(m, vma, pmd, at)) return false; // R17
-            zap_pte_range(m, mm, pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
-            if (reclaim_pt && whole) free_pte_table(m, pmd);
+            const auto nr = static_cast<u32>((next - at) >> PAGE_SHIFT);
+            const bool skipped = zap_pte_range(m, mm, pte_offset(m, *pmd, at), nr, !dontneed);
+            if (dontneed && whole && !skipped) free_pte_table(m, pmd);
         }
         gather.add(at, next, huge && whole ? PMD_SHIFT : PAGE_SHIFT);
         return true;

@@ -13,9 +13,9 @@ vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write);
 vm_fault do_swap_page(machine &m, u32 vma, u64 address, u64 *pte, bool write);
 vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte);
 
-// Unmaps [start, end) of one VMA (R13, R15). reclaim_pt: free tables that this empties (R3).
+// Unmaps [start, end) of one VMA (R13, R15). dontneed: tables that this empties are freed (R3), guards stay.
 // False when splitting a PMD found no memory.
-bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool reclaim_pt);
+bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed);
 
 // How many PTEs from `pte` on map consecutive pages of one folio (folio_pte_batch).
 u32 folio_pte_batch(const machine &m, const u64 *pte, u32 max);

@@ -3,6 +3,7 @@
 #include "huge_memory.hpp"
 #include "huge_memory_bpf.hpp"
 #include "memory.hpp"
+#include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
 #include <algorithm>
@@ -116,7 +117,7 @@ void merge(machine &m, u32 a, u32 b) {
 u32 mm_create(machine &m) {
     const u32 mm = table_alloc(m.h->tables[TABLE_mms], m.mms);
     if (mm == NIL) return NIL;
-    m.mms[mm].pgd = table_page_alloc(m);
+    m.mms[mm].pgd = table_page_alloc(m, GFP_KERNEL);
     if (m.mms[mm].pgd == NIL) {
         table_free(m.h->tables[TABLE_mms], m.mms, mm);
         return NIL;

@@ -1,6 +1,7 @@
 // mm/mprotect.c, mm/mlock.c: changing what a range may be used for.
 #include "../hardware/tlb.hpp"
 #include "huge_memory.hpp"
+#include "lru.hpp"
 #include "madvise.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
@@ -47,7 +48,7 @@ void mlock_pages(machine &m, const vm_area_struct &vma, bool on) {
         const u64 first = huge ? align_down(at, PMD_SIZE) : at - (u64{pfn - head} << PAGE_SHIFT);
         const u64 end = first + (PAGE_SIZE << m.pages[head].order);
         if (first < vma.vm_start || end > vma.vm_end) continue;
-        m.pages[head].flags = on ? m.pages[head].flags | PG_mlocked : m.pages[head].flags & ~u32{PG_mlocked};
+        folio_set_mlocked(m, head, on);
     }
 }
 
@@ -59,8 +60,15 @@ int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection) {
     const int error = vma_modify(
         m, mm, start, end, [&](const vm_area_struct &v) { return (v.vm_flags & access) != protection; },
         [&](u32 v) {
-            m.vmas[v].vm_flags = (m.vmas[v].vm_flags & ~access) | protection;
+            const u32 before = m.vmas[v].vm_flags;
+            m.vmas[v].vm_flags = (before & ~access) | protection;
             memory = memory && change_protection(m, v);
+            // mprotect_fixup: what is locked and becomes writable is faulted in at once; errors do not
+            // matter.
+            if ((before & (VM_WRITE | VM_LOCKED)) != VM_LOCKED || !(protection & VM_WRITE)) return;
+            int failed = 0;
+            for (u64 at = m.vmas[v].vm_start; at < m.vmas[v].vm_end && !failed; at += PAGE_SIZE)
+                failed = populate(m, mm, at, true);
         });
     return memory ? error : -ENOMEM;
 }
@@ -75,7 +83,8 @@ int mlock(machine &m, u32 mm, u64 start, u64 end, bool on) {
     if (error || !on) return error;
     // __mm_populate: every page is faulted in, for writing where the VMA permits it.
     for (u64 at = start; at < end && !error; at += PAGE_SIZE) error = populate(m, mm, at, true);
-    return error;
+    // __mlock_posix_error_return
+    return error == -EFAULT ? -ENOMEM : error == -ENOMEM ? -EAGAIN : error;
 }
 
 } // namespace thp

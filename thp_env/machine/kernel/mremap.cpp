@@ -47,25 +47,16 @@ bool move_page_tables(machine &m, u32 vma, u64 from, u64 to, u64 length) {
     return true;
 }
 
-} // namespace
-
-int mremap(machine &m, u32 mm, u64 from, u64 length, u64 to, u64 new_length) {
-    const u64 kept = std::min(length, new_length);
-    if (length > kept) {
-        if (int error = do_munmap(m, mm, from + kept, from + length)) return error;
-    }
-    u32 v = vma_lookup(m, mm, from);
-    if (v == NIL || m.vmas[v].vm_end < from + kept) return -EFAULT;
-    if (to == from) { // grows in place
-        return new_length > kept ? vma_expand(m, v, from + new_length) : 0;
-    }
+// Moves a range of one VMA to where nothing is mapped any more.
+int move_vma(machine &m, u32 v, u64 from, u64 length, u64 to, u64 new_length) {
+    const u32 mm = m.vmas[v].vm_mm;
     // copy_vma and the unmapping of the old range cut the old VMA at both ends.
     if (m.vmas[v].vm_start < from) {
         if (int error = split_vma(m, v, from)) return error;
         v = vma_lookup(m, mm, from);
     }
-    if (m.vmas[v].vm_end > from + kept) {
-        if (int error = split_vma(m, v, from + kept)) return error;
+    if (m.vmas[v].vm_end > from + length) {
+        if (int error = split_vma(m, v, from + length)) return error;
     }
     const vm_area_struct old = m.vmas[v];
     if (int error = do_mmap(m, mm, to, new_length, old.vm_flags | VM_FILE)) return error; // unmerged for now
@@ -79,12 +70,43 @@ int mremap(machine &m, u32 mm, u64 from, u64 length, u64 to, u64 new_length) {
     }
     std::copy(std::begin(old.faults), std::end(old.faults), std::begin(moved.faults));
     std::swap(moved.id, m.vmas[v].id);
-    order_answers_move(m, moved.id, m.vmas[v].id, from, from + kept, 0);
+    order_answers_move(m, moved.id, m.vmas[v].id, from, from + length, 0);
     std::swap(moved.asked, m.vmas[v].asked);
-    if (!move_page_tables(m, v, from, to, kept)) return -ENOMEM;
-    if (int error = do_munmap(m, mm, from, from + kept)) return error;
+    if (!move_page_tables(m, v, from, to, length)) return -ENOMEM;
+    if (int error = do_munmap(m, mm, from, from + length)) return error;
     vma_merge_range(m, mm, to, to + new_length);
     return 0;
+}
+
+// remap_move: all VMAs of a range may move together if none is resized; gaps between them stay as they are.
+int remap_move(machine &m, u32 mm, u64 from, u64 end, u64 to) {
+    for (u64 at = from; at < end;) {
+        const u32 v = find_vma(m, mm, at);
+        if (v == NIL || m.vmas[v].vm_start >= end) break;
+        if (at == from && m.vmas[v].vm_start > from) return -EFAULT;
+        at = std::max(at, m.vmas[v].vm_start);
+        const u64 length = std::min(end, m.vmas[v].vm_end) - at;
+        if (int error = move_vma(m, v, at, length, to + (at - from), length)) return error;
+        at += length;
+    }
+    return 0;
+}
+
+} // namespace
+
+int mremap(machine &m, u32 mm, u64 from, u64 length, u64 to, u64 new_length) {
+    const u64 kept = std::min(length, new_length);
+    if (length > kept) {
+        if (int error = do_munmap(m, mm, from + kept, from + length)) return error;
+    }
+    const u32 v = vma_lookup(m, mm, from);
+    if (v == NIL) return -EFAULT;
+    if (length == new_length && to != from) return remap_move(m, mm, from, from + length, to);
+    if (m.vmas[v].vm_end < from + kept) return -EFAULT;
+    if (to == from) { // grows in place
+        return new_length > kept ? vma_expand(m, v, from + new_length) : 0;
+    }
+    return move_vma(m, v, from, kept, to, new_length);
 }
 
 } // namespace thp

@@ -1,5 +1,7 @@
 #include "page_alloc.hpp"
 #include "huge_memory.hpp"
+#include "lru.hpp"
+#include "memcontrol.hpp"
 #include "vmscan.hpp"
 #include <algorithm>
 
@@ -54,9 +56,9 @@ bool init_next_block(machine &m) {
     return true;
 }
 
-} // namespace
+constexpr u32 MAX_RECLAIM_RETRIES = 16; // mm/page_alloc.c: rounds of reclaim without any progress
 
-u32 alloc_pages(machine &m, u32 order) {
+u32 get_page_from_freelist(machine &m, u32 order) {
     for (;;) {
         u32 current = order;
         while (current <= MAX_PAGE_ORDER && m.h->area[current].head == NIL) ++current;
@@ -73,6 +75,19 @@ u32 alloc_pages(machine &m, u32 order) {
         m.count(VM_pgalloc, 1ULL << order);
         return pfn;
     }
+}
+
+} // namespace
+
+u32 alloc_pages(machine &m, u32 order, u32 gfp) {
+    u32 pfn = get_page_from_freelist(m, order);
+    const bool may_reclaim = (gfp & GFP_DIRECT_RECLAIM) && order <= PAGE_ALLOC_COSTLY_ORDER;
+    for (u32 retries = 0; pfn == NIL && may_reclaim && retries < MAX_RECLAIM_RETRIES; ++retries) {
+        try_to_free_pages(m, 1ULL << order);
+        pfn = get_page_from_freelist(m, order);
+        if (gfp & GFP_NORETRY) break;
+    }
+    return pfn;
 }
 
 void free_pages(machine &m, u32 pfn, u32 order) {
@@ -124,8 +139,8 @@ void mod_memory(machine &m, vm_event which, i64 pages) {
     }
 }
 
-u32 folio_alloc(machine &m, u32 order) {
-    const u32 head = alloc_pages(m, order);
+u32 folio_alloc(machine &m, u32 order, u32 gfp) {
+    const u32 head = alloc_pages(m, order, gfp);
     if (head == NIL) return NIL;
     const u32 nr = 1U << order;
     for (u32 i = 1; i < nr; ++i) m.pages[head + i].tail = static_cast<u16>(i);
@@ -139,6 +154,19 @@ u32 folio_alloc(machine &m, u32 order) {
     return head;
 }
 
+u32 folio_alloc_charged(machine &m, u32 order, u32 gfp, bool *charge_failed) {
+    const u32 head = folio_alloc(m, order, gfp);
+    *charge_failed = head != NIL && !mem_cgroup_charge(m, head, gfp);
+    if (!*charge_failed) return head;
+    folio_put(m, head, 1);
+    return NIL;
+}
+
+u32 folio_prealloc(machine &m) {
+    bool charge_failed = false;
+    return folio_alloc_charged(m, 0, GFP_KERNEL, &charge_failed);
+}
+
 void folio_get(machine &m, u32 head, i32 refs) { m.pages[head].refcount += refs; }
 
 void folio_put(machine &m, u32 head, i32 refs) {
@@ -147,6 +175,7 @@ void folio_put(machine &m, u32 head, i32 refs) {
     if (folio.refcount > 0) return;
     const u32 order = folio.order, nr = 1U << order;
     lru_del(m, head);
+    mem_cgroup_uncharge(m, head);
     folio_unqueue_deferred_split(m, head);
     if ((folio.flags & PG_anon) && order > 0) m.count(MTHP_nr_anon, order, -1);
     i64 untouched = 0, unmapped = 0;

@@ -4,8 +4,19 @@
 
 namespace thp {
 
+// include/linux/gfp_types.h: what an allocation may do to get its memory.
+enum gfp : u32 {
+    GFP_NOWAIT = 0,
+    GFP_DIRECT_RECLAIM = 1U << 0, // reclaim, and compact, before it fails
+    GFP_KSWAPD_RECLAIM = 1U << 1, // wake those who do so in the background
+    GFP_NORETRY = 1U << 2,        // ... once
+    GFP_ATOMIC = 0,               // cannot wait: inside reclaim, or where Linux has put a page by
+    GFP_KERNEL = GFP_DIRECT_RECLAIM | GFP_KSWAPD_RECLAIM,
+};
+constexpr u32 PAGE_ALLOC_COSTLY_ORDER = 3; // include/linux/mmzone.h: beyond it nobody waits for long
+
 // Returns the first frame of a free block of 2^order frames, or NIL.
-u32 alloc_pages(machine &m, u32 order);
+u32 alloc_pages(machine &m, u32 order, u32 gfp);
 void free_pages(machine &m, u32 pfn, u32 order);
 u64 nr_free_pages(const machine &m);
 
@@ -19,7 +30,11 @@ inline u32 page_head(const machine &m, u32 pfn) { return pfn - m.pages[pfn].tail
 inline u32 folio_nr_pages(const machine &m, u32 head) { return 1U << m.pages[head].order; }
 
 // Allocates a folio of zeroed, unmapped, untouched pages with one reference; NIL on failure.
-u32 folio_alloc(machine &m, u32 order);
+u32 folio_alloc(machine &m, u32 order, u32 gfp);
+// The same, charged to the control group; on failure *charge_failed says whether it was that.
+u32 folio_alloc_charged(machine &m, u32 order, u32 gfp, bool *charge_failed);
+// One page, charged to the control group (folio_prealloc).
+u32 folio_prealloc(machine &m);
 void folio_get(machine &m, u32 head, i32 refs);
 // Drops references and frees the folio with the last one.
 void folio_put(machine &m, u32 head, i32 refs);

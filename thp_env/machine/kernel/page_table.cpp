@@ -14,7 +14,7 @@ u64 *entry(machine &m, u32 table, u64 address, u32 shift) {
 u64 *next_table(machine &m, u64 *slot, u64 address, u32 shift, bool allocate) {
     if (!(*slot & PTE_PRESENT)) {
         if (!allocate) return nullptr;
-        const u32 table = table_page_alloc(m);
+        const u32 table = table_page_alloc(m, GFP_KERNEL);
         if (table == NIL) return nullptr;
         *slot = mk_pte(table, PTE_PRESENT | PTE_RW);
     }
@@ -64,17 +64,20 @@ u64 follow_entry(machine &m, u32 mm, u64 address) {
 
 bool pte_alloc(machine &m, u64 *pmd) {
     if (!pte_none(*pmd)) return true;
-    const u32 table = table_page_alloc(m);
+    const u32 table = table_page_alloc(m, GFP_KERNEL);
     if (table == NIL) return false;
     *pmd = mk_pte(table, PTE_PRESENT | PTE_RW);
     return true;
 }
 
-u32 table_page_alloc(machine &m) {
+u32 table_page_alloc(machine &m, u32 gfp) {
     table_header &t = m.h->tables[TABLE_tables];
-    if (t.free == NIL && t.used == t.capacity) return NIL;
-    const u32 pfn = alloc_pages(m, 0);
+    const u32 pfn = alloc_pages(m, 0, gfp);
     if (pfn == NIL) return NIL;
+    if (t.free == NIL && t.used == t.capacity) {
+        free_pages(m, pfn, 0);
+        return NIL;
+    }
     m.pages[pfn].flags = PG_table;
     m.pages[pfn].refcount = 1;
     u32 table = t.free;

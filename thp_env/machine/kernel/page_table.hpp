@@ -63,7 +63,7 @@ template <typename Visit> bool walk_pmd_range(machine &m, u32 mm, u64 start, u64
     return true;
 }
 
-u32 table_page_alloc(machine &m);
+u32 table_page_alloc(machine &m, u32 gfp);
 void table_page_free(machine &m, u32 table);
 
 // Frees the tables that serve no address outside [floor, ceiling) (mm/memory.c: free_pgtables).

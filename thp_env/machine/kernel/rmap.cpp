@@ -1,8 +1,8 @@
 #include "rmap.hpp"
 #include "huge_memory.hpp"
+#include "lru.hpp"
 #include "mmap.hpp"
 #include "page_alloc.hpp"
-#include "vmscan.hpp"
 #include <algorithm>
 
 namespace thp {
@@ -95,9 +95,9 @@ void folio_add_new_anon_rmap(machine &m, u32 head, u32 vma, u64 address, bool pm
     const u32 nr = 1U << folio.order;
     folio.flags |= PG_anon;
     lru_add(m, head);
+    if (v.vm_flags & VM_LOCKED) folio_set_mlocked(m, head, true);
     folio.anon_vma = m.anon_vmas[v.anon_vma].root;
     folio.index = v.vm_pgoff + ((address - v.vm_start) >> PAGE_SHIFT);
-    if (v.vm_flags & VM_LOCKED) folio.flags |= PG_mlocked;
     if (pmd) {
         folio.entire_mapcount = 1;
         folio.large_mapcount = 1;
@@ -173,6 +173,32 @@ void folio_remove_rmap_pmd(machine &m, u32 head, u32 mm) {
     const u32 newly = folio_nr_pages(m, head) - folio.nr_pages_mapped;
     mod_memory(m, VM_nr_unmapped, newly);
     note_unmapped(m, head, newly);
+}
+
+u32 folio_referenced(machine &m, u32 head) {
+    const u64 first = m.pages[head].index, nr = folio_nr_pages(m, head);
+    u32 vmas = 0;
+    if (m.pages[head].anon_vma == NIL) return 0; // in the swap cache, mapped by nobody yet
+    for (u32 v = m.anon_vmas[m.pages[head].anon_vma].head; v != NIL; v = m.vmas[v].anon_next) {
+        const vm_area_struct &vma = m.vmas[v];
+        const u64 from = std::max(first, vma.vm_pgoff);
+        const u64 to = std::min(first + nr, vma.vm_pgoff + ((vma.vm_end - vma.vm_start) >> PAGE_SHIFT));
+        bool referenced = false;
+        for (u64 at = from; at < to; ++at) {
+            const u64 address = vma.vm_start + ((at - vma.vm_pgoff) << PAGE_SHIFT);
+            u64 *entry = pmd_offset(m, vma.vm_mm, address);
+            const bool huge = entry && pmd_trans_huge(*entry);
+            if (entry && !huge) entry = pmd_is_table(*entry) ? pte_offset(m, *entry, address) : nullptr;
+            m.spend(TIME_swapping, m.cost().scan_pte);
+            if (!entry || !pte_present(*entry) || pte_pfn(*entry) != (huge ? head : head + (at - first)))
+                continue;
+            referenced = referenced || (*entry & PTE_ACCESSED);
+            *entry &= ~u64{PTE_ACCESSED};
+            if (huge) break;
+        }
+        vmas += referenced;
+    }
+    return vmas;
 }
 
 bool folio_any_pte_dirty(machine &m, u32 head) {

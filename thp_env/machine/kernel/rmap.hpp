@@ -30,6 +30,9 @@ inline bool folio_mapped(const machine &m, u32 head) {
     return folio.order ? folio.large_mapcount > 0 : folio.mapcount > 0;
 }
 
+// In how many VMAs the folio was accessed since the last call; clears the accessed bits.
+u32 folio_referenced(machine &m, u32 head);
+
 // Whether any entry that maps the folio, in any process, is dirty.
 bool folio_any_pte_dirty(machine &m, u32 head);
 

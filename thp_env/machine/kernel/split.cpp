@@ -1,9 +1,9 @@
 // mm/huge_memory.c: __folio_split. Splitting a folio to order 0.
 #include "../hardware/tlb.hpp"
 #include "huge_memory.hpp"
+#include "lru.hpp"
 #include "page_alloc.hpp"
 #include "rmap.hpp"
-#include "vmscan.hpp"
 #include <cerrno>
 
 namespace thp {
@@ -68,6 +68,7 @@ int split_folio(machine &m, u32 head) {
     if (pmd_order) m.count(VM_thp_split_page);
 
     const page whole = folio;
+    lru_shrink_folio(m, head, nr - 1);
     const u32 dirty = folio_any_pte_dirty(m, head) ? u32{PG_dirty} : folio.flags & PG_dirty;
     const bool mlocked = whole.flags & PG_mlocked;
     for (u32 i = 0; i < nr; ++i) {
@@ -78,7 +79,8 @@ int split_folio(machine &m, u32 head) {
         page &p = m.pages[head + i];
         const u32 own = p.flags & PG_anon_exclusive;
         p.flags = PG_head | dirty | own |
-                  (whole.flags & (PG_anon | PG_swapbacked | PG_mlocked | (i ? 0U : u32{PG_lru | PG_active})));
+                  (whole.flags & (PG_anon | PG_swapbacked | PG_mlocked | PG_charged)) |
+                  (i ? 0U : whole.flags & (PG_lru | PG_active | PG_referenced | PG_workingset));
         p.order = 0;
         p.tail = 0;
         p.refcount = p.mapcount;

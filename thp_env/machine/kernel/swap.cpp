@@ -1,5 +1,8 @@
 #include "swap.hpp"
+#include "memory.hpp"
+#include "mmap.hpp"
 #include "page_alloc.hpp"
+#include "page_table.hpp"
 #include <algorithm>
 #include <cerrno>
 
@@ -7,10 +10,12 @@ namespace thp {
 
 namespace {
 
-// Clusters are on one list each: free ones, or per order those with room.
+// Clusters are on one list each: free ones, per order those in which slots became free since they were last
+// scanned (non-full), and per order those that were scanned and are not full (fragmented).
 u32 &list_head(machine &m, u32 list) { return m.h->cluster_lists[list]; }
 
-constexpr u32 LIST_NONE = 0, LIST_FREE = 1, LIST_NONFULL = 2; // LIST_NONFULL + order
+constexpr u32 LIST_NONE = 0, LIST_FREE = 1, LIST_NONFULL = 2, LIST_FRAG = LIST_NONFULL + PMD_ORDER + 1;
+static_assert(LIST_FRAG + PMD_ORDER < NR_CLUSTER_LISTS);
 
 u32 &list_tail(machine &m, u32 list) { return m.h->cluster_tails[list]; }
 
@@ -46,23 +51,52 @@ bool range_free(const machine &m, u32 slot, u32 nr) {
     return true;
 }
 
+// relocate_cluster: where a cluster goes that was scanned.
+void relocate(machine &m, u32 c) {
+    const swap_cluster &cluster = m.clusters[c];
+    if (cluster.count == 0) {
+        list_add_tail(m, c, LIST_FREE);
+    } else if (cluster.count < SWAPFILE_CLUSTER) {
+        list_add_tail(m, c, LIST_FRAG + cluster.order);
+    } else {
+        list_del(m, c);
+    }
+}
+
 // alloc_swap_scan_cluster: the first free aligned range from `from` to the end of its cluster.
 u32 scan_cluster(machine &m, u32 from, u32 order) {
-    const u32 c = from / SWAPFILE_CLUSTER, nr = 1U << order, end = (c + 1) * SWAPFILE_CLUSTER;
+    const u32 c = from / SWAPFILE_CLUSTER, nr = 1U << order;
+    const u32 end = std::min((c + 1) * SWAPFILE_CLUSTER, m.h->swap_slots);
     swap_cluster &cluster = m.clusters[c];
-    if (cluster.count + nr > SWAPFILE_CLUSTER) return NIL;
-    for (u32 slot = static_cast<u32>(align_up(from, nr)); slot + nr <= end; slot += nr) {
-        if (!range_free(m, slot, nr)) continue;
-        for (u32 i = 0; i < nr; ++i) m.swap[slot + i].taken = 1;
+    u32 found = NIL;
+    m.h->swap_next[order] = NIL;
+    if (cluster.count + nr <= SWAPFILE_CLUSTER) {
+        for (found = static_cast<u32>(align_up(from, nr)); found + nr <= end; found += nr) {
+            if (range_free(m, found, nr)) break;
+        }
+        if (found + nr > end) found = NIL;
+    }
+    if (found != NIL) {
+        for (u32 i = 0; i < nr; ++i) m.swap[found + i].taken = 1;
         if (cluster.count == 0) cluster.order = static_cast<u8>(order);
         cluster.count = static_cast<u16>(cluster.count + nr);
         m.h->swap_used += nr;
-        list_del(m, c);
-        if (cluster.count < SWAPFILE_CLUSTER) list_add_tail(m, c, LIST_NONFULL + cluster.order);
-        m.h->swap_next[order] = slot + nr < end ? slot + nr : NIL;
-        return slot;
+        if (cluster.count < SWAPFILE_CLUSTER && found + 2 * nr <= end) m.h->swap_next[order] = found + nr;
     }
-    return NIL;
+    relocate(m, c);
+    return found;
+}
+
+// alloc_swap_scan_list
+u32 scan_list(machine &m, u32 list, u32 order, bool all) {
+    u32 slot = NIL;
+    while (slot == NIL && list_head(m, list) != NIL) {
+        const u32 c = list_head(m, list);
+        list_del(m, c);
+        slot = scan_cluster(m, c * SWAPFILE_CLUSTER, order);
+        if (!all) break;
+    }
+    return slot;
 }
 
 } // namespace
@@ -73,10 +107,6 @@ void swap_put(machine &m, u32 slot) {
     m.swap[slot] = swap_slot{};
     --cluster.count;
     --m.h->swap_used;
-    // An emptied cluster goes to the end of the free ones; nobody goes on in it (recorded, s09).
-    for (u32 &next : m.h->swap_next) {
-        if (cluster.count == 0 && next != NIL && next / SWAPFILE_CLUSTER == c) next = NIL;
-    }
     list_add_tail(m, c, cluster.count ? LIST_NONFULL + cluster.order : LIST_FREE);
 }
 
@@ -88,36 +118,84 @@ int swapon(machine &m, u64 bytes) {
     const u32 clusters = (m.h->swap_slots + SWAPFILE_CLUSTER - 1) / SWAPFILE_CLUSTER;
     m.h->tables[TABLE_swap].used = m.h->swap_slots;
     m.h->tables[TABLE_clusters].used = clusters;
+    // Slot 0 holds the header; what lies beyond the end of the last cluster counts as taken, too.
+    const u32 beyond = clusters * SWAPFILE_CLUSTER - m.h->swap_slots;
     for (u32 c = 0; c < clusters; ++c) {
         m.clusters[c] = {0, 0, LIST_NONE, NIL, NIL};
-        list_add_tail(m, c, c ? LIST_FREE : LIST_NONFULL);
+        m.clusters[c].count = static_cast<u16>((c == 0) + (c + 1 == clusters ? beyond : 0));
+        list_add_tail(m, c, m.clusters[c].count ? LIST_NONFULL : LIST_FREE);
     }
-    m.clusters[0].count = 1; // slot 0 holds the header, so order 0 fills this one
+    return 0;
+}
+
+namespace {
+
+// unuse_pte: page by page through the swap cache, whatever order was swapped out (R43).
+bool unuse_pte(machine &m, u32 vma, u64 address, u64 *pte) {
+    const u32 slot = pte_swp_offset(*pte), cached = swap_cache_get(m, slot);
+    const u32 pfn = cached != NIL ? cached : read_swap_cache(m, slot);
+    if (pfn == NIL) return false;
+    --m.swap[slot].count;
+    map_cached_page(m, vma, address, pte, pfn, *pte & PTE_SWP_EXCLUSIVE);
+    folio_free_swap(m, pfn);
+    return true;
+}
+
+bool unuse_vma(machine &m, u32 vma) {
+    const vm_area_struct v = m.vmas[vma];
+    return walk_pmd_range(m, v.vm_mm, v.vm_start, v.vm_end, [&](u64 at, u64 next, u64 *pmd) {
+        if (!pmd_is_table(*pmd)) return true;
+        u64 *pte = pte_offset(m, *pmd, at);
+        for (; at < next; at += PAGE_SIZE, ++pte) {
+            if (is_swap_pte(*pte) && !unuse_pte(m, vma, at, pte)) return false;
+        }
+        return true;
+    });
+}
+
+} // namespace
+
+int swapoff(machine &m) {
+    if (m.h->swap_slots == 0) return -EINVAL;
+    const u32 slots = m.h->swap_slots;
+    m.h->swap_slots = 0; // SWP_WRITEOK goes first: nothing more is swapped out
+    for (u32 mm = 0; mm < m.h->tables[TABLE_mms].used; ++mm) {
+        if (!m.mms[mm].in_use) continue;
+        for (u32 v = find_vma(m, mm, 0); v != NIL; v = vma_next(m, v)) {
+            if (unuse_vma(m, v)) continue;
+            m.h->swap_slots = slots;
+            return -ENOMEM;
+        }
+    }
+    for (u32 slot = 1; slot < slots; ++slot) { // read ahead, but nobody wants it any more
+        if (m.swap[slot].cached) delete_from_swap_cache(m, swap_cache_get(m, slot));
+    }
+    std::fill_n(m.swap, slots, swap_slot{});
+    std::fill_n(m.clusters, m.h->tables[TABLE_clusters].used, swap_cluster{});
+    for (u32 &next : m.h->swap_next) next = NIL;
+    for (u32 &list : m.h->cluster_lists) list = NIL;
+    for (u32 &list : m.h->cluster_tails) list = NIL;
+    m.h->tables[TABLE_swap].used = m.h->tables[TABLE_clusters].used = 0;
     return 0;
 }
 
 u32 swap_alloc(machine &m, u32 order) {
     const u32 nr = 1U << order;
     if (m.h->swap_used + nr + 1 > m.h->swap_slots) return NIL;
-    if (const u32 next = m.h->swap_next[order]; next != NIL) {
-        const bool usable = m.clusters[next / SWAPFILE_CLUSTER].count == 0 ||
-                            m.clusters[next / SWAPFILE_CLUSTER].order == order;
-        const u32 slot = usable ? scan_cluster(m, next, order) : NIL;
+    if (const u32 next = m.h->swap_next[order]; next != NIL) { // swap_alloc_fast
+        const swap_cluster &cluster = m.clusters[next / SWAPFILE_CLUSTER];
+        const bool usable = cluster.list != LIST_NONE && cluster.list != LIST_FREE; // a free one has no table
+        const u32 slot =
+            usable && (order == 0 || cluster.order == order) ? scan_cluster(m, next, order) : NIL;
         if (slot != NIL) return slot;
-        m.h->swap_next[order] = NIL;
     }
-    const auto scan_list = [&](u32 list) {
-        for (u32 c = list_head(m, list); c != NIL; c = m.clusters[c].next) {
-            const u32 slot = scan_cluster(m, c * SWAPFILE_CLUSTER, order);
-            if (slot != NIL) return slot;
-        }
-        return NIL;
-    };
-    u32 slot = scan_list(LIST_NONFULL + order);
-    if (slot == NIL) slot = scan_list(LIST_FREE);
+    u32 slot = order < PMD_ORDER ? scan_list(m, LIST_NONFULL + order, order, true) : NIL;
+    if (slot == NIL) slot = scan_list(m, LIST_FREE, order, false);
+    if (slot == NIL && order < PMD_ORDER) slot = scan_list(m, LIST_FRAG + order, order, false);
     // Order 0 takes what is left in the clusters of larger ones.
     for (u32 other = 1; order == 0 && slot == NIL && other <= PMD_ORDER; ++other) {
-        slot = scan_list(LIST_NONFULL + other);
+        slot = scan_list(m, LIST_FRAG + other, 0, true);
+        if (slot == NIL) slot = scan_list(m, LIST_NONFULL + other, 0, true);
     }
     return slot;
 }
@@ -141,29 +219,6 @@ u32 swap_pte_batch(const u64 *pte, u32 max) {
     u32 n = 1;
     while (n < max && is_swap_pte(pte[n]) && pte_swp_offset(pte[n]) == pte_swp_offset(*pte) + n) ++n;
     return n;
-}
-
-void add_to_swap_cache(machine &m, u32 pfn, u32 slot) {
-    m.swap[slot].cached = pfn + 1;
-    m.pages[pfn].swap = slot;
-    m.pages[pfn].flags |= PG_swapcache;
-    folio_get(m, pfn, 1);
-}
-
-void delete_from_swap_cache(machine &m, u32 head) {
-    const u32 slot = m.pages[head].swap;
-    m.pages[head].flags &= ~u32{PG_swapcache};
-    m.pages[head].swap = NIL;
-    m.swap[slot].cached = 0;
-    if (m.swap[slot].count == 0) swap_put(m, slot);
-    folio_put(m, head, 1);
-}
-
-bool folio_free_swap(machine &m, u32 head) {
-    if (!(m.pages[head].flags & PG_swapcache) || m.swap[m.pages[head].swap].count > 0) return false;
-    m.pages[head].flags |= PG_dirty;
-    delete_from_swap_cache(m, head);
-    return true;
 }
 
 void swap_read_page(machine &m, u32 slot, u32 pfn) {

@@ -5,9 +5,9 @@
 
 namespace thp {
 
-constexpr u32 SWAPFILE_CLUSTER = 512; // slots
-
 int swapon(machine &m, u64 bytes);
+// Brings every page back, as order 0. -ENOMEM: not all fit, swap stays on.
+int swapoff(machine &m);
 
 // 2^order contiguous, naturally aligned slots, or NIL. Each order fills clusters of its own (R34).
 u32 swap_alloc(machine &m, u32 order);
@@ -30,6 +30,14 @@ u32 swap_pte_batch(const u64 *pte, u32 max);
 inline u32 swap_cache_get(const machine &m, u32 slot) {
     return m.swap[slot].cached ? m.swap[slot].cached - 1 : NIL;
 }
+// Reads one slot into the swap cache; NIL when memory is exhausted.
+u32 read_swap_cache(machine &m, u32 slot);
+// The same for the page of a fault, with its neighbours in the VMA's window; and what a hit tells that
+// window.
+u32 swapin_readahead(machine &m, u32 vma, u64 address, u64 *pte);
+void swap_update_readahead(machine &m, u32 vma, u64 address, u32 head);
+// Maps a page of the swap cache in place of the entry that refers to it.
+void map_cached_page(machine &m, u32 vma, u64 address, u64 *pte, u32 head, bool exclusive);
 void add_to_swap_cache(machine &m, u32 pfn, u32 slot);
 // Takes a page out of the cache if no entry refers to its slot any more (folio_free_swap).
 bool folio_free_swap(machine &m, u32 head);

@@ -1,10 +1,11 @@
-// mm/memory.c: do_swap_page; mm/swap_state.c: read-ahead into the swap cache.
+// mm/memory.c: do_swap_page.
 #include "../hardware/tlb.hpp"
 #include "huge_memory_bpf.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
 #include "rmap.hpp"
 #include "swap.hpp"
+#include "workingset.hpp"
 #include <algorithm>
 #include <bit>
 #include <cerrno>
@@ -12,66 +13,6 @@
 namespace thp {
 
 namespace {
-
-constexpr u32 MAX_WINDOW = 8; // 1 << page_cluster
-
-// VMA's read-ahead state: page number of the last fault << 12 | window << 6 | hits.
-struct readahead {
-    u64 page;
-    u32 window, hits;
-};
-
-readahead unpack(u64 info) {
-    if (info == 0) return {0, 0, 4};
-    return {info >> 12, static_cast<u32>(info >> 6) & 63, static_cast<u32>(info) & 63};
-}
-
-u64 pack(u64 page, u32 window, u32 hits) { return page << 12 | u64{window} << 6 | hits; }
-
-// __swapin_nr_pages
-u32 window_size(const readahead &last, u64 page) {
-    u32 pages = last.hits + 2;
-    if (pages == 2) {
-        if (page != last.page + 1 && page + 1 != last.page) pages = 1;
-    } else {
-        pages = std::max(4U, std::bit_ceil(pages));
-    }
-    return std::max(std::min(pages, MAX_WINDOW), last.window / 2);
-}
-
-// Reads one slot into the swap cache; NIL when memory is exhausted.
-u32 read_swap_cache(machine &m, u32 slot) {
-    const u32 pfn = folio_alloc(m, 0);
-    if (pfn == NIL) return NIL;
-    m.pages[pfn].flags |= PG_anon;
-    add_to_swap_cache(m, pfn, slot);
-    m.pages[pfn].refcount = 1; // the cache's
-    swap_read_page(m, slot, pfn);
-    return pfn;
-}
-
-// swap_vma_readahead: the page itself and its neighbours in the window, within VMA and page table.
-u32 swapin_readahead(machine &m, u32 vma, u64 address, u64 *pte) {
-    vm_area_struct &v = m.vmas[vma];
-    const u64 page = address >> PAGE_SHIFT;
-    const readahead last = unpack(v.swap_readahead);
-    const u32 window = window_size(last, page);
-    v.swap_readahead = pack(page, window, 0);
-    u32 left = (window - 1) / 2;
-    if (page == last.page + 1) left = 0;
-    if (page + 1 == last.page) left = window - 1;
-    const u64 table = align_down(page, PTRS_PER_TABLE);
-    const u64 first = std::max({page - std::min<u64>(left, page), v.vm_start >> PAGE_SHIFT, table});
-    const u64 end = std::min({page + window - left, v.vm_end >> PAGE_SHIFT, table + PTRS_PER_TABLE});
-    for (u64 i = first; i < end; ++i) {
-        const u64 entry = *(pte + static_cast<i64>(i) - static_cast<i64>(page));
-        if (!is_swap_pte(entry) || swap_cache_get(m, pte_swp_offset(entry)) != NIL) continue;
-        const u32 pfn = read_swap_cache(m, pte_swp_offset(entry));
-        if (pfn == NIL) return NIL;
-        if (i != page) m.pages[pfn].flags |= PG_readahead;
-    }
-    return swap_cache_get(m, pte_swp_offset(*pte));
-}
 
 // can_swapin_thp: consecutive slots, none in the cache, all zero or none.
 bool can_swapin_thp(const machine &m, const u64 *pte, u32 nr) {
@@ -87,14 +28,37 @@ bool can_swapin_thp(const machine &m, const u64 *pte, u32 nr) {
 // R40-R42: the largest allowed order whose block is swapped to slots aligned like itself.
 u32 alloc_swap_folio(machine &m, const vm_area_struct &v, u64 address, const u64 *pte) {
     u32 orders = swapin_orders(m, v, address, pte, thp_get_orders(m, v, address, TVA_SWAP_PAGEFAULT));
+    const u32 gfp = vma_thp_gfp_mask(m, v);
     while (orders) {
         const u32 order = static_cast<u32>(std::bit_width(orders)) - 1;
         orders &= ~(1U << order);
-        const u32 head = folio_alloc(m, order);
+        bool charge_failed = false;
+        const u32 head = folio_alloc_charged(m, order, gfp, &charge_failed);
         if (head != NIL) return head;
         m.count(MTHP_swpin_fallback, order);
+        if (charge_failed) m.count(MTHP_swpin_fallback_charge, order);
     }
-    return folio_alloc(m, 0);
+    return folio_prealloc(m);
+}
+
+// The only user of the slots, on a synchronous device such as zram: no need of the swap cache.
+vm_fault swap_in_folio(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
+    const vm_area_struct &v = m.vmas[vma];
+    const u32 head = alloc_swap_folio(m, v, address, pte);
+    if (head == NIL) return FAULT_OOM;
+    const u32 nr = folio_nr_pages(m, head), back = pte_index(address) % nr;
+    pte -= back;
+    const u32 slot = pte_swp_offset(*pte);
+    for (u32 i = 0; i < nr; ++i) swap_read_page(m, slot + i, head + i);
+    if (nr > 1 && !m.swap[slot].zeromap) m.count(MTHP_swpin, m.pages[head].order);
+    workingset_refault(m, head, m.swap[slot].evicted);
+    swap_free(m, slot, nr);
+    m.mms[v.vm_mm].swapents -= nr;
+    folio_get(m, head, static_cast<i32>(nr) - 1);
+    folio_add_new_anon_rmap(m, head, vma, align_down(address, PAGE_SIZE) - (u64{back} << PAGE_SHIFT), false);
+    const u64 bits = vma_pte_bits(v, true) | PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
+    for (u32 i = 0; i < nr; ++i) pte[i] = mk_pte(head + i, bits);
+    return FAULT_DONE;
 }
 
 } // namespace
@@ -111,72 +75,45 @@ u32 swapin_orders(const machine &m, const vm_area_struct &vma, u64 address, cons
     return orders;
 }
 
-vm_fault do_swap_page(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
-    vm_area_struct &v = m.vmas[vma];
-    const u32 index = pte_index(address);
-    u32 slot = pte_swp_offset(*pte);
-    u32 head = swap_cache_get(m, slot), nr = 1;
-    bool exclusive = *pte & PTE_SWP_EXCLUSIVE;
-    m.spend(TIME_fault, m.cost().fault);
-    if (head != NIL) { // swap_update_readahead
-        const readahead last = unpack(v.swap_readahead);
-        const bool hit = m.pages[head].flags & PG_readahead;
-        v.swap_readahead = pack(address >> PAGE_SHIFT, last.window, std::min(last.hits + hit, 63U));
-        m.pages[head].flags &= ~u32{PG_readahead};
-    } else {
-        m.count(VM_pgmajfault);
-        ++m.mms[v.vm_mm].majflt;
-        if (swap_count(m, slot) == 1) { // zram is synchronous: no need of the swap cache
-            head = alloc_swap_folio(m, v, address, pte);
-            if (head == NIL) return FAULT_OOM;
-            nr = folio_nr_pages(m, head);
-            const u32 back = index % nr;
-            slot -= back;
-            pte -= back;
-            address = align_down(address, PAGE_SIZE) - (u64{back} << PAGE_SHIFT);
-            for (u32 i = 0; i < nr; ++i) swap_read_page(m, slot + i, head + i);
-            if (nr > 1 && !m.swap[slot].zeromap) m.count(MTHP_swpin, m.pages[head].order);
-            m.pages[head].refcount = 0;
-            exclusive = true;
-        } else {
-            head = swapin_readahead(m, vma, address, pte);
-            if (head == NIL) return FAULT_OOM;
-        }
-    }
+void map_cached_page(machine &m, u32 vma, u64 address, u64 *pte, u32 head, bool exclusive) {
     page &folio = m.pages[head];
-    const bool cached = folio.flags & PG_swapcache;
     const bool mapped = folio.mapcount > 0;
-    for (u32 i = 0; i < nr; ++i) --m.swap[slot + i].count;
-    const bool last_reference = cached && folio.refcount == 1 && write;
-    if (last_reference && swap_count(m, slot) == 0) {
-        folio_get(m, head, 1);
-        folio_free_swap(m, head);
-        --folio.refcount;
-    }
-    for (u32 i = 0; i < nr && !cached; ++i) swap_put(m, slot + i);
-    m.mms[v.vm_mm].swapents -= nr;
-    exclusive = exclusive || folio.refcount == 0;
-    u64 bits = vma_pte_bits(v, exclusive) | PTE_ACCESSED;
-    if (write && exclusive) bits |= PTE_DIRTY;
-    folio_get(m, head, static_cast<i32>(nr));
+    m.mms[m.vmas[vma].vm_mm].swapents -= 1;
+    folio_get(m, head, 1);
     if (mapped) {
-        folio_add_anon_rmap_ptes(m, head, nr, v.vm_mm);
-        m.mms[v.vm_mm].rss += nr;
+        folio_add_anon_rmap_ptes(m, head, 1, m.vmas[vma].vm_mm);
+        ++m.mms[m.vmas[vma].vm_mm].rss;
     } else {
         folio_add_new_anon_rmap(m, head, vma, align_down(address, PAGE_SIZE), false);
         if (!exclusive) folio.flags &= ~u32{PG_anon_exclusive};
     }
-    for (u32 i = 0; i < nr; ++i) pte[i] = mk_pte(head + i, bits);
-    return write && !exclusive ? do_wp_page(m, vma, address, pte) : FAULT_DONE;
+    *pte = mk_pte(head, vma_pte_bits(m.vmas[vma], exclusive));
 }
 
-int willneed(machine &m, u32 vma, u64 start, u64 end) {
-    for (u64 at = start; at < end; at += PAGE_SIZE) {
-        const u64 *pte = pte_lookup(m, m.vmas[vma].vm_mm, at);
-        if (!pte || !is_swap_pte(*pte) || swap_cache_get(m, pte_swp_offset(*pte)) != NIL) continue;
-        if (read_swap_cache(m, pte_swp_offset(*pte)) == NIL) return -ENOMEM;
+vm_fault do_swap_page(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
+    const u32 slot = pte_swp_offset(*pte);
+    u32 head = swap_cache_get(m, slot);
+    m.spend(TIME_fault, m.cost().fault);
+    if (head == NIL) {
+        m.count(VM_pgmajfault);
+        ++m.mms[m.vmas[vma].vm_mm].majflt;
+        if (swap_count(m, slot) == 1) return swap_in_folio(m, vma, address, pte, write);
+        head = swapin_readahead(m, vma, address, pte);
+        if (head == NIL) return FAULT_OOM;
+    } else {
+        swap_update_readahead(m, vma, address, head);
     }
-    return 0;
+    bool exclusive = *pte & PTE_SWP_EXCLUSIVE;
+    --m.swap[slot].count;
+    if (m.pages[head].refcount == 1 && write && swap_count(m, slot) == 0) { // nobody else can want it
+        folio_get(m, head, 1);
+        folio_free_swap(m, head);
+        --m.pages[head].refcount;
+        exclusive = true;
+    }
+    map_cached_page(m, vma, address, pte, head, exclusive);
+    *pte |= PTE_ACCESSED | (write && exclusive ? u64{PTE_DIRTY} : 0);
+    return write && !exclusive ? do_wp_page(m, vma, address, pte) : FAULT_DONE;
 }
 
 } // namespace thp

@@ -1,32 +1,31 @@
 #include "vmscan.hpp"
 #include "../hardware/tlb.hpp"
 #include "huge_memory.hpp"
+#include "lru.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
+#include "shrinker.hpp"
 #include "swap.hpp"
+#include "workingset.hpp"
+#include <algorithm>
 
 namespace thp {
 
 namespace {
 
-enum lru_index : u32 { LRU_INACTIVE, LRU_ACTIVE, LRU_LAZYFREE };
+constexpr u64 SWAP_CLUSTER_MAX = 32; // include/linux/swap.h: pages reclaimed in one go (R39)
+constexpr i32 DEF_PRIORITY = 12;     // include/linux/mmzone.h: the first pass looks at 1/4096 of each list
 
-constexpr u64 FLUSH_TIME = 2'000'000'000'000; // mm/memcontrol.c: FLUSH_TIME, ps
-
-lru_list &list_of(machine &m, u32 head) {
-    const u32 flags = m.pages[head].flags;
-    if (!(flags & PG_swapbacked)) return m.h->lru[LRU_LAZYFREE];
-    return m.h->lru[flags & PG_active ? LRU_ACTIVE : LRU_INACTIVE];
-}
-
-void link(machine &m, lru_list &list, u32 head, u32 prev, u32 next) {
-    m.pages[head].prev = prev;
-    m.pages[head].next = next;
-    (prev != NIL ? m.pages[prev].next : list.head) = head;
-    (next != NIL ? m.pages[next].prev : list.tail) = head;
-    m.pages[head].flags |= PG_lru;
-}
+struct scan_control {
+    u64 nr_to_reclaim;
+    bool memcg; // under a memory limit, else for the whole machine
+    i32 priority = DEF_PRIORITY;
+    u64 nr_reclaimed = 0;
+    bool force_deactivate = false, skipped_deactivate = false;
+    bool active = true;             // whether the active list is looked at
+    bool ignore_references = false; // MADV_PAGEOUT knows better
+};
 
 // Turns every PTE that maps the folio into a swap entry, or into nothing where slot is NIL: a lazily freed
 // folio is dropped. The folio must not be PMD-mapped any more.
@@ -62,44 +61,63 @@ void free_unmapped(machine &m, u32 head) {
     folio_put(m, head, 0);
 }
 
-enum outcome : u32 { DONE, SPLIT };
+enum outcome : u32 { KEEP, ACTIVATE, RECLAIM, RECLAIMED, SPLIT };
 
-// shrink_folio_list for one folio. DONE: it is freed, or kept for a reason. SPLIT: its pages are folios of
-// their own now, the head comes first.
-outcome shrink_folio(machine &m, u32 head) {
+// folio_check_references: one VMA that used it since the last look gives it another round on the inactive
+// list, two, or two rounds, the active one.
+outcome folio_check_references(machine &m, u32 head) {
+    const u32 referenced_ptes = folio_referenced(m, head);
+    page &folio = m.pages[head];
+    const bool referenced_folio = folio.flags & PG_referenced;
+    folio.flags &= ~u32{PG_referenced};
+    if (referenced_ptes == 0) return RECLAIM;
+    folio.flags |= PG_referenced;
+    return referenced_folio || referenced_ptes > 1 ? ACTIVATE : KEEP;
+}
+
+outcome shrink_lazyfree(machine &m, u32 head) { // R32
+    page &folio = m.pages[head];
+    if (folio_any_pte_dirty(m, head) || (folio.flags & PG_dirty)) {
+        lru_del(m, head);
+        folio.flags |= PG_swapbacked;
+        m.h->last_activation = m.h->clock;
+        return ACTIVATE;
+    }
+    if (folio.entire_mapcount && !unmap_pmds(m, head)) return KEEP;
+    try_to_unmap(m, head, NIL);
+    m.count(VM_pglazyfreed, folio_nr_pages(m, head));
+    free_unmapped(m, head);
+    return RECLAIMED;
+}
+
+// shrink_folio_list for one folio. SPLIT: its pages are folios of their own now.
+outcome shrink_folio(machine &m, const scan_control &sc, u32 head) {
     page &folio = m.pages[head];
     const u32 order = folio.order;
-    if (folio.pincount || (folio.flags & PG_mlocked)) return DONE;
-    if (!(folio.flags & PG_swapbacked)) { // R32: lazily freed
-        if (folio_any_pte_dirty(m, head) || (folio.flags & PG_dirty)) {
-            lru_del(m, head);
-            folio.flags |= PG_swapbacked | PG_active;
-            lru_add(m, head);
-            m.h->last_activation = m.h->clock;
-            return DONE;
-        }
-        if (folio.entire_mapcount && !unmap_pmds(m, head)) return DONE;
-        const u32 nr = folio_nr_pages(m, head);
-        try_to_unmap(m, head, NIL);
-        m.count(VM_pglazyfreed, nr);
-        free_unmapped(m, head);
-        return DONE;
+    const bool cached = folio.flags & PG_swapcache;
+    const i32 mappings = order ? folio.large_mapcount : folio.mapcount;
+    if (folio.flags & PG_mlocked) return KEEP;
+    if (!sc.ignore_references) {
+        const outcome result = folio_check_references(m, head);
+        if (result != RECLAIM) return result;
     }
-    u32 slot = folio.flags & PG_swapcache ? folio.swap : NIL;
+    if (folio.refcount != mappings + cached) return KEEP; // pinned, or somebody is at it
+    if (!(folio.flags & PG_swapbacked)) return shrink_lazyfree(m, head);
+    u32 slot = cached ? folio.swap : NIL;
     if (slot == NIL) {
         if (order && (folio.flags & PG_partially_mapped))
-            return split_folio(m, head) == 0 ? SPLIT : DONE; // R35
+            return split_folio(m, head) == 0 ? SPLIT : ACTIVATE; // R35
         slot = swap_alloc(m, order);
         if (slot == NIL) { // R36
-            if (order == 0 || split_folio(m, head) != 0) return DONE;
+            if (order == 0 || split_folio(m, head) != 0) return ACTIVATE;
             m.count(MTHP_swpout_fallback, order);
             if (order == PMD_ORDER) m.count(VM_thp_swpout_fallback);
             return SPLIT;
         }
     }
-    if (folio.entire_mapcount && !unmap_pmds(m, head)) return DONE;
-    const bool cached = folio.flags & PG_swapcache;
+    if (folio.entire_mapcount && !unmap_pmds(m, head)) return KEEP;
     if (!cached) swap_write_folio(m, head, slot);
+    workingset_eviction(m, head, slot, sc.memcg);
     try_to_unmap(m, head, slot);
     for (u32 i = 0; i < (1U << order); ++i) m.swap[slot + i].taken = 0;
     if (cached) {
@@ -107,42 +125,15 @@ outcome shrink_folio(machine &m, u32 head) {
     } else {
         free_unmapped(m, head);
     }
-    return DONE;
+    return RECLAIMED;
 }
 
-} // namespace
-
-void lru_add(machine &m, u32 head) {
-    lru_list &list = list_of(m, head);
-    link(m, list, head, NIL, list.head);
-}
-
-void lru_del(machine &m, u32 head) {
-    page &folio = m.pages[head];
-    if (!(folio.flags & PG_lru)) return;
-    lru_list &list = list_of(m, head);
-    (folio.prev != NIL ? m.pages[folio.prev].next : list.head) = folio.next;
-    (folio.next != NIL ? m.pages[folio.next].prev : list.tail) = folio.prev;
-    folio.flags &= ~u32{PG_lru};
-}
-
-void folio_deactivate(machine &m, u32 head) {
-    lru_del(m, head);
-    m.pages[head].flags &= ~u32{PG_active};
-    lru_list &list = list_of(m, head);
-    link(m, list, head, list.tail, NIL);
-}
-
-void lru_add_split_folio(machine &m, u32 head, u32 tail) {
-    const u32 prev = m.pages[head].prev;
-    m.pages[tail].flags |= m.pages[head].flags & PG_active;
-    link(m, list_of(m, head), tail, prev, head);
-}
-
-void reclaim_folios(machine &m, const std::vector<u32> &folios) {
+// Returns how many pages were freed.
+u64 shrink_folio_list(machine &m, const scan_control &sc, const std::vector<u32> &folios) {
     // A stack, since split folios are dealt with before the next one: head first, then its tails from the
     // last.
     std::vector<u32> stack(folios.rbegin(), folios.rend());
+    u64 reclaimed = 0;
     while (!stack.empty()) {
         const u32 head = stack.back();
         stack.pop_back();
@@ -152,27 +143,130 @@ void reclaim_folios(machine &m, const std::vector<u32> &folios) {
             const u32 slot = swap_alloc(m, 0);
             if (slot != NIL) m.swap[slot].taken = 0;
             if (slot != NIL) swap_put(m, slot);
+            ++reclaimed;
             continue;
         }
         const u32 nr = folio_nr_pages(m, head);
-        if (shrink_folio(m, head) != SPLIT) continue;
-        for (u32 i = 1; i < nr; ++i) stack.push_back(head + i);
-        stack.push_back(head);
+        switch (shrink_folio(m, sc, head)) {
+        case ACTIVATE:
+            folio_activate(m, head);
+            break;
+        case RECLAIMED:
+            reclaimed += nr;
+            break;
+        case SPLIT:
+            for (u32 i = 1; i < nr; ++i) stack.push_back(head + i);
+            stack.push_back(head);
+            break;
+        default:
+            if (!sc.ignore_references) folio_rotate(m, head);
+        }
+    }
+    m.count(VM_pgsteal, reclaimed);
+    return reclaimed;
+}
+
+// isolate_lru_folios: the oldest folios of a list, about nr pages of them.
+std::vector<u32> oldest(machine &m, lru_index list, u64 nr) {
+    std::vector<u32> folios;
+    u64 scanned = 0;
+    for (u32 head = m.h->lru[list].tail; head != NIL && scanned < nr; head = m.pages[head].prev) {
+        folios.push_back(head);
+        scanned += folio_nr_pages(m, head);
+    }
+    m.count(VM_pgscan, scanned);
+    return folios;
+}
+
+void shrink_active_list(machine &m, u64 nr) {
+    for (const u32 head : oldest(m, LRU_ACTIVE_ANON, nr)) {
+        folio_referenced(m, head); // only clears the accessed bits
+        folio_deactivate(m, head);
+        m.pages[head].flags |= PG_workingset;
     }
 }
 
-void force_empty(machine &m) {
-    for (const u32 list : {LRU_LAZYFREE, LRU_INACTIVE, LRU_ACTIVE}) {
-        if (list != LRU_LAZYFREE && m.h->swap_slots == 0)
-            continue; // without swap anonymous memory is not scanned
-        // inactive_is_low() asks statistics that are flushed every 2 s: what became active since stays
-        // (recorded, m03).
-        if (list == LRU_ACTIVE && m.h->clock - m.h->last_activation < FLUSH_TIME) continue;
-        std::vector<u32> folios;
-        for (u32 head = m.h->lru[list].tail; head != NIL; head = m.pages[head].prev) folios.push_back(head);
-        reclaim_folios(m, folios);
+bool inactive_is_low(const machine &m) {
+    const u64 inactive = m.h->lru[LRU_INACTIVE_ANON].nr_pages, active = m.h->lru[LRU_ACTIVE_ANON].nr_pages;
+    const u64 gigabytes = (inactive + active) >> (30 - PAGE_SHIFT);
+    u64 ratio = 1;
+    while (gigabytes && (ratio + 1) * (ratio + 1) <= 10 * gigabytes) ++ratio; // int_sqrt(10 * gb)
+    return inactive * ratio < active;
+}
+
+// get_scan_count: how much of a list one pass looks at. The cost model of anonymous memory against files is
+// left out: swappiness alone divides between the two.
+u64 scan_count(const machine &m, const scan_control &sc, lru_index list) {
+    if (list == LRU_ACTIVE_ANON && !sc.active) return 0;
+    const u64 size = m.h->lru[list].nr_pages >> sc.priority;
+    const bool anon = list != LRU_INACTIVE_FILE;
+    const u64 swappiness = m.h->swappiness;
+    const bool swap =
+        m.h->swap_used + 1 < m.h->swap_slots && (swappiness || !sc.memcg); // slot 0 is the header
+    if (!swap) return anon ? 0 : size; // SCAN_FILE (R39: without swap anonymous memory is not scanned)
+    if (sc.priority == 0) return size; // SCAN_EQUAL
+    return size * (anon ? swappiness : 200 - swappiness) / 200;
+}
+
+void shrink_lruvec(machine &m, scan_control &sc) {
+    constexpr lru_index lists[] = {LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE};
+    u64 nr[NR_LRU_LISTS] = {};
+    for (const lru_index list : lists) nr[list] = scan_count(m, sc, list);
+    const bool may_deactivate = sc.force_deactivate || inactive_is_low(m);
+    while ((nr[LRU_INACTIVE_ANON] || nr[LRU_ACTIVE_ANON] || nr[LRU_INACTIVE_FILE]) &&
+           sc.nr_reclaimed < sc.nr_to_reclaim) {
+        for (const lru_index list : lists) {
+            const u64 batch = std::min(nr[list], SWAP_CLUSTER_MAX);
+            if (batch == 0) continue;
+            nr[list] -= batch;
+            if (list != LRU_ACTIVE_ANON) {
+                sc.nr_reclaimed += shrink_folio_list(m, sc, oldest(m, list, batch));
+            } else if (may_deactivate) {
+                shrink_active_list(m, batch);
+            } else {
+                sc.skipped_deactivate = true;
+            }
+        }
     }
-    deferred_split_scan(m);
+    if (m.h->swap_slots && sc.active && inactive_is_low(m)) shrink_active_list(m, SWAP_CLUSTER_MAX);
+}
+
+u64 do_try_to_free_pages(machine &m, scan_control &sc) {
+    if (m.h->in_reclaim) return 0; // PF_MEMALLOC: reclaim does not wait for reclaim
+    m.h->in_reclaim = 1;
+    lru_add_drain(m);
+    for (;;) {
+        for (sc.priority = DEF_PRIORITY; sc.priority >= 0 && sc.nr_reclaimed < sc.nr_to_reclaim;
+             --sc.priority) {
+            shrink_lruvec(m, sc);
+            shrink_slab(m, sc.priority);
+        }
+        if (sc.nr_reclaimed || !sc.skipped_deactivate || sc.force_deactivate) break;
+        sc.force_deactivate = true;
+        sc.skipped_deactivate = false;
+    }
+    m.h->in_reclaim = 0;
+    return sc.nr_reclaimed;
+}
+
+} // namespace
+
+u64 try_to_free_pages(machine &m, u64 nr) {
+    m.count(VM_allocstall);
+    scan_control sc{std::max(nr, SWAP_CLUSTER_MAX), false};
+    return do_try_to_free_pages(m, sc);
+}
+
+u64 try_to_free_mem_cgroup_pages(machine &m, u64 nr, bool active) {
+    scan_control sc{std::max(nr, SWAP_CLUSTER_MAX), true};
+    sc.active = active;
+    return do_try_to_free_pages(m, sc);
+}
+
+void reclaim_pages(machine &m, const std::vector<u32> &folios) {
+    scan_control sc{0, false};
+    sc.ignore_references = true;
+    shrink_folio_list(m, sc, folios);
 }
 
 } // namespace thp

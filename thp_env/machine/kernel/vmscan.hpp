@@ -1,21 +1,15 @@
-// mm/vmscan.c: the LRU and reclaim.
+// mm/vmscan.c: reclaim.
 #pragma once
 #include "../state.hpp"
 #include <vector>
 
 namespace thp {
 
-// The inactive list, then the active one; new folios enter the inactive list at its head.
-void lru_add(machine &m, u32 head);
-void lru_del(machine &m, u32 head);
-// MADV_COLD: to the tail of the inactive list, reclaimed first (R33).
-void folio_deactivate(machine &m, u32 head);
-// A split folio's tails stand behind their head, as if they had aged with it.
-void lru_add_split_folio(machine &m, u32 head, u32 tail);
-
-// MADV_PAGEOUT: reclaims the folios, in order (reclaim_pages).
-void reclaim_folios(machine &m, const std::vector<u32> &folios);
-// memory.force_empty: reclaims what can be (R39).
-void force_empty(machine &m);
+// Reclaims at least nr pages, or what there is; returns how many (direct reclaim).
+u64 try_to_free_pages(machine &m, u64 nr);
+// The same under a memory limit; active: whether the active list is looked at too.
+u64 try_to_free_mem_cgroup_pages(machine &m, u64 nr, bool active = true);
+// MADV_PAGEOUT: reclaims the folios, in order, without asking whether they are in use (reclaim_pages).
+void reclaim_pages(machine &m, const std::vector<u32> &folios);
 
 } // namespace thp

@@ -1,0 +1,124 @@
+"""Reclaim: under a memory limit, when memory runs out, and what each chooses to keep (R34-R39, mm/vmscan.c)."""
+
+from __future__ import annotations
+
+import pytest
+from support.machines import machine_of
+
+from thp_env.machine import KIND_FOLIO, KIND_SWAP, Machine, Status
+from thp_env.traces import parse_program
+
+MIB = 1 << 20
+
+
+def run(text: str) -> Machine:
+    """Run a program whose system calls may fail."""
+    machine = machine_of(text)
+    assert machine.run(go_on=True) == Status.DONE
+    machine.validate()
+    return machine
+
+
+def resident(machine: Machine) -> int:
+    return machine.counters["nr_resident"] * 4096
+
+
+def test_without_swap_a_limit_that_is_too_low_is_refused_and_nothing_changes():
+    machine = run("mmap a 1M\nwrite a 0 1M\nlimit 512K\n")
+    assert machine.error == 16  # EBUSY
+    assert resident(machine) == MIB
+    machine = run("mmap a 1M\nwrite a 0 1M\nlimit 512K\nwrite a 0 4K\nmmap b 1M\nwrite b 0 1M\n")
+    assert resident(machine) == 2 * MIB  # the old limit, none, is still in force
+
+
+def test_a_fault_at_the_limit_without_swap_ends_in_an_oom_kill():
+    program = parse_program("mmap a 4M\nlimit 1M\nwrite a 0 4M\nwrite a 0 4K\n")
+    machine = machine_of(program)
+    assert machine.run() == Status.OOM
+    assert machine.counters["oom_kill"] == 1
+    assert resident(machine) == MIB
+    machine.validate()
+
+
+def test_memory_that_runs_out_is_reclaimed_before_anybody_is_killed():
+    machine = machine_of(parse_program("swap 64M\nmmap a 24M\nwrite a 0 24M\nread a 0 24M\n"), memory=16 * MIB)
+    assert machine.run() == Status.DONE
+    counters = machine.counters
+    assert counters["allocstall"] > 0
+    assert counters["pswpout"] >= 2 * (8 * MIB // 4096)  # once on the way up, once when the start is read again
+    assert counters["oom_kill"] == 0
+    machine.validate()
+
+
+def test_what_is_used_again_gets_a_second_chance():
+    """Two halves of 8M, written alike; one is read again and again while a third region asks for memory."""
+    touch = "read hot 0 4M\nread new 0 4K\n"
+    text = "swap 64M\nmmap hot 4M\nmmap cold 4M\nmmap new 4M\nwrite hot 0 4M\nwrite cold 0 4M\nlimit 9M\n"
+    for offset in range(0, 4 * MIB, 256 * 1024):
+        text += touch + f"write new {offset} 256K\n"
+    machine = run(text)
+    swapped = {name: int((machine.pagemap(0, *machine.region(name))["kind"] == KIND_SWAP).sum()) for name in ("hot", "cold")}
+    assert swapped["cold"] > 4 * swapped["hot"], swapped
+
+
+@pytest.mark.parametrize(("advice", "defrag", "large"), [("hugepage", "madvise", True), ("normal", "madvise", False),
+                                                         ("normal", "always", True), ("hugepage", "never", False)])  # fmt: skip
+def test_who_waits_for_reclaim_to_make_room_for_a_large_folio(advice, defrag, large):
+    """vma_thp_gfp_mask: without direct reclaim the charge fails at the limit, and single pages are used."""
+    text = f"swap 64M\nset defrag {defrag}\nthp 64 always\nmmap a 4M\nadvise a 0 4M {advice}\nlimit 1M\nwrite a 0 4M\n"
+    machine = run(text)
+    counters = machine.counters
+    failed = counters.stat("anon_fault_fallback_charge", 4)
+    assert (failed == 0) == large
+    assert counters.stat("anon_fault_fallback", 4) == failed
+    assert (counters.stat("anon_fault_alloc", 4) == 64) == large
+    machine.validate()
+
+
+def test_reclaim_splits_partially_mapped_folios_even_without_swap():
+    """R19, R39: their unmapped pages are all that can be had; the shrinker's do not count as reclaimed, so the first
+    attempt to set the limit fails, and the next finds what it needs."""
+    text = "thp 64 always\nmmap a 4M\nfill a 0 4M\n"
+    text += "".join(f"advise a {offset} 32K dontneed\n" for offset in range(0, 4 * MIB, 64 * 1024))
+    before, after = run(text), run(text + "limit 2M\nlimit 2M\n")
+    assert resident(before) == 4 * MIB
+    assert resident(after) <= 2 * MIB
+    assert after.error == 0
+    assert after.counters.stat("split", 4) > 0
+    assert after.counters["pswpout"] == 0
+
+
+def test_swappiness_zero_keeps_anonymous_memory_under_a_limit():
+    text = "swap 64M\nmmap a 1M\nwrite a 0 1M\nswappiness {}\nlimit 512K\n"
+    assert run(text.format(0)).error == 16
+    assert run(text.format(60)).error == 0
+
+
+def test_swapoff_brings_everything_back_as_single_pages():
+    """R43, s20"""
+    text = "swap 64M\nthp 64 always\nmmap a 1M\nwrite a 0 1M\nadvise a 0 1M pageout\nfork C\nswapoff\n"
+    machine = run(text)
+    pages = machine.pagemap(0, *machine.region("a"))
+    assert (pages["kind"] == KIND_FOLIO).all()
+    assert (pages["order"] == 0).all()
+    assert (pages["mapcount"] == 2).all()
+    assert machine.counters["pswpin"] == 256
+    machine.validate()
+    assert run(text + "in C swapoff\n").error == 22  # there is none any more
+    assert run(text + "swap 1M\n").error == 0
+
+
+def test_swapoff_fails_when_memory_does_not_suffice():
+    program = parse_program("swap 64M\nmmap a 24M\nwrite a 0 24M\nswapoff\n")
+    machine = machine_of(program, memory=16 * MIB)
+    machine.run(go_on=True)
+    assert machine.error == 12
+    machine.validate()
+
+
+def test_a_page_that_returns_within_the_working_set_is_active_at_once():
+    """mm/workingset.c: MADV_PAGEOUT is measured against the whole system."""
+    text = "swap 64M\nmmap a 64K\nwrite a 0 64K\nadvise a 0 64K pageout\nread a 0 64K\n"
+    counters = run(text).counters
+    assert counters["workingset_refault_anon"] == 16
+    assert counters["workingset_activate_anon"] == 16

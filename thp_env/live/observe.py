@@ -1,0 +1,204 @@
+"""What the kernel shows of a process and of itself: counters, smaps, and the folio behind every page."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thp_env.live.host import THP
+
+SIZES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+VM_EVENTS = (
+    "thp_fault_alloc", "thp_fault_fallback", "thp_fault_fallback_charge", "thp_collapse_alloc",
+    "thp_collapse_alloc_failed", "thp_split_page", "thp_split_page_failed", "thp_deferred_split_page",
+    "thp_underused_split_page", "thp_split_pmd", "thp_scan_exceed_none_pte", "thp_scan_exceed_swap_pte",
+    "thp_scan_exceed_share_pte", "thp_zero_page_alloc", "thp_swpout", "thp_swpout_fallback", "pswpin", "pswpout",
+    "swpin_zero", "swpout_zero", "pglazyfree", "pglazyfreed", "thp_migration_success", "thp_migration_fail",
+)  # fmt: skip
+"""Counters of /proc/vmstat that recordings hold."""
+MTHP_STATS = (
+    "anon_fault_alloc", "anon_fault_fallback", "anon_fault_fallback_charge", "nr_anon", "nr_anon_partially_mapped",
+    "split", "split_deferred", "split_failed", "swpin", "swpin_fallback", "swpin_fallback_charge", "swpout",
+    "swpout_fallback", "zswpout",
+)  # fmt: skip
+
+# Documentation/admin-guide/mm/pagemap.rst
+PAGE = 4096
+PM_PRESENT, PM_SWAP, PM_GUARD = (np.uint64(1) << np.uint64(bit) for bit in (63, 62, 58))
+PM_FRAME = np.uint64((1 << 55) - 1)
+SWAP_TYPE_BITS = np.uint64(5)
+KPF_LRU, KPF_SWAPCACHE, KPF_SWAPBACKED, KPF_HEAD, KPF_TAIL, KPF_ZERO, KPF_EXCLUSIVE = (
+    np.uint64(1) << np.uint64(bit) for bit in (5, 13, 14, 15, 16, 24, 34)
+)
+"""Bit 34 is PG_owner_2, which is PG_anon_exclusive in the head page of anonymous memory."""
+PAGEMAP_SCAN = 0xC0606610
+PAGE_IS_HUGE = 1 << 6
+BLOCK = 512  # frames; a folio of anonymous memory lies in one
+
+FLAG_BITS = {"P": 1, "x": 2, "l": 4, "c": 8, "u": 16}
+"""Of recordings: mapped by a PMD, exclusive, not swap-backed, in the swap cache, not on an LRU."""
+ROW = np.dtype([("kind", "U2"), ("order", "u1"), ("flags", "u1"), ("mapcount", "<i8"), ("at", "<i8"), ("head", "<i8")])
+"""One page: `at` is its frame or swap slot."""
+
+VMA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (...)")
+FIELD = re.compile(r"^(\w+): +(\d+) kB")
+SMAPS = {"Rss": "rss", "AnonHugePages": "ahp", "Swap": "swap", "LazyFree": "lazy"}
+FLAGS = {"hg": "H", "nh": "N", "lo": "L"}
+
+
+class Kernel:
+    """Reads the counters, and the pages of processes; keeps its files open."""
+
+    def __init__(self) -> None:
+        """Open what is read after every step."""
+        self._stats: dict[tuple[str, str], int] = {}
+        for size in SIZES:
+            for name in MTHP_STATS:
+                path = THP / f"hugepages-{size}kB/stats/{name}"
+                if path.exists():
+                    self._stats[str(size), name] = os.open(path, os.O_RDONLY)
+        self._vmstat, self._flags, self._counts = (
+            os.open(path, os.O_RDONLY) for path in ("/proc/vmstat", "/proc/kpageflags", "/proc/kpagecount")
+        )
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (*self._stats.values(), self._vmstat, self._flags, self._counts):
+            os.close(file)
+
+    def counters(self) -> dict[tuple[str, str], int]:
+        """Return {(size in KB or "vm", counter): value}."""
+        values = {key: int(os.pread(file, 32, 0)) for key, file in self._stats.items()}
+        text = b""
+        while chunk := os.pread(self._vmstat, 1 << 16, len(text)):
+            text += chunk
+        for line in text.decode().splitlines():
+            name, _, value = line.partition(" ")
+            if name in VM_EVENTS:
+                values["vm", name] = int(value)
+        return values
+
+    def maps(self, pid: int, regions: dict[str, tuple[int, int]], ids: dict[int, int]) -> Iterator[dict[str, Any]]:
+        """Yield what a process maps in each region (name: start, bytes), as recordings hold it.
+
+        `ids` numbers folios by first appearance; pass the same dictionary for all processes of a step.
+        """
+        found = list(_smaps(pid))
+        pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
+        try:
+            for name, (start, length) in regions.items():
+                inside = [v for v in found if start <= v["start"] < start + length]
+                if not inside:
+                    continue
+                vmas = [
+                    [(v["start"] - start) // PAGE, (v["end"] - v["start"]) // PAGE, v["prot"], *v["flags"]]
+                    for v in inside
+                ]
+                sums = {field: sum(v[field] for v in inside) for field in SMAPS.values()}
+                yield {"r": name, **sums, "vmas": vmas, "lay": self._layout(pagemap, start, length, ids)}
+        finally:
+            os.close(pagemap)
+
+    def _layout(self, pagemap: int, start: int, length: int, ids: dict[int, int]) -> list[list]:
+        entries = _words(pagemap, start // PAGE, length // PAGE)
+        huge = np.zeros(len(entries), bool)
+        for first, end in _huge_ranges(pagemap, start, length):
+            huge[(first - start) // PAGE : (end - start) // PAGE] = True
+        rows = np.zeros(len(entries), ROW)
+        swapped = entries & PM_SWAP != 0
+        rows["kind"][swapped] = "S"
+        rows["at"][swapped] = (entries[swapped] & PM_FRAME) >> SWAP_TYPE_BITS
+        rows["kind"][entries & PM_GUARD != 0] = "G"
+        present = np.flatnonzero(entries & PM_PRESENT)
+        rows[present] = self._folios((entries[present] & PM_FRAME).astype(np.int64), huge[present])
+        return list(_runs(rows, ids))
+
+    def _folios(self, pfn: np.ndarray, huge: np.ndarray) -> np.ndarray:
+        """Return one row for each frame; all blocks of 512 frames that hold one are read whole."""
+        blocks, of_block = np.unique(pfn // BLOCK, return_inverse=True)
+        flags, counts = (
+            np.array([_words(file, int(b) * BLOCK, BLOCK) for b in blocks], "<u8").reshape(-1, BLOCK)
+            for file in (self._flags, self._counts)
+        )
+        # A tail page belongs to the nearest frame before it that is none.
+        heads = np.maximum.accumulate(np.where(flags & KPF_TAIL != 0, 0, np.arange(BLOCK)), axis=1)
+        at = (of_block, pfn % BLOCK)
+        sizes = np.bincount((heads + np.arange(len(blocks))[:, None] * BLOCK).ravel())
+        rows = np.zeros(len(pfn), ROW)
+        rows["order"] = np.log2(sizes[of_block * BLOCK + heads[at]])
+        own = flags[at]
+        zero = own & KPF_ZERO != 0
+        rows["kind"] = np.where(zero, np.where(huge, "HZ", "Z"), "F")
+        rows["at"], rows["head"], rows["mapcount"] = pfn, pfn - pfn % BLOCK + heads[at], counts[at]
+        rows["flags"] = sum(
+            np.where(on, bit, 0)
+            for bit, on in zip(FLAG_BITS.values(), (
+                huge, own & KPF_EXCLUSIVE != 0, own & KPF_SWAPBACKED == 0, own & KPF_SWAPCACHE != 0, own & KPF_LRU == 0,
+            ), strict=True)
+        )  # fmt: skip
+        for field in ("at", "head", "mapcount", "flags", "order"):
+            rows[field][zero] = 0
+        return rows
+
+
+def _runs(rows: np.ndarray, ids: dict[int, int]) -> Iterator[list]:
+    """Yield runs of pages that continue each other, as recordings list them."""
+    listed = rows["kind"] != ""
+    counts_up = np.isin(rows["kind"], ("F", "S"))
+    before = rows[:-1]
+    goes_on = np.zeros(len(rows), bool)
+    goes_on[1:] = rows["at"][1:] == before["at"] + counts_up[1:]
+    for field in ("kind", "head", "order", "flags", "mapcount"):
+        goes_on[1:] &= rows[field][1:] == before[field]
+    starts = np.flatnonzero(listed & ~goes_on)
+    ends = np.flatnonzero(listed & ~np.append(goes_on[1:], False)) + 1
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        row = rows[start]
+        kind, run = str(row["kind"]), [start, end - start, str(row["kind"])]
+        if kind == "S":
+            run.append(int(row["at"]))
+        if kind == "F":
+            index = int(row["at"] - row["head"])
+            flags = "".join(f for f, bit in FLAG_BITS.items() if row["flags"] & bit and (f != "x" or index == 0))
+            run += [int(row["order"]), index, ids.setdefault(int(row["head"]), len(ids)), flags, int(row["mapcount"])]
+        yield run
+
+
+def _words(file: int, first: int, count: int) -> np.ndarray:
+    data = b""
+    while len(data) < 8 * count:
+        chunk = os.pread(file, 8 * count - len(data), 8 * first + len(data))
+        if not chunk:
+            break
+        data += chunk
+    return np.frombuffer(data.ljust(8 * count, b"\0"), "<u8")
+
+
+def _huge_ranges(pagemap: int, start: int, length: int) -> list[tuple[int, int]]:
+    """Return the (start, end) of what PMDs map, from ioctl PAGEMAP_SCAN."""
+    regions = np.zeros((1024, 3), "<u8")
+    request = bytearray(
+        struct.pack("=12Q", 96, 0, start, start + length, 0, regions.ctypes.data, len(regions), 0, 0, PAGE_IS_HUGE, 0,
+                    PAGE_IS_HUGE)
+    )  # fmt: skip
+    found = fcntl.ioctl(pagemap, PAGEMAP_SCAN, request, True)
+    return [(int(first), int(end)) for first, end, _ in regions[:found]]
+
+
+def _smaps(pid: int) -> Iterator[dict[str, Any]]:
+    vma: dict[str, Any] = {}
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if match := VMA.match(line):
+            vma = {"start": int(match[1], 16), "end": int(match[2], 16), "prot": match[3]}
+        elif (match := FIELD.match(line)) and match[1] in SMAPS:
+            vma[SMAPS[match[1]]] = int(match[2])
+        elif line.startswith("VmFlags:"):
+            flags = "".join(letter for flag, letter in FLAGS.items() if flag in line.split())
+            yield {**vma, "flags": [flags] if flags else []}

@@ -1,0 +1,234 @@
+"""Runs a program on the real kernel and records every step, in the format of the recordings that `conformance` reads."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from thp_env.live.host import PAGE_CLUSTER, THP, Host, write
+from thp_env.live.observe import Kernel
+from thp_env.live.workers import LiveError, Process, Workers
+from thp_env.machine import layout
+from thp_env.traces.builder import ProgramBuilder
+from thp_env.traces.program import Program
+from thp_env.traces.text import add_line
+
+SLOT_BASE, SLOT_SIZE = 1 << 40, 1 << 31
+PROT = {0: 0, layout.VM_READ: 1, layout.VM_READ | layout.VM_WRITE: 3}
+MAP_FIXED, MAP_FIXED_NOREPLACE = 0x10, 0x100000
+NOT_REPEATABLE = frozenset({"thp_zero_page_alloc"})
+"""Counters that depend on what ran before: the huge zero folio stays cached."""
+MAX_RUNS = 6
+"""How often a program runs until two runs agree."""
+
+
+def program_of(name: str, lines: Iterable[str]) -> tuple[Program, list[str]]:
+    """Read a scenario: a program that may fail anywhere, and the text of each operation.
+
+    Raises:
+        ProgramError: when a line is malformed.
+    """
+    builder = ProgramBuilder(name, checked=False)
+    texts = []
+    for line in lines:
+        if add_line(builder, line):
+            texts.append(" ".join(line.split("#")[0].split()))
+    return builder.build(), texts
+
+
+@dataclass
+class Run:
+    """One run of a program on the host."""
+
+    program: Program
+    host: Host
+    workers: Workers
+    regions: dict[str, tuple[int, int]] = field(default_factory=dict)
+    slot: int = 0
+    rss: int = 0
+
+    def step(self, op: np.void) -> tuple[int, int, int]:
+        """Run one operation; return (errno, minor faults, major faults)."""
+        name = layout.OPS[op["op"]]
+        if system := SYSTEM.get(name):
+            return system(self, op) or 0, 0, 0
+        process = self._process(int(op["process"]))
+        region = self.program.regions[op["region"]] if name in layout.REGION_OPS else ""
+        start = self.regions[region][0] if region in self.regions else 0
+        address, length = start + int(op["offset"]), int(op["length"])
+        a = int(op["a"])
+        match name:
+            case "mmap":
+                fixed = MAP_FIXED if op["c"] == layout.AT_REGION else MAP_FIXED_NOREPLACE
+                address = self._place(op, length)
+                self.regions[region] = address, length
+                reply = process.ask("mmap", address, length, PROT[int(op["d"])], fixed)
+            case "mremap":
+                target = self._slot(length, a, int(op["b"]))
+                self.regions[self.program.regions[op["aux"]]] = target, length
+                reply = process.ask("mremap", address, length, target, length)
+            case "mprotect":
+                reply = process.ask("mprotect", address, length, PROT[a])
+            case "advise":
+                reply = process.ask("madvise", address, length, a)
+            case "touch":
+                reply = process.ask(layout.TOUCH[op["b"]], address, length, a)
+            case "prctl":
+                reply = process.ask("prctl", a=a, b=int(op["b"]))
+            case _:
+                reply = process.ask(name, address, length)
+        return reply.error, reply.minflt, reply.majflt
+
+    def _process(self, number: int) -> Process:
+        return self.workers.processes[self.program.processes[number]]
+
+    def _slot(self, length: int, align: int, offset: int) -> int:
+        base = -(-(SLOT_BASE + self.slot * SLOT_SIZE) // align) * align + offset
+        self.slot += -(-(length + offset + align) // SLOT_SIZE)
+        return base
+
+    def _place(self, op: np.void, length: int) -> int:
+        a, b, aux = int(op["a"]), int(op["b"]), int(op["aux"])
+        if op["c"] == layout.AT_SLOT:
+            return self._slot(length, a, b)
+        return self.regions[self.program.regions[aux]][0] + a if op["c"] == layout.AT_REGION else a
+
+    def thp(self, op: np.void) -> int:
+        """Set one size's control."""
+        return write(THP / f"hugepages-{4 << int(op['a'])}kB/enabled", layout.THP_MODES[int(op["b"])])
+
+    def set(self, op: np.void) -> int:
+        """Set another control."""
+        path = list(layout.SETTINGS)[op["a"]]
+        return write(THP / path, layout.THP_MODES[int(op["b"])] if path == "enabled" else str(op["b"]))
+
+    def fork(self, op: np.void) -> int:
+        """Fork."""
+        return self.workers.fork(self._process(int(op["process"])), self.program.processes[op["aux"]])
+
+    def exit(self, op: np.void) -> None:
+        """End a process."""
+        self._process(int(op["aux"])).end()
+
+    def limit(self, op: np.void) -> int:
+        """Limit the program's memory, besides what its processes need for themselves."""
+        usage = int((self.host.cgroup / "memory.usage_in_bytes").read_text())
+        length = int(op["length"])
+        limit = str(length + max(0, usage - self.rss)) if length else "-1"
+        return write(self.host.cgroup / "memory.limit_in_bytes", limit)
+
+
+def _in_cgroup(file: str, value: Callable[[np.void], str]) -> Callable[[Run, np.void], int]:
+    return lambda run, op: write(run.host.cgroup / file, value(op))
+
+
+SYSTEM: dict[str, Callable[[Run, np.void], int | None]] = {
+    "thp": Run.thp,
+    "set": Run.set,
+    "fork": Run.fork,
+    "exit": Run.exit,
+    "limit": Run.limit,
+    "swap": lambda run, op: run.host.swap(int(op["length"])),
+    "swapoff": lambda run, op: run.host.swapoff(),
+    "shrink": lambda run, op: write(PAGE_CLUSTER.with_name("drop_caches"), "2"),
+    "khugepaged": lambda run, op: run.host.khugepaged(int(op["a"])),
+    "reclaim": _in_cgroup("memory.force_empty", lambda op: "0"),
+    "swappiness": _in_cgroup("memory.swappiness", lambda op: str(op["a"])),
+    "drain": lambda run, op: run.host.guard.drain(),
+    "compute": lambda run, op: time.sleep(int(op["a"]) / 1e12),
+}
+"""Operations on the whole system, which no worker runs."""
+OF_WORKERS = frozenset(
+    {"mmap", "munmap", "mprotect", "mremap", "advise", "touch", "mlock", "munlock", "prctl", "pin", "unpin"}
+)
+
+
+def refuse(program: Program) -> None:
+    """Refuse a program that this executor cannot or must not run.
+
+    Raises:
+        LiveError: naming the operation and why.
+    """
+    always = layout.THP_MODES.index("always")
+    for i, op in enumerate(program.ops):
+        name, why = layout.OPS[op["op"]], ""
+        if name not in SYSTEM and name not in OF_WORKERS and name != "autodrain":
+            why = f"{name} has no counterpart on a real kernel that can be stepped"
+        elif (name == "thp" or (name == "set" and op["a"] == 0)) and op["b"] == always:
+            why = "`always` would change every process of this host: use madvise"
+        elif name == "mmap" and (op["c"] == layout.AT_UNMAPPED_AREA or int(op["d"]) not in PROT):
+            why = "only anonymous mappings in slots, at addresses and onto regions can be compared"
+        elif name == "mremap" and op["c"] != layout.AT_SLOT:
+            why = "mremap can only move into a slot"
+        if why:
+            raise LiveError(f"{program.name}: operation {i}: {why}")
+
+
+def run_once(name: str, lines: list[str], host: Host, kernel: Kernel) -> list[dict[str, Any]]:
+    """Run a program once and return its steps."""
+    program, texts = program_of(name, lines)
+    refuse(program)
+    host.begin()
+    workers = Workers(program.processes[0])
+    steps: list[dict[str, Any]] = []
+    try:
+        write(host.cgroup / "cgroup.procs", str(workers.processes["P"].pid))
+        workers.processes["P"].ask("start")
+        run = Run(program, host, workers)
+        autodrain = True
+        host.guard.drain()
+        before = kernel.counters()
+        for i, (op, text) in enumerate(zip(program.ops, texts, strict=True)):
+            if layout.OPS[op["op"]] == "autodrain":
+                autodrain = bool(op["a"])
+                error = minflt = majflt = 0
+            else:
+                error, minflt, majflt = run.step(op)
+            if autodrain:
+                host.guard.drain()
+            after = kernel.counters()
+            step = {"i": i, "op": text, "err": error, "minflt": minflt, "majflt": majflt, "mthp": {}, "vm": {}}
+            for (size, counter), value in after.items():
+                if change := value - before[size, counter]:
+                    (step["vm"] if size == "vm" else step["mthp"].setdefault(size, {}))[counter] = change
+            ids: dict[int, int] = {}
+            step["map"] = [
+                {"p": process, **found}
+                for process, worker in workers.processes.items()
+                if worker.alive
+                for found in kernel.maps(worker.pid, run.regions, ids)
+            ]
+            run.rss = 1024 * sum(found["rss"] for found in step["map"])
+            steps.append(step)
+            before = after
+    finally:
+        workers.close()
+        host.remove_swap()
+        write(host.cgroup / "memory.limit_in_bytes", "-1")
+    return steps
+
+
+def record(name: str, lines: list[str], host: Host, kernel: Kernel, max_runs: int = MAX_RUNS) -> dict[str, Any]:
+    """Run a program until two runs agree, since counters are the whole system's; return its recording."""
+    runs: list[list[dict]] = []
+    agreed = False
+    while not agreed and len(runs) < max_runs:
+        steps = run_once(name, lines, host, kernel)
+        agreed = any(_same(steps, other) for other in runs)
+        runs.append(steps)
+    return {
+        "name": name, "desc": [], "kernel": platform.release(), "arch": platform.machine(), "steps": runs[-1],
+        "runs": len(runs), "agreed": agreed, "deterministic": agreed and len(runs) == 2,
+    }  # fmt: skip
+
+
+def _same(steps: list[dict], others: list[dict]) -> bool:
+    def repeatable(step: dict) -> dict:
+        return {**step, "vm": {k: v for k, v in step["vm"].items() if k not in NOT_REPEATABLE}}
+
+    return [repeatable(s) for s in steps] == [repeatable(s) for s in others]

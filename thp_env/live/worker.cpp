@@ -1,0 +1,260 @@
+// The process that runs a program's operations on the real kernel, one at a time, as it is told over a
+// socket. Its own memory is locked, so that whatever the kernel counts comes from the program's regions.
+#include <cerrno>
+#include <csetjmp>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+namespace {
+
+constexpr uint64_t PAGE = 4096, SCRATCH = 0x30000000000; // outside every slot
+constexpr unsigned IORING_REGISTER_BUFFERS = 0, IORING_UNREGISTER_BUFFERS = 1;
+
+// The order is that of REQUESTS in workers.py.
+enum code : uint64_t {
+    START,
+    MMAP,
+    MUNMAP,
+    MPROTECT,
+    MREMAP,
+    MADVISE,
+    MLOCK,
+    MUNLOCK,
+    PRCTL,
+    READ,
+    WRITE,
+    WRITEZ,
+    FILL,
+    PIN,
+    UNPIN,
+    FORK,
+    EXIT
+};
+
+struct request {
+    uint64_t code, address, length, a, b;
+};
+
+struct reply {
+    int64_t error, minflt, majflt, pid;
+};
+
+struct range {
+    uintptr_t start, end;
+};
+
+range own[256]; // what this program is made of
+int nr_own;
+int rings[256]; // io_uring instances, each of which pins one range
+int nr_rings;
+int sock;
+
+sigjmp_buf fault;
+volatile sig_atomic_t touching;
+
+void on_fault(int signal) {
+    if (touching) siglongjmp(fault, signal);
+    _exit(1);
+}
+
+void find_own_memory() {
+    FILE *maps = fopen("/proc/self/maps", "r");
+    char line[512], rights[5];
+    unsigned long start = 0, end = 0;
+    while (maps && fgets(line, sizeof line, maps) && nr_own < 256) {
+        if (sscanf(line, "%lx-%lx %4s", &start, &end, rights) == 3 && rights[0] == 'r' &&
+            !strstr(line, "[v")) {
+            own[nr_own++] = {start, end};
+        }
+    }
+    if (maps) fclose(maps);
+}
+
+// Locking again also breaks copy-on-write after a fork, of which the kernel would otherwise count faults
+// later.
+void lock_own_memory() {
+    for (int i = 0; i < nr_own; ++i) mlock(reinterpret_cast<void *>(own[i].start), own[i].end - own[i].start);
+}
+
+// One byte per `stride`; writez and fill: every byte of a page, zero or random.
+void touch(const request &r) {
+    const uint64_t stride = r.a ? r.a : PAGE;
+    for (uint64_t at = r.address; at < r.address + r.length; at += stride) {
+        auto *byte = reinterpret_cast<volatile unsigned char *>(at);
+        if (r.code == READ) {
+            (void)*byte;
+        } else if (r.code == WRITE) {
+            *byte = static_cast<unsigned char>((at / PAGE) | 1);
+        } else if (r.code == WRITEZ) {
+            memset(reinterpret_cast<void *>(at / PAGE * PAGE), 0, PAGE);
+        } else {
+            auto *word = reinterpret_cast<volatile uint64_t *>(at / PAGE * PAGE);
+            uint64_t x = at * 0x9E3779B97F4A7C15 | 1;
+            for (int i = 0; i < 512; ++i) {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                word[i] = x;
+            }
+        }
+    }
+}
+
+// Registered buffers of io_uring are the one way for a user to hold pages with FOLL_LONGTERM.
+int pin(const request &r) {
+    if (nr_rings == 256) return errno = ENOSPC, -1;
+    char parameters[256] = {};
+    const int ring = static_cast<int>(syscall(SYS_io_uring_setup, 1, parameters));
+    if (ring < 0) return -1;
+    const iovec buffer = {reinterpret_cast<void *>(r.address), r.length};
+    if (syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1) < 0) {
+        const int error = errno;
+        close(ring);
+        return errno = error, -1;
+    }
+    rings[nr_rings++] = ring;
+    return 0;
+}
+
+int unpin() {
+    while (nr_rings) {
+        syscall(SYS_io_uring_register, rings[--nr_rings], IORING_UNREGISTER_BUFFERS, nullptr, 0);
+        close(rings[nr_rings]);
+    }
+    return 0;
+}
+
+int call(const request &r) {
+    auto *address = reinterpret_cast<void *>(r.address);
+    switch (r.code) {
+    case MMAP: // a: protection, b: further flags
+        return mmap(address, r.length, static_cast<int>(r.a),
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | static_cast<int>(r.b), -1, 0) == MAP_FAILED
+                   ? -1
+                   : 0;
+    case MUNMAP:
+        return munmap(address, r.length);
+    case MPROTECT:
+        return mprotect(address, r.length, static_cast<int>(r.a));
+    case MREMAP: // a: target, b: new length
+        return mremap(address, r.length, r.b, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void *>(r.a)) ==
+                       MAP_FAILED
+                   ? -1
+                   : 0;
+    case MADVISE:
+        return madvise(address, r.length, static_cast<int>(r.a));
+    case MLOCK:
+        return mlock(address, r.length);
+    case MUNLOCK:
+        return munlock(address, r.length);
+    case PRCTL:
+        return prctl(PR_SET_THP_DISABLE, r.a, r.b, 0, 0);
+    case PIN:
+        return pin(r);
+    case UNPIN:
+        return unpin();
+    default:
+        touch(r);
+        return 0;
+    }
+}
+
+reply execute(const request &r) {
+    rusage before, after;
+    memset(&after, 0, sizeof after);
+    getrusage(RUSAGE_SELF, &before);
+    touching = 1;
+    volatile int error = EFAULT;
+    if (sigsetjmp(fault, 1) == 0) error = call(r) < 0 ? errno : 0;
+    touching = 0;
+    getrusage(RUSAGE_SELF, &after);
+    return {error, after.ru_minflt - before.ru_minflt, after.ru_majflt - before.ru_majflt, getpid()};
+}
+
+// Runs each path once, so that what is done for the first time is done before anything is counted.
+void warm_up() {
+    lock_own_memory();
+    for (const request &r :
+         {request{MMAP, SCRATCH, 4 * PAGE, PROT_READ | PROT_WRITE, 0},
+          request{WRITE, SCRATCH, 2 * PAGE, 0, 0}, request{READ, SCRATCH, PAGE, 0, 0},
+          request{FILL, SCRATCH, PAGE, 0, 0}, request{WRITEZ, SCRATCH, PAGE, 0, 0},
+          request{MADVISE, SCRATCH, PAGE, MADV_DONTNEED, 0}, request{MPROTECT, SCRATCH, PAGE, PROT_READ, 0},
+          request{WRITE, SCRATCH, PAGE, 0, 0}, request{MUNMAP, SCRATCH, 4 * PAGE, 0, 0}}) {
+        execute(r);
+    }
+}
+
+// a: the child's socket.
+reply fork_child(const request &r) {
+    const pid_t child = fork();
+    const int error = child < 0 ? errno : 0;
+    if (child == 0) {
+        sock = static_cast<int>(r.a);
+        for (; nr_rings; close(rings[--nr_rings])) {
+        } // the pins are the parent's
+        warm_up();
+    } else {
+        lock_own_memory();
+    }
+    return {error, 0, 0, child ? child : getpid()};
+}
+
+// Keeps khugepaged's list from being empty, since with nothing to scan it counts no full scans; and empties
+// all CPUs' batches of pages on their way to an LRU whenever it is told to: MADV_COLLAPSE begins with
+// lru_add_drain_all(), and does nothing else to less than 2M.
+int guard() {
+    constexpr int ADVISE_COLLAPSE = 25;
+    constexpr uint64_t LENGTH = 8 << 20, PMD = 2 << 20;
+    const int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    void *listed = mmap(nullptr, LENGTH, prot, flags, -1, 0),
+         *other = mmap(nullptr, LENGTH, prot, flags, -1, 0);
+    if (listed == MAP_FAILED || other == MAP_FAILED) return 1;
+    *static_cast<volatile char *>(listed) = *static_cast<volatile char *>(other) = 1;
+    madvise(listed, LENGTH, MADV_HUGEPAGE);
+    madvise(listed, LENGTH, MADV_NOHUGEPAGE);
+    auto *edge = reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(other) + PMD - 1) / PMD * PMD);
+    for (char error = 0; write(sock, &error, 1) == 1 && read(sock, &error, 1) == 1;) {
+        error = madvise(edge, PAGE, ADVISE_COLLAPSE) < 0 ? static_cast<char>(errno) : '\0';
+    }
+    return 0;
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    if (argc != 3) return 2;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0); // inherited from the process that observes
+    signal(SIGINT, SIG_IGN);               // who observes ends this process
+    signal(SIGCHLD, SIG_IGN);
+    sock = atoi(argv[2]);
+    if (strcmp(argv[1], "guard") == 0) return guard();
+    struct sigaction action = {};
+    action.sa_handler = on_fault;
+    action.sa_flags = SA_NODEFER;
+    sigaction(SIGSEGV, &action, nullptr);
+    sigaction(SIGBUS, &action, nullptr);
+    find_own_memory();
+    request r = {};
+    while (read(sock, &r, sizeof r) == sizeof r && r.code != EXIT) {
+        reply answer = {0, 0, 0, getpid()};
+        if (r.code == START) {
+            warm_up();
+        } else {
+            answer = r.code == FORK ? fork_child(r) : execute(r);
+        }
+        if (write(sock, &answer, sizeof answer) != sizeof answer) break;
+    }
+    return unpin(); // else the kernel lets go of the pages some time after the process
+}

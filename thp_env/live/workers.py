@@ -1,0 +1,146 @@
+"""The processes that run operations: `worker.cpp`, told over sockets what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+REQUESTS = (
+    "start", "mmap", "munmap", "mprotect", "mremap", "madvise", "mlock", "munlock", "prctl", "read", "write", "writez",
+    "fill", "pin", "unpin", "fork", "exit",
+)  # fmt: skip
+"""What a worker can be asked; the position is the code in `worker.cpp`."""
+REQUEST = struct.Struct("=5Q")
+REPLY = struct.Struct("=4q")
+MAX_PROCESSES = 16
+TIMEOUT = 60
+"""Seconds that one operation may take."""
+KILLED = errno.ESRCH
+"""The error of an operation whose process died: the kernel ran out of memory and chose it."""
+
+
+class LiveError(ValueError):
+    """The host cannot run a program, or did not."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one operation returned: errno or 0, the faults it took, and the process that answered."""
+
+    error: int
+    minflt: int
+    majflt: int
+    pid: int
+
+
+def helper() -> Path:
+    """Return the program that `worker.cpp` was built to.
+
+    Raises:
+        LiveError: when it was not built.
+    """
+    import thp_env.live
+
+    for folder in thp_env.live.__path__:
+        if (path := Path(folder) / "worker").is_file():
+            return path
+    raise LiveError("the helper thp_env/live/worker is missing: install the package on Linux")
+
+
+class Process:
+    """One process of the program: its socket, pid and whether it lives."""
+
+    def __init__(self, ours: socket.socket, pid: int) -> None:
+        """Take over a process that was just made."""
+        self.socket, self.pid, self.alive = ours, pid, True
+        self.pidfd = os.pidfd_open(pid)
+
+    def ask(self, request: str, address: int = 0, length: int = 0, a: int = 0, b: int = 0) -> Reply:
+        """Let the process run one operation and wait for its answer."""
+        if not self.alive:
+            return Reply(errno.ESRCH, 0, 0, self.pid)
+        self.socket.send(REQUEST.pack(REQUESTS.index(request), address, length, a, b))
+        ready, _, _ = select.select([self.socket, self.pidfd], [], [], TIMEOUT)
+        if not ready:
+            raise LiveError(f"{request} did not end within {TIMEOUT} s")
+        if self.socket in ready and len(data := self.socket.recv(REPLY.size)) == REPLY.size:
+            return Reply(*REPLY.unpack(data))
+        self.alive = False
+        return Reply(KILLED, 0, 0, self.pid)
+
+    def end(self) -> None:
+        """Let the process end, and wait until its memory is gone."""
+        if self.alive:
+            self.socket.send(REQUEST.pack(REQUESTS.index("exit"), 0, 0, 0, 0))
+            self.alive = False
+        select.select([self.pidfd], [], [], TIMEOUT)
+
+    def close(self) -> None:
+        """End the process, whatever it is doing: it reads the end of its socket."""
+        self.socket.close()
+        if not select.select([self.pidfd], [], [], 2)[0]:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            select.select([self.pidfd], [], [], TIMEOUT)
+        os.close(self.pidfd)
+
+
+class Workers:
+    """The processes of one run of a program, by name; the first exists from the start."""
+
+    def __init__(self, name: str) -> None:
+        """Make the first process; it waits for `start`."""
+        pairs = [socket.socketpair() for _ in range(MAX_PROCESSES)]
+        self._ours, self._theirs = [pair[0] for pair in pairs], [pair[1].fileno() for pair in pairs]
+        self._first = subprocess.Popen([helper(), "run", str(self._theirs[0])], pass_fds=self._theirs)
+        for _, theirs in pairs:
+            theirs.close()
+        self.processes = {name: Process(self._ours[0], self._first.pid)}
+
+    def fork(self, parent: Process, name: str) -> int:
+        """Fork a process; return the errno."""
+        number = len(self.processes)
+        if number == MAX_PROCESSES:
+            raise LiveError(f"a program can have {MAX_PROCESSES} processes")
+        reply = parent.ask("fork", a=self._theirs[number])
+        if reply.error == 0:
+            ours = self._ours[number]
+            ours.recv(REPLY.size)  # the child has locked its memory, too
+            self.processes[name] = Process(ours, reply.pid)
+        return reply.error
+
+    def close(self) -> None:
+        """End all processes."""
+        for process in reversed(self.processes.values()):
+            process.close()
+        for ours in self._ours:
+            ours.close()
+        self._first.wait()
+
+
+class Guard:
+    """A process that keeps khugepaged's list from being empty, and empties the LRU's batches."""
+
+    def __init__(self) -> None:
+        """Start it, and wait until it is on the list."""
+        self._socket, theirs = socket.socketpair()
+        self._process = subprocess.Popen([helper(), "guard", str(theirs.fileno())], pass_fds=[theirs.fileno()])
+        theirs.close()
+        self._socket.recv(1)
+
+    def drain(self) -> None:
+        """Empty all CPUs' batches of pages on their way to an LRU (lru_add_drain_all)."""
+        self._socket.send(b"\0")
+        if error := self._socket.recv(1)[0]:
+            raise LiveError(f"the LRU's batches cannot be emptied: {os.strerror(error)}")
+
+    def close(self) -> None:
+        """End it."""
+        self._socket.close()
+        self._process.wait()

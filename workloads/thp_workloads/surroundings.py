@@ -1,0 +1,144 @@
+"""Where a program runs: the machine, how its free memory looks before the start, and when memory gets short."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from thp_env.machine import MachineConfig
+from thp_env.traces import ProgramBuilder, ProgramError
+
+MIB, GIB = 1 << 20, 1 << 30
+PAGE, PMD = 4096, 2 << 20
+
+
+def check(**bounds: tuple[float, float, float]) -> None:
+    """Refuse a parameter outside its range.
+
+    Args:
+        bounds: (value, lowest, highest) of each parameter, by name.
+
+    Raises:
+        ProgramError: naming the first one that is out of range.
+    """
+    for name, (value, low, high) in bounds.items():
+        if not low <= value <= high:
+            raise ProgramError(f"{name} must lie between {low} and {high}, not {value}")
+
+
+def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draw a number whose logarithm is uniform."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def pages(number: float) -> int:
+    """Round bytes up to whole pages, at least one."""
+    return max(1, int(-(-number // PAGE))) * PAGE
+
+
+def runs(chosen: np.ndarray) -> list[tuple[int, int]]:
+    """Return the half-open runs of consecutive numbers in a sorted array."""
+    if len(chosen) == 0:
+        return []
+    edges = np.flatnonzero(np.diff(chosen) != 1)
+    starts, ends = chosen[np.r_[0, edges + 1]], chosen[np.r_[edges, len(chosen) - 1]] + 1
+    return [(int(a), int(z)) for a, z in zip(starts, ends, strict=True)]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The machine an instance runs on, and how fragmented its free memory is.
+
+    Attributes:
+        config: the machine.
+        holes: bytes of free memory that lie in holes of `granule` bytes, between as many that stay in use.
+        granule: bytes of a hole, a power of two.
+        polluted: bytes of free memory in 2M blocks of which one page is unmovable.
+        swap: bytes of zram; 0: none.
+        pressure: (moment, bytes): from that share of the run on, the program may hold so many bytes (memory.max).
+    """
+
+    config: MachineConfig = field(default_factory=MachineConfig)
+    holes: int = 0
+    granule: int = 64 * 1024
+    polluted: int = 0
+    swap: int = 0
+    pressure: tuple[tuple[float, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit the machine."""
+        memory = self.config.memory
+        check(holes=(self.holes, 0, memory // 2), granule=(self.granule, PAGE, PMD),
+              polluted=(self.polluted, 0, memory - 2 * self.holes), swap=(self.swap, 0, 1 << 40))  # fmt: skip
+        for moment, limit in self.pressure:
+            check(moment=(moment, 0, 1), limit=(limit, MIB, 1 << 46))
+
+
+UNMOVABLE_SHARE = 0.34
+"""Share of 2M blocks that hold an unmovable page on Meta's servers (Johannes Weiner, LSF/MM/BPF 2023)."""
+
+
+def draw_surroundings(rng: np.random.Generator, footprint: int, touched: float, cores: tuple[str, ...]) -> Surroundings:
+    """Draw a machine of 1.15 to 2.5 times what a program maps, on one of the cores.
+
+    In six cases of ten 30 % to all of the free memory lies in holes of 32K to 512K, as after hours of use; in five
+    of ten the share of 2M blocks that hold an unmovable page is uniform on 0 to twice `UNMOVABLE_SHARE`. In five of
+    ten there is zram, and one to three times in the run a limit of 80 to 130 % of what the program touches is set.
+
+    Args:
+        rng: the source of randomness.
+        footprint: bytes that the program maps at a time.
+        touched: share of them that it touches.
+        cores: names of cores.
+    """
+    mapped = footprint + 8 * MIB  # folios of 2M reach over the ends of what is mapped
+    free = int(mapped * log_uniform(rng, 1.15, 2.5))
+    holes = pages(free * rng.uniform(0.3, 1.0)) if rng.random() < 0.6 else 0
+    unmovable = float(rng.uniform(0, 2 * UNMOVABLE_SHARE)) if rng.random() < 0.5 else 0.0
+    polluted = int((free - holes) * unmovable) // PMD * PMD
+    memory = (free + holes + 32 * MIB) // MIB * MIB
+    granule = PAGE << int(rng.integers(3, 8))
+    config = MachineConfig(memory=memory, core=str(rng.choice(cores)))
+    if rng.random() < 0.5:
+        return Surroundings(config, holes, granule, polluted)
+    moments = np.sort(rng.uniform(0.1, 0.9, int(rng.integers(1, 4)))).tolist()
+    pressure = tuple((moment, max(2 * MIB, int(footprint * touched * rng.uniform(0.8, 1.3)))) for moment in moments)
+    return Surroundings(config, holes, granule, polluted, 2 * pages(footprint), pressure)
+
+
+def surround(b: ProgramBuilder, rng: np.random.Generator, around: Surroundings) -> None:
+    """Bring the machine into the state that the program finds.
+
+    A region takes `2 * holes` bytes and gives every second granule back; another takes `polluted` bytes and gives
+    back all but one pinned page of every 2M. Some file regions of odd lengths come first, so that no address or
+    alignment names a workload.
+    """
+    for i in range(int(rng.integers(2, 6))):
+        b.mmap(f"lib{i}", pages(log_uniform(rng, 8 * 1024, 4 * MIB)), at="auto", file=True, prot="r")
+    if around.swap:
+        b.swap(around.swap)
+    if around.holes or around.polluted:  # another process, which the program's own does not fork
+        b.fork("others")
+        b.slice("others")
+    if around.holes:
+        length = pages(2 * around.holes)
+        _hold(b, "held", length)
+        for offset in range(0, length - around.granule + 1, 2 * around.granule):
+            b.advise("held", offset, around.granule, "dontneed")
+    if around.polluted:
+        _hold(b, "unmovable", around.polluted)
+        for offset in range(0, around.polluted, PMD):
+            page = offset + int(rng.integers(PMD // PAGE)) * PAGE
+            b.pin("unmovable", page, PAGE)
+            end = min(offset + PMD, around.polluted)
+            if page > offset:
+                b.advise("unmovable", offset, page - offset, "dontneed")
+            if page + PAGE < end:
+                b.advise("unmovable", page + PAGE, end - page - PAGE, "dontneed")
+    b.slice("P")
+
+
+def _hold(b: ProgramBuilder, name: str, length: int) -> None:
+    b.mmap(name, length, at="auto", nohugepage=True)
+    b.touch(name, 0, length, content=40)
