@@ -51,6 +51,9 @@ rllib: install
 	$(RLLIB)/bin/python examples/rllib_ppo.py --iterations 2 --batch 256
 	cd $(RLLIB) && bin/python -P -m pytest -p no:cacheprovider -c ../../pyproject.toml ../../tests/envs
 
+docs: install
+	$(BIN)/mkdocs build --strict -q
+
 lint: install
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

@@ -6,7 +6,6 @@
 #include "kernel/page_alloc.hpp"
 #include "kernel/page_table.hpp"
 #include "kernel/swap.hpp"
-#include <algorithm>
 #include <numeric>
 
 namespace thp {
@@ -371,29 +370,8 @@ struct scan {
         }
     }
 
-    void answers() {
-        u32 n = 0;
-        for (u32 i = 0; i < m.h->tables[TABLE_order_answers].used; ++i) {
-            const order_answer &a = m.order_answers[i];
-            if (!a.vma) continue;
-            ++n;
-            const u64 block = a.block << PMD_SHIFT;
-            expect(order_answers_find(m, a.vma, block) == &a, "answer that is not found", block);
-            const u32 *first = m.vma_order;
-            expect(std::any_of(first, first + m.h->nr_vmas,
-                               [&](u32 v) {
-                                   const vm_area_struct &vma = m.vmas[v];
-                                   return vma.id == a.vma && vma.vm_start < block + PMD_SIZE &&
-                                          vma.vm_end > block;
-                               }),
-                   "answer about no VMA", block);
-        }
-        expect_equal(m.h->tables[TABLE_order_answers].in_use, n, "answers");
-    }
-
     void clock() {
-        u64 sum = 0;
-        for (const u64 ps : m.h->times) sum += ps;
+        const u64 sum = std::accumulate(std::begin(m.h->times), std::end(m.h->times), u64{0});
         expect_equal(m.h->clock, sum, "times do not add up to the clock");
     }
 };
@@ -413,7 +391,7 @@ std::string validate(machine &m) {
     s.deferred_list();
     s.lru();
     s.translations();
-    s.answers();
+    s.expect(order_answers_sound(m), "answers about orders");
     s.clock();
     return s.broken;
 }

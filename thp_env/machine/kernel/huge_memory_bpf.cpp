@@ -151,4 +151,23 @@ void order_answers_move(machine &m, u32 from, u32 to, u64 start, u64 end, u64 cu
     }
 }
 
+bool order_answers_sound(const machine &m) {
+    const table_header &t = header_of(m);
+    const auto has_part = [&](u32 v, const order_answer &a) {
+        const u64 block = a.block << PMD_SHIFT;
+        return m.vmas[v].id == a.vma && m.vmas[v].vm_start < block + PMD_SIZE && m.vmas[v].vm_end > block;
+    };
+    const auto sound = [&](const order_answer &a) {
+        return order_answers_find(m, a.vma, a.block << PMD_SHIFT) == &a &&
+               std::any_of(m.vma_order, m.vma_order + m.h->nr_vmas, [&](u32 v) { return has_part(v, a); });
+    };
+    u32 n = 0;
+    for (u32 i = 0; i < t.used; ++i) {
+        if (m.order_answers[i].vma == 0) continue;
+        if (!sound(m.order_answers[i])) return false;
+        ++n;
+    }
+    return n == t.in_use;
+}
+
 } // namespace thp

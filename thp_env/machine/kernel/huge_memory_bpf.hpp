@@ -23,5 +23,7 @@ void order_answers_zap(machine &m, const vm_area_struct &vma, u64 start, u64 end
 void order_answers_move(machine &m, u32 from, u32 to, u64 start, u64 end, u64 cut);
 // Where the answers about a block stand; nullptr when there are none.
 order_answer *order_answers_find(const machine &m, u32 vma_id, u64 address);
+// For validate(): every answer is found, and is about a VMA that has a part in the block.
+bool order_answers_sound(const machine &m);
 
 } // namespace thp
