@@ -133,7 +133,7 @@ def probe(env_id: str = "thp_env/VmaOrder-v0", workloads: Sequence[str] = (), se
     Raises:
         WorkloadError: for an unknown workload, or less than two families.
     """
-    names = list(workloads) or [w.name for w in thp_env.workloads().values() if w.kind == "generator"]  # type: ignore[attr-defined]
+    names = list(workloads) or [w.name for w in thp_env.workloads().values() if w.kind == "generator"]
     families = {find(name).family for name in names}
     if len(families) < 2:
         raise WorkloadError(f"a probe tells families apart: name workloads of two or more, not {', '.join(families)}")
