@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from support.episodes import MIB, PAGE, make, play, small_program, sparse
+from support.episodes import MIB, PAGE, make, play, sparse
 
 from thp_env.envs.actions import ACTIONS
 from thp_env.envs.reward import balanced, checked_terms, resolve_reward, total_time

@@ -14,10 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.episodes import ENVIRONMENTS, MIB, make, randomly, small_program, sparse  # noqa: E402
-
-from thp_env.machine import MachineConfig  # noqa: E402
-from thp_env.workload import Instance  # noqa: E402
+from support.episodes import ENVIRONMENTS, MIB, make, randomly, small_program, sparse
+from thp_env.machine import MachineConfig
+from thp_env.workload import Instance
 
 FILE = Path(__file__).parents[1] / "data" / "digests.json"
 WORKLOADS = {

@@ -91,6 +91,7 @@ class Task(ABC):
     """
 
     question = Question.NONE
+    charge_vmas = False
     slots = 0
     action_space: spaces.Space
     observation_space: spaces.Dict
@@ -192,7 +193,7 @@ class Task(ABC):
         choices = self.workloads[i]
         workload = choices[int(rng.integers(len(choices)))]
         program, config = workload.sample(rng)
-        machine = Machine(program, dataclasses.replace(config, shadow_tlb=self._shadow))
+        machine = Machine(program, dataclasses.replace(config, shadow_tlb=self._shadow, charge_vmas=self.charge_vmas))
         self.prepare(i, machine, mask)
         tlb = core(config.core) if isinstance(config.core, str) else config.core
         self.batch[i], self.workload[i] = machine, workload
@@ -253,9 +254,7 @@ class Task(ABC):
         return seen
 
     def _pay(self, chosen: np.ndarray) -> np.ndarray:
-        self._terms = batch_terms(
-            self.reward, self._paid.counters, self._now.counters, self.accesses, np.flatnonzero(chosen)
-        )
+        self._terms = self.window_terms(np.flatnonzero(chosen))
         rewards = np.zeros(len(self.batch))
         for column in self._terms.values():
             rewards += column
@@ -264,6 +263,10 @@ class Task(ABC):
             rewards[i] += sum(self._end_terms(i).values())
         self._paid.raw[chosen] = self._now.raw[chosen]
         return np.where(chosen, rewards, 0.0)
+
+    def window_terms(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the terms of the reward since machines were paid last, one array of all machines each."""
+        return batch_terms(self.reward, self._paid.counters, self._now.counters, self.accesses, chosen)
 
     @property
     def facts(self) -> Facts:

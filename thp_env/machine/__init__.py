@@ -34,13 +34,15 @@ SMAPS_DTYPE = np.dtype(
     [("vm_start", "<u8"), ("vm_end", "<u8"), ("vm_flags", "<u4"), ("orders", "<u4"), ("id", "<u4"), ("mm", "<u4"),
      ("born", "<u8"), ("faults", "<u8", 10), ("zapped", "<u8"), ("zap_calls", "<u8"), ("by_order", "<u8", 10),
      ("swapped", "<u8"), ("zero", "<u8"), ("young", "<u8"), ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8"),
-     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8")]
+     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8"),
+     ("times", "<u8", len(_core.TIMES))]
 )  # fmt: skip
 """What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order, `zapped` is the
 pages unmapped again so far, in `zap_calls` calls, `scanned` the pages looked at. `asked` numbers the last question
-to a policy about it (0: never), with the faults and zapped pages at that time."""
+to a policy about it (0: never), with the faults and zapped pages at that time. `times` is the time that was spent
+for it, by kind, if the machine keeps it (`charge_vmas`)."""
 
-KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP = range(6)
+KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE = range(7)
 LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
 LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE = (1 << bit for bit in range(4, 8))
 
@@ -75,6 +77,7 @@ class MachineConfig:
         core: name of a TLB preset (`cores.CORES`) or a `Tlb`.
         nr_cpus: CPUs that run the process: the others have to be told when translations go.
         shadow_tlb: also simulate a TLB that sees the same accesses with 4K pages only.
+        charge_vmas: keep simulated time by VMA too (`SMAPS_DTYPE`).
         max_vmas: VMAs of all processes together.
         max_mms: processes alive at the same time.
         max_tables: pages of page tables; 0: enough for twice the memory.
@@ -85,6 +88,7 @@ class MachineConfig:
     core: str | Tlb = DEFAULT_CORE
     nr_cpus: int = 1
     shadow_tlb: bool = False
+    charge_vmas: bool = False
     max_vmas: int = 65536
     max_mms: int = 64
     max_tables: int = 0
@@ -106,6 +110,7 @@ class MachineConfig:
             "max_tables": self.max_tables or min(max(4096, pages // 128), 1 << 26),
             "nr_cpus": self.nr_cpus,
             "shadow_tlb": self.shadow_tlb,
+            "charge_vmas": self.charge_vmas,
             "clock": self.clock,
             "tlb": tlb.config(),
         }
@@ -174,7 +179,7 @@ class Machine:
         try:
             self._core = _core.CoreMachine.create(
                 self.config.as_dict(), max(1, len(program.regions)), len(program.processes),
-                program.swap_slots, brk, base, *raw, program.seed & NEVER,
+                program.swap_slots, program.file_pages, brk, base, *raw, program.seed & NEVER,
             )  # fmt: skip
         except (ValueError, TypeError, MemoryError, RuntimeError) as error:
             raise MachineError(f"cannot build the machine: {error}") from None

@@ -12,6 +12,7 @@
 #include "validate.hpp"
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -93,6 +94,7 @@ machine_config make_config(const nb::dict &d) {
     c.max_tables = nb::cast<u32>(d["max_tables"]);
     c.nr_cpus = nb::cast<u32>(d["nr_cpus"]);
     c.shadow_tlb = nb::cast<bool>(d["shadow_tlb"]) ? 1 : 0;
+    c.charge_vmas = nb::cast<bool>(d["charge_vmas"]) ? 1 : 0;
     c.tlb = make_tlb(d["tlb"]);
     const nb::dict clock = d["clock"];
 #define X(name) c.clock.name = nb::cast<u64>(clock[#name]);
@@ -157,13 +159,14 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
 
     nb::class_<core_machine>(module, "CoreMachine")
         .def_static("create",
-                    [](const nb::dict &config, u32 regions, u32 processes, u32 swap_slots, u64 brk_start,
-                       u64 mmap_base, const bytes_array &ops, const bytes_array &accesses,
+                    [](const nb::dict &config, u32 regions, u32 processes, u32 swap_slots, u32 file_pages,
+                       u64 brk_start, u64 mmap_base, const bytes_array &ops, const bytes_array &accesses,
                        const bytes_array &bins, const bytes_array &tables, u64 seed) {
                         const machine_config c = make_config(config);
                         if (const std::string error = check_config(c); !error.empty())
                             throw nb::value_error(error.c_str());
-                        auto m = std::make_unique<machine>(c, program_size{regions, processes, swap_slots});
+                        auto m = std::make_unique<machine>(
+                            c, program_size{regions, processes, swap_slots, file_pages});
                         if (!boot(*m, brk_start, mmap_base))
                             throw nb::value_error("no memory for the first process");
                         return new core_machine(std::move(m), view_of(ops, accesses, bins, tables, seed),
@@ -248,7 +251,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              [](const core_machine &c, u32 number) {
                  if (number >= c.m->h->tables[TABLE_regions].used) throw nb::index_error("no such region");
                  const region &r = c.m->regions[number];
-                 return nb::make_tuple(r.start, r.length, r.mapped != 0);
+                 return nb::make_tuple(r.start, r.length, r.length != 0);
              })
         .def("vmas",
              [](core_machine &c) {

@@ -70,7 +70,7 @@ struct tlb_config {
 struct machine_config {
     u64 nr_pages;
     u32 max_vmas, max_mms, max_tables, nr_cpus;
-    u32 shadow_tlb, reserved;
+    u32 shadow_tlb, charge_vmas; // charge_vmas: keep time by VMA too
     tlb_config tlb;
     clock_table clock;
 };

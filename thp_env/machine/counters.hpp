@@ -79,6 +79,7 @@ namespace thp {
     X(nr_resident)                                                                                           \
     X(nr_untouched)                                                                                          \
     X(nr_unmapped)                                                                                           \
+    X(nr_file_pages)                                                                                         \
     X(nr_page_table)                                                                                         \
     /* Memory over time: page-microseconds. */                                                               \
     X(resident_page_us)                                                                                      \

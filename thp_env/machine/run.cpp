@@ -1,5 +1,6 @@
 #include "run.hpp"
 #include "hardware/walker.hpp"
+#include "kernel/filemap.hpp"
 #include "kernel/fork.hpp"
 #include "kernel/gup.hpp"
 #include "kernel/huge_memory.hpp"
@@ -36,11 +37,19 @@ struct interpreter {
                m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
     }
 
+    // Spends the time of what follows for the VMA that holds the address.
+    void charge(mmu &unit, u64 address) {
+        u32 &charged = m.h->charged;
+        if (charged != NIL && address >= m.vmas[charged].vm_start && address < m.vmas[charged].vm_end) return;
+        unit.commit();
+        charged = vma_lookup(m, unit.mm, address);
+    }
+
     step_result fault(mmu &unit, u64 address, bool write) {
         unit.commit();
         const u32 v = vma_lookup(m, unit.mm, address);
         const u32 needed = write ? VM_WRITE : VM_READ;
-        if (v == NIL || !(m.vmas[v].vm_flags & needed) || (m.vmas[v].vm_flags & VM_FILE)) return STEP_FAULTED;
+        if (v == NIL || !(m.vmas[v].vm_flags & needed)) return STEP_FAULTED;
         const vm_fault result = handle_mm_fault(m, v, address, write);
         unit.commit(); // the fault took time
         switch (result) {
@@ -58,6 +67,7 @@ struct interpreter {
     // One access with its faults. waited: it begins with the fault that has waited for an order.
     template <typename Waited>
     step_result access(mmu &unit, u64 address, bool write, u8 content, Waited waited) {
+        if (m.h->config.charge_vmas) charge(unit, address);
         if (waited) {
             m.h->question = {};
             if (step_result result = fault(unit, address, write); result != STEP_DONE) return result;
@@ -93,6 +103,7 @@ struct interpreter {
         m.h->at.step = at;
         budget.accesses -= at - start;
         unit.commit();
+        m.h->charged = NIL;
         return result == STEP_DONE && at < count ? STEP_PAUSED : result;
     }
 
@@ -149,8 +160,10 @@ struct interpreter {
         if (op.c == AT_UNMAPPED_AREA) address = get_unmapped_area(m, mm, op.length);
         if (op.c == AT_REGION) address = m.regions[op.aux].start + op.a;
         if (address == 0) return -ENOMEM;
-        m.regions[op.region] = {address, op.length, 1, op.process};
-        return do_mmap(m, mm, address, op.length, static_cast<u32>(op.d));
+        m.regions[op.region] = {address, op.length};
+        const u32 file = op.d & VM_FILE ? file_create(m, op.length >> PAGE_SHIFT) : 0;
+        if ((op.d & VM_FILE) && !file) return -ENFILE;
+        return do_mmap(m, mm, address, op.length, static_cast<u32>(op.d), file);
     }
 
     int mremap_op(const op_record &op, u32 mm) {
@@ -167,14 +180,14 @@ struct interpreter {
             if (blocked || from + new_length > TASK_SIZE) to = get_unmapped_area(m, mm, new_length);
         }
         if (to == 0) return -ENOMEM;
-        m.regions[op.aux] = {to, new_length, 1, op.process};
+        m.regions[op.aux] = {to, new_length};
         return mremap(m, mm, from, op.length, to, new_length);
     }
 
     int brk_op(const op_record &op, u32 mm) {
         const u64 start = m.mms[mm].start_brk;
         if (start == 0) return -ENOMEM;
-        m.regions[op.region] = {start, op.length, 1, op.process};
+        m.regions[op.region] = {start, op.length};
         return do_brk(m, mm, start + op.length);
     }
 

@@ -24,6 +24,7 @@ constexpr u32 record_size[NR_TABLES] = {
     sizeof(anon_vma),
     sizeof(region),
     sizeof(pin),
+    sizeof(u32),
     sizeof(swap_slot),
     sizeof(swap_cluster),
     sizeof(u32),
@@ -77,6 +78,7 @@ void machine::attach() {
     anon_vmas = reinterpret_cast<anon_vma *>(at(TABLE_anon_vmas));
     regions = reinterpret_cast<region *>(at(TABLE_regions));
     pins = reinterpret_cast<pin *>(at(TABLE_pins));
+    page_cache = reinterpret_cast<u32 *>(at(TABLE_page_cache));
     swap = reinterpret_cast<swap_slot *>(at(TABLE_swap));
     clusters = reinterpret_cast<swap_cluster *>(at(TABLE_clusters));
     processes = reinterpret_cast<u32 *>(at(TABLE_processes));
@@ -97,6 +99,7 @@ machine::machine(const machine_config &config, const program_size &program) {
         config.max_vmas,
         program.regions,
         frames,
+        program.file_pages,
         program.swap_slots,
         program.swap_slots / SWAPFILE_CLUSTER + 1,
         program.processes,
@@ -126,6 +129,7 @@ machine::machine(const machine_config &config, const program_size &program) {
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
     h->deferred_head = h->deferred_tail = NIL;
     h->current_mm = NIL;
+    h->charged = NIL;
     for (lru_list &list : h->lru) list = {NIL, NIL, 0};
     h->thp_defrag = DEFRAG_MADVISE;
     h->swappiness = 60;
@@ -206,9 +210,10 @@ std::string machine::load(const std::byte *data, u64 size, machine **out) {
     if (sum != checksum(data, size)) return "damaged or truncated: its checksum does not match";
     if (std::string error = check_config(stored.config); !error.empty()) return error;
     const program_size program{stored.tables[TABLE_regions].capacity, stored.tables[TABLE_processes].capacity,
-                               stored.tables[TABLE_swap].capacity};
-    if (program.regions > (1U << 24) || program.processes > (1U << 16) || program.swap_slots > MAX_SWAP_SLOTS)
-        return "too many regions, processes or swap slots";
+                               stored.tables[TABLE_swap].capacity, stored.tables[TABLE_page_cache].capacity};
+    if (program.regions > (1U << 24) || program.processes > (1U << 16) ||
+        program.swap_slots > MAX_SWAP_SLOTS || program.file_pages > MAX_SWAP_SLOTS)
+        return "too many regions, processes, swap slots or pages of files";
     auto fresh = std::make_unique<machine>(stored.config, program);
     u64 at = sizeof(header);
     for (u32 i = 0; i < NR_TABLES; ++i) {

@@ -28,6 +28,7 @@ enum page_flags : u32 {
     PG_referenced = 1U << 13, // used since it was last looked at
     PG_workingset = 1U << 14, // was active before
     PG_charged = 1U << 15,    // to the control group: folio->memcg_data
+    PG_file = 1U << 16,       // of the page cache
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.
@@ -69,6 +70,7 @@ enum vm_flags : u32 {
     VM_NOHUGEPAGE = 1U << 5,
     VM_DONTCOPY = 1U << 6,
     VM_WIPEONFORK = 1U << 7,
+    VM_SHARED = 1U << 8,
 };
 
 // When a policy was last asked about a VMA, and the VMA's statistics then; number 0: never.
@@ -83,12 +85,15 @@ struct vm_area_struct {
     u32 anon_next, anon_prev; // VMAs of the same anon_vma
     u32 orders;               // E1: the orders this VMA may use; 0 = no mask of its own
     u32 id;                   // unique over the run; a split's smaller part gets a new one
+    u32 vm_file;              // 1 + where the file's pages start in the page cache; 0: anonymous memory
+    u32 file_pages;
     u32 next_free;
     u64 born; // ps
     u64 swap_readahead;
     u64 faults[PMD_ORDER + 1]; // faults that allocated, by the order they got
     u64 zapped, zap_calls;     // pages unmapped again, and in how many calls
     vma_question asked;
+    u64 times[NR_TIMES]; // ps spent for it, if machine_config.charge_vmas
 };
 
 struct mm_struct {
@@ -111,7 +116,6 @@ struct anon_vma {
 
 struct region {
     u64 start, length;
-    u32 mapped, process;
 };
 
 struct swap_slot {
@@ -189,6 +193,7 @@ enum table_id : u32 {
     TABLE_anon_vmas,
     TABLE_regions,
     TABLE_pins,
+    TABLE_page_cache, // the frame of each page of each file; 0: not cached
     TABLE_swap,
     TABLE_clusters,
     TABLE_processes, // the mm of each process of the program
@@ -241,6 +246,7 @@ struct header {
     u32 tlb_sizes, next_asid;            // page sizes that the TLB may hold, a bit each
     u32 asid_mm[MAX_ASIDS];              // the address space behind each ASID; NIL: none
     u64 questions;                       // that policies were asked
+    u32 charged, spare;                  // the VMA that time is spent for; NIL: none, or it is not kept
     order_question question;
     cursor at;
 };
@@ -254,7 +260,7 @@ static_assert(sizeof(order_answer) == 16 && plain<order_answer>);
 
 // What a program needs tables for.
 struct program_size {
-    u32 regions, processes, swap_slots;
+    u32 regions, processes, swap_slots, file_pages;
 };
 
 // A machine: the arena and typed views of it. The trace program it runs is shared and read-only.
@@ -270,6 +276,7 @@ struct machine {
     anon_vma *anon_vmas = nullptr;
     region *regions = nullptr;
     pin *pins = nullptr;
+    u32 *page_cache = nullptr;
     swap_slot *swap = nullptr;
     swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;
@@ -296,6 +303,7 @@ struct machine {
     void spend(time_kind kind, u64 ps) {
         h->clock += ps;
         h->times[kind] += ps;
+        if (h->charged != NIL) vmas[h->charged].times[kind] += ps;
     }
 
   private:
@@ -304,6 +312,18 @@ struct machine {
     void attach();
     u64 extent(u32 table) const; // bytes in use of a table
     void *arena_ = nullptr;
+};
+
+// While it lives, time is spent for a VMA (NIL: for nobody in particular).
+struct charge_to {
+    machine &m;
+    u32 before;
+    charge_to(machine &machine, u32 vma) : m(machine), before(machine.h->charged) {
+        if (m.h->config.charge_vmas) m.h->charged = vma;
+    }
+    ~charge_to() { m.h->charged = before; }
+    charge_to(const charge_to &) = delete;
+    charge_to &operator=(const charge_to &) = delete;
 };
 
 // Takes a zeroed record from a table with a list of free ones; NIL when the table is full.

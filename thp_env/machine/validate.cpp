@@ -99,6 +99,9 @@ struct scan {
         rss[mm] += nr;
         const u32 head = page_head(m, pfn);
         const page &folio = m.pages[head];
+        ptes[pfn] += nr == 1;
+        if (folio.flags & PG_file)
+            return expect(vma.vm_file != 0, "page of a file in anonymous memory", address);
         expect((folio.flags & PG_head) && (folio.flags & PG_anon), "entry to a frame that is no folio",
                address);
         expect(nr == 1 || (pfn == head && folio.order == PMD_ORDER), "PMD that maps no 2M folio", address);
@@ -108,11 +111,7 @@ struct scan {
                "folio at the wrong offset of its anon_vma", address);
         expect(!(entry & PTE_RW) || (m.pages[pfn].flags & PG_anon_exclusive), "writable, not exclusive",
                address);
-        if (nr == 1) {
-            ++ptes[pfn];
-        } else {
-            ++pmds[head];
-        }
+        pmds[head] += nr > 1;
     }
 
     void table(u32 mm, u32 number, u32 shift, u64 base) {
@@ -168,7 +167,7 @@ struct scan {
             by_pte += ptes[i] > 0;
             mappings += ptes[i];
         }
-        const bool cached = f.flags & PG_swapcache; // the swap cache holds a reference
+        const bool cached = f.flags & (PG_swapcache | PG_file); // the cache holds a reference
         const u32 pins = pinned[head];
         expect(f.pincount == pins, "pincount", head);
         expect(mapped > 0 || cached || pins, "folio that nobody maps", head);
@@ -185,7 +184,7 @@ struct scan {
     }
 
     void folios() {
-        u64 resident = 0, untouched = 0, unmapped = 0;
+        u64 resident = 0, files = 0, untouched = 0, unmapped = 0;
         u64 of_order[PMD_ORDER + 1] = {}, partially[PMD_ORDER + 1] = {};
         for (u32 pfn = 0; pfn < owner.size();) {
             const page &p = m.pages[pfn];
@@ -194,7 +193,7 @@ struct scan {
                 continue;
             }
             const u32 nr = 1U << p.order;
-            resident += nr;
+            (p.flags & PG_file ? files : resident) += nr;
             unmapped += nr - folio(pfn);
             for (u32 i = pfn; i < pfn + nr && i < owner.size(); ++i)
                 untouched += !(m.contents[i] & CONTENT_TOUCHED);
@@ -203,6 +202,7 @@ struct scan {
             pfn += nr;
         }
         expect_equal(m.h->vm[VM_nr_resident], resident, "nr_resident");
+        expect_equal(m.h->vm[VM_nr_file_pages], files, "nr_file_pages");
         expect_equal(m.h->vm[VM_nr_untouched], untouched, "nr_untouched");
         expect_equal(m.h->vm[VM_nr_unmapped], unmapped, "nr_unmapped");
         for (u32 order = 2; order <= PMD_ORDER; ++order) {

@@ -105,6 +105,7 @@ void copy_and_release(machine &m, u32 mm, u64 *pte, u32 to) {
 }
 
 scan_result collapse(machine &m, u32 vma, u64 start, bool khugepaged) {
+    const charge_to charged(m, vma);
     const u32 mm = m.vmas[vma].vm_mm;
     u64 *pmd = pmd_offset(m, mm, start);
     if (!pmd) return PMD_NULL;

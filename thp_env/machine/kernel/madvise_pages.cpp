@@ -80,6 +80,7 @@ struct advised {
             if (pte[i] & PTE_SPECIAL) continue;
             const u32 head = page_head(m, pte_pfn(pte[i]));
             const page &folio = m.pages[head];
+            if (folio.flags & PG_file) continue;
             if (folio.order) {
                 nr = folio_pte_batch(m, pte + i, count - i);
                 if (nr < folio_nr_pages(m, head)) { // R31
@@ -101,6 +102,7 @@ struct advised {
 
 int madvise_pages(machine &m, u32 vma, u64 start, u64 end, u64 advice) {
     if (m.vmas[vma].vm_flags & VM_LOCKED) return -EINVAL;
+    if (advice == MADV_FREE && m.vmas[vma].vm_file) return -EINVAL;
     const u32 mm = m.vmas[vma].vm_mm;
     lru_add_drain(m);
     walk_pmd_range(m, mm, start, end, [&](u64 at, u64 next, u64 *pmd) {

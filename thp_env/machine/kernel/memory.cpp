@@ -1,5 +1,6 @@
 #include "memory.hpp"
 #include "../hardware/tlb.hpp"
+#include "filemap.hpp"
 #include "huge_memory_bpf.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
@@ -108,11 +109,12 @@ bool wp_can_reuse_anon_folio(machine &m, u32 head) {
 
 vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
     if (*pte & PTE_SPECIAL) return wp_page_copy(m, vma, address, pte);
+    const bool shared = m.vmas[vma].vm_flags & VM_SHARED; // wp_page_shared
     const u32 pfn = pte_pfn(*pte), head = page_head(m, pfn);
-    if (!(m.pages[pfn].flags & PG_anon_exclusive) && !wp_can_reuse_anon_folio(m, head)) {
+    if (!shared && !(m.pages[pfn].flags & PG_anon_exclusive) && !wp_can_reuse_anon_folio(m, head)) {
         return wp_page_copy(m, vma, address, pte);
     }
-    m.pages[pfn].flags |= PG_anon_exclusive;
+    if (!shared) m.pages[pfn].flags |= PG_anon_exclusive;
     *pte |= PTE_RW | PTE_ACCESSED | PTE_DIRTY;
     m.spend(TIME_fault, m.cost().fault_reuse);
     return FAULT_DONE;
@@ -121,9 +123,11 @@ vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
 namespace {
 
 vm_fault handle_pte_fault(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
-    if (pte_none(*pmd)) return do_anonymous_page(m, vma, address, pmd, write);
-    u64 *pte = pte_offset(m, *pmd, address);
-    if (pte_none(*pte)) return do_anonymous_page(m, vma, address, pmd, write);
+    u64 *pte = pte_none(*pmd) ? nullptr : pte_offset(m, *pmd, address);
+    if (!pte || pte_none(*pte)) {
+        return m.vmas[vma].vm_file ? do_fault(m, vma, address, pmd, write)
+                                   : do_anonymous_page(m, vma, address, pmd, write);
+    }
     if (is_swap_pte(*pte)) return do_swap_page(m, vma, address, pte, write);
     if (*pte & PTE_GUARD) return FAULT_SIGSEGV;
     if (write && !(*pte & PTE_RW)) return do_wp_page(m, vma, address, pte);
@@ -172,6 +176,7 @@ bool fault_has_choice(machine &m, const vm_area_struct &vma, u64 address, u64 pm
 }
 
 vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write) {
+    const charge_to charged(m, vma);
     const u64 majflt = m.mms[m.vmas[vma].vm_mm].majflt;
     const vm_fault result = fault_once(m, vma, address, write);
     if (result == FAULT_NEED_ORDER) return result;
@@ -231,6 +236,7 @@ bool zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr, bool drop_markers) {
 } // namespace
 
 bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
+    const charge_to charged(m, vma);
     const u32 mm = m.vmas[vma].vm_mm;
     mmu_gather gather;
     const u64 rss = m.mms[mm].rss;

@@ -45,6 +45,7 @@ void mlock_pages(machine &m, const vm_area_struct &vma, bool on) {
         if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
         const bool huge = entry & PTE_PSE;
         const u32 pfn = pte_pfn(entry), head = huge ? pfn : page_head(m, pfn);
+        if (m.pages[head].flags & PG_file) continue;
         const u64 first = huge ? align_down(at, PMD_SIZE) : at - (u64{pfn - head} << PAGE_SHIFT);
         const u64 end = first + (PAGE_SIZE << m.pages[head].order);
         if (first < vma.vm_start || end > vma.vm_end) continue;

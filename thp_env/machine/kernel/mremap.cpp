@@ -64,6 +64,9 @@ int move_vma(machine &m, u32 v, u64 from, u64 length, u64 to, u64 new_length) {
     vm_area_struct &moved = m.vmas[target];
     moved.vm_flags = old.vm_flags;
     moved.orders = old.orders;
+    moved.vm_file = old.vm_file;
+    moved.file_pages = old.file_pages;
+    if (old.vm_file) moved.vm_pgoff = old.vm_pgoff;
     if (old.anon_vma != NIL) { // a VMA that was never faulted in takes the offset of its new place
         moved.vm_pgoff = old.vm_pgoff;
         anon_vma_link(m, target, old.anon_vma);
@@ -72,6 +75,7 @@ int move_vma(machine &m, u32 v, u64 from, u64 length, u64 to, u64 new_length) {
     std::swap(moved.id, m.vmas[v].id);
     order_answers_move(m, moved.id, m.vmas[v].id, from, from + length, 0);
     std::swap(moved.asked, m.vmas[v].asked);
+    std::swap(moved.times, m.vmas[v].times);
     if (!move_page_tables(m, v, from, to, length)) return -ENOMEM;
     if (int error = do_munmap(m, mm, from, from + length)) return error;
     vma_merge_range(m, mm, to, to + new_length);

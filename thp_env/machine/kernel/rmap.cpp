@@ -213,4 +213,12 @@ bool folio_any_pte_dirty(machine &m, u32 head) {
     return dirty;
 }
 
+u32 folio_owner(const machine &m, u32 head) {
+    u32 owner = NIL;
+    rmap_walk_page(m, head, 0, [&](u32, u32 vma, u64) {
+        if (owner == NIL) owner = vma;
+    });
+    return owner;
+}
+
 } // namespace thp

@@ -25,6 +25,9 @@ bool folio_maybe_mapped_shared(const machine &m, u32 head);
 void folio_remove_rmap_ptes(machine &m, u32 pfn, u32 nr, u32 mm);
 void folio_remove_rmap_pmd(machine &m, u32 head, u32 mm);
 
+// The first VMA that may map the folio's first page, which pays for what happens to it; NIL: none.
+u32 folio_owner(const machine &m, u32 head);
+
 inline bool folio_mapped(const machine &m, u32 head) {
     const page &folio = m.pages[head];
     return folio.order ? folio.large_mapcount > 0 : folio.mapcount > 0;
@@ -37,7 +40,7 @@ u32 folio_referenced(machine &m, u32 head);
 bool folio_any_pte_dirty(machine &m, u32 head);
 
 // Calls visit(mm, vma, address) for each address at which a VMA of the folio's anon_vma holds page `i` of it.
-template <typename Visit> void rmap_walk_page(machine &m, u32 head, u32 i, Visit visit) {
+template <typename Machine, typename Visit> void rmap_walk_page(Machine &m, u32 head, u32 i, Visit visit) {
     const page &folio = m.pages[head];
     const u64 index = folio.index + i;
     if (folio.anon_vma == NIL) return;

@@ -24,7 +24,7 @@ page_layout describe(const machine &m, u64 entry, bool huge, u32 offset) {
     }
     const u32 pfn = pte_pfn(entry) + offset, head = page_head(m, pfn);
     const page &folio = m.pages[head];
-    p.kind = KIND_FOLIO;
+    p.kind = folio.flags & PG_file ? KIND_FILE : KIND_FOLIO;
     p.order = folio.order;
     p.head = head;
     p.index = pfn - head;
@@ -70,6 +70,7 @@ vma_smaps vma_statistics(const vm_area_struct &v) {
     s.asked = v.asked.number;
     s.asked_faults = v.asked.faults;
     s.asked_zapped = v.asked.zapped;
+    std::copy(std::begin(v.times), std::end(v.times), std::begin(s.times));
     return s;
 }
 
@@ -112,6 +113,7 @@ u64 read_range(machine &m, u32 mm, u64 start, u64 end, bool clear_refs, vma_smap
 
 vma_smaps smaps_range(machine &m, u32 vma, u64 start, u64 end) {
     vma_smaps s = vma_statistics(m.vmas[vma]);
+    const charge_to charged(m, vma);
     m.spend(TIME_monitoring, m.cost().scan_pte * read_range(m, m.vmas[vma].vm_mm, start, end, false, s));
     return s;
 }
@@ -128,6 +130,7 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
         entries += read_range(m, v.vm_mm, start, end, clear_refs, s);
         if (step == 1) break;
     }
+    const charge_to charged(m, vma);
     if (clear_refs) m.spend(TIME_monitoring, m.cost().scan_pte * entries);
     return s;
 }

@@ -4,7 +4,7 @@
 
 namespace thp {
 
-enum page_kind : u8 { KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP };
+enum page_kind : u8 { KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE };
 enum layout_flags : u8 {
     LAYOUT_PMD = 1,
     LAYOUT_EXCLUSIVE = 2,
@@ -36,6 +36,7 @@ struct vma_smaps {
     u64 swapped, zero, young, dirty, pmd_mapped, partial; // partial: pages of partially mapped folios
     u64 scanned;                                          // pages of the VMA that were looked at
     u64 asked, asked_faults, asked_zapped;                // vma_question
+    u64 times[NR_TIMES];                                  // vm_area_struct
 };
 
 // What is known of a VMA without reading its page tables.
