@@ -7,6 +7,7 @@ take. Nothing here knows of Gymnasium.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ from thp_env.machine import _core, layout
 from thp_env.machine.clock import clock_table
 from thp_env.machine.cores import DEFAULT_CORE, Tlb, core
 from thp_env.machine.counters import Counters
+from thp_env.machine.features import feature_mask, feature_set
 
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
@@ -25,8 +27,8 @@ __all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "Counters", "Machine", "MachineConfig", 
            "Status", "Vma"]  # fmt: skip
 
 PAGE_DTYPE = np.dtype(
-    [("kind", "u1"), ("order", "u1"), ("flags", "u1"), ("content", "u1"), ("head", "<u4"), ("index", "<u4"),
-     ("mapcount", "<u4")]
+    [("kind", "u1"), ("order", "u1"), ("flags", "<u2"), ("head", "<u4"), ("index", "<u2"), ("content", "u1"),
+     ("spare", "u1"), ("mapcount", "<u4")]
 )  # fmt: skip
 """One 4K page of an address range: see `kernel/task_mmu.hpp`."""
 
@@ -44,9 +46,11 @@ for it, by kind, if the machine keeps it (`charge_vmas`)."""
 
 KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE = range(7)
 LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
-LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE = (1 << bit for bit in range(4, 8))
+LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE, LAYOUT_CONT = (1 << bit for bit in range(4, 9))
 
 NEVER = (1 << 64) - 1
+ARCHITECTURES = ("x86_64", "arm64", "arm64-bbml2")
+CONT_PTE_SIZE = 16 * layout.PAGE_SIZE
 
 
 class MachineError(ValueError):
@@ -75,6 +79,12 @@ class MachineConfig:
     Attributes:
         memory: bytes of RAM, at least 16 MiB.
         core: name of a TLB preset (`cores.CORES`) or a `Tlb`.
+        arch: "x86_64" or "arm64": the latter folds 16 aligned PTEs into one translation (contpte) and never frees an
+            empty page table at MADV_DONTNEED; "arm64-bbml2" has FEAT_BBM level 2, so that unfolding invalidates
+            nothing. See docs/contpte.md.
+        features: a preset of the kernel's switches, "mainline-6.18" or "oppo-5.15", or a set of them: see
+            `features.FEATURES` and docs/features.md.
+        pool: bytes of the reserve of 64K folios, with the feature pool_64k; 0: an eighth of the memory.
         nr_cpus: CPUs that run the process: the others have to be told when translations go.
         shadow_tlb: also simulate a TLB that sees the same accesses with 4K pages only.
         charge_vmas: keep simulated time by VMA too (`SMAPS_DTYPE`).
@@ -86,6 +96,9 @@ class MachineConfig:
 
     memory: int = 1 << 30
     core: str | Tlb = DEFAULT_CORE
+    arch: str = "x86_64"
+    features: str | Iterable[str] = "mainline-6.18"
+    pool: int = 0
     nr_cpus: int = 1
     shadow_tlb: bool = False
     charge_vmas: bool = False
@@ -93,6 +106,11 @@ class MachineConfig:
     max_mms: int = 64
     max_tables: int = 0
     clock: dict[str, int] = field(default_factory=clock_table, hash=False)
+
+    def __post_init__(self) -> None:
+        """Make any collection of features one that can be compared and hashed."""
+        if not isinstance(self.features, str):
+            object.__setattr__(self, "features", frozenset(self.features))
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the C++ core is made from."""
@@ -103,6 +121,12 @@ class MachineConfig:
                 f"tlb_misses(addresses, core={tlb.name!r}, page_shift={tlb.base_shift}) simulates its TLB alone"
             )
         pages = self.memory // layout.PAGE_SIZE
+        if self.arch not in ARCHITECTURES:
+            raise MachineError(f"arch is {self.arch!r}; there are {', '.join(ARCHITECTURES)}")
+        try:
+            mask, pooled = feature_mask(self.features), "pool_64k" in feature_set(self.features)
+        except ValueError as error:
+            raise MachineError(str(error)) from None
         return {
             "nr_pages": pages,
             "max_vmas": self.max_vmas,
@@ -111,6 +135,9 @@ class MachineConfig:
             "nr_cpus": self.nr_cpus,
             "shadow_tlb": self.shadow_tlb,
             "charge_vmas": self.charge_vmas,
+            "arch": ARCHITECTURES.index(self.arch),
+            "features": mask,
+            "pool_blocks": (self.pool or self.memory // 8) // CONT_PTE_SIZE if pooled else 0,
             "clock": self.clock,
             "tlb": tlb.config(),
         }

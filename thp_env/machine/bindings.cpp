@@ -95,6 +95,9 @@ machine_config make_config(const nb::dict &d) {
     c.nr_cpus = nb::cast<u32>(d["nr_cpus"]);
     c.shadow_tlb = nb::cast<bool>(d["shadow_tlb"]) ? 1 : 0;
     c.charge_vmas = nb::cast<bool>(d["charge_vmas"]) ? 1 : 0;
+    c.arch = nb::cast<u32>(d["arch"]);
+    c.features = nb::cast<u32>(d["features"]);
+    c.pool_blocks = nb::cast<u32>(d["pool_blocks"]);
     c.tlb = make_tlb(d["tlb"]);
     const nb::dict clock = d["clock"];
 #define X(name) c.clock.name = nb::cast<u64>(clock[#name]);
@@ -125,6 +128,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     static const char *const vm_names[] = {THP_VM_EVENTS(X)};
     static const char *const time_names[] = {THP_TIMES(X)};
     static const char *const clock_names[] = {THP_CLOCK(X)};
+    static const char *const feature_names[] = {THP_FEATURES(X)};
     static const char *const figure_names[] = {THP_FIGURES(X)};
 #undef X
 #define X(name, fields) #name,
@@ -138,6 +142,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     module.attr("VM_EVENTS") = names(vm_names);
     module.attr("TIMES") = names(time_names);
     module.attr("CLOCK") = names(clock_names);
+    module.attr("FEATURES") = names(feature_names);
     module.attr("OPS") = names(op_names);
     module.attr("OP_FIELDS") = names(op_fields);
 

@@ -49,6 +49,7 @@ COSTS: Mapping[str, Cost] = MappingProxyType(
         "swap_out_page": Cost(6_000_000, "zram_swapout of 4K to 1M compressible folios: per page", 0.2),
         "swap_in_page": Cost(2_300_000, "zram_swapin_fault of 4K to 1M compressible folios: per page", 0.2),
         "scan_pte": Cost(20_000, "assumed: reading and clearing one accessed bit"),
+        "contpte_convert": Cost(560_000, "assumed: 16 PTEs at change_pte; the invalidation is flush_one"),
     }
 )
 """Every cost of the clock with its source."""

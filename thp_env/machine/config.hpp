@@ -1,5 +1,6 @@
 // The configuration of a machine: its size, its core, its clock.
 #pragma once
+#include "features.hpp"
 #include "types.hpp"
 
 namespace thp {
@@ -30,7 +31,8 @@ namespace thp {
     X(fork_pmd)        /* sharing one PMD */                                                                 \
     X(swap_out_page)   /* compressing one page to zram */                                                    \
     X(swap_in_page)    /* decompressing one page */                                                          \
-    X(scan_pte)        /* reading and clearing one accessed bit */
+    X(scan_pte)        /* reading and clearing one accessed bit */                                           \
+    X(contpte_convert) /* clearing and rewriting the 16 PTEs of a contpte block */
 
 struct clock_table {
 #define X(name) u64 name;
@@ -67,10 +69,15 @@ struct tlb_config {
     tlb_geometry nested; // guest-physical to host-physical translations
 };
 
+// Which architecture's page-table code runs. arm64 with BBML2: unfolding needs no TLB invalidation (X4).
+enum architecture : u32 { ARCH_X86_64, ARCH_ARM64, ARCH_ARM64_BBML2, NR_ARCHS };
+
 struct machine_config {
     u64 nr_pages;
     u32 max_vmas, max_mms, max_tables, nr_cpus;
-    u32 shadow_tlb, charge_vmas; // charge_vmas: keep time by VMA too
+    u32 shadow_tlb, arch;
+    u32 features, pool_blocks; // one bit a feature; 64K blocks in the reserve of pool_64k
+    u32 charge_vmas, spare;    // charge_vmas: keep time by VMA too
     tlb_config tlb;
     clock_table clock;
 };

@@ -20,7 +20,10 @@ _VM = {name: i for i, name in enumerate(VM_EVENTS)}
 _MTHP = {name: i for i, name in enumerate(MTHP_STATS)}
 _TIME = {name: i for i, name in enumerate(TIMES)}
 
-GAUGES = frozenset({"nr_resident", "nr_untouched", "nr_unmapped", "nr_page_table", "peak_resident"})
+GAUGES = frozenset(
+    {"nr_resident", "nr_untouched", "nr_unmapped", "nr_page_table", "peak_resident", "cont_pte_double_map_count",
+     "chp_pool_count"}
+)  # fmt: skip
 """Events that are a state, not a count: a difference keeps the later value."""
 _GAUGES = [_VM[name] for name in sorted(GAUGES)]
 

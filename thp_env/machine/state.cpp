@@ -1,5 +1,6 @@
 #include "state.hpp"
 #include "hardware/tlb.hpp"
+#include "kernel/cont_pte_hugepage.hpp"
 #include "kernel/page_alloc.hpp"
 #include <algorithm>
 #include <bit>
@@ -51,6 +52,13 @@ std::string check_config(const machine_config &c) {
     if (c.max_vmas < 8 || c.max_vmas > (1U << 24)) return "max_vmas must lie between 8 and 16777216";
     if (c.max_mms < 1 || c.max_mms > 4095) return "max_mms must lie between 1 and 4095";
     if (c.max_tables < 16 || c.max_tables > (1U << 26)) return "max_tables must lie between 16 and 67108864";
+    if (c.arch >= NR_ARCHS) return "no such architecture";
+    if (c.features >> NR_FEATURES) return "no such feature";
+    constexpr u32 folded = 1U << FEATURE_entire_mapcount | 1U << FEATURE_zero_64k;
+    if ((c.features & folded) && c.arch == ARCH_X86_64)
+        return "entire_mapcount and zero_64k need folded PTEs: arch=\"arm64\"";
+    if (u64{c.pool_blocks} * 32 > c.nr_pages)
+        return "the reserve of 64K folios must not exceed half the memory";
     if (c.nr_cpus < 1 || c.nr_cpus > 4096) return "nr_cpus must lie between 1 and 4096";
     return check_tlb(c.tlb);
 }
@@ -82,7 +90,9 @@ void machine::attach() {
     swap = reinterpret_cast<swap_slot *>(at(TABLE_swap));
     clusters = reinterpret_cast<swap_cluster *>(at(TABLE_clusters));
     processes = reinterpret_cast<u32 *>(at(TABLE_processes));
-    tlb = reinterpret_cast<u64 *>(at(TABLE_tlb));
+    auto *words = reinterpret_cast<u64 *>(at(TABLE_tlb));
+    translations[0] = {h->config.tlb, words};
+    if (h->config.shadow_tlb) translations[1] = {h->config.tlb, words + tlb_words(h->config.tlb)};
     order_answers = reinterpret_cast<order_answer *>(at(TABLE_order_answers));
 }
 
@@ -142,6 +152,7 @@ machine::machine(const machine_config &config, const program_size &program) {
     h->huge_zero_pfn = NIL;
     h->zero_pfn = alloc_pages(*this, 0, GFP_NOWAIT);
     contents[h->zero_pfn] = CONTENT_TOUCHED;
+    huge_page_pool_init(*this);
 }
 
 machine::~machine() {

@@ -2,6 +2,7 @@
 #pragma once
 #include "config.hpp"
 #include "counters.hpp"
+#include "hardware/tlb_levels.hpp"
 #include "ops.hpp"
 #include "types.hpp"
 #include <memory>
@@ -29,6 +30,9 @@ enum page_flags : u32 {
     PG_workingset = 1U << 14, // was active before
     PG_charged = 1U << 15,    // to the control group: folio->memcg_data
     PG_file = 1U << 16,       // of the page cache
+    PG_pool = 1U << 19,       // a 64K block of the reserve, free or in use
+    PG_lent = 1U << 17,       // a 64K folio that the buddy allocator lent to the reserve's users
+    PG_double_map = 1U << 18,
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.
@@ -137,7 +141,16 @@ struct swap_cluster {
 constexpr u32 NR_CLUSTER_LISTS = 2 + 2 * (PMD_ORDER + 1); // see swap.cpp
 
 // include/linux/mmzone.h: enum lru_list. Of files there are only lazily freed pages.
-enum lru_index : u32 { LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE, LRU_UNEVICTABLE, NR_LRU_LISTS };
+// The lists of 64K folios are used with reclaim_whole only.
+enum lru_index : u32 {
+    LRU_INACTIVE_ANON,
+    LRU_ACTIVE_ANON,
+    LRU_INACTIVE_FILE,
+    LRU_UNEVICTABLE,
+    LRU_INACTIVE_CONT,
+    LRU_ACTIVE_CONT,
+    NR_LRU_LISTS
+};
 
 struct lru_list {
     u32 head, tail;
@@ -249,6 +262,9 @@ struct header {
     u32 charged, spare;                  // the VMA that time is spent for; NIL: none, or it is not kept
     order_question question;
     cursor at;
+    // The reserve of 64K folios (cont_pte_hugepage.cpp). lost: blocks that were split and not replaced yet.
+    u32 pool_head, pool_lost, pool_lent, pool_peak;
+    u64 pool_peak_at, pool_refilled_at; // ps
 };
 
 template <typename T> constexpr bool plain = std::has_unique_object_representations_v<T>;
@@ -280,7 +296,7 @@ struct machine {
     swap_slot *swap = nullptr;
     swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;
-    u64 *tlb = nullptr;                    // laid out by hardware/tlb.cpp
+    tlb translations[2];                   // over their words in the arena; [1]: the 4K shadow TLB
     order_answer *order_answers = nullptr; // a hash table, see kernel/huge_memory_bpf.cpp
 
     machine(const machine_config &config, const program_size &program);
@@ -347,6 +363,8 @@ template <typename T> void table_free(table_header &t, T *records, u32 i) {
     t.free = i;
     --t.in_use;
 }
+
+inline bool feature(const machine &m, kernel_feature f) { return m.h->config.features >> f & 1; }
 
 std::string check_config(const machine_config &config);
 

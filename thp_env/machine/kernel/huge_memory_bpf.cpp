@@ -1,6 +1,7 @@
 #include "huge_memory_bpf.hpp"
 #include "../patterns.hpp"
 #include "huge_memory.hpp"
+#include "memory.hpp"
 #include "mmap.hpp"
 #include "page_table.hpp"
 #include "swap.hpp"
@@ -103,7 +104,9 @@ bool thp_fault_asks(machine &m, const vm_area_struct &vma, u64 address, bool wri
     if (!pmd_is_table(*pmd)) return false;
     const u64 *pte = pte_offset(m, *pmd, address);
     if (is_swap_pte(*pte)) {
-        return swapin_orders(m, vma, address, pte, allowed) &&
+        const u32 slot = pte_swp_offset(*pte);
+        const bool alone = swap_cache_get(m, slot) == NIL && swap_count(m, slot) == 1; // R43
+        return alone && swapin_orders(m, vma, address, pte, allowed) &&
                ask(m, vma, address, TVA_SWAP_PAGEFAULT, allowed & ~huge);
     }
     const u32 nr = 1U << std::countr_zero(orders); // R4: where a larger block is empty this one is too
@@ -114,7 +117,9 @@ bool thp_fault_asks(machine &m, const vm_area_struct &vma, u64 address, bool wri
 bool thp_khugepaged_asks(machine &m, const vm_area_struct &vma, u64 address) {
     if (m.h->order_interface == ORDERS_NOT_ASKED) return false;
     const u64 *pmd = pmd_offset(m, vma.vm_mm, address);
-    return pmd && pmd_is_table(*pmd) && ask(m, vma, address, TVA_KHUGEPAGED, 1U << PMD_ORDER);
+    const u32 sizes = feature(m, FEATURE_collapse_mthp) ? THP_ORDERS_ALL_ANON : 1U << PMD_ORDER;
+    const u32 offered = thp_vma_allowable_orders(m, vma) & sizes;
+    return pmd && pmd_is_table(*pmd) && offered && ask(m, vma, address, TVA_KHUGEPAGED, offered);
 }
 
 int thp_resolve(machine &m, u32 order) {

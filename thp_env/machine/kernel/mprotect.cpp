@@ -1,5 +1,6 @@
 // mm/mprotect.c, mm/mlock.c: changing what a range may be used for.
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "lru.hpp"
 #include "madvise.hpp"
@@ -14,11 +15,14 @@ namespace thp {
 
 namespace {
 
-void change_pte(machine &m, const vm_area_struct &vma, u64 *pte) {
+void change_pte(machine &m, const vm_area_struct &vma, u64 address, u64 *pte) {
     if (!pte_present(*pte)) return;
     // R29: an exclusive page becomes writable at once, others wait for their fault.
-    const bool writable = !(*pte & PTE_SPECIAL) && (m.pages[pte_pfn(*pte)].flags & PG_anon_exclusive);
-    *pte = (*pte & ~(PTE_PRESENT | PTE_PROTNONE | PTE_RW)) | vma_pte_bits(vma, writable);
+    const bool writable = !(*pte & PTE_SPECIAL) && (m.pages[pte_pfn(*pte)].flags & PG_anon_exclusive) &&
+                          !feature(m, FEATURE_page_count_reuse);
+    contpte_try_unfold(m, vma.vm_mm, address, pte);
+    const u64 kept = *pte & ~(PTE_PRESENT | PTE_PROTNONE | PTE_RW);
+    set_pte(m, vma.vm_mm, address, pte, kept | vma_pte_bits(vma, writable));
     m.spend(TIME_syscall, m.cost().change_pte);
 }
 
@@ -31,7 +35,9 @@ bool change_protection(machine &m, u32 v) {
         }
         if (pmd_trans_huge(*pmd) && !split_huge_pmd(m, v, pmd, at)) return false;
         u64 *pte = pte_offset(m, *pmd, at);
-        for (u64 i = 0; i < (next - at) >> PAGE_SHIFT; ++i) change_pte(m, vma, pte + i);
+        for (u64 i = 0; i < (next - at) >> PAGE_SHIFT; ++i) {
+            change_pte(m, vma, at + (i << PAGE_SHIFT), pte + i);
+        }
         return true;
     });
     flush_tlb_range(m, vma.vm_mm, vma.vm_start, vma.vm_end);

@@ -1,5 +1,6 @@
 // mm/mremap.c: moving mappings.
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "huge_memory_bpf.hpp"
 #include "memory.hpp"
@@ -12,6 +13,20 @@
 namespace thp {
 
 namespace {
+
+// One batch of consecutive pages of a folio; a whole aligned block stays folded where it lands in line (X6).
+void move_ptes(machine &m, u32 mm, u64 from, u64 *a, u64 to, u64 *b, u32 nr) {
+    const bool in_line = nr == CONT_PTES && (to - from) % CONT_PTE_SIZE == 0;
+    for (u32 i = 0; i < nr && !in_line; ++i) contpte_try_unfold(m, mm, from + (u64{i} << PAGE_SHIFT), a + i);
+    if (pte_present(*a)) {
+        for (u32 i = 0; i < nr; ++i) b[i] = a[i] & ~u64{PTE_CONT};
+    } else {
+        *b = *a;
+    }
+    clear_full_ptes(m, mm, from, a, nr);
+    if (nr > 1) contpte_set_ptes(m, to, b, nr);
+    m.spend(TIME_syscall, m.cost().change_pte * nr);
+}
 
 // move_page_tables: PMD maps move whole where both sides are aligned, PTEs one by one (no folio is split).
 bool move_page_tables(machine &m, u32 vma, u64 from, u64 to, u64 length) {
@@ -36,11 +51,12 @@ bool move_page_tables(machine &m, u32 vma, u64 from, u64 to, u64 length) {
         }
         if (!pte_alloc(m, sink)) return false;
         u64 *a = pte_offset(m, *source, old), *b = pte_offset(m, *sink, target);
-        for (u64 i = 0; i < step >> PAGE_SHIFT; ++i) {
+        const auto count = static_cast<u32>(step >> PAGE_SHIFT);
+        for (u32 i = 0, nr = 1; i < count; i += nr) {
+            nr = 1;
             if (pte_none(a[i])) continue;
-            b[i] = a[i];
-            a[i] = 0;
-            m.spend(TIME_syscall, m.cost().change_pte);
+            if (pte_present(a[i]) && !(a[i] & PTE_SPECIAL)) nr = folio_pte_batch(m, a + i, count - i);
+            move_ptes(m, mm, old + (u64{i} << PAGE_SHIFT), a + i, target + (u64{i} << PAGE_SHIFT), b + i, nr);
         }
     }
     flush_tlb_range(m, mm, from, from + length);

@@ -1,4 +1,5 @@
 #include "page_alloc.hpp"
+#include "cont_pte_hugepage.hpp"
 #include "huge_memory.hpp"
 #include "lru.hpp"
 #include "memcontrol.hpp"
@@ -111,7 +112,7 @@ u64 nr_free_pages(const machine &m) {
     const table_header &t = m.h->tables[TABLE_pages];
     u64 n = t.capacity - t.used;
     for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order) n += u64{m.h->area[order].nr_free} << order;
-    return n;
+    return n + m.h->vm[VM_chp_pool_count] * CONT_PTES;
 }
 
 void memory_tick(machine &m) {
@@ -140,12 +141,13 @@ void mod_memory(machine &m, vm_event which, i64 pages) {
 }
 
 u32 folio_alloc(machine &m, u32 order, u32 gfp) {
-    const u32 head = alloc_pages(m, order, gfp);
+    const u32 head =
+        uses_huge_page_pool(m, order) ? alloc_cont_pte_hugepage(m, gfp) : alloc_pages(m, order, gfp);
     if (head == NIL) return NIL;
     const u32 nr = 1U << order;
     for (u32 i = 1; i < nr; ++i) m.pages[head + i].tail = static_cast<u16>(i);
     page &folio = m.pages[head];
-    folio.flags = PG_head | PG_swapbacked;
+    folio.flags = PG_head | PG_swapbacked | (folio.flags & (PG_pool | PG_lent));
     folio.order = static_cast<u8>(order);
     folio.refcount = 1;
     folio.deferred_next = folio.deferred_prev = NIL;
@@ -184,6 +186,7 @@ void folio_put(machine &m, u32 head, i32 refs) {
     mod_memory(m, VM_nr_untouched, -untouched);
     mod_memory(m, VM_nr_unmapped, -unmapped);
     mod_memory(m, VM_nr_resident, -i64{nr});
+    if (folio.flags & (PG_pool | PG_lent)) return free_cont_pte_hugepage(m, head);
     free_pages(m, head, order);
 }
 

@@ -24,7 +24,6 @@ constexpr u32 PTE_PFN_SHIFT = 12;
 
 inline u32 pte_pfn(u64 pte) { return static_cast<u32>((pte >> PTE_PFN_SHIFT) & 0xffffffffU); }
 inline bool pte_none(u64 pte) { return pte == 0; }
-inline bool pte_range_none(const u64 *pte, u32 nr) { return std::all_of(pte, pte + nr, pte_none); }
 // Present for the kernel: also pages that mprotect(PROT_NONE) hides from the program.
 inline bool pte_present(u64 pte) { return pte & (PTE_PRESENT | PTE_PROTNONE); }
 inline bool pmd_trans_huge(u64 pmd) { return pte_present(pmd) && (pmd & PTE_PSE); }

@@ -1,5 +1,6 @@
 // mm/memory.c: do_swap_page.
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory_bpf.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
@@ -25,9 +26,24 @@ bool can_swapin_thp(const machine &m, const u64 *pte, u32 nr) {
     return true;
 }
 
+// swapin_whole: the size that a folio had when it went, as one bit. Each cluster of slots holds one size.
+u32 swapped_out_order(const machine &m, u64 pte) {
+    if (!feature(m, FEATURE_swapin_whole)) return 0;
+    return 1U << m.clusters[pte_swp_offset(pte) / SWAPFILE_CLUSTER].order & THP_ORDERS_ALL_ANON;
+}
+
+// swapin_whole: also a shared folio comes back whole, as a copy of its own for each process.
+bool swaps_in_whole(const machine &m, const vm_area_struct &v, u64 address, const u64 *pte) {
+    const u32 bit = thp_vma_suitable_orders(v, address, swapped_out_order(m, *pte) & ~(1U << PMD_ORDER));
+    if (bit == 0) return false;
+    const u32 back = pte_index(address) % bit;
+    return pte_swp_offset(*pte) % bit == back && can_swapin_thp(m, pte - back, bit);
+}
+
 // R40-R42: the largest allowed order whose block is swapped to slots aligned like itself.
 u32 alloc_swap_folio(machine &m, const vm_area_struct &v, u64 address, const u64 *pte) {
-    u32 orders = swapin_orders(m, v, address, pte, thp_get_orders(m, v, address, TVA_SWAP_PAGEFAULT));
+    const u32 allowed = thp_get_orders(m, v, address, TVA_SWAP_PAGEFAULT) | swapped_out_order(m, *pte);
+    u32 orders = swapin_orders(m, v, address, pte, allowed);
     const u32 gfp = vma_thp_gfp_mask(m, v);
     while (orders) {
         const u32 order = static_cast<u32>(std::bit_width(orders)) - 1;
@@ -54,10 +70,7 @@ vm_fault swap_in_folio(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
     workingset_refault(m, head, m.swap[slot].evicted);
     swap_free(m, slot, nr);
     m.mms[v.vm_mm].swapents -= nr;
-    folio_get(m, head, static_cast<i32>(nr) - 1);
-    folio_add_new_anon_rmap(m, head, vma, align_down(address, PAGE_SIZE) - (u64{back} << PAGE_SHIFT), false);
-    const u64 bits = vma_pte_bits(v, true) | PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
-    for (u32 i = 0; i < nr; ++i) pte[i] = mk_pte(head + i, bits);
+    map_anon_folio_pte(m, vma, head, align_down(address, PAGE_SIZE) - (u64{back} << PAGE_SHIFT), pte, write);
     return FAULT_DONE;
 }
 
@@ -65,7 +78,6 @@ vm_fault swap_in_folio(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
 
 u32 swapin_orders(const machine &m, const vm_area_struct &vma, u64 address, const u64 *pte, u32 orders) {
     const u32 slot = pte_swp_offset(*pte);
-    if (swap_cache_get(m, slot) != NIL || swap_count(m, slot) != 1) return 0; // R43
     orders = thp_vma_suitable_orders(vma, address, orders & ~(1U << PMD_ORDER));
     for (; orders; orders &= ~std::bit_floor(orders)) { // where a larger block fits a smaller one does too
         const u32 nr = std::bit_floor(orders);
@@ -97,7 +109,8 @@ vm_fault do_swap_page(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
     if (head == NIL) {
         m.count(VM_pgmajfault);
         ++m.mms[m.vmas[vma].vm_mm].majflt;
-        if (swap_count(m, slot) == 1) return swap_in_folio(m, vma, address, pte, write);
+        if (swap_count(m, slot) == 1 || swaps_in_whole(m, m.vmas[vma], address, pte))
+            return swap_in_folio(m, vma, address, pte, write);
         head = swapin_readahead(m, vma, address, pte);
         if (head == NIL) return FAULT_OOM;
     } else {
