@@ -10,7 +10,7 @@ import errno
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,34 +19,34 @@ from thp_env.machine.clock import clock_table
 from thp_env.machine.cores import DEFAULT_CORE, Tlb, core
 from thp_env.machine.counters import Counters
 from thp_env.machine.features import feature_mask, feature_set
+from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine belongs to its face
+    KIND_FILE,
+    KIND_FOLIO,
+    KIND_GUARD,
+    KIND_HUGE_ZERO,
+    KIND_NONE,
+    KIND_SWAP,
+    KIND_ZERO,
+    LAYOUT_CONT,
+    LAYOUT_DIRTY,
+    LAYOUT_EXCLUSIVE,
+    LAYOUT_NOT_LRU,
+    LAYOUT_NOT_SWAPBACKED,
+    LAYOUT_PMD,
+    LAYOUT_SWAPCACHE,
+    LAYOUT_TOUCHED,
+    LAYOUT_YOUNG,
+    PAGE_DTYPE,
+    SMAPS_DTYPE,
+    OrderQuestion,
+    Vma,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
 
 __all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError", "OrderQuestion",
            "Status", "Vma"]  # fmt: skip
-
-PAGE_DTYPE = np.dtype(
-    [("kind", "u1"), ("order", "u1"), ("flags", "<u2"), ("head", "<u4"), ("index", "<u2"), ("content", "u1"),
-     ("spare", "u1"), ("mapcount", "<u4")]
-)  # fmt: skip
-"""One 4K page of an address range: see `kernel/task_mmu.hpp`."""
-
-SMAPS_DTYPE = np.dtype(
-    [("vm_start", "<u8"), ("vm_end", "<u8"), ("vm_flags", "<u4"), ("orders", "<u4"), ("id", "<u4"), ("mm", "<u4"),
-     ("born", "<u8"), ("faults", "<u8", 10), ("zapped", "<u8"), ("zap_calls", "<u8"), ("by_order", "<u8", 10),
-     ("swapped", "<u8"), ("zero", "<u8"), ("young", "<u8"), ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8"),
-     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8"),
-     ("times", "<u8", len(_core.TIMES))]
-)  # fmt: skip
-"""What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order, `zapped` is the
-pages unmapped again so far, in `zap_calls` calls, `scanned` the pages looked at. `asked` numbers the last question
-to a policy about it (0: never), with the faults and zapped pages at that time. `times` is the time that was spent
-for it, by kind, if the machine keeps it (`charge_vmas`)."""
-
-KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE = range(7)
-LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
-LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE, LAYOUT_CONT = (1 << bit for bit in range(4, 9))
 
 NEVER = (1 << 64) - 1
 ARCHITECTURES = ("x86_64", "arm64", "arm64-bbml2")
@@ -141,48 +141,6 @@ class MachineConfig:
             "clock": self.clock,
             "tlb": tlb.config(),
         }
-
-
-@dataclass(frozen=True)
-class Vma:
-    """A VMA as `Machine.vmas` lists it: times in picoseconds, `orders` is its own mask (0: none)."""
-
-    id: int
-    mm: int
-    start: int
-    end: int
-    flags: int
-    orders: int
-    born: int
-    faults: int
-
-    @property
-    def pages(self) -> int:
-        """Its length in 4K pages."""
-        return (self.end - self.start) // layout.PAGE_SIZE
-
-    @property
-    def anonymous(self) -> bool:
-        """Whether it holds anonymous memory."""
-        return not self.flags & layout.VM_FILE
-
-
-class OrderQuestion(NamedTuple):
-    """What a machine asks before a fault, khugepaged or a swap-in takes an order; nothing of it has happened yet.
-
-    Attributes:
-        vma: id of the VMA.
-        mm: its address space.
-        address: of the fault; the block that khugepaged looks at.
-        type: one of `layout.TVA_TYPES`.
-        orders: mask of the orders that may be answered, besides 0.
-    """
-
-    vma: int
-    mm: int
-    address: int
-    type: str
-    orders: int
 
 
 class Machine:

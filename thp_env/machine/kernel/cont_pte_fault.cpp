@@ -1,5 +1,6 @@
 #include "cont_pte_fault.hpp"
 #include "../hardware/tlb.hpp"
+#include "huge_memory_bpf.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
