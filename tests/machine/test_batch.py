@@ -41,7 +41,7 @@ def of(*lines: tuple) -> Machine:
 def test_windows_of_a_batch_are_those_of_each_machine_alone(threads: int) -> None:
     alone, batch = [machine(i) for i in range(5)], Batch([machine(i) for i in range(5)], threads)
     for step in range(400):
-        status, _ = batch.run(Window(ps=10**8, choices=40))
+        status, *_ = batch.run(Window(ps=10**8, choices=40))
         for i, m in enumerate(alone):
             assert status[i] == m.run(until_ps=m.clock_ps + 10**8, choices=40, go_on=True)
         if step % 25 == 0 or (status == Status.DONE).all():
@@ -75,7 +75,7 @@ def test_facts_are_what_each_machine_says() -> None:
         assert mine.clock_ps == batch[i].clock_ps == facts["clock"][i]
         assert (facts["op"][i], facts["step"][i]) == batch[i].position
         assert facts["free_pages"][i] == batch[i].free_pages
-        blocks = [n << order for order, n in enumerate(batch[i].free_blocks)]
+        blocks = [n << order for order, n in enumerate(batch[i].buddyinfo())]
         assert facts["listed"][i] == sum(blocks)
         assert facts["listed_64K"][i] == sum(blocks[4:])
         assert facts["listed_2M"][i] == sum(blocks[9:])
@@ -84,7 +84,7 @@ def test_facts_are_what_each_machine_says() -> None:
 
 def test_only_the_chosen_machines_run() -> None:
     batch = Batch([machine(0), machine(1), None])
-    status, _ = batch.run(Window(choices=1), active=np.array([True, False, False]))
+    status, *_ = batch.run(Window(choices=1), active=np.array([True, False, False]))
     assert batch[0].clock_ps > 0
     assert batch[1].clock_ps == 0
     assert status.tolist() == [Status.WINDOW] * 3
@@ -137,7 +137,7 @@ def test_collapse_of_one_machine() -> None:
 
 def slots_of(batch: Batch, held: np.ndarray, **limits: int) -> np.ndarray:
     window = Window(question=Question.SLOTS, slots=held.shape[1], **limits)
-    _, rows = batch.run(window, slots=held)
+    _, rows, _ = batch.run(window, slots=held)
     return rows[0]
 
 
@@ -172,7 +172,7 @@ def test_reading_a_share_of_the_page_tables_takes_a_share_of_the_time() -> None:
         before = batch[0].counters.time_ps("monitoring")
         seen = []
         for _ in range(4):
-            _, rows = batch.run(Window(accesses=0, question=Question.SLOTS, slots=1, every=every),
+            _, rows, _ = batch.run(Window(accesses=0, question=Question.SLOTS, slots=1, every=every),
                                 slots=np.zeros((1, 1), np.uint32))  # fmt: skip
             seen.append((int(rows[0, 0]["scanned"]), int(rows[0, 0]["by_order"][0]), int(rows[0, 0]["young"])))
         spent.append(batch[0].counters.time_ps("monitoring") - before)
@@ -216,6 +216,6 @@ def test_a_forked_process_makes_threads_of_its_own() -> None:
     batch.run(Window(choices=1))
     child = os.fork()
     if child == 0:
-        status, _ = batch.run(Window(choices=1))
+        status, *_ = batch.run(Window(choices=1))
         os._exit(0 if (status == Status.WINDOW).all() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

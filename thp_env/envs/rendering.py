@@ -203,7 +203,7 @@ def _size(order: int) -> str:
 
 
 def _free_mib(machine: Machine) -> tuple[list[float], float]:
-    blocks = [(n << order) / 256 for order, n in enumerate(machine.free_blocks)]
+    blocks = [(n << order) / 256 for order, n in enumerate(machine.buddyinfo())]
     return blocks, machine.free_pages / 256 - sum(blocks)
 
 

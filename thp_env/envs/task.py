@@ -230,13 +230,14 @@ class Task(ABC):
         rewards = self._pay(old)
         return seen, rewards
 
-    def run(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Run machines to their next decision; `Status` and rows of each."""
-        return self.batch.run(self.window, active=chosen, decisions=decisions, slots=self.held if self.slots else None)
+    def run(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Facts]:
+        """Run machines to their next decision; `Status`, rows and facts of each."""
+        slots = self.held if self.slots else None
+        return self.batch.run(self.window, active=chosen, decisions=decisions, slots=slots, last=self._now)
 
     def _advance(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> dict[str, np.ndarray]:
-        status, rows = self.run(chosen, decisions)
-        last, self._now = self._now, self.batch.facts()
+        last = self._now
+        status, rows, self._now = self.run(chosen, decisions)
         some: np.ndarray | slice = slice(None)
         if chosen is None:
             self.status, self.rows, self._last = status, rows, last

@@ -14,7 +14,7 @@ from thp_env.envs.reward import REWARDS
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.envs.vma_task import VmaTask
 from thp_env.machine import Vma
-from thp_env.machine.batch import Question
+from thp_env.machine.batch import Facts, Question
 
 
 class VmaOrderTask(VmaTask):
@@ -43,9 +43,10 @@ class VmaOrderTask(VmaTask):
         """The VMA asked about, and the system."""
         return {"vma": self.vma_observation(self.rows[chosen, 0], chosen), **super().observation(chosen)}
 
-    def run(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Facts]:
         """Run, and remember what was asked about before."""
-        self._asked = self.rows.copy()
+        if self.charge_vmas:
+            self._asked = self.rows.copy()
         return super().run(chosen, decisions)
 
     def window_terms(self, chosen: np.ndarray) -> dict[str, np.ndarray]:

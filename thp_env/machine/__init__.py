@@ -7,18 +7,14 @@ take. Nothing here knows of Gymnasium.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from thp_env.machine import _core, layout
-from thp_env.machine.clock import clock_table
-from thp_env.machine.cores import DEFAULT_CORE, Tlb, core
+from thp_env.machine.config import ARCHITECTURES, MachineConfig, MachineError  # noqa: F401
 from thp_env.machine.counters import Counters
-from thp_env.machine.features import feature_mask, feature_set
 from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine belongs to its face
     KIND_FILE,
     KIND_FOLIO,
@@ -49,12 +45,6 @@ __all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "Counters", "Machine", "MachineConfig", 
            "Status", "Vma"]  # fmt: skip
 
 NEVER = (1 << 64) - 1
-ARCHITECTURES = ("x86_64", "arm64", "arm64-bbml2")
-CONT_PTE_SIZE = 16 * layout.PAGE_SIZE
-
-
-class MachineError(ValueError):
-    """A machine that cannot be made, or a saved one that cannot be read."""
 
 
 class Status(IntEnum):
@@ -70,77 +60,6 @@ class Status(IntEnum):
     """An operation failed: see `Machine.error`."""
     NEED_ORDER = 4
     """A fault waits for an order: see `Machine.question`, and answer with `Machine.resolve`."""
-
-
-@dataclass(frozen=True)
-class MachineConfig:
-    """How large a machine is, on which core it runs and how long things take.
-
-    Attributes:
-        memory: bytes of RAM, at least 16 MiB.
-        core: name of a TLB preset (`cores.CORES`) or a `Tlb`.
-        arch: "x86_64" or "arm64": the latter folds 16 aligned PTEs into one translation (contpte) and never frees an
-            empty page table at MADV_DONTNEED; "arm64-bbml2" has FEAT_BBM level 2, so that unfolding invalidates
-            nothing. See docs/contpte.md.
-        features: a preset of the kernel's switches, "mainline-6.18" or "oppo-5.15", or a set of them: see
-            `features.FEATURES` and docs/features.md.
-        pool: bytes of the reserve of 64K folios, with the feature pool_64k; 0: an eighth of the memory.
-        nr_cpus: CPUs that run the process: the others have to be told when translations go.
-        shadow_tlb: also simulate a TLB that sees the same accesses with 4K pages only.
-        charge_vmas: keep simulated time by VMA too (`SMAPS_DTYPE`).
-        max_vmas: VMAs of all processes together.
-        max_mms: processes alive at the same time.
-        max_tables: pages of page tables; 0: enough for twice the memory.
-        clock: picoseconds by name, as from `clock_table()`.
-    """
-
-    memory: int = 1 << 30
-    core: str | Tlb = DEFAULT_CORE
-    arch: str = "x86_64"
-    features: str | Iterable[str] = "mainline-6.18"
-    pool: int = 0
-    nr_cpus: int = 1
-    shadow_tlb: bool = False
-    charge_vmas: bool = False
-    max_vmas: int = 65536
-    max_mms: int = 64
-    max_tables: int = 0
-    clock: dict[str, int] = field(default_factory=clock_table, hash=False)
-
-    def __post_init__(self) -> None:
-        """Make any collection of features one that can be compared and hashed."""
-        if not isinstance(self.features, str):
-            object.__setattr__(self, "features", frozenset(self.features))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what the C++ core is made from."""
-        tlb = core(self.core) if isinstance(self.core, str) else self.core
-        if tlb.base_shift != 12:
-            raise ValueError(
-                f"{tlb.name} lacks 4K pages, which the simulated kernel has: "
-                f"tlb_misses(addresses, core={tlb.name!r}, page_shift={tlb.base_shift}) simulates its TLB alone"
-            )
-        pages = self.memory // layout.PAGE_SIZE
-        if self.arch not in ARCHITECTURES:
-            raise MachineError(f"arch is {self.arch!r}; there are {', '.join(ARCHITECTURES)}")
-        try:
-            mask, pooled = feature_mask(self.features), "pool_64k" in feature_set(self.features)
-        except ValueError as error:
-            raise MachineError(str(error)) from None
-        return {
-            "nr_pages": pages,
-            "max_vmas": self.max_vmas,
-            "max_mms": self.max_mms,
-            "max_tables": self.max_tables or min(max(4096, pages // 128), 1 << 26),
-            "nr_cpus": self.nr_cpus,
-            "shadow_tlb": self.shadow_tlb,
-            "charge_vmas": self.charge_vmas,
-            "arch": ARCHITECTURES.index(self.arch),
-            "features": mask,
-            "pool_blocks": (self.pool or self.memory // 8) // CONT_PTE_SIZE if pooled else 0,
-            "clock": self.clock,
-            "tlb": tlb.config(),
-        }
 
 
 class Machine:
@@ -282,10 +201,42 @@ class Machine:
         start, length, _ = self._core.region(self.program.regions.index(name))
         return start, length
 
+    def buddyinfo(self) -> list[int]:
+        """Return the free blocks by order, 0 to 10, as /proc/buddyinfo does."""
+        return [sum(blocks) for blocks in zip(*self._core.free_blocks, strict=True)]
+
+    def pagetypeinfo(self) -> dict[str, list[int]]:
+        """Return the free blocks by order for each of `layout.MIGRATE_TYPES`, as /proc/pagetypeinfo does."""
+        return dict(zip(layout.MIGRATE_TYPES, self._core.free_blocks, strict=True))
+
+    def pageblocks(self) -> dict[str, int]:
+        """Return how many 2M blocks are of each of `layout.MIGRATE_TYPES`."""
+        return dict(zip(layout.MIGRATE_TYPES, self._core.pageblocks, strict=True))
+
+    def unusable_free_index(self, order: int) -> float:
+        """Return the share of free memory that an allocation of this order (0 to 10) cannot use.
+
+        As debugfs' extfrag/unusable_index: three digits; 1 when nothing is free (Gorman and Whitcroft 2006).
+
+        Raises:
+            ValueError: when there is no such order.
+        """
+        return self._core.unusable_free_index(order) / 1000
+
+    def fragmentation_index(self, order: int) -> float:
+        """Return why an allocation of this order fails, as debugfs' extfrag/extfrag_index.
+
+        Near 0: for want of memory, near 1: because of fragmentation; -1: it would not fail.
+
+        Raises:
+            ValueError: when there is no such order.
+        """
+        return self._core.fragmentation_index(order) / 1000
+
     @property
-    def free_blocks(self) -> list[int]:
-        """Free blocks by order, 0 to 10, as /proc/buddyinfo reports them; memory never used is not listed."""
-        return self._core.free_area
+    def watermarks(self) -> tuple[int, int, int]:
+        """The zone's min, low and high watermark in pages, as in /proc/zoneinfo."""
+        return self._core.watermarks
 
     @property
     def free_pages(self) -> int:

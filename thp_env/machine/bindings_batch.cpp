@@ -32,7 +32,7 @@ struct core_batch {
     }
     thread_pool &get_pool() {
         if (owner != getpid()) {
-            static_cast<void>(pool.release()); // the parent's
+            [[maybe_unused]] const thread_pool *parents = pool.release(); // not ours to join
             pool = std::make_unique<thread_pool>(threads);
             owner = getpid();
         }
@@ -41,15 +41,17 @@ struct core_batch {
     core_machine &at(size_t i) { return nb::cast<core_machine &>(machines.at(i)); }
 
     void advance(const array_of<const u8> &active, const std::optional<array_of<const u32>> &decisions,
-                 const window &w, const std::optional<array_of<u32>> &slots,
-                 const std::optional<array_of<u8>> &rows, const array_of<u8> &status) {
+                 const window &w, const std::optional<array_of<u32>> &slots, const array_of<u8> &rows,
+                 const array_of<u64> &facts, const array_of<u8> &status) {
         const size_t n = machines.size(), per = std::max(1U, w.slots);
         const u32 *decided = data_of(decisions, n * per * 3);
         u32 *ids = data_of(slots, n * w.slots);
-        auto *row = reinterpret_cast<vma_smaps *>(data_of(rows, n * (w.slots + 1) * sizeof(vma_smaps)));
-        if (active.size() != n || status.size() != n) throw nb::value_error("an array has the wrong shape");
-        if ((w.question == QUESTION_SLOTS && !ids) || (w.question >= QUESTION_SLOTS && !row))
-            throw nb::value_error("slots need arrays");
+        auto *row = reinterpret_cast<vma_smaps *>(rows.data());
+        if (active.size() != n || status.size() != n || facts.size() != n * NR_FACTS ||
+            rows.size() != n * (w.slots + 1) * sizeof(vma_smaps)) {
+            throw nb::value_error("an array has the wrong shape");
+        }
+        if (w.question == QUESTION_SLOTS && !ids) throw nb::value_error("slots need an array");
         std::vector<batch_item> items;
         std::vector<size_t> index;
         for (size_t i = 0; i < n; ++i) {
@@ -57,8 +59,8 @@ struct core_batch {
             core_machine &c = at(i);
             items.push_back({c.m.get(), &c.program,
                              decided ? reinterpret_cast<const decision *>(decided) + i * per : nullptr,
-                             ids ? ids + i * w.slots : nullptr, row ? row + i * (w.slots + 1) : nullptr, 0,
-                             RUN_WINDOW});
+                             ids ? ids + i * w.slots : nullptr, row + i * (w.slots + 1),
+                             facts.data() + i * NR_FACTS, 0, RUN_WINDOW});
             index.push_back(i);
         }
         bool whole = false;
@@ -92,12 +94,12 @@ void bind_batch(nb::module_ &module) {
             [](core_batch &b, const array_of<const u8> &active,
                const std::optional<array_of<const u32>> &decisions, u64 ps, u64 choices, u64 accesses,
                bool new_vma, u32 question, u32 nr_slots, u32 every, const std::optional<array_of<u32>> &slots,
-               const std::optional<array_of<u8>> &rows, const array_of<u8> &status) {
+               const array_of<u8> &rows, const array_of<u64> &facts, const array_of<u8> &status) {
                 b.advance(active, decisions, {ps, choices, accesses, new_vma, question, nr_slots, every},
-                          slots, rows, status);
+                          slots, rows, facts, status);
             },
             "active"_a, "decisions"_a, "ps"_a, "choices"_a, "accesses"_a, "new_vma"_a, "question"_a,
-            "nr_slots"_a, "every"_a, "slots"_a, "rows"_a, "status"_a)
+            "nr_slots"_a, "every"_a, "slots"_a, "rows"_a, "facts"_a, "status"_a)
         .def("facts", &core_batch::facts);
 }
 

@@ -1,5 +1,6 @@
 // Every number that the machine keeps is counted again here from what it was derived from.
 #include "validate.hpp"
+#include "frame_census.hpp"
 #include "hardware/tlb.hpp"
 #include "kernel/contpte.hpp"
 #include "kernel/huge_memory_bpf.hpp"
@@ -13,11 +14,7 @@ namespace thp {
 
 namespace {
 
-enum frame_owner : u8 { OWNER_NONE, OWNER_FREE, OWNER_TABLE, OWNER_ZERO, OWNER_FOLIO };
-
-struct scan : report {
-    machine &m;
-    std::vector<u8> owner;
+struct scan : frame_census {
     std::vector<i32> ptes;   // mappings of each frame by PTEs
     std::vector<u32> pmds;   // ... of each head by PMDs
     std::vector<u32> pinned; // pins of each head's pages
@@ -26,43 +23,10 @@ struct scan : report {
     std::vector<u32> swapped; // entries that refer to each slot
 
     explicit scan(machine &state)
-        : m(state), owner(m.h->tables[TABLE_pages].used), ptes(owner.size()), pmds(owner.size()),
-          pinned(owner.size()), reached(m.h->tables[TABLE_tables].used), rss(m.h->tables[TABLE_mms].used),
-          swapents(rss.size()), swapped(m.h->swap_slots) {
+        : frame_census(state), ptes(owner.size()), pmds(owner.size()), pinned(owner.size()),
+          reached(m.h->tables[TABLE_tables].used), rss(m.h->tables[TABLE_mms].used), swapents(rss.size()),
+          swapped(m.h->swap_slots) {
         for (u32 i = 0; i < m.h->tables[TABLE_pins].used; ++i) ++pinned[page_head(m, m.pins[i].pfn)];
-    }
-
-    void own(u32 pfn, u32 nr, frame_owner who) {
-        if (u64{pfn} + nr > owner.size()) return expect(false, "frame beyond memory", pfn);
-        for (u32 i = pfn; i < pfn + nr; ++i) {
-            expect(owner[i] == OWNER_NONE, "frame with two owners", i);
-            owner[i] = who;
-        }
-    }
-
-    void free_lists() {
-        for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order) {
-            const free_area &area = m.h->area[order];
-            u32 n = 0, before = NIL;
-            for (u32 pfn = area.head; pfn != NIL && n <= area.nr_free; pfn = m.pages[pfn].next, ++n) {
-                if (pfn >= owner.size()) return expect(false, "free block beyond memory", pfn);
-                const page &p = m.pages[pfn];
-                expect(p.flags == PG_buddy && p.order == order, "free block without its mark", pfn);
-                expect(pfn % (1U << order) == 0, "free block out of line", pfn);
-                expect(p.prev == before, "free list broken", pfn);
-                own(pfn, 1U << order, OWNER_FREE);
-                const u32 buddy = pfn ^ (1U << order);
-                const bool both = order < MAX_PAGE_ORDER && buddy < owner.size() &&
-                                  (m.pages[buddy].flags & PG_buddy) && m.pages[buddy].order == order;
-                expect(!both, "free buddies that were not merged", pfn);
-                for (u32 i = pfn; i < pfn + (1U << order) && i < owner.size(); ++i) {
-                    expect(m.contents[i] == 0, "free frame that is not clean", i);
-                    expect(i == pfn || m.pages[i].flags == 0, "free frame with flags", i);
-                }
-                before = pfn;
-            }
-            expect_equal(area.nr_free, n, "free blocks of order " + std::to_string(order));
-        }
     }
 
     // One PTE or PMD that maps `nr` pages from `pfn` on at the address.
@@ -331,6 +295,7 @@ std::string validate(machine &m) {
     for (u32 head = m.h->pool_head; head != NIL && s.broken.empty(); head = m.pages[head].next) {
         s.own(head, CONT_PTES, OWNER_FREE);
     }
+    s.held();
     s.own(m.h->zero_pfn, 1, OWNER_ZERO);
     if (m.h->huge_zero_pfn != NIL) s.own(m.h->huge_zero_pfn, HPAGE_PMD_NR, OWNER_ZERO);
     if (!s.broken.empty()) return s.broken; // what follows relies on this much
