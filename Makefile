@@ -8,7 +8,7 @@ CHECKED := thp_env $(wildcard agents workloads benchmarks)
 # The dependencies without the package itself, so that an edit of a C++ file does not ask the package index.
 EDITABLE := $(PIP) install --no-build-isolation
 
-.PHONY: install demo test bench full lint format sanitize fuzz clean
+.PHONY: install demo test bench full rllib docs lint format sanitize fuzz clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -38,6 +38,21 @@ bench: install
 full: install
 	$(BIN)/python -m pytest -m 'full or not full'
 	$(MAKE) sanitize
+	$(MAKE) rllib
+
+# RLlib pins the oldest gymnasium that is supported, so its venv tests the environments with that one too.
+RLLIB := build/rllib
+rllib: install
+	$(PYTHON) -m venv $(RLLIB)
+	$(RLLIB)/bin/python -m pip --disable-pip-version-check -q install 'ray[rllib]' 'torch>=2.4,<2.14' 'pytest>=8' \
+	  'hypothesis>=6.100' 'stable-baselines3>=2.7' 'sb3-contrib>=2.7' 'matplotlib>=3.8' 'tqdm>=4.66' gymnasium==1.2.2
+	$(PIP) wheel --no-build-isolation --no-deps -C build-dir=build/wheel --wheel-dir $(RLLIB)/wheel .
+	$(RLLIB)/bin/python -m pip -q install --no-deps --force-reinstall $(RLLIB)/wheel/*.whl
+	$(RLLIB)/bin/python examples/rllib_ppo.py --iterations 2 --batch 256
+	cd $(RLLIB) && bin/python -P -m pytest -p no:cacheprovider -c ../../pyproject.toml ../../tests/envs
+
+docs: install
+	$(BIN)/mkdocs build --strict -q
 
 lint: install
 	@$(BIN)/ruff check .

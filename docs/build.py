@@ -1,4 +1,4 @@
-"""Writes the pages that are made from the code: environments, workloads with their profile, and the table of costs.
+"""Writes the pages that are made from the code: environments, workloads with their profile, costs, kernel rules.
 
     python docs/build.py
 
@@ -7,6 +7,7 @@ A test fails when a page is not what this writes.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,7 @@ from thp_workloads.recordings import recordings
 from thp_workloads.splits import FAMILIES, HELD_OUT_CORE, SEEDS, side_of
 
 from thp_env.envs.actions import INTERFACES
+from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS, KEPT, FaultOrderEnv
 from thp_env.envs.observation import SIZE_FIELDS, SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.envs.vma_task import VmaTask
 from thp_env.machine.clock import COSTS
@@ -31,8 +33,12 @@ from thp_env.registration import ENVIRONMENTS
 DOCS = Path(__file__).parent
 MADE = "<!-- Made by docs/build.py; edit the code instead. -->"
 
-FIELDS = {"vma": VMA_FIELDS, "vmas": VMA_FIELDS, "other": VMA_FIELDS, "sizes": SIZE_FIELDS, "system": SYSTEM_FIELDS}
+FIELDS = {
+    "vma": VMA_FIELDS, "vmas": VMA_FIELDS, "other": VMA_FIELDS, "sizes": SIZE_FIELDS, "system": SYSTEM_FIELDS,
+    "fault": FAULT_FIELDS, "block": BLOCK_FIELDS,
+}  # fmt: skip
 """Fields of each part of an observation."""
+OF_FAULT = {**FIELDS, "vma": {name: VMA_FIELDS[name] for name in KEPT}}
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]], right: int | None = None) -> str:
@@ -45,15 +51,17 @@ def environment(env_id: str, entry_point: str) -> str:
     """Return an environment's page: its docstring, its actions and its fields."""
     module, name = entry_point.split(":")
     cls = getattr(import_module(module), name)
-    env = cls()
+    of_fault = issubclass(cls, FaultOrderEnv)
+    env = cls(interface="address") if of_fault else cls()  # which shows all that there is
+    fields = OF_FAULT if of_fault else FIELDS
     page = [MADE, f"# {env_id}\n", f"{inspect.getdoc(cls)}\n"]
     for interface in INTERFACES if isinstance(env.task, VmaTask) else ():
         actions = [(str(i), action) for i, action in enumerate(INTERFACES[interface].names)]
         page += [f'## Actions of interface "{interface}"\n', table(("action", "name"), actions), ""]
     page.append("## Fields\n")
     for key in env.observation_space:
-        if key in FIELDS:
-            rows = [(str(i), n, f.meaning, f.unit, f.normalisation) for i, (n, f) in enumerate(FIELDS[key].items())]
+        if key in fields:
+            rows = [(str(i), n, f.meaning, f.unit, f.normalisation) for i, (n, f) in enumerate(fields[key].items())]
             page += [f"### `{key}`\n", table(("index", "field", "meaning", "unit", "normalisation"), rows), ""]
     return "\n".join(page)
 
@@ -90,6 +98,16 @@ TLB sizes, walk penalties and their sources are with the cores, in `thp_env/mach
 - `tail_ms` = {prices.tail_ms:g}: memory that nobody touches at the end of a run is charged for so many
   milliseconds more.
 """
+
+
+def rules() -> str:
+    """Return the page of the kernel's rules."""
+    spec = importlib.util.spec_from_file_location("rules", DOCS / "rules.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.page()
 
 
 def fragmentation() -> str:
@@ -215,7 +233,8 @@ def pages() -> dict[Path, str]:
     workloads = DOCS / "workloads"
     made |= {workloads / f"{name}.md": generator(kind) for name, kind in generators().items()}
     made |= {workloads / "index.md": catalogue(), workloads / "profile.md": profile()}
-    return {**made, DOCS / "costs.md": costs(), DOCS / "fragmentation.md": fragmentation()}
+    made |= {DOCS / "rules.md": f"{MADE}\n{rules()}", DOCS / "fragmentation.md": fragmentation()}
+    return {**made, DOCS / "costs.md": costs()}
 
 
 if __name__ == "__main__":

@@ -67,6 +67,22 @@ def test_named_files_and_verbs_exist(page: str) -> None:
         assert verb in verbs, verb
 
 
+def test_rules_name_their_scenarios_and_functions() -> None:
+    text = (DOCS / "rules.md").read_text()
+    rules = dict(re.findall(r"^\*\*([RX]\d+)\.\*\*(.*?)(?=^\*\*[RX]\d|\Z)", text, re.M | re.S))
+    assert list(rules) == [*(f"R{n}" for n in range(1, 46)), *(f"X{n}" for n in range(1, 8))]
+    assert "`a03_single_64k`" in rules["R4"]
+    assert "`thp_env/machine/kernel/memory.cpp:alloc_anon_folio`" in rules["R4"]
+    assert "memory.cpp:zap_page_range" in rules["R17"]
+    for path, function in re.findall(r"`(thp_env/[\w/.]+):(\w+)`", text):
+        assert re.search(rf"\b{function}\(", (DOCS.parent / path).read_text()), (path, function)
+
+
+def test_the_site_has_every_page() -> None:
+    nav = set(re.findall(r"[\w/]+\.md", (DOCS.parent / "mkdocs.yml").read_text()))
+    assert nav == set(PAGES)
+
+
 def test_figures_of_the_recordings() -> None:
     data = Path(__file__).parent / "data"
     steps = []

@@ -32,6 +32,8 @@ _NAMES = {
     "WorkloadError": "thp_env.workload",
     "workloads": "thp_env.workload",
     "VmaOrderEnv": "thp_env.envs.vma_order",
+    "RecordTrajectory": "thp_env.envs.trajectory",
+    "Trajectory": "thp_env.envs.trajectory",
     "ENVIRONMENTS": "thp_env.registration",
 }
 

@@ -12,6 +12,7 @@ ENVIRONMENTS = {
     "thp_env/VmaHints-v0": "thp_env.envs.vma_hints:VmaHintsEnv",
     "thp_env/VmaOrder-v0": "thp_env.envs.vma_order:VmaOrderEnv",
     "thp_env/SizeControls-v0": "thp_env.envs.size_controls:SizeControlsEnv",
+    "thp_env/FaultOrder-v0": "thp_env.envs.fault_order:FaultOrderEnv",
 }
 """Environment ids and where their classes are; the vector environment of `XEnv` is `XVectorEnv` in the same file."""
 

@@ -116,7 +116,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     for path in (args.report, args.csv):
         if path:
             writable(path)
-    return _run_and_report(chosen, names, args.seeds, args.report, args.csv, args.quiet, "Policies compared")
+    return _run_and_report(chosen, names, args.seeds, args.report, args.csv, args.quiet, "Policies compared",
+                           names if args.probe else ())
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -131,12 +132,13 @@ def _demo(args: argparse.Namespace) -> int:
     print("2/2 evaluating on a recording that no agent was trained on")
     chosen = [agent, *(make() for make in policies().values())]
     title = "Which folio size? A learned agent and the kernel's settings on a recording of sqlite3"
-    return _run_and_report(chosen, ["sqlite_memory"], [0], out / "report.html", out / "runs.csv", args.quiet, title)
+    return _run_and_report(chosen, ["sqlite_memory"], [0], out / "report.html", out / "runs.csv", args.quiet, title,
+                           [*dict.fromkeys(config.workloads), "sqlite_memory"])
 
 
 def _run_and_report(
     chosen: Sequence, names: Sequence[str], seeds: Sequence[int], report: Path | None, csv: Path | None, quiet: bool,
-    title: str,
+    title: str, probed: Sequence[str] = (),
 ) -> int:  # fmt: skip
     from thp_agents.evaluation import evaluate, format_table, table, write_csv
     from thp_agents.report import verdict, write_report
@@ -150,11 +152,42 @@ def _run_and_report(
     print(f"\n{format_table(header, rows)}\n\n{verdict(runs)}")
     if csv:
         write_csv(runs, csv)
+    told = ""
+    if probed:
+        from thp_agents.probe import probe
+
+        told = f"Can the workload be recognised? On {', '.join(probed)}, {probe(workloads=probed, seeds=2)}."
+        print(told)
     if report:
         notes = [f"Workloads: {', '.join(names)}; seeds {', '.join(map(str, seeds))}. Reward: ns per access, negative."]
-        write_report(runs, failed, report, title, notes)
+        write_report(runs, failed, report, title, [*notes, *filter(None, [told])])
         print(f"report: {report}")
     return 0
+
+
+def _probe(args: argparse.Namespace) -> int:
+    import thp_env
+    from thp_agents.probe import probe
+
+    if args.env not in thp_env.ENVIRONMENTS:
+        raise ValueError(f"unknown environment {args.env!r}: one of {', '.join(thp_env.ENVIRONMENTS)}")
+    print(probe(args.env, args.workloads, max(1, args.seeds)))
+    return 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    import thp_env
+    from thp_env.envs.trajectory import Trajectory, replay
+
+    trajectories = [Trajectory.load(path) for path in args.files]
+    differ = 0
+    for path, t in zip(args.files, trajectories, strict=True):
+        difference = replay(t)
+        differ += difference is not None
+        other = f" (recorded by thp_env {t.version})" if t.version != thp_env.__version__ else ""
+        what = f"{t.env_id} on {t.workload}, {len(t.rewards)} steps, reward {t.rewards.sum():.6g}"
+        print(f"{path}: {difference or 'the same'}{other}; {what}")
+    return 1 if differ else 0
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -205,6 +238,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--seeds", nargs="+", type=_natural, default=[0])
     c.add_argument("--report", type=Path, help="write an HTML report")
     c.add_argument("--csv", type=Path, help="write one row a run")
+    c.add_argument("--probe", action="store_true", help="also say how far observations give a workload's family away")
     c.set_defaults(run=_evaluate)
 
     c = sub.add_parser("record", help="turn a real run into a trace program (needs valgrind)")
@@ -221,6 +255,16 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--restore", action="store_true", help="put back what a killed live run had set")
     c.add_argument("--verbose", "-v", action="store_true")
     c.set_defaults(run=_conformance)
+
+    c = sub.add_parser("probe", help="say how far single observations give a workload's family away")
+    c.add_argument("--env", default="thp_env/VmaOrder-v0", help="whose observations (default: %(default)s)")
+    c.add_argument("--workloads", nargs="+", metavar="NAME", default=[], help="(default: all generators)")
+    c.add_argument("--seeds", type=_natural, default=4, help="episodes of each to train on (default: %(default)s)")
+    c.set_defaults(run=_probe)
+
+    c = sub.add_parser("replay", help="run saved trajectories again and say whether the same happens")
+    c.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    c.set_defaults(run=_replay)
 
     c = sub.add_parser("workloads", help="list, profile or draw the workloads")
     c.add_argument("names", nargs="*", metavar="NAME", help="default: all; `show NAME` draws one")

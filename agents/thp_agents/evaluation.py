@@ -18,9 +18,9 @@ from tqdm import tqdm
 import thp_env  # noqa: F401 -- registers the environments
 from thp_agents.policy import Policy, PolicyError
 from thp_env.envs.actions import ACTIONS, KEEP, ORDER_MASKS
+from thp_env.envs.rendering import folio_map
 from thp_env.envs.vma_order import VmaOrderEnv
 from thp_env.files import whole_file
-from thp_env.machine import KIND_FOLIO, KIND_HUGE_ZERO, KIND_NONE, KIND_ZERO
 
 
 @dataclass
@@ -66,22 +66,13 @@ CELLS = 240
 
 
 def look(env: VmaOrderEnv, cells: int = CELLS) -> Frame:
-    """Return the address space of the environment's machine as a strip of cells, the largest order in each."""
+    """Return the address space of the environment's machine as a strip of cells."""
     machine = env.machine
     assert machine is not None
-    vmas = [v for v in machine.vmas() if v.anonymous and v.pages >= 16]
-    parts = []
-    for v in vmas:
-        pages = machine.pagemap(v.mm, v.start, v.end - v.start)
-        order = np.where(pages["kind"] == KIND_FOLIO, pages["order"].astype(np.int8), -1)
-        order[(pages["kind"] == KIND_ZERO) | (pages["kind"] == KIND_HUGE_ZERO)] = -2
-        order[pages["kind"] == KIND_NONE] = -1
-        parts.append(order)
-    space = np.concatenate(parts) if parts else np.full(1, -1, np.int8)
-    edges = np.linspace(0, len(space), min(cells, len(space)) + 1).astype(int)
-    middle = (edges[:-1] + edges[1:]) // 2  # the page in the middle stands for its cell
-    counters = machine.counters
-    return Frame(machine.clock_ps / 1e9, space[middle], [v.end - v.start for v in vmas], counters["nr_resident"] / 256)
+    orders, _ = folio_map(machine, cells)
+    vmas = [v for v in machine.vmas() if v.anonymous]
+    resident = machine.counters["nr_resident"] / 256
+    return Frame(machine.clock_ps / 1e9, orders, [v.end - v.start for v in vmas], resident)
 
 
 def evaluate_one(

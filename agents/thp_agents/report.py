@@ -14,22 +14,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
 from thp_agents.evaluation import Run, mean, ranking, table, write_text
+from thp_env.envs.rendering import FOLIO_COLORS
 from thp_env.machine.prices import TERMS
-
-COLORS = {
-    -2: ("zero page", "#cfd8dc"),
-    -1: ("nothing", "#ffffff"),
-    0: ("4K", "#d73027"),
-    2: ("16K", "#f46d43"),
-    3: ("32K", "#fdae61"),
-    4: ("64K", "#fee08b"),
-    5: ("128K", "#d9ef8b"),
-    6: ("256K", "#a6d96a"),
-    7: ("512K", "#66bd63"),
-    8: ("1M", "#1a9850"),
-    9: ("2M", "#4575b4"),
-}
-"""Order: (label, colour)."""
 
 COSTS = {**{term: term.removesuffix("_cost") for term in TERMS}, "memory_cost": "memory", "pending_cost": "pending"}
 
@@ -49,8 +35,8 @@ def _png(figure: Figure) -> str:
 
 def address_space(runs: Sequence[Run]) -> Figure:
     """Draw the folio size at every place of the address space over time, one panel a run."""
-    keys = list(COLORS)
-    cmap = ListedColormap([COLORS[k][1] for k in keys])
+    keys = list(FOLIO_COLORS)
+    cmap = ListedColormap([FOLIO_COLORS[k][1] for k in keys])
     norm = BoundaryNorm([k - 0.5 for k in keys] + [keys[-1] + 0.5], cmap.N)
     columns = min(2, len(runs))
     rows = -(-len(runs) // columns)
@@ -71,7 +57,8 @@ def address_space(runs: Sequence[Run]) -> Figure:
         ax.set_yticks([0, 1], ["low", "high"], fontsize=8)
         ax.tick_params(labelsize=8)
         ax.set_xlabel("simulated ms", fontsize=8)
-    handles = [matplotlib.patches.Patch(facecolor=c, edgecolor="#888", label=label) for label, c in COLORS.values()]
+    patch = matplotlib.patches.Patch
+    handles = [patch(facecolor=c, edgecolor="#888", label=label) for label, c in FOLIO_COLORS.values()]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False)
     return figure
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import pytest
 from support.episodes import small_program
 from thp_agents.cli import main
 
+from thp_env.envs.trajectory import RecordTrajectory, Trajectory
 from thp_env.traces import save_program
 
 COMMAND = Path(sys.executable).with_name("thp-env")
@@ -30,6 +33,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 BAD = {
+    "probe of an unknown environment": (["probe", "--env", "CartPole-v1"], "CartPole-v1"),
+    "probe of one family": (["probe", "--workloads", "small.npz"], "two or more"),
+    "trajectory that is missing": (["replay", "gone.npz"], "gone.npz: no such file"),
+    "trajectory that is a program": (["replay", "small.npz"], "small.npz: not a trajectory"),
     "unknown verb": (["evalute"], "evalute"),
     "no verb": ([], "verb"),
     "unknown option": (["policies", "--fast"], "--fast"),
@@ -164,3 +171,16 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> N
         main([verb, "--help"])
     assert stop.value.code == 0
     assert f"thp-env {verb}" in capsys.readouterr().out
+
+
+def test_replay_says_same_or_names_the_difference(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    env = RecordTrajectory(gymnasium.make("thp_env/VmaOrder-v0", workload="small.npz"), folder)
+    env.reset(seed=1)
+    env.step(0)
+    env.close()
+    assert main(["replay", "trajectory-0.npz"]) == 0
+    assert capsys.readouterr().out.startswith("trajectory-0.npz: the same; thp_env/VmaOrder-v0 on small, 1 steps")
+    good = Trajectory.load("trajectory-0.npz")
+    dataclasses.replace(good, rewards=good.rewards - 1).save("other.npz")
+    assert main(["replay", "trajectory-0.npz", "other.npz"]) == 1
+    assert "other.npz: step 1: the reward is" in capsys.readouterr().out

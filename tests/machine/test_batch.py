@@ -75,7 +75,7 @@ def test_facts_are_what_each_machine_says() -> None:
         assert mine.clock_ps == batch[i].clock_ps == facts["clock"][i]
         assert (facts["op"][i], facts["step"][i]) == batch[i].position
         assert facts["free_pages"][i] == batch[i].free_pages
-        blocks = [n << order for order, n in enumerate(batch[i].free_blocks)]
+        blocks = [n << order for order, n in enumerate(batch[i].buddyinfo())]
         assert facts["listed"][i] == sum(blocks)
         assert facts["listed_64K"][i] == sum(blocks[4:])
         assert facts["listed_2M"][i] == sum(blocks[9:])

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple, SupportsFloat
 import gymnasium
 import numpy as np
 
+from thp_env.envs.rendering import FPS, RENDER_MODES, Renderer
 from thp_env.envs.reward import RewardFunction
 from thp_env.envs.task import Task, WorkloadArgument
 from thp_env.machine import Machine
@@ -37,7 +38,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
     """
 
     task_class: ClassVar[type[Task]]
-    metadata = {"render_modes": []}  # noqa: RUF012
+    metadata = {"render_modes": RENDER_MODES, "render_fps": FPS}  # noqa: RUF012
 
     def __init__(
         self,
@@ -48,10 +49,8 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         **arguments: Any,
     ) -> None:
         """Make the environment; see the class for the arguments."""
-        modes = self.metadata["render_modes"]
-        if render_mode is not None and render_mode not in modes:
-            raise ValueError(f"render_mode {render_mode!r} is not supported; there are {modes}")
         self.render_mode = render_mode
+        self._renderer = Renderer(type(self).__name__.removesuffix("Env"), render_mode) if render_mode else None
         self.task = self.task_class(1, workload, reward, **arguments)
         self.action_space = self.task.action_space
         self.observation_space = self.task.observation_space  # type: ignore[assignment]
@@ -71,13 +70,15 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         super().reset(seed=seed)
         self.task.begin(0, self.np_random, options)
         self.reward_terms = {}
-        return _first(self.task.start()), {"elapsed_ns": int(self.task.elapsed_ns[0])}
+        observation = _first(self.task.start())
+        self._show(begin=True)
+        return observation, {"elapsed_ns": int(self.task.elapsed_ns[0])}
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], SupportsFloat, bool, bool, dict[str, Any]]:
         """Carry out an action, run to the next decision, and pay for what happened meanwhile."""
         if self.task.over[0]:
             raise gymnasium.error.ResetNeeded("call reset() before step(): the episode is over or never began")
-        if not self.action_space.contains(action):
+        if not _contains(self.action_space, action):
             raise ValueError(f"action {action!r} is not in the action space {self.action_space}")
         observation, rewards = self.task.step(np.asarray(action)[None])
         self.reward_terms = self.task.terms(0)
@@ -85,11 +86,32 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         over = bool(self.task.over[0])
         if over:
             info |= self.task.ends[0].info
+        self._show()
         return _first(observation), float(rewards[0]), over, False, info
 
     def action_masks(self) -> np.ndarray:
         """Return which actions can have an effect, int8; for MaskablePPO and `sample` of the action space."""
         return self.task.masks()[0]
+
+    def render(self) -> Any:
+        """Return or show the machine as `render_mode` says.
+
+        Returns:
+            "rgb_array": uint8 of shape (600, 800, 3). "ansi": text. "human", which shows every step by itself: None.
+
+        Raises:
+            gymnasium.error.ResetNeeded: when there is no episode yet.
+            gymnasium.error.DependencyNotInstalled: when "human" finds no pygame.
+        """
+        if self._renderer is None:
+            gymnasium.logger.warn(f'nothing is rendered: make the environment with render_mode="{RENDER_MODES[0]}"')
+            return None
+        return self._renderer.render(self.machine, self.workload.name if self.workload else "")
+
+    def close(self) -> None:
+        """Close the window of "human"."""
+        if self._renderer is not None:
+            self._renderer.close()
 
     # -- states ------------------------------------------------------------------------------------
 
@@ -125,9 +147,25 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         """What the episode was drawn from; None before the first."""
         return self.task.workload[0]
 
+    def _show(self, begin: bool = False) -> None:
+        if self._renderer is None or self.machine is None:
+            return
+        if begin:
+            self._renderer.begin()
+        self._renderer.note(self.machine, self.reward_terms)
+        if self.render_mode == "human":
+            self.render()
+
     def _begun(self) -> None:
         if self.workload is None:
             raise gymnasium.error.ResetNeeded("call reset() first: there is no episode yet")
+
+
+def _contains(space: gymnasium.Space, action: Any) -> bool:
+    try:
+        return space.contains(action)
+    except OverflowError:  # gymnasium 1.2 on integers beyond 64 bits
+        return False
 
 
 def _first(observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -104,7 +104,7 @@ SIZE_FIELDS = {
 """Fields of `sizes`, of each size from 16K to 2M."""
 
 
-class _Fields:
+class Fields:
     """Computes all fields at once from a matrix of quantities.
 
     Args:
@@ -113,31 +113,34 @@ class _Fields:
     """
 
     def __init__(self, fields: dict[str, Field], quantities: Sequence[str]) -> None:
+        """Note where each field finds its quantities."""
         column = {name: i for i, name in enumerate(quantities)}
         self.of = np.array([column[f.of] for f in fields.values()])
-        self.ratios = np.array([i for i, f in enumerate(fields.values()) if f.per])
-        self.per = np.array([column[f.per] for f in fields.values() if f.per])
-        self.logs = np.array([i for i, f in enumerate(fields.values()) if f.scale])
+        self.ratios = np.array([i for i, f in enumerate(fields.values()) if f.per], int)
+        self.per = np.array([column[f.per] for f in fields.values() if f.per], int)
+        self.logs = np.array([i for i, f in enumerate(fields.values()) if f.scale], int)
         self.scales = np.array([float(f.scale) for f in fields.values() if f.scale])
 
     def __call__(self, quantities: np.ndarray) -> np.ndarray:
+        """Return the fields, float32 in 0..1, from quantities, float64, along the last axis."""
         out = quantities.take(self.of, -1)
         out[..., self.ratios] /= np.maximum(quantities.take(self.per, -1), 1.0)
         out[..., self.logs] = np.log2(1.0 + out[..., self.logs]) / self.scales
         return np.clip(out, 0.0, 1.0).astype(np.float32)
 
 
-_OFFSET = {name: offset // 8 for name, (_, offset, *_) in SMAPS_DTYPE.fields.items()}  # type: ignore[union-attr]
+OFFSET = {name: offset // 8 for name, (_, offset, *_) in SMAPS_DTYPE.fields.items()}  # type: ignore[union-attr]
+"""Where each field of a `SMAPS_DTYPE` record begins, in words of 64 bits."""
 _NAMES = ["" for _ in range(SMAPS_DTYPE.itemsize // 8)]
 for _name in ("zapped", "zap_calls", "zero", "young", "dirty", "pmd_mapped", "partial", "scanned"):
-    _NAMES[_OFFSET[_name]] = _name
+    _NAMES[OFFSET[_name]] = _name
 for _order in range(10):
-    _NAMES[_OFFSET["by_order"] + _order] = f"by_order_{_order}"
+    _NAMES[OFFSET["by_order"] + _order] = f"by_order_{_order}"
 _DERIVED = ("pages", "aligned", "mapped", "present", "by_order_5_to_8", "faults", "got", "new_faults", "new_zapped",
             "age", "was_asked", "advised", *(f"may_{order}" for order in _ALL))  # fmt: skip
-_vma = _Fields(VMA_FIELDS, [*_NAMES, *_DERIVED])
+_vma = Fields(VMA_FIELDS, [*_NAMES, *_DERIVED])
 _AT = {name: len(_NAMES) + i for i, name in enumerate(_DERIVED)}
-_BY_ORDER, _FAULTS = (slice(_OFFSET[name], _OFFSET[name] + 10) for name in ("by_order", "faults"))
+_BY_ORDER, _FAULTS = (slice(OFFSET[name], OFFSET[name] + 10) for name in ("by_order", "faults"))
 _PAGES_OF_ORDER = 1 << np.arange(layout.PMD_ORDER + 1)
 
 
@@ -154,7 +157,7 @@ def vma_observation(rows: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray) 
     q[..., : len(_NAMES)] = raw
 
     def column(name: str) -> np.ndarray:
-        return raw[..., _OFFSET[name]]
+        return raw[..., OFFSET[name]]
 
     start, end = column("vm_start"), column("vm_end")
     by_order, counts = raw[..., _BY_ORDER], raw[..., _FAULTS]
@@ -178,7 +181,7 @@ def vma_observation(rows: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray) 
         q[..., i] = values
     q[..., _AT["may_0"] :] = orders[..., None] >> np.array(_ALL) & 1
     out = _vma(q)
-    out[column("scanned") == 0] = 0.0
+    out[end == 0] = 0.0
     return out
 
 
@@ -188,7 +191,7 @@ _STATES = ("free_pages", "nr_resident", "asked_vmas", "listed", "listed_64K", "l
 _CHANGES = ("pgfault", "clock", "accesses", "translation", "fault", "zeroing", "copying")
 _EVENTS = ("dtlb_l1_miss", "dtlb_l2_miss")
 _STATE_COLUMNS, _CHANGE_COLUMNS, _EVENT_COLUMNS = ([FACTS[name] for name in n] for n in (_STATES, _CHANGES, _EVENTS))
-_system = _Fields(SYSTEM_FIELDS, [*_STATES, *(f"new_{name}" for name in _CHANGES), "memory", "l1_4k", "l1_2m", "l2",
+_system = Fields(SYSTEM_FIELDS, [*_STATES, *(f"new_{name}" for name in _CHANGES), "memory", "l1_4k", "l1_2m", "l2",
                                   "l1_miss", "l2_miss", "mib", "deferred", "splits", "fault_time", "free_64K",
                                   "free_2M"])  # fmt: skip
 
@@ -220,7 +223,7 @@ def system_observation(now: Facts, last: Facts, hardware: np.ndarray, pmu_period
     return _system(np.concatenate([states, changes, hardware, samples * pmu_period, derived], axis=1))
 
 
-_sizes = _Fields(SIZE_FIELDS, ("setting", "held", "faults", "fallbacks", "splits", "partial", "memory"))
+_sizes = Fields(SIZE_FIELDS, ("setting", "held", "faults", "fallbacks", "splits", "partial", "memory"))
 
 
 def size_observation(now: Facts, last: Facts, modes: np.ndarray, hardware: np.ndarray) -> np.ndarray:

@@ -131,7 +131,7 @@ class Task(ABC):
         self._pmu_period = int(pmu_period)
         self.window = Window(
             max(1, int(window_ms * 1e9)), int(window_faults), question=self.question, slots=self.slots,
-            every=round(1 / scan_share), new_vma=self.question is not Question.NONE,
+            every=round(1 / scan_share), new_vma=self.question in (Question.VMA, Question.SLOTS),
         )  # fmt: skip
         if window_accesses is not None:
             self.window = self.window._replace(accesses=int(window_accesses))

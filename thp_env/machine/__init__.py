@@ -6,53 +6,45 @@ take. Nothing here knows of Gymnasium.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import errno
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from thp_env.machine import _core, layout
-from thp_env.machine.clock import clock_table
-from thp_env.machine.cores import DEFAULT_CORE, Tlb, core
+from thp_env.machine.config import ARCHITECTURES, MachineConfig, MachineError  # noqa: F401
 from thp_env.machine.counters import Counters
-from thp_env.machine.features import feature_mask, feature_set
+from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine belongs to its face
+    KIND_FILE,
+    KIND_FOLIO,
+    KIND_GUARD,
+    KIND_HUGE_ZERO,
+    KIND_NONE,
+    KIND_SWAP,
+    KIND_ZERO,
+    LAYOUT_CONT,
+    LAYOUT_DIRTY,
+    LAYOUT_EXCLUSIVE,
+    LAYOUT_NOT_LRU,
+    LAYOUT_NOT_SWAPBACKED,
+    LAYOUT_PMD,
+    LAYOUT_SWAPCACHE,
+    LAYOUT_TOUCHED,
+    LAYOUT_YOUNG,
+    PAGE_DTYPE,
+    SMAPS_DTYPE,
+    OrderQuestion,
+    Vma,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
 
-__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError", "Status", "Vma"]
-
-PAGE_DTYPE = np.dtype(
-    [("kind", "u1"), ("order", "u1"), ("flags", "<u2"), ("head", "<u4"), ("index", "<u2"), ("content", "u1"),
-     ("spare", "u1"), ("mapcount", "<u4")]
-)  # fmt: skip
-"""One 4K page of an address range: see `kernel/task_mmu.hpp`."""
-
-SMAPS_DTYPE = np.dtype(
-    [("vm_start", "<u8"), ("vm_end", "<u8"), ("vm_flags", "<u4"), ("orders", "<u4"), ("id", "<u4"), ("mm", "<u4"),
-     ("born", "<u8"), ("faults", "<u8", 10), ("zapped", "<u8"), ("zap_calls", "<u8"), ("by_order", "<u8", 10),
-     ("swapped", "<u8"), ("zero", "<u8"), ("young", "<u8"), ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8"),
-     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8"),
-     ("times", "<u8", len(_core.TIMES))]
-)  # fmt: skip
-"""What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order, `zapped` is the
-pages unmapped again so far, in `zap_calls` calls, `scanned` the pages looked at. `asked` numbers the last question
-to a policy about it (0: never), with the faults and zapped pages at that time. `times` is the time that was spent
-for it, by kind, if the machine keeps it (`charge_vmas`)."""
-
-KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE = range(7)
-LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
-LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE, LAYOUT_CONT = (1 << bit for bit in range(4, 9))
+__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError", "OrderQuestion",
+           "Status", "Vma"]  # fmt: skip
 
 NEVER = (1 << 64) - 1
-ARCHITECTURES = ("x86_64", "arm64", "arm64-bbml2")
-CONT_PTE_SIZE = 16 * layout.PAGE_SIZE
-
-
-class MachineError(ValueError):
-    """A machine that cannot be made, or a saved one that cannot be read."""
 
 
 class Status(IntEnum):
@@ -66,105 +58,8 @@ class Status(IntEnum):
     """The simulated machine ran out of memory."""
     ERROR = 3
     """An operation failed: see `Machine.error`."""
-
-
-@dataclass(frozen=True)
-class MachineConfig:
-    """How large a machine is, on which core it runs and how long things take.
-
-    Attributes:
-        memory: bytes of RAM, at least 16 MiB.
-        core: name of a TLB preset (`cores.CORES`) or a `Tlb`.
-        arch: "x86_64" or "arm64": the latter folds 16 aligned PTEs into one translation (contpte) and never frees an
-            empty page table at MADV_DONTNEED; "arm64-bbml2" has FEAT_BBM level 2, so that unfolding invalidates
-            nothing. See docs/contpte.md.
-        features: a preset of the kernel's switches, "mainline-6.18" or "oppo-5.15", or a set of them: see
-            `features.FEATURES` and docs/features.md.
-        pool: bytes of the reserve of 64K folios, with the feature pool_64k; 0: an eighth of the memory.
-        nr_cpus: CPUs that run the process: the others have to be told when translations go.
-        shadow_tlb: also simulate a TLB that sees the same accesses with 4K pages only.
-        charge_vmas: keep simulated time by VMA too (`SMAPS_DTYPE`).
-        max_vmas: VMAs of all processes together.
-        max_mms: processes alive at the same time.
-        max_tables: pages of page tables; 0: enough for twice the memory.
-        min_free_kbytes: /proc/sys/vm/min_free_kbytes, which only the kernel itself would use; None: as Linux computes
-            it from the size of memory and from whether folios of 2M are on.
-        clock: picoseconds by name, as from `clock_table()`.
-    """
-
-    memory: int = 1 << 30
-    core: str | Tlb = DEFAULT_CORE
-    arch: str = "x86_64"
-    features: str | Iterable[str] = "mainline-6.18"
-    pool: int = 0
-    nr_cpus: int = 1
-    shadow_tlb: bool = False
-    charge_vmas: bool = False
-    max_vmas: int = 65536
-    max_mms: int = 64
-    max_tables: int = 0
-    min_free_kbytes: int | None = None
-    clock: dict[str, int] = field(default_factory=clock_table, hash=False)
-
-    def __post_init__(self) -> None:
-        """Make any collection of features one that can be compared and hashed."""
-        if not isinstance(self.features, str):
-            object.__setattr__(self, "features", frozenset(self.features))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what the C++ core is made from."""
-        tlb = core(self.core) if isinstance(self.core, str) else self.core
-        if tlb.base_shift != 12:
-            raise ValueError(
-                f"{tlb.name} lacks 4K pages, which the simulated kernel has: "
-                f"tlb_misses(addresses, core={tlb.name!r}, page_shift={tlb.base_shift}) simulates its TLB alone"
-            )
-        pages = self.memory // layout.PAGE_SIZE
-        if self.arch not in ARCHITECTURES:
-            raise MachineError(f"arch is {self.arch!r}; there are {', '.join(ARCHITECTURES)}")
-        try:
-            mask, pooled = feature_mask(self.features), "pool_64k" in feature_set(self.features)
-        except ValueError as error:
-            raise MachineError(str(error)) from None
-        return {
-            "nr_pages": pages,
-            "max_vmas": self.max_vmas,
-            "max_mms": self.max_mms,
-            "max_tables": self.max_tables or min(max(4096, pages // 128), 1 << 26),
-            "nr_cpus": self.nr_cpus,
-            "shadow_tlb": self.shadow_tlb,
-            "charge_vmas": self.charge_vmas,
-            "arch": ARCHITECTURES.index(self.arch),
-            "features": mask,
-            "pool_blocks": (self.pool or self.memory // 8) // CONT_PTE_SIZE if pooled else 0,
-            "min_free_kbytes": layout.NIL if self.min_free_kbytes is None else self.min_free_kbytes,
-            "clock": self.clock,
-            "tlb": tlb.config(),
-        }
-
-
-@dataclass(frozen=True)
-class Vma:
-    """A VMA as `Machine.vmas` lists it: times in picoseconds, `orders` is its own mask (0: none)."""
-
-    id: int
-    mm: int
-    start: int
-    end: int
-    flags: int
-    orders: int
-    born: int
-    faults: int
-
-    @property
-    def pages(self) -> int:
-        """Its length in 4K pages."""
-        return (self.end - self.start) // layout.PAGE_SIZE
-
-    @property
-    def anonymous(self) -> bool:
-        """Whether it holds anonymous memory."""
-        return not self.flags & layout.VM_FILE
+    NEED_ORDER = 4
+    """A fault waits for an order: see `Machine.question`, and answer with `Machine.resolve`."""
 
 
 class Machine:
@@ -388,3 +283,48 @@ class Machine:
     def set_thp(self, order: int, mode: str) -> None:
         """Set a size's sysfs control to never, madvise, always or inherit."""
         self._core.set_thp(order, layout.THP_MODES.index(mode))
+
+    def ask_orders(self, interface: str) -> None:
+        """From now on let `run` return `Status.NEED_ORDER` at every fault that has a choice.
+
+        Each 2M block of a VMA is asked about once for its faults, once for khugepaged and once for swapping in, until
+        it is unmapped. The answer is remembered in the state and masks the allowed orders.
+
+        Args:
+            interface: "bpf": as the proposed thp_get_order (Y. Shao, linux-mm, September 2025): a fault that the
+                chosen order does not fit gets order 0. "address": it falls back to smaller orders. "none": do not
+                ask (the default); earlier answers no longer count.
+
+        Raises:
+            ValueError: for another interface.
+        """
+        if interface not in layout.ORDER_INTERFACES:
+            raise ValueError(f"no interface {interface!r}: one of {', '.join(layout.ORDER_INTERFACES)}")
+        self._core.set_order_interface(layout.ORDER_INTERFACES.index(interface))
+
+    @property
+    def question(self) -> OrderQuestion | None:
+        """What the machine waits for, None when it does not wait."""
+        if (asked := self._core.question) is None:
+            return None
+        vma, mm, address, kind, orders = asked
+        return OrderQuestion(vma, mm, address, layout.TVA_TYPES[kind], orders)
+
+    def resolve(self, order: int) -> None:
+        """Answer the question; `run` goes on with it.
+
+        Args:
+            order: 0, or one that `OrderQuestion.orders` offers.
+
+        Raises:
+            MachineError: when nothing was asked, or the order was not offered.
+        """
+        asked = self.question
+        error = self._core.resolve(order) if order >= 0 else -1
+        if error and asked is None:
+            raise MachineError("nothing was asked: resolve() answers after run() returned NEED_ORDER")
+        if error == -errno.ENOMEM:
+            raise MachineError("no room for another answer: raise max_tables or max_vmas")
+        if error:
+            offered = [0, *(o for o in layout.ORDERS if asked and asked.orders >> o & 1)]
+            raise MachineError(f"order {order} was not offered: one of {offered}")

@@ -1,5 +1,6 @@
 #include "batch.hpp"
 #include "kernel/huge_memory.hpp"
+#include "kernel/huge_memory_bpf.hpp"
 #include "kernel/madvise.hpp"
 #include "kernel/mmap.hpp"
 #include <algorithm>
@@ -31,6 +32,7 @@ void step(batch_item &item, const window &w, const std::function<bool()> &stoppe
         if (w.question == QUESTION_VMA) next = next_vma(m);
     } while (item.status == RUN_WINDOW && w.question == QUESTION_VMA && next == NIL && !stopped());
     std::fill(item.rows, item.rows + w.slots + 1, vma_smaps{});
+    if (item.status == RUN_NEED_ORDER) ask_order(m, item.rows, w.slots);
     if (item.status == RUN_WINDOW) {
         if (w.question == QUESTION_VMA && next != NIL) *item.rows = ask(m, next, w.every);
         if (w.question == QUESTION_SLOTS) item.others = ask_slots(m, item.slots, w.slots, item.rows, w.every);
@@ -42,6 +44,7 @@ void step(batch_item &item, const window &w, const std::function<bool()> &stoppe
 
 int decide(machine &m, const decision &d) {
     if (d.verb == VERB_NOTHING) return 0;
+    if (d.verb == VERB_RESOLVE) return thp_resolve(m, d.value);
     const u32 v = vma_of_id(m, d.vma);
     if (v == NIL) return -ESRCH;
     const vm_area_struct vma = m.vmas[v];

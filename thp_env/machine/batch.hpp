@@ -13,16 +13,16 @@
 namespace thp {
 
 // What a policy can do to one VMA.
-enum verb : u32 { VERB_NOTHING, VERB_ORDERS, VERB_SPLIT, VERB_ADVISE, NR_VERBS };
+enum verb : u32 { VERB_NOTHING, VERB_ORDERS, VERB_SPLIT, VERB_ADVISE, VERB_RESOLVE, NR_VERBS };
 
 struct decision {
-    u32 vma, verb, value; // the VMA's id; the order mask or the advice
+    u32 vma, verb, value; // the VMA's id; the order mask, the advice, or the order that was asked for
 };
 
 // Carries a decision out; 0 or a negative errno, -ESRCH when the VMA is gone.
 int decide(machine &m, const decision &d);
 
-enum question : u32 { QUESTION_NONE, QUESTION_VMA, QUESTION_SLOTS };
+enum question : u32 { QUESTION_NONE, QUESTION_VMA, QUESTION_SLOTS, QUESTION_ORDER };
 
 // A window ends with the first limit that is reached; when a VMA is to be asked about and none has a reason
 // to be, another window follows.

@@ -33,6 +33,8 @@ class Verb(IntEnum):
     """Split its large folios (extension E2)."""
     ADVISE = 3
     """Call madvise for all of it; MADV_COLLAPSE among others."""
+    RESOLVE = 4
+    """Answer the order that the machine waits for (`Machine.resolve`); the VMA is not looked at."""
 
 
 class Question(IntEnum):
@@ -44,6 +46,9 @@ class Question(IntEnum):
     window follows at once."""
     SLOTS = 2
     """All VMAs at once, in slots."""
+    ORDER = 3
+    """The order that a fault waits for, if one does before the window is over: the row of its VMA, without what
+    reading page tables would say, and a row of each of `slots` 2M blocks of it around the fault."""
 
 
 class Window(NamedTuple):
@@ -55,7 +60,7 @@ class Window(NamedTuple):
         accesses: simulated accesses.
         new_vma: also end after an operation that made a new anonymous VMA of 64K or more.
         question: what is read at the end.
-        slots: VMAs that have a row of their own (`Question.SLOTS`).
+        slots: VMAs, or blocks, that have a row of their own.
         every: read the page tables of one in so many 2M ranges.
     """
 

@@ -4,6 +4,8 @@
 #include "hardware/tlb.hpp"
 #include "hardware/tlb_misses.hpp"
 #include "kernel/huge_memory.hpp"
+#include "kernel/huge_memory_bpf.hpp"
+#include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
 #include "kernel/task_mmu.hpp"
 #include "kernel/vmstat.hpp"
@@ -333,7 +335,21 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                  c.m->h->thp_mode[order] = mode;
                  setup_per_zone_wmarks(*c.m);
              })
-        .def("set_default_orders", [](core_machine &c, u32 orders) { c.m->h->default_orders = orders; });
+        .def("set_default_orders", [](core_machine &c, u32 orders) { c.m->h->default_orders = orders; })
+        .def("set_order_interface",
+             [](core_machine &c, u32 interface) {
+                 if (interface >= NR_ORDER_INTERFACES) throw nb::value_error("no such interface");
+                 c.m->h->order_interface = interface;
+             })
+        .def_prop_ro("question",
+                     [](const core_machine &c) {
+                         const machine &m = *c.m;
+                         const order_question &q = m.h->question;
+                         const u32 v = q.state == ORDER_ASKED ? vma_lookup(m, q.mm, q.address) : NIL;
+                         if (v == NIL) return nb::object(nb::none());
+                         return nb::object(nb::make_tuple(m.vmas[v].id, q.mm, q.address, q.type, q.orders));
+                     })
+        .def("resolve", [](core_machine &c, u32 order) { return thp_resolve(*c.m, order); });
 
     bind_batch(module);
 }

@@ -51,7 +51,7 @@ struct core_batch {
             rows.size() != n * (w.slots + 1) * sizeof(vma_smaps)) {
             throw nb::value_error("an array has the wrong shape");
         }
-        if (w.question >= QUESTION_SLOTS && !ids) throw nb::value_error("slots need an array");
+        if (w.question == QUESTION_SLOTS && !ids) throw nb::value_error("slots need an array");
         std::vector<batch_item> items;
         std::vector<size_t> index;
         for (size_t i = 0; i < n; ++i) {

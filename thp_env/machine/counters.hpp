@@ -108,7 +108,7 @@ namespace thp {
     X(chp_alloc_pool)                                                                                        \
     X(chp_alloc_buddy)                                                                                       \
     X(chp_alloc_failed)                                                                                      \
-    X(chp_refill) \
+    X(chp_refill)                                                                                            \
     /* Fragmentation, as /proc/vmstat. */                                                                    \
     X(compact_stall)                                                                                         \
     X(compact_fail)                                                                                          \

@@ -1,4 +1,5 @@
 #include "monitor.hpp"
+#include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
 #include "kernel/vmstat.hpp"
 #include <algorithm>
@@ -103,6 +104,20 @@ u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every) {
     return others;
 }
 
+void ask_order(machine &m, vma_smaps *rows, u32 n) {
+    const order_question &q = m.h->question;
+    const u32 vma = vma_lookup(m, q.mm, q.address);
+    if (vma == NIL) return;
+    vm_area_struct &v = m.vmas[vma];
+    rows[0] = vma_statistics(v);
+    for (u32 i = 0; i < n; ++i) {
+        const u64 block = align_down(q.address, PMD_SIZE) + (u64{i} << PMD_SHIFT) - (u64{n / 2} << PMD_SHIFT);
+        const u64 start = std::max(block, v.vm_start), end = std::min(block + PMD_SIZE, v.vm_end);
+        if (start < end) rows[1 + i] = smaps_range(m, vma, start, end);
+    }
+    v.asked = {++m.h->questions, faults_of(v), v.zapped};
+}
+
 u32 vma_of_id(const machine &m, u32 id) {
     for (u32 i = 0; i < m.h->nr_vmas; ++i) {
         if (m.vmas[m.vma_order[i]].id == id) return m.vma_order[i];
@@ -131,6 +146,16 @@ void read_facts(const machine &m, u64 *out) {
     figures[FIGURE_op] = m.h->at.op;
     figures[FIGURE_step] = m.h->at.step;
     figures[FIGURE_error] = static_cast<u64>(-m.h->at.error);
+    if (const order_question &q = m.h->question; q.state == ORDER_ASKED) {
+        const mm_struct &task = m.mms[q.mm];
+        figures[FIGURE_order_address] = q.address;
+        figures[FIGURE_order_type] = q.type;
+        figures[FIGURE_order_orders] = q.orders;
+        figures[FIGURE_task_rss] = task.rss;
+        figures[FIGURE_task_minflt] = task.minflt;
+        figures[FIGURE_task_majflt] = task.majflt;
+        figures[FIGURE_task_vmas] = task.map_count;
+    }
     put(figures, NR_FIGURES);
 }
 

@@ -23,6 +23,11 @@ vma_smaps ask(machine &m, u32 vma, u32 every);
 // all others. Returns how many those are.
 u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every);
 
+// The VMA that the machine waits for an order of: what is known without reading page tables, in rows[0].
+// rows[1] to rows[n]: the 2M blocks of the VMA around the one in question, which stands in the middle (id 0:
+// outside the VMA).
+void ask_order(machine &m, vma_smaps *rows, u32 n);
+
 // The VMA with an id, or NIL.
 u32 vma_of_id(const machine &m, u32 id);
 
@@ -36,7 +41,14 @@ u32 vma_of_id(const machine &m, u32 id);
     X(asked_vmas) /* VMAs that a policy decides about */                                                     \
     X(op)         /* position in the program */                                                              \
     X(step)                                                                                                  \
-    X(error) /* errno of the last system call */
+    X(error)         /* errno of the last system call */                                                     \
+    X(order_address) /* order_question: where; these are 0 while no fault waits */                           \
+    X(order_type)    /* ... for whom */                                                                      \
+    X(order_orders)  /* ... what may be answered */                                                          \
+    X(task_rss)      /* of the process that waits: resident pages */                                         \
+    X(task_minflt)                                                                                           \
+    X(task_majflt)                                                                                           \
+    X(task_vmas)
 
 enum figure : u32 {
 #define X(name) FIGURE_##name,

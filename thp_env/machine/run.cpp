@@ -5,6 +5,7 @@
 #include "kernel/fork.hpp"
 #include "kernel/gup.hpp"
 #include "kernel/huge_memory.hpp"
+#include "kernel/huge_memory_bpf.hpp"
 #include "kernel/khugepaged.hpp"
 #include "kernel/kswapd.hpp"
 #include "kernel/lru.hpp"
@@ -27,7 +28,7 @@ constexpr u64 SLOT_BASE = 0x10000000000ULL, SLOT_SIZE = 1ULL << 31; // where nam
 
 constexpr u64 BRK_START = 0x555555800000ULL; // behind a position-independent executable
 
-enum step_result : u32 { STEP_DONE, STEP_PAUSED, STEP_OOM, STEP_FAULTED };
+enum step_result : u32 { STEP_DONE, STEP_PAUSED, STEP_OOM, STEP_FAULTED, STEP_NEED_ORDER };
 
 struct interpreter {
     machine &m;
@@ -48,21 +49,40 @@ struct interpreter {
         charged = vma_lookup(m, unit.mm, address);
     }
 
-    // One access with its faults; STEP_DONE, STEP_OOM or STEP_FAULTED.
-    step_result access(mmu &unit, u64 address, bool write, u8 content) {
+    step_result fault(mmu &unit, u64 address, bool write) {
+        unit.commit();
+        const u32 v = vma_lookup(m, unit.mm, address);
+        const u32 needed = write ? VM_WRITE : VM_READ;
+        if (v == NIL || !(m.vmas[v].vm_flags & needed)) return STEP_FAULTED;
+        const vm_fault result = handle_mm_fault(m, v, address, write);
+        unit.commit(); // the fault took time
+        switch (result) {
+        case FAULT_OOM:
+            return STEP_OOM;
+        case FAULT_NEED_ORDER:
+            return STEP_NEED_ORDER;
+        case FAULT_SIGSEGV:
+            return STEP_FAULTED;
+        default:
+            return STEP_DONE;
+        }
+    }
+
+    // One access with its faults. waited: it begins with the fault that has waited for an order.
+    template <typename Waited>
+    step_result access(mmu &unit, u64 address, bool write, u8 content, Waited waited) {
         if (m.h->config.charge_vmas) charge(unit, address);
+        if (waited) {
+            m.h->question = {};
+            if (step_result result = fault(unit, address, write); result != STEP_DONE) return result;
+        }
         while (unit.access(address, write, content) == MMU_FAULT) {
-            unit.commit();
-            const u32 v = vma_lookup(m, unit.mm, address);
-            const u32 needed = write ? VM_WRITE : VM_READ;
-            if (v == NIL || !(m.vmas[v].vm_flags & needed)) return STEP_FAULTED;
-            const vm_fault result = handle_mm_fault(m, v, address, write);
-            unit.commit(); // the fault took time
-            if (result == FAULT_OOM) return STEP_OOM;
-            if (result == FAULT_SIGSEGV) return STEP_FAULTED;
+            if (step_result result = fault(unit, address, write); result != STEP_DONE) return result;
         }
         return STEP_DONE;
     }
+
+    bool answered() const { return m.h->question.state == ORDER_ANSWERED; }
 
     // Runs steps of the current operation until it ends, the window ends or a step fails. Addresses are made
     // some steps ahead, so that what their walks will read can be fetched while others run.
@@ -71,12 +91,16 @@ struct interpreter {
         u64 addresses[mmu::AHEAD], at = m.h->at.step;
         const u64 start = at, stop = budget.accesses < count - at ? at + budget.accesses : count;
         step_result result = STEP_DONE;
+        if (answered()) {
+            result = window_over(unit) ? STEP_PAUSED : step(at, address_of(at), std::true_type());
+            at += result == STEP_DONE;
+        }
         while (at < stop && result == STEP_DONE) {
             const u64 first = at, end = std::min(stop, at + mmu::AHEAD);
             for (u64 i = first; i < end; ++i) addresses[i - first] = address_of(i);
             unit.prefetch(addresses, end - first);
             for (; at < end; ++at) {
-                result = window_over(unit) ? STEP_PAUSED : step(at, addresses[at - first]);
+                result = window_over(unit) ? STEP_PAUSED : step(at, addresses[at - first], std::false_type());
                 if (result != STEP_DONE) break; // a step that failed is not done
             }
         }
@@ -91,8 +115,8 @@ struct interpreter {
         mmu unit(m, mm, 1, budget.until);
         const u64 start = m.regions[op.region].start + op.offset;
         const auto address_of = [&](u64 i) { return start + i * op.a; };
-        return steps(unit, (op.length + op.a - 1) / op.a, address_of, [&](u64, u64 address) {
-            return access(unit, address, op.b != TOUCH_READ, static_cast<u8>(op.c));
+        return steps(unit, (op.length + op.a - 1) / op.a, address_of, [&](u64, u64 address, auto waited) {
+            return access(unit, address, op.b != TOUCH_READ, static_cast<u8>(op.c), waited);
         });
     }
 
@@ -106,10 +130,10 @@ struct interpreter {
         const auto address_of = [&](u64 i) {
             return start + pattern_offset(op, key, i, draw(key, i), bins, nr_bins);
         };
-        return steps(unit, op.b, address_of, [&](u64 i, u64 address) {
+        return steps(unit, op.b, address_of, [&](u64 i, u64 address, auto waited) {
             const bool write = write_share && (draw(~key, i) & 0xffff) < write_share;
-            unit.compute(op.c);
-            return access(unit, address, write, content);
+            if (!waited) unit.compute(op.c);
+            return access(unit, address, write, content, waited);
         });
     }
 
@@ -119,10 +143,10 @@ struct interpreter {
         const auto address_of = [&](u64 i) {
             return m.regions[records[i].region].start + (u64{records[i].page} << PAGE_SHIFT);
         };
-        return steps(unit, op.length, address_of, [&](u64 i, u64 address) {
+        return steps(unit, op.length, address_of, [&](u64 i, u64 address, auto waited) {
             const access_record &r = records[i];
-            unit.compute(r.instructions * op.c);
-            const step_result result = access(unit, address, r.written, static_cast<u8>(op.d));
+            if (!waited) unit.compute(r.instructions * op.c);
+            const step_result result = access(unit, address, r.written, static_cast<u8>(op.d), waited);
             if (result == STEP_DONE && r.count > 1) unit.again(r.count - 1);
             return result;
         });
@@ -182,11 +206,15 @@ struct interpreter {
         return 0;
     }
 
+    // One that returns -ENEEDORDER has done a part of its work and begins anew: what is done stays done.
     int system_call(const op_record &op, u32 mm) {
         const u64 start =
             op.region < m.h->tables[TABLE_regions].used ? m.regions[op.region].start + op.offset : 0;
         const u64 end = start + op.length;
-        m.spend(TIME_syscall, m.cost().syscall);
+        // Pages are populated in order: those before the one that had to wait are there.
+        const u64 populated = answered() ? m.h->question.address : start;
+        if (!answered()) m.spend(TIME_syscall, m.cost().syscall);
+        m.h->question = {};
         switch (op.op) {
         case OP_mmap:
             return mmap_op(op, mm);
@@ -199,6 +227,8 @@ struct interpreter {
         case OP_mprotect:
             return mprotect(m, mm, start, end, static_cast<u32>(op.a));
         case OP_advise:
+            if (op.a == MADV_POPULATE_READ || op.a == MADV_POPULATE_WRITE)
+                return do_madvise(m, mm, populated, end - populated, op.a);
             return do_madvise(m, mm, start, op.length, op.a);
         case OP_mlock:
             return mlock(m, mm, start, end, true);
@@ -234,7 +264,9 @@ struct interpreter {
         case OP_swap:
             return swapon(m, op.length);
         case OP_khugepaged:
-            for (u64 round = 0; round < op.a; ++round) khugepaged_scan(m);
+            for (u64 &round = m.h->at.step; round < op.a; ++round) {
+                if (int error = khugepaged_scan(m)) return error;
+            }
             return 0;
         case OP_pollute:
             return pollute(m, op.a, mix64(p.seed ^ mix64(m.h->at.op + 1)));
@@ -293,6 +325,10 @@ struct interpreter {
             break;
         default:
             m.h->at.error = system_call(op, mm);
+            if (m.h->at.error == -ENEEDORDER) {
+                m.h->at.error = 0;
+                return STEP_NEED_ORDER;
+            }
         }
         if (result == STEP_FAULTED) m.h->at.error = -EFAULT;
         return m.h->at.error ? STEP_FAULTED : result;
@@ -323,6 +359,7 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base) {
 run_status run(machine &m, const program_view &program, run_budget &budget) {
     interpreter i{m, program, budget, m.h->vm[VM_fault_with_choice]};
     cursor &at = m.h->at;
+    if (m.h->question.state == ORDER_ASKED) return RUN_NEED_ORDER;
     for (u64 done = 0; at.op < program.nr_ops; ++done) {
         if (done >= budget.ops || m.h->clock >= budget.until || budget.accesses == 0) return RUN_WINDOW;
         const op_record &op = program.ops[at.op];
@@ -331,6 +368,7 @@ run_status run(machine &m, const program_view &program, run_budget &budget) {
         run_daemons(m);
         memory_tick(m);
         if (result == STEP_PAUSED) return RUN_WINDOW;
+        if (result == STEP_NEED_ORDER) return RUN_NEED_ORDER;
         if (result == STEP_OOM) {
             m.count(VM_oom_kill);
             return RUN_OOM;

@@ -13,7 +13,7 @@ struct program_view {
     u64 nr_ops = 0, seed = 0;
 };
 
-enum run_status : u32 { RUN_DONE, RUN_WINDOW, RUN_OOM, RUN_ERROR };
+enum run_status : u32 { RUN_DONE, RUN_WINDOW, RUN_OOM, RUN_ERROR, RUN_NEED_ORDER };
 
 // When run() pauses, besides the end of the program. A window ends at the first that comes true.
 struct run_budget {
@@ -29,6 +29,7 @@ struct run_budget {
 bool boot(machine &m, u64 brk_start, u64 mmap_base);
 
 // Runs on from where the machine stands. Cutting a run anywhere gives the same state in the end.
+// RUN_NEED_ORDER: the question in the header waits for thp_resolve().
 run_status run(machine &m, const program_view &program, run_budget &budget);
 
 } // namespace thp

@@ -3,6 +3,7 @@
 #include "kernel/cont_pte_hugepage.hpp"
 #include "kernel/page_alloc.hpp"
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <new>
 #include <sys/mman.h>
@@ -14,14 +15,15 @@ namespace {
 constexpr u64 MAGIC = 0x3130766e65706874ULL; // "thpenv01"
 
 constexpr u32 record_size[NR_TABLES] = {
-    sizeof(page),      sizeof(u8),
-    sizeof(u8),        PTRS_PER_TABLE * sizeof(u64),
-    sizeof(u32),       sizeof(vm_area_struct),
-    sizeof(u32),       sizeof(mm_struct),
-    sizeof(anon_vma),  sizeof(region),
-    sizeof(pin),       sizeof(u32),
-    sizeof(swap_slot), sizeof(swap_cluster),
-    sizeof(u32),       sizeof(u64),
+    sizeof(page),         sizeof(u8),
+    sizeof(u8),           PTRS_PER_TABLE * sizeof(u64),
+    sizeof(u32),          sizeof(vm_area_struct),
+    sizeof(u32),          sizeof(mm_struct),
+    sizeof(anon_vma),     sizeof(region),
+    sizeof(pin),          sizeof(u32),
+    sizeof(swap_slot),    sizeof(swap_cluster),
+    sizeof(u32),          sizeof(u64),
+    sizeof(order_answer),
 };
 
 // FNV-1a over words: finds damage, not malice.
@@ -87,6 +89,7 @@ void machine::attach() {
     auto *words = reinterpret_cast<u64 *>(at(TABLE_tlb));
     translations[0] = {h->config.tlb, words};
     if (h->config.shadow_tlb) translations[1] = {h->config.tlb, words + tlb_words(h->config.tlb)};
+    order_answers = reinterpret_cast<order_answer *>(at(TABLE_order_answers));
 }
 
 machine::machine(const machine_config &config, const program_size &program) {
@@ -108,6 +111,7 @@ machine::machine(const machine_config &config, const program_size &program) {
         program.swap_slots / SWAPFILE_CLUSTER + 1,
         program.processes,
         tlb_words(config.tlb) * (config.shadow_tlb ? 2 : 1),
+        std::bit_ceil(4 * (config.max_tables + config.max_vmas)),
     };
     u64 size = align_up(sizeof(header), 64);
     table_header layout[NR_TABLES];

@@ -33,8 +33,8 @@ enum page_flags : u32 {
     PG_pool = 1U << 19,       // a 64K block of the reserve, free or in use
     PG_lent = 1U << 20,       // a 64K folio that the buddy allocator lent to the reserve's users
     PG_double_map = 1U << 21,
-    PG_slab = 1U << 17,       // held by the rest of the kernel, which uses it in place: cannot move
-    PG_filecache = 1U << 18,  // held by somebody else's page cache: can move
+    PG_slab = 1U << 17,      // held by the rest of the kernel, which uses it in place: cannot move
+    PG_filecache = 1U << 18, // held by somebody else's page cache: can move
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.
@@ -170,6 +170,27 @@ struct pin {
     u32 pfn, process;
 };
 
+// Who is asked for the order of a fault: nobody; somebody who does not see the address (the proposed
+// thp_get_order); somebody who does.
+enum order_interface : u32 { ORDERS_NOT_ASKED, ORDERS_BPF, ORDERS_BY_ADDRESS, NR_ORDER_INTERFACES };
+// include/linux/huge_mm.h, as the proposal extends it: for whom.
+enum tva_type : u32 { TVA_PAGEFAULT, TVA_KHUGEPAGED, TVA_SWAP_PAGEFAULT, NR_TVA_TYPES };
+enum order_state : u32 { ORDER_IDLE, ORDER_ASKED, ORDER_ANSWERED };
+
+// What the machine waits for: nothing of the fault has happened yet.
+struct order_question {
+    u64 address;
+    u32 mm, type, orders, state; // orders: that may be answered, besides 0
+};
+
+// What was answered about one 2M block of one VMA, by type.
+struct order_answer {
+    u64 block; // address >> PMD_SHIFT
+    u32 vma;   // id
+    u8 order[NR_TVA_TYPES], spare;
+};
+constexpr u8 ORDER_NOT_ASKED = 0xff;
+
 // Records of one kind: how many there may be, how many were ever used, and the list of free ones.
 struct table_header {
     u64 offset; // in the arena
@@ -193,6 +214,7 @@ enum table_id : u32 {
     TABLE_clusters,
     TABLE_processes, // the mm of each process of the program
     TABLE_tlb,
+    TABLE_order_answers,
     NR_TABLES
 };
 
@@ -254,12 +276,13 @@ struct header {
     u64 shrinker_deferred;
     // The memory control group: pages.
     u64 memcg_usage, memcg_max, memcg_stock;
-    u32 current_mm, next_slot;    // the process on the CPU; the next 2 GiB slot
-    u32 default_orders, reserved; // E1: the mask of VMAs that have none of their own; 0 = all
-    u32 tlb_sizes, next_asid;     // page sizes that the TLB may hold, a bit each
-    u32 asid_mm[MAX_ASIDS];       // the address space behind each ASID; NIL: none
-    u64 questions;                // that policies were asked
-    u32 charged, spare;           // the VMA that time is spent for; NIL: none, or it is not kept
+    u32 current_mm, next_slot;           // the process on the CPU; the next 2 GiB slot
+    u32 default_orders, order_interface; // E1: the mask of VMAs that have none of their own; 0 = all
+    u32 tlb_sizes, next_asid;            // page sizes that the TLB may hold, a bit each
+    u32 asid_mm[MAX_ASIDS];              // the address space behind each ASID; NIL: none
+    u64 questions;                       // that policies were asked
+    u32 charged, spare;                  // the VMA that time is spent for; NIL: none, or it is not kept
+    order_question question;
     cursor at;
     // The reserve of 64K folios (cont_pte_hugepage.cpp). lost: blocks that were split and not replaced yet.
     u32 pool_head, pool_lost, pool_lent, pool_peak;
@@ -271,6 +294,7 @@ static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plai
               plain<header>);
 static_assert(plain<swap_slot> && plain<swap_cluster>);
 static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
+static_assert(sizeof(order_answer) == 16 && plain<order_answer>);
 
 // What a program needs tables for.
 struct program_size {
@@ -295,7 +319,8 @@ struct machine {
     swap_slot *swap = nullptr;
     swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;
-    tlb translations[2]; // over their words in the arena; [1]: the 4K shadow TLB
+    tlb translations[2];                   // over their words in the arena; [1]: the 4K shadow TLB
+    order_answer *order_answers = nullptr; // a hash table, see kernel/huge_memory_bpf.cpp
 
     machine(const machine_config &config, const program_size &program);
     ~machine();

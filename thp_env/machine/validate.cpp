@@ -3,6 +3,7 @@
 #include "frame_census.hpp"
 #include "hardware/tlb.hpp"
 #include "kernel/contpte.hpp"
+#include "kernel/huge_memory_bpf.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
 #include "kernel/page_table.hpp"
@@ -280,8 +281,7 @@ struct scan : frame_census {
     }
 
     void clock() {
-        u64 sum = 0;
-        for (const u64 ps : m.h->times) sum += ps;
+        const u64 sum = std::accumulate(std::begin(m.h->times), std::end(m.h->times), u64{0});
         expect_equal(m.h->clock, sum, "times do not add up to the clock");
     }
 };
@@ -303,6 +303,7 @@ std::string validate(machine &m) {
     s.folios();
     s.swap_slots();
     s.translations();
+    s.expect(order_answers_sound(m), "answers about orders");
     s.clock();
     return s.broken.empty() ? validate_lists(m) : s.broken;
 }

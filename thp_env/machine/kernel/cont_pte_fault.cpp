@@ -1,5 +1,6 @@
 #include "cont_pte_fault.hpp"
 #include "../hardware/tlb.hpp"
+#include "huge_memory_bpf.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -24,7 +25,8 @@ u64 *shared_cont_block(const machine &m, const vm_area_struct &v, u64 address, u
 bool set_cont_pte_huge_zero_page(machine &m, u32 vma, u64 address, u64 *pte) {
     const vm_area_struct &v = m.vmas[vma];
     u64 *block = contpte_align_down(m, pte);
-    if (!thp_vma_suitable_orders(v, address, thp_vma_allowable_orders(m, v) & 1U << CONT_PTE_ORDER))
+    if (!thp_vma_suitable_orders(v, address,
+                                 thp_get_orders(m, v, address, TVA_PAGEFAULT) & 1U << CONT_PTE_ORDER))
         return false;
     if (!pte_range_none(block, CONT_PTES) || !mm_get_huge_zero_folio(m, v.vm_mm)) return false;
     const u64 bits = vma_pte_bits(v, false) | PTE_SPECIAL | PTE_ACCESSED;

@@ -15,7 +15,7 @@ u32 vma_thp_gfp_mask(const machine &m, const vm_area_struct &vma);
 // Of `orders`, those whose aligned block around the address lies inside the VMA.
 u32 thp_vma_suitable_orders(const vm_area_struct &vma, u64 address, u32 orders);
 
-enum vm_fault : u32 { FAULT_DONE, FAULT_FALLBACK, FAULT_SIGSEGV, FAULT_OOM };
+enum vm_fault : u32 { FAULT_DONE, FAULT_FALLBACK, FAULT_SIGSEGV, FAULT_OOM, FAULT_NEED_ORDER };
 
 vm_fault do_huge_pmd_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write);
 vm_fault do_huge_pmd_wp_page(machine &m, u32 vma, u64 address, u64 *pmd);

@@ -2,6 +2,7 @@
 #include "../hardware/tlb.hpp"
 #include "contpte.hpp"
 #include "huge_memory.hpp"
+#include "huge_memory_bpf.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
 #include "page_alloc.hpp"
@@ -224,7 +225,7 @@ scan_result collapse(machine &m, u32 vma, u64 start, bool khugepaged) {
     if (pte_none(*pmd)) return PMD_NONE;
     if (pmd_trans_huge(*pmd)) return PMD_MAPPED;
     u32 unmapped = 0;
-    const u32 orders = thp_vma_allowable_orders(m, m.vmas[vma]);
+    const u32 orders = thp_get_orders(m, m.vmas[vma], start, TVA_KHUGEPAGED);
     const bool mthp = khugepaged && feature(m, FEATURE_collapse_mthp) && (orders & ~(1U << PMD_ORDER));
     const u32 max_ptes_none = mthp ? HPAGE_PMD_NR : m.h->max_ptes_none; // each size asks for itself
     m.spend(TIME_monitoring, m.cost().scan_pte * HPAGE_PMD_NR);
@@ -255,17 +256,34 @@ void khugepaged_enter_vma(machine &m, u32 vma) {
     if (allowable(m, v, false)) m.mms[v.vm_mm].khugepaged = 1;
 }
 
-void khugepaged_scan(machine &m) {
+namespace {
+
+// Calls visit(vma, address) for each block that khugepaged may look at, until one returns false.
+template <typename Visit> bool each_block(machine &m, Visit visit) {
     for (u32 mm = 0; mm < m.h->tables[TABLE_mms].used; ++mm) {
         if (!m.mms[mm].in_use || !m.mms[mm].khugepaged) continue;
         for (u32 v = find_vma(m, mm, 0); v != NIL; v = vma_next(m, v)) {
             if (!allowable(m, m.vmas[v], false)) continue;
             const u64 end = align_down(m.vmas[v].vm_end, PMD_SIZE);
             for (u64 at = align_up(m.vmas[v].vm_start, PMD_SIZE); at < end; at += PMD_SIZE) {
-                collapse(m, v, at, true);
+                if (!visit(v, at)) return false;
             }
         }
     }
+    return true;
+}
+
+} // namespace
+
+int khugepaged_scan(machine &m) {
+    if (!each_block(m, [&](u32 v, u64 at) { return !thp_khugepaged_asks(m, m.vmas[v], at); }))
+        return -ENEEDORDER; // asks about all before it scans the first
+    const u32 sizes = feature(m, FEATURE_collapse_mthp) ? THP_ORDERS_ALL_ANON : 1U << PMD_ORDER;
+    each_block(m, [&](u32 v, u64 at) {
+        if (thp_get_orders(m, m.vmas[v], at, TVA_KHUGEPAGED) & sizes) collapse(m, v, at, true);
+        return true;
+    });
+    return 0;
 }
 
 int madvise_collapse(machine &m, u32 vma, u64 start, u64 end) {

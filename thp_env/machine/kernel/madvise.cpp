@@ -104,6 +104,8 @@ int populate(machine &m, u32 mm, u64 address, bool write, bool touch) {
             return -EFAULT;
         case FAULT_OOM:
             return -ENOMEM;
+        case FAULT_NEED_ORDER:
+            return -ENEEDORDER;
         default:
             break;
         }

@@ -3,6 +3,7 @@
 #include "cont_pte_fault.hpp"
 #include "cont_pte_hugepage.hpp"
 #include "filemap.hpp"
+#include "huge_memory_bpf.hpp"
 #include "kswapd.hpp"
 #include "lru.hpp"
 #include "page_alloc.hpp"
@@ -18,7 +19,7 @@ namespace {
 
 // R4: the largest allowed order whose block lies in the VMA and is empty; on failure the next lower one.
 u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u64 *table, u32 *order) {
-    u32 orders = thp_vma_allowable_orders(m, vma) & ~(1U << PMD_ORDER);
+    u32 orders = thp_get_orders(m, vma, address, TVA_PAGEFAULT) & ~(1U << PMD_ORDER);
     orders = thp_vma_suitable_orders(vma, address, orders);
     const u32 index = pte_index(address), gfp = vma_thp_gfp_mask(m, vma);
     bool fits = false;
@@ -163,12 +164,13 @@ vm_fault handle_pte_fault(machine &m, u32 vma, u64 address, u64 *pmd, bool write
 
 vm_fault fault_once(machine &m, u32 vma, u64 address, bool write) {
     const vm_area_struct &v = m.vmas[vma];
+    if (m.h->order_interface && thp_fault_asks(m, v, address, write)) return FAULT_NEED_ORDER;
     u64 *pmd = pmd_alloc(m, v.vm_mm, address);
     if (!pmd) return FAULT_OOM;
     if (fault_has_choice(m, v, address, *pmd)) m.count(VM_fault_with_choice);
     vm_fault result = FAULT_FALLBACK;
     if (pte_none(*pmd)) {
-        if (thp_vma_allowable_orders(m, v) & (1U << PMD_ORDER)) { // R2
+        if (thp_get_orders(m, v, address, TVA_PAGEFAULT) & (1U << PMD_ORDER)) { // R2
             result = do_huge_pmd_anonymous_page(m, vma, address, pmd, write);
         }
     } else if (pmd_trans_huge(*pmd)) {
@@ -228,6 +230,7 @@ vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write) {
     const u64 majflt = m.mms[m.vmas[vma].vm_mm].majflt;
     if (feature(m, FEATURE_pool_64k)) huge_page_pool_balance(m);
     const vm_fault result = fault_once(m, vma, address, write);
+    if (result == FAULT_NEED_ORDER) return result;
     m.count(VM_pgfault);
     mm_struct &mm = m.mms[m.vmas[vma].vm_mm];
     if (result == FAULT_DONE && mm.majflt == majflt) ++mm.minflt;
@@ -308,6 +311,7 @@ bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
         return true;
     });
     gather.flush(m, mm);
+    order_answers_zap(m, m.vmas[vma], start, end);
     m.vmas[vma].zapped += rss - m.mms[mm].rss;
     m.vmas[vma].zap_calls += rss != m.mms[mm].rss;
     return done;

@@ -6,7 +6,8 @@
 
 namespace thp {
 
-// A fault of the process at a mapped address whose VMA permits the access. Counts one fault.
+// A fault of the process at a mapped address whose VMA permits the access. Counts one fault, unless it has
+// to wait for an order: then nothing has happened.
 vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write);
 
 // The two kinds of fault on an entry that is there: swapped out, or not writable.

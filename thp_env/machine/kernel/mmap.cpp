@@ -1,6 +1,7 @@
 #include "mmap.hpp"
 #include "../hardware/tlb.hpp"
 #include "huge_memory.hpp"
+#include "huge_memory_bpf.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
@@ -94,9 +95,12 @@ void inherit_orders(machine &m, u32 v) {
 void merge(machine &m, u32 a, u32 b) {
     vm_area_struct &left = m.vmas[a], &right = m.vmas[b];
     if (right.vm_end - right.vm_start > left.vm_end - left.vm_start) {
+        order_answers_move(m, left.id, right.id, left.vm_start, left.vm_end, 0);
         left.id = right.id;
         left.born = right.born;
         left.asked = right.asked;
+    } else {
+        order_answers_move(m, right.id, left.id, right.vm_start, right.vm_end, 0);
     }
     for (u32 order = 0; order <= PMD_ORDER; ++order) left.faults[order] += right.faults[order];
     for (u32 kind = 0; kind < NR_TIMES; ++kind) left.times[kind] += right.times[kind];
@@ -200,6 +204,8 @@ int split_vma(machine &m, u32 vma, u64 address) {
         std::swap(upper.times, lower.times);
         std::swap(upper.zap_calls, lower.zap_calls);
     }
+    const vm_area_struct &smaller = upper_is_larger ? lower : upper;
+    order_answers_move(m, old.id, smaller.id, smaller.vm_start, smaller.vm_end, address);
     m.spend(TIME_syscall, m.cost().split_vma);
     return 0;
 }

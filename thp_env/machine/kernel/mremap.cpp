@@ -2,6 +2,7 @@
 #include "../hardware/tlb.hpp"
 #include "contpte.hpp"
 #include "huge_memory.hpp"
+#include "huge_memory_bpf.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
 #include "page_table.hpp"
@@ -88,6 +89,7 @@ int move_vma(machine &m, u32 v, u64 from, u64 length, u64 to, u64 new_length) {
     }
     std::copy(std::begin(old.faults), std::end(old.faults), std::begin(moved.faults));
     std::swap(moved.id, m.vmas[v].id);
+    order_answers_move(m, moved.id, m.vmas[v].id, from, from + length, 0);
     std::swap(moved.asked, m.vmas[v].asked);
     std::swap(moved.times, m.vmas[v].times);
     if (!move_page_tables(m, v, from, to, length)) return -ENOMEM;

@@ -1,6 +1,6 @@
 #include "page_alloc.hpp"
-#include "cont_pte_hugepage.hpp"
 #include "compaction.hpp"
+#include "cont_pte_hugepage.hpp"
 #include "huge_memory.hpp"
 #include "kswapd.hpp"
 #include "lru.hpp"

@@ -43,6 +43,9 @@ void add_to_swap_cache(machine &m, u32 pfn, u32 slot);
 bool folio_free_swap(machine &m, u32 head);
 void delete_from_swap_cache(machine &m, u32 head);
 
+// Of `orders`, those of which the block around an address can be swapped in as one folio (R40, R42).
+u32 swapin_orders(const machine &m, const vm_area_struct &vma, u64 address, const u64 *pte, u32 orders);
+
 // Reads a slot's content into a page; counts the pages read.
 void swap_read_page(machine &m, u32 slot, u32 pfn);
 // Writes a folio's pages to slots from `slot` on (R34, R37).

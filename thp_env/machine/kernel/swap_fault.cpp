@@ -1,6 +1,7 @@
 // mm/memory.c: do_swap_page.
 #include "../hardware/tlb.hpp"
 #include "contpte.hpp"
+#include "huge_memory_bpf.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
 #include "rmap.hpp"
@@ -41,17 +42,12 @@ bool swaps_in_whole(const machine &m, const vm_area_struct &v, u64 address, cons
 
 // R40-R42: the largest allowed order whose block is swapped to slots aligned like itself.
 u32 alloc_swap_folio(machine &m, const vm_area_struct &v, u64 address, const u64 *pte) {
-    u32 orders = thp_vma_allowable_orders(m, v) | swapped_out_order(m, *pte);
-    orders = thp_vma_suitable_orders(v, address, orders & ~(1U << PMD_ORDER));
-    const u32 index = pte_index(address), slot = pte_swp_offset(*pte);
+    const u32 allowed = thp_get_orders(m, v, address, TVA_SWAP_PAGEFAULT) | swapped_out_order(m, *pte);
+    u32 orders = swapin_orders(m, v, address, pte, allowed);
     const u32 gfp = vma_thp_gfp_mask(m, v);
-    bool fits = false;
     while (orders) {
-        const u32 order = static_cast<u32>(std::bit_width(orders)) - 1, nr = 1U << order;
-        orders &= ~nr;
-        const bool aligned = (address >> PAGE_SHIFT) % nr == slot % nr;
-        fits = fits || (aligned && can_swapin_thp(m, pte - index % nr, nr));
-        if (!fits) continue;
+        const u32 order = static_cast<u32>(std::bit_width(orders)) - 1;
+        orders &= ~(1U << order);
         bool charge_failed = false;
         const u32 head = folio_alloc_charged(m, order, gfp, &charge_failed);
         if (head != NIL) return head;
@@ -79,6 +75,17 @@ vm_fault swap_in_folio(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
 }
 
 } // namespace
+
+u32 swapin_orders(const machine &m, const vm_area_struct &vma, u64 address, const u64 *pte, u32 orders) {
+    const u32 slot = pte_swp_offset(*pte);
+    orders = thp_vma_suitable_orders(vma, address, orders & ~(1U << PMD_ORDER));
+    for (; orders; orders &= ~std::bit_floor(orders)) { // where a larger block fits a smaller one does too
+        const u32 nr = std::bit_floor(orders);
+        if ((address >> PAGE_SHIFT) % nr == slot % nr && can_swapin_thp(m, pte - pte_index(address) % nr, nr))
+            break;
+    }
+    return orders;
+}
 
 void map_cached_page(machine &m, u32 vma, u64 address, u64 *pte, u32 head, bool exclusive) {
     page &folio = m.pages[head];

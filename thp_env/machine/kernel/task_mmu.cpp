@@ -57,8 +57,7 @@ void pagemap(machine &m, u32 mm, u64 start, u64 pages, page_layout *out) {
     }
 }
 
-vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
-    const vm_area_struct &v = m.vmas[vma];
+vma_smaps vma_statistics(const vm_area_struct &v) {
     vma_smaps s{};
     s.vm_start = v.vm_start;
     s.vm_end = v.vm_end;
@@ -74,6 +73,13 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
     s.asked_faults = v.asked.faults;
     s.asked_zapped = v.asked.zapped;
     std::copy(std::begin(v.times), std::end(v.times), std::begin(s.times));
+    return s;
+}
+
+namespace {
+
+// Adds what the page tables hold in a range; returns how many entries are present.
+u64 read_range(machine &m, u32 mm, u64 start, u64 end, bool clear_refs, vma_smaps &s) {
     u64 entries = 0;
     const auto visit = [&](u64 entry, u64 pages) {
         if (is_swap_pte(entry)) ++s.swapped;
@@ -103,13 +109,30 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
         for (u64 i = 0; clear_refs && i < nr; ++i) ptep_test_and_clear_young(m, pte + i);
         return true;
     };
+    s.scanned += (end - start) >> PAGE_SHIFT;
+    walk_pmd_range(m, mm, start, end, read);
+    return entries;
+}
+
+} // namespace
+
+vma_smaps smaps_range(machine &m, u32 vma, u64 start, u64 end) {
+    vma_smaps s = vma_statistics(m.vmas[vma]);
+    const charge_to charged(m, vma);
+    m.spend(TIME_monitoring, m.cost().scan_pte * read_range(m, m.vmas[vma].vm_mm, start, end, false, s));
+    return s;
+}
+
+vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
+    const vm_area_struct &v = m.vmas[vma];
+    vma_smaps s = vma_statistics(v);
+    u64 entries = 0;
     const u64 first = v.vm_start >> PMD_SHIFT, last = (v.vm_end - 1) >> PMD_SHIFT;
     const u64 step = std::clamp<u64>(every, 1, last - first + 1);
     for (u64 block = first + v.asked.number % step; block <= last; block += step) {
         const u64 start = std::max(v.vm_start, block << PMD_SHIFT);
         const u64 end = step == 1 ? v.vm_end : std::min(v.vm_end, (block + 1) << PMD_SHIFT);
-        s.scanned += (end - start) >> PAGE_SHIFT;
-        walk_pmd_range(m, v.vm_mm, start, end, read);
+        entries += read_range(m, v.vm_mm, start, end, clear_refs, s);
         if (step == 1) break;
     }
     const charge_to charged(m, vma);

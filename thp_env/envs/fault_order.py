@@ -1,0 +1,263 @@
+"""The environment thp_env/FaultOrder-v0: the order of a page fault, at the fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from thp_env.envs.actions import fitting_blocks
+from thp_env.envs.env import ThpEnv
+from thp_env.envs.observation import OFFSET, SYSTEM_FIELDS, VMA_FIELDS, Field, Fields, vma_observation
+from thp_env.envs.task import Task
+from thp_env.envs.vector import ThpVectorEnv
+from thp_env.machine import Machine, OrderQuestion, Status, layout
+from thp_env.machine.batch import FACTS, Question, Verb
+
+ORDERS = (0, *layout.ORDERS)
+"""The order of each action."""
+
+INTERFACES = ("bpf", "address")
+BLOCKS = ("before", "here", "after")
+"""The 2M blocks of the VMA that `interface="address"` sees."""
+
+KEPT = ("size", "faults", "faults_ever", "pages_per_fault", "zapped", "zapped_ever", "zap_size", "age", "asked",
+        "advised", "aligned")  # fmt: skip
+"""Those of `observation.VMA_FIELDS` that a kernel knows without reading page tables: the fields of `vma`."""
+
+FAULT_FIELDS = {
+    "type_fault": Field("whether the order is for a fault", "0 or 1", 0, "type_0"),
+    "type_khugepaged": Field("... for a collapse by khugepaged", "0 or 1", 0, "type_1"),
+    "type_swapin": Field("... for swapping in", "0 or 1", 0, "type_2"),
+    **{f"may_{4 << order}K": Field(f"whether {4 << order}K is allowed", "0 or 1", 0, f"may_{order}")
+       for order in layout.ORDERS},
+    "task_rss": Field("resident memory of the process", "pages", 24, "task_rss"),
+    "task_minflt": Field("its minor faults", "faults", 24, "task_minflt"),
+    "task_majflt": Field("its major faults", "faults", 20, "task_majflt"),
+    "task_vmas": Field("its VMAs", "VMAs", 16, "task_vmas"),
+}  # fmt: skip
+"""Fields of `fault`."""
+
+BLOCK_FIELDS = {
+    "place": Field("where the block lies in the VMA", "share of the VMA's 2M blocks", 0, "block", "blocks"),
+    "page": Field("where the address lies in the block", "share of the block", 0, "page", "block_size"),
+    **{
+        f"{name}_{block}": Field(f"{meaning} {block}", unit, 0, f"{name}_{block}", "block_size" * ("512" in unit))
+        for block in BLOCKS
+        for name, meaning, unit in (
+            ("inside", "what lies in the VMA of the block", "share of 512 pages"),
+            ("mapped", "mapped pages of the block", "share of 512 pages"),
+            ("young", "pages whose entry was accessed, of the block", "share of 512 pages"),
+            ("large", "pages in folios of 64K or more, of the block", "share of 512 pages"),
+            ("huge", "whether a PMD maps the block", "0 or 1"),
+            ("swapped", "pages that are swapped out, of the block", "share of 512 pages"),
+        )
+    },
+}  # fmt: skip
+"""Fields of `block`. Reading the page tables of the three blocks takes simulated time."""
+
+_kept = [list(VMA_FIELDS).index(name) for name in KEPT]
+_TASK = ("task_rss", "task_minflt", "task_majflt", "task_vmas")
+_fault = Fields(FAULT_FIELDS, [*(f"type_{i}" for i in range(len(layout.TVA_TYPES))),
+                               *(f"may_{order}" for order in layout.ORDERS), *_TASK])  # fmt: skip
+_block = Fields(BLOCK_FIELDS, ["block", "blocks", "page", "block_size", *list(BLOCK_FIELDS)[2:]])
+_FAULT_FACTS = [FACTS[name] for name in ("order_type", "order_orders", *_TASK)]
+_LARGE = 4
+_BITS = np.array(ORDERS)
+
+
+class FaultOrderTask(Task):
+    """Stops each machine at its next fault that has a choice, or when the window is over.
+
+    Args:
+        machines: how many.
+        workload: as of `Task`.
+        reward: as of `Task`.
+        interface: one of `INTERFACES`.
+        window_ms: simulated milliseconds after which a step ends that no fault has ended.
+        window_faults: faults that had a choice after which it ends.
+        default: name of the sizes that are on.
+        named: the other arguments of `Task`.
+    """
+
+    question = Question.ORDER
+
+    def __init__(
+        self, machines: int = 1, workload: Any = "hot_island", reward: Any = "total_time", *, interface: str = "bpf",
+        window_ms: float = 100.0, window_faults: int = 1 << 20, default: str = "all", **named: Any,
+    ) -> None:  # fmt: skip
+        """Make the task; no machine runs yet."""
+        if interface not in INTERFACES:
+            raise ValueError(f"unknown interface {interface!r}: one of {', '.join(INTERFACES)}")
+        self.interface = interface
+        self.slots = len(BLOCKS) if interface == "address" else 0
+        super().__init__(
+            machines, workload, reward, window_ms=window_ms, window_faults=window_faults, default=default, **named
+        )
+        self.action_space = spaces.Discrete(len(ORDERS))
+        sizes = {"vma": len(KEPT), "fault": len(FAULT_FIELDS), "system": len(SYSTEM_FIELDS)}
+        if interface == "address":
+            sizes["block"] = len(BLOCK_FIELDS)
+        self.observation_space = spaces.Dict(
+            {name: spaces.Box(0.0, 1.0, (n,), np.float32) for name, n in sizes.items()}
+        )
+
+    def prepare(self, i: int, machine: Machine, default: int) -> None:
+        """The chosen sizes are on for all VMAs, and the machine asks."""
+        for order in layout.ORDERS:
+            machine.set_thp(order, "always")
+        machine.set_default_orders(default)
+        machine.ask_orders(self.interface)
+
+    def decisions(self, actions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Answers for the machines that wait. An order that is not allowed masks all: the fault gets order 0."""
+        decided = np.zeros((len(actions), max(1, self.slots), 3), np.uint32)
+        order = _BITS[actions]
+        decided[:, 0, 1] = np.where(self.waiting & chosen, Verb.RESOLVE, Verb.NOTHING)
+        decided[:, 0, 2] = np.where(self.facts["order_orders"] >> order & 1, order, 0)
+        return decided
+
+    @property
+    def waiting(self) -> np.ndarray:
+        """Which machines wait for an order, bool."""
+        return self.status == Status.NEED_ORDER
+
+    def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
+        """The fault and its VMA, zeros where none waits, and the system."""
+        rows, waits = self.rows[chosen], self.waiting[chosen]
+        facts = self.facts.raw[chosen].take(_FAULT_FACTS, 1)
+        vma = vma_observation(rows[:, 0], self.facts["clock"][chosen], np.zeros(len(rows), np.int64))
+        q = np.empty((len(facts), len(FAULT_FIELDS)))
+        q[:, :3] = facts[:, :1] == np.arange(len(layout.TVA_TYPES))
+        q[:, 3:-4] = facts[:, 1:2] >> np.array(layout.ORDERS) & 1
+        q[:, -4:] = facts[:, 2:]
+        seen = {"vma": vma.take(_kept, 1), "fault": _fault(q)}
+        if self.interface == "address":
+            seen["block"] = _block(_block_quantities(rows, self.facts["order_address"][chosen]))
+        if not waits.all():
+            for values in seen.values():
+                values[~waits] = 0.0
+        return {**seen, **super().observation(chosen)}
+
+    def masks(self) -> np.ndarray:
+        """Which orders are allowed, shape (N, 9); by address also which fit somewhere in the block."""
+        offered = self.facts["order_orders"][:, None] >> _BITS & 1
+        if self.interface == "address":
+            block = self.facts["order_address"] // layout.PMD_SIZE * layout.PMD_SIZE
+            start = np.maximum(self.rows["vm_start"][:, 0].astype(np.int64), block)
+            end = np.minimum(self.rows["vm_end"][:, 0].astype(np.int64), block + layout.PMD_SIZE)
+            offered &= fitting_blocks(start, end)[:, _BITS]
+        offered[~self.waiting] = 0
+        offered[:, 0] = 1
+        return offered.astype(np.int8)
+
+
+def _block_quantities(rows: np.ndarray, address: np.ndarray) -> np.ndarray:
+    raw = np.ascontiguousarray(rows).view(np.int64).reshape(*rows.shape, -1)
+    q = np.empty((len(rows), 4 + 6 * len(BLOCKS)))
+    start, end = raw[:, 0, OFFSET["vm_start"]], raw[:, 0, OFFSET["vm_end"]]
+    first = start // layout.PMD_SIZE
+    q[:, 0] = address // layout.PMD_SIZE - first
+    q[:, 1] = (end - 1) // layout.PMD_SIZE - first
+    q[:, 2] = address % layout.PMD_SIZE // layout.PAGE_SIZE
+    q[:, 3] = layout.PMD_SIZE // layout.PAGE_SIZE
+    blocks, around = raw[:, 1:], q[:, 4:].reshape(len(rows), len(BLOCKS), 6)
+    by_order = blocks[..., OFFSET["by_order"] : OFFSET["by_order"] + layout.PMD_ORDER + 1]
+    for i, name in ((0, "scanned"), (2, "young"), (4, "pmd_mapped"), (5, "swapped")):
+        around[..., i] = blocks[..., OFFSET[name]]
+    around[..., 1] = by_order.sum(-1)
+    around[..., 3] = by_order[..., _LARGE:].sum(-1)
+    return q
+
+
+class FaultOrderEnv(ThpEnv):
+    """Choose the folio size of a page fault, at the fault.
+
+    ## Description
+
+    A simulated Linux machine runs a workload and stops before a page fault that could get more than one size. The
+    agent sees the VMA, the fault and the system, and answers with an order; the fault goes on with it. Each 2M block
+    of a VMA is asked about once, until it is unmapped: later faults there follow the same answer. khugepaged, before
+    it collapses a block, and swapping in are asked about in the same way, each once for a block.
+
+    ## Action Space
+
+    `Discrete(9)`: 4K, 16K, 32K, 64K, 128K, 256K, 512K, 1M, 2M (orders `thp_env.envs.fault_order.ORDERS`).
+
+    - `interface="bpf"` is the proposed thp_get_order: the one order returned masks the allowed ones, and a fault that
+      it does not fit, or whose allocation fails, gets 4K.
+    - `interface="address"`: a fault falls back to the next smaller size that is allowed and fits, as without an
+      agent. For research: no kernel hook sees this much.
+
+    `action_masks()` says which orders are allowed; by address, also which fit somewhere in the block. An order that
+    is not allowed counts as 4K. Where no fault waits the action means nothing and only 4K is allowed.
+
+    ## Observation Space
+
+    `Dict` of float32 in 0..1: `vma`, what is known of the VMA without reading page tables (`fault_order.KEPT`);
+    `fault`, the type of the fault, the orders allowed and the process (`fault_order.FAULT_FIELDS`); `system`
+    (`observation.SYSTEM_FIELDS`). By address also `block` (`fault_order.BLOCK_FIELDS`): the block's place in the VMA
+    and what its page table and those of its neighbours hold; reading them takes simulated time. `vma`, `fault` and
+    `block` are zero where no fault waits.
+
+    ## Rewards
+
+    The sum of named terms over the step (`envs/reward.py`), scaled so that an episode adds up to a figure per access
+    of the workload. `total_time` (default): minus the ns per access of translation, faults, splits, swapping,
+    unmapping and monitoring, and of resident memory at its price. `balanced`: TLB reach, memory waste, split cost.
+    Or a function `(before, after, accesses) -> {name: value}`. `reward_terms` holds the last step's.
+    At the end pending splits and untouched memory are charged (`pending_cost`).
+
+    ## Starting State
+
+    A workload draws a program and a machine from the environment's generator; the program has run to its first
+    fault that has a choice, or for a window.
+
+    ## Episode End
+
+    Terminates when the program has ended, or when the machine runs out of memory: then what was not executed is
+    charged as if each access walked the whole page table and faulted, with all memory resident (`oom_cost`), so
+    that it never pays to run out. How many decisions there are depends on the blocks that the program touches and
+    gives back. Never truncates by itself.
+
+    ## Information
+
+    Each step: `elapsed_ns`, the simulated time of the step. At the end also `reason` ("done" or "oom"),
+    `metrics` (`thp_env.metrics.run_metrics`) and `workload`.
+
+    ## Arguments
+
+    - `workload`: a name (see `thp_env.workloads()`), a file, a `Workload`, a `Program`, an `Instance`, or a
+      sequence of those, of which each episode draws one.
+    - `reward`: "total_time", "balanced" or a function.
+    - `interface`: "bpf" or "address".
+    - `window_ms`: simulated milliseconds after which a step ends without a fault that waits.
+    - `window_faults`: faults that had a choice after which it does.
+    - `window_accesses`: simulated accesses after which it does; None: any number.
+    - `default`: name of the sizes that are on; "all" leaves everything to the agent.
+    - `pmu_period`: TLB events between two samples.
+    - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
+
+    ## Version History
+
+    - v0: first version.
+
+    ## References
+
+    Yafang Shao: "mm, bpf: BPF-MM, BPF-THP", linux-mm, September 2025.
+    Documentation/admin-guide/mm/transhuge.rst.
+    """
+
+    task_class = FaultOrderTask
+
+    @property
+    def question(self) -> OrderQuestion | None:
+        """The order that is waited for; None where no fault waits."""
+        return self.machine.question if self.machine else None
+
+
+class FaultOrderVectorEnv(ThpVectorEnv):
+    """Many FaultOrder-v0 at once; each machine runs to its own next decision, or for a window."""
+
+    task_class = FaultOrderTask

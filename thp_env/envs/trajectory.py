@@ -1,0 +1,274 @@
+"""Saved trajectories: what an episode did, with all its counters, to be replayed and verified.
+
+A file is a compressed .npz without pickles. It names the environment, its arguments and the seed, so that whoever
+has the same version of the simulator can run it again; `thp-env replay FILE` says whether the same happened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+
+from thp_env.files import whole_file
+from thp_env.machine import Machine, layout
+from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS
+from thp_env.traces.npz import checksum
+
+FORMAT = "thp_env trajectory 1"
+
+COUNTERS: tuple[str, ...] = (
+    *VM_EVENTS,
+    *(f"{stat} of order {order}" for order in range(layout.PMD_ORDER + 1) for stat in MTHP_STATS),
+    *(f"time of {kind}" for kind in TIMES),
+    "clock", "operation", "step of the operation",
+)  # fmt: skip
+"""What is noted after every step, int64; times are picoseconds."""
+
+REWARD_TOLERANCE = 1e-9
+"""Relative: integers must be the same, a float may differ in its last digits on another machine."""
+
+
+class TrajectoryError(ValueError):
+    """A trajectory that cannot be recorded, written or read."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One episode.
+
+    Attributes:
+        env_id: as registered.
+        arguments: of `gymnasium.make`; what JSON can hold.
+        reset: `seed` or, of an episode that went on with the stream, `rng` (the generator's state); `options`.
+        workload: name of what was drawn; program: checksum of its trace program.
+        version: of thp_env.
+        actions: one a step.
+        rewards: float64, one a step.
+        counters: int64, shape (steps + 1, `COUNTERS`), the first row after the reset.
+        ended: whether the episode terminated with the last step.
+    """
+
+    env_id: str
+    arguments: dict[str, Any]
+    reset: dict[str, Any]
+    workload: str
+    program: str
+    version: str
+    actions: np.ndarray
+    rewards: np.ndarray
+    counters: np.ndarray
+    ended: bool
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            TrajectoryError: when it cannot be written.
+        """
+        header = {name: getattr(self, name) for name in _TEXT} | {"format": FORMAT, "counters": COUNTERS}
+        arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), "actions": self.actions,
+                  "rewards": self.rewards, "counters": np.diff(self.counters, axis=0, prepend=0)}  # fmt: skip
+        try:
+            with whole_file(path) as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        except OSError as error:
+            raise TrajectoryError(f"cannot write {path}: {error.strerror or error}") from None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Trajectory:
+        """Read a file.
+
+        Raises:
+            TrajectoryError: when it is missing, damaged or something else.
+        """
+        try:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+                header = json.loads(bytes(file["header"]))
+                if header.get("format") != FORMAT:
+                    raise TrajectoryError(f"{path}: not a trajectory of this version")
+                if header["counters"] != list(COUNTERS):
+                    other = header["version"]
+                    raise TrajectoryError(f"{path}: thp_env {other}, which recorded it, counted other things")
+                actions, rewards = file["actions"], file["rewards"].astype(np.float64)
+                counters = np.cumsum(file["counters"].astype(np.int64), axis=0)
+                trajectory = cls(**{name: header[name] for name in _TEXT}, actions=actions, rewards=rewards,
+                                 counters=counters)  # fmt: skip
+                _check(trajectory)
+        except TrajectoryError:
+            raise
+        except FileNotFoundError:
+            raise TrajectoryError(f"{path}: no such file") from None
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError,
+                RuntimeError, MemoryError) as error:  # fmt: skip
+            raise TrajectoryError(f"{path}: not a trajectory ({error})") from None
+        return trajectory
+
+
+_TEXT = ("env_id", "arguments", "reset", "workload", "program", "version", "ended")
+
+
+def _check(t: Trajectory) -> None:
+    if not (isinstance(t.arguments, dict) and isinstance(t.reset, dict)):
+        raise ValueError("its arguments are none")
+    if t.rewards.ndim != 1 or len(t.actions) != len(t.rewards):
+        raise ValueError(f"{len(t.actions)} actions and {len(t.rewards)} rewards")
+    if t.counters.shape != (len(t.rewards) + 1, len(COUNTERS)):
+        raise ValueError("its counters do not fit its steps")
+
+
+def counters_of(machine: Machine) -> np.ndarray:
+    """Return the `COUNTERS` of a machine, int64."""
+    c = machine.counters
+    return np.concatenate([c.vm, c.mthp.ravel(), c.times, [c.clock_ps, *machine.position]]).astype(np.int64)
+
+
+class RecordTrajectory(gymnasium.Wrapper):
+    """Saves every episode as `FOLDER/NAME-0.npz`, `NAME-1.npz` and so on.
+
+    Wrap the environment in this first: what other wrappers change of actions and rewards is not recorded. An
+    episode is saved when it ends, and what has run of it at the next `reset` and at `close`.
+
+    Args:
+        env: one of thp_env's, made by `gymnasium.make`.
+        folder: for the files; made if it is not there.
+        name: first part of the files' names.
+
+    Raises:
+        TrajectoryError: when its arguments cannot be written down, or the folder cannot be made.
+    """
+
+    def __init__(self, env: gymnasium.Env, folder: str | os.PathLike, name: str = "trajectory") -> None:
+        """Wrap an environment."""
+        super().__init__(env)
+        spec = env.unwrapped.spec
+        if spec is None or not hasattr(env.unwrapped, "machine"):
+            raise TrajectoryError(f"{env} cannot be recorded: make one of thp_env's with gymnasium.make")
+        self._env_id = spec.id
+        self._arguments = {k: v for k, v in spec.kwargs.items() if k != "render_mode"}
+        for key, value in self._arguments.items():
+            if not _is_json(value):
+                raise TrajectoryError(f"{key}={value!r} cannot be written down: give a name or a file instead")
+        self.folder, self.name = Path(folder), name
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrajectoryError(f"cannot write to {folder}: {error.strerror or error}") from None
+        self.saved: list[Path] = []
+        self._actions: list[np.ndarray] = []
+        self._rewards: list[float] = []
+        self._counters: list[np.ndarray] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Save what was left unfinished, and begin a new trajectory."""
+        self._save(ended=False)
+        begin: dict[str, Any] = {"seed": seed}
+        if seed is None:
+            begin = {"rng": self.env.unwrapped.np_random.bit_generator.state}
+        if options:
+            begin["options"] = options
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._begin = begin
+        self._actions, self._rewards, self._counters = [], [], [counters_of(self._machine)]
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step, and note what happened."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._actions.append(np.array(action))
+        self._rewards.append(float(reward))
+        self._counters.append(counters_of(self._machine))
+        if terminated or truncated:
+            self._save(ended=terminated)
+        return observation, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """Save what was left unfinished, and close."""
+        self._save(ended=False)
+        super().close()
+
+    @property
+    def _machine(self) -> Machine:
+        return self.env.unwrapped.machine  # type: ignore[attr-defined]
+
+    def _save(self, ended: bool) -> None:
+        if not self._counters:
+            return
+        from thp_env import __version__
+
+        path = self.folder / f"{self.name}-{len(self.saved)}.npz"
+        Trajectory(
+            self._env_id, self._arguments, self._begin, self.env.unwrapped.workload.name,  # type: ignore[attr-defined]
+            checksum(self._machine.program), __version__, np.array(self._actions),
+            np.array(self._rewards), np.array(self._counters), ended,
+        ).save(path)  # fmt: skip
+        self.saved.append(path)
+        self._counters = []
+
+
+def steps(t: Trajectory) -> Iterator[tuple[gymnasium.Env, Any, float, dict[str, Any]]]:
+    """Run a trajectory again: (environment, observation, reward, info) after the reset and after every step.
+
+    Raises:
+        TrajectoryError: when the environment cannot be made.
+    """
+    try:
+        env = gymnasium.make(t.env_id, disable_env_checker=True, **t.arguments)
+    except (gymnasium.error.Error, ValueError, TypeError) as error:
+        raise TrajectoryError(f"{t.env_id} cannot be made as it was: {error}") from None
+    try:
+        if "rng" in t.reset:
+            try:
+                env.unwrapped.np_random = rng = np.random.Generator(np.random.PCG64())
+                rng.bit_generator.state = t.reset["rng"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise TrajectoryError(f"its random state is none: {error}") from None
+        observation, info = env.reset(seed=t.reset.get("seed"), options=t.reset.get("options"))
+        yield env, observation, 0.0, info
+        over = False
+        for at, action in enumerate(t.actions):
+            if over:
+                raise TrajectoryError(f"step {at + 1}: the episode has ended before it")
+            try:
+                observation, reward, terminated, truncated, info = env.step(action)
+            except (ValueError, gymnasium.error.Error) as error:
+                raise TrajectoryError(f"step {at + 1}: {error}") from None
+            over = terminated or truncated
+            yield env, observation, float(reward), info
+        if over != t.ended:
+            raise TrajectoryError(f"step {len(t.actions)}: the episode {'ended' if over else 'goes on'}, and did not")
+    finally:
+        env.close()
+
+
+def replay(t: Trajectory) -> str | None:
+    """Run a trajectory again; return the first difference in one line, None when there is none."""
+    try:
+        for at, (env, _, reward, _) in enumerate(steps(t)):
+            machine: Machine = env.unwrapped.machine  # type: ignore[attr-defined]
+            if at == 0 and checksum(machine.program) != t.program:
+                return f"workload {t.workload} draws another program now"
+            now = counters_of(machine)
+            if (different := np.flatnonzero(now != t.counters[at])).size:
+                i = int(different[0])
+                return f"step {at}: {COUNTERS[i]} is {now[i]}, was {t.counters[at, i]}"
+            if at and not np.isclose(reward, t.rewards[at - 1], rtol=REWARD_TOLERANCE, atol=0.0):
+                return f"step {at}: the reward is {reward!r}, was {float(t.rewards[at - 1])!r}"
+    except TrajectoryError as error:
+        return str(error)
+    return None
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        return False

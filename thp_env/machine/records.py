@@ -1,0 +1,74 @@
+"""What can be read of a machine: records of VMAs and pages, and the question that it waits with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from thp_env.machine import _core, layout
+
+PAGE_DTYPE = np.dtype(
+    [("kind", "u1"), ("order", "u1"), ("flags", "<u2"), ("head", "<u4"), ("index", "<u2"), ("content", "u1"),
+     ("spare", "u1"), ("mapcount", "<u4")]
+)  # fmt: skip
+"""One 4K page of an address range: see `kernel/task_mmu.hpp`."""
+
+SMAPS_DTYPE = np.dtype(
+    [("vm_start", "<u8"), ("vm_end", "<u8"), ("vm_flags", "<u4"), ("orders", "<u4"), ("id", "<u4"), ("mm", "<u4"),
+     ("born", "<u8"), ("faults", "<u8", 10), ("zapped", "<u8"), ("zap_calls", "<u8"), ("by_order", "<u8", 10),
+     ("swapped", "<u8"), ("zero", "<u8"), ("young", "<u8"), ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8"),
+     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8"),
+     ("times", "<u8", len(_core.TIMES))]
+)  # fmt: skip
+"""What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order, `zapped` is the
+pages unmapped again so far, in `zap_calls` calls, `scanned` the pages looked at. `asked` numbers the last question
+to a policy about it (0: never), with the faults and zapped pages at that time. `times` is the time that was spent
+for it, by kind, if the machine keeps it (`charge_vmas`)."""
+
+KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE = range(7)
+LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
+LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE, LAYOUT_CONT = (1 << bit for bit in range(4, 9))
+
+
+@dataclass(frozen=True)
+class Vma:
+    """A VMA as `Machine.vmas` lists it: times in picoseconds, `orders` is its own mask (0: none)."""
+
+    id: int
+    mm: int
+    start: int
+    end: int
+    flags: int
+    orders: int
+    born: int
+    faults: int
+
+    @property
+    def pages(self) -> int:
+        """Its length in 4K pages."""
+        return (self.end - self.start) // layout.PAGE_SIZE
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether it holds anonymous memory."""
+        return not self.flags & layout.VM_FILE
+
+
+class OrderQuestion(NamedTuple):
+    """What a machine asks before a fault, khugepaged or a swap-in takes an order; nothing of it has happened yet.
+
+    Attributes:
+        vma: id of the VMA.
+        mm: its address space.
+        address: of the fault; the block that khugepaged looks at.
+        type: one of `layout.TVA_TYPES`.
+        orders: mask of the orders that may be answered, besides 0.
+    """
+
+    vma: int
+    mm: int
+    address: int
+    type: str
+    orders: int
