@@ -14,16 +14,18 @@ from pathlib import Path
 from thp_agents.evaluation import format_table
 from thp_agents.profile import from_json
 from thp_agents.profile_report import claims_table, summary_table, verdict, workload_table
+from thp_workloads import generators
+from thp_workloads.generator import SIZES, Generator
+from thp_workloads.recording.fragmentation.compare import Share, compare, load
+from thp_workloads.recordings import recordings
+from thp_workloads.splits import FAMILIES, HELD_OUT_CORE, SEEDS, side_of
+
 from thp_env.envs.actions import INTERFACES
 from thp_env.envs.observation import SIZE_FIELDS, SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.envs.vma_task import VmaTask
 from thp_env.machine.clock import COSTS
 from thp_env.machine.prices import Prices
 from thp_env.registration import ENVIRONMENTS
-from thp_workloads import generators
-from thp_workloads.generator import SIZES, Generator
-from thp_workloads.recordings import recordings
-from thp_workloads.splits import FAMILIES, HELD_OUT_CORE, SEEDS, side_of
 
 DOCS = Path(__file__).parent
 MADE = "<!-- Made by docs/build.py; edit the code instead. -->"
@@ -87,6 +89,27 @@ TLB sizes, walk penalties and their sources are with the cores, in `thp_env/mach
 - `tail_ms` = {prices.tail_ms:g}: memory that nobody touches at the end of a run is charged for so many
   milliseconds more.
 """
+
+
+def fragmentation() -> str:
+    """Return the page about fragmentation: what stands there up to its mark, and how recordings compare."""
+    mark = "<!-- What follows is made by docs/build.py from the recordings. -->\n"
+    text = (DOCS / "fragmentation.md").read_text().partition(mark)[0]
+    records = load(DOCS.parent / "tests" / "data" / "fragmentation.jsonl.xz")
+    shares = {record["name"]: compare(record) for record in records}
+
+    def cell(share: Share) -> str:
+        both = f"{100 * share.recorded / share.blocks:.0f} / {100 * share.simulated / share.blocks:.0f}"
+        return f"**{both}**" if abs(share.difference) > 10 else both
+
+    rows = [(name.replace(",", ", "), *map(cell, of)) for name, of in shares.items()]
+    orders = [f"{4 << share.order}K" for share in next(iter(shares.values()))]
+    away = [[abs(of[i].difference) for of in shares.values()] for i in range(len(orders))]
+    summary = [
+        ("mean difference, points", *(f"{sum(of) / len(of):.1f}" for of in away)),
+        ("within 10 points, of 36", *(str(sum(one <= 10 for one in of)) for of in away)),
+    ]
+    return f"{text}{mark}\n{table(('scenario', *orders), rows + summary)}\n"
 
 
 def generator(kind: type[Generator]) -> str:
@@ -187,7 +210,7 @@ def pages() -> dict[Path, str]:
     workloads = DOCS / "workloads"
     made |= {workloads / f"{name}.md": generator(kind) for name, kind in generators().items()}
     made |= {workloads / "index.md": catalogue(), workloads / "profile.md": profile()}
-    return {**made, DOCS / "costs.md": costs()}
+    return {**made, DOCS / "costs.md": costs(), DOCS / "fragmentation.md": fragmentation()}
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def test_imports_point_down_only(layer):
 @pytest.mark.parametrize("path", [p for p in CORE if p.suffix != ".py"], ids=lambda p: p.name)
 def test_the_core_knows_nothing_of_python(path):
     includes = re.findall(r"#include [<\"](.+?)[>\"]", path.read_text())
-    if path.name != "bindings.cpp":
+    if not path.name.startswith("bindings"):
         assert not [i for i in includes if "nanobind" in i or "Python" in i]
 
 

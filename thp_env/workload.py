@@ -103,11 +103,13 @@ def memory_for(program: Program) -> int:
     code = {name: layout.OPS.index(name) for name in ("mmap", "munmap", "mremap", "brk")}
     ops = program.ops
     files = set(ops["region"][(ops["op"] == code["mmap"]) & (ops["d"] & layout.VM_FILE != 0)].tolist())
+    touched = ops["region"][np.isin(ops["op"], [layout.OPS.index(name) for name in ("touch", "access")])]
+    accessed = {*touched.tolist(), *program.accesses["region"].tolist()}
     mapped = peak = 0
     heap: dict[int, int] = {}
     for op in ops[np.isin(ops["op"], list(code.values()))]:
         kind, region, length = int(op["op"]), int(op["region"]), int(op["length"])
-        if region in files:
+        if region in files - accessed:
             continue
         if kind == code["mmap"]:
             mapped += length

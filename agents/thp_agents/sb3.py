@@ -46,7 +46,7 @@ class SB3VecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Reset every machine, with the seeds that `seed()` set."""
-        seeds = list(self._seeds) if any(s is not None for s in self._seeds) else None
+        seeds: Any = list(self._seeds) if any(s is not None for s in self._seeds) else None
         observations, _ = self.env.reset(seed=seeds)
         self._reset_seeds()
         self._returns[:], self._lengths[:] = 0, 0

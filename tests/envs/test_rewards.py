@@ -6,10 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
-from support.episodes import MIB, PAGE, make, play, small_program, sparse
+from support.episodes import MIB, PAGE, make, play, sparse
 
-from thp_env.envs.actions import ACTIONS, ORDER_MASKS
-from thp_env.envs.reward import balanced, checked_terms, total_time
+from thp_env.envs.actions import ACTIONS
+from thp_env.envs.reward import balanced, checked_terms, resolve_reward, total_time
 from thp_env.machine import Counters, Machine, MachineConfig, counters
 from thp_env.machine.cores import core
 from thp_env.machine.prices import Prices
@@ -213,31 +213,8 @@ def test_what_did_not_run_by_hand() -> None:
         assert unfinished_cost(machine) == pytest.approx(ns + 16 * Prices().memory * (ns + own) / 1e6)
 
 
-# -- exploits ----------------------------------------------------------------------------------------
-
-
-def test_no_constant_choice_beats_the_best_setting() -> None:
-    """Whatever is asked for at each decision, and whatever the end charges, a fixed setting costs no more."""
-    for seed in range(2):
-        cost = {
-            (default, action): -sum(play(make(workload=small_program(seed), default=default), action, seed=0).rewards)
-            for default in ORDER_MASKS
-            for action in ("keep", "4K", "64K", "2M", "split")
-        }
-        best = min(cost[default, "keep"] for default in ORDER_MASKS)
-        winner = min(cost, key=cost.get)
-        assert cost[winner] >= 0.99 * best, winner
-
-
-def test_splitting_before_the_end_saves_nothing() -> None:
-    """What the end would charge for queued folios is no more than splitting them costs."""
-    instance = small_program(0)
-    decisions = len(play(make(workload=instance), "64K", seed=0).rewards)
-
-    def split_last(env) -> int:
-        split_last.asked += 1
-        return ACTIONS.index("split" if split_last.asked == decisions else "64K")
-
-    split_last.asked = 0
-    plain = sum(play(make(workload=instance), "64K", seed=0).rewards)
-    assert sum(play(make(workload=instance), split_last, seed=0).rewards) <= plain * 0.995
+def test_presets_have_versions() -> None:
+    assert resolve_reward("total_time") == resolve_reward("total_time-v0") == (total_time, False)
+    assert resolve_reward("balanced") == resolve_reward("balanced-v0") == (balanced, True)
+    with pytest.raises(ValueError, match="unknown reward 'total_time-v9': one of balanced, total_time, balanced-v0"):
+        resolve_reward("total_time-v9")

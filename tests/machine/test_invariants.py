@@ -12,9 +12,19 @@ from support.machines import check_seen_from_outside, machine_of, run, with_chec
 from support.programs import QUIET, programs
 
 from thp_env.machine import MachineError, Status
+from thp_env.machine.features import FEATURES
 from thp_env.traces import ProgramBuilder
 
 pytestmark = pytest.mark.sanitize
+
+
+kernels = st.one_of(
+    st.just({}),
+    st.just({"arch": "arm64"}),
+    st.just({"arch": "arm64", "features": "oppo-5.15"}),
+    st.builds(lambda names: {"arch": "arm64", "features": names}, st.frozensets(st.sampled_from(FEATURES))),
+)
+"""Architectures and switches of the kernel."""
 
 
 def step_through(machine, look=True):
@@ -42,16 +52,16 @@ def test_running_out_of_frames_tables_or_vmas_leaves_a_consistent_machine(progra
 
 
 @QUIET
-@given(programs(forks=True))
-def test_counts_agree_when_processes_share_pages(program):
-    step_through(machine_of(program), look=False)
+@given(programs(forks=True), kernels)
+def test_counts_agree_when_processes_share_pages(program, kernel):
+    step_through(machine_of(program, **kernel), look=False)
 
 
 @pytest.mark.full
 @settings(QUIET, max_examples=20000, derandomize=False)
-@given(st.one_of(programs(operations=60), programs(operations=60, forks=True)), st.booleans())
-def test_counts_agree_in_long_programs(program, small):
-    step_through(machine_of(program, memory=(24 if small else 128) << 20), look=False)
+@given(st.one_of(programs(operations=60), programs(operations=60, forks=True)), st.booleans(), kernels)
+def test_counts_agree_in_long_programs(program, small, kernel):
+    step_through(machine_of(program, memory=(24 if small else 128) << 20, **kernel), look=False)
 
 
 @QUIET
@@ -69,7 +79,7 @@ def test_no_frame_is_lost_when_the_process_ends(program):
         assert counters[name] == 0, name
     total = machine.config.memory // 4096
     huge_zero = 512 if counters["thp_zero_page_alloc"] and machine.free_pages != total - 1 else 0
-    assert machine.free_pages == total - 1 - huge_zero - counters["nr_held"]
+    assert machine.free_pages == total - 1 - huge_zero - counters["nr_file_pages"] - counters["nr_held"]
 
 
 def test_validate_finds_a_wrong_count():

@@ -52,7 +52,7 @@ def struct(name: str, record: str) -> list[tuple[str, str, tuple[int, ...]]]:
     for kind, fields in re.findall(r"^\s*([ui]\d+) ([^;]*);", body, re.M):
         for field in fields.split(","):
             match = re.fullmatch(r"\s*(\w+)(?:\[(.+)\])?\s*", field)
-            shape = (layout.PMD_ORDER + 1,) if match[2] == "PMD_ORDER + 1" else ()
+            shape = {None: (), "PMD_ORDER + 1": (layout.PMD_ORDER + 1,), "NR_TIMES": (len(TIMES),)}[match[2]]
             out.append((match[1], f"{kind[0]}{int(kind[1:]) // 8}", shape))
     return out
 

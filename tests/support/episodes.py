@@ -78,7 +78,9 @@ def make(env_id: str = "thp_env/VmaOrder-v0", **arguments: Any) -> gymnasium.Env
     return gymnasium.make(env_id, disable_env_checker=True, **arguments)
 
 
-def play(env: gymnasium.Env, choose: str | Callable[[Any], int] = "first", limit: int = 10_000, **reset: Any) -> Episode:
+def play(
+    env: gymnasium.Env, choose: str | Callable[[Any], Any] = "first", limit: int = 10_000, **reset: Any
+) -> Episode:
     """Play to the end, or for `limit` steps.
 
     Args:

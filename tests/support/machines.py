@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from thp_env.machine import (
+    KIND_FILE,
     KIND_FOLIO,
     LAYOUT_PMD,
     LAYOUT_TOUCHED,
@@ -78,8 +79,8 @@ def check_seen_from_outside(machine: Machine) -> None:
     mapped_by_mm: Counter[int] = Counter()
     for vma in machine.vmas():
         pages = machine.pagemap(vma.mm, vma.start, vma.end - vma.start)
+        mapped_by_mm[vma.mm] += int(np.isin(pages["kind"], [KIND_FOLIO, KIND_FILE]).sum())
         pages = pages[pages["kind"] == KIND_FOLIO]
-        mapped_by_mm[vma.mm] += len(pages)
         parts.append(pages)
     pages = np.concatenate(parts)
     for name in machine.program.processes:
@@ -105,7 +106,8 @@ def check_seen_from_outside(machine: Machine) -> None:
     # Unmapped pages of a folio may be untouched too, so what is mapped gives a lower bound.
     untouched = int((pages["flags"] & LAYOUT_TOUCHED == 0).sum())
     assert untouched <= counters["nr_untouched"] <= untouched + counters["nr_unmapped"]
-    used = counters["nr_resident"] + counters["nr_page_table"] + counters["nr_held"] + 1  # and the zero page
+    held = counters["nr_file_pages"] + counters["nr_held"] + 1  # and the zero page
+    used = counters["nr_resident"] + counters["nr_page_table"] + held
     total = machine.config.memory // PAGE
     assert machine.free_pages in (total - used, total - used - 512), "leaked frames"
     assert sum(counters.times) == counters.clock_ps

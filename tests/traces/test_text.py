@@ -51,6 +51,7 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     mmap c 2M at=auto nohugepage=1
     mmap d 8K at=a+4K
     mmap e 8K at=0x7f0000000000 file=1
+    mmap s 8K at=auto file=1 shared=1
     brk heap 64K
     advise a 0 4K hugepage
     mprotect a 0 4K none
@@ -102,6 +103,7 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     b.mmap("c", 2 << 20, at="auto", nohugepage=True)
     b.mmap("d", 8192, at=("a", 4096))
     b.mmap("e", 8192, at=0x7F0000000000, file=True)
+    b.mmap("s", 8192, at="auto", shared=True)
     b.brk("heap", 65536)
     b.advise("a", 0, 4096, "hugepage")
     b.mprotect("a", 0, 4096, "none")

@@ -41,16 +41,20 @@ def balanced(before: Counters, after: Counters, accesses: float) -> dict[str, An
 
 def total_time(before: Counters, after: Counters, accesses: float) -> dict[str, Any]:
     """Everything that a policy can change, in ns per access, and resident memory at its price (`prices.py`)."""
-    return {name: -ns / accesses for name, ns in cost_terms(after - before, PRICES).items()}
+    per_access = -1.0 / accesses
+    return {name: ns * per_access for name, ns in cost_terms(after - before, PRICES).items()}
 
 
 for _preset in (balanced, total_time):
     _preset.batched = True  # type: ignore[attr-defined]
 
-REWARDS: dict[str, RewardFunction] = {"balanced": balanced, "total_time": total_time}
-"""Presets by name."""
+REWARDS: dict[str, RewardFunction] = {"balanced-v0": balanced, "total_time-v0": total_time}
+"""Presets by name and version. A preset never changes: another one gets the next version."""
 
-NEEDS_SHADOW_TLB = frozenset({"balanced"})
+LATEST = {name.rpartition("-v")[0]: name for name in sorted(REWARDS, key=lambda n: int(n.rpartition("-v")[2]))}
+"""The version that a name without one stands for."""
+
+NEEDS_SHADOW_TLB = frozenset({"balanced-v0"})
 
 
 def resolve_reward(reward: str | RewardFunction) -> tuple[RewardFunction, bool]:
@@ -61,9 +65,11 @@ def resolve_reward(reward: str | RewardFunction) -> tuple[RewardFunction, bool]:
     """
     if callable(reward):
         return reward, True
-    if reward not in REWARDS:
-        raise ValueError(f"unknown reward {reward!r}: one of {', '.join(REWARDS)}, or a function")
-    return REWARDS[reward], reward in NEEDS_SHADOW_TLB
+    name = LATEST.get(reward, reward)
+    if name not in REWARDS:
+        names = ", ".join([*LATEST, *REWARDS])
+        raise ValueError(f"unknown reward {reward!r}: one of {names}, or a function")
+    return REWARDS[name], name in NEEDS_SHADOW_TLB
 
 
 def batch_terms(

@@ -155,7 +155,7 @@ class ShadowAccounts:
         return self._shadow(i).cost_at(int(facts["op"][row]), int(facts["step"][row])) - float(costs[row])
 
     def _costs(self, facts: Facts) -> np.ndarray:
-        return sum(cost_terms(facts.counters, self.prices).values(), np.zeros(len(facts.raw)))
+        return np.sum(list(cost_terms(facts.counters, self.prices).values()), axis=0)
 
     def _shadow(self, i: int) -> ShadowRun:
         shadow = self.shadows[i]

@@ -53,7 +53,8 @@ class SizeControlsTask(Task):
     def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
         """Every size's setting and statistics, and the system."""
         now, last = Facts(self.facts.raw[chosen]), Facts(self.last.raw[chosen])
-        return {"sizes": size_observation(now, last, self.modes[chosen], self.hardware[chosen]), **super().observation(chosen)}
+        sizes = size_observation(now, last, self.modes[chosen], self.hardware[chosen])
+        return {"sizes": sizes, **super().observation(chosen)}
 
     def masks(self) -> np.ndarray:
         """Every setting is possible, shape (N, 24)."""

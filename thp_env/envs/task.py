@@ -91,6 +91,7 @@ class Task(ABC):
     """
 
     question = Question.NONE
+    charge_vmas = False
     slots = 0
     action_space: spaces.Space
     observation_space: spaces.Dict
@@ -192,7 +193,7 @@ class Task(ABC):
         choices = self.workloads[i]
         workload = choices[int(rng.integers(len(choices)))]
         program, config = workload.sample(rng)
-        machine = Machine(program, dataclasses.replace(config, shadow_tlb=self._shadow))
+        machine = Machine(program, dataclasses.replace(config, shadow_tlb=self._shadow, charge_vmas=self.charge_vmas))
         self.prepare(i, machine, mask)
         tlb = core(config.core) if isinstance(config.core, str) else config.core
         self.batch[i], self.workload[i] = machine, workload
@@ -229,13 +230,14 @@ class Task(ABC):
         rewards = self._pay(old)
         return seen, rewards
 
-    def run(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Run machines to their next decision; `Status` and rows of each."""
-        return self.batch.run(self.window, active=chosen, decisions=decisions, slots=self.held if self.slots else None)
+    def run(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Facts]:
+        """Run machines to their next decision; `Status`, rows and facts of each."""
+        slots = self.held if self.slots else None
+        return self.batch.run(self.window, active=chosen, decisions=decisions, slots=slots, last=self._now)
 
     def _advance(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> dict[str, np.ndarray]:
-        status, rows = self.run(chosen, decisions)
-        last, self._now = self._now, self.batch.facts()
+        last = self._now
+        status, rows, self._now = self.run(chosen, decisions)
         some: np.ndarray | slice = slice(None)
         if chosen is None:
             self.status, self.rows, self._last = status, rows, last
@@ -253,9 +255,7 @@ class Task(ABC):
         return seen
 
     def _pay(self, chosen: np.ndarray) -> np.ndarray:
-        self._terms = batch_terms(
-            self.reward, self._paid.counters, self._now.counters, self.accesses, np.flatnonzero(chosen)
-        )
+        self._terms = self.window_terms(np.flatnonzero(chosen))
         rewards = np.zeros(len(self.batch))
         for column in self._terms.values():
             rewards += column
@@ -264,6 +264,10 @@ class Task(ABC):
             rewards[i] += sum(self._end_terms(i).values())
         self._paid.raw[chosen] = self._now.raw[chosen]
         return np.where(chosen, rewards, 0.0)
+
+    def window_terms(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the terms of the reward since machines were paid last, one array of all machines each."""
+        return batch_terms(self.reward, self._paid.counters, self._now.counters, self.accesses, chosen)
 
     @property
     def facts(self) -> Facts:

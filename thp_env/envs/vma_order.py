@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from thp_env.envs.credit import vma_terms, whole_share
 from thp_env.envs.env import ThpEnv
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
+from thp_env.envs.reward import REWARDS
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.envs.vma_task import VmaTask
 from thp_env.machine import Vma
-from thp_env.machine.batch import Question
+from thp_env.machine.batch import Facts, Question
 
 
 class VmaOrderTask(VmaTask):
@@ -20,9 +22,15 @@ class VmaOrderTask(VmaTask):
 
     question = Question.VMA
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        """Make the task; the arguments are those of `VmaTask`."""
+    def __init__(self, *arguments: Any, credit: str | float = "global", **named: Any) -> None:
+        """Make the task; see the environment for `credit`, `VmaTask` for the others."""
+        self.global_share = whole_share(credit)
+        self.charge_vmas = self.global_share < 1
         super().__init__(*arguments, **named)
+        if self.charge_vmas and self.reward is not REWARDS["total_time-v0"]:
+            raise ValueError("credit other than 'global' needs the reward total_time: counts of the TLB are not kept "
+                             "for each VMA")  # fmt: skip
+        self._asked = self.rows
         self.action_space = spaces.Discrete(len(self.actions.names))
         self.observation_space = spaces.Dict(
             {
@@ -34,6 +42,24 @@ class VmaOrderTask(VmaTask):
     def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
         """The VMA asked about, and the system."""
         return {"vma": self.vma_observation(self.rows[chosen, 0], chosen), **super().observation(chosen)}
+
+    def run(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Facts]:
+        """Run, and remember what was asked about before."""
+        if self.charge_vmas:
+            self._asked = self.rows.copy()
+        return super().run(chosen, decisions)
+
+    def window_terms(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Blend the terms of the whole with those of the VMA that was decided about."""
+        terms = super().window_terms(chosen)
+        if not self.charge_vmas:
+            return terms
+        terms = {name: column.copy() for name, column in terms.items()}
+        for i in map(int, chosen):
+            own = vma_terms(self.batch[i], self._asked[i, 0], int(self.elapsed_ns[i]), float(self.accesses[i]))
+            for name, value in (own or {}).items():
+                terms[name][i] = self.global_share * terms[name][i] + (1 - self.global_share) * value
+        return terms
 
     def masks(self) -> np.ndarray:
         """Which actions can have an effect, shape (N, actions); only the first where no VMA is asked about."""
@@ -102,6 +128,9 @@ class VmaOrderEnv(ThpEnv):
     - `interface`: "orders" (default), or "madvise" for what mainline has: then the actions are normal (nothing),
       hugepage, nohugepage and collapse.
     - `advised`: with "madvise", name of the sizes that MADV_HUGEPAGE adds to the default ones.
+    - `credit`: whose costs a decision is paid for: "global" (default), those of the whole machine; "local", those of
+      the VMA decided about, with the splits and evictions of its folios; or a number from 0 (local) to 1 (global)
+      that blends the two. A VMA that is gone at the end of the window is paid globally.
     - `scan_share`: share of the VMA's page tables that is read at a decision. Reading takes simulated time; below 1,
       one in 1 / `scan_share` 2M ranges is read, another one each time.
     - `pmu_period`: TLB events between two samples of the PMU.

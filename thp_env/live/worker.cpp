@@ -1,5 +1,5 @@
-// The process that runs a program's operations on the real kernel, one at a time, as it is told over a socket.
-// Its own memory is locked, so that whatever the kernel counts comes from the program's regions.
+// The process that runs a program's operations on the real kernel, one at a time, as it is told over a
+// socket. Its own memory is locked, so that whatever the kernel counts comes from the program's regions.
 #include <cerrno>
 #include <csetjmp>
 #include <csignal>
@@ -73,14 +73,16 @@ void find_own_memory() {
     char line[512], rights[5];
     unsigned long start = 0, end = 0;
     while (maps && fgets(line, sizeof line, maps) && nr_own < 256) {
-        if (sscanf(line, "%lx-%lx %4s", &start, &end, rights) == 3 && rights[0] == 'r' && !strstr(line, "[v")) {
+        if (sscanf(line, "%lx-%lx %4s", &start, &end, rights) == 3 && rights[0] == 'r' &&
+            !strstr(line, "[v")) {
             own[nr_own++] = {start, end};
         }
     }
     if (maps) fclose(maps);
 }
 
-// Locking again also breaks copy-on-write after a fork, of which the kernel would otherwise count faults later.
+// Locking again also breaks copy-on-write after a fork, of which the kernel would otherwise count faults
+// later.
 void lock_own_memory() {
     for (int i = 0; i < nr_own; ++i) mlock(reinterpret_cast<void *>(own[i].start), own[i].end - own[i].start);
 }
@@ -146,8 +148,8 @@ int call(const request &r) {
     case MPROTECT:
         return mprotect(address, r.length, static_cast<int>(r.a));
     case MREMAP: // a: target, b: new length
-        return mremap(address, r.length, r.b, MREMAP_MAYMOVE | MREMAP_FIXED,
-                      reinterpret_cast<void *>(r.a)) == MAP_FAILED
+        return mremap(address, r.length, r.b, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void *>(r.a)) ==
+                       MAP_FAILED
                    ? -1
                    : 0;
     case MADVISE:
@@ -183,12 +185,12 @@ reply execute(const request &r) {
 // Runs each path once, so that what is done for the first time is done before anything is counted.
 void warm_up() {
     lock_own_memory();
-    for (const request &r : {request{MMAP, SCRATCH, 4 * PAGE, PROT_READ | PROT_WRITE, 0},
-                             request{WRITE, SCRATCH, 2 * PAGE, 0, 0}, request{READ, SCRATCH, PAGE, 0, 0},
-                             request{FILL, SCRATCH, PAGE, 0, 0}, request{WRITEZ, SCRATCH, PAGE, 0, 0},
-                             request{MADVISE, SCRATCH, PAGE, MADV_DONTNEED, 0},
-                             request{MPROTECT, SCRATCH, PAGE, PROT_READ, 0},
-                             request{WRITE, SCRATCH, PAGE, 0, 0}, request{MUNMAP, SCRATCH, 4 * PAGE, 0, 0}}) {
+    for (const request &r :
+         {request{MMAP, SCRATCH, 4 * PAGE, PROT_READ | PROT_WRITE, 0},
+          request{WRITE, SCRATCH, 2 * PAGE, 0, 0}, request{READ, SCRATCH, PAGE, 0, 0},
+          request{FILL, SCRATCH, PAGE, 0, 0}, request{WRITEZ, SCRATCH, PAGE, 0, 0},
+          request{MADVISE, SCRATCH, PAGE, MADV_DONTNEED, 0}, request{MPROTECT, SCRATCH, PAGE, PROT_READ, 0},
+          request{WRITE, SCRATCH, PAGE, 0, 0}, request{MUNMAP, SCRATCH, 4 * PAGE, 0, 0}}) {
         execute(r);
     }
 }
@@ -199,7 +201,8 @@ reply fork_child(const request &r) {
     const int error = child < 0 ? errno : 0;
     if (child == 0) {
         sock = static_cast<int>(r.a);
-        for (; nr_rings; close(rings[--nr_rings])) {} // the pins are the parent's
+        for (; nr_rings; close(rings[--nr_rings])) {
+        } // the pins are the parent's
         warm_up();
     } else {
         lock_own_memory();
@@ -207,14 +210,15 @@ reply fork_child(const request &r) {
     return {error, 0, 0, child ? child : getpid()};
 }
 
-// Keeps khugepaged's list from being empty, since with nothing to scan it counts no full scans; and empties all
-// CPUs' batches of pages on their way to an LRU whenever it is told to: MADV_COLLAPSE begins with
+// Keeps khugepaged's list from being empty, since with nothing to scan it counts no full scans; and empties
+// all CPUs' batches of pages on their way to an LRU whenever it is told to: MADV_COLLAPSE begins with
 // lru_add_drain_all(), and does nothing else to less than 2M.
 int guard() {
     constexpr int ADVISE_COLLAPSE = 25;
     constexpr uint64_t LENGTH = 8 << 20, PMD = 2 << 20;
     const int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS;
-    void *listed = mmap(nullptr, LENGTH, prot, flags, -1, 0), *other = mmap(nullptr, LENGTH, prot, flags, -1, 0);
+    void *listed = mmap(nullptr, LENGTH, prot, flags, -1, 0),
+         *other = mmap(nullptr, LENGTH, prot, flags, -1, 0);
     if (listed == MAP_FAILED || other == MAP_FAILED) return 1;
     *static_cast<volatile char *>(listed) = *static_cast<volatile char *>(other) = 1;
     madvise(listed, LENGTH, MADV_HUGEPAGE);

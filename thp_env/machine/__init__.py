@@ -6,6 +6,7 @@ take. Nothing here knows of Gymnasium.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from thp_env.machine import _core, layout
 from thp_env.machine.clock import clock_table
 from thp_env.machine.cores import DEFAULT_CORE, Tlb, core
 from thp_env.machine.counters import Counters
+from thp_env.machine.features import feature_mask, feature_set
 
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError", "Status", "Vma"]
 
 PAGE_DTYPE = np.dtype(
-    [("kind", "u1"), ("order", "u1"), ("flags", "u1"), ("content", "u1"), ("head", "<u4"), ("index", "<u4"),
-     ("mapcount", "<u4")]
+    [("kind", "u1"), ("order", "u1"), ("flags", "<u2"), ("head", "<u4"), ("index", "<u2"), ("content", "u1"),
+     ("spare", "u1"), ("mapcount", "<u4")]
 )  # fmt: skip
 """One 4K page of an address range: see `kernel/task_mmu.hpp`."""
 
@@ -32,17 +34,21 @@ SMAPS_DTYPE = np.dtype(
     [("vm_start", "<u8"), ("vm_end", "<u8"), ("vm_flags", "<u4"), ("orders", "<u4"), ("id", "<u4"), ("mm", "<u4"),
      ("born", "<u8"), ("faults", "<u8", 10), ("zapped", "<u8"), ("zap_calls", "<u8"), ("by_order", "<u8", 10),
      ("swapped", "<u8"), ("zero", "<u8"), ("young", "<u8"), ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8"),
-     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8")]
+     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8"),
+     ("times", "<u8", len(_core.TIMES))]
 )  # fmt: skip
 """What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order, `zapped` is the
 pages unmapped again so far, in `zap_calls` calls, `scanned` the pages looked at. `asked` numbers the last question
-to a policy about it (0: never), with the faults and zapped pages at that time."""
+to a policy about it (0: never), with the faults and zapped pages at that time. `times` is the time that was spent
+for it, by kind, if the machine keeps it (`charge_vmas`)."""
 
-KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP = range(6)
+KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE = range(7)
 LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
-LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE = (1 << bit for bit in range(4, 8))
+LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE, LAYOUT_CONT = (1 << bit for bit in range(4, 9))
 
 NEVER = (1 << 64) - 1
+ARCHITECTURES = ("x86_64", "arm64", "arm64-bbml2")
+CONT_PTE_SIZE = 16 * layout.PAGE_SIZE
 
 
 class MachineError(ValueError):
@@ -69,8 +75,15 @@ class MachineConfig:
     Attributes:
         memory: bytes of RAM, at least 16 MiB.
         core: name of a TLB preset (`cores.CORES`) or a `Tlb`.
+        arch: "x86_64" or "arm64": the latter folds 16 aligned PTEs into one translation (contpte) and never frees an
+            empty page table at MADV_DONTNEED; "arm64-bbml2" has FEAT_BBM level 2, so that unfolding invalidates
+            nothing. See docs/contpte.md.
+        features: a preset of the kernel's switches, "mainline-6.18" or "oppo-5.15", or a set of them: see
+            `features.FEATURES` and docs/features.md.
+        pool: bytes of the reserve of 64K folios, with the feature pool_64k; 0: an eighth of the memory.
         nr_cpus: CPUs that run the process: the others have to be told when translations go.
         shadow_tlb: also simulate a TLB that sees the same accesses with 4K pages only.
+        charge_vmas: keep simulated time by VMA too (`SMAPS_DTYPE`).
         max_vmas: VMAs of all processes together.
         max_mms: processes alive at the same time.
         max_tables: pages of page tables; 0: enough for twice the memory.
@@ -81,13 +94,22 @@ class MachineConfig:
 
     memory: int = 1 << 30
     core: str | Tlb = DEFAULT_CORE
+    arch: str = "x86_64"
+    features: str | Iterable[str] = "mainline-6.18"
+    pool: int = 0
     nr_cpus: int = 1
     shadow_tlb: bool = False
+    charge_vmas: bool = False
     max_vmas: int = 65536
     max_mms: int = 64
     max_tables: int = 0
     min_free_kbytes: int | None = None
     clock: dict[str, int] = field(default_factory=clock_table, hash=False)
+
+    def __post_init__(self) -> None:
+        """Make any collection of features one that can be compared and hashed."""
+        if not isinstance(self.features, str):
+            object.__setattr__(self, "features", frozenset(self.features))
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the C++ core is made from."""
@@ -98,6 +120,12 @@ class MachineConfig:
                 f"tlb_misses(addresses, core={tlb.name!r}, page_shift={tlb.base_shift}) simulates its TLB alone"
             )
         pages = self.memory // layout.PAGE_SIZE
+        if self.arch not in ARCHITECTURES:
+            raise MachineError(f"arch is {self.arch!r}; there are {', '.join(ARCHITECTURES)}")
+        try:
+            mask, pooled = feature_mask(self.features), "pool_64k" in feature_set(self.features)
+        except ValueError as error:
+            raise MachineError(str(error)) from None
         return {
             "nr_pages": pages,
             "max_vmas": self.max_vmas,
@@ -105,6 +133,10 @@ class MachineConfig:
             "max_tables": self.max_tables or min(max(4096, pages // 128), 1 << 26),
             "nr_cpus": self.nr_cpus,
             "shadow_tlb": self.shadow_tlb,
+            "charge_vmas": self.charge_vmas,
+            "arch": ARCHITECTURES.index(self.arch),
+            "features": mask,
+            "pool_blocks": (self.pool or self.memory // 8) // CONT_PTE_SIZE if pooled else 0,
             "min_free_kbytes": layout.NIL if self.min_free_kbytes is None else self.min_free_kbytes,
             "clock": self.clock,
             "tlb": tlb.config(),
@@ -156,7 +188,7 @@ class Machine:
         try:
             self._core = _core.CoreMachine.create(
                 self.config.as_dict(), max(1, len(program.regions)), len(program.processes),
-                program.swap_slots, brk, base, *raw, program.seed & NEVER,
+                program.swap_slots, program.file_pages, brk, base, *raw, program.seed & NEVER,
             )  # fmt: skip
         except (ValueError, TypeError, MemoryError, RuntimeError) as error:
             raise MachineError(f"cannot build the machine: {error}") from None

@@ -30,11 +30,12 @@ void step(batch_item &item, const window &w, const std::function<bool()> &stoppe
         item.status = run_interruptible(m, *item.program, budget, stopped);
         if (w.question == QUESTION_VMA) next = next_vma(m);
     } while (item.status == RUN_WINDOW && w.question == QUESTION_VMA && next == NIL && !stopped());
-    if (!item.rows) return;
     std::fill(item.rows, item.rows + w.slots + 1, vma_smaps{});
-    if (item.status != RUN_WINDOW) return;
-    if (w.question == QUESTION_VMA && next != NIL) *item.rows = ask(m, next, w.every);
-    if (w.question == QUESTION_SLOTS) item.others = ask_slots(m, item.slots, w.slots, item.rows, w.every);
+    if (item.status == RUN_WINDOW) {
+        if (w.question == QUESTION_VMA && next != NIL) *item.rows = ask(m, next, w.every);
+        if (w.question == QUESTION_SLOTS) item.others = ask_slots(m, item.slots, w.slots, item.rows, w.every);
+    }
+    read_facts(m, item.facts);
 }
 
 } // namespace

@@ -39,6 +39,7 @@ struct batch_item {
     const decision *decisions; // `slots` of them, or null
     u32 *slots;
     vma_smaps *rows; // one, or one more than slots
+    u64 *facts;      // NR_FACTS
     u32 others;
     run_status status;
 };

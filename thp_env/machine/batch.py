@@ -120,6 +120,7 @@ class Batch:
             raise MachineError(f"threads must be at least 1, not {threads}")
         self.threads = min(threads, len(machines))
         self._machines = list(machines)
+        self._empty = self._machines.count(None)
         self._core = _core.CoreBatch([m and m._core for m in machines], self.threads)
 
     def __len__(self) -> int:
@@ -138,6 +139,7 @@ class Batch:
 
     def __setitem__(self, i: int, machine: Machine) -> None:
         """Put a machine in a place."""
+        self._empty -= self._machines[i] is None
         self._machines[i] = machine
         self._core.set(i, machine._core)
 
@@ -148,7 +150,8 @@ class Batch:
         active: np.ndarray | None = None,
         decisions: np.ndarray | None = None,
         slots: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        last: Facts | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, Facts]:
         """Carry out decisions, run each machine for a window, and read what the window's question asks for.
 
         A failing system call of a program goes on as in a kernel. Ctrl-C stops all machines between two accesses.
@@ -158,16 +161,20 @@ class Batch:
             active: bool of shape (N,), which machines; None: all.
             decisions: uint32, shape (N, max(1, slots), 3): VMA id, `Verb`, order mask or advice.
             slots: uint32, shape (N, slots): the ids of the VMAs that hold a slot, 0 for none; updated in place.
+            last: facts of the machines that do not run; None: zeros.
 
         Returns:
             status: uint8 `Status` of each machine.
             rows: `SMAPS_DTYPE` of shape (N, 1 + slots); id 0 where there is no VMA; the last row of
             `Question.SLOTS` is the sum of all VMAs without a slot.
+            facts: `Facts` at the end.
         """
         n = len(self)
         chosen = np.ones(n, np.uint8) if active is None else np.ascontiguousarray(active, np.uint8)
-        for i in np.flatnonzero(chosen):
-            self[int(i)]
+        if self._empty:
+            for i in np.flatnonzero(chosen):
+                self[int(i)]
+        facts = np.zeros((n, _WIDTH), np.int64) if last is None else last.raw.copy()
         status = np.full(n, Status.WINDOW, np.uint8)
         rows = np.zeros((n, window.slots + 1), SMAPS_DTYPE)
         limits = [min(limit, NEVER) for limit in window[:3]]
@@ -175,9 +182,9 @@ class Batch:
             decisions = np.ascontiguousarray(decisions, np.uint32)
         self._core.advance(
             chosen, decisions, *limits, window.new_vma, int(window.question), window.slots, window.every, slots,
-            rows.view(np.uint8), status,
+            rows.view(np.uint8), facts.view(np.uint64), status,
         )  # fmt: skip
-        return status, rows
+        return status, rows, Facts(facts)
 
     def facts(self) -> Facts:
         """Return counters and figures of all machines; zeros for empty places."""

@@ -1,4 +1,5 @@
 // nanobind, and nothing else: the C++ core as the Python module thp_env.machine._core.
+#include "bindings.hpp"
 #include "batch.hpp"
 #include "hardware/tlb.hpp"
 #include "hardware/tlb_misses.hpp"
@@ -14,7 +15,6 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
-#include <unistd.h>
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -23,16 +23,6 @@ using namespace thp;
 namespace {
 
 using bytes_array = nb::ndarray<const u8, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-// A machine with the program it runs. The arrays of the program live as long as the machine.
-struct core_machine {
-    std::unique_ptr<machine> m;
-    program_view program;
-    std::vector<nb::object> keep;
-
-    core_machine(std::unique_ptr<machine> state, const program_view &view, std::vector<nb::object> owners)
-        : m(std::move(state)), program(view), keep(std::move(owners)) {}
-};
 
 template <typename T> const T *records(const bytes_array &a, u64 *n) {
     *n = a.shape(0) / sizeof(T);
@@ -104,6 +94,10 @@ machine_config make_config(const nb::dict &d) {
     c.nr_cpus = nb::cast<u32>(d["nr_cpus"]);
     c.min_free_kbytes = nb::cast<u32>(d["min_free_kbytes"]);
     c.shadow_tlb = nb::cast<bool>(d["shadow_tlb"]) ? 1 : 0;
+    c.charge_vmas = nb::cast<bool>(d["charge_vmas"]) ? 1 : 0;
+    c.arch = nb::cast<u32>(d["arch"]);
+    c.features = nb::cast<u32>(d["features"]);
+    c.pool_blocks = nb::cast<u32>(d["pool_blocks"]);
     c.tlb = make_tlb(d["tlb"]);
     const nb::dict clock = d["clock"];
 #define X(name) c.clock.name = nb::cast<u64>(clock[#name]);
@@ -124,80 +118,6 @@ u32 vma_by_id(const core_machine &c, u32 id) {
     return v;
 }
 
-// Whether a signal handler of Python raised: called without the GIL.
-bool interrupted() {
-    nb::gil_scoped_acquire gil;
-    return PyErr_CheckSignals() != 0;
-}
-
-template <typename T> using array_of = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
-
-// Checks the size of an array that machines read from or write to.
-template <typename T> T *data_of(const std::optional<array_of<T>> &a, size_t size) {
-    if (!a) return nullptr;
-    if (a->size() != size) throw nb::value_error("an array has the wrong shape");
-    return a->data();
-}
-
-// Machines that step together on a thread pool. Threads do not survive fork(), so a child makes its own.
-struct core_batch {
-    std::vector<nb::object> machines; // CoreMachine or None
-    u32 threads;
-    std::unique_ptr<thread_pool> pool;
-    pid_t owner = 0;
-
-    core_batch(const nb::list &list, u32 nr_threads) : threads(nr_threads) {
-        for (nb::handle h : list) machines.push_back(nb::borrow(h));
-    }
-    thread_pool &get_pool() {
-        if (owner != getpid()) {
-            static_cast<void>(pool.release()); // the parent's
-            pool = std::make_unique<thread_pool>(threads);
-            owner = getpid();
-        }
-        return *pool;
-    }
-    core_machine &at(size_t i) { return nb::cast<core_machine &>(machines.at(i)); }
-
-    void advance(const array_of<const u8> &active, const std::optional<array_of<const u32>> &decisions,
-                 const window &w, const std::optional<array_of<u32>> &slots,
-                 const std::optional<array_of<u8>> &rows, const array_of<u8> &status) {
-        const size_t n = machines.size(), per = std::max(1U, w.slots);
-        const u32 *decided = data_of(decisions, n * per * 3);
-        u32 *ids = data_of(slots, n * w.slots);
-        auto *row = reinterpret_cast<vma_smaps *>(data_of(rows, n * (w.slots + 1) * sizeof(vma_smaps)));
-        if (active.size() != n || status.size() != n) throw nb::value_error("an array has the wrong shape");
-        if (w.question >= QUESTION_SLOTS && (!ids || !row)) throw nb::value_error("slots need arrays");
-        std::vector<batch_item> items;
-        std::vector<size_t> index;
-        for (size_t i = 0; i < n; ++i) {
-            if (!active.data()[i]) continue;
-            core_machine &c = at(i);
-            items.push_back({c.m.get(), &c.program,
-                             decided ? reinterpret_cast<const decision *>(decided) + i * per : nullptr,
-                             ids ? ids + i * w.slots : nullptr, row ? row + i * (w.slots + 1) : nullptr, 0,
-                             RUN_WINDOW});
-            index.push_back(i);
-        }
-        bool whole = false;
-        {
-            thread_pool &threads_of_batch = get_pool();
-            nb::gil_scoped_release nogil;
-            whole =
-                thp::advance(threads_of_batch, items.data(), static_cast<u32>(items.size()), w, interrupted);
-        }
-        if (!whole) throw nb::python_error();
-        for (size_t i = 0; i < items.size(); ++i) status.data()[index[i]] = static_cast<u8>(items[i].status);
-    }
-
-    void facts(const array_of<u64> &out) {
-        if (out.size() != machines.size() * NR_FACTS) throw nb::value_error("an array has the wrong shape");
-        for (size_t i = 0; i < machines.size(); ++i) {
-            if (!machines[i].is_none()) read_facts(*at(i).m, out.data() + i * NR_FACTS);
-        }
-    }
-};
-
 } // namespace
 
 NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
@@ -208,6 +128,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     static const char *const vm_names[] = {THP_VM_EVENTS(X)};
     static const char *const time_names[] = {THP_TIMES(X)};
     static const char *const clock_names[] = {THP_CLOCK(X)};
+    static const char *const feature_names[] = {THP_FEATURES(X)};
     static const char *const figure_names[] = {THP_FIGURES(X)};
 #undef X
 #define X(name, fields) #name,
@@ -221,6 +142,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     module.attr("VM_EVENTS") = names(vm_names);
     module.attr("TIMES") = names(time_names);
     module.attr("CLOCK") = names(clock_names);
+    module.attr("FEATURES") = names(feature_names);
     module.attr("OPS") = names(op_names);
     module.attr("OP_FIELDS") = names(op_fields);
 
@@ -242,13 +164,14 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
 
     nb::class_<core_machine>(module, "CoreMachine")
         .def_static("create",
-                    [](const nb::dict &config, u32 regions, u32 processes, u32 swap_slots, u64 brk_start,
-                       u64 mmap_base, const bytes_array &ops, const bytes_array &accesses,
+                    [](const nb::dict &config, u32 regions, u32 processes, u32 swap_slots, u32 file_pages,
+                       u64 brk_start, u64 mmap_base, const bytes_array &ops, const bytes_array &accesses,
                        const bytes_array &bins, const bytes_array &tables, u64 seed) {
                         const machine_config c = make_config(config);
                         if (const std::string error = check_config(c); !error.empty())
                             throw nb::value_error(error.c_str());
-                        auto m = std::make_unique<machine>(c, program_size{regions, processes, swap_slots});
+                        auto m = std::make_unique<machine>(
+                            c, program_size{regions, processes, swap_slots, file_pages});
                         if (!boot(*m, brk_start, mmap_base))
                             throw nb::value_error("no memory for the first process");
                         return new core_machine(std::move(m), view_of(ops, accesses, bins, tables, seed),
@@ -360,7 +283,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              [](const core_machine &c, u32 number) {
                  if (number >= c.m->h->tables[TABLE_regions].used) throw nb::index_error("no such region");
                  const region &r = c.m->regions[number];
-                 return nb::make_tuple(r.start, r.length, r.mapped != 0);
+                 return nb::make_tuple(r.start, r.length, r.length != 0);
              })
         .def("vmas",
              [](core_machine &c) {
@@ -412,20 +335,5 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              })
         .def("set_default_orders", [](core_machine &c, u32 orders) { c.m->h->default_orders = orders; });
 
-    nb::class_<core_batch>(module, "CoreBatch")
-        .def(nb::init<const nb::list &, u32>())
-        .def("set",
-             [](core_batch &b, size_t i, nb::object machine) { b.machines.at(i) = std::move(machine); })
-        .def(
-            "advance",
-            [](core_batch &b, const array_of<const u8> &active,
-               const std::optional<array_of<const u32>> &decisions, u64 ps, u64 choices, u64 accesses,
-               bool new_vma, u32 question, u32 nr_slots, u32 every, const std::optional<array_of<u32>> &slots,
-               const std::optional<array_of<u8>> &rows, const array_of<u8> &status) {
-                b.advance(active, decisions, {ps, choices, accesses, new_vma, question, nr_slots, every},
-                          slots, rows, status);
-            },
-            "active"_a, "decisions"_a, "ps"_a, "choices"_a, "accesses"_a, "new_vma"_a, "question"_a,
-            "nr_slots"_a, "every"_a, "slots"_a, "rows"_a, "status"_a)
-        .def("facts", &core_batch::facts);
+    bind_batch(module);
 }

@@ -49,8 +49,9 @@ COSTS: Mapping[str, Cost] = MappingProxyType(
         "swap_out_page": Cost(6_000_000, "zram_swapout of 4K to 1M compressible folios: per page", 0.2),
         "swap_in_page": Cost(2_300_000, "zram_swapin_fault of 4K to 1M compressible folios: per page", 0.2),
         "scan_pte": Cost(20_000, "assumed: reading and clearing one accessed bit"),
-        "migrate_page": Cost(1_050_000, "copy_page and split_page: unmapping, copying and mapping again"),
-        "compact_scan": Cost(10_000, "assumed: looking at one struct page"),
+        "contpte_convert": Cost(560_000, "assumed: 16 PTEs at change_pte; the invalidation is flush_one"),
+        "migrate_page": Cost(2_300_000, "compact_memory of a fragmented GiB: system time per page moved, less scanning", 0.3),
+        "compact_scan": Cost(4_000, "compact_memory when nothing is left to move: per page looked at", 0.5),
     }
 )
 """Every cost of the clock with its source."""

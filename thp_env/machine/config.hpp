@@ -1,5 +1,6 @@
 // The configuration of a machine: its size, its core, its clock.
 #pragma once
+#include "features.hpp"
 #include "types.hpp"
 
 namespace thp {
@@ -31,6 +32,7 @@ namespace thp {
     X(swap_out_page)   /* compressing one page to zram */                                                    \
     X(swap_in_page)    /* decompressing one page */                                                          \
     X(scan_pte)        /* reading and clearing one accessed bit */                                           \
+    X(contpte_convert) /* clearing and rewriting the 16 PTEs of a contpte block */ \
     X(migrate_page)    /* moving one 4K page to another frame */                                             \
     X(compact_scan)    /* looking at one page for compaction */
 
@@ -69,10 +71,16 @@ struct tlb_config {
     tlb_geometry nested; // guest-physical to host-physical translations
 };
 
+// Which architecture's page-table code runs. arm64 with BBML2: unfolding needs no TLB invalidation (X4).
+enum architecture : u32 { ARCH_X86_64, ARCH_ARM64, ARCH_ARM64_BBML2, NR_ARCHS };
+
 struct machine_config {
     u64 nr_pages;
     u32 max_vmas, max_mms, max_tables, nr_cpus;
-    u32 shadow_tlb, min_free_kbytes; // NIL: as the kernel computes it
+    u32 shadow_tlb, charge_vmas; // charge_vmas: keep time by VMA too
+    u32 arch, reserved;
+    u32 features, pool_blocks; // one bit a feature; 64K blocks in the reserve of pool_64k
+    u32 min_free_kbytes, reserved; // NIL: as the kernel computes it
     tlb_config tlb;
     clock_table clock;
 };

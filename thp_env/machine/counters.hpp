@@ -18,7 +18,13 @@ namespace thp {
     X(swpin_fallback)                                                                                        \
     X(swpin_fallback_charge)                                                                                 \
     X(swpout)                                                                                                \
-    X(swpout_fallback)
+    X(swpout_fallback)                                                                                       \
+    /* Of collapse_mthp. */                                                                                  \
+    X(collapse_alloc)                                                                                        \
+    X(collapse_alloc_failed)                                                                                 \
+    X(collapse_exceed_none_pte)                                                                              \
+    X(collapse_exceed_swap_pte)                                                                              \
+    X(collapse_exceed_shared_pte)
 
 // Values of the system. The first group is /proc/vmstat's.
 #define THP_VM_EVENTS(X)                                                                                     \
@@ -79,6 +85,7 @@ namespace thp {
     X(nr_resident)                                                                                           \
     X(nr_untouched)                                                                                          \
     X(nr_unmapped)                                                                                           \
+    X(nr_file_pages)                                                                                         \
     X(nr_page_table)                                                                                         \
     /* Memory over time: page-microseconds. */                                                               \
     X(resident_page_us)                                                                                      \
@@ -88,6 +95,20 @@ namespace thp {
     /* Of the TLB, too: CPUs interrupted by shootdowns; nested walks for a guest's page tables. */           \
     X(nr_tlb_remote_flush_received)                                                                          \
     X(walk_ref_nested)                                                                                       \
+    /* arm64: blocks of 16 PTEs folded and unfolded, and TLB invalidations for it (X2-X4). */                \
+    X(contpte_fold)                                                                                          \
+    X(contpte_unfold)                                                                                        \
+    X(contpte_tlbi)                                                                                          \
+    /* Of the seed thread's kernel: large copies on write, double maps now, and its reserve of 64K folios.   \
+     */                                                                                                      \
+    X(thp_cow)                                                                                               \
+    X(thp_cow_fallback)                                                                                      \
+    X(cont_pte_double_map_count)                                                                             \
+    X(chp_pool_count)                                                                                        \
+    X(chp_alloc_pool)                                                                                        \
+    X(chp_alloc_buddy)                                                                                       \
+    X(chp_alloc_failed)                                                                                      \
+    X(chp_refill) \
     /* Fragmentation, as /proc/vmstat. */                                                                    \
     X(compact_stall)                                                                                         \
     X(compact_fail)                                                                                          \

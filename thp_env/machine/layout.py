@@ -75,6 +75,6 @@ ADVICE = {
 }
 """Advice of madvise, by name; the numbers are Linux's."""
 
-VM_READ, VM_WRITE, VM_FILE, VM_LOCKED, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_DONTCOPY, VM_WIPEONFORK = (
-    1 << bit for bit in range(8)
+VM_READ, VM_WRITE, VM_FILE, VM_LOCKED, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_DONTCOPY, VM_WIPEONFORK, VM_SHARED = (
+    1 << bit for bit in range(9)
 )

@@ -1,6 +1,7 @@
 #include "run.hpp"
 #include "hardware/walker.hpp"
 #include "kernel/compaction.hpp"
+#include "kernel/filemap.hpp"
 #include "kernel/fork.hpp"
 #include "kernel/gup.hpp"
 #include "kernel/huge_memory.hpp"
@@ -35,18 +36,26 @@ struct interpreter {
     u64 choices_at_start;
 
     bool window_over(const mmu &unit) const {
-        return unit.elapsed >= unit.left || budget.accesses == 0 ||
+        return unit.elapsed >= unit.left ||
                m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
+    }
+
+    // Spends the time of what follows for the VMA that holds the address.
+    void charge(mmu &unit, u64 address) {
+        u32 &charged = m.h->charged;
+        if (charged != NIL && address >= m.vmas[charged].vm_start && address < m.vmas[charged].vm_end) return;
+        unit.commit();
+        charged = vma_lookup(m, unit.mm, address);
     }
 
     // One access with its faults; STEP_DONE, STEP_OOM or STEP_FAULTED.
     step_result access(mmu &unit, u64 address, bool write, u8 content) {
+        if (m.h->config.charge_vmas) charge(unit, address);
         while (unit.access(address, write, content) == MMU_FAULT) {
             unit.commit();
             const u32 v = vma_lookup(m, unit.mm, address);
             const u32 needed = write ? VM_WRITE : VM_READ;
-            if (v == NIL || !(m.vmas[v].vm_flags & needed) || (m.vmas[v].vm_flags & VM_FILE))
-                return STEP_FAULTED;
+            if (v == NIL || !(m.vmas[v].vm_flags & needed)) return STEP_FAULTED;
             const vm_fault result = handle_mm_fault(m, v, address, write);
             unit.commit(); // the fault took time
             if (result == FAULT_OOM) return STEP_OOM;
@@ -60,20 +69,22 @@ struct interpreter {
     template <typename Address, typename Step>
     step_result steps(mmu &unit, u64 count, Address address_of, Step step) {
         u64 addresses[mmu::AHEAD], at = m.h->at.step;
+        const u64 start = at, stop = budget.accesses < count - at ? at + budget.accesses : count;
         step_result result = STEP_DONE;
-        while (at < count && result == STEP_DONE) {
-            const u64 first = at, end = std::min(count, at + mmu::AHEAD);
+        while (at < stop && result == STEP_DONE) {
+            const u64 first = at, end = std::min(stop, at + mmu::AHEAD);
             for (u64 i = first; i < end; ++i) addresses[i - first] = address_of(i);
             unit.prefetch(addresses, end - first);
             for (; at < end; ++at) {
                 result = window_over(unit) ? STEP_PAUSED : step(at, addresses[at - first]);
                 if (result != STEP_DONE) break; // a step that failed is not done
-                --budget.accesses;
             }
         }
         m.h->at.step = at;
+        budget.accesses -= at - start;
         unit.commit();
-        return result;
+        m.h->charged = NIL;
+        return result == STEP_DONE && at < count ? STEP_PAUSED : result;
     }
 
     step_result touch(const op_record &op, u32 mm) {
@@ -129,8 +140,10 @@ struct interpreter {
         if (op.c == AT_UNMAPPED_AREA) address = get_unmapped_area(m, mm, op.length);
         if (op.c == AT_REGION) address = m.regions[op.aux].start + op.a;
         if (address == 0) return -ENOMEM;
-        m.regions[op.region] = {address, op.length, 1, op.process};
-        return do_mmap(m, mm, address, op.length, static_cast<u32>(op.d));
+        m.regions[op.region] = {address, op.length};
+        const u32 file = op.d & VM_FILE ? file_create(m, op.length >> PAGE_SHIFT) : 0;
+        if ((op.d & VM_FILE) && !file) return -ENFILE;
+        return do_mmap(m, mm, address, op.length, static_cast<u32>(op.d), file);
     }
 
     int mremap_op(const op_record &op, u32 mm) {
@@ -147,14 +160,14 @@ struct interpreter {
             if (blocked || from + new_length > TASK_SIZE) to = get_unmapped_area(m, mm, new_length);
         }
         if (to == 0) return -ENOMEM;
-        m.regions[op.aux] = {to, new_length, 1, op.process};
+        m.regions[op.aux] = {to, new_length};
         return mremap(m, mm, from, op.length, to, new_length);
     }
 
     int brk_op(const op_record &op, u32 mm) {
         const u64 start = m.mms[mm].start_brk;
         if (start == 0) return -ENOMEM;
-        m.regions[op.region] = {start, op.length, 1, op.process};
+        m.regions[op.region] = {start, op.length};
         return do_brk(m, mm, start + op.length);
     }
 

@@ -1,5 +1,6 @@
 #include "state.hpp"
 #include "hardware/tlb.hpp"
+#include "kernel/cont_pte_hugepage.hpp"
 #include "kernel/page_alloc.hpp"
 #include <algorithm>
 #include <cstring>
@@ -13,14 +14,14 @@ namespace {
 constexpr u64 MAGIC = 0x3130766e65706874ULL; // "thpenv01"
 
 constexpr u32 record_size[NR_TABLES] = {
-    sizeof(page),         sizeof(u8),
-    sizeof(u8),           PTRS_PER_TABLE * sizeof(u64),
-    sizeof(u32),          sizeof(vm_area_struct),
-    sizeof(u32),          sizeof(mm_struct),
-    sizeof(anon_vma),     sizeof(region),
-    sizeof(pin),          sizeof(swap_slot),
-    sizeof(swap_cluster), sizeof(u32),
-    sizeof(u64),
+    sizeof(page),      sizeof(u8),
+    sizeof(u8),        PTRS_PER_TABLE * sizeof(u64),
+    sizeof(u32),       sizeof(vm_area_struct),
+    sizeof(u32),       sizeof(mm_struct),
+    sizeof(anon_vma),  sizeof(region),
+    sizeof(pin),       sizeof(u32),
+    sizeof(swap_slot), sizeof(swap_cluster),
+    sizeof(u32),       sizeof(u64),
 };
 
 // FNV-1a over words: finds damage, not malice.
@@ -42,6 +43,13 @@ std::string check_config(const machine_config &c) {
     if (c.max_vmas < 8 || c.max_vmas > (1U << 24)) return "max_vmas must lie between 8 and 16777216";
     if (c.max_mms < 1 || c.max_mms > 4095) return "max_mms must lie between 1 and 4095";
     if (c.max_tables < 16 || c.max_tables > (1U << 26)) return "max_tables must lie between 16 and 67108864";
+    if (c.arch >= NR_ARCHS) return "no such architecture";
+    if (c.features >> NR_FEATURES) return "no such feature";
+    constexpr u32 folded = 1U << FEATURE_entire_mapcount | 1U << FEATURE_zero_64k;
+    if ((c.features & folded) && c.arch == ARCH_X86_64)
+        return "entire_mapcount and zero_64k need folded PTEs: arch=\"arm64\"";
+    if (u64{c.pool_blocks} * 32 > c.nr_pages)
+        return "the reserve of 64K folios must not exceed half the memory";
     if (c.nr_cpus < 1 || c.nr_cpus > 4096) return "nr_cpus must lie between 1 and 4096";
     if (c.min_free_kbytes != NIL && u64{c.min_free_kbytes} * 1024 > c.nr_pages * PAGE_SIZE / 2)
         return "min_free_kbytes must leave half of the memory";
@@ -72,10 +80,13 @@ void machine::attach() {
     anon_vmas = reinterpret_cast<anon_vma *>(at(TABLE_anon_vmas));
     regions = reinterpret_cast<region *>(at(TABLE_regions));
     pins = reinterpret_cast<pin *>(at(TABLE_pins));
+    page_cache = reinterpret_cast<u32 *>(at(TABLE_page_cache));
     swap = reinterpret_cast<swap_slot *>(at(TABLE_swap));
     clusters = reinterpret_cast<swap_cluster *>(at(TABLE_clusters));
     processes = reinterpret_cast<u32 *>(at(TABLE_processes));
-    tlb = reinterpret_cast<u64 *>(at(TABLE_tlb));
+    auto *words = reinterpret_cast<u64 *>(at(TABLE_tlb));
+    translations[0] = {h->config.tlb, words};
+    if (h->config.shadow_tlb) translations[1] = {h->config.tlb, words + tlb_words(h->config.tlb)};
 }
 
 machine::machine(const machine_config &config, const program_size &program) {
@@ -92,6 +103,7 @@ machine::machine(const machine_config &config, const program_size &program) {
         config.max_vmas,
         program.regions,
         frames,
+        program.file_pages,
         program.swap_slots,
         program.swap_slots / SWAPFILE_CLUSTER + 1,
         program.processes,
@@ -121,6 +133,7 @@ machine::machine(const machine_config &config, const program_size &program) {
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
     h->deferred_head = h->deferred_tail = NIL;
     h->current_mm = NIL;
+    h->charged = NIL;
     for (lru_list &list : h->lru) list = {NIL, NIL, 0};
     h->thp_defrag = DEFRAG_MADVISE;
     h->swappiness = 60;
@@ -134,6 +147,7 @@ machine::machine(const machine_config &config, const program_size &program) {
     setup_per_zone_wmarks(*this);
     h->zero_pfn = alloc_pages(*this, 0, MIGRATE_UNMOVABLE, GFP_NOWAIT);
     contents[h->zero_pfn] = CONTENT_TOUCHED;
+    huge_page_pool_init(*this);
 }
 
 machine::~machine() {
@@ -202,9 +216,10 @@ std::string machine::load(const std::byte *data, u64 size, machine **out) {
     if (sum != checksum(data, size)) return "damaged or truncated: its checksum does not match";
     if (std::string error = check_config(stored.config); !error.empty()) return error;
     const program_size program{stored.tables[TABLE_regions].capacity, stored.tables[TABLE_processes].capacity,
-                               stored.tables[TABLE_swap].capacity};
-    if (program.regions > (1U << 24) || program.processes > (1U << 16) || program.swap_slots > MAX_SWAP_SLOTS)
-        return "too many regions, processes or swap slots";
+                               stored.tables[TABLE_swap].capacity, stored.tables[TABLE_page_cache].capacity};
+    if (program.regions > (1U << 24) || program.processes > (1U << 16) ||
+        program.swap_slots > MAX_SWAP_SLOTS || program.file_pages > MAX_SWAP_SLOTS)
+        return "too many regions, processes, swap slots or pages of files";
     auto fresh = std::make_unique<machine>(stored.config, program);
     u64 at = sizeof(header);
     for (u32 i = 0; i < NR_TABLES; ++i) {

@@ -2,6 +2,7 @@
 #pragma once
 #include "config.hpp"
 #include "counters.hpp"
+#include "hardware/tlb_levels.hpp"
 #include "ops.hpp"
 #include "types.hpp"
 #include <memory>
@@ -28,8 +29,12 @@ enum page_flags : u32 {
     PG_referenced = 1U << 13, // used since it was last looked at
     PG_workingset = 1U << 14, // was active before
     PG_charged = 1U << 15,    // to the control group: folio->memcg_data
-    PG_slab = 1U << 16,       // held by the rest of the kernel, which uses it in place: cannot move
-    PG_filecache = 1U << 17,  // held by somebody else's page cache: can move
+    PG_file = 1U << 16,       // of the page cache
+    PG_pool = 1U << 19,       // a 64K block of the reserve, free or in use
+    PG_lent = 1U << 20,       // a 64K folio that the buddy allocator lent to the reserve's users
+    PG_double_map = 1U << 21,
+    PG_slab = 1U << 17,       // held by the rest of the kernel, which uses it in place: cannot move
+    PG_filecache = 1U << 18,  // held by somebody else's page cache: can move
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.
@@ -71,6 +76,7 @@ enum vm_flags : u32 {
     VM_NOHUGEPAGE = 1U << 5,
     VM_DONTCOPY = 1U << 6,
     VM_WIPEONFORK = 1U << 7,
+    VM_SHARED = 1U << 8,
 };
 
 // When a policy was last asked about a VMA, and the VMA's statistics then; number 0: never.
@@ -85,12 +91,15 @@ struct vm_area_struct {
     u32 anon_next, anon_prev; // VMAs of the same anon_vma
     u32 orders;               // E1: the orders this VMA may use; 0 = no mask of its own
     u32 id;                   // unique over the run; a split's smaller part gets a new one
+    u32 vm_file;              // 1 + where the file's pages start in the page cache; 0: anonymous memory
+    u32 file_pages;
     u32 next_free;
     u64 born; // ps
     u64 swap_readahead;
     u64 faults[PMD_ORDER + 1]; // faults that allocated, by the order they got
     u64 zapped, zap_calls;     // pages unmapped again, and in how many calls
     vma_question asked;
+    u64 times[NR_TIMES]; // ps spent for it, if machine_config.charge_vmas
 };
 
 struct mm_struct {
@@ -113,7 +122,6 @@ struct anon_vma {
 
 struct region {
     u64 start, length;
-    u32 mapped, process;
 };
 
 struct swap_slot {
@@ -135,7 +143,16 @@ struct swap_cluster {
 constexpr u32 NR_CLUSTER_LISTS = 2 + 2 * (PMD_ORDER + 1); // see swap.cpp
 
 // include/linux/mmzone.h: enum lru_list. Of files there are only lazily freed pages.
-enum lru_index : u32 { LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE, LRU_UNEVICTABLE, NR_LRU_LISTS };
+// The lists of 64K folios are used with reclaim_whole only.
+enum lru_index : u32 {
+    LRU_INACTIVE_ANON,
+    LRU_ACTIVE_ANON,
+    LRU_INACTIVE_FILE,
+    LRU_UNEVICTABLE,
+    LRU_INACTIVE_CONT,
+    LRU_ACTIVE_CONT,
+    NR_LRU_LISTS
+};
 
 struct lru_list {
     u32 head, tail;
@@ -171,6 +188,7 @@ enum table_id : u32 {
     TABLE_anon_vmas,
     TABLE_regions,
     TABLE_pins,
+    TABLE_page_cache, // the frame of each page of each file; 0: not cached
     TABLE_swap,
     TABLE_clusters,
     TABLE_processes, // the mm of each process of the program
@@ -241,7 +259,11 @@ struct header {
     u32 tlb_sizes, next_asid;     // page sizes that the TLB may hold, a bit each
     u32 asid_mm[MAX_ASIDS];       // the address space behind each ASID; NIL: none
     u64 questions;                // that policies were asked
+    u32 charged, spare;           // the VMA that time is spent for; NIL: none, or it is not kept
     cursor at;
+    // The reserve of 64K folios (cont_pte_hugepage.cpp). lost: blocks that were split and not replaced yet.
+    u32 pool_head, pool_lost, pool_lent, pool_peak;
+    u64 pool_peak_at, pool_refilled_at; // ps
 };
 
 template <typename T> constexpr bool plain = std::has_unique_object_representations_v<T>;
@@ -252,7 +274,7 @@ static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
 
 // What a program needs tables for.
 struct program_size {
-    u32 regions, processes, swap_slots;
+    u32 regions, processes, swap_slots, file_pages;
 };
 
 // A machine: the arena and typed views of it. The trace program it runs is shared and read-only.
@@ -269,10 +291,11 @@ struct machine {
     anon_vma *anon_vmas = nullptr;
     region *regions = nullptr;
     pin *pins = nullptr;
+    u32 *page_cache = nullptr;
     swap_slot *swap = nullptr;
     swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;
-    u64 *tlb = nullptr; // laid out by hardware/tlb.cpp
+    tlb translations[2]; // over their words in the arena; [1]: the 4K shadow TLB
 
     machine(const machine_config &config, const program_size &program);
     ~machine();
@@ -294,6 +317,7 @@ struct machine {
     void spend(time_kind kind, u64 ps) {
         h->clock += ps;
         h->times[kind] += ps;
+        if (h->charged != NIL) vmas[h->charged].times[kind] += ps;
     }
 
   private:
@@ -302,6 +326,18 @@ struct machine {
     void attach();
     u64 extent(u32 table) const; // bytes in use of a table
     void *arena_ = nullptr;
+};
+
+// While it lives, time is spent for a VMA (NIL: for nobody in particular).
+struct charge_to {
+    machine &m;
+    u32 before;
+    charge_to(machine &machine, u32 vma) : m(machine), before(machine.h->charged) {
+        if (m.h->config.charge_vmas) m.h->charged = vma;
+    }
+    ~charge_to() { m.h->charged = before; }
+    charge_to(const charge_to &) = delete;
+    charge_to &operator=(const charge_to &) = delete;
 };
 
 // Takes a zeroed record from a table with a list of free ones; NIL when the table is full.
@@ -325,6 +361,8 @@ template <typename T> void table_free(table_header &t, T *records, u32 i) {
     t.free = i;
     --t.in_use;
 }
+
+inline bool feature(const machine &m, kernel_feature f) { return m.h->config.features >> f & 1; }
 
 std::string check_config(const machine_config &config);
 

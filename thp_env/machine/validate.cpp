@@ -1,6 +1,7 @@
 // Every number that the machine keeps is counted again here from what it was derived from.
 #include "validate.hpp"
 #include "hardware/tlb.hpp"
+#include "kernel/contpte.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
 #include "kernel/page_table.hpp"
@@ -13,9 +14,8 @@ namespace {
 
 enum frame_owner : u8 { OWNER_NONE, OWNER_FREE, OWNER_TABLE, OWNER_ZERO, OWNER_HELD, OWNER_FOLIO };
 
-struct scan {
+struct scan : report {
     machine &m;
-    std::string broken; // the first broken invariant
     std::vector<u8> owner;
     std::vector<i32> ptes;   // mappings of each frame by PTEs
     std::vector<u32> pmds;   // ... of each head by PMDs
@@ -29,15 +29,6 @@ struct scan {
           pinned(owner.size()), reached(m.h->tables[TABLE_tables].used), rss(m.h->tables[TABLE_mms].used),
           swapents(rss.size()), swapped(m.h->swap_slots) {
         for (u32 i = 0; i < m.h->tables[TABLE_pins].used; ++i) ++pinned[page_head(m, m.pins[i].pfn)];
-    }
-
-    void expect(bool holds, const char *what, u64 where = 0) {
-        if (!holds && broken.empty()) broken = std::string(what) + " (" + std::to_string(where) + ")";
-    }
-    void expect_equal(u64 kept, u64 counted, const std::string &what) {
-        if (kept != counted && broken.empty()) {
-            broken = what + ": kept " + std::to_string(kept) + ", counted " + std::to_string(counted);
-        }
     }
 
     void own(u32 pfn, u32 nr, frame_owner who) {
@@ -116,14 +107,20 @@ struct scan {
         expect(accessible == !(entry & PTE_PROTNONE), "protection is not the VMA's", address);
         expect(!(entry & PTE_RW) || (vma.vm_flags & VM_WRITE), "writable entry in a read-only VMA", address);
         if (entry & PTE_SPECIAL) {
-            expect(pfn == (nr == 1 ? m.h->zero_pfn : m.h->huge_zero_pfn), "special entry that is not zero",
-                   address);
+            const bool huge = nr > 1 || (entry & PTE_CONT);
+            const u32 within = entry & PTE_CONT ? pte_index(address) % CONT_PTES : 0;
+            expect(pfn == (huge ? m.h->huge_zero_pfn + within : m.h->zero_pfn),
+                   "special entry that is not zero", address);
             return expect(!(entry & PTE_RW), "writable zero page", address);
         }
         if (pfn + nr > owner.size()) return expect(false, "entry beyond memory", address);
         rss[mm] += nr;
         const u32 head = page_head(m, pfn);
         const page &folio = m.pages[head];
+        if (folio.flags & PG_file) {
+            ++ptes[pfn];
+            return expect(vma.vm_file != 0, "page of a file in anonymous memory", address);
+        }
         expect((folio.flags & PG_head) && (folio.flags & PG_anon), "entry to a frame that is no folio",
                address);
         expect(nr == 1 || (pfn == head && folio.order == PMD_ORDER), "PMD that maps no 2M folio", address);
@@ -133,7 +130,9 @@ struct scan {
                "folio at the wrong offset of its anon_vma", address);
         expect(!(entry & PTE_RW) || (m.pages[pfn].flags & PG_anon_exclusive), "writable, not exclusive",
                address);
-        if (nr == 1) {
+        if (contpte_maps_entirely(m, entry)) {
+            pmds[head] += pfn == head;
+        } else if (nr == 1) {
             ++ptes[pfn];
         } else {
             ++pmds[head];
@@ -147,8 +146,10 @@ struct scan {
         own(m.table_frames[number], 1, OWNER_TABLE);
         expect(m.pages[m.table_frames[number]].flags == PG_table, "page table without its mark", base);
         for (u32 i = 0; i < PTRS_PER_TABLE; ++i) {
-            const u64 entry = m.tables[u64{number} * PTRS_PER_TABLE + i], address = base + (u64{i} << shift);
+            u64 *slot = m.tables + u64{number} * PTRS_PER_TABLE + i;
+            const u64 entry = *slot, address = base + (u64{i} << shift);
             if (pte_none(entry)) continue;
+            if (const char *error = contpte_broken(m, address, slot)) expect(false, error, address);
             if (shift == PAGE_SHIFT) {
                 mapping(mm, address, entry, 1);
             } else if (entry & PTE_PSE) {
@@ -193,7 +194,7 @@ struct scan {
             by_pte += ptes[i] > 0;
             mappings += ptes[i];
         }
-        const bool cached = f.flags & PG_swapcache; // the swap cache holds a reference
+        const bool cached = f.flags & (PG_swapcache | PG_file); // the cache holds a reference
         const u32 pins = pinned[head];
         expect(f.pincount == pins, "pincount", head);
         expect(mapped > 0 || cached || pins, "folio that nobody maps", head);
@@ -210,7 +211,7 @@ struct scan {
     }
 
     void folios() {
-        u64 resident = 0, untouched = 0, unmapped = 0;
+        u64 resident = 0, files = 0, untouched = 0, unmapped = 0;
         u64 of_order[PMD_ORDER + 1] = {}, partially[PMD_ORDER + 1] = {};
         for (u32 pfn = 0; pfn < owner.size();) {
             const page &p = m.pages[pfn];
@@ -219,7 +220,7 @@ struct scan {
                 continue;
             }
             const u32 nr = 1U << p.order;
-            resident += nr;
+            (p.flags & PG_file ? files : resident) += nr;
             unmapped += nr - folio(pfn);
             for (u32 i = pfn; i < pfn + nr && i < owner.size(); ++i)
                 untouched += !(m.contents[i] & CONTENT_TOUCHED);
@@ -228,6 +229,7 @@ struct scan {
             pfn += nr;
         }
         expect_equal(m.h->vm[VM_nr_resident], resident, "nr_resident");
+        expect_equal(m.h->vm[VM_nr_file_pages], files, "nr_file_pages");
         expect_equal(m.h->vm[VM_nr_untouched], untouched, "nr_untouched");
         expect_equal(m.h->vm[VM_nr_unmapped], unmapped, "nr_unmapped");
         for (u32 order = 2; order <= PMD_ORDER; ++order) {
@@ -251,62 +253,6 @@ struct scan {
             expect(ours, "swap cache without its page", slot);
         }
         expect_equal(m.h->swap_used, used, "swap_used");
-    }
-
-    void deferred_list() {
-        u32 n = 0, before = NIL;
-        for (u32 head = m.h->deferred_head; head != NIL && n <= m.h->deferred_len; ++n) {
-            if (head >= owner.size()) return expect(false, "queued folio beyond memory", head);
-            const page &f = m.pages[head];
-            expect((f.flags & PG_head) && f.order > 1, "queued for splitting, but no large folio", head);
-            expect((f.flags & PG_partially_mapped) || f.order == PMD_ORDER, "queued without reason",
-                   head); // R22
-            expect(f.deferred_prev == before, "deferred list broken", head);
-            before = head;
-            head = f.deferred_next;
-        }
-        expect_equal(m.h->deferred_len, n, "deferred_len");
-        expect(m.h->deferred_tail == before, "end of the deferred list", before);
-        u32 flagged = 0, queued = 0;
-        for (u32 pfn = 0; pfn < owner.size(); ++pfn)
-            flagged += (m.pages[pfn].flags & PG_partially_mapped) != 0;
-        for (u32 head = m.h->deferred_head; head != NIL && queued <= n; head = m.pages[head].deferred_next) {
-            flagged -= (m.pages[head].flags & PG_partially_mapped) != 0;
-            ++queued;
-        }
-        expect_equal(flagged, 0, "partially mapped folios that are not queued");
-    }
-
-    // Every folio is on the list that its flags name, or waits in a batch; the group has paid for each once.
-    void lru() {
-        u64 listed = 0, charged = m.h->memcg_stock, on_lru = 0;
-        for (u32 index = 0; index < NR_LRU_LISTS; ++index) {
-            const lru_list &list = m.h->lru[index];
-            u64 pages = 0;
-            u32 before = NIL;
-            for (u32 head = list.head; head != NIL && pages <= list.nr_pages; head = m.pages[head].next) {
-                if (head >= owner.size()) return expect(false, "LRU folio beyond memory", head);
-                const u32 flags = m.pages[head].flags;
-                const u32 own = flags & PG_mlocked         ? LRU_UNEVICTABLE
-                                : !(flags & PG_swapbacked) ? LRU_INACTIVE_FILE
-                                : flags & PG_active        ? LRU_ACTIVE_ANON
-                                                           : LRU_INACTIVE_ANON;
-                expect((flags & PG_lru) && own == index && m.pages[head].prev == before, "LRU list broken",
-                       head);
-                pages += folio_nr_pages(m, head);
-                before = head;
-                ++listed;
-            }
-            expect(list.tail == before, "end of an LRU list", index);
-            expect_equal(list.nr_pages, pages, "nr_pages of LRU list " + std::to_string(index));
-        }
-        for (u32 pfn = 0; pfn < owner.size(); ++pfn) {
-            if (owner[pfn] != OWNER_FOLIO || !(m.pages[pfn].flags & PG_head)) continue;
-            on_lru += (m.pages[pfn].flags & PG_lru) != 0;
-            charged += m.pages[pfn].flags & PG_charged ? folio_nr_pages(m, pfn) : 0;
-        }
-        expect_equal(on_lru, listed, "folios on LRU lists");
-        expect_equal(m.h->memcg_usage, charged, "pages charged to the control group");
     }
 
     void vmas() {
@@ -362,13 +308,15 @@ struct scan {
         const u64 *pmd = pmd_offset(m, mm, start);
         if (!pmd || !(*pmd & PTE_PRESENT)) return expect(false, "stale translation", start);
         const bool huge = *pmd & PTE_PSE;
-        if (!is_shadow) expect(huge == (size == SIZE_2M), "translation of another size", start);
+        const bool piece = size == t.piece[0][SIZE_2M] || size == t.piece[1][SIZE_2M]; // of a huge page
+        expect(is_shadow || (huge ? piece : size != SIZE_2M), "translation of another size", start);
         const u64 end = huge || is_shadow ? start + PAGE_SIZE : start + (1ULL << t.shift[size]);
         for (u64 at = start; at < end; at += PAGE_SIZE) {
             const u64 entry = huge ? *pmd : *pte_offset(m, *pmd, at);
             expect(entry & PTE_PRESENT, "stale translation", at);
             if (is_shadow) continue;
-            expect(t.pfn(data, at, size) == pte_pfn(entry), "translation to another frame", at);
+            const u32 pfn = pte_pfn(entry) + (huge ? pte_index(at) : 0);
+            expect(t.pfn(data, at, size) == pfn, "translation to another frame", at);
             const bool dirty = (entry & PTE_DIRTY) || size == SIZE_CONTPTE; // X5: one bit for the block
             expect(!(data & TLB_WRITE) || ((entry & PTE_RW) && dirty), "translation writable, entry not", at);
         }
@@ -376,23 +324,21 @@ struct scan {
 
     void translations() {
         for (u32 which = 0; which < (m.h->config.shadow_tlb ? 2U : 1U); ++which) {
-            const tlb t = tlb_of(m, which);
+            const tlb &t = m.translations[which];
             for (const tlb_array &array : t.arrays) {
                 array.for_each([&](u64 tag, u64 data) { translation(t, tag, data, which == 1); });
             }
-            for (u32 i = 0; i < NR_PWC; ++i) {
-                const u32 shift = i == 0 ? PMD_SHIFT : i == 1 ? PUD_SHIFT : PGDIR_SHIFT;
-                t.pwc[i].for_each([&](u64 tag, u64) {
-                    const u64 address = (tag >> 16) << shift;
-                    const u32 mm = tag_mm(tag);
-                    const bool used = mm < rss.size() && m.mms[mm].in_use;
-                    expect(used, "walk cache of no process", mm);
-                    const u32 v = used ? find_vma(m, mm, address) : NIL;
-                    expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift), "stale walk cache",
-                           address);
-                });
-            }
+            for (u32 i = 0; i < NR_PWC; ++i) t.pwc[i].for_each([&](u64 tag, u64) { walk_cache(tag, i); });
         }
+    }
+
+    // Something must still be mapped below a cached PDE, PDPTE or PML4E.
+    void walk_cache(u64 tag, u32 which) {
+        const u32 mm = tag_mm(tag), shift = PMD_SHIFT + 9 * which;
+        const u64 address = (tag >> 16) << shift;
+        if (mm >= rss.size() || !m.mms[mm].in_use) return expect(false, "walk cache of no process", mm);
+        const u32 v = find_vma(m, mm, address);
+        expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift), "stale walk cache", address);
     }
 
     void clock() {
@@ -408,6 +354,9 @@ std::string validate(machine &m) {
     scan s(m);
     s.vmas();
     s.free_lists();
+    for (u32 head = m.h->pool_head; head != NIL && s.broken.empty(); head = m.pages[head].next) {
+        s.own(head, CONT_PTES, OWNER_FREE);
+    }
     s.held();
     s.own(m.h->zero_pfn, 1, OWNER_ZERO);
     if (m.h->huge_zero_pfn != NIL) s.own(m.h->huge_zero_pfn, HPAGE_PMD_NR, OWNER_ZERO);
@@ -415,11 +364,9 @@ std::string validate(machine &m) {
     s.page_tables();
     s.folios();
     s.swap_slots();
-    s.deferred_list();
-    s.lru();
     s.translations();
     s.clock();
-    return s.broken;
+    return s.broken.empty() ? validate_lists(m) : s.broken;
 }
 
 } // namespace thp

@@ -8,4 +8,21 @@ namespace thp {
 // Names the first broken invariant; empty when the state is consistent.
 std::string validate(machine &m);
 
+// The first broken invariant.
+struct report {
+    std::string broken;
+
+    void expect(bool holds, const char *what, u64 where = 0) {
+        if (!holds && broken.empty()) broken = std::string(what) + " (" + std::to_string(where) + ")";
+    }
+    void expect_equal(u64 kept, u64 counted, const std::string &what) {
+        if (kept != counted && broken.empty()) {
+            broken = what + ": kept " + std::to_string(kept) + ", counted " + std::to_string(counted);
+        }
+    }
+};
+
+// The part of it about lists of folios.
+std::string validate_lists(machine &m);
+
 } // namespace thp

@@ -47,6 +47,7 @@ class ProgramBuilder(ProgramWriter):
         offset: int = 0,
         prot: str = "rw",
         file: bool = False,
+        shared: bool = False,
         nohugepage: bool = False,
     ) -> None:
         """Map `length` bytes as a new region.
@@ -60,7 +61,9 @@ class ProgramBuilder(ProgramWriter):
             align: alignment inside the slot, at least 2M.
             offset: bytes after that alignment.
             prot: "none", "r" or "rw".
-            file: a file or shared mapping: takes address space; no action chooses its folios.
+            file: a mapping of a file of that length, private unless `shared`: its pages are single and stay in memory
+                once they are there; no action chooses their folios.
+            shared: processes that fork share it, written pages too.
             nohugepage: VM_NOHUGEPAGE from the start (MAP_STACK since Linux 6.7).
         """
         if region in self._regions:
@@ -69,6 +72,7 @@ class ProgramBuilder(ProgramWriter):
             raise ProgramError("a slot holds 2 GiB at most; map with at=auto")
         length = self._pages(length)
         flags = self._prot(prot) | (layout.VM_FILE if file else 0) | (layout.VM_NOHUGEPAGE if nohugepage else 0)
+        flags |= layout.VM_FILE | layout.VM_SHARED if shared else 0
         place, a, b, aux = self._place(at, align, offset)
         number = self._new_region(region, length)
         if isinstance(at, tuple):

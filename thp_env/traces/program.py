@@ -50,6 +50,9 @@ BIN_DTYPE = np.dtype([("threshold", "<u8"), ("alias", "<u4"), ("first", "<u4"), 
 
 CONTENT_MAX = 100
 """The content class of random data."""
+MMAP_FLAGS = layout.VM_READ | layout.VM_WRITE | layout.VM_FILE | layout.VM_SHARED | layout.VM_LOCKED
+MMAP_FLAGS |= layout.VM_HUGEPAGE | layout.VM_NOHUGEPAGE
+"""What a mapping can have from the start."""
 SWAP_MAX = 256 << 30
 """Bytes of the largest swap device."""
 
@@ -151,6 +154,13 @@ class Program:
         return min(int(added.max(initial=0)), SWAP_MAX) // layout.PAGE_SIZE
 
     @property
+    def file_pages(self) -> int:
+        """Pages of all files that the program maps."""
+        ops = self.ops
+        files = (ops["op"] == layout.OPS.index("mmap")) & (ops["d"] & np.uint64(layout.VM_FILE) > 0)
+        return int((ops["length"][files] // layout.PAGE_SIZE).sum())
+
+    @property
     def name(self) -> str:
         """The program's name, for messages and reports."""
         return str(self.meta.get("name", "program"))
@@ -208,7 +218,8 @@ class Program:
             refuse(slot & ((ops["a"] == 0) | (ops["a"] & (ops["a"] - 1) > 0)), "alignment that is no power of two")
             pages = np.where(slot, ops["b"], ops["a"]) | (ops["d"] if name == "mremap" else 0)
             refuse(uses(name) & (pages % layout.PAGE_SIZE > 0), "place that is not at a page")
-        limit("mmap", "d", layout.VM_NOHUGEPAGE * 2, "VMA flag")
+        refuse(uses("mmap") & (ops["d"] & ~np.uint64(MMAP_FLAGS) > 0), "unknown VMA flag")
+        refuse(uses("mmap") & (ops["d"] & (layout.VM_FILE | layout.VM_SHARED) == layout.VM_SHARED), "shared, but no file")
         limit("mremap", "aux", len(self.regions), "region")
         refuse(uses("mmap") & (ops["c"] == layout.AT_REGION) & (ops["aux"] >= len(self.regions)), "unknown region")
         limit("mprotect", "a", (layout.VM_READ | layout.VM_WRITE) + 1, "protection")

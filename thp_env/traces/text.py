@@ -79,6 +79,7 @@ NAMED: dict[str, Callable[[str], Any]] = {
     "at": _place,
     "prot": str,
     "file": lambda t: bool(int(t)),
+    "shared": lambda t: bool(int(t)),
     "nohugepage": lambda t: bool(int(t)),
     "align": number,
     "offset": number,
@@ -265,7 +266,9 @@ def _format(program: Program, op: np.void) -> str:
         case "mmap":
             place = _format_place(program, c, a, b, int(op["aux"]))
             flags = "".join(
-                f" {k}=1" for k, bit in (("file", layout.VM_FILE), ("nohugepage", layout.VM_NOHUGEPAGE)) if d & bit
+                f" {k}=1"
+                for k, bit in (("file", layout.VM_FILE), ("shared", layout.VM_SHARED), ("nohugepage", layout.VM_NOHUGEPAGE))
+                if d & bit
             )
             return f"mmap {region} {op['length']} {place} prot={prot[d & PROTECTION['rw']]}{flags}"
         case "mremap":

@@ -1,5 +1,6 @@
 #include "fork.hpp"
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
@@ -27,25 +28,36 @@ bool copy_present_page(machine &m, u32 child_vma, u64 address, u64 source, u64 *
 }
 
 // One batch of PTEs of a folio; returns how many were copied, 0 when memory is exhausted.
-u32 copy_present_ptes(machine &m, u32 child_vma, u64 address, u64 *from, u64 *to, u32 max) {
+u32 copy_present_ptes(machine &m, u32 parent, u32 child_vma, u64 address, u64 *from, u64 *to, u32 max) {
     const u32 pfn = pte_pfn(*from), head = page_head(m, pfn), mm = m.vmas[child_vma].vm_mm;
-    const u32 nr = folio_pte_batch(m, from, max);
+    const bool batch = feature(m, FEATURE_fork_batch) || contpte_maps_entirely(m, *from);
+    const u32 nr = folio_pte_batch(m, from, batch ? max : 1);
     if (maybe_pinned(m, head) && (m.pages[pfn].flags & PG_anon_exclusive)) {
         return copy_present_page(m, child_vma, address, *from, to) ? 1 : 0;
     }
+    wrprotect_ptes(m, parent, address, from, nr);
     for (u32 i = 0; i < nr; ++i) {
-        from[i] &= ~u64{PTE_RW};
-        to[i] = from[i] & ~u64{PTE_ACCESSED};
+        to[i] = from[i] & ~u64{PTE_ACCESSED | PTE_CONT};
         m.pages[pfn + i].flags &= ~u32{PG_anon_exclusive};
     }
-    folio_get(m, head, static_cast<i32>(nr));
-    folio_add_anon_rmap_ptes(m, pfn, nr, mm);
+    if (nr > 1) {
+        contpte_set_ptes(m, address, to, nr);
+    } else {
+        contpte_try_fold(m, mm, address, to);
+    }
+    if (contpte_maps_entirely(m, *to)) {
+        folio_get(m, head, 1);
+        folio_add_anon_rmap_pmd(m, head, mm);
+    } else {
+        folio_get(m, head, static_cast<i32>(nr));
+        folio_add_anon_rmap_ptes(m, pfn, nr, mm);
+    }
     m.mms[mm].rss += nr;
     m.spend(TIME_syscall, m.cost().fork_folio + m.cost().fork_pte * nr);
     return nr;
 }
 
-bool copy_pte_range(machine &m, u32 child_vma, u64 start, u64 *from, u64 *to, u32 nr) {
+bool copy_pte_range(machine &m, u32 parent, u32 child_vma, u64 start, u64 *from, u64 *to, u32 nr) {
     for (u32 i = 0; i < nr;) {
         if (pte_none(from[i])) {
             ++i;
@@ -56,14 +68,23 @@ bool copy_pte_range(machine &m, u32 child_vma, u64 start, u64 *from, u64 *to, u3
             swap_duplicate(m, pte_swp_offset(from[i]), 1);
             ++m.mms[m.vmas[child_vma].vm_mm].swapents;
         }
+        const u64 at = start + (u64{i} << PAGE_SHIFT);
+        if ((from[i] & PTE_CONT) &&
+            (from[i] & PTE_SPECIAL)) { // zero_64k: copied folded, or as base zero pages
+            const u32 n = std::min(CONT_PTES - pte_index(at) % CONT_PTES, nr - i);
+            if (n < CONT_PTES) contpte_try_unfold(m, parent, at, from + i);
+            if (n == CONT_PTES && !mm_get_huge_zero_folio(m, m.vmas[child_vma].vm_mm)) return false;
+            std::copy_n(from + i, n, to + i);
+            i += n;
+            continue;
+        }
         if (!pte_present(from[i]) ||
             (from[i] & PTE_SPECIAL)) { // guard markers and zero pages are copied as they are
             to[i] = from[i];
             ++i;
             continue;
         }
-        const u32 n =
-            copy_present_ptes(m, child_vma, start + (u64{i} << PAGE_SHIFT), from + i, to + i, nr - i);
+        const u32 n = copy_present_ptes(m, parent, child_vma, at, from + i, to + i, nr - i);
         if (n == 0) return false;
         i += n;
     }
@@ -74,8 +95,7 @@ bool copy_pte_range(machine &m, u32 child_vma, u64 start, u64 *from, u64 *to, u3
 bool copy_huge_pmd(machine &m, u32 parent_vma, u32 child_vma, u64 address, u64 *from, u64 *to) {
     const u32 mm = m.vmas[child_vma].vm_mm;
     if (*from & PTE_SPECIAL) {
-        if (!m.mms[mm].huge_zero) ++m.h->huge_zero_users;
-        m.mms[mm].huge_zero = 1;
+        mm_get_huge_zero_folio(m, mm);
         *to = *from & ~u64{PTE_ACCESSED};
         return true;
     }
@@ -103,7 +123,8 @@ bool copy_page_range(machine &m, u32 parent_vma, u32 child_vma) {
         if (pmd_trans_huge(*from) && copy_huge_pmd(m, parent_vma, child_vma, at, from, to)) return true;
         if (pmd_trans_huge(*from) || !pte_alloc(m, to)) return false; // no memory for a table
         const auto nr = static_cast<u32>((next - at) >> PAGE_SHIFT);
-        return copy_pte_range(m, child_vma, at, pte_offset(m, *from, at), pte_offset(m, *to, at), nr);
+        return copy_pte_range(m, vma.vm_mm, child_vma, at, pte_offset(m, *from, at), pte_offset(m, *to, at),
+                              nr);
     });
 }
 

@@ -1,5 +1,6 @@
 #include "huge_memory.hpp"
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "khugepaged.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
@@ -18,8 +19,10 @@ u64 protection(const vm_area_struct &vma, bool write) {
     return PTE_PRESENT | (write && (vma.vm_flags & VM_WRITE) ? u64{PTE_RW} : 0);
 }
 
-// The huge zero folio is shared; each mm that ever used it holds one reference (mm_get_huge_zero_folio).
-bool get_huge_zero(machine &m, u32 mm) {
+} // namespace
+
+// The huge zero folio is shared; each mm that ever used it holds one reference.
+bool mm_get_huge_zero_folio(machine &m, u32 mm) {
     if (m.mms[mm].huge_zero) return true;
     if (m.h->huge_zero_pfn == NIL) {
         const u32 pfn = alloc_pages(m, PMD_ORDER, MIGRATE_UNMOVABLE, GFP_NOWAIT);
@@ -33,6 +36,8 @@ bool get_huge_zero(machine &m, u32 mm) {
     ++m.h->huge_zero_users;
     return true;
 }
+
+namespace {
 
 vm_fault map_new_huge_pmd(machine &m, u32 vma, u64 address, u64 *pmd) {
     bool charge_failed = false;
@@ -64,6 +69,7 @@ u32 thp_orders_by_settings(const machine &m, const vm_area_struct &vma) {
     const u32 disable = m.mms[vma.vm_mm].thp_disable;
     const bool advised = vma.vm_flags & VM_HUGEPAGE;
     if (disable == 1 || (disable == 2 && !advised)) return 0;
+    if (feature(m, FEATURE_vma_64k)) return 1U << CONT_PTE_ORDER; // no sysfs; the VMA's mask decides
     u32 orders = 0;
     for (u32 order = 2; order <= PMD_ORDER; ++order) {
         u32 mode = m.h->thp_mode[order];
@@ -92,7 +98,8 @@ u32 vma_thp_gfp_mask(const machine &m, const vm_area_struct &vma) {
 u32 thp_vma_allowable_orders(const machine &m, const vm_area_struct &vma) {
     const u32 own = vma.orders ? vma.orders : m.h->default_orders;
     const u32 orders = thp_orders_by_settings(m, vma);
-    return own ? orders & own : orders;
+    if (own == 0) return feature(m, FEATURE_vma_64k) ? 0 : orders;
+    return orders & own;
 }
 
 u32 thp_vma_suitable_orders(const vm_area_struct &vma, u64 address, u32 orders) {
@@ -110,7 +117,7 @@ vm_fault do_huge_pmd_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, 
     if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
     khugepaged_enter_vma(m, vma);
     if (!write && m.h->use_zero_page) { // R9
-        if (!get_huge_zero(m, m.vmas[vma].vm_mm)) {
+        if (!mm_get_huge_zero_folio(m, m.vmas[vma].vm_mm)) {
             m.count(VM_thp_fault_fallback);
             return FAULT_FALLBACK;
         }
@@ -157,9 +164,9 @@ bool split_huge_pmd(machine &m, u32 vma, u64 *pmd, u64 address) {
         const u64 bits = old & (PTE_PRESENT | PTE_PROTNONE | PTE_RW | YOUNG_DIRTY);
         const bool exclusive = m.pages[head].flags & PG_anon_exclusive;
         for (u32 i = 0; i < HPAGE_PMD_NR; ++i) {
-            pte[i] = mk_pte(head + i, bits);
             if (exclusive) m.pages[head + i].flags |= PG_anon_exclusive;
         }
+        set_ptes(m, mm, start, pte, mk_pte(head, bits), HPAGE_PMD_NR);
         folio_get(m, head, HPAGE_PMD_NR - 1);
         folio_add_anon_rmap_ptes(m, head, HPAGE_PMD_NR, mm);
         folio_remove_rmap_pmd(m, head, mm);

@@ -41,4 +41,7 @@ bool unmap_pmds(machine &m, u32 head);
 // E2: splits the large folios that a range maps.
 void split_folios_in_range(machine &m, u32 mm, u64 start, u64 end);
 
+// Takes a reference to the huge zero folio for a process, once; false when there is no memory for it.
+bool mm_get_huge_zero_folio(machine &m, u32 mm);
+
 } // namespace thp

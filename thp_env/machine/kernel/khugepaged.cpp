@@ -1,5 +1,6 @@
 #include "khugepaged.hpp"
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
@@ -8,6 +9,7 @@
 #include "rmap.hpp"
 #include "swap.hpp"
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 
 namespace thp {
@@ -24,15 +26,18 @@ enum scan_result : u32 {
     PAGE_COUNT,
     ALLOC_FAIL,
     CHARGE_FAIL,
-    FAIL
+    FAIL,
+    PTE_MAPPED // by a folio that is as large already
 };
+
+constexpr u32 KHUGEPAGED_MIN_MTHP_ORDER = 2;
 
 // Whether a VMA may hold a collapsed folio; forced: by MADV_COLLAPSE, which asks no sysfs.
 bool allowable(const machine &m, const vm_area_struct &v, bool forced) {
     if (v.anon_vma == NIL || (v.vm_flags & (VM_NOHUGEPAGE | VM_FILE))) return false;
     if (align_up(v.vm_start, PMD_SIZE) + PMD_SIZE > v.vm_end) return false;
     if (forced) return m.mms[v.vm_mm].thp_disable != 1;
-    return thp_vma_allowable_orders(m, v) & (1U << PMD_ORDER);
+    return thp_vma_allowable_orders(m, v) & (feature(m, FEATURE_collapse_mthp) ? ~0U : 1U << PMD_ORDER);
 }
 
 u32 references(const machine &m, u32 head) {
@@ -42,7 +47,7 @@ u32 references(const machine &m, u32 head) {
 }
 
 // hpage_collapse_scan_pmd: whether the range is worth it and nothing is in the way.
-scan_result scan_ptes(machine &m, const u64 *pte, bool khugepaged, u32 *unmapped) {
+scan_result scan_ptes(machine &m, u64 *pte, bool khugepaged, u32 max_ptes_none, u32 *unmapped) {
     u32 none = 0, shared = 0, referenced = 0;
     const auto exceeds = [&](u32 n, u32 limit, vm_event event) {
         if (!khugepaged || n <= limit) return false;
@@ -55,7 +60,7 @@ scan_result scan_ptes(machine &m, const u64 *pte, bool khugepaged, u32 *unmapped
             continue;
         }
         if (pte_none(pte[i]) || (pte_present(pte[i]) && (pte[i] & PTE_SPECIAL))) {
-            if (exceeds(++none, m.h->max_ptes_none, VM_thp_scan_exceed_none_pte)) return EXCEED;
+            if (exceeds(++none, max_ptes_none, VM_thp_scan_exceed_none_pte)) return EXCEED;
             continue;
         }
         if (!pte_present(pte[i])) return FAIL; // a guard marker
@@ -64,7 +69,7 @@ scan_result scan_ptes(machine &m, const u64 *pte, bool khugepaged, u32 *unmapped
             exceeds(++shared, m.h->max_ptes_shared, VM_thp_scan_exceed_share_pte))
             return EXCEED;
         if (m.pages[head].refcount != static_cast<i32>(references(m, head))) return PAGE_COUNT; // pinned
-        referenced += (pte[i] & PTE_ACCESSED) ? 1 : 0;
+        referenced += (ptep_get(m, pte + i) & PTE_ACCESSED) ? 1 : 0;
     }
     if (khugepaged && (referenced == 0 || (*unmapped && referenced < HPAGE_PMD_NR / 2)))
         return LACK_REFERENCED;
@@ -84,40 +89,36 @@ bool swap_in(machine &m, u32 vma, u64 start, u64 *pte) {
 }
 
 // __collapse_huge_page_copy: the old pages go in batches, so that whole folios are not queued for splitting.
-void copy_and_release(machine &m, u32 mm, u64 *pte, u32 to) {
-    for (u32 i = 0; i < HPAGE_PMD_NR;) {
+void copy_and_release(machine &m, u32 mm, u64 start, u64 *pte, u32 count, u32 to) {
+    for (u32 i = 0; i < count;) {
+        const u64 at = start + (u64{i} << PAGE_SHIFT);
         if (pte_none(pte[i]) || (pte[i] & PTE_SPECIAL)) {
-            pte[i++] = 0;
+            clear_full_ptes(m, mm, at, pte + i++, 1);
             continue;
         }
         const u32 pfn = pte_pfn(pte[i]), head = page_head(m, pfn);
-        const u32 nr = folio_pte_batch(m, pte + i, HPAGE_PMD_NR - i);
+        const u32 nr = folio_pte_batch(m, pte + i, count - i);
         std::copy_n(m.contents + pfn, nr, m.contents + to + i);
-        std::fill_n(pte + i, nr, 0);
-        m.mms[mm].rss -= nr;
-        folio_remove_rmap_ptes(m, pfn, nr, mm);
+        unmap_folio_ptes(m, mm, at, pte + i, nr);
         if ((m.pages[head].flags & PG_swapcache) && m.pages[head].mapcount == 0) folio_free_swap(m, head);
-        folio_put(m, head, static_cast<i32>(nr));
         m.spend(TIME_copying, m.cost().copy_page * nr);
         i += nr;
     }
+    const auto touched = std::count_if(m.contents + to, m.contents + to + count,
+                                       [](u8 content) { return content & CONTENT_TOUCHED; });
+    mod_memory(m, VM_nr_untouched, -touched);
 }
 
-scan_result collapse(machine &m, u32 vma, u64 start, bool khugepaged) {
+// GFP_TRANSHUGE, or GFP_TRANSHUGE_LIGHT where khugepaged/defrag says so.
+u32 alloc_hugepage_gfpmask(const machine &m, bool khugepaged) {
+    return !khugepaged || m.h->khugepaged_defrag ? GFP_DIRECT_RECLAIM : GFP_NOWAIT;
+}
+
+scan_result collapse_huge_page(machine &m, u32 vma, u64 start, u64 *pmd, u32 unmapped, bool khugepaged) {
     const u32 mm = m.vmas[vma].vm_mm;
-    u64 *pmd = pmd_offset(m, mm, start);
-    if (!pmd) return PMD_NULL;
-    if (pte_none(*pmd)) return PMD_NONE;
-    if (pmd_trans_huge(*pmd)) return PMD_MAPPED;
     u64 *pte = pte_offset(m, *pmd, start);
-    u32 unmapped = 0;
-    m.spend(TIME_monitoring, m.cost().scan_pte * HPAGE_PMD_NR);
-    if (const scan_result result = scan_ptes(m, pte, khugepaged, &unmapped); result != SUCCEED) return result;
-    // GFP_TRANSHUGE, or GFP_TRANSHUGE_LIGHT
-    const bool direct = !khugepaged || m.h->khugepaged_defrag;
     bool charge_failed = false;
-    const u32 head =
-        folio_alloc_charged(m, PMD_ORDER, direct ? GFP_DIRECT_RECLAIM : GFP_NOWAIT, &charge_failed);
+    const u32 head = folio_alloc_charged(m, PMD_ORDER, alloc_hugepage_gfpmask(m, khugepaged), &charge_failed);
     if (head == NIL) {
         m.count(charge_failed ? VM_thp_collapse_alloc : VM_thp_collapse_alloc_failed);
         return charge_failed ? CHARGE_FAIL : ALLOC_FAIL;
@@ -128,16 +129,109 @@ scan_result collapse(machine &m, u32 vma, u64 start, bool khugepaged) {
         folio_put(m, head, 1);
         return FAIL;
     }
-    i64 touched = 0;
-    copy_and_release(m, mm, pte, head);
-    for (u32 i = 0; i < HPAGE_PMD_NR; ++i) touched += (m.contents[head + i] & CONTENT_TOUCHED) != 0;
-    mod_memory(m, VM_nr_untouched, -touched);
+    copy_and_release(m, mm, start, pte, HPAGE_PMD_NR, head);
     free_pte_table(m, pmd);
     folio_add_new_anon_rmap(m, head, vma, start, true);
     *pmd = mk_pte(head, vma_pte_bits(m.vmas[vma], true) | PTE_PSE | PTE_ACCESSED | PTE_DIRTY);
     deferred_split_folio(m, head, false);
     flush_tlb_range(m, mm, start, start + PMD_SIZE);
     return SUCCEED;
+}
+
+// __collapse_huge_page_isolate below 2M: nothing swapped, nothing shared.
+scan_result isolate_ptes(machine &m, u64 *pte, u32 order, u32 max_ptes_none) {
+    u32 none = 0, referenced = 0;
+    const auto exceed = [&](mthp_stat stat) {
+        m.count(stat, order);
+        return EXCEED;
+    };
+    for (u32 i = 0; i < (1U << order); ++i) {
+        if (is_swap_pte(pte[i])) return exceed(MTHP_collapse_exceed_swap_pte);
+        if (pte_none(pte[i]) || (pte_present(pte[i]) && (pte[i] & PTE_SPECIAL))) {
+            if (++none > max_ptes_none) return exceed(MTHP_collapse_exceed_none_pte);
+            continue;
+        }
+        if (!pte_present(pte[i])) return FAIL;
+        const u32 head = page_head(m, pte_pfn(pte[i]));
+        if (m.pages[head].order >= order) return PTE_MAPPED;
+        if (folio_maybe_mapped_shared(m, head)) return exceed(MTHP_collapse_exceed_shared_pte);
+        if (m.pages[head].refcount != static_cast<i32>(references(m, head))) return PAGE_COUNT;
+        referenced += (ptep_get(m, pte + i) & PTE_ACCESSED) ? 1 : 0;
+    }
+    return referenced ? SUCCEED : LACK_REFERENCED;
+}
+
+scan_result collapse_mthp_page(machine &m, u32 vma, u64 start, u64 *pte, u32 order, u32 max_ptes_none) {
+    const u32 mm = m.vmas[vma].vm_mm, nr = 1U << order;
+    bool charge_failed = false;
+    const u32 head = folio_alloc_charged(m, order, alloc_hugepage_gfpmask(m, true), &charge_failed);
+    m.count(head == NIL && !charge_failed ? MTHP_collapse_alloc_failed : MTHP_collapse_alloc, order);
+    if (head == NIL) return charge_failed ? CHARGE_FAIL : ALLOC_FAIL;
+    if (const scan_result result = isolate_ptes(m, pte, order, max_ptes_none); result != SUCCEED) {
+        folio_put(m, head, 1);
+        return result;
+    }
+    copy_and_release(m, mm, start, pte, nr, head);
+    map_anon_folio_pte(m, vma, head, start, pte);
+    flush_tlb_range(m, mm, start, start + (PAGE_SIZE << order));
+    return SUCCEED;
+}
+
+// Below 2M only the two ends of max_ptes_none are meaningful: nothing empty, or anything; else no collapse.
+bool collapse_max_ptes_none(const machine &m, u32 order, u32 *limit) {
+    const u32 setting = m.h->max_ptes_none;
+    *limit = order == PMD_ORDER || setting == 0 ? setting : (1U << order) - 1;
+    return order == PMD_ORDER || setting == 0 || setting == HPAGE_PMD_NR - 1;
+}
+
+// mthp_collapse, as merged after 6.18: at each offset the largest allowed size that is occupied enough, else
+// a smaller one.
+scan_result mthp_collapse(machine &m, u32 vma, u64 start, u64 *pmd, u32 unmapped, u32 orders) {
+    u64 *pte = pte_offset(m, *pmd, start);
+    scan_result last = FAIL;
+    u32 order = PMD_ORDER;
+    for (u32 offset = 0, limit = 0; offset < HPAGE_PMD_NR;) {
+        const u32 nr = 1U << order;
+        bool advance = false;
+        if ((orders & nr) && collapse_max_ptes_none(m, order, &limit)) {
+            const auto occupied = std::count_if(pte + offset, pte + offset + nr, [order](u64 entry) {
+                return (pte_present(entry) && !(entry & PTE_SPECIAL)) ||
+                       (order == PMD_ORDER && is_swap_pte(entry));
+            });
+            if (static_cast<u32>(occupied) + limit >= nr) {
+                const u64 at = start + (u64{offset} << PAGE_SHIFT);
+                const bool pmd_order = order == PMD_ORDER;
+                last = pmd_order ? collapse_huge_page(m, vma, start, pmd, unmapped, true)
+                                 : collapse_mthp_page(m, vma, at, pte + offset, order, limit);
+                if (pmd_order && last == SUCCEED) return SUCCEED;
+                advance = last == SUCCEED || last == PTE_MAPPED;
+            }
+        }
+        if (!advance && order > KHUGEPAGED_MIN_MTHP_ORDER && (orders & (nr - 1))) {
+            --order;
+            continue;
+        }
+        offset += nr;
+        order = std::min<u32>(static_cast<u32>(std::countr_zero(offset)), PMD_ORDER);
+    }
+    return last;
+}
+
+scan_result collapse(machine &m, u32 vma, u64 start, bool khugepaged) {
+    const charge_to charged(m, vma);
+    u64 *pmd = pmd_offset(m, m.vmas[vma].vm_mm, start);
+    if (!pmd) return PMD_NULL;
+    if (pte_none(*pmd)) return PMD_NONE;
+    if (pmd_trans_huge(*pmd)) return PMD_MAPPED;
+    u32 unmapped = 0;
+    const u32 orders = thp_vma_allowable_orders(m, m.vmas[vma]);
+    const bool mthp = khugepaged && feature(m, FEATURE_collapse_mthp) && (orders & ~(1U << PMD_ORDER));
+    const u32 max_ptes_none = mthp ? HPAGE_PMD_NR : m.h->max_ptes_none; // each size asks for itself
+    m.spend(TIME_monitoring, m.cost().scan_pte * HPAGE_PMD_NR);
+    const scan_result result = scan_ptes(m, pte_offset(m, *pmd, start), khugepaged, max_ptes_none, &unmapped);
+    if (result != SUCCEED) return result;
+    if (mthp) return mthp_collapse(m, vma, start, pmd, unmapped, orders);
+    return collapse_huge_page(m, vma, start, pmd, unmapped, khugepaged);
 }
 
 int errno_of(scan_result result) {

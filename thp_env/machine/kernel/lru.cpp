@@ -6,12 +6,7 @@ namespace thp {
 
 namespace {
 
-lru_list &list_of(machine &m, u32 head) {
-    const u32 flags = m.pages[head].flags;
-    if (flags & PG_mlocked) return m.h->lru[LRU_UNEVICTABLE];
-    if (!(flags & PG_swapbacked)) return m.h->lru[LRU_INACTIVE_FILE];
-    return m.h->lru[flags & PG_active ? LRU_ACTIVE_ANON : LRU_INACTIVE_ANON];
-}
+lru_list &list_of(machine &m, u32 head) { return m.h->lru[folio_lru_list(m, head)]; }
 
 void link(machine &m, u32 head, u32 prev, u32 next) {
     lru_list &list = list_of(m, head);
@@ -50,6 +45,14 @@ void lazyfree(machine &m, u32 head) {
 }
 
 } // namespace
+
+lru_index folio_lru_list(const machine &m, u32 head) {
+    const u32 flags = m.pages[head].flags;
+    if (flags & PG_mlocked) return LRU_UNEVICTABLE;
+    if (!(flags & PG_swapbacked)) return LRU_INACTIVE_FILE;
+    if (on_cont_pte_lru(m, head)) return flags & PG_active ? LRU_ACTIVE_CONT : LRU_INACTIVE_CONT;
+    return flags & PG_active ? LRU_ACTIVE_ANON : LRU_INACTIVE_ANON;
+}
 
 void lru_add(machine &m, u32 head) {
     if (m.pages[head].flags & PG_lru) return; // it was in the swap cache
@@ -106,11 +109,15 @@ void folio_set_mlocked(machine &m, u32 head, bool on) {
 }
 
 void lru_add_split_folio(machine &m, u32 head, u32 tail) {
+    if (!(m.pages[head].flags & PG_lru)) link_first(m, head);
     m.pages[tail].flags |= m.pages[head].flags & (PG_active | PG_referenced | PG_workingset);
     link(m, tail, m.pages[head].prev, head);
 }
 
-void lru_shrink_folio(machine &m, u32 head, u32 nr) { list_of(m, head).nr_pages -= nr; }
+void lru_shrink_folio(machine &m, u32 head, u32 nr) {
+    if (on_cont_pte_lru(m, head)) return lru_del(m, head); // its pages go to the lists of small ones
+    list_of(m, head).nr_pages -= nr;
+}
 
 void lru_add_drain(machine &m) {
     const folio_batch adds = m.h->lru_adds, lazyfrees = m.h->lru_lazyfrees;

@@ -1,8 +1,15 @@
 // mm/swap.c: the LRU lists, and the batches in front of them.
 #pragma once
-#include "../state.hpp"
+#include "contpte.hpp"
 
 namespace thp {
+
+// reclaim_whole: 64K folios stand on lists of their own, and reclaim never splits them.
+inline bool on_cont_pte_lru(const machine &m, u32 head) {
+    return feature(m, FEATURE_reclaim_whole) && m.pages[head].order == CONT_PTE_ORDER;
+}
+// Which list a folio belongs to.
+lru_index folio_lru_list(const machine &m, u32 head);
 
 // A list runs from its head, the newest folio, to its tail, the next to be reclaimed. New folios enter the
 // inactive list. Lazily freed ones stand with the files (R32).

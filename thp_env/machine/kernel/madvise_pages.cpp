@@ -1,5 +1,6 @@
 // mm/madvise.c: advice that acts on pages: MADV_FREE, MADV_COLD, MADV_PAGEOUT (R31-R33).
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "lru.hpp"
 #include "madvise.hpp"
@@ -28,12 +29,12 @@ struct advised {
     void free_folio(u32 head, u64 *entry, u32 nr) {
         page &folio = m.pages[head];
         if (folio.flags & (PG_swapcache | PG_dirty)) {
-            const i32 mapcount = folio.order ? folio.large_mapcount : folio.mapcount;
+            const i32 mapcount = folio_mapcount(m, head);
             if (mapcount != static_cast<i32>(entry[0] & PTE_PSE ? 1 : folio_nr_pages(m, head))) return;
             if ((folio.flags & PG_swapcache) && !folio_free_swap(m, head)) return;
             folio.flags &= ~u32{PG_dirty};
         }
-        for (u32 i = 0; i < nr; ++i) entry[i] &= ~YOUNG_DIRTY;
+        clear_young_dirty_ptes(m, entry, nr, YOUNG_DIRTY);
         if ((folio.flags & PG_swapbacked) && !(folio.flags & (PG_swapcache | PG_mlocked))) {
             folio_mark_lazyfree(m, head);
         }
@@ -44,7 +45,7 @@ struct advised {
             if (!(m.pages[head].flags & PG_mlocked)) pageout.push_back(head);
             return;
         }
-        for (u32 i = 0; i < nr; ++i) entry[i] &= ~u64{PTE_ACCESSED};
+        clear_young_dirty_ptes(m, entry, nr, PTE_ACCESSED);
         m.pages[head].flags &= ~u32{PG_referenced};
         folio_deactivate(m, head);
     }
@@ -80,6 +81,7 @@ struct advised {
             if (pte[i] & PTE_SPECIAL) continue;
             const u32 head = page_head(m, pte_pfn(pte[i]));
             const page &folio = m.pages[head];
+            if (folio.flags & PG_file) continue;
             if (folio.order) {
                 nr = folio_pte_batch(m, pte + i, count - i);
                 if (nr < folio_nr_pages(m, head)) { // R31
@@ -91,7 +93,7 @@ struct advised {
                 free_folio(head, pte + i, nr);
                 continue;
             }
-            const i32 mapcount = folio.order ? folio.large_mapcount : folio.mapcount;
+            const i32 mapcount = folio_mapcount(m, head);
             if (mapcount == static_cast<i32>(folio_nr_pages(m, head))) cold_or_pageout(head, pte + i, nr);
         }
     }
@@ -101,6 +103,7 @@ struct advised {
 
 int madvise_pages(machine &m, u32 vma, u64 start, u64 end, u64 advice) {
     if (m.vmas[vma].vm_flags & VM_LOCKED) return -EINVAL;
+    if (advice == MADV_FREE && m.vmas[vma].vm_file) return -EINVAL;
     const u32 mm = m.vmas[vma].vm_mm;
     lru_add_drain(m);
     walk_pmd_range(m, mm, start, end, [&](u64 at, u64 next, u64 *pmd) {

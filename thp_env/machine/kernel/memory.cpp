@@ -1,5 +1,8 @@
 #include "memory.hpp"
 #include "../hardware/tlb.hpp"
+#include "cont_pte_fault.hpp"
+#include "cont_pte_hugepage.hpp"
+#include "filemap.hpp"
 #include "kswapd.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
@@ -11,10 +14,6 @@
 namespace thp {
 
 namespace {
-
-bool pte_range_none(const u64 *pte, u32 nr) {
-    return std::all_of(pte, pte + nr, [](u64 entry) { return pte_none(entry); });
-}
 
 // R4: the largest allowed order whose block lies in the VMA and is empty; on failure the next lower one.
 u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u64 *table, u32 *order) {
@@ -43,6 +42,9 @@ vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool writ
     if (!pte_alloc(m, pmd)) return FAULT_OOM;
     const vm_area_struct &v = m.vmas[vma];
     u64 *pte = pte_offset(m, *pmd, address);
+    if (!write && feature(m, FEATURE_zero_64k) && set_cont_pte_huge_zero_page(m, vma, address, pte)) {
+        return FAULT_DONE;
+    }
     if (!write) { // R8
         *pte = mk_pte(m.h->zero_pfn, vma_pte_bits(v, false) | PTE_SPECIAL | PTE_ACCESSED);
         m.spend(TIME_fault, m.cost().fault_zero_page);
@@ -57,11 +59,7 @@ vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool writ
     m.spend(TIME_fault, m.cost().fault);
     m.spend(TIME_zeroing, m.cost().zero_page * nr);
     if (order) m.count(MTHP_anon_fault_alloc, order);
-    folio_get(m, head, static_cast<i32>(nr) - 1);
-    folio_add_new_anon_rmap(m, head, vma, start, false);
-    const u64 bits = vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY;
-    pte -= (address - start) >> PAGE_SHIFT;
-    for (u32 i = 0; i < nr; ++i) pte[i] = mk_pte(head + i, bits);
+    map_anon_folio_pte(m, vma, head, start, pte - ((address - start) >> PAGE_SHIFT));
     ++m.vmas[vma].faults[order];
     return FAULT_DONE;
 }
@@ -78,7 +76,7 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     const vm_area_struct &v = m.vmas[vma];
     m.spend(TIME_fault, m.cost().fault);
     folio_add_new_anon_rmap(m, copy, vma, align_down(address, PAGE_SIZE), false);
-    *pte = mk_pte(copy, vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY);
+    set_pte(m, v.vm_mm, address, pte, mk_pte(copy, vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY));
     flush_tlb_range(m, v.vm_mm, align_down(address, PAGE_SIZE), align_down(address, PAGE_SIZE) + PAGE_SIZE);
     if (old & PTE_SPECIAL) {
         m.spend(TIME_zeroing, m.cost().zero_page);
@@ -99,6 +97,8 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
 // page.
 bool wp_can_reuse_anon_folio(machine &m, u32 head) {
     const page &folio = m.pages[head];
+    const bool one_entire = folio.entire_mapcount == 1 && folio.large_mapcount == 1;
+    if (feature(m, FEATURE_page_count_reuse) || one_entire) return folio.refcount == 1;
     if (folio.order == 0) {
         const bool cached = folio.flags & PG_swapcache;
         if (folio.refcount > 1 + cached) return false;
@@ -108,30 +108,54 @@ bool wp_can_reuse_anon_folio(machine &m, u32 head) {
            folio.large_mapcount == folio.refcount;
 }
 
+vm_fault wp_page_shared(machine &m, u64 *pte) {
+    *pte |= PTE_RW | PTE_ACCESSED | PTE_DIRTY;
+    m.spend(TIME_fault, m.cost().fault_reuse);
+    return FAULT_DONE;
+}
+
 } // namespace
 
 vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
-    if (*pte & PTE_SPECIAL) return wp_page_copy(m, vma, address, pte);
+    vm_fault whole = FAULT_FALLBACK; // the block of 16 pages around it
+    if (*pte & PTE_SPECIAL) {
+        if (*pte & PTE_CONT) whole = do_cont_pte_zero_wp(m, vma, address, pte);
+        return whole == FAULT_FALLBACK ? wp_page_copy(m, vma, address, pte) : whole;
+    }
+    if (m.vmas[vma].vm_flags & VM_SHARED) return wp_page_shared(m, pte);
     const u32 pfn = pte_pfn(*pte), head = page_head(m, pfn);
-    if (!(m.pages[pfn].flags & PG_anon_exclusive) && !wp_can_reuse_anon_folio(m, head)) {
-        return wp_page_copy(m, vma, address, pte);
+    const bool exclusive = (m.pages[pfn].flags & PG_anon_exclusive) && !feature(m, FEATURE_page_count_reuse);
+    if (!exclusive && !wp_can_reuse_anon_folio(m, head)) {
+        if (feature(m, FEATURE_cow_64k)) whole = do_cont_pte_wp(m, vma, address, pte);
+        return whole == FAULT_FALLBACK ? wp_page_copy(m, vma, address, pte) : whole;
+    }
+    m.spend(TIME_fault, m.cost().fault_reuse);
+    if (contpte_maps_entirely(m, *pte)) { // one mapping, made writable as a whole
+        u64 *block = contpte_align_down(m, pte);
+        for (u32 i = 0; i < CONT_PTES; ++i) {
+            block[i] |= PTE_RW | PTE_ACCESSED | PTE_DIRTY;
+            m.pages[head + i].flags |= PG_anon_exclusive;
+        }
+        return FAULT_DONE;
     }
     m.pages[pfn].flags |= PG_anon_exclusive;
-    *pte |= PTE_RW | PTE_ACCESSED | PTE_DIRTY;
-    m.spend(TIME_fault, m.cost().fault_reuse);
+    ptep_set_access_flags(m, m.vmas[vma].vm_mm, address, pte, *pte | PTE_RW | PTE_ACCESSED | PTE_DIRTY);
     return FAULT_DONE;
 }
 
 namespace {
 
 vm_fault handle_pte_fault(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
-    if (pte_none(*pmd)) return do_anonymous_page(m, vma, address, pmd, write);
-    u64 *pte = pte_offset(m, *pmd, address);
-    if (pte_none(*pte)) return do_anonymous_page(m, vma, address, pmd, write);
+    u64 *pte = pte_none(*pmd) ? nullptr : pte_offset(m, *pmd, address);
+    if (!pte || pte_none(*pte)) {
+        return m.vmas[vma].vm_file ? do_fault(m, vma, address, pmd, write)
+                                   : do_anonymous_page(m, vma, address, pmd, write);
+    }
     if (is_swap_pte(*pte)) return do_swap_page(m, vma, address, pte, write);
     if (*pte & PTE_GUARD) return FAULT_SIGSEGV;
     if (write && !(*pte & PTE_RW)) return do_wp_page(m, vma, address, pte);
-    *pte |= PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
+    const u64 noted = PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
+    ptep_set_access_flags(m, m.vmas[vma].vm_mm, address, pte, *pte | noted);
     return FAULT_DONE;
 }
 
@@ -158,6 +182,29 @@ vm_fault fault_once(machine &m, u32 vma, u64 address, bool write) {
 
 } // namespace
 
+void map_anon_folio_pte(machine &m, u32 vma, u32 head, u64 address, u64 *pte, bool dirty) {
+    const vm_area_struct &v = m.vmas[vma];
+    const u32 nr = folio_nr_pages(m, head);
+    const u64 bits = vma_pte_bits(v, true) | PTE_ACCESSED | (dirty ? u64{PTE_DIRTY} : 0);
+    const bool entire = feature(m, FEATURE_entire_mapcount) && nr == CONT_PTES && (bits & PTE_PRESENT);
+    if (!entire) folio_get(m, head, static_cast<i32>(nr) - 1);
+    folio_add_new_anon_rmap(m, head, vma, address, entire);
+    set_ptes(m, v.vm_mm, address, pte, mk_pte(head, bits), nr);
+}
+
+void unmap_folio_ptes(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
+    const u32 pfn = pte_pfn(*pte), head = page_head(m, pfn);
+    const bool entire = nr == CONT_PTES && contpte_maps_entirely(m, *pte);
+    clear_full_ptes(m, mm, address, pte, nr);
+    m.mms[mm].rss -= nr;
+    if (entire) {
+        folio_remove_rmap_pmd(m, head, mm);
+    } else {
+        folio_remove_rmap_ptes(m, pfn, nr, mm);
+    }
+    folio_put(m, head, entire ? 1 : static_cast<i32>(nr));
+}
+
 u64 vma_pte_bits(const vm_area_struct &vma, bool writable) {
     if (!(vma.vm_flags & (VM_READ | VM_WRITE))) return PTE_PROTNONE;
     return PTE_PRESENT | (writable && (vma.vm_flags & VM_WRITE) ? u64{PTE_RW} : 0);
@@ -175,7 +222,9 @@ bool fault_has_choice(machine &m, const vm_area_struct &vma, u64 address, u64 pm
 }
 
 vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write) {
+    const charge_to charged(m, vma);
     const u64 majflt = m.mms[m.vmas[vma].vm_mm].majflt;
+    if (feature(m, FEATURE_pool_64k)) huge_page_pool_balance(m);
     const vm_fault result = fault_once(m, vma, address, write);
     m.count(VM_pgfault);
     mm_struct &mm = m.mms[m.vmas[vma].vm_mm];
@@ -195,7 +244,7 @@ u32 folio_pte_batch(const machine &m, const u64 *pte, u32 max) {
 namespace {
 
 // True when something was left there.
-bool zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr, bool drop_markers) {
+bool zap_pte_range(machine &m, u32 mm, u64 address, u64 *pte, u32 nr, bool drop_markers) {
     bool skipped = false;
     for (u32 i = 0; i < nr;) {
         if (pte_none(pte[i])) {
@@ -210,22 +259,22 @@ bool zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr, bool drop_markers) {
             i += n;
             continue;
         }
+        const u64 at = address + (u64{i} << PAGE_SHIFT);
         if (!pte_present(pte[i]) && !drop_markers) { // zap_nonpresent_ptes: only unmapping removes guards
             skipped = true;
             ++i;
             continue;
         }
         if (!pte_present(pte[i]) || (pte[i] & PTE_SPECIAL)) { // a marker or the zero page
-            pte[i++] = 0;
-            m.spend(TIME_unmapping, m.cost().zap_pte);
+            const u32 n = pte[i] & PTE_CONT ? std::min(CONT_PTES - pte_index(at) % CONT_PTES, nr - i) : 1;
+            clear_full_ptes(m, mm, at, pte + i, n);
+            m.spend(TIME_unmapping, m.cost().zap_pte * n);
+            i += n;
             continue;
         }
-        const u32 pfn = pte_pfn(pte[i]), head = page_head(m, pfn), n = folio_pte_batch(m, pte + i, nr - i);
-        std::fill_n(pte + i, n, 0);
+        const u32 n = folio_pte_batch(m, pte + i, nr - i);
         m.spend(TIME_unmapping, m.cost().zap_folio + m.cost().zap_pte * n);
-        m.mms[mm].rss -= n;
-        folio_remove_rmap_ptes(m, pfn, n, mm);
-        folio_put(m, head, static_cast<i32>(n));
+        unmap_folio_ptes(m, mm, at, pte + i, n);
         i += n;
     }
     return skipped;
@@ -234,6 +283,7 @@ bool zap_pte_range(machine &m, u32 mm, u64 *pte, u32 nr, bool drop_markers) {
 } // namespace
 
 bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
+    const charge_to charged(m, vma);
     const u32 mm = m.vmas[vma].vm_mm;
     mmu_gather gather;
     const u64 rss = m.mms[mm].rss;
@@ -244,8 +294,10 @@ bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
         } else {
             if (huge && !split_huge_pmd(m, vma, pmd, at)) return false; // R17
             const auto nr = static_cast<u32>((next - at) >> PAGE_SHIFT);
-            const bool skipped = zap_pte_range(m, mm, pte_offset(m, *pmd, at), nr, !dontneed);
-            if (dontneed && whole && !skipped) free_pte_table(m, pmd);
+            const bool skipped = zap_pte_range(m, mm, at, pte_offset(m, *pmd, at), nr, !dontneed);
+            // X1: only x86-64 selects PT_RECLAIM.
+            const bool reclaim_pt = dontneed && m.h->config.arch == ARCH_X86_64;
+            if (reclaim_pt && whole && !skipped) free_pte_table(m, pmd);
         }
         gather.add(at, next, huge && whole ? PMD_SHIFT : PAGE_SHIFT);
         return true;

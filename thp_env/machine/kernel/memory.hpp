@@ -2,6 +2,7 @@
 #pragma once
 #include "../state.hpp"
 #include "huge_memory.hpp"
+#include <algorithm>
 
 namespace thp {
 
@@ -16,11 +17,19 @@ vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte);
 // False when splitting a PMD found no memory.
 bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed);
 
+inline bool pte_range_none(const u64 *pte, u32 nr) {
+    return std::all_of(pte, pte + nr, [](u64 entry) { return entry == 0; });
+}
 // How many PTEs from `pte` on map consecutive pages of one folio (folio_pte_batch).
 u32 folio_pte_batch(const machine &m, const u64 *pte, u32 max);
 
 // Whether the fault could get a folio larger than a page if the VMA's own mask allowed it.
 bool fault_has_choice(machine &m, const vm_area_struct &vma, u64 address, u64 pmd);
+
+// Maps a new folio, writable where the VMA is; the caller's reference becomes the first page's.
+void map_anon_folio_pte(machine &m, u32 vma, u32 head, u64 address, u64 *pte, bool dirty = true);
+// Takes a batch of PTEs of one folio away, with their mappings and references.
+void unmap_folio_ptes(machine &m, u32 mm, u64 address, u64 *pte, u32 nr);
 
 // The protection bits of a new PTE.
 u64 vma_pte_bits(const vm_area_struct &vma, bool writable);

@@ -99,6 +99,7 @@ void merge(machine &m, u32 a, u32 b) {
         left.asked = right.asked;
     }
     for (u32 order = 0; order <= PMD_ORDER; ++order) left.faults[order] += right.faults[order];
+    for (u32 kind = 0; kind < NR_TIMES; ++kind) left.times[kind] += right.times[kind];
     left.zapped += right.zapped;
     left.zap_calls += right.zap_calls;
     const u32 anon = right.anon_vma;
@@ -130,6 +131,8 @@ u32 vma_dup(machine &m, u32 vma, u32 mm) {
     m.vmas[v].vm_flags = old.vm_flags & ~u32{VM_LOCKED}; // locks are not inherited
     m.vmas[v].vm_pgoff = old.vm_pgoff;
     m.vmas[v].orders = old.orders;
+    m.vmas[v].vm_file = old.vm_file;
+    m.vmas[v].file_pages = old.file_pages;
     return v;
 }
 
@@ -184,6 +187,8 @@ int split_vma(machine &m, u32 vma, u64 address) {
     vm_area_struct &upper = m.vmas[v], &lower = m.vmas[vma];
     upper.vm_flags = old.vm_flags;
     upper.orders = old.orders;
+    upper.vm_file = old.vm_file;
+    upper.file_pages = old.file_pages;
     upper.vm_pgoff = old.vm_pgoff + ((address - old.vm_start) >> PAGE_SHIFT);
     upper.born = old.born;
     if (old.anon_vma != NIL) anon_vma_link(m, v, old.anon_vma);
@@ -192,6 +197,7 @@ int split_vma(machine &m, u32 vma, u64 address) {
         std::swap(upper.faults, lower.faults);
         std::swap(upper.zapped, lower.zapped);
         std::swap(upper.asked, lower.asked);
+        std::swap(upper.times, lower.times);
         std::swap(upper.zap_calls, lower.zap_calls);
     }
     m.spend(TIME_syscall, m.cost().split_vma);
@@ -220,13 +226,18 @@ int vma_expand(machine &m, u32 vma, u64 end) {
     return 0;
 }
 
-int do_mmap(machine &m, u32 mm, u64 address, u64 length, u32 vm_flags) {
+int do_mmap(machine &m, u32 mm, u64 address, u64 length, u32 vm_flags, u32 vm_file) {
     const u64 end = address + length;
     if (length == 0 || end > TASK_SIZE || end < address) return -ENOMEM;
     if (int error = do_munmap(m, mm, address, end)) return error;
     const u32 v = vma_create(m, mm, address, end);
     if (v == NIL) return -ENOMEM;
     m.vmas[v].vm_flags = vm_flags;
+    m.vmas[v].vm_file = vm_file;
+    if (vm_file) {
+        m.vmas[v].vm_pgoff = 0;
+        m.vmas[v].file_pages = static_cast<u32>(length >> PAGE_SHIFT);
+    }
     inherit_orders(m, v);
     vma_merge_range(m, mm, address, end);
     return 0;

@@ -18,7 +18,8 @@ u32 vma_next(const machine &m, u32 vma);
 u32 vma_prev(const machine &m, u32 vma);
 
 // Each returns 0 or a negative errno.
-int do_mmap(machine &m, u32 mm, u64 address, u64 length, u32 vm_flags);
+// vm_file: what is mapped, from its start; 0: anonymous memory.
+int do_mmap(machine &m, u32 mm, u64 address, u64 length, u32 vm_flags, u32 vm_file = 0);
 int do_munmap(machine &m, u32 mm, u64 start, u64 end);
 int do_brk(machine &m, u32 mm, u64 brk);
 int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection);

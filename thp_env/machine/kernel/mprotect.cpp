@@ -1,5 +1,6 @@
 // mm/mprotect.c, mm/mlock.c: changing what a range may be used for.
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "lru.hpp"
 #include "madvise.hpp"
@@ -14,11 +15,14 @@ namespace thp {
 
 namespace {
 
-void change_pte(machine &m, const vm_area_struct &vma, u64 *pte) {
+void change_pte(machine &m, const vm_area_struct &vma, u64 address, u64 *pte) {
     if (!pte_present(*pte)) return;
     // R29: an exclusive page becomes writable at once, others wait for their fault.
-    const bool writable = !(*pte & PTE_SPECIAL) && (m.pages[pte_pfn(*pte)].flags & PG_anon_exclusive);
-    *pte = (*pte & ~(PTE_PRESENT | PTE_PROTNONE | PTE_RW)) | vma_pte_bits(vma, writable);
+    const bool writable = !(*pte & PTE_SPECIAL) && (m.pages[pte_pfn(*pte)].flags & PG_anon_exclusive) &&
+                          !feature(m, FEATURE_page_count_reuse);
+    contpte_try_unfold(m, vma.vm_mm, address, pte);
+    const u64 kept = *pte & ~(PTE_PRESENT | PTE_PROTNONE | PTE_RW);
+    set_pte(m, vma.vm_mm, address, pte, kept | vma_pte_bits(vma, writable));
     m.spend(TIME_syscall, m.cost().change_pte);
 }
 
@@ -31,7 +35,9 @@ bool change_protection(machine &m, u32 v) {
         }
         if (pmd_trans_huge(*pmd) && !split_huge_pmd(m, v, pmd, at)) return false;
         u64 *pte = pte_offset(m, *pmd, at);
-        for (u64 i = 0; i < (next - at) >> PAGE_SHIFT; ++i) change_pte(m, vma, pte + i);
+        for (u64 i = 0; i < (next - at) >> PAGE_SHIFT; ++i) {
+            change_pte(m, vma, at + (i << PAGE_SHIFT), pte + i);
+        }
         return true;
     });
     flush_tlb_range(m, vma.vm_mm, vma.vm_start, vma.vm_end);
@@ -45,6 +51,7 @@ void mlock_pages(machine &m, const vm_area_struct &vma, bool on) {
         if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
         const bool huge = entry & PTE_PSE;
         const u32 pfn = pte_pfn(entry), head = huge ? pfn : page_head(m, pfn);
+        if (m.pages[head].flags & PG_file) continue;
         const u64 first = huge ? align_down(at, PMD_SIZE) : at - (u64{pfn - head} << PAGE_SHIFT);
         const u64 end = first + (PAGE_SIZE << m.pages[head].order);
         if (first < vma.vm_start || end > vma.vm_end) continue;
@@ -63,7 +70,8 @@ int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection) {
             const u32 before = m.vmas[v].vm_flags;
             m.vmas[v].vm_flags = (before & ~access) | protection;
             memory = memory && change_protection(m, v);
-            // mprotect_fixup: what is locked and becomes writable is faulted in at once; errors do not matter.
+            // mprotect_fixup: what is locked and becomes writable is faulted in at once; errors do not
+            // matter.
             if ((before & (VM_WRITE | VM_LOCKED)) != VM_LOCKED || !(protection & VM_WRITE)) return;
             int failed = 0;
             for (u64 at = m.vmas[v].vm_start; at < m.vmas[v].vm_end && !failed; at += PAGE_SIZE)

@@ -1,5 +1,6 @@
 // mm/mremap.c: moving mappings.
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
@@ -11,6 +12,20 @@
 namespace thp {
 
 namespace {
+
+// One batch of consecutive pages of a folio; a whole aligned block stays folded where it lands in line (X6).
+void move_ptes(machine &m, u32 mm, u64 from, u64 *a, u64 to, u64 *b, u32 nr) {
+    const bool in_line = nr == CONT_PTES && (to - from) % CONT_PTE_SIZE == 0;
+    for (u32 i = 0; i < nr && !in_line; ++i) contpte_try_unfold(m, mm, from + (u64{i} << PAGE_SHIFT), a + i);
+    if (pte_present(*a)) {
+        for (u32 i = 0; i < nr; ++i) b[i] = a[i] & ~u64{PTE_CONT};
+    } else {
+        *b = *a;
+    }
+    clear_full_ptes(m, mm, from, a, nr);
+    if (nr > 1) contpte_set_ptes(m, to, b, nr);
+    m.spend(TIME_syscall, m.cost().change_pte * nr);
+}
 
 // move_page_tables: PMD maps move whole where both sides are aligned, PTEs one by one (no folio is split).
 bool move_page_tables(machine &m, u32 vma, u64 from, u64 to, u64 length) {
@@ -35,11 +50,12 @@ bool move_page_tables(machine &m, u32 vma, u64 from, u64 to, u64 length) {
         }
         if (!pte_alloc(m, sink)) return false;
         u64 *a = pte_offset(m, *source, old), *b = pte_offset(m, *sink, target);
-        for (u64 i = 0; i < step >> PAGE_SHIFT; ++i) {
+        const auto count = static_cast<u32>(step >> PAGE_SHIFT);
+        for (u32 i = 0, nr = 1; i < count; i += nr) {
+            nr = 1;
             if (pte_none(a[i])) continue;
-            b[i] = a[i];
-            a[i] = 0;
-            m.spend(TIME_syscall, m.cost().change_pte);
+            if (pte_present(a[i]) && !(a[i] & PTE_SPECIAL)) nr = folio_pte_batch(m, a + i, count - i);
+            move_ptes(m, mm, old + (u64{i} << PAGE_SHIFT), a + i, target + (u64{i} << PAGE_SHIFT), b + i, nr);
         }
     }
     flush_tlb_range(m, mm, from, from + length);
@@ -63,6 +79,9 @@ int move_vma(machine &m, u32 v, u64 from, u64 length, u64 to, u64 new_length) {
     vm_area_struct &moved = m.vmas[target];
     moved.vm_flags = old.vm_flags;
     moved.orders = old.orders;
+    moved.vm_file = old.vm_file;
+    moved.file_pages = old.file_pages;
+    if (old.vm_file) moved.vm_pgoff = old.vm_pgoff;
     if (old.anon_vma != NIL) { // a VMA that was never faulted in takes the offset of its new place
         moved.vm_pgoff = old.vm_pgoff;
         anon_vma_link(m, target, old.anon_vma);
@@ -70,6 +89,7 @@ int move_vma(machine &m, u32 v, u64 from, u64 length, u64 to, u64 new_length) {
     std::copy(std::begin(old.faults), std::end(old.faults), std::begin(moved.faults));
     std::swap(moved.id, m.vmas[v].id);
     std::swap(moved.asked, m.vmas[v].asked);
+    std::swap(moved.times, m.vmas[v].times);
     if (!move_page_tables(m, v, from, to, length)) return -ENOMEM;
     if (int error = do_munmap(m, mm, from, from + length)) return error;
     vma_merge_range(m, mm, to, to + new_length);

@@ -1,4 +1,5 @@
 #include "page_alloc.hpp"
+#include "cont_pte_hugepage.hpp"
 #include "compaction.hpp"
 #include "huge_memory.hpp"
 #include "kswapd.hpp"
@@ -126,12 +127,13 @@ void mod_memory(machine &m, vm_event which, i64 pages) {
 }
 
 u32 folio_alloc(machine &m, u32 order, u32 gfp) {
-    const u32 head = alloc_pages(m, order, MIGRATE_MOVABLE, gfp);
+    const u32 head = uses_huge_page_pool(m, order) ? alloc_cont_pte_hugepage(m, gfp)
+                                                   : alloc_pages(m, order, MIGRATE_MOVABLE, gfp);
     if (head == NIL) return NIL;
     const u32 nr = 1U << order;
     for (u32 i = 1; i < nr; ++i) m.pages[head + i].tail = static_cast<u16>(i);
     page &folio = m.pages[head];
-    folio.flags = PG_head | PG_swapbacked;
+    folio.flags = PG_head | PG_swapbacked | (folio.flags & (PG_pool | PG_lent));
     folio.order = static_cast<u8>(order);
     folio.refcount = 1;
     folio.deferred_next = folio.deferred_prev = NIL;
@@ -170,6 +172,7 @@ void folio_put(machine &m, u32 head, i32 refs) {
     mod_memory(m, VM_nr_untouched, -untouched);
     mod_memory(m, VM_nr_unmapped, -unmapped);
     mod_memory(m, VM_nr_resident, -i64{nr});
+    if (folio.flags & (PG_pool | PG_lent)) return free_cont_pte_hugepage(m, head);
     free_pages(m, head, order);
 }
 

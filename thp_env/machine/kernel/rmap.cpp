@@ -1,4 +1,5 @@
 #include "rmap.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "lru.hpp"
 #include "mmap.hpp"
@@ -8,6 +9,21 @@
 namespace thp {
 
 namespace {
+
+// precise_sharing: asks the page tables instead of two slots.
+bool folio_mapped_shared(machine &m, u32 head) {
+    u32 owner = NIL;
+    bool shared = false;
+    for (u32 i = 0; i < folio_nr_pages(m, head) && !shared; ++i) {
+        rmap_walk_page(m, head, i, [&](u32 mm, u32, u64 address) {
+            const u64 entry = follow_entry(m, mm, address);
+            if (!pte_present(entry) || pte_pfn(entry) != (entry & PTE_PSE ? head : head + i)) return;
+            shared = shared || (owner != NIL && owner != mm);
+            owner = mm;
+        });
+    }
+    return shared;
+}
 
 // Two owners are tracked; a third goes unseen until it is the only one (R27).
 void add_owner(page &folio, u32 mm, u32 n) {
@@ -102,7 +118,8 @@ void folio_add_new_anon_rmap(machine &m, u32 head, u32 vma, u64 address, bool pm
         folio.entire_mapcount = 1;
         folio.large_mapcount = 1;
         folio.nr_pages_mapped = ENTIRELY_MAPPED;
-        folio.flags |= PG_anon_exclusive;
+        for (u32 i = 0; i < (folio.order == PMD_ORDER ? 1 : nr); ++i)
+            m.pages[head + i].flags |= PG_anon_exclusive;
         add_owner(folio, v.vm_mm, 1);
     } else {
         for (u32 i = 0; i < nr; ++i) {
@@ -138,10 +155,11 @@ void folio_add_anon_rmap_pmd(machine &m, u32 head, u32 mm) {
     add_owner(folio, mm, 1);
 }
 
-bool folio_maybe_mapped_shared(const machine &m, u32 head) {
+bool folio_maybe_mapped_shared(machine &m, u32 head) {
     const page &folio = m.pages[head];
     if (folio.order == 0) return folio.mapcount > 1;
     if (folio.large_mapcount <= 1) return false;
+    if (feature(m, FEATURE_precise_sharing)) return folio_mapped_shared(m, head);
     return folio.mm_id_mapcount[0] != folio.large_mapcount && folio.mm_id_mapcount[1] != folio.large_mapcount;
 }
 
@@ -169,6 +187,8 @@ void folio_remove_rmap_pmd(machine &m, u32 head, u32 mm) {
     --folio.large_mapcount;
     remove_owner(folio, mm, 1);
     if (--folio.entire_mapcount != 0) return;
+    if (folio.flags & PG_double_map) m.count(VM_cont_pte_double_map_count, ~0ULL);
+    folio.flags &= ~u32{PG_double_map};
     folio.nr_pages_mapped = static_cast<u16>(folio.nr_pages_mapped - ENTIRELY_MAPPED);
     const u32 newly = folio_nr_pages(m, head) - folio.nr_pages_mapped;
     mod_memory(m, VM_nr_unmapped, newly);
@@ -192,9 +212,13 @@ u32 folio_referenced(machine &m, u32 head) {
             m.spend(TIME_swapping, m.cost().scan_pte);
             if (!entry || !pte_present(*entry) || pte_pfn(*entry) != (huge ? head : head + (at - first)))
                 continue;
+            if (!huge) {
+                referenced = ptep_test_and_clear_young(m, entry) || referenced;
+                continue;
+            }
             referenced = referenced || (*entry & PTE_ACCESSED);
             *entry &= ~u64{PTE_ACCESSED};
-            if (huge) break;
+            break;
         }
         vmas += referenced;
     }
@@ -211,6 +235,14 @@ bool folio_any_pte_dirty(machine &m, u32 head) {
         });
     }
     return dirty;
+}
+
+u32 folio_owner(const machine &m, u32 head) {
+    u32 owner = NIL;
+    rmap_walk_page(m, head, 0, [&](u32, u32 vma, u64) {
+        if (owner == NIL) owner = vma;
+    });
+    return owner;
 }
 
 } // namespace thp

@@ -14,20 +14,32 @@ bool anon_vma_fork(machine &m, u32 vma, u32 parent);
 // Whether no parent process shares the VMA's anon_vma (its anon_vma_chain has one entry).
 inline bool anon_vma_singular(const machine &m, u32 anon) { return m.anon_vmas[anon].root == anon; }
 
-// A new folio that only this mm maps: all its pages by PTEs, or the whole by one PMD.
+// A new folio that only this mm maps: all its pages by PTEs, or the whole by one PMD (or, with
+// entire_mapcount, one folded block, which the functions for PMDs count, too).
 void folio_add_new_anon_rmap(machine &m, u32 head, u32 vma, u64 address, bool pmd);
 // Further mappings of `nr` pages from `pfn` on by PTEs.
 void folio_add_anon_rmap_ptes(machine &m, u32 pfn, u32 nr, u32 mm);
 void folio_add_anon_rmap_pmd(machine &m, u32 head, u32 mm);
 // Whether the folio looks mapped by more than one process (R27).
-bool folio_maybe_mapped_shared(const machine &m, u32 head);
+bool folio_maybe_mapped_shared(machine &m, u32 head);
 // Takes mappings away; queues the folio for splitting when this leaves it partially mapped (R13, R14).
 void folio_remove_rmap_ptes(machine &m, u32 pfn, u32 nr, u32 mm);
 void folio_remove_rmap_pmd(machine &m, u32 head, u32 mm);
 
+// The first VMA that may map the folio's first page, which pays for what happens to it; NIL: none.
+u32 folio_owner(const machine &m, u32 head);
+
 inline bool folio_mapped(const machine &m, u32 head) {
     const page &folio = m.pages[head];
     return folio.order ? folio.large_mapcount > 0 : folio.mapcount > 0;
+}
+
+// Mappings of pages: an entire mapping of a folded block is one of each page.
+inline i32 folio_mapcount(const machine &m, u32 head) {
+    const page &folio = m.pages[head];
+    if (folio.order == 0) return folio.mapcount;
+    const i32 further = folio.order == PMD_ORDER ? 0 : (1 << folio.order) - 1;
+    return folio.large_mapcount + folio.entire_mapcount * further;
 }
 
 // In how many VMAs the folio was accessed since the last call; clears the accessed bits.
@@ -37,7 +49,7 @@ u32 folio_referenced(machine &m, u32 head);
 bool folio_any_pte_dirty(machine &m, u32 head);
 
 // Calls visit(mm, vma, address) for each address at which a VMA of the folio's anon_vma holds page `i` of it.
-template <typename Visit> void rmap_walk_page(machine &m, u32 head, u32 i, Visit visit) {
+template <typename Machine, typename Visit> void rmap_walk_page(Machine &m, u32 head, u32 i, Visit visit) {
     const page &folio = m.pages[head];
     const u64 index = folio.index + i;
     if (folio.anon_vma == NIL) return;

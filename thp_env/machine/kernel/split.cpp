@@ -1,5 +1,6 @@
 // mm/huge_memory.c: __folio_split. Splitting a folio to order 0.
 #include "../hardware/tlb.hpp"
+#include "cont_pte_hugepage.hpp"
 #include "huge_memory.hpp"
 #include "lru.hpp"
 #include "page_alloc.hpp"
@@ -27,6 +28,9 @@ void flush_folio(machine &m, u32 head, u32 nr) {
     for (u32 i = 0; i < nr; ++i) {
         if (m.pages[head + i].mapcount == 0) continue;
         rmap_walk_page(m, head, i, [&](u32 mm, u32, u64 address) {
+            u64 *pte = pte_lookup(m, mm, address);
+            if (pte && pte_present(*pte) && pte_pfn(*pte) == head + i)
+                contpte_try_unfold(m, mm, address, pte);
             flush_tlb_range(m, mm, address, address + PAGE_SIZE);
         });
     }
@@ -40,15 +44,21 @@ bool unmap_pmds(machine &m, u32 head) {
         done = false;
         rmap_walk_page(m, head, 0, [&](u32 mm, u32 vma, u64 address) {
             u64 *pmd = pmd_offset(m, mm, address);
-            if (!done && pmd && pmd_trans_huge(*pmd) && pte_pfn(*pmd) == head) {
-                done = split_huge_pmd(m, vma, pmd, address);
+            if (done || !pmd || pte_none(*pmd)) return;
+            if (pmd_trans_huge(*pmd)) {
+                done = pte_pfn(*pmd) == head && split_huge_pmd(m, vma, pmd, address);
+                return;
             }
+            u64 *pte = pte_offset(m, *pmd, address);
+            done = (*pte & PTE_CONT) && pte_pfn(*pte) == head;
+            contpte_try_unfold(m, mm, address, pte);
         });
     }
     return m.pages[head].entire_mapcount == 0;
 }
 
 int split_folio(machine &m, u32 head) {
+    const charge_to charged(m, m.h->config.charge_vmas ? folio_owner(m, head) : NIL);
     page &folio = m.pages[head];
     const u32 order = folio.order, nr = 1U << order;
     const bool pmd_order = order == PMD_ORDER, pte_mapped = folio.nr_pages_mapped % ENTIRELY_MAPPED > 1;
@@ -67,8 +77,9 @@ int split_folio(machine &m, u32 head) {
     m.count(MTHP_split, order);
     if (pmd_order) m.count(VM_thp_split_page);
 
-    const page whole = folio;
+    huge_page_pool_split(m, head);
     lru_shrink_folio(m, head, nr - 1);
+    const page whole = folio;
     const u32 dirty = folio_any_pte_dirty(m, head) ? u32{PG_dirty} : folio.flags & PG_dirty;
     const bool mlocked = whole.flags & PG_mlocked;
     for (u32 i = 0; i < nr; ++i) {

@@ -3,6 +3,7 @@
 #include "mmap.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
+#include "rmap.hpp"
 #include <algorithm>
 #include <cerrno>
 
@@ -240,6 +241,7 @@ void swap_write_folio(machine &m, u32 head, u32 slot) {
         m.count(VM_swpout_zero, nr);
         return;
     }
+    const charge_to charged(m, m.h->config.charge_vmas ? folio_owner(m, head) : NIL);
     m.spend(TIME_swapping, m.cost().swap_out_page * nr);
     m.count(VM_pswpout, nr);
     if (order) m.count(MTHP_swpout, order);

@@ -1,5 +1,6 @@
 // mm/memory.c: do_swap_page.
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
 #include "rmap.hpp"
@@ -24,10 +25,24 @@ bool can_swapin_thp(const machine &m, const u64 *pte, u32 nr) {
     return true;
 }
 
+// swapin_whole: the size that a folio had when it went, as one bit. Each cluster of slots holds one size.
+u32 swapped_out_order(const machine &m, u64 pte) {
+    if (!feature(m, FEATURE_swapin_whole)) return 0;
+    return 1U << m.clusters[pte_swp_offset(pte) / SWAPFILE_CLUSTER].order & THP_ORDERS_ALL_ANON;
+}
+
+// swapin_whole: also a shared folio comes back whole, as a copy of its own for each process.
+bool swaps_in_whole(const machine &m, const vm_area_struct &v, u64 address, const u64 *pte) {
+    const u32 bit = thp_vma_suitable_orders(v, address, swapped_out_order(m, *pte) & ~(1U << PMD_ORDER));
+    if (bit == 0) return false;
+    const u32 back = pte_index(address) % bit;
+    return pte_swp_offset(*pte) % bit == back && can_swapin_thp(m, pte - back, bit);
+}
+
 // R40-R42: the largest allowed order whose block is swapped to slots aligned like itself.
 u32 alloc_swap_folio(machine &m, const vm_area_struct &v, u64 address, const u64 *pte) {
-    u32 orders = thp_vma_allowable_orders(m, v) & ~(1U << PMD_ORDER);
-    orders = thp_vma_suitable_orders(v, address, orders);
+    u32 orders = thp_vma_allowable_orders(m, v) | swapped_out_order(m, *pte);
+    orders = thp_vma_suitable_orders(v, address, orders & ~(1U << PMD_ORDER));
     const u32 index = pte_index(address), slot = pte_swp_offset(*pte);
     const u32 gfp = vma_thp_gfp_mask(m, v);
     bool fits = false;
@@ -59,10 +74,7 @@ vm_fault swap_in_folio(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
     workingset_refault(m, head, m.swap[slot].evicted);
     swap_free(m, slot, nr);
     m.mms[v.vm_mm].swapents -= nr;
-    folio_get(m, head, static_cast<i32>(nr) - 1);
-    folio_add_new_anon_rmap(m, head, vma, align_down(address, PAGE_SIZE) - (u64{back} << PAGE_SHIFT), false);
-    const u64 bits = vma_pte_bits(v, true) | PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
-    for (u32 i = 0; i < nr; ++i) pte[i] = mk_pte(head + i, bits);
+    map_anon_folio_pte(m, vma, head, align_down(address, PAGE_SIZE) - (u64{back} << PAGE_SHIFT), pte, write);
     return FAULT_DONE;
 }
 
@@ -90,7 +102,8 @@ vm_fault do_swap_page(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
     if (head == NIL) {
         m.count(VM_pgmajfault);
         ++m.mms[m.vmas[vma].vm_mm].majflt;
-        if (swap_count(m, slot) == 1) return swap_in_folio(m, vma, address, pte, write);
+        if (swap_count(m, slot) == 1 || swaps_in_whole(m, m.vmas[vma], address, pte))
+            return swap_in_folio(m, vma, address, pte, write);
         head = swapin_readahead(m, vma, address, pte);
         if (head == NIL) return FAULT_OOM;
     } else {

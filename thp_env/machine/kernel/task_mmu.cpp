@@ -1,4 +1,5 @@
 #include "task_mmu.hpp"
+#include "contpte.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "swap.hpp"
@@ -18,16 +19,17 @@ page_layout describe(const machine &m, u64 entry, bool huge, u32 offset) {
     if (entry & PTE_ACCESSED) p.flags |= LAYOUT_YOUNG;
     if (entry & PTE_DIRTY) p.flags |= LAYOUT_DIRTY;
     if (huge) p.flags |= LAYOUT_PMD;
+    if (entry & PTE_CONT) p.flags |= LAYOUT_CONT;
     if (entry & PTE_SPECIAL) {
         p.kind = huge ? KIND_HUGE_ZERO : KIND_ZERO;
         return p;
     }
     const u32 pfn = pte_pfn(entry) + offset, head = page_head(m, pfn);
     const page &folio = m.pages[head];
-    p.kind = KIND_FOLIO;
+    p.kind = folio.flags & PG_file ? KIND_FILE : KIND_FOLIO;
     p.order = folio.order;
     p.head = head;
-    p.index = pfn - head;
+    p.index = static_cast<u16>(pfn - head);
     p.mapcount = static_cast<u32>(m.pages[pfn].mapcount) + folio.entire_mapcount;
     p.content = m.contents[pfn] & CONTENT_MASK;
     if (m.pages[huge ? head : pfn].flags & PG_anon_exclusive) p.flags |= LAYOUT_EXCLUSIVE;
@@ -50,7 +52,7 @@ void pagemap(machine &m, u32 mm, u64 start, u64 pages, page_layout *out) {
         } else if (pmd_trans_huge(*pmd)) {
             out[i] = describe(m, *pmd, true, pte_index(address));
         } else {
-            out[i] = describe(m, *pte_offset(m, *pmd, address), false, 0);
+            out[i] = describe(m, ptep_get(m, pte_offset(m, *pmd, address)), false, 0);
         }
     }
 }
@@ -71,30 +73,34 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
     s.asked = v.asked.number;
     s.asked_faults = v.asked.faults;
     s.asked_zapped = v.asked.zapped;
+    std::copy(std::begin(v.times), std::end(v.times), std::begin(s.times));
     u64 entries = 0;
-    const auto visit = [&](u64 *entry, u64 pages) {
-        if (is_swap_pte(*entry)) ++s.swapped;
-        if (!pte_present(*entry)) return;
+    const auto visit = [&](u64 entry, u64 pages) {
+        if (is_swap_pte(entry)) ++s.swapped;
+        if (!pte_present(entry)) return;
         ++entries;
-        s.young += *entry & PTE_ACCESSED ? pages : 0;
-        if (clear_refs) *entry &= ~u64{PTE_ACCESSED};
-        if (*entry & PTE_SPECIAL) {
+        s.young += entry & PTE_ACCESSED ? pages : 0;
+        if (entry & PTE_SPECIAL) {
             s.zero += pages;
             return;
         }
-        const page &folio = m.pages[page_head(m, pte_pfn(*entry))];
+        const page &folio = m.pages[page_head(m, pte_pfn(entry))];
         s.by_order[folio.order] += pages;
-        s.dirty += *entry & PTE_DIRTY ? pages : 0;
+        s.dirty += entry & PTE_DIRTY ? pages : 0;
         s.partial += folio.flags & PG_partially_mapped ? pages : 0;
     };
     const auto read = [&](u64 at, u64 next, u64 *pmd) {
         if (pmd_trans_huge(*pmd)) {
-            visit(pmd, HPAGE_PMD_NR);
+            visit(*pmd, HPAGE_PMD_NR);
+            if (clear_refs) *pmd &= ~u64{PTE_ACCESSED};
             if (!(*pmd & PTE_SPECIAL)) s.pmd_mapped += HPAGE_PMD_NR;
             return true;
         }
         u64 *pte = pte_offset(m, *pmd, at);
-        for (u64 i = 0; i < (next - at) >> PAGE_SHIFT; ++i) visit(pte + i, 1);
+        const u64 nr = (next - at) >> PAGE_SHIFT;
+        for (u64 i = 0; i < nr; ++i) visit(ptep_get(m, pte + i), 1);
+        // A folded block is cleared as a whole (X5), so only after all of it is read.
+        for (u64 i = 0; clear_refs && i < nr; ++i) ptep_test_and_clear_young(m, pte + i);
         return true;
     };
     const u64 first = v.vm_start >> PMD_SHIFT, last = (v.vm_end - 1) >> PMD_SHIFT;
@@ -106,6 +112,7 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
         walk_pmd_range(m, v.vm_mm, start, end, read);
         if (step == 1) break;
     }
+    const charge_to charged(m, vma);
     if (clear_refs) m.spend(TIME_monitoring, m.cost().scan_pte * entries);
     return s;
 }

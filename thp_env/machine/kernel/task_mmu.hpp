@@ -4,8 +4,8 @@
 
 namespace thp {
 
-enum page_kind : u8 { KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP };
-enum layout_flags : u8 {
+enum page_kind : u8 { KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE };
+enum layout_flags : u16 {
     LAYOUT_PMD = 1,
     LAYOUT_EXCLUSIVE = 2,
     LAYOUT_NOT_SWAPBACKED = 4,
@@ -14,12 +14,17 @@ enum layout_flags : u8 {
     LAYOUT_DIRTY = 32,
     LAYOUT_TOUCHED = 64,
     LAYOUT_SWAPCACHE = 128,
+    LAYOUT_CONT = 256, // one of the 16 entries of a contpte block
 };
 
 // One 4K page of an address range.
 struct page_layout {
-    u8 kind, order, flags, content;
-    u32 head, index, mapcount; // first frame of the folio, position in it; swapped: the slot in head
+    u8 kind, order;
+    u16 flags;
+    u32 head;  // first frame of the folio; swapped: the slot
+    u16 index; // position in the folio
+    u8 content, spare;
+    u32 mapcount;
 };
 static_assert(sizeof(page_layout) == 16);
 
@@ -36,6 +41,7 @@ struct vma_smaps {
     u64 swapped, zero, young, dirty, pmd_mapped, partial; // partial: pages of partially mapped folios
     u64 scanned;                                          // pages of the VMA that were looked at
     u64 asked, asked_faults, asked_zapped;                // vma_question
+    u64 times[NR_TIMES];                                  // vm_area_struct
 };
 
 // Reads a VMA's page tables, of one in `every` 2M ranges, others the next time. clear_refs: also clears the

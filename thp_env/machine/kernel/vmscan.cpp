@@ -1,5 +1,6 @@
 #include "vmscan.hpp"
 #include "../hardware/tlb.hpp"
+#include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "lru.hpp"
 #include "page_alloc.hpp"
@@ -35,6 +36,8 @@ void try_to_unmap(machine &m, u32 head, u32 slot) {
         rmap_walk_page(m, head, i, [&](u32 mm, u32, u64 address) {
             u64 *pte = pte_lookup(m, mm, address);
             if (!pte || !pte_present(*pte) || (*pte & PTE_SPECIAL) || pte_pfn(*pte) != head + i) return;
+            if (slot != NIL)
+                contpte_try_unfold(m, mm, address, pte); // a lazily freed folio goes in one batch
             *pte = slot == NIL ? 0 : mk_swap_pte(slot + i, m.pages[head + i].flags & PG_anon_exclusive);
             if (slot != NIL) {
                 swap_duplicate(m, slot + i, 1);
@@ -109,7 +112,7 @@ outcome shrink_folio(machine &m, const scan_control &sc, u32 head) {
             return split_folio(m, head) == 0 ? SPLIT : ACTIVATE; // R35
         slot = swap_alloc(m, order);
         if (slot == NIL) { // R36
-            if (order == 0 || split_folio(m, head) != 0) return ACTIVATE;
+            if (order == 0 || on_cont_pte_lru(m, head) || split_folio(m, head) != 0) return ACTIVATE;
             m.count(MTHP_swpout_fallback, order);
             if (order == PMD_ORDER) m.count(VM_thp_swpout_fallback);
             return SPLIT;
@@ -178,16 +181,19 @@ std::vector<u32> oldest(machine &m, lru_index list, u64 nr) {
     return folios;
 }
 
-void shrink_active_list(machine &m, u64 nr) {
-    for (const u32 head : oldest(m, LRU_ACTIVE_ANON, nr)) {
+bool is_active_lru(lru_index list) { return list == LRU_ACTIVE_ANON || list == LRU_ACTIVE_CONT; }
+
+void shrink_active_list(machine &m, lru_index list, u64 nr) {
+    for (const u32 head : oldest(m, list, nr)) {
         folio_referenced(m, head); // only clears the accessed bits
         folio_deactivate(m, head);
         m.pages[head].flags |= PG_workingset;
     }
 }
 
-bool inactive_is_low(const machine &m) {
-    const u64 inactive = m.h->lru[LRU_INACTIVE_ANON].nr_pages, active = m.h->lru[LRU_ACTIVE_ANON].nr_pages;
+// Of the list of small folios or of the one of 64K folios.
+bool inactive_is_low(const machine &m, lru_index inactive_list) {
+    const u64 inactive = m.h->lru[inactive_list].nr_pages, active = m.h->lru[inactive_list + 1].nr_pages;
     const u64 gigabytes = (inactive + active) >> (30 - PAGE_SHIFT);
     u64 ratio = 1;
     while (gigabytes && (ratio + 1) * (ratio + 1) <= 10 * gigabytes) ++ratio; // int_sqrt(10 * gb)
@@ -197,7 +203,7 @@ bool inactive_is_low(const machine &m) {
 // get_scan_count: how much of a list one pass looks at. The cost model of anonymous memory against files is
 // left out: swappiness alone divides between the two.
 u64 scan_count(const machine &m, const scan_control &sc, lru_index list) {
-    if (list == LRU_ACTIVE_ANON && !sc.active) return 0;
+    if (is_active_lru(list) && !sc.active) return 0;
     const u64 size = m.h->lru[list].nr_pages >> sc.priority;
     const bool anon = list != LRU_INACTIVE_FILE;
     const u64 swappiness = m.h->swappiness;
@@ -209,26 +215,33 @@ u64 scan_count(const machine &m, const scan_control &sc, lru_index list) {
 }
 
 void shrink_lruvec(machine &m, scan_control &sc) {
-    constexpr lru_index lists[] = {LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE};
+    constexpr lru_index lists[] = {LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE, LRU_INACTIVE_CONT,
+                                   LRU_ACTIVE_CONT};
     u64 nr[NR_LRU_LISTS] = {};
     for (const lru_index list : lists) nr[list] = scan_count(m, sc, list);
-    const bool may_deactivate = sc.force_deactivate || inactive_is_low(m);
-    while ((nr[LRU_INACTIVE_ANON] || nr[LRU_ACTIVE_ANON] || nr[LRU_INACTIVE_FILE]) &&
+    bool may_deactivate[NR_LRU_LISTS] = {};
+    for (const lru_index list : {LRU_ACTIVE_ANON, LRU_ACTIVE_CONT}) {
+        may_deactivate[list] = sc.force_deactivate || inactive_is_low(m, static_cast<lru_index>(list - 1));
+    }
+    while (std::any_of(nr, nr + NR_LRU_LISTS, [](u64 pages) { return pages > 0; }) &&
            sc.nr_reclaimed < sc.nr_to_reclaim) {
         for (const lru_index list : lists) {
             const u64 batch = std::min(nr[list], SWAP_CLUSTER_MAX);
             if (batch == 0) continue;
             nr[list] -= batch;
-            if (list != LRU_ACTIVE_ANON) {
+            if (!is_active_lru(list)) {
                 sc.nr_reclaimed += shrink_folio_list(m, sc, oldest(m, list, batch));
-            } else if (may_deactivate) {
-                shrink_active_list(m, batch);
+            } else if (may_deactivate[list]) {
+                shrink_active_list(m, list, batch);
             } else {
                 sc.skipped_deactivate = true;
             }
         }
     }
-    if (m.h->swap_slots && sc.active && inactive_is_low(m)) shrink_active_list(m, SWAP_CLUSTER_MAX);
+    for (const lru_index list : {LRU_INACTIVE_ANON, LRU_INACTIVE_CONT}) {
+        if (!m.h->swap_slots || !sc.active || !inactive_is_low(m, list)) continue;
+        shrink_active_list(m, static_cast<lru_index>(list + 1), SWAP_CLUSTER_MAX);
+    }
 }
 
 u64 do_try_to_free_pages(machine &m, scan_control &sc) {
@@ -261,6 +274,20 @@ u64 try_to_free_mem_cgroup_pages(machine &m, u64 nr, bool active) {
     scan_control sc{std::max(nr, SWAP_CLUSTER_MAX), true};
     sc.active = active;
     return do_try_to_free_pages(m, sc);
+}
+
+void shrink_cont_pte_folios(machine &m, u32 nr) {
+    if (m.h->in_reclaim || m.h->swap_slots == 0) return;
+    const u64 pages = u64{nr} * CONT_PTES;
+    m.h->in_reclaim = 1;
+    scan_control sc{pages, false};
+    // A folio in use has a second chance, so each may be looked at twice.
+    const u64 limit = 2 * (m.h->lru[LRU_INACTIVE_CONT].nr_pages + m.h->lru[LRU_ACTIVE_CONT].nr_pages);
+    for (u64 scanned = 0; scanned < limit && sc.nr_reclaimed < pages; scanned += pages) {
+        sc.nr_reclaimed += shrink_folio_list(m, sc, oldest(m, LRU_INACTIVE_CONT, pages));
+        if (inactive_is_low(m, LRU_INACTIVE_CONT)) shrink_active_list(m, LRU_ACTIVE_CONT, pages);
+    }
+    m.h->in_reclaim = 0;
 }
 
 void reclaim_pages(machine &m, const std::vector<u32> &folios) {

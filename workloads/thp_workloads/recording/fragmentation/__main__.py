@@ -88,7 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
                 record = {"name": name, "kernel": version(args.kernel), "memory_mib": MEMORY_MIB, "said": said}
                 out.write(json.dumps(record) + "\n")
                 out.flush()
-                print(name, *(f"{s['order']}:{s['got']}/{s['blocks']}" for s in said if s["when"] == "allocated"), flush=True)
+                got = (f"{s['order']}:{s['got']}/{s['blocks']}" for s in said if s["when"] == "allocated")
+                print(name, *got, flush=True)
     return 0
 
 

@@ -102,16 +102,15 @@ def said(record: dict[str, Any], when: str) -> dict[str, Any]:
 
 
 def machine(record: dict[str, Any]) -> Machine:
-    """Return a machine on which as much is free as in the guest once it has given back, about to run the scenario."""
+    """Return a machine on which as much is free as in the guest once it is full, about to run the scenario."""
 
     def config(pages: int) -> MachineConfig:
         return MachineConfig(memory=pages * PAGE, min_free_kbytes=said(record, "freed")["min_free_kbytes"])
 
-    pages, freed = said(record, "start")["nr_free_pages"], said(record, "freed")
-    filled = Machine(fill(record).build(), config(2 * pages))
+    pages = 2 * said(record, "start")["nr_free_pages"]
+    filled = Machine(fill(record).build(), config(pages))
     filled.run()
-    used = 2 * pages - filled.free_pages - freed["value"]
-    memory = config(used + freed["nr_free_pages"])
+    memory = config(pages - filled.free_pages + said(record, "full")["nr_free_pages"])
     filled = Machine(fill(record).build(), memory)
     filled.run()
     at, length = filled.region("fill")

@@ -1,0 +1,106 @@
+// nanobind: batches of machines.
+#include "batch.hpp"
+#include "bindings.hpp"
+#include <nanobind/stl/optional.h>
+#include <unistd.h>
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace thp {
+
+namespace {
+
+template <typename T> using array_of = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+// Checks the size of an array that machines read from or write to.
+template <typename T> T *data_of(const std::optional<array_of<T>> &a, size_t size) {
+    if (!a) return nullptr;
+    if (a->size() != size) throw nb::value_error("an array has the wrong shape");
+    return a->data();
+}
+
+// Machines that step together on a thread pool. Threads do not survive fork(), so a child makes its own.
+struct core_batch {
+    std::vector<nb::object> machines; // CoreMachine or None
+    u32 threads;
+    std::unique_ptr<thread_pool> pool;
+    pid_t owner = 0;
+
+    core_batch(const nb::list &list, u32 nr_threads) : threads(nr_threads) {
+        for (nb::handle h : list) machines.push_back(nb::borrow(h));
+    }
+    thread_pool &get_pool() {
+        if (owner != getpid()) {
+            [[maybe_unused]] const thread_pool *parents = pool.release(); // not ours to join
+            pool = std::make_unique<thread_pool>(threads);
+            owner = getpid();
+        }
+        return *pool;
+    }
+    core_machine &at(size_t i) { return nb::cast<core_machine &>(machines.at(i)); }
+
+    void advance(const array_of<const u8> &active, const std::optional<array_of<const u32>> &decisions,
+                 const window &w, const std::optional<array_of<u32>> &slots, const array_of<u8> &rows,
+                 const array_of<u64> &facts, const array_of<u8> &status) {
+        const size_t n = machines.size(), per = std::max(1U, w.slots);
+        const u32 *decided = data_of(decisions, n * per * 3);
+        u32 *ids = data_of(slots, n * w.slots);
+        auto *row = reinterpret_cast<vma_smaps *>(rows.data());
+        if (active.size() != n || status.size() != n || facts.size() != n * NR_FACTS ||
+            rows.size() != n * (w.slots + 1) * sizeof(vma_smaps)) {
+            throw nb::value_error("an array has the wrong shape");
+        }
+        if (w.question >= QUESTION_SLOTS && !ids) throw nb::value_error("slots need an array");
+        std::vector<batch_item> items;
+        std::vector<size_t> index;
+        for (size_t i = 0; i < n; ++i) {
+            if (!active.data()[i]) continue;
+            core_machine &c = at(i);
+            items.push_back({c.m.get(), &c.program,
+                             decided ? reinterpret_cast<const decision *>(decided) + i * per : nullptr,
+                             ids ? ids + i * w.slots : nullptr, row + i * (w.slots + 1),
+                             facts.data() + i * NR_FACTS, 0, RUN_WINDOW});
+            index.push_back(i);
+        }
+        bool whole = false;
+        {
+            thread_pool &threads_of_batch = get_pool();
+            nb::gil_scoped_release nogil;
+            whole =
+                thp::advance(threads_of_batch, items.data(), static_cast<u32>(items.size()), w, interrupted);
+        }
+        if (!whole) throw nb::python_error();
+        for (size_t i = 0; i < items.size(); ++i) status.data()[index[i]] = static_cast<u8>(items[i].status);
+    }
+
+    void facts(const array_of<u64> &out) {
+        if (out.size() != machines.size() * NR_FACTS) throw nb::value_error("an array has the wrong shape");
+        for (size_t i = 0; i < machines.size(); ++i) {
+            if (!machines[i].is_none()) read_facts(*at(i).m, out.data() + i * NR_FACTS);
+        }
+    }
+};
+
+} // namespace
+
+void bind_batch(nb::module_ &module) {
+    nb::class_<core_batch>(module, "CoreBatch")
+        .def(nb::init<const nb::list &, u32>())
+        .def("set",
+             [](core_batch &b, size_t i, nb::object machine) { b.machines.at(i) = std::move(machine); })
+        .def(
+            "advance",
+            [](core_batch &b, const array_of<const u8> &active,
+               const std::optional<array_of<const u32>> &decisions, u64 ps, u64 choices, u64 accesses,
+               bool new_vma, u32 question, u32 nr_slots, u32 every, const std::optional<array_of<u32>> &slots,
+               const array_of<u8> &rows, const array_of<u64> &facts, const array_of<u8> &status) {
+                b.advance(active, decisions, {ps, choices, accesses, new_vma, question, nr_slots, every},
+                          slots, rows, facts, status);
+            },
+            "active"_a, "decisions"_a, "ps"_a, "choices"_a, "accesses"_a, "new_vma"_a, "question"_a,
+            "nr_slots"_a, "every"_a, "slots"_a, "rows"_a, "facts"_a, "status"_a)
+        .def("facts", &core_batch::facts);
+}
+
+} // namespace thp
