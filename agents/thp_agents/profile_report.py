@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from thp_env.machine.prices import TERMS
 from thp_workloads import generators
 
 from thp_agents.evaluation import format_table, write_text
 from thp_agents.profile import CONTENDERS, RULE_NAME, SEARCH_NAME, SETTINGS, Profile, as_json, profile
+from thp_env.machine.prices import TERMS
 
 COLUMNS = {
     "walk cycles/access": ("walk_cycles_per_access", "{:.2f}"),

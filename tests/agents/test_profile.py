@@ -9,8 +9,19 @@ import numpy as np
 import pytest
 from thp_agents.cli import main
 from thp_agents.profile import (
-    CONTENDERS, RULE_NAME, SEARCH_NAME, SETTINGS, Profile, as_json, births, from_json, groups, profile, run_rule,
-    run_setting, search,
+    CONTENDERS,
+    RULE_NAME,
+    SEARCH_NAME,
+    SETTINGS,
+    Profile,
+    as_json,
+    births,
+    from_json,
+    groups,
+    profile,
+    run_rule,
+    run_setting,
+    search,
 )  # fmt: skip
 from thp_agents.profile_report import best, claims_table, cost, summary_table, verdict, workload_table
 from thp_workloads import generators
