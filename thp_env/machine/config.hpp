@@ -78,9 +78,8 @@ struct machine_config {
     u64 nr_pages;
     u32 max_vmas, max_mms, max_tables, nr_cpus;
     u32 shadow_tlb, charge_vmas; // charge_vmas: keep time by VMA too
-    u32 arch, reserved;
+    u32 arch, min_free_kbytes; // min_free_kbytes: NIL as the kernel computes it
     u32 features, pool_blocks; // one bit a feature; 64K blocks in the reserve of pool_64k
-    u32 min_free_kbytes, reserved; // NIL: as the kernel computes it
     tlb_config tlb;
     clock_table clock;
 };
