@@ -8,7 +8,7 @@ CHECKED := thp_env $(wildcard agents workloads benchmarks)
 # The dependencies without the package itself, so that an edit of a C++ file does not ask the package index.
 EDITABLE := $(PIP) install --no-build-isolation
 
-.PHONY: install demo test bench full lint format sanitize clean
+.PHONY: install demo test bench full lint format sanitize fuzz clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -60,6 +60,19 @@ sanitize: install
 	  ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  PYTHONPATH=$(SANITIZED):$$(echo $(VENV)/lib/python*/site-packages) PYTHONDONTWRITEBYTECODE=1 \
 	  $$($(BIN)/python -c 'import sys; print(sys._base_executable)') -P -s -m pytest -m 'sanitize and not full'
+
+# A libFuzzer target over the interpreter; what it finds stays in build/fuzz, and so does its corpus.
+SECONDS ?= 60
+FUZZED := $(filter-out %/bindings.cpp,$(wildcard $(addprefix thp_env/machine/,*.cpp kernel/*.cpp hardware/*.cpp)))
+build/fuzz/program: tests/fuzz/program.cpp $(NATIVE)
+	@command -v clang++ >/dev/null || { echo 'clang with libFuzzer is needed: apt-get install clang' >&2; exit 1; }
+	@mkdir -p build/fuzz/corpus
+	clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	  -fno-strict-aliasing -Ithp_env/machine $(FUZZED) $< -o $@
+
+fuzz: build/fuzz/program
+	$< -max_total_time=$(SECONDS) -max_len=512 -timeout=60 -print_final_stats=1 -artifact_prefix=build/fuzz/ \
+	  build/fuzz/corpus
 
 clean:
 	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,6 +24,7 @@ from thp_env.envs.actions import INTERFACES
 from thp_env.envs.observation import SIZE_FIELDS, SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.envs.vma_task import VmaTask
 from thp_env.machine.clock import COSTS
+from thp_env.machine.layout import ORDERS
 from thp_env.machine.prices import Prices
 from thp_env.registration import ENVIRONMENTS
 
@@ -96,20 +97,24 @@ def fragmentation() -> str:
     mark = "<!-- What follows is made by docs/build.py from the recordings. -->\n"
     text = (DOCS / "fragmentation.md").read_text().partition(mark)[0]
     records = load(DOCS.parent / "tests" / "data" / "fragmentation.jsonl.xz")
-    shares = {record["name"]: compare(record) for record in records}
+    shares = {record["name"]: {share.order: share for share in compare(record)} for record in records}
 
-    def cell(share: Share) -> str:
+    def cell(share: Share | None) -> str:
+        if share is None:
+            return ""
         both = f"{100 * share.recorded / share.blocks:.0f} / {100 * share.simulated / share.blocks:.0f}"
         return f"**{both}**" if abs(share.difference) > 10 else both
 
-    rows = [(name.replace(",", ", "), *map(cell, of)) for name, of in shares.items()]
-    orders = [f"{4 << share.order}K" for share in next(iter(shares.values()))]
-    away = [[abs(of[i].difference) for of in shares.values()] for i in range(len(orders))]
-    summary = [
-        ("mean difference, points", *(f"{sum(of) / len(of):.1f}" for of in away)),
-        ("within 10 points, of 36", *(str(sum(one <= 10 for one in of)) for of in away)),
-    ]
-    return f"{text}{mark}\n{table(('scenario', *orders), rows + summary)}\n"
+    def summary(defrag: str, order: int) -> str:
+        away = [abs(of[order].difference) for name, of in shares.items() if name.endswith(defrag) and order in of]
+        return f"{sum(away) / len(away):.1f}; {sum(d <= 10 for d in away)} of {len(away)}" if away else ""
+
+    rows = [(name.replace(",", ", "), *(cell(of.get(order)) for order in ORDERS)) for name, of in shares.items()]
+    for defrag in ("never", "madvise"):
+        rows.append((f"mean difference and how many within 10 points, {defrag}",
+                     *(summary(defrag, order) for order in ORDERS)))  # fmt: skip
+    header = ("pattern, tables, defrag", *(f"{4 << order}K" for order in ORDERS))
+    return f"{text}{mark}\n{table(header, rows)}\n"
 
 
 def generator(kind: type[Generator]) -> str:

@@ -22,10 +22,11 @@ CODE = [
 ]
 CORE = [p for p in CODE if (ROOT / "thp_env" / "machine") in p.parents]
 
+ABOVE = ("thp_env.envs", "thp_env.conformance", "thp_env.live", "thp_env.workload", "gymnasium")
 # Layer: what it must not import at run time.
 FORBIDDEN = {
-    "thp_env/machine": ("thp_env.traces", "thp_env.envs", "thp_env.conformance", "thp_env.workload", "gymnasium"),
-    "thp_env/traces": ("thp_env.envs", "thp_env.conformance", "thp_env.workload", "gymnasium"),
+    "thp_env/machine": ("thp_env.traces", *ABOVE),
+    "thp_env/traces": ABOVE,
     "thp_env": ("thp_agents", "thp_workloads", "torch", "stable_baselines3", "matplotlib"),
     "workloads": ("thp_agents", "torch", "stable_baselines3"),
 }

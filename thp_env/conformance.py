@@ -48,6 +48,7 @@ RECORDED = ("thp_", "pswp", "swpin_", "swpout_", "pglazy")
 COUNTED_LOOSELY = frozenset(
     {
         ("shrink", "split_failed"),
+        ("shrink", "thp_split_page_failed"),
         ("khugepaged", "thp_scan_exceed_none_pte"),
         ("khugepaged", "thp_scan_exceed_swap_pte"),
         ("khugepaged", "thp_scan_exceed_share_pte"),

@@ -14,7 +14,21 @@ from typing import NoReturn
 def _conformance(args: argparse.Namespace) -> int:
     from thp_env.conformance import read_recordings, replay, report
 
-    results = [replay(record) for path in args.files for record in read_recordings(path)]
+    if args.restore:
+        from thp_env.live.host import restore
+
+        print("settings put back" if restore() else "nothing to put back: no earlier run was killed")
+        return 0
+    if args.live or args.live_random:
+        from thp_env.live.check import check_programs, programs_of, random_programs
+
+        programs = programs_of(args.files) if args.live else []
+        programs += random_programs(args.live_random, args.seed)
+        results = check_programs(programs, args.out, progress=not args.quiet)
+    else:
+        results = [replay(record) for path in args.files for record in read_recordings(path)]
+    if not results:
+        raise ValueError("nothing to compare: name recordings, or programs with --live, or --live-random N")
     print(report(results, args.verbose))
     return 0 if all(r.ok for r in results) else 1
 
@@ -198,8 +212,13 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     c.set_defaults(run=_record)
 
-    c = sub.add_parser("conformance", help="replay recordings of a real kernel and compare")
-    c.add_argument("files", nargs="+", type=Path)
+    c = sub.add_parser("conformance", help="compare with a real kernel: its recordings, or this host's own")
+    c.add_argument("files", nargs="*", type=Path, help="recordings; with --live programs, or folders of them")
+    c.add_argument("--live", action="store_true", help="run the programs on this host's kernel (root)")
+    c.add_argument("--live-random", type=_natural, default=0, metavar="N", help="run N random programs there")
+    c.add_argument("--seed", type=_natural, default=0, help="of the first random program")
+    c.add_argument("--out", type=Path, help="also write what the kernel did as recordings")
+    c.add_argument("--restore", action="store_true", help="put back what a killed live run had set")
     c.add_argument("--verbose", "-v", action="store_true")
     c.set_defaults(run=_conformance)
 
@@ -222,7 +241,7 @@ def parser() -> argparse.ArgumentParser:
     c.set_defaults(run=_bench)
 
     for name, command in sub.choices.items():
-        if name in ("demo", "train", "evaluate", "record", "workloads"):
+        if name in ("demo", "train", "evaluate", "record", "workloads", "conformance"):
             command.add_argument("--quiet", action="store_true", help="no progress bars")
     return p
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.machines import PAGE, PMD, machine_of, program_of, run
+from support.machines import PAGE, PMD, machine_of, pages_of, program_of, run
 from support.reference_tlb import ReferenceTlb
 
 from thp_env.machine import Machine, MachineConfig, MachineError, Status
@@ -298,3 +298,9 @@ def test_a_hypervisor_translates_the_tables_and_the_page():
     for c, before in zip(counts[1:], (counts[0],) * 2, strict=True):
         assert c["walk_cycles"] - before["walk_cycles"] == 100 * c["walk_ref_nested"]
         assert [c[f"walk_ref_{level}"] for level in ("pgd", "pte")] == [before["walk_ref_pgd"], before["walk_ref_pte"]]
+
+
+def test_what_a_page_holds_is_known_after_its_translation_came_back_from_the_second_level():
+    """Pages 2 and 4 push page 0 out of the first level, whose copy alone knew of the zero byte."""
+    machine = run("mmap a 32K\nwrite a 0 4K\nwritez a 0 4K\nread a 8K 4K\nread a 16K 4K\nwrite a 0 4K\n")
+    assert pages_of(machine, "a")["content"][0] == 1

@@ -162,6 +162,7 @@ class Host:
             write(THP / name, value)
         write(PAGE_CLUSTER, "3")
         self.cgroup.mkdir(exist_ok=True)
+        write(self.cgroup / "memory.swappiness", "60")
 
     def wake_khugepaged(self) -> None:
         """Find the thread, which exists while a size is on, let it run ahead of others, and send it to sleep."""
@@ -186,6 +187,11 @@ class Host:
         if not done:
             raise LiveError("khugepaged does not scan")
         time.sleep(0.05)  # it may be in the middle of one more
+
+    def drain(self) -> None:
+        """Empty the LRU's batches."""
+        if self.guard:
+            self.guard.drain()
 
     def swap(self, length: int) -> int:
         """Make a zram device of so many bytes and swap to it; return the errno."""

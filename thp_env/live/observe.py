@@ -44,11 +44,12 @@ BLOCK = 512  # frames; a folio of anonymous memory lies in one
 
 FLAG_BITS = {"P": 1, "x": 2, "l": 4, "c": 8, "u": 16}
 """Of recordings: mapped by a PMD, exclusive, not swap-backed, in the swap cache, not on an LRU."""
+FLAGS_OF = ["".join(flag for flag, bit in FLAG_BITS.items() if bits & bit) for bits in range(32)]
 ROW = np.dtype([("kind", "U2"), ("order", "u1"), ("flags", "u1"), ("mapcount", "<i8"), ("at", "<i8"), ("head", "<i8")])
 """One page: `at` is its frame or swap slot."""
 
-VMA = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (...)")
-FIELD = re.compile(r"^(\w+): +(\d+) kB")
+VMA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (...)")
+HEX = frozenset("0123456789abcdef")
 SMAPS = {"Rss": "rss", "AnonHugePages": "ahp", "Swap": "swap", "LazyFree": "lazy"}
 FLAGS = {"hg": "H", "nh": "N", "lo": "L"}
 
@@ -59,6 +60,7 @@ class Kernel:
     def __init__(self) -> None:
         """Open what is read after every step."""
         self._stats: dict[tuple[str, str], int] = {}
+        self._blocks: dict[int, list[np.ndarray]] = {}
         for size in SIZES:
             for name in MTHP_STATS:
                 path = THP / f"hugepages-{size}kB/stats/{name}"
@@ -67,6 +69,10 @@ class Kernel:
         self._vmstat, self._flags, self._counts = (
             os.open(path, os.O_RDONLY) for path in ("/proc/vmstat", "/proc/kpageflags", "/proc/kpagecount")
         )
+
+    def begin_step(self) -> None:
+        """Forget what was read of frames: what follows looks at them anew."""
+        self._blocks.clear()
 
     def close(self) -> None:
         """Close the files."""
@@ -90,7 +96,9 @@ class Kernel:
 
         `ids` numbers folios by first appearance; pass the same dictionary for all processes of a step.
         """
-        found = list(_smaps(pid))
+        low = min((start for start, _ in regions.values()), default=0)
+        high = max((start + length for start, length in regions.values()), default=0)
+        found = list(_smaps(pid, low, high))
         pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
         try:
             for name, (start, length) in regions.items():
@@ -123,10 +131,11 @@ class Kernel:
     def _folios(self, pfn: np.ndarray, huge: np.ndarray) -> np.ndarray:
         """Return one row for each frame; all blocks of 512 frames that hold one are read whole."""
         blocks, of_block = np.unique(pfn // BLOCK, return_inverse=True)
-        flags, counts = (
-            np.array([_words(file, int(b) * BLOCK, BLOCK) for b in blocks], "<u8").reshape(-1, BLOCK)
-            for file in (self._flags, self._counts)
-        )
+        for block in blocks.tolist():
+            if block not in self._blocks:
+                self._blocks[block] = [_words(file, block * BLOCK, BLOCK) for file in (self._flags, self._counts)]
+        both = np.array([self._blocks[block] for block in blocks.tolist()], "<u8").reshape(-1, 2, BLOCK)
+        flags, counts = both[:, 0], both[:, 1]
         # A tail page belongs to the nearest frame before it that is none.
         heads = np.maximum.accumulate(np.where(flags & KPF_TAIL != 0, 0, np.arange(BLOCK)), axis=1)
         at = (of_block, pfn % BLOCK)
@@ -159,15 +168,17 @@ def _runs(rows: np.ndarray, ids: dict[int, int]) -> Iterator[list]:
         goes_on[1:] &= rows[field][1:] == before[field]
     starts = np.flatnonzero(listed & ~goes_on)
     ends = np.flatnonzero(listed & ~np.append(goes_on[1:], False)) + 1
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        row = rows[start]
-        kind, run = str(row["kind"]), [start, end - start, str(row["kind"])]
+    columns = (rows[name][starts].tolist() for name in ("kind", "order", "flags", "mapcount", "at", "head"))
+    for start, end, kind, order, bits, mapcount, at, head in zip(
+        starts.tolist(), ends.tolist(), *columns, strict=True
+    ):
+        run = [start, end - start, kind]
         if kind == "S":
-            run.append(int(row["at"]))
+            run.append(at)
         if kind == "F":
-            index = int(row["at"] - row["head"])
-            flags = "".join(f for f, bit in FLAG_BITS.items() if row["flags"] & bit and (f != "x" or index == 0))
-            run += [int(row["order"]), index, ids.setdefault(int(row["head"]), len(ids)), flags, int(row["mapcount"])]
+            index = at - head
+            flags = FLAGS_OF[bits if index == 0 else bits & ~FLAG_BITS["x"]]
+            run += [order, index, ids.setdefault(head, len(ids)), flags, mapcount]
         yield run
 
 
@@ -192,13 +203,15 @@ def _huge_ranges(pagemap: int, start: int, length: int) -> list[tuple[int, int]]
     return [(int(first), int(end)) for first, end, _ in regions[:found]]
 
 
-def _smaps(pid: int) -> Iterator[dict[str, Any]]:
+def _smaps(pid: int, low: int, high: int) -> Iterator[dict[str, Any]]:
+    """Yield the VMAs that start between two addresses."""
     vma: dict[str, Any] = {}
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if match := VMA.match(line):
-            vma = {"start": int(match[1], 16), "end": int(match[2], 16), "prot": match[3]}
-        elif (match := FIELD.match(line)) and match[1] in SMAPS:
-            vma[SMAPS[match[1]]] = int(match[2])
-        elif line.startswith("VmFlags:"):
+        if line[0] in HEX and (match := VMA.match(line)):
+            start = int(match[1], 16)
+            vma = {"start": start, "end": int(match[2], 16), "prot": match[3]} if low <= start < high else {}
+        elif vma and (name := SMAPS.get(line.partition(":")[0])):
+            vma[name] = int(line.split()[1])
+        elif vma and line.startswith("VmFlags:"):
             flags = "".join(letter for flag, letter in FLAGS.items() if flag in line.split())
             yield {**vma, "flags": [flags] if flags else []}

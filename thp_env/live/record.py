@@ -1,8 +1,7 @@
-"""Runs a program on the real kernel and records every step, in the format of the recordings that `conformance` reads."""
+"""Runs a program on the real kernel and notes every step, in the format of the recordings."""
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,10 +20,6 @@ from thp_env.traces.text import add_line
 SLOT_BASE, SLOT_SIZE = 1 << 40, 1 << 31
 PROT = {0: 0, layout.VM_READ: 1, layout.VM_READ | layout.VM_WRITE: 3}
 MAP_FIXED, MAP_FIXED_NOREPLACE = 0x10, 0x100000
-NOT_REPEATABLE = frozenset({"thp_zero_page_alloc"})
-"""Counters that depend on what ran before: the huge zero folio stays cached."""
-MAX_RUNS = 6
-"""How often a program runs until two runs agree."""
 
 
 def program_of(name: str, lines: Iterable[str]) -> tuple[Program, list[str]]:
@@ -51,6 +46,7 @@ class Run:
     regions: dict[str, tuple[int, int]] = field(default_factory=dict)
     slot: int = 0
     rss: int = 0
+    autodrain: bool = True
 
     def step(self, op: np.void) -> tuple[int, int, int]:
         """Run one operation; return (errno, minor faults, major faults)."""
@@ -104,8 +100,12 @@ class Run:
 
     def set(self, op: np.void) -> int:
         """Set another control."""
-        path = list(layout.SETTINGS)[op["a"]]
-        return write(THP / path, layout.THP_MODES[int(op["b"])] if path == "enabled" else str(op["b"]))
+        name, values = list(layout.SETTINGS.items())[op["a"]]
+        value = str(op["b"]) if isinstance(values, int) else values[op["b"]]
+        if name == "lru_batches":
+            self.autodrain = value == "0"
+            return 0
+        return write(self.host.cgroup / "memory.swappiness" if name == "swappiness" else THP / name, value)
 
     def fork(self, op: np.void) -> int:
         """Fork."""
@@ -119,12 +119,8 @@ class Run:
         """Limit the program's memory, besides what its processes need for themselves."""
         usage = int((self.host.cgroup / "memory.usage_in_bytes").read_text())
         length = int(op["length"])
-        limit = str(length + max(0, usage - self.rss)) if length else "-1"
+        limit = "-1" if length == layout.NO_LIMIT else str(length + max(0, usage - self.rss))
         return write(self.host.cgroup / "memory.limit_in_bytes", limit)
-
-
-def _in_cgroup(file: str, value: Callable[[np.void], str]) -> Callable[[Run, np.void], int]:
-    return lambda run, op: write(run.host.cgroup / file, value(op))
 
 
 SYSTEM: dict[str, Callable[[Run, np.void], int | None]] = {
@@ -137,9 +133,8 @@ SYSTEM: dict[str, Callable[[Run, np.void], int | None]] = {
     "swapoff": lambda run, op: run.host.swapoff(),
     "shrink": lambda run, op: write(PAGE_CLUSTER.with_name("drop_caches"), "2"),
     "khugepaged": lambda run, op: run.host.khugepaged(int(op["a"])),
-    "reclaim": _in_cgroup("memory.force_empty", lambda op: "0"),
-    "swappiness": _in_cgroup("memory.swappiness", lambda op: str(op["a"])),
-    "drain": lambda run, op: run.host.guard.drain(),
+    "reclaim": lambda run, op: write(run.host.cgroup / "memory.force_empty", "0"),
+    "drain": lambda run, op: run.host.drain(),
     "compute": lambda run, op: time.sleep(int(op["a"]) / 1e12),
 }
 """Operations on the whole system, which no worker runs."""
@@ -157,7 +152,7 @@ def refuse(program: Program) -> None:
     always = layout.THP_MODES.index("always")
     for i, op in enumerate(program.ops):
         name, why = layout.OPS[op["op"]], ""
-        if name not in SYSTEM and name not in OF_WORKERS and name != "autodrain":
+        if name not in SYSTEM and name not in OF_WORKERS:
             why = f"{name} has no counterpart on a real kernel that can be stepped"
         elif (name == "thp" or (name == "set" and op["a"] == 0)) and op["b"] == always:
             why = "`always` would change every process of this host: use madvise"
@@ -180,22 +175,19 @@ def run_once(name: str, lines: list[str], host: Host, kernel: Kernel) -> list[di
         write(host.cgroup / "cgroup.procs", str(workers.processes["P"].pid))
         workers.processes["P"].ask("start")
         run = Run(program, host, workers)
-        autodrain = True
-        host.guard.drain()
+        host.drain()
         before = kernel.counters()
         for i, (op, text) in enumerate(zip(program.ops, texts, strict=True)):
-            if layout.OPS[op["op"]] == "autodrain":
-                autodrain = bool(op["a"])
-                error = minflt = majflt = 0
-            else:
-                error, minflt, majflt = run.step(op)
-            if autodrain:
-                host.guard.drain()
+            error, minflt, majflt = run.step(op)
+            if run.autodrain:
+                host.drain()
             after = kernel.counters()
-            step = {"i": i, "op": text, "err": error, "minflt": minflt, "majflt": majflt, "mthp": {}, "vm": {}}
+            step: dict[str, Any] = {"i": i, "op": text, "err": error, "minflt": minflt, "majflt": majflt}
+            step |= {"mthp": {}, "vm": {}}
             for (size, counter), value in after.items():
                 if change := value - before[size, counter]:
                     (step["vm"] if size == "vm" else step["mthp"].setdefault(size, {}))[counter] = change
+            kernel.begin_step()
             ids: dict[int, int] = {}
             step["map"] = [
                 {"p": process, **found}
@@ -211,24 +203,3 @@ def run_once(name: str, lines: list[str], host: Host, kernel: Kernel) -> list[di
         host.remove_swap()
         write(host.cgroup / "memory.limit_in_bytes", "-1")
     return steps
-
-
-def record(name: str, lines: list[str], host: Host, kernel: Kernel, max_runs: int = MAX_RUNS) -> dict[str, Any]:
-    """Run a program until two runs agree, since counters are the whole system's; return its recording."""
-    runs: list[list[dict]] = []
-    agreed = False
-    while not agreed and len(runs) < max_runs:
-        steps = run_once(name, lines, host, kernel)
-        agreed = any(_same(steps, other) for other in runs)
-        runs.append(steps)
-    return {
-        "name": name, "desc": [], "kernel": platform.release(), "arch": platform.machine(), "steps": runs[-1],
-        "runs": len(runs), "agreed": agreed, "deterministic": agreed and len(runs) == 2,
-    }  # fmt: skip
-
-
-def _same(steps: list[dict], others: list[dict]) -> bool:
-    def repeatable(step: dict) -> dict:
-        return {**step, "vm": {k: v for k, v in step["vm"].items() if k not in NOT_REPEATABLE}}
-
-    return [repeatable(s) for s in steps] == [repeatable(s) for s in others]

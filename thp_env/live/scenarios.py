@@ -209,7 +209,7 @@ def generate(seed: int, steps: int | None = None, family: str = "") -> Scenario:
 
     Args:
         seed: any number; the same seed gives the same scenario.
-        steps: operations after those that set everything up; 60 to 150 when not given.
+        steps: operations after those that set everything up; 60 to 110 when not given.
         family: a name in `FAMILIES`; drawn when not given.
     """
     rng = random.Random(seed)
@@ -218,13 +218,15 @@ def generate(seed: int, steps: int | None = None, family: str = "") -> Scenario:
     weights = FAMILIES[family]
     if "pageout" in weights:
         s.emit(f"swap {rng.choice(SWAP_MIB)}M")
-    s.sizes = set(rng.sample(THP_KILOBYTES, rng.choice([1, 1, 2, 2, 3, 4, 8]))) | ({64} if rng.random() < 0.5 else set())
+    s.sizes = set(rng.sample(THP_KILOBYTES, rng.choice([1, 1, 2, 2, 3, 4, 8])))
+    if rng.random() < 0.5:
+        s.sizes.add(64)
     for size in sorted(s.sizes):
         s.emit(f"thp {size} madvise")
     s.map("P")
     if rng.random() < 0.5:
         s.map("P")
-    end = len(s.lines) + (steps or rng.randint(60, 150))
+    end = len(s.lines) + (steps or rng.randint(60, 110))
     while len(s.lines) < end:
         process = rng.choice(list(s.mapped))
         kind = rng.choices(list(weights), list(weights.values()))[0]

@@ -87,7 +87,7 @@ void lock_own_memory() {
     for (int i = 0; i < nr_own; ++i) mlock(reinterpret_cast<void *>(own[i].start), own[i].end - own[i].start);
 }
 
-// One byte per `stride`; writez and fill: every byte of a page, zero or random.
+// One byte per `stride`; fill: every byte of a page, random.
 void touch(const request &r) {
     const uint64_t stride = r.a ? r.a : PAGE;
     for (uint64_t at = r.address; at < r.address + r.length; at += stride) {
@@ -97,7 +97,7 @@ void touch(const request &r) {
         } else if (r.code == WRITE) {
             *byte = static_cast<unsigned char>((at / PAGE) | 1);
         } else if (r.code == WRITEZ) {
-            memset(reinterpret_cast<void *>(at / PAGE * PAGE), 0, PAGE);
+            *byte = 0;
         } else {
             auto *word = reinterpret_cast<volatile uint64_t *>(at / PAGE * PAGE);
             uint64_t x = at * 0x9E3779B97F4A7C15 | 1;

@@ -67,10 +67,10 @@ class Process:
         if not self.alive:
             return Reply(errno.ESRCH, 0, 0, self.pid)
         self.socket.send(REQUEST.pack(REQUESTS.index(request), address, length, a, b))
-        ready, _, _ = select.select([self.socket, self.pidfd], [], [], TIMEOUT)
+        ready, _, _ = select.select([self.socket.fileno(), self.pidfd], [], [], TIMEOUT)
         if not ready:
             raise LiveError(f"{request} did not end within {TIMEOUT} s")
-        if self.socket in ready and len(data := self.socket.recv(REPLY.size)) == REPLY.size:
+        if self.socket.fileno() in ready and len(data := self.socket.recv(REPLY.size)) == REPLY.size:
             return Reply(*REPLY.unpack(data))
         self.alive = False
         return Reply(KILLED, 0, 0, self.pid)

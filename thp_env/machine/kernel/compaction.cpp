@@ -24,9 +24,13 @@ struct compact_control {
     u32 zone_end, migrate_pfn = 0, free_pfn = 0;
     bool whole_zone = false, finish_pageblock = false;
     u32 last_migrated = NIL; // the page block that pages were taken from last
-    std::vector<u32> migratepages{};
+    std::vector<u32> migratepages;
     u32 nr_migratepages = 0, nr_freepages = 0;
-    std::vector<u32> freepages[MAX_PAGE_ORDER + 1]{};
+    std::vector<u32> freepages[MAX_PAGE_ORDER + 1];
+
+    compact_control(machine &state, u32 wanted, migrate_mode how, bool in_allocation)
+        : m(state), order(wanted), mode(how), direct(in_allocation),
+          zone_end(state.h->tables[TABLE_pages].used) {}
 
     bool all() const { return order == COMPACT_ALL; }
 
@@ -234,7 +238,7 @@ struct compact_control {
 };
 
 compact_result compact_zone(machine &m, u32 order, migrate_mode mode, bool direct) {
-    compact_control cc{m, order, mode, direct, m.h->tables[TABLE_pages].used};
+    compact_control cc(m, order, mode, direct);
     if (cc.page_found()) return COMPACT_SUCCESS;
     if (!cc.suitable()) return COMPACT_SKIPPED;
     lru_add_drain(m); // what waits in a batch could not be isolated

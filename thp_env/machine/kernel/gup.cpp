@@ -29,7 +29,7 @@ int pin_page(machine &m, u32 mm, u64 address, u32 process) {
     table_header &t = m.h->tables[TABLE_pins];
     const u32 v = vma_lookup(m, mm, address);
     if (v == NIL || !(m.vmas[v].vm_flags & VM_WRITE)) return -EFAULT; // check_vma_flags
-    if (int error = populate(m, mm, address, true)) return error;
+    if (int error = populate(m, mm, address, true, false)) return error;
     if (t.used == t.capacity) return -ENOMEM;
     const u64 entry = follow_entry(m, mm, address);
     const u32 pfn = pte_pfn(entry) + (entry & PTE_PSE ? pte_index(address) : 0);

@@ -3,6 +3,7 @@
 #include "khugepaged.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
+#include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
 #include <algorithm>
@@ -29,7 +30,7 @@ template <typename Each> int walk_vmas(machine &m, u32 mm, u64 start, u64 end, E
 
 int set_vma_flag(machine &m, u32 mm, u64 start, u64 end, u32 flag, bool on) {
     return vma_modify(
-        m, mm, start, end, [&](const vm_area_struct &v) { return !(v.vm_flags & flag) == on; },
+        m, mm, start, end, GO_ON, [&](const vm_area_struct &v) { return !(v.vm_flags & flag) == on; },
         [&](u32 v) { m.vmas[v].vm_flags ^= flag; });
 }
 
@@ -37,7 +38,7 @@ int hugepage_madvise(machine &m, u32 mm, u64 start, u64 end, bool huge) {
     const u32 on = huge ? VM_HUGEPAGE : VM_NOHUGEPAGE;
     constexpr u32 both = VM_HUGEPAGE | VM_NOHUGEPAGE;
     return vma_modify(
-        m, mm, start, end, [&](const vm_area_struct &v) { return (v.vm_flags & both) != on; },
+        m, mm, start, end, GO_ON, [&](const vm_area_struct &v) { return (v.vm_flags & both) != on; },
         [&](u32 v) {
             m.vmas[v].vm_flags = (m.vmas[v].vm_flags & ~both) | on;
             if (huge) khugepaged_enter_vma(m, v);
@@ -75,9 +76,18 @@ int guard_remove(machine &m, u32 v, u64 start, u64 end) {
     return 0;
 }
 
+// FOLL_TOUCH: what is asked for to be written counts as dirty, a PMD in its entry, a page in its folio.
+void mark_dirty(machine &m, u32 mm, u64 address, u64 entry) {
+    if (entry & PTE_PSE) {
+        *pmd_offset(m, mm, address) |= PTE_ACCESSED | PTE_DIRTY;
+    } else {
+        m.pages[page_head(m, pte_pfn(entry))].flags |= PG_dirty;
+    }
+}
+
 } // namespace
 
-int populate(machine &m, u32 mm, u64 address, bool write) {
+int populate(machine &m, u32 mm, u64 address, bool write, bool touch) {
     const u32 v = vma_lookup(m, mm, address);
     if (v == NIL) return -ENOMEM;
     const u32 flags = m.vmas[v].vm_flags;
@@ -85,7 +95,10 @@ int populate(machine &m, u32 mm, u64 address, bool write) {
     if (!(flags & (VM_READ | VM_WRITE))) return -EFAULT; // check_vma_flags
     for (;;) {
         const u64 entry = follow_entry(m, mm, address);
-        if ((entry & PTE_PRESENT) && (!write || (entry & PTE_RW))) return 0;
+        if ((entry & PTE_PRESENT) && (!write || (entry & PTE_RW))) {
+            if (touch && write && !(entry & PTE_DIRTY)) mark_dirty(m, mm, address, entry);
+            return 0;
+        }
         switch (handle_mm_fault(m, v, address, write)) {
         case FAULT_SIGSEGV:
             return -EFAULT;

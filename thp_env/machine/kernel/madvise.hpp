@@ -12,6 +12,6 @@ int madvise_pages(machine &m, u32 vma, u64 start, u64 end, u64 advice);
 int willneed(machine &m, u32 vma, u64 start, u64 end);
 
 // Faults one page in if it is not (GUP); 0, -EFAULT or -ENOMEM.
-int populate(machine &m, u32 mm, u64 address, bool write);
+int populate(machine &m, u32 mm, u64 address, bool write, bool touch = true);
 
 } // namespace thp

@@ -4,6 +4,7 @@
 #include "cont_pte_hugepage.hpp"
 #include "filemap.hpp"
 #include "kswapd.hpp"
+#include "lru.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -89,6 +90,7 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     --m.mms[v.vm_mm].rss;
     const u32 head = page_head(m, pfn);
     folio_remove_rmap_ptes(m, pfn, 1, v.vm_mm);
+    if (v.vm_flags & VM_LOCKED) folio_set_mlocked(m, head, false); // munlock_vma_folio
     folio_put(m, head, 1);
     return FAULT_DONE;
 }
@@ -244,7 +246,8 @@ u32 folio_pte_batch(const machine &m, const u64 *pte, u32 max) {
 namespace {
 
 // True when something was left there.
-bool zap_pte_range(machine &m, u32 mm, u64 address, u64 *pte, u32 nr, bool drop_markers) {
+bool zap_pte_range(machine &m, u32 vma, u64 address, u64 *pte, u32 nr, bool drop_markers) {
+    const u32 mm = m.vmas[vma].vm_mm;
     bool skipped = false;
     for (u32 i = 0; i < nr;) {
         if (pte_none(pte[i])) {
@@ -274,6 +277,8 @@ bool zap_pte_range(machine &m, u32 mm, u64 address, u64 *pte, u32 nr, bool drop_
         }
         const u32 n = folio_pte_batch(m, pte + i, nr - i);
         m.spend(TIME_unmapping, m.cost().zap_folio + m.cost().zap_pte * n);
+        if (m.vmas[vma].vm_flags & VM_LOCKED) // munlock_vma_folio
+            folio_set_mlocked(m, page_head(m, pte_pfn(pte[i])), false);
         unmap_folio_ptes(m, mm, at, pte + i, n);
         i += n;
     }
@@ -294,7 +299,7 @@ bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
         } else {
             if (huge && !split_huge_pmd(m, vma, pmd, at)) return false; // R17
             const auto nr = static_cast<u32>((next - at) >> PAGE_SHIFT);
-            const bool skipped = zap_pte_range(m, mm, at, pte_offset(m, *pmd, at), nr, !dontneed);
+            const bool skipped = zap_pte_range(m, vma, at, pte_offset(m, *pmd, at), nr, !dontneed);
             // X1: only x86-64 selects PT_RECLAIM.
             const bool reclaim_pt = dontneed && m.h->config.arch == ARCH_X86_64;
             if (reclaim_pt && whole && !skipped) free_pte_table(m, pmd);

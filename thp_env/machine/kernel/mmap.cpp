@@ -282,7 +282,7 @@ int do_brk(machine &m, u32 mm, u64 brk) {
 
 int set_vma_orders(machine &m, u32 mm, u64 start, u64 end, u32 orders) {
     return vma_modify(
-        m, mm, start, end,
+        m, mm, start, end, GO_ON,
         [&](const vm_area_struct &v) { return v.orders != orders && !(v.vm_flags & VM_FILE); },
         [&](u32 v) { m.vmas[v].orders = orders; });
 }

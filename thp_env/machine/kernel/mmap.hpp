@@ -37,19 +37,21 @@ int vma_expand(machine &m, u32 vma, u64 end);
 int split_vma(machine &m, u32 vma, u64 address);
 // Merges what can be merged at the edges of VMAs in [start, end].
 void vma_merge_range(machine &m, u32 mm, u64 start, u64 end);
-// Applies change(vma) to the VMAs in [start, end), cut to fit; skips those for which differs() is false.
+// Applies change(vma) to the VMAs in [start, end), cut to fit; skips those for which differs() is false. A
+// hole is -ENOMEM: madvise() goes on behind it, mprotect() and mlock() stop.
+enum at_hole : bool { GO_ON, STOP };
 template <typename Differs, typename Change>
-int vma_modify(machine &m, u32 mm, u64 start, u64 end, Differs differs, Change change);
+int vma_modify(machine &m, u32 mm, u64 start, u64 end, at_hole hole, Differs differs, Change change);
 
 u32 find_mergeable_anon_vma(const machine &m, u32 vma);
 
 template <typename Differs, typename Change>
-int vma_modify(machine &m, u32 mm, u64 start, u64 end, Differs differs, Change change) {
+int vma_modify(machine &m, u32 mm, u64 start, u64 end, at_hole hole, Differs differs, Change change) {
     int result = 0;
     u64 at = start;
     for (u32 v = find_vma(m, mm, start); at < end; v = vma_next(m, v)) {
-        if (v == NIL || m.vmas[v].vm_start > at) result = -12; // -ENOMEM: a hole, but go on
-        if (v == NIL || m.vmas[v].vm_start >= end) break;
+        if (v == NIL || m.vmas[v].vm_start > at) result = -12; // -ENOMEM
+        if (v == NIL || m.vmas[v].vm_start >= end || (result && hole == STOP)) break;
         if (differs(m.vmas[v])) {
             if (m.vmas[v].vm_start < start) {
                 if (int error = split_vma(m, v, start)) return error;

@@ -44,19 +44,26 @@ bool change_protection(machine &m, u32 v) {
     return done;
 }
 
-// mlock_fixup: a large folio is marked only where the whole of it is locked.
+// mlock_pte_range: a large folio is locked only where the VMA maps the whole of it, and unlocked by any part.
 void mlock_pages(machine &m, const vm_area_struct &vma, bool on) {
-    for (u64 at = vma.vm_start; at < vma.vm_end; at += PAGE_SIZE) {
-        const u64 entry = follow_entry(m, vma.vm_mm, at);
-        if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
-        const bool huge = entry & PTE_PSE;
-        const u32 pfn = pte_pfn(entry), head = huge ? pfn : page_head(m, pfn);
-        if (m.pages[head].flags & PG_file) continue;
-        const u64 first = huge ? align_down(at, PMD_SIZE) : at - (u64{pfn - head} << PAGE_SHIFT);
-        const u64 end = first + (PAGE_SIZE << m.pages[head].order);
-        if (first < vma.vm_start || end > vma.vm_end) continue;
-        folio_set_mlocked(m, head, on);
-    }
+    walk_pmd_range(m, vma.vm_mm, vma.vm_start, vma.vm_end, [&](u64 at, u64 next, u64 *pmd) {
+        if (pmd_trans_huge(*pmd)) {
+            if (!(*pmd & PTE_SPECIAL) && (!on || next - at == PMD_SIZE))
+                folio_set_mlocked(m, pte_pfn(*pmd), on);
+            return true;
+        }
+        const u64 *pte = pte_offset(m, *pmd, at);
+        const auto count = static_cast<u32>((next - at) >> PAGE_SHIFT);
+        for (u32 i = 0, nr = 1; i < count; i += nr) {
+            nr = 1;
+            if (!pte_present(pte[i]) || (pte[i] & PTE_SPECIAL)) continue;
+            const u32 head = page_head(m, pte_pfn(pte[i]));
+            if (m.pages[head].flags & PG_file) continue;
+            nr = folio_pte_batch(m, pte + i, count - i);
+            if (!on || nr == folio_nr_pages(m, head)) folio_set_mlocked(m, head, on);
+        }
+        return true;
+    });
 }
 
 } // namespace
@@ -65,7 +72,7 @@ int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection) {
     constexpr u32 access = VM_READ | VM_WRITE;
     bool memory = true;
     const int error = vma_modify(
-        m, mm, start, end, [&](const vm_area_struct &v) { return (v.vm_flags & access) != protection; },
+        m, mm, start, end, STOP, [&](const vm_area_struct &v) { return (v.vm_flags & access) != protection; },
         [&](u32 v) {
             const u32 before = m.vmas[v].vm_flags;
             m.vmas[v].vm_flags = (before & ~access) | protection;
@@ -82,7 +89,7 @@ int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection) {
 
 int mlock(machine &m, u32 mm, u64 start, u64 end, bool on) {
     int error = vma_modify(
-        m, mm, start, end, [&](const vm_area_struct &v) { return !(v.vm_flags & VM_LOCKED) == on; },
+        m, mm, start, end, STOP, [&](const vm_area_struct &v) { return !(v.vm_flags & VM_LOCKED) == on; },
         [&](u32 v) {
             m.vmas[v].vm_flags ^= VM_LOCKED;
             mlock_pages(m, m.vmas[v], on);

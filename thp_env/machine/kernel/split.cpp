@@ -6,22 +6,27 @@
 #include "page_alloc.hpp"
 #include "rmap.hpp"
 #include <cerrno>
+#include <vector>
 
 namespace thp {
 
 namespace {
 
-// R20: a page that is all zero becomes the shared zero page, in every mm, unless it is locked.
-void try_to_map_unused_to_zeropage(machine &m, u32 head, u32 i, bool mlocked) {
-    if (mlocked || (m.contents[head + i] & CONTENT_MASK) != 0) return;
+// R20: a page that is all zero becomes the shared zero page, in every mm, unless it is locked. A locked VMA locks
+// it, so that the mms after it keep it, too. Returns whether one did.
+bool try_to_map_unused_to_zeropage(machine &m, u32 head, u32 i, bool mlocked) {
+    const bool before = mlocked;
+    if (mlocked || (m.contents[head + i] & CONTENT_MASK) != 0) return false;
     rmap_walk_page(m, head, i, [&](u32 mm, u32 vma, u64 address) {
         u64 *pte = pte_lookup(m, mm, address);
         if (!pte || !pte_present(*pte) || pte_pfn(*pte) != head + i) return;
-        if (m.vmas[vma].vm_flags & VM_LOCKED) return;
+        mlocked = mlocked || (m.vmas[vma].vm_flags & VM_LOCKED);
+        if (mlocked) return;
         *pte = mk_pte(m.h->zero_pfn, PTE_SPECIAL | (*pte & (PTE_PRESENT | PTE_PROTNONE)));
         --m.mms[mm].rss;
         --m.pages[head + i].mapcount;
     });
+    return mlocked != before;
 }
 
 void flush_folio(machine &m, u32 head, u32 nr) {
@@ -82,10 +87,12 @@ int split_folio(machine &m, u32 head) {
     const page whole = folio;
     const u32 dirty = folio_any_pte_dirty(m, head) ? u32{PG_dirty} : folio.flags & PG_dirty;
     const bool mlocked = whole.flags & PG_mlocked;
-    for (u32 i = 0; i < nr; ++i) {
-        if (i && m.pages[head + i].mapcount) try_to_map_unused_to_zeropage(m, head, i, mlocked);
+    std::vector<u32> locked;
+    for (u32 k = 1; k <= nr; ++k) { // the head comes last
+        const u32 i = k % nr;
+        if (m.pages[head + i].mapcount && try_to_map_unused_to_zeropage(m, head, i, mlocked))
+            locked.push_back(head + i);
     }
-    if (m.pages[head].mapcount) try_to_map_unused_to_zeropage(m, head, 0, mlocked);
     for (u32 i = 0; i < nr; ++i) {
         page &p = m.pages[head + i];
         const u32 own = p.flags & PG_anon_exclusive;
@@ -103,6 +110,7 @@ int split_folio(machine &m, u32 head) {
         p.deferred_next = p.deferred_prev = NIL;
         if (i) lru_add_split_folio(m, head, head + i);
     }
+    for (const u32 page : locked) folio_set_mlocked(m, page, true);
     // Pages that nobody maps any more go back to the buddy allocator.
     mod_memory(m, VM_nr_unmapped, i64{whole.nr_pages_mapped} - i64{nr});
     for (u32 i = 0; i < nr; ++i) {

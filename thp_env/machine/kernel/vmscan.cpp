@@ -78,7 +78,8 @@ outcome folio_check_references(machine &m, u32 head) {
     return referenced_folio || referenced_ptes > 1 ? ACTIVATE : KEEP;
 }
 
-outcome shrink_lazyfree(machine &m, u32 head) { // R32
+// R32; held: by others than page tables, which is asked only after whether it was written to again.
+outcome shrink_lazyfree(machine &m, u32 head, bool held) {
     page &folio = m.pages[head];
     if (folio_any_pte_dirty(m, head) || (folio.flags & PG_dirty)) {
         lru_del(m, head);
@@ -86,6 +87,7 @@ outcome shrink_lazyfree(machine &m, u32 head) { // R32
         m.h->last_activation = m.h->clock;
         return ACTIVATE;
     }
+    if (held) return ACTIVATE;
     if (folio.entire_mapcount && !unmap_pmds(m, head)) return KEEP;
     try_to_unmap(m, head, NIL);
     m.count(VM_pglazyfreed, folio_nr_pages(m, head));
@@ -104,8 +106,9 @@ outcome shrink_folio(machine &m, const scan_control &sc, u32 head) {
         const outcome result = folio_check_references(m, head);
         if (result != RECLAIM) return result;
     }
-    if (folio.refcount != mappings + cached) return KEEP; // pinned, or somebody is at it
-    if (!(folio.flags & PG_swapbacked)) return shrink_lazyfree(m, head);
+    const bool held = folio.refcount != mappings + cached; // pinned, or somebody is at it
+    if (!(folio.flags & PG_swapbacked)) return shrink_lazyfree(m, head, held);
+    if (held) return KEEP;
     u32 slot = cached ? folio.swap : NIL;
     if (slot == NIL) {
         if (order && (folio.flags & PG_partially_mapped))

@@ -114,7 +114,7 @@ def machine(record: dict[str, Any]) -> Machine:
     filled = Machine(fill(record).build(), memory)
     filled.run()
     at, length = filled.region("fill")
-    seen = filled.pagemap(filled.process("P")[0], at, length)
+    seen = filled.pagemap(filled.vmas()[0].mm, at, length)
     given = given_back(record["name"].split(",")[0], seen["head"].astype(np.int64) + seen["index"])
     return Machine(allocate(fill(record), record, given), memory)
 

@@ -1,0 +1,200 @@
+// A libFuzzer target over the interpreter: bytes become operations that Program.check would let through, a
+// small machine runs them, and after each one the whole machine must be consistent; in the end no frame may
+// be lost.
+#include "hardware/tlb.hpp"
+#include "kernel/page_alloc.hpp"
+#include "run.hpp"
+#include "validate.hpp"
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using namespace thp;
+
+constexpr u32 NR_REGIONS = 6, NR_PROCESSES = 4, MAX_OPS = 48;
+constexpr u64 REGION_PAGES = 1536; // three 2M blocks
+constexpr u64 advices[] = {
+    MADV_NORMAL,        MADV_WILLNEED,     MADV_DONTNEED,      MADV_FREE,           MADV_DONTFORK,
+    MADV_DOFORK,        MADV_HUGEPAGE,     MADV_NOHUGEPAGE,    MADV_WIPEONFORK,     MADV_KEEPONFORK,
+    MADV_COLD,          MADV_PAGEOUT,      MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE,
+    MADV_GUARD_INSTALL, MADV_GUARD_REMOVE,
+};
+constexpr u64 setting_values[NR_SETTINGS] = {4, 2, 2, 512, 512, 512, 5, 201, 2};
+// Edges of blocks are where rules differ.
+constexpr u64 edges[] = {0, 1, 4, 15, 16, 17, 64, 255, 256, 511, 512, 513, 768, 1024, 1535};
+
+class decoder {
+  public:
+    decoder(const u8 *data, size_t size) : at_(data), end_(data + size) {}
+    bool empty() const { return at_ == end_; }
+    u64 below(u64 n) { return (byte() | (n > 256 ? byte() << 8 : 0)) % n; }
+    u64 pages() {
+        const u64 choice = below(32);
+        return choice < std::size(edges) ? edges[choice] : below(REGION_PAGES);
+    }
+
+  private:
+    u64 byte() { return at_ == end_ ? 0 : *at_++; }
+    const u8 *at_, *end_;
+};
+
+op_record next_op(decoder &d) {
+    op_record op{};
+    op.op = static_cast<u16>(d.below(NR_OPS));
+    op.process = static_cast<u16>(d.below(NR_PROCESSES));
+    op.region = static_cast<u32>(d.below(NR_REGIONS));
+    op.offset = d.pages() * PAGE_SIZE;
+    op.length = (1 + d.pages()) * PAGE_SIZE;
+    op.weight = 1;
+    switch (op.op) {
+    case OP_thp:
+        op.a = 2 + d.below(PMD_ORDER - 1);
+        op.b = d.below(4);
+        break;
+    case OP_set:
+        op.a = d.below(NR_SETTINGS);
+        op.b = d.below(setting_values[op.a]);
+        break;
+    case OP_mmap:
+        op.c = d.below(AT_REGION + 1);
+        op.length = REGION_PAGES * PAGE_SIZE;
+        op.a = op.c == AT_SLOT ? PMD_SIZE : op.c == AT_ADDRESS ? (1ULL << 32) + op.offset : op.offset;
+        op.b = d.below(3) * PAGE_SIZE;
+        op.d = VM_READ | VM_WRITE | (d.below(8) == 0 ? VM_FILE : 0) | (d.below(8) == 0 ? VM_NOHUGEPAGE : 0);
+        op.aux = static_cast<u32>(d.below(NR_REGIONS));
+        break;
+    case OP_mremap:
+        op.c = d.below(AT_ADDRESS + 1);
+        op.a = op.c == AT_SLOT ? PMD_SIZE : (1 + d.pages()) * PAGE_SIZE;
+        op.b = d.below(3) * PAGE_SIZE;
+        op.d = (1ULL << 33) + d.pages() * PAGE_SIZE;
+        op.aux = static_cast<u32>(d.below(NR_REGIONS));
+        break;
+    case OP_mprotect:
+        op.a = d.below(3) ? (d.below(2) ? VM_READ : VM_READ | VM_WRITE) : 0;
+        break;
+    case OP_advise:
+        op.a = advices[d.below(std::size(advices))];
+        break;
+    case OP_touch:
+        op.a = (d.below(4) ? 1 : 16) * PAGE_SIZE;
+        op.b = d.below(TOUCH_FILL + 1);
+        op.c = op.b == TOUCH_WRITEZ ? 0 : op.b == TOUCH_FILL ? 100 : d.below(101);
+        break;
+    case OP_prctl:
+        op.a = d.below(2);
+        op.b = 2 * d.below(2);
+        break;
+    case OP_exit:
+    case OP_fork:
+        op.aux = static_cast<u32>(d.below(NR_PROCESSES));
+        break;
+    case OP_access:
+        op.a = d.below(2) ? PATTERN_UNIFORM : PATTERN_CHASE;
+        op.b = d.below(64);
+        op.d = d.below(65536) | d.below(101) << 32;
+        break;
+    case OP_replay: // there are no recorded accesses
+        op.offset = op.length = 0;
+        break;
+    case OP_compute:
+        op.a = d.below(65536) << 24;
+        break;
+    case OP_orders:
+        op.a = (d.below(256) << 2) | d.below(2);
+        break;
+    case OP_pin:
+        op.length = std::min(op.length, 64 * PAGE_SIZE);
+        break;
+    case OP_khugepaged:
+        op.a = 1 + d.below(2);
+        break;
+    case OP_swap:
+        op.length *= 4;
+        break;
+    default:
+        break;
+    }
+    return op;
+}
+
+machine_config small_machine(bool shadow) {
+    machine_config c{};
+    c.nr_pages = 6144;
+    c.max_vmas = 64;
+    c.max_mms = 4;
+    c.max_tables = 96;
+    c.nr_cpus = 2;
+    c.shadow_tlb = shadow;
+    for (tlb_geometry &array : c.tlb.arrays) array = {1, 0};
+    c.tlb.arrays[0] = {4, 2};
+    c.tlb.arrays[1] = {2, 2};
+    c.tlb.arrays[2] = {8, 2};
+    for (tlb_geometry &cache : c.tlb.pwc) cache = {1, 2};
+    for (auto &level : c.tlb.of_size) std::fill(std::begin(level), std::end(level), NIL);
+    c.tlb.of_size[0][SIZE_4K] = 0;
+    c.tlb.of_size[0][SIZE_2M] = 1;
+    c.tlb.of_size[1][SIZE_4K] = c.tlb.of_size[1][SIZE_2M] = 2;
+    c.tlb.nested = {1, 0};
+    c.clock.fault = c.clock.syscall = 1000;
+    return c;
+}
+
+void expect_consistent(machine &m, const op_record *op) {
+    const std::string broken = validate(m);
+    if (broken.empty()) return;
+    std::fprintf(stderr, "after operation %d: %s\n", op ? op->op : -1, broken.c_str());
+    std::abort();
+}
+
+} // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
+    decoder d(data, size);
+    const bool shadow = d.below(2);
+    std::vector<op_record> ops;
+    // Two regions first, and who forks does it once: what comes later finds something.
+    for (u32 i = 0; i < 2; ++i) {
+        op_record op{};
+        op.op = OP_mmap;
+        op.region = i;
+        op.length = REGION_PAGES * PAGE_SIZE;
+        op.a = PMD_SIZE;
+        op.b = i * 4 * PAGE_SIZE;
+        op.d = VM_READ | VM_WRITE | VM_HUGEPAGE;
+        ops.push_back(op);
+    }
+    bool forked[NR_PROCESSES] = {true};
+    while (!d.empty() && ops.size() < MAX_OPS) {
+        const op_record op = next_op(d);
+        if (op.op == OP_fork && std::exchange(forked[op.aux], true)) continue;
+        ops.push_back(op);
+    }
+    const size_t last = ops.size();
+    for (u32 i = 0; i < NR_PROCESSES; ++i) {
+        op_record op{};
+        op.op = OP_exit;
+        op.aux = op.process = static_cast<u16>(i);
+        ops.push_back(op);
+    }
+    machine m(small_machine(shadow), {NR_REGIONS, NR_PROCESSES, 8192, 8 * REGION_PAGES});
+    for (u32 order = 2; order <= PMD_ORDER; ++order) m.h->thp_mode[order] = THP_MADVISE;
+    boot(m, 0, 0);
+    program_view program{ops.data(), nullptr, nullptr, nullptr, ops.size(), 1};
+    run_budget budget;
+    budget.ops = 1;
+    budget.go_on = true;
+    for (;;) {
+        const op_record *op = &ops[std::min<u64>(m.h->at.op, ops.size() - 1)];
+        const run_status status = run(m, program, budget);
+        expect_consistent(m, op);
+        if (status == RUN_DONE) break;
+        if (status == RUN_OOM) m.h->at = {std::max<u64>(m.h->at.op + 1, last), 0, 0};
+        if (status == RUN_ERROR || m.h->at.op >= ops.size()) break;
+    }
+    return 0;
+}

@@ -1,0 +1,105 @@
+"""Runs programs on the real kernel and compares with the simulator, by the code that compares all recordings."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+from thp_env.conformance import Result, replay
+from thp_env.live.host import Host, prepared
+from thp_env.live.observe import Kernel
+from thp_env.live.record import program_of, refuse, run_once
+from thp_env.live.scenarios import generate
+from thp_env.live.workers import LiveError
+
+MAX_RUNS, VOTES = 5, 2
+"""How often a program runs at most, until each step went the same way this often."""
+NOT_REPEATABLE = frozenset({"thp_zero_page_alloc"})
+"""Counters that depend on what ran before: the huge zero folio stays cached."""
+
+
+def check(name: str, lines: list[str], host: Host, kernel: Kernel, always_repeat: bool = False) -> tuple[dict, Result]:
+    """Run a program; return its recording and how the simulator compares.
+
+    The counters are the whole system's, and others fault madvised memory, too: so each step is taken as most runs
+    agree on it. A run that equals the simulator needs no second one, unless `always_repeat` asks for a recording
+    that stands by itself.
+    """
+    runs: list[list[dict]] = []
+    for _ in range(MAX_RUNS):
+        runs.append(run_once(name, lines, host, kernel))
+        steps, votes = zip(*(_most_frequent(versions) for versions in zip(*runs, strict=True)), strict=True)
+        agreed = min(votes) >= min(VOTES, len(runs)) and len(runs) > 1
+        recording = {
+            "name": name, "desc": [], "kernel": platform.release(), "arch": platform.machine(), "steps": list(steps),
+            "runs": len(runs), "agreed": agreed, "deterministic": min(votes) == len(runs) > 1,
+        }  # fmt: skip
+        result = replay(recording)
+        if (result.ok and (agreed or not always_repeat)) or min(votes) >= VOTES:
+            break
+    return recording, result
+
+
+def _most_frequent(versions: tuple[dict, ...]) -> tuple[dict, int]:
+    """Return what most runs agree that a step did, and how many do."""
+    votes = [sum(_repeatable(one) == _repeatable(other) for other in versions) for one in versions]
+    return versions[votes.index(max(votes))], max(votes)
+
+
+def _repeatable(step: dict) -> dict:
+    return {**step, "vm": {k: v for k, v in step["vm"].items() if k not in NOT_REPEATABLE}}
+
+
+def programs_of(paths: Iterable[Path]) -> list[tuple[str, list[str]]]:
+    """Return (name, lines) of text programs; a folder stands for the files in it.
+
+    Raises:
+        LiveError: when there is none.
+    """
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    if not files:
+        raise LiveError("no program: name a file in the language of trace programs, or a folder of them")
+    return [(file.stem, file.read_text().splitlines()) for file in files]
+
+
+def random_programs(count: int, seed: int) -> list[tuple[str, list[str]]]:
+    """Return (name, lines) of random programs with the seeds from `seed` on."""
+    return [(f"live{number}", generate(number).lines) for number in range(seed, seed + count)]
+
+
+def check_programs(
+    programs: list[tuple[str, list[str]]], out: Path | None = None, progress: bool = False
+) -> list[Result]:
+    """Run programs on this host's kernel and compare each with the simulator.
+
+    Args:
+        programs: name and lines of each.
+        out: a file for the recordings, one JSON object a line; they are then repeated until they stand by themselves.
+        progress: say on stderr how far it is.
+
+    Raises:
+        LiveError: when the host or a program is not fit for it; nothing has run then.
+        ProgramError: when a program is malformed.
+    """
+    for name, lines in programs:
+        refuse(program_of(name, lines)[0])
+    results = []
+    with ExitStack() as stack:
+        host = stack.enter_context(prepared())
+        kernel = Kernel()
+        stack.callback(kernel.close)
+        file = stack.enter_context(out.open("w")) if out else None
+        for i, (name, lines) in enumerate(programs, 1):
+            recording, result = check(name, lines, host, kernel, always_repeat=out is not None)
+            results.append(result)
+            if file:
+                print(json.dumps(recording, separators=(",", ":")), file=file, flush=True)
+            if progress:
+                print(f"\r{i}/{len(programs)}", end="" if i < len(programs) else "\n", file=sys.stderr, flush=True)
+    return results
