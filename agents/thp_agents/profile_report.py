@@ -12,6 +12,7 @@ from thp_workloads import generators
 
 from thp_agents.evaluation import format_table, write_text
 from thp_agents.profile import CONTENDERS, RULE_NAME, SEARCH_NAME, SETTINGS, Profile, as_json, profile
+from thp_env.machine.prices import TERMS
 
 COLUMNS = {
     "walk cycles/access": ("walk_cycles_per_access", "{:.2f}"),
@@ -71,15 +72,29 @@ def workload_table(results: Sequence[Profile], workload: str) -> tuple[list[str]
     return ["sizes", *COLUMNS, "cost"], rows
 
 
+def reason(results: Sequence[Profile], workload: str) -> str:
+    """Say which part of the cost sets the best single choice apart from the next best that costs more by a percent."""
+    order = sorted(SINGLE, key=lambda contender: cost(results, workload, contender))
+    first = order[0]
+    second = next((c for c in order if cost(results, workload, c) > 1.01 * cost(results, workload, first)), order[-1])
+    if any(r.oom for r in results if (r.workload, r.contender) == (workload, second)):
+        return f"memory lasts, unlike with {second}"
+    saved = {
+        term: average(results, workload, second, term) - average(results, workload, first, term)
+        for term in (*TERMS, "memory_cost", "pending_cost")
+    }
+    return f"less {max(saved, key=saved.__getitem__).removesuffix('_cost')} than {second}"
+
+
 def summary_table(results: Sequence[Profile]) -> tuple[list[str], list[list[str]]]:
-    """Return the cost of every workload under every contender, its winner, and what choosing per VMA saves."""
+    """Return the cost of every workload under every contender, its winner and why, and what choosing per VMA saves."""
     rows = []
     for workload in names(results):
         costs = [cost(results, workload, contender) for contender in CONTENDERS]
         winner = best(results, workload)
         saved = 1 - costs[-1] / cost(results, workload, winner)
-        rows.append([workload, *(f"{c:.3f}" for c in costs), winner, f"{saved:.1%}"])
-    return ["workload", *CONTENDERS, "best single", "per VMA saves"], rows
+        rows.append([workload, *(f"{c:.3f}" for c in costs), winner, reason(results, workload), f"{saved:.1%}"])
+    return ["workload", *CONTENDERS, "best single", "because", "per VMA saves"], rows
 
 
 def verdict(results: Sequence[Profile]) -> str:
@@ -90,11 +105,15 @@ def verdict(results: Sequence[Profile]) -> str:
     mean = {c: float(np.mean([cost(results, w, c) for w in of])) for c in CONTENDERS}
     overall = min(SINGLE, key=mean.__getitem__)
     margin = 1 - mean[SEARCH_NAME] / mean[overall]
+    runs = {(r.workload, r.seed) for r in results}
+    costs = {(r.workload, r.seed, r.contender): r.metrics["total_ns"] for r in results}
+    firsts = [min(SINGLE, key=lambda c: costs[(*run, c)]) for run in runs]
+    by_run = ", ".join(f"{c} {firsts.count(c)}" for c in SINGLE if c in firsts)
     each = float(np.mean([1 - cost(results, w, SEARCH_NAME) / cost(results, w, of[w]) for w in of]))
     return (
         f"Best single choice: {won}. Over all, {overall} is the best single choice at {mean[overall]:.3f} of the cost "
         f"without large folios; the best per VMA costs {mean[SEARCH_NAME]:.3f}, {margin:.1%} less, and {each:.1%} less "
-        f"than each workload's own best single choice."
+        f"than each workload's own best single choice. Run by run, of {len(runs)}: {by_run}."
     )
 
 

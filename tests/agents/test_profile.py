@@ -9,14 +9,26 @@ import numpy as np
 import pytest
 from thp_agents.cli import main
 from thp_agents.profile import (
-    CONTENDERS, RULE_NAME, SEARCH_NAME, SETTINGS, Profile, as_json, births, from_json, groups, profile, run_rule,
-    run_setting, search,
+    CONTENDERS,
+    RULE_NAME,
+    SEARCH_NAME,
+    SETTINGS,
+    Profile,
+    as_json,
+    births,
+    from_json,
+    groups,
+    profile,
+    run_rule,
+    run_setting,
+    search,
 )  # fmt: skip
 from thp_agents.profile_report import best, claims_table, cost, summary_table, verdict, workload_table
 from thp_workloads import generators
 
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.machine import MachineConfig
+from thp_env.machine.prices import TERMS
 from thp_env.metrics import run_metrics
 from thp_env.traces import ProgramBuilder, save_program
 from thp_env.workload import Instance
@@ -101,9 +113,9 @@ def made_up() -> list[Profile]:
     costs = {"gups": {"2M": 0.5, SEARCH_NAME: 0.45}, "js_heap": {"never": 1.0, SEARCH_NAME: 0.9}}
     metrics = dict.fromkeys(
         ("walk_cycles_per_access", "faults", "wasted_mib", "splits", "fallbacks", "swapped", "resident_mib",
-         "kernel_cost", "fallback_share"), 1.0)  # fmt: skip
+         "kernel_cost", "fallback_share", *TERMS, "memory_cost", "pending_cost"), 1.0)  # fmt: skip
     return [
-        Profile(w, seed, c, {**metrics, "time_ms": 10 / (1 + costs[w].get(c, 1.2)),
+        Profile(w, seed, c, {**metrics, "memory_cost": costs[w].get(c, 1.2), "time_ms": 10 / (1 + costs[w].get(c, 1.2)),
                              "total_ns": 1e9 * (1 + seed) * costs[w].get(c, 1.0 if c == "never" else 1.2)}, False)
         for w in costs for seed in (0, 1) for c in CONTENDERS
     ]  # fmt: skip
@@ -114,7 +126,8 @@ def test_tables_say_who_wins() -> None:
     assert cost(results, "gups", "2M") == pytest.approx(0.5)
     assert [best(results, w) for w in ("gups", "js_heap")] == ["2M", "never"]
     _, rows = summary_table(results)
-    assert [row[-2:] for row in rows] == [["2M", "10.0%"], ["never", "10.0%"]]
+    assert [[row[-3], row[-1]] for row in rows] == [["2M", "10.0%"], ["never", "10.0%"]]
+    assert [row[-2] for row in rows] == ["less memory than never", "less memory than 64K"]
     header, rows = workload_table(results, "gups")
     assert [row[0] for row in rows] == list(CONTENDERS)
     assert all(len(row) == len(header) for row in rows)

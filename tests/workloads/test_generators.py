@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -256,4 +257,4 @@ def test_parts_add_up() -> None:
         for n in (1, 3, 7):
             pieces = [part(total, i, n, 1) for i in range(n)]
             assert sum(length for _, length in pieces) == total
-            assert all(a + length == b for (a, length), (b, _) in zip(pieces, pieces[1:], strict=False))
+            assert all(a + length == b for (a, length), (b, _) in pairwise(pieces))

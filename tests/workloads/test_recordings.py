@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from thp_workloads.recordings import SPLITS, program
+from thp_workloads.recordings import FAMILIES, program
 
 from thp_env.machine import Machine, Status, layout
 from thp_env.traces import load_program
@@ -14,7 +14,7 @@ from thp_env.traces.npz import checksum
 from thp_env.workload import find
 
 PACKED_LIMIT = 3 << 20
-pytestmark = pytest.mark.parametrize("name", SPLITS)
+pytestmark = pytest.mark.parametrize("name", FAMILIES)
 
 
 def path(name: str):

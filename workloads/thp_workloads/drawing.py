@@ -50,7 +50,8 @@ def _vmas(ax: Axes, seen: Trail) -> None:
     shown = np.ma.masked_less(seen.vmas, 0)
     _, numbers = np.unique(seen.vmas, return_inverse=True)
     colours = np.ma.masked_array(numbers.reshape(seen.vmas.shape) % len(PALETTE), shown.mask)
-    ax.pcolormesh(seen.seconds, np.arange(CELLS + 1), colours, cmap=ListedColormap(PALETTE), vmin=0, vmax=len(PALETTE), rasterized=True)
+    ax.pcolormesh(seen.seconds, np.arange(CELLS + 1), colours, cmap=ListedColormap(PALETTE), vmin=0,
+                  vmax=len(PALETTE), rasterized=True)  # fmt: skip
     most = max(len(np.unique(column[column >= 0])) for column in seen.vmas.T)
     ax.set_title(f"VMAs by process and address, a colour each; up to {most} at a time", fontsize=10, loc="left")
     _places(ax, seen)
