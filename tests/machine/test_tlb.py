@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.machines import PAGE, PMD, machine_of, program_of, run
 from support.reference_tlb import ReferenceTlb
 
 from thp_env.machine import Machine, MachineConfig, MachineError, Status
-from thp_env.machine.cores import CORES, Tlb
+from thp_env.machine.cores import ABSENT, CORES, PARAMETERS, Tlb
 from thp_env.traces import ProgramBuilder
 from thp_env.traces.program import ACCESS_DTYPE
 
@@ -19,8 +21,13 @@ GEOMETRIES = [
     Tlb("full", (1, 64), None, (1, 256), pwc=((1, 8), (1, 4), (1, 4))),
     Tlb("odd ways", (16, 3), (4, 5), (32, 7), pwc=((1, 3), (1, 3), (1, 3))),
     Tlb("no walk caches", (16, 4), None, (64, 6), pwc=((1, 0), (1, 0), (1, 0))),
+    Tlb("one for all", (1, 24), None, (1, 40), pwc=((1, 20), (1, 4), (1, 4))),
+    Tlb("trees", (1, 32), (2, 4), (16, 8), pwc=((1, 16), (1, 4), (1, 4)), replacement=("plru", "plru", "plru")),
+    Tlb("hashed", (3, 4), None, (171, 12), hashed=True),
+    Tlb("divided", (8, 4), (4, 2), (16, 4), l2_2m=(4, 4)),
+    Tlb("small second level", (8, 4), (4, 2), (16, 4), l2_2m=ABSENT, l2_1g=ABSENT),
     CORES["skylake"],
-    CORES["zen4"],
+    replace(CORES["zen4"], coalesce=1),
 ]
 PAGES = 4096
 NAMES = ["accesses", "dtlb_l1_miss", "dtlb_l2_miss", "walk_ref_pgd", "walk_ref_pud", "walk_ref_pmd", "walk_ref_pte",
@@ -78,7 +85,7 @@ def test_both_levels_and_the_walker_equal_the_reference(tlb):
     assert 0 < counters["dtlb_l1_miss"] < len(pages)
 
 
-@pytest.mark.parametrize("tlb", GEOMETRIES[:6], ids=lambda t: t.name)
+@pytest.mark.parametrize("tlb", GEOMETRIES, ids=lambda t: t.name)
 def test_2m_mappings_use_the_2m_array(tlb):
     pages = np.random.default_rng(2).integers(0, 32 * 512, 5000)
     machine, counters = replayed(tlb, pages, 32 * PMD, "2048")
@@ -142,29 +149,6 @@ def test_fully_associative_level_equals_libcachesim(ways):
     requests = (lcs.Request(obj_id=int(page), obj_size=1) for page in pages)
     misses = sum(not cache.get(request) for request in requests)
     assert replayed(Tlb("t", (1, ways), None, None), pages)[1]["dtlb_l1_miss"] == misses
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(("pattern", "l1", "l2"), [("sequential", 312500, 312500), ("uniform", 19998828, 19970369)])
-def test_published_counts_of_drcachesim(pattern, l1, l2):
-    """DynamoRIO drcachesim 2-level LRU, 64 entries 4-way and 1536 entries 12-way, 20 million accesses."""
-    n = 20_000_000
-    tlb = Tlb("t", (16, 4), None, (128, 12))
-    if pattern == "sequential":
-        addresses, length = np.arange(n, dtype=np.uint64) * np.uint64(64) % np.uint64(1 << 30), 1 << 30
-    else:
-        addresses, length = np.random.default_rng(1).integers(0, 4 << 30, n, dtype=np.uint64), 4 << 30
-    b = ProgramBuilder("drcachesim")
-    b.mmap("a", length, at=0x7F0000000000)
-    b.touch("a", 0, length, "read")  # the zero page is enough
-    b.mprotect("a", 0, length, "r")
-    b.replay(recorded(addresses >> np.uint64(12)))
-    machine = machine_of(b.build(), memory=1 << 30, core=tlb)
-    machine.run(ops=3)
-    before = machine.counters
-    machine.run()
-    counters = machine.counters - before
-    assert (counters["dtlb_l1_miss"], counters["dtlb_l2_miss"]) == (l1, l2)
 
 
 def test_repeated_accesses_to_a_page_hit():
@@ -252,7 +236,63 @@ def test_dirty_bits_are_set_once_by_a_walk():
     assert counters["dtlb_l2_miss"] == 32
 
 
-def test_a_tlb_that_cannot_be_built_is_refused():
-    for tlb in (Tlb("x", (3, 4), None, None), Tlb("x", (4, 0), None, None), Tlb("x", (4, 5000), None, None)):
-        with pytest.raises(MachineError, match="TLB"):
-            machine_of("compute 1", core=tlb)
+@pytest.mark.parametrize(
+    ("tlb", "problem"),
+    [
+        (Tlb("x", (3, 4), None, None), "first-level TLB for 4K: sets must be a power of two"),
+        (Tlb("x", (4, 0), None, None), "first-level TLB for 4K: no ways"),
+        (Tlb("x", (4, 5000), None, None), "more than 4096 ways"),
+        (Tlb("x", (4, 4), (0, 4), None), "first-level TLB for 2M: no sets"),
+        (Tlb("x", (4, 4), None, (171, 12)), "second-level TLB: sets must be a power of two"),
+        (Tlb("x", (4, 6), None, None, replacement=("plru", "lru", "lru")), "tree-PLRU needs a power of two"),
+        (Tlb("x", (4, 4), None, None, replacement=("fifo", "lru", "lru")), "it is 'lru' or 'plru'"),
+        (Tlb("x", (4, 4), None, None, coalesce=3), "coalesce=3"),
+        (Tlb("x", (4, 4), None, None, pwc=((1, 4),)), "three"),
+        (Tlb("x", (4, 4), None, None, asids=99), "nr_asids"),
+        (Tlb("x", (4, 4), None, None, nested=(1, 4), nested_shift=13), "host page size"),
+        (CORES["apple-m1"], "apple-m1 lacks 4K pages"),
+    ],
+)
+def test_a_tlb_that_makes_no_sense_is_refused_by_name(tlb, problem):
+    with pytest.raises(MachineError, match=problem):
+        machine_of("compute 1", core=tlb)
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_a_preset_says_of_each_parameter_where_it_is_from(name):
+    core = CORES[name]
+    assert set(core.sources) == set(PARAMETERS)
+    for source in core.sources.values():
+        assert source.startswith(("sourced: ", "assumed: "))
+    if core.base_shift == 12:
+        run("mmap a 64K\nwrite a 0 64K\nread a 0 64K\n", core=core)
+
+
+def switching(asids: int) -> str:
+    """Two processes read a page in turns."""
+    return run(
+        "mmap a 4K\nwrite a 0 4K\nfork C\n" + "read a 0 4K\nin C read a 0 4K\n" * 10,
+        core=Tlb("t", (1, 8), None, (1, 16), asids=asids),
+    ).counters["dtlb_l2_miss"]
+
+
+def test_translations_of_a_process_survive_others_while_there_are_asids():
+    """The first write and, after the fork, one walk for each process; with one ASID every turn starts anew."""
+    assert switching(0) == switching(2) == 1 + 2
+    assert switching(1) == 1 + 20
+
+
+def test_a_hypervisor_translates_the_tables_and_the_page():
+    """Two-dimensional walks (Bhargava et al., ASPLOS 2008): (4 + 1) translations of the host for the first page."""
+    text = "mmap a 1M\nwrite a 0 1M\nmprotect a 0 1M r\nread a 0 4K\n"
+    plain = Tlb("t", (1, 8), None, (1, 16), pwc=((1, 0),) * 3)
+    small = replace(plain, nested=(1, 64), nested_shift=12, nested_cycles=100)
+    huge = replace(small, nested_shift=21)
+    counts = [run(text, core=core).counters for core in (plain, small, huge)]
+    assert counts[0]["walk_ref_nested"] == 0
+    # 256 pages and four tables, each walked for once or still there when mprotect's flush makes the guest walk.
+    assert counts[1]["walk_ref_nested"] >= 256 + 4
+    assert counts[2]["walk_ref_nested"] < 8
+    for c, before in zip(counts[1:], (counts[0],) * 2, strict=True):
+        assert c["walk_cycles"] - before["walk_cycles"] == 100 * c["walk_ref_nested"]
+        assert [c[f"walk_ref_{level}"] for level in ("pgd", "pte")] == [before["walk_ref_pgd"], before["walk_ref_pte"]]

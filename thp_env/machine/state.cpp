@@ -88,7 +88,9 @@ void machine::attach() {
     swap = reinterpret_cast<swap_slot *>(at(TABLE_swap));
     clusters = reinterpret_cast<swap_cluster *>(at(TABLE_clusters));
     processes = reinterpret_cast<u32 *>(at(TABLE_processes));
-    tlb = reinterpret_cast<u64 *>(at(TABLE_tlb));
+    auto *words = reinterpret_cast<u64 *>(at(TABLE_tlb));
+    translations[0] = {h->config.tlb, words};
+    if (h->config.shadow_tlb) translations[1] = {h->config.tlb, words + tlb_words(h->config.tlb)};
 }
 
 machine::machine(const machine_config &config, const program_size &program) {

@@ -2,6 +2,7 @@
 #pragma once
 #include "config.hpp"
 #include "counters.hpp"
+#include "hardware/tlb_levels.hpp"
 #include "ops.hpp"
 #include "types.hpp"
 #include <memory>
@@ -271,7 +272,7 @@ struct machine {
     swap_slot *swap = nullptr;
     swap_cluster *clusters = nullptr;
     u32 *processes = nullptr;
-    u64 *tlb = nullptr; // laid out by hardware/tlb.cpp
+    tlb translations[2]; // over their words in the arena; [1]: the 4K shadow TLB
 
     machine(const machine_config &config, const program_size &program);
     ~machine();

@@ -282,13 +282,15 @@ struct scan : report {
         const u64 *pmd = pmd_offset(m, mm, start);
         if (!pmd || !(*pmd & PTE_PRESENT)) return expect(false, "stale translation", start);
         const bool huge = *pmd & PTE_PSE;
-        if (!is_shadow) expect(huge == (size == SIZE_2M), "translation of another size", start);
+        const bool piece = size == t.piece[0][SIZE_2M] || size == t.piece[1][SIZE_2M]; // of a huge page
+        expect(is_shadow || (huge ? piece : size != SIZE_2M), "translation of another size", start);
         const u64 end = huge || is_shadow ? start + PAGE_SIZE : start + (1ULL << t.shift[size]);
         for (u64 at = start; at < end; at += PAGE_SIZE) {
             const u64 entry = huge ? *pmd : *pte_offset(m, *pmd, at);
             expect(entry & PTE_PRESENT, "stale translation", at);
             if (is_shadow) continue;
-            expect(t.pfn(data, at, size) == pte_pfn(entry), "translation to another frame", at);
+            const u32 pfn = pte_pfn(entry) + (huge ? pte_index(at) : 0);
+            expect(t.pfn(data, at, size) == pfn, "translation to another frame", at);
             const bool dirty = (entry & PTE_DIRTY) || size == SIZE_CONTPTE; // X5: one bit for the block
             expect(!(data & TLB_WRITE) || ((entry & PTE_RW) && dirty), "translation writable, entry not", at);
         }
@@ -296,23 +298,21 @@ struct scan : report {
 
     void translations() {
         for (u32 which = 0; which < (m.h->config.shadow_tlb ? 2U : 1U); ++which) {
-            const tlb t = tlb_of(m, which);
+            const tlb &t = m.translations[which];
             for (const tlb_array &array : t.arrays) {
                 array.for_each([&](u64 tag, u64 data) { translation(t, tag, data, which == 1); });
             }
-            for (u32 i = 0; i < NR_PWC; ++i) {
-                const u32 shift = i == 0 ? PMD_SHIFT : i == 1 ? PUD_SHIFT : PGDIR_SHIFT;
-                t.pwc[i].for_each([&](u64 tag, u64) {
-                    const u64 address = (tag >> 16) << shift;
-                    const u32 mm = tag_mm(tag);
-                    const bool used = mm < rss.size() && m.mms[mm].in_use;
-                    expect(used, "walk cache of no process", mm);
-                    const u32 v = used ? find_vma(m, mm, address) : NIL;
-                    expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift), "stale walk cache",
-                           address);
-                });
-            }
+            for (u32 i = 0; i < NR_PWC; ++i) t.pwc[i].for_each([&](u64 tag, u64) { walk_cache(tag, i); });
         }
+    }
+
+    // Something must still be mapped below a cached PDE, PDPTE or PML4E.
+    void walk_cache(u64 tag, u32 which) {
+        const u32 mm = tag_mm(tag), shift = PMD_SHIFT + 9 * which;
+        const u64 address = (tag >> 16) << shift;
+        if (mm >= rss.size() || !m.mms[mm].in_use) return expect(false, "walk cache of no process", mm);
+        const u32 v = find_vma(m, mm, address);
+        expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift), "stale walk cache", address);
     }
 
     void clock() {

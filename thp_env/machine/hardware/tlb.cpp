@@ -36,10 +36,10 @@ void count_shootdown(machine &m) {
 }
 
 void drop_address_space(machine &m, u32 mm) {
-    for (u32 which = 0; which < copies(m); ++which) tlb_of(m, which).drop_mm(mm);
+    for (u32 which = 0; which < copies(m); ++which) m.translations[which].drop_mm(mm);
     u32 &sizes = m.h->tlb_sizes;
     sizes = 0;
-    for (const tlb_array &array : tlb_of(m, 0).arrays) {
+    for (const tlb_array &array : m.translations[0].arrays) {
         array.for_each([&sizes](u64 tag, u64) { sizes |= 1U << tag_size(tag); });
     }
 }
@@ -76,13 +76,20 @@ std::string check_tlb(const tlb_config &c) {
 }
 
 tlb::tlb(const tlb_config &c, u64 *words)
-    : config(c), shift{PAGE_SHIFT, PAGE_SHIFT + c.coalesced_order, PAGE_SHIFT + 4, PMD_SHIFT, PUD_SHIFT} {
+    : shift{PAGE_SHIFT, PAGE_SHIFT + c.coalesced_order, PAGE_SHIFT + 4, PMD_SHIFT, PUD_SHIFT} {
     for (u32 id = 0; id < NR_TLB_ARRAYS + NR_PWC; ++id) {
         const tlb_geometry &g = geometry(c, id);
         (id < NR_TLB_ARRAYS ? arrays[id] : pwc[id - NR_TLB_ARRAYS]) = {words, g, (c.plru >> id & 1) != 0};
         words += tlb_array::words_of(g);
     }
     nested = {words, c.nested, false};
+    for (u32 level = 0; level < 2; ++level) {
+        for (u32 size = 0, held = NIL; size < NR_PAGE_SIZES; ++size) {
+            of_size[level][size] = c.of_size[level][size];
+            if (c.of_size[level][size] != NIL) held = size;
+            piece[level][size] = held;
+        }
+    }
 }
 
 void tlb::init() const {
@@ -95,8 +102,8 @@ void tlb::drop_page(u64 address, u32 mm, u32 sizes) const {
     for (; sizes; sizes &= sizes - 1) {
         const auto size = static_cast<u32>(std::countr_zero(sizes));
         const u64 number = address >> shift[size], tag = tlb_tag(address, shift[size], size, mm);
-        for (const auto &of_size : config.of_size) {
-            if (of_size[size] != NIL) arrays[of_size[size]].drop(number, tag);
+        for (const auto &array_of : of_size) {
+            if (array_of[size] != NIL) arrays[array_of[size]].drop(number, tag);
         }
     }
 }
@@ -112,7 +119,7 @@ void tlb::drop_mm(u32 mm) const {
 
 void tlb_init(machine &m) {
     m.h->tables[TABLE_tlb].used = m.h->tables[TABLE_tlb].capacity;
-    for (u32 which = 0; which < copies(m); ++which) tlb_of(m, which).init();
+    for (u32 which = 0; which < copies(m); ++which) m.translations[which].init();
     std::fill_n(m.h->asid_mm, MAX_ASIDS, NIL);
 }
 
@@ -121,10 +128,11 @@ void flush_tlb_range(machine &m, u32 mm, u64 start, u64 end, u32 stride_shift) {
     const u64 nr = (end - start + (1ULL << stride_shift) - 1) >> stride_shift;
     if (nr > FLUSH_CEILING) return flush_tlb_mm(m, mm);
     for (u32 which = 0; which < copies(m); ++which) {
-        const tlb t = tlb_of(m, which);
+        const tlb &t = m.translations[which];
         const u32 sizes = which ? 1U << SIZE_4K : m.h->tlb_sizes;
         for (u64 i = 0; i < nr; ++i) t.drop_page(start + (i << stride_shift), mm, sizes);
         t.drop_walk_caches(mm);
+        if (stride_shift >= PMD_SHIFT && t.in_pieces(SIZE_2M)) t.drop_mm(mm); // they could be anywhere
     }
     m.count(VM_nr_tlb_local_flush_one, nr);
     m.spend(TIME_shootdown, m.cost().flush_one * nr);

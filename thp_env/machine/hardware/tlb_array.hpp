@@ -38,8 +38,9 @@ inline u32 find_among(const u64 *tags, u32 ways, u64 tag) {
 
 // LRU order of up to 16 ways in one word: way numbers of 4 bits, the most recent one lowest.
 struct lru_word {
-    static constexpr u64 ONES = 0x1111111111111111ULL, FIRST = 0xfedcba9876543210ULL;
+    static constexpr u64 ONES = 0x1111111111111111ULL;
 
+    static u64 first(u32 ways) { return 0xfedcba9876543210ULL & ~0ULL >> (64 - 4 * ways); }
     static u32 position(u64 order, u32 way) { // in bits
         const u64 x = order ^ way * ONES;
         return static_cast<u32>(std::countr_zero((x - ONES) & ~x & ONES << 3)) & ~3U;
@@ -54,7 +55,13 @@ struct lru_word {
         return (order & ~(all << 4 | 15)) | (order & newer) | (order >> 4 & all & ~newer) |
                u64{way} << 4 * (ways - 1);
     }
-    static u32 last(u64 order, u32 ways) { return order >> 4 * (ways - 1) & 15; }
+    // The least recently used way, which becomes the most recently used.
+    static u32 renew_last(u64 *order, u32 ways) {
+        const u32 last = 4 * (ways - 1);
+        const u64 way = *order >> last;
+        *order = (*order & below(last)) << 4 | way;
+        return static_cast<u32>(way);
+    }
 };
 
 // Tree-PLRU: one bit per inner node of a binary tree over the ways, the root bit 1; it points to the half
@@ -104,10 +111,13 @@ struct tlb_array {
             u64 *set = words + u64{s} * stride;
             if (plru) continue;
             if (!wide()) {
-                *set = lru_word::FIRST;
+                *set = lru_word::first(ways);
                 continue;
             }
-            for (u32 way = 0; way < ways; ++way) push_front(set, way);
+            for (u32 way = 0; way < ways; ++way) { // in a ring
+                next_of(set)[way] = static_cast<u16>((way + 1) % ways);
+                prev_of(set)[way] = static_cast<u16>((way + ways - 1) % ways);
+            }
         }
     }
 
@@ -125,10 +135,16 @@ struct tlb_array {
     void insert(u64 number, u64 tag, u64 value) const {
         if (!ordered) return insert_other(number, tag, value);
         u64 *set = words + (number & (sets - 1)) * stride;
-        const u32 way = lru_word::last(*set, ways);
-        *set = lru_word::to_front(*set, way, 4 * (ways - 1));
+        const u32 way = lru_word::renew_last(set, ways);
         set[1 + way] = tag;
         set[1 + ways + way] = value;
+    }
+
+    // Whether a tag was there; now it is, and the most recently used.
+    bool find_or_insert(u64 number, u64 tag) const {
+        if (find(number, tag)) return true;
+        insert(number, tag, 0);
+        return false;
     }
 
     void drop(u64 number, u64 tag) const {
@@ -166,25 +182,23 @@ struct tlb_array {
 
     [[gnu::noinline]] void insert_other(u64 number, u64 tag, u64 value) const {
         u64 *set = set_of(number);
-        const u32 way = victim(set);
+        const u32 way = renew_victim(set);
         if (wide()) {
             if (set[1 + way]) unchain(set, way);
             chain(set, way, tag);
         }
         set[1 + way] = tag;
         set[1 + ways + way] = value;
-        touch(set, way);
     }
 
-    // Wide sets. Links are way + 1, 0 for none; the set's word holds the list's ends.
+    // Wide sets. All ways stand in a ring in LRU order; the set's word is the most recently used one. Chains link
+    // ways + 1, 0 for none.
     u16 *prev_of(u64 *set) const { return reinterpret_cast<u16 *>(set + 1 + 2 * ways); }
     u16 *next_of(u64 *set) const { return prev_of(set) + ways; }
     u16 *chain_of(u64 *set) const { return prev_of(set) + 2 * ways; }
     u16 &bucket(u64 *set, u64 tag) const {
         return prev_of(set)[3 * ways + (tag * 0x9e3779b97f4a7c15ULL >> bucket_shift)];
     }
-    static u16 *head(u64 *set) { return reinterpret_cast<u16 *>(set); }
-    static u16 *tail(u64 *set) { return reinterpret_cast<u16 *>(set) + 1; }
 
     u32 position(u64 *set, u64 tag) const {
         if (!wide()) return find_among(set + 1, ways, tag);
@@ -198,18 +212,22 @@ struct tlb_array {
             *set = plru_tree::touch(*set, way, ways);
         } else if (!wide()) {
             *set = lru_word::to_front(*set, way, lru_word::position(*set, way));
-        } else if (*head(set) != way + 1) {
-            unlink(set, way);
-            push_front(set, way);
+        } else if (*set != way) {
+            put_between_ends(set, way);
+            *set = way;
         }
     }
 
-    u32 victim(u64 *set) const {
+    // The way to be replaced, which becomes the most recently used.
+    u32 renew_victim(u64 *set) const {
         if (plru) {
-            const u32 way = find_free(set);
-            return way == NIL ? plru_tree::victim(*set, ways) : way;
+            u32 way = find_free(set);
+            if (way == NIL) way = plru_tree::victim(*set, ways);
+            *set = plru_tree::touch(*set, way, ways);
+            return way;
         }
-        return wide() ? *tail(set) - 1U : lru_word::last(*set, ways);
+        if (!wide()) return lru_word::renew_last(set, ways);
+        return static_cast<u32>(*set = prev_of(set)[*set]); // the last in the ring is the first now
     }
 
     u32 find_free(const u64 *set) const {
@@ -225,34 +243,24 @@ struct tlb_array {
         if (plru) return;
         if (!wide()) {
             *set = lru_word::to_back(*set, way, ways);
-        } else if (*tail(set) != way + 1) {
-            unlink(set, way);
-            push_back(set, way);
+        } else if (*set == way) {
+            *set = next_of(set)[way];
+        } else {
+            put_between_ends(set, way);
         }
     }
 
-    void push_front(u64 *set, u32 way) const {
-        const auto link = static_cast<u16>(way + 1);
-        const u16 old = *head(set);
-        prev_of(set)[way] = 0;
-        next_of(set)[way] = old;
-        (old ? prev_of(set)[old - 1] : *tail(set)) = link;
-        *head(set) = link;
-    }
-
-    void push_back(u64 *set, u32 way) const {
-        const auto link = static_cast<u16>(way + 1);
-        const u16 old = *tail(set);
-        next_of(set)[way] = 0;
-        prev_of(set)[way] = old;
-        (old ? next_of(set)[old - 1] : *head(set)) = link;
-        *tail(set) = link;
-    }
-
-    void unlink(u64 *set, u32 way) const {
-        const u16 before = prev_of(set)[way], after = next_of(set)[way];
-        (before ? next_of(set)[before - 1] : *head(set)) = after;
-        (after ? prev_of(set)[after - 1] : *tail(set)) = before;
+    // Moves a way that is not the first between the last and the first.
+    void put_between_ends(u64 *set, u32 way) const {
+        u16 *prev = prev_of(set), *next = next_of(set);
+        const auto moved = static_cast<u16>(way), first = static_cast<u16>(*set);
+        if (prev[first] == moved) return;
+        next[prev[way]] = next[way];
+        prev[next[way]] = prev[way];
+        prev[way] = prev[first];
+        next[way] = first;
+        next[prev[first]] = moved;
+        prev[first] = moved;
     }
 
     void chain(u64 *set, u32 way, u64 tag) const {

@@ -3,8 +3,9 @@
 namespace thp {
 
 mmu::mmu(machine &machine, u32 process, u32 k, u64 end)
-    : m(machine), mm(process), weight(k), translations(tlb_of(machine, 0)),
-      shadow(tlb_of(machine, machine.h->config.shadow_tlb ? 1 : 0)), until(end) {
+    : m(machine), mm(process), weight(k), translations(m.translations[0]), shadow(m.translations[1]),
+      with_shadow(m.h->config.shadow_tlb), with_nested(m.h->config.tlb.nested_shift),
+      pgd(m.tables + u64{m.mms[process].pgd} * PTRS_PER_TABLE), until(end) {
     switch_mm(m, mm);
     commit();
 }
@@ -24,17 +25,16 @@ void mmu::prefetch(const u64 *addresses, u64 nr) {
     const u64 since = walks - walks_seen;
     walks_seen = walks;
     if (since < nr / 8) return;
-    leaf leaves[AHEAD];
+    const u64 *entries[AHEAD];
+    u64 found = 0;
     for (u64 i = 0; i < nr; ++i) {
-        leaf &l = leaves[i];
+        leaf l;
         if (!find_leaf(addresses[i], 2, &l) || (*l.entry & PTE_PSE)) continue;
-        l.entry = pte_offset(m, *l.entry, addresses[i]);
-        l.level = 3;
-        __builtin_prefetch(l.entry);
+        entries[found] = pte_offset(m, *l.entry, addresses[i]);
+        __builtin_prefetch(entries[found++]);
     }
-    for (u64 i = 0; i < nr; ++i) {
-        const leaf &l = leaves[i];
-        if (*l.entry & PTE_PRESENT) __builtin_prefetch(m.contents + pfn_of(l, addresses[i]));
+    for (u64 i = 0; i < found; ++i) {
+        if (*entries[i] & PTE_PRESENT) __builtin_prefetch(m.contents + pte_pfn(*entries[i]));
     }
 }
 
@@ -52,42 +52,38 @@ u32 mmu::size_of(const leaf &l, u64 address) const {
     return differ ? SIZE_4K : SIZE_COALESCED;
 }
 
-// The deepest paging structure that is cached saves the references above it; a walk fills all of them.
+// The deepest paging structure that is cached saves the references above it; a walk fills those below it.
 u32 mmu::walk_cost(const tlb &t, u64 address, u32 levels, u32 *first) {
-    const tlb_array *caches = t.pwc;
     *first = 0;
     for (u32 i = 0; i < NR_PWC && *first == 0; ++i) { // PDE, PDPTE, PML4E: skip 3, 2, 1 levels
-        const u32 skipped = NR_PWC - i;
-        if (skipped >= levels || caches[i].ways == 0) continue;
-        const u32 shift = LEVEL_SHIFT[skipped - 1];
-        if (caches[i].find(address >> shift, tlb_tag(address, shift, 0, mm))) *first = skipped;
+        const u32 skipped = NR_PWC - i, shift = LEVEL_SHIFT[skipped - 1];
+        if (skipped >= levels || t.pwc[i].ways == 0) continue;
+        if (t.pwc[i].find_or_insert(address >> shift, tlb_tag(address, shift, 0, mm))) *first = skipped;
     }
     u32 cost = 0;
-    for (u32 level = *first; level < levels; ++level) cost += t.config.walk_cycles[level];
-    for (u32 i = 0; i < NR_PWC; ++i) {
-        const u32 cached = NR_PWC - i;
-        if (cached >= levels || cached <= *first || caches[i].ways == 0) continue;
-        const u32 shift = LEVEL_SHIFT[cached - 1];
-        caches[i].insert(address >> shift, tlb_tag(address, shift, 0, mm), 0);
-    }
+    for (u32 level = *first; level < levels; ++level) cost += m.h->config.tlb.walk_cycles[level];
     return cost;
 }
 
 // Two-dimensional walk (Bhargava et al., ASPLOS 2008): each table referenced, and the page, stands at a
 // guest-physical address that the host's page tables translate.
-u32 mmu::nested_cost(const leaf &l, u32 first, u64 pfn) {
+u32 mmu::nested_cost(u64 address, u32 first, u32 last, u64 pfn) {
     const u32 shift = m.h->config.tlb.nested_shift;
-    if (shift == 0) return 0;
-    u32 walks = 0;
-    for (u32 level = first; level <= l.level + 1; ++level) {
-        const u64 frame = level > l.level ? pfn : m.table_frames[l.tables[level]];
-        const u64 address = frame << PAGE_SHIFT, tag = tlb_tag(address, shift, 0, 0);
-        if (translations.nested.find(address >> shift, tag)) continue;
-        translations.nested.insert(address >> shift, tag, 0);
-        ++walks;
+    u32 walks_of_host = 0, table = m.mms[mm].pgd;
+    for (u32 level = 0; level <= last + 1; ++level) {
+        const u64 frame = level > last ? pfn : m.table_frames[table];
+        const u64 at = frame << PAGE_SHIFT, tag = tlb_tag(at, shift, 0, 0);
+        if (level >= first && !translations.nested.find(at >> shift, tag)) {
+            translations.nested.insert(at >> shift, tag, 0);
+            ++walks_of_host;
+        }
+        if (level < last) {
+            const u64 index = (address >> LEVEL_SHIFT[level]) & (PTRS_PER_TABLE - 1);
+            table = pte_pfn(m.tables[u64{table} * PTRS_PER_TABLE + index]);
+        }
     }
-    m.count(VM_walk_ref_nested, u64{walks} * weight);
-    return walks * m.h->config.tlb.nested_cycles;
+    m.count(VM_walk_ref_nested, u64{walks_of_host} * weight);
+    return walks_of_host * m.h->config.tlb.nested_cycles;
 }
 
 bool mmu::walk(u64 address, bool write, u8 content) {
@@ -105,7 +101,7 @@ bool mmu::walk(u64 address, bool write, u8 content) {
     for (u32 level = first; level <= l.level; ++level) {
         m.count(static_cast<vm_event>(VM_walk_ref_pgd + level), weight);
     }
-    cost += nested_cost(l, first, pfn);
+    if (with_nested) cost += nested_cost(address, first, l.level, pfn);
     cycles += cost;
     elapsed += cost * m.cost().cycle;
     m.count(VM_walk_cycles, u64{cost} * weight);

@@ -35,13 +35,15 @@ struct mmu {
     void prefetch(const u64 *addresses, u64 nr);
 
   private:
-    // What a walk finds: the entry, its level (0: PGD) and the tables on the way.
+    // What a walk finds: the entry and its level (0: PGD).
     struct leaf {
         u64 *entry;
-        u32 level, tables[4];
+        u32 level;
     };
 
-    tlb translations, shadow;
+    const tlb &translations, &shadow;
+    const bool with_shadow, with_nested;
+    u64 *const pgd; // the process's top table
     u64 until;
     u64 last_page = ~0ULL; // the page just accessed, and what was written to it (0: nothing)
     u32 last_write = 0;
@@ -59,7 +61,7 @@ struct mmu {
     bool find_leaf(u64 address, u32 last_level, leaf *out) const;
     u32 size_of(const leaf &l, u64 address) const;
     u32 walk_cost(const tlb &t, u64 address, u32 levels, u32 *first);
-    u32 nested_cost(const leaf &l, u32 first, u64 pfn);
+    u32 nested_cost(u64 address, u32 first, u32 last, u64 pfn);
     void shadow_access(u64 address);
     void page_access(u64 pfn, bool write, u8 content);
     bool usable(u64 data, u32 size, u64 address, bool write, u8 content);
@@ -68,16 +70,13 @@ struct mmu {
 
 // Follows the tables down to a page, to one that is missing, or to the last level asked for.
 inline bool mmu::find_leaf(u64 address, u32 last_level, leaf *out) const {
-    u32 table = m.mms[mm].pgd;
+    u64 *table = pgd;
     for (u32 level = 0;; ++level) {
-        const u64 index = (address >> LEVEL_SHIFT[level]) & (PTRS_PER_TABLE - 1);
-        u64 *entry = m.tables + u64{table} * PTRS_PER_TABLE + index;
-        out->tables[level] = table;
-        out->entry = entry;
-        out->level = level;
+        u64 *entry = table + ((address >> LEVEL_SHIFT[level]) & (PTRS_PER_TABLE - 1));
+        *out = {entry, level};
         if (!(*entry & PTE_PRESENT)) return false;
         if (level == last_level || (*entry & PTE_PSE)) return true;
-        table = pte_pfn(*entry);
+        table = m.tables + u64{pte_pfn(*entry)} * PTRS_PER_TABLE;
     }
 }
 
@@ -110,7 +109,7 @@ inline mmu_result mmu::done(u64 address, bool write, u8 content) {
     last_page = address >> PAGE_SHIFT;
     last_write = write ? content + 1U : 0;
     ++n;
-    if (m.h->config.shadow_tlb) shadow_access(address);
+    if (with_shadow) shadow_access(address);
     return MMU_DONE;
 }
 
