@@ -1,4 +1,4 @@
-"""Writes the pages that are made from the code: one for each environment, and the table of costs.
+"""Writes the pages that are made from the code: environments, workloads with their profile, and the table of costs.
 
     python docs/build.py
 
@@ -10,6 +10,15 @@ from __future__ import annotations
 import inspect
 from importlib import import_module
 from pathlib import Path
+
+from thp_agents.evaluation import format_table
+from thp_agents.profile import from_json
+from thp_agents.profile_report import claims_table, summary_table, verdict, workload_table
+from thp_workloads import generators
+from thp_workloads.generator import SIZES, Generator
+from thp_workloads.recording.fragmentation.compare import Share, compare, load
+from thp_workloads.recordings import recordings
+from thp_workloads.splits import FAMILIES, HELD_OUT_CORE, SEEDS, side_of
 
 from thp_env.envs.actions import INTERFACES
 from thp_env.envs.observation import SIZE_FIELDS, SYSTEM_FIELDS, VMA_FIELDS
@@ -82,13 +91,126 @@ TLB sizes, walk penalties and their sources are with the cores, in `thp_env/mach
 """
 
 
+def fragmentation() -> str:
+    """Return the page about fragmentation: what stands there up to its mark, and how recordings compare."""
+    mark = "<!-- What follows is made by docs/build.py from the recordings. -->\n"
+    text = (DOCS / "fragmentation.md").read_text().partition(mark)[0]
+    records = load(DOCS.parent / "tests" / "data" / "fragmentation.jsonl.xz")
+    shares = {record["name"]: compare(record) for record in records}
+
+    def cell(share: Share) -> str:
+        both = f"{100 * share.recorded / share.blocks:.0f} / {100 * share.simulated / share.blocks:.0f}"
+        return f"**{both}**" if abs(share.difference) > 10 else both
+
+    rows = [(name.replace(",", ", "), *map(cell, of)) for name, of in shares.items()]
+    orders = [f"{4 << share.order}K" for share in next(iter(shares.values()))]
+    away = [[abs(of[i].difference) for of in shares.values()] for i in range(len(orders))]
+    summary = [
+        ("mean difference, points", *(f"{sum(of) / len(of):.1f}" for of in away)),
+        ("within 10 points, of 36", *(str(sum(one <= 10 for one in of)) for of in away)),
+    ]
+    return f"{text}{mark}\n{table(('scenario', *orders), rows + summary)}\n"
+
+
+def generator(kind: type[Generator]) -> str:
+    """Return a generator's page: its docstring, its sources and its parameters."""
+    about, _, _ = (inspect.getdoc(kind) or "").partition("Attributes:")
+    rows = [(f"`{name}`", f"{default}", limits, meaning) for name, default, limits, meaning in kind.parameters()]
+    parameters = table(("parameter", "default", "range", "meaning"), rows)
+    return (
+        f"{MADE}\n# {kind.name}\n\n{about.strip()}\n\nFamily: {kind.family}; split: {side_of(kind.family)}.\n\n"
+        f"Sources: {kind.sources}\n\n## Parameters\n\n{parameters}\n"
+    )
+
+
+def catalogue() -> str:
+    """Return the page that lists the workloads."""
+    kinds = generators()
+    rows = [(f"[{k.name}]({k.name}.md)", k.family, side_of(k.family), k.summary) for k in kinds.values()]
+    rows += [(w.name, w.family, w.split, w.description) for w in recordings()]
+    sizes = [
+        (name, f"{s.footprint[0] >> 20} to {s.footprint[1] >> 20} MiB", f"{s.phases[0]} to {s.phases[1]}",
+         f"{s.accesses[0]} to {s.accesses[1]}", f"{s.seconds[0]:g} to {s.seconds[1]:g} s")
+        for name, s in SIZES.items()
+    ]  # fmt: skip
+    sides = [
+        (side, ", ".join(FAMILIES[side]), f"{SEEDS[side].start} to {SEEDS[side].stop - 1}") for side in FAMILIES
+    ]
+    return f"""{MADE}
+# Workloads
+
+{table(("name", "family", "split", "what it is"), rows)}
+
+What they cost under fixed settings, and whether that agrees with what their sources report, is in
+[the profile](profile.md). `thp-env workloads` lists them, `thp-env workloads show NAME` draws one.
+
+## Sizes
+
+A generator draws its footprint log-uniformly and everything else that could name it too: address layout, machine,
+core, how fragmented free memory is, and when memory gets short (`workloads/thp_workloads/surroundings.py`).
+`thp_workloads.catalogue("tiny")` and `thp_workloads.catalogue("full")` have the other sizes.
+
+{table(("size", "footprint", "phases", "accesses a phase", "simulated time"), sizes)}
+
+## Who may see what
+
+Families never stand on two sides (`workloads/thp_workloads/splits.py`). Every second test episode runs on
+{HELD_OUT_CORE}, on which nothing else runs.
+
+{table(("split", "families", "seeds"), sides)}
+"""
+
+
+def profile() -> str:
+    """Return the page of the profile, from the figures that the command wrote."""
+    facts, results = from_json(DOCS / "workloads" / "profile.json")
+    seeds = max(len(s) for s in facts["seeds"].values())
+    parts = [
+        f"""{MADE}
+# Does size matter here?
+
+Each workload under fixed settings, under a rule by VMA size and with the best static size for each VMA, written by
+
+    thp-env workloads --profile --seeds {seeds} --out docs/workloads/profile.json
+
+on {facts["date"]}, version {facts["version"]}, with the first {seeds} seeds of each workload's own side of the split.
+Cost is everything that a policy can change, in ns, with resident memory at its price ([costs](../costs.md)), as a
+share of what it costs without large folios; means over seeds.
+
+{format_table(*summary_table(results), markdown=True)}
+
+{verdict(results)}
+
+The best per VMA comes from a search: group after group of VMAs (one role, or a part of its VMAs by order of birth)
+tries each size on cloned machines with the others as they are, and keeps the cheapest, for two rounds at most. It
+never costs more than the best setting for all; it need not be the best of all combinations, so what choosing per VMA
+could save is at least this.
+
+## What sources report
+
+Expected is what has the same direction and a rough size; `time_ms` of two settings is how many times as fast the
+second is. Where it says **no**, the workload does not show what its source saw.
+
+{format_table(*claims_table(results), markdown=True)}
+
+## Every workload
+"""
+    ]
+    for workload in dict.fromkeys(r.workload for r in results):
+        parts.append(f"### {workload}\n\n{format_table(*workload_table(results, workload), markdown=True)}\n")
+    return "\n".join(parts)
+
+
 def pages() -> dict[Path, str]:
     """Return every page that is made, by its path."""
     made = {
         DOCS / "environments" / f"{entry.split(':')[0].rsplit('.', 1)[1]}.md": environment(env_id, entry)
         for env_id, entry in ENVIRONMENTS.items()
     }
-    return {**made, DOCS / "costs.md": costs()}
+    workloads = DOCS / "workloads"
+    made |= {workloads / f"{name}.md": generator(kind) for name, kind in generators().items()}
+    made |= {workloads / "index.md": catalogue(), workloads / "profile.md": profile()}
+    return {**made, DOCS / "costs.md": costs(), DOCS / "fragmentation.md": fragmentation()}
 
 
 if __name__ == "__main__":

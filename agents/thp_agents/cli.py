@@ -20,10 +20,24 @@ def _conformance(args: argparse.Namespace) -> int:
 
 
 def _workloads(args: argparse.Namespace) -> int:
-    from thp_env.workload import workloads
+    from thp_env.workload import find, workloads
 
-    fields = {"name": 16, "kind": 10, "family": 0, "split": 10, "description": 0}
-    return _list(workloads().values(), fields, ("name", "kind", "split", "description"), args.json)
+    if args.names[:1] == ["show"]:
+        from thp_workloads.drawing import show
+
+        if len(args.names) != 2:
+            raise ValueError("show takes the name of one workload")
+        path = args.out or Path(f"{Path(args.names[1]).stem}.png")
+        show(find(args.names[1]), args.seed, path)
+        print(f"wrote {path}")
+        return 0
+    chosen = [find(name) for name in args.names] or list(workloads().values())
+    if args.profile:
+        from thp_agents.profile_report import report
+
+        return report(args.names or [w.name for w in chosen], args)
+    fields = {"name": 16, "kind": 10, "family": 16, "split": 11, "description": 0}
+    return _list(chosen, fields, tuple(fields), args.json)
 
 
 def _policies(args: argparse.Namespace) -> int:
@@ -189,8 +203,14 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--verbose", "-v", action="store_true")
     c.set_defaults(run=_conformance)
 
-    c = sub.add_parser("workloads", help="list the workloads")
-    c.add_argument("--json", action="store_true")
+    c = sub.add_parser("workloads", help="list, profile or draw the workloads")
+    c.add_argument("names", nargs="*", metavar="NAME", help="default: all; `show NAME` draws one")
+    c.add_argument("--json", action="store_true", help="print JSON")
+    c.add_argument("--profile", action="store_true", help="what each costs under fixed settings and the best per VMA")
+    c.add_argument("--seeds", type=_natural, default=3, help="of each for --profile (default: %(default)s)")
+    c.add_argument("--processes", type=_natural, default=1, help="for --profile (default: %(default)s)")
+    c.add_argument("--out", type=Path, help="file of --profile (JSON) or of show (.png, .html)")
+    c.add_argument("--seed", type=_natural, default=0, help="of show (default: %(default)s)")
     c.set_defaults(run=_workloads)
 
     c = sub.add_parser("policies", help="list the policies")
@@ -202,7 +222,7 @@ def parser() -> argparse.ArgumentParser:
     c.set_defaults(run=_bench)
 
     for name, command in sub.choices.items():
-        if name in ("demo", "train", "evaluate", "record"):
+        if name in ("demo", "train", "evaluate", "record", "workloads"):
             command.add_argument("--quiet", action="store_true", help="no progress bars")
     return p
 

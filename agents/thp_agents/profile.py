@@ -53,8 +53,9 @@ class Profile:
 
     Attributes:
         workload, seed, contender: what ran.
-        metrics: of `thp_env.metrics.run_metrics`, `swapped` (pages written to and read from swap), and `total_ns`,
-            the cost of the whole run with what did not run because memory ran out.
+        metrics: of `thp_env.metrics.run_metrics`; `kernel_cost`, what faults, splits, swap and unmapping cost;
+            `fallback_share` of the large folios that were tried; `swapped`, pages written to and read from swap; and
+            `total_ns`, the cost of the whole run with what did not run because memory ran out.
         oom: whether memory ran out.
         chosen: sizes by group of VMAs, of the search.
     """
@@ -93,6 +94,9 @@ def finish(machine: Machine) -> tuple[dict[str, float], bool]:
     accesses = max(1.0, float(program.work.sum()))
     metrics = run_metrics(machine, accesses)
     c = machine.counters
+    metrics["kernel_cost"] = sum(metrics[k] for k in ("fault_cost", "split_cost", "swap_cost", "unmap_cost"))
+    tried = float(c["anon_fault_alloc"] + c["anon_fault_fallback"])
+    metrics["fallback_share"] = c["anon_fault_fallback"] / tried if tried else 0.0
     metrics["swapped"] = float(c["pswpout"] + c["pswpin"])
     metrics["total_ns"] = metrics["cost_ns"] * accesses
     oom = machine.position[0] < len(program)

@@ -67,7 +67,12 @@ def test_types_hpp():
 
 def test_ops_hpp():
     assert list(enumerators("ops.hpp", "thp_mode")) == [f"THP_{m.upper()}" for m in layout.THP_MODES]
-    settings = [f"SET_{s.split('/')[-1].upper()}" for s in layout.SETTINGS]
+    names = [s.split("/")[-1] for s in layout.SETTINGS]
+    ambiguous = {name for name in names if names.count(name) > 1}
+    settings = [
+        f"SET_{(s.replace('/', '_') if name in ambiguous else name).upper()}"
+        for s, name in zip(layout.SETTINGS, names, strict=True)
+    ]
     assert list(enumerators("ops.hpp", "thp_setting")) == [*settings, "NR_SETTINGS"]
     assert list(enumerators("ops.hpp", "touch_kind")) == [f"TOUCH_{t.upper()}" for t in layout.TOUCH]
     assert list(enumerators("ops.hpp", "access_pattern")) == [f"PATTERN_{p.upper()}" for p in layout.PATTERNS]

@@ -55,11 +55,13 @@ def replayed(tlb: Tlb, pages: np.ndarray, length: int = PAGES * PAGE, sizes: str
     """Run the trace on pages that are all there and whose translations are not cached; return the counts."""
     b = ProgramBuilder("tlb")
     b.mmap("a", length)
+    b.mmap("odd", PAGE)
+    b.touch("odd", 0, PAGE)  # small pages do not stand at aligned frames, so none coalesce
     b.touch("a", 0, length)
     b.mprotect("a", 0, length, "r")  # flushes everything
     b.replay(recorded(pages))
     machine = machine_of(b.build(), sizes, memory=256 << 20, core=tlb, **config)
-    machine.run(ops=3)
+    machine.run(ops=5)
     before = machine.counters
     assert machine.run() == Status.DONE
     machine.validate()

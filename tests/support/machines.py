@@ -106,7 +106,8 @@ def check_seen_from_outside(machine: Machine) -> None:
     # Unmapped pages of a folio may be untouched too, so what is mapped gives a lower bound.
     untouched = int((pages["flags"] & LAYOUT_TOUCHED == 0).sum())
     assert untouched <= counters["nr_untouched"] <= untouched + counters["nr_unmapped"]
-    used = counters["nr_resident"] + counters["nr_page_table"] + counters["nr_file_pages"] + 1  # and the zero page
+    held = counters["nr_file_pages"] + counters["nr_held"] + 1  # and the zero page
+    used = counters["nr_resident"] + counters["nr_page_table"] + held
     total = machine.config.memory // PAGE
     assert machine.free_pages in (total - used, total - used - 512), "leaked frames"
     assert sum(counters.times) == counters.clock_ps

@@ -79,12 +79,20 @@ def _line(draw, b: ProgramBuilder, regions: list[str]) -> None:
             b.khugepaged(1)
         case "compute":
             b.compute(1000)
+        case "pollute":
+            b.pollute(draw(st.sampled_from([0.05, 0.34, 1.0])))
+        case "fragment":
+            b.fragment(draw(st.integers(1, layout.MAX_PAGE_ORDER)), draw(st.sampled_from([0.1, 0.5, 1.0])))
+        case "compact":
+            b.compact()
+        case "defrag":
+            b.set("defrag", draw(st.sampled_from(layout.DEFRAG_MODES)))
 
 
 KINDS = (
     ["touch"] * 5 + ["advise"] * 4 + ["munmap", "mprotect", "mremap", "split", "access"] * 2
     + ["mmap", "map_over", "brk", "mlock", "munlock", "orders", "thp", "set", "prctl", "shrink", "khugepaged",
-       "compute"]
+       "compute", "pollute", "fragment", "compact", "defrag"]
 )  # fmt: skip
 
 

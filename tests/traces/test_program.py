@@ -42,7 +42,7 @@ MMAP, ACCESS, REPLAY, TOUCH, THP, MREMAP, MPROTECT, SET, ORDERS, EXIT = range(10
         (MREMAP, "aux", 2, "unknown region"),
         (MREMAP, "offset", 1, "whole pages"),
         (MPROTECT, "a", 4, "protection"),
-        (SET, "a", 9, "setting"),
+        (SET, "a", len(layout.SETTINGS), "setting"),
         (SET, "b", 2, "value"),
         (ORDERS, "a", 1 << 10, "order"),
         (TOUCH, "b", 4, "touch"),

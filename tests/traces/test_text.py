@@ -85,6 +85,10 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     autodrain off
     drain
     swapoff
+    set khugepaged/defrag 0
+    pollute 0.34
+    fragment 4 0.8
+    compact
     fork C
     pin a 32K 4K
     unpin
@@ -133,6 +137,10 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     b.autodrain("off")
     b.drain()
     b.swapoff()
+    b.set("khugepaged/defrag", 0)
+    b.pollute(0.34)
+    b.fragment(4, 0.8)
+    b.compact()
     b.fork("C")
     b.pin("a", 32768, 4096)
     b.unpin()

@@ -87,6 +87,8 @@ class MachineConfig:
         max_vmas: VMAs of all processes together.
         max_mms: processes alive at the same time.
         max_tables: pages of page tables; 0: enough for twice the memory.
+        min_free_kbytes: /proc/sys/vm/min_free_kbytes, which only the kernel itself would use; None: as Linux computes
+            it from the size of memory and from whether folios of 2M are on.
         clock: picoseconds by name, as from `clock_table()`.
     """
 
@@ -101,6 +103,7 @@ class MachineConfig:
     max_vmas: int = 65536
     max_mms: int = 64
     max_tables: int = 0
+    min_free_kbytes: int | None = None
     clock: dict[str, int] = field(default_factory=clock_table, hash=False)
 
     def __post_init__(self) -> None:
@@ -134,6 +137,7 @@ class MachineConfig:
             "arch": ARCHITECTURES.index(self.arch),
             "features": mask,
             "pool_blocks": (self.pool or self.memory // 8) // CONT_PTE_SIZE if pooled else 0,
+            "min_free_kbytes": layout.NIL if self.min_free_kbytes is None else self.min_free_kbytes,
             "clock": self.clock,
             "tlb": tlb.config(),
         }
@@ -302,10 +306,42 @@ class Machine:
         start, length, _ = self._core.region(self.program.regions.index(name))
         return start, length
 
+    def buddyinfo(self) -> list[int]:
+        """Return the free blocks by order, 0 to 10, as /proc/buddyinfo does."""
+        return [sum(blocks) for blocks in zip(*self._core.free_blocks, strict=True)]
+
+    def pagetypeinfo(self) -> dict[str, list[int]]:
+        """Return the free blocks by order for each of `layout.MIGRATE_TYPES`, as /proc/pagetypeinfo does."""
+        return dict(zip(layout.MIGRATE_TYPES, self._core.free_blocks, strict=True))
+
+    def pageblocks(self) -> dict[str, int]:
+        """Return how many 2M blocks are of each of `layout.MIGRATE_TYPES`."""
+        return dict(zip(layout.MIGRATE_TYPES, self._core.pageblocks, strict=True))
+
+    def unusable_free_index(self, order: int) -> float:
+        """Return the share of free memory that an allocation of this order (0 to 10) cannot use.
+
+        As debugfs' extfrag/unusable_index: three digits; 1 when nothing is free (Gorman and Whitcroft 2006).
+
+        Raises:
+            ValueError: when there is no such order.
+        """
+        return self._core.unusable_free_index(order) / 1000
+
+    def fragmentation_index(self, order: int) -> float:
+        """Return why an allocation of this order fails, as debugfs' extfrag/extfrag_index.
+
+        Near 0: for want of memory, near 1: because of fragmentation; -1: it would not fail.
+
+        Raises:
+            ValueError: when there is no such order.
+        """
+        return self._core.fragmentation_index(order) / 1000
+
     @property
-    def free_blocks(self) -> list[int]:
-        """Free blocks by order, 0 to 10, as /proc/buddyinfo reports them; memory never used is not listed."""
-        return self._core.free_area
+    def watermarks(self) -> tuple[int, int, int]:
+        """The zone's min, low and high watermark in pages, as in /proc/zoneinfo."""
+        return self._core.watermarks
 
     @property
     def free_pages(self) -> int:

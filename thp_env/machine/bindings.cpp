@@ -6,6 +6,7 @@
 #include "kernel/huge_memory.hpp"
 #include "kernel/page_alloc.hpp"
 #include "kernel/task_mmu.hpp"
+#include "kernel/vmstat.hpp"
 #include "run.hpp"
 #include "validate.hpp"
 #include <nanobind/nanobind.h>
@@ -91,6 +92,7 @@ machine_config make_config(const nb::dict &d) {
     c.max_mms = nb::cast<u32>(d["max_mms"]);
     c.max_tables = nb::cast<u32>(d["max_tables"]);
     c.nr_cpus = nb::cast<u32>(d["nr_cpus"]);
+    c.min_free_kbytes = nb::cast<u32>(d["min_free_kbytes"]);
     c.shadow_tlb = nb::cast<bool>(d["shadow_tlb"]) ? 1 : 0;
     c.charge_vmas = nb::cast<bool>(d["charge_vmas"]) ? 1 : 0;
     c.arch = nb::cast<u32>(d["arch"]);
@@ -233,12 +235,39 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                          return view(self, &nb::cast<core_machine &>(self).m->h->mthp[0][0],
                                      {PMD_ORDER + 1, NR_MTHP_STATS});
                      })
-        .def_prop_ro("free_area",
+        .def_prop_ro("free_blocks", // by migrate type and order
                      [](const core_machine &c) {
-                         std::vector<u32> out;
-                         for (const free_area &a : c.m->h->area) out.push_back(a.nr_free);
+                         std::vector<std::vector<u32>> out(MIGRATE_PCPTYPES);
+                         for (u32 type = 0; type < MIGRATE_PCPTYPES; ++type)
+                             for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order)
+                                 out[type].push_back(nr_free_blocks(*c.m, order, type));
                          return out;
                      })
+        .def_prop_ro("pageblocks",
+                     [](const core_machine &c) {
+                         std::vector<u32> out(MIGRATE_PCPTYPES);
+                         const auto all = static_cast<u32>(c.m->h->config.nr_pages >> PAGEBLOCK_ORDER);
+                         const u32 used = std::min(all, c.m->h->tables[TABLE_pageblocks].used);
+                         for (u32 i = 0; i < used; ++i)
+                             ++out[get_pageblock_migratetype(*c.m, i << PAGEBLOCK_ORDER)];
+                         out[MIGRATE_MOVABLE] += all - used; // memory that has no record yet
+                         return out;
+                     })
+        .def_prop_ro("watermarks",
+                     [](const core_machine &c) {
+                         const u32 *mark = c.m->h->zone.watermark;
+                         return nb::make_tuple(mark[WMARK_MIN], mark[WMARK_LOW], mark[WMARK_HIGH]);
+                     })
+        .def("unusable_free_index",
+             [](const core_machine &c, u32 order) {
+                 if (order > MAX_PAGE_ORDER) throw nb::value_error("orders are 0 to 10");
+                 return unusable_free_index(*c.m, order);
+             })
+        .def("fragmentation_index",
+             [](const core_machine &c, u32 order) {
+                 if (order > MAX_PAGE_ORDER) throw nb::value_error("orders are 0 to 10");
+                 return fragmentation_index(*c.m, order);
+             })
         .def("validate", [](core_machine &c) { return validate(*c.m); })
         .def_prop_ro("nr_free_pages", [](const core_machine &c) { return nr_free_pages(*c.m); })
         .def("process",
@@ -302,6 +331,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              [](core_machine &c, u32 order, u32 mode) {
                  if (order > PMD_ORDER || mode > THP_INHERIT) throw nb::value_error("no such order or mode");
                  c.m->h->thp_mode[order] = mode;
+                 setup_per_zone_wmarks(*c.m);
              })
         .def("set_default_orders", [](core_machine &c, u32 orders) { c.m->h->default_orders = orders; });
 

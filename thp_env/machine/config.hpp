@@ -32,7 +32,9 @@ namespace thp {
     X(swap_out_page)   /* compressing one page to zram */                                                    \
     X(swap_in_page)    /* decompressing one page */                                                          \
     X(scan_pte)        /* reading and clearing one accessed bit */                                           \
-    X(contpte_convert) /* clearing and rewriting the 16 PTEs of a contpte block */
+    X(contpte_convert) /* clearing and rewriting the 16 PTEs of a contpte block */ \
+    X(migrate_page)    /* moving one 4K page to another frame */                                             \
+    X(compact_scan)    /* looking at one page for compaction */
 
 struct clock_table {
 #define X(name) u64 name;
@@ -76,7 +78,7 @@ struct machine_config {
     u64 nr_pages;
     u32 max_vmas, max_mms, max_tables, nr_cpus;
     u32 shadow_tlb, charge_vmas; // charge_vmas: keep time by VMA too
-    u32 arch, reserved;
+    u32 arch, min_free_kbytes; // NIL: as the kernel computes it
     u32 features, pool_blocks; // one bit a feature; 64K blocks in the reserve of pool_64k
     tlb_config tlb;
     clock_table clock;

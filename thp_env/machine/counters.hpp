@@ -108,7 +108,22 @@ namespace thp {
     X(chp_alloc_pool)                                                                                        \
     X(chp_alloc_buddy)                                                                                       \
     X(chp_alloc_failed)                                                                                      \
-    X(chp_refill)
+    X(chp_refill) \
+    /* Fragmentation, as /proc/vmstat. */                                                                    \
+    X(compact_stall)                                                                                         \
+    X(compact_fail)                                                                                          \
+    X(compact_success)                                                                                       \
+    X(compact_migrate_scanned)                                                                               \
+    X(compact_free_scanned)                                                                                  \
+    X(compact_daemon_wake)                                                                                   \
+    X(pgmigrate_success)                                                                                     \
+    X(pgmigrate_fail)                                                                                        \
+    X(pageoutrun)                                                                                            \
+    /* Page blocks that an allocation of another type took over, and pages taken without the block. */       \
+    X(pageblock_claimed)                                                                                     \
+    X(pageblock_stolen_from)                                                                                 \
+    /* Pages that the rest of the system holds (pollute, fragment), now. */                                  \
+    X(nr_held)
 
 // Where simulated time goes (picoseconds). They add up to the clock.
 #define THP_TIMES(X)                                                                                         \
@@ -122,7 +137,8 @@ namespace thp {
     X(swapping)                                                                                              \
     X(syscall)                                                                                               \
     X(shootdown)                                                                                             \
-    X(monitoring)
+    X(monitoring)                                                                                            \
+    X(compaction)
 
 enum mthp_stat : u32 {
 #define X(name) MTHP_##name,

@@ -22,7 +22,7 @@ _TIME = {name: i for i, name in enumerate(TIMES)}
 
 GAUGES = frozenset(
     {"nr_resident", "nr_untouched", "nr_unmapped", "nr_page_table", "peak_resident", "cont_pte_double_map_count",
-     "chp_pool_count"}
+     "chp_pool_count", "nr_held", "nr_file_pages"}
 )  # fmt: skip
 """Events that are a state, not a count: a difference keeps the later value."""
 _GAUGES = [_VM[name] for name in sorted(GAUGES)]

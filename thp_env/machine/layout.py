@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from thp_env.machine import _core
 
+NIL = 0xFFFFFFFF
+"""No record; in the configuration: the default."""
 PAGE_SIZE = 4096
 PMD_SIZE = 2 << 20
 PMD_ORDER = 9
@@ -36,6 +38,7 @@ SETTINGS: dict[str, int | tuple[str, ...]] = {
     "defrag": DEFRAG_MODES,
     "swappiness": 201,
     "lru_batches": 2,
+    "khugepaged/defrag": 2,
 }
 """What the system can be set to, and the names of the values or how many there are; the position is the code.
 
@@ -45,6 +48,8 @@ small folios wait in batches in front of the LRU lists, as a CPU does between tw
 SETTING_VALUES = tuple(v if isinstance(v, int) else len(v) for v in SETTINGS.values())
 NO_LIMIT = 1 << 62
 """Bytes of a memory limit that is none."""
+MAX_PAGE_ORDER = 10
+MIGRATE_TYPES = ("unmovable", "movable", "reclaimable")
 PATTERNS = ("stride", "uniform", "bins", "chase")
 TOUCH = ("read", "write", "writez", "fill")
 AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION = range(4)

@@ -1,5 +1,6 @@
 #include "monitor.hpp"
 #include "kernel/page_alloc.hpp"
+#include "kernel/vmstat.hpp"
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -121,7 +122,7 @@ void read_facts(const machine &m, u64 *out) {
     figures[FIGURE_clock] = m.h->clock;
     figures[FIGURE_free_pages] = nr_free_pages(m);
     for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order) {
-        const u64 pages = u64{m.h->area[order].nr_free} << order;
+        const u64 pages = u64{nr_free_blocks(m, order)} << order;
         figures[FIGURE_listed] += pages;
         if (order >= 4) figures[FIGURE_listed_64K] += pages;
         if (order >= PMD_ORDER) figures[FIGURE_listed_2M] += pages;

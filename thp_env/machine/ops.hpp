@@ -34,7 +34,10 @@ namespace thp {
     X(khugepaged, "a=rounds")                                                                                \
     X(limit, "length")                                                                                       \
     X(swapoff, "")                                                                                           \
-    X(drain, "")
+    X(drain, "")                                                                                             \
+    X(pollute, "a=share of 2^16")                                                                            \
+    X(fragment, "a=order b=index in thousandths")                                                            \
+    X(compact, "")
 
 enum op_code : u16 {
 #define X(name, fields) OP_##name,
@@ -54,6 +57,7 @@ enum thp_setting : u64 {
     SET_DEFRAG,
     SET_SWAPPINESS,
     SET_LRU_BATCHES,
+    SET_KHUGEPAGED_DEFRAG,
     NR_SETTINGS
 };
 // /sys/kernel/mm/transparent_hugepage/defrag: who waits for memory for a large folio.

@@ -1,15 +1,19 @@
 #include "run.hpp"
 #include "hardware/walker.hpp"
+#include "kernel/compaction.hpp"
 #include "kernel/filemap.hpp"
 #include "kernel/fork.hpp"
 #include "kernel/gup.hpp"
 #include "kernel/huge_memory.hpp"
 #include "kernel/khugepaged.hpp"
+#include "kernel/kswapd.hpp"
 #include "kernel/lru.hpp"
 #include "kernel/madvise.hpp"
 #include "kernel/memcontrol.hpp"
 #include "kernel/memory.hpp"
 #include "kernel/mmap.hpp"
+#include "kernel/page_alloc.hpp"
+#include "kernel/pollution.hpp"
 #include "kernel/swap.hpp"
 #include "patterns.hpp"
 #include <algorithm>
@@ -169,10 +173,11 @@ struct interpreter {
 
     int set_op(const op_record &op) {
         u32 *const settings[NR_SETTINGS] = {
-            &m.h->thp_enabled,   &m.h->use_zero_page,   &m.h->shrink_underused,
-            &m.h->max_ptes_none, &m.h->max_ptes_shared, &m.h->max_ptes_swap,
-            &m.h->thp_defrag,    &m.h->swappiness,      &m.h->lru_batches};
+            &m.h->thp_enabled,     &m.h->use_zero_page,    &m.h->shrink_underused, &m.h->max_ptes_none,
+            &m.h->max_ptes_shared, &m.h->max_ptes_swap,    &m.h->thp_defrag,       &m.h->swappiness,
+            &m.h->lru_batches,     &m.h->khugepaged_defrag};
         *settings[op.a] = static_cast<u32>(op.b);
+        if (op.a == SET_ENABLED) setup_per_zone_wmarks(m);
         if (!m.h->lru_batches) lru_add_drain(m);
         return 0;
     }
@@ -209,6 +214,7 @@ struct interpreter {
             return 0;
         case OP_thp:
             m.h->thp_mode[op.a] = static_cast<u32>(op.b);
+            setup_per_zone_wmarks(m);
             return 0;
         case OP_set:
             return set_op(op);
@@ -229,6 +235,14 @@ struct interpreter {
             return swapon(m, op.length);
         case OP_khugepaged:
             for (u64 round = 0; round < op.a; ++round) khugepaged_scan(m);
+            return 0;
+        case OP_pollute:
+            return pollute(m, op.a, mix64(p.seed ^ mix64(m.h->at.op + 1)));
+        case OP_fragment:
+            return fragment(m, static_cast<u32>(op.a), static_cast<u32>(op.b),
+                            mix64(p.seed ^ mix64(m.h->at.op + 1)));
+        case OP_compact:
+            compact_memory(m);
             return 0;
         case OP_reclaim:
             mem_cgroup_force_empty(m);
@@ -314,6 +328,7 @@ run_status run(machine &m, const program_view &program, run_budget &budget) {
         const op_record &op = program.ops[at.op];
         const u32 first_id = m.h->next_vma_id;
         const step_result result = i.execute(op);
+        run_daemons(m);
         memory_tick(m);
         if (result == STEP_PAUSED) return RUN_WINDOW;
         if (result == STEP_OOM) {

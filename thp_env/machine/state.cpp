@@ -14,21 +14,14 @@ namespace {
 constexpr u64 MAGIC = 0x3130766e65706874ULL; // "thpenv01"
 
 constexpr u32 record_size[NR_TABLES] = {
-    sizeof(page),
-    sizeof(u8),
-    PTRS_PER_TABLE * sizeof(u64),
-    sizeof(u32),
-    sizeof(vm_area_struct),
-    sizeof(u32),
-    sizeof(mm_struct),
-    sizeof(anon_vma),
-    sizeof(region),
-    sizeof(pin),
-    sizeof(u32),
-    sizeof(swap_slot),
-    sizeof(swap_cluster),
-    sizeof(u32),
-    sizeof(u64),
+    sizeof(page),      sizeof(u8),
+    sizeof(u8),        PTRS_PER_TABLE * sizeof(u64),
+    sizeof(u32),       sizeof(vm_area_struct),
+    sizeof(u32),       sizeof(mm_struct),
+    sizeof(anon_vma),  sizeof(region),
+    sizeof(pin),       sizeof(u32),
+    sizeof(swap_slot), sizeof(swap_cluster),
+    sizeof(u32),       sizeof(u64),
 };
 
 // FNV-1a over words: finds damage, not malice.
@@ -58,6 +51,8 @@ std::string check_config(const machine_config &c) {
     if (u64{c.pool_blocks} * 32 > c.nr_pages)
         return "the reserve of 64K folios must not exceed half the memory";
     if (c.nr_cpus < 1 || c.nr_cpus > 4096) return "nr_cpus must lie between 1 and 4096";
+    if (c.min_free_kbytes != NIL && u64{c.min_free_kbytes} * 1024 > c.nr_pages * PAGE_SIZE / 2)
+        return "min_free_kbytes must leave half of the memory";
     return check_tlb(c.tlb);
 }
 
@@ -76,6 +71,7 @@ void machine::attach() {
     auto at = [this](table_id id) { return static_cast<std::byte *>(arena_) + h->tables[id].offset; };
     pages = reinterpret_cast<page *>(at(TABLE_pages));
     contents = reinterpret_cast<u8 *>(at(TABLE_contents));
+    pageblocks = reinterpret_cast<u8 *>(at(TABLE_pageblocks));
     tables = reinterpret_cast<u64 *>(at(TABLE_tables));
     table_frames = reinterpret_cast<u32 *>(at(TABLE_table_frames));
     vmas = reinterpret_cast<vm_area_struct *>(at(TABLE_vmas));
@@ -98,6 +94,7 @@ machine::machine(const machine_config &config, const program_size &program) {
     const u32 capacity[NR_TABLES] = {
         frames,
         frames,
+        (frames >> PAGEBLOCK_ORDER) + 1,
         config.max_tables,
         config.max_tables,
         config.max_vmas,
@@ -131,6 +128,7 @@ machine::machine(const machine_config &config, const program_size &program) {
     h->max_ptes_none = HPAGE_PMD_NR - 1;
     h->max_ptes_shared = HPAGE_PMD_NR / 2;
     h->max_ptes_swap = HPAGE_PMD_NR / 8;
+    h->khugepaged_defrag = 1;
     h->thp_enabled = THP_MADVISE;
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
     h->deferred_head = h->deferred_tail = NIL;
@@ -143,10 +141,11 @@ machine::machine(const machine_config &config, const program_size &program) {
     for (u32 &next : h->swap_next) next = NIL;
     for (u32 &list : h->cluster_lists) list = NIL;
     for (u32 &list : h->cluster_tails) list = NIL;
-    for (free_area &area : h->area) area.head = NIL;
     tlb_init(*this);
     h->huge_zero_pfn = NIL;
-    h->zero_pfn = alloc_pages(*this, 0, GFP_NOWAIT);
+    free_area_init(*this);
+    setup_per_zone_wmarks(*this);
+    h->zero_pfn = alloc_pages(*this, 0, MIGRATE_UNMOVABLE, GFP_NOWAIT);
     contents[h->zero_pfn] = CONTENT_TOUCHED;
     huge_page_pool_init(*this);
 }

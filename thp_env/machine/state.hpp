@@ -31,8 +31,10 @@ enum page_flags : u32 {
     PG_charged = 1U << 15,    // to the control group: folio->memcg_data
     PG_file = 1U << 16,       // of the page cache
     PG_pool = 1U << 19,       // a 64K block of the reserve, free or in use
-    PG_lent = 1U << 17,       // a 64K folio that the buddy allocator lent to the reserve's users
-    PG_double_map = 1U << 18,
+    PG_lent = 1U << 20,       // a 64K folio that the buddy allocator lent to the reserve's users
+    PG_double_map = 1U << 21,
+    PG_slab = 1U << 17,       // held by the rest of the kernel, which uses it in place: cannot move
+    PG_filecache = 1U << 18,  // held by somebody else's page cache: can move
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.
@@ -177,7 +179,8 @@ struct table_header {
 enum table_id : u32 {
     TABLE_pages,
     TABLE_contents,
-    TABLE_tables, // page tables: 512 entries each
+    TABLE_pageblocks, // the flags of each (buddy.hpp)
+    TABLE_tables,     // page tables: 512 entries each
     TABLE_table_frames,
     TABLE_vmas,
     TABLE_vma_order,
@@ -193,8 +196,26 @@ enum table_id : u32 {
     NR_TABLES
 };
 
+// include/linux/mmzone.h: enum migratetype.
+enum migratetype : u32 { MIGRATE_UNMOVABLE, MIGRATE_MOVABLE, MIGRATE_RECLAIMABLE, MIGRATE_PCPTYPES };
+
 struct free_area {
-    u32 head, nr_free;
+    u32 head[MIGRATE_PCPTYPES], tail[MIGRATE_PCPTYPES], nr_free[MIGRATE_PCPTYPES];
+};
+
+enum zone_watermarks : u32 { WMARK_MIN, WMARK_LOW, WMARK_HIGH, NR_WMARK };
+
+// All memory is one zone (struct zone).
+struct zone_struct {
+    free_area area[MAX_PAGE_ORDER + 1];
+    u32 orders[MIGRATE_PCPTYPES]; // bit o: there are free blocks of order o
+    u32 nr_free;                  // pages, with those that have no record yet
+    u32 watermark[NR_WMARK];
+    u32 migrate_pfn, free_pfn; // where the last compaction stopped
+    u32 compact_considered, compact_defer_shift, compact_order_failed;
+    u32 kswapd_wakeup, kswapd_failures; // woken; in vain, so many times in a row
+    u32 kcompactd_order;                // woken, for this order
+    u32 compact_blockskip_flush, reserved;
 };
 
 struct cursor {
@@ -214,13 +235,14 @@ struct header {
     u64 memory_clock;   // ps: until when memory over time is integrated
     u64 memory_rest[3]; // page-picoseconds below one page-microsecond
     // Memory.
-    free_area area[MAX_PAGE_ORDER + 1];
+    zone_struct zone;
     u32 zero_pfn, huge_zero_pfn, huge_zero_users, next_vma_id;
     u32 deferred_head, deferred_tail, deferred_len, nr_vmas;
     // Settings.
     u32 thp_enabled, use_zero_page, shrink_underused, max_ptes_none, max_ptes_shared, max_ptes_swap;
     u32 thp_mode[PMD_ORDER + 1];
     u32 thp_defrag, swappiness;
+    u32 khugepaged_defrag, reserved_settings;
     u32 lru_batches, in_reclaim; // whether folios wait in batches; PF_MEMALLOC
     // Swap and the LRU.
     u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
@@ -260,6 +282,7 @@ struct machine {
     header *h = nullptr;
     page *pages = nullptr;
     u8 *contents = nullptr;
+    u8 *pageblocks = nullptr;
     u64 *tables = nullptr; // entry i of table t: tables[t * 512 + i]
     u32 *table_frames = nullptr;
     vm_area_struct *vmas = nullptr;

@@ -18,6 +18,7 @@ constexpr u32 PAGE_SHIFT = 12, PMD_SHIFT = 21, PUD_SHIFT = 30, PGDIR_SHIFT = 39;
 constexpr u64 PAGE_SIZE = 1ULL << PAGE_SHIFT, PMD_SIZE = 1ULL << PMD_SHIFT;
 constexpr u32 PTRS_PER_TABLE = 512;
 constexpr u32 PMD_ORDER = 9, HPAGE_PMD_NR = 512, MAX_PAGE_ORDER = 10;
+constexpr u32 PAGEBLOCK_ORDER = 9, PAGEBLOCK_NR_PAGES = 1U << PAGEBLOCK_ORDER;
 constexpr u64 TASK_SIZE = 0x7ffffffff000ULL;
 
 constexpr u64 align_down(u64 x, u64 to) { return x & ~(to - 1); }

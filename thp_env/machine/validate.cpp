@@ -12,7 +12,7 @@ namespace thp {
 
 namespace {
 
-enum frame_owner : u8 { OWNER_NONE, OWNER_FREE, OWNER_TABLE, OWNER_ZERO, OWNER_FOLIO };
+enum frame_owner : u8 { OWNER_NONE, OWNER_FREE, OWNER_TABLE, OWNER_ZERO, OWNER_HELD, OWNER_FOLIO };
 
 struct scan : report {
     machine &m;
@@ -39,29 +39,55 @@ struct scan : report {
         }
     }
 
-    void free_lists() {
-        for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order) {
-            const free_area &area = m.h->area[order];
-            u32 n = 0, before = NIL;
-            for (u32 pfn = area.head; pfn != NIL && n <= area.nr_free; pfn = m.pages[pfn].next, ++n) {
-                if (pfn >= owner.size()) return expect(false, "free block beyond memory", pfn);
-                const page &p = m.pages[pfn];
-                expect(p.flags == PG_buddy && p.order == order, "free block without its mark", pfn);
-                expect(pfn % (1U << order) == 0, "free block out of line", pfn);
-                expect(p.prev == before, "free list broken", pfn);
-                own(pfn, 1U << order, OWNER_FREE);
-                const u32 buddy = pfn ^ (1U << order);
-                const bool both = order < MAX_PAGE_ORDER && buddy < owner.size() &&
-                                  (m.pages[buddy].flags & PG_buddy) && m.pages[buddy].order == order;
-                expect(!both, "free buddies that were not merged", pfn);
-                for (u32 i = pfn; i < pfn + (1U << order) && i < owner.size(); ++i) {
-                    expect(m.contents[i] == 0, "free frame that is not clean", i);
-                    expect(i == pfn || m.pages[i].flags == 0, "free frame with flags", i);
-                }
-                before = pfn;
+    void free_list(u32 order, u32 type) {
+        const free_area &area = m.h->zone.area[order];
+        u32 n = 0, before = NIL;
+        for (u32 pfn = area.head[type]; pfn != NIL && n <= area.nr_free[type]; pfn = m.pages[pfn].next, ++n) {
+            if (pfn >= owner.size()) return expect(false, "free block beyond memory", pfn);
+            const page &p = m.pages[pfn];
+            expect(p.flags == PG_buddy && p.order == order, "free block without its mark", pfn);
+            expect(pfn % (1U << order) == 0, "free block out of line", pfn);
+            expect(p.prev == before, "free list broken", pfn);
+            own(pfn, 1U << order, OWNER_FREE);
+            const u32 buddy = pfn ^ (1U << order);
+            const bool both = order < MAX_PAGE_ORDER && buddy < owner.size() &&
+                              (m.pages[buddy].flags & PG_buddy) && m.pages[buddy].order == order;
+            expect(!both, "free buddies that were not merged", pfn);
+            for (u32 i = pfn; i < pfn + (1U << order) && i < owner.size(); ++i) {
+                expect(m.contents[i] == 0, "free frame that is not clean", i);
+                expect(i == pfn || m.pages[i].flags == 0, "free frame with flags", i);
+                expect(get_pageblock_migratetype(m, i) == type, "free on the list of another type", i);
             }
-            expect_equal(area.nr_free, n, "free blocks of order " + std::to_string(order));
+            before = pfn;
         }
+        const std::string of = " of order " + std::to_string(order) + ", type " + std::to_string(type);
+        expect_equal(area.nr_free[type], n, "free blocks" + of);
+        expect(area.tail[type] == before, "end of a free list", before);
+        expect_equal((m.h->zone.orders[type] >> order) & 1, n > 0, "whether there are free blocks" + of);
+    }
+
+    void free_lists() {
+        expect_equal(m.h->tables[TABLE_pageblocks].used,
+                     (owner.size() + PAGEBLOCK_NR_PAGES - 1) >> PAGEBLOCK_ORDER, "page blocks");
+        for (u32 type = 0; type < MIGRATE_PCPTYPES; ++type) {
+            for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order) free_list(order, type);
+        }
+        u64 free = m.h->tables[TABLE_pages].capacity - owner.size();
+        for (const u8 who : owner) free += who == OWNER_FREE;
+        expect_equal(m.h->zone.nr_free, free, "nr_free");
+    }
+
+    // Frames of the rest of the system (pollute, fragment).
+    void held() {
+        u64 n = 0;
+        for (u32 pfn = 0; pfn < owner.size(); ++pfn) {
+            const u32 flags = m.pages[pfn].flags;
+            if (!(flags & (PG_slab | PG_filecache))) continue;
+            expect(flags == PG_slab || flags == PG_filecache, "held frame that is also something else", pfn);
+            own(pfn, 1, OWNER_HELD);
+            ++n;
+        }
+        expect_equal(m.h->vm[VM_nr_held], n, "nr_held");
     }
 
     // One PTE or PMD that maps `nr` pages from `pfn` on at the address.
@@ -331,6 +357,7 @@ std::string validate(machine &m) {
     for (u32 head = m.h->pool_head; head != NIL && s.broken.empty(); head = m.pages[head].next) {
         s.own(head, CONT_PTES, OWNER_FREE);
     }
+    s.held();
     s.own(m.h->zero_pfn, 1, OWNER_ZERO);
     if (m.h->huge_zero_pfn != NIL) s.own(m.h->huge_zero_pfn, HPAGE_PMD_NR, OWNER_ZERO);
     if (!s.broken.empty()) return s.broken; // what follows relies on this much

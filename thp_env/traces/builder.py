@@ -332,6 +332,34 @@ class ProgramBuilder(ProgramWriter):
         """Reclaim what can be (memory.force_empty)."""
         self._emit("reclaim")
 
+    def pollute(self, share: float) -> None:
+        """Put an unmovable page into a share of all 2M blocks of memory, at random places.
+
+        Blocks without a free page are passed over. Which blocks depends on the program's seed alone.
+        """
+        if not 0 <= share <= 1:
+            raise ProgramError(f"the share of 2M blocks must lie between 0 and 1, not {share}")
+        self._emit("pollute", a=round(share * 65536))
+
+    def fragment(self, order: int, index: float) -> None:
+        """Fragment free memory until its unusable free space index reaches a value, as after hours of use.
+
+        Movable pages of somebody else's page cache go into random free blocks, one each; compaction can move them.
+
+        Args:
+            order: the order that the index is about, 1 to 10.
+            index: share of free memory, 0 to 1, that an allocation of this order cannot use.
+        """
+        if not 1 <= order <= layout.MAX_PAGE_ORDER:
+            raise ProgramError(f"memory can be fragmented for orders 1 to {layout.MAX_PAGE_ORDER}, not {order}")
+        if not 0 <= index <= 1:
+            raise ProgramError(f"the index must lie between 0 and 1, not {index}")
+        self._emit("fragment", a=order, b=round(index * 1000))
+
+    def compact(self) -> None:
+        """Compact all memory (/proc/sys/vm/compact_memory)."""
+        self._emit("compact")
+
     def fork(self, child: str) -> None:
         """Fork the current process; the child has the same regions."""
         if child in self._processes:

@@ -121,6 +121,9 @@ FORMS: dict[str, tuple[str, tuple[Callable[[str], Any], ...], int]] = {
     "autodrain": ("autodrain", (str,), 1),
     "reclaim": ("reclaim", (), 0),
     "khugepaged": ("khugepaged", (int,), 0),
+    "pollute": ("pollute", (float,), 1),
+    "fragment": ("fragment", (int, float), 2),
+    "compact": ("compact", (), 0),
     "fork": ("fork", (str,), 1),
     "exit": ("exit", (str,), 1),
     "pin": ("pin", (str, number, number), 3),
@@ -313,11 +316,15 @@ def _format(program: Program, op: np.void) -> str:
             return f"orders {where} {a:#x}"
         case "khugepaged":
             return f"khugepaged {a}"
+        case "pollute":
+            return f"pollute {a / 65536}"
+        case "fragment":
+            return f"fragment {a} {b / 1000}"
         case "swap":
             return f"swap {op['length']}"
         case "limit":
             return f"limit {'max' if op['length'] == layout.NO_LIMIT else op['length']}"
-        case "shrink" | "unpin" | "reclaim" | "swapoff" | "drain":
+        case "shrink" | "unpin" | "reclaim" | "swapoff" | "drain" | "compact":
             return name
     return f"{name} {where}"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_workloads.generator import Generator, Stage, number, one_of, part
+from thp_workloads.generator import Claim, Generator, Stage, number, one_of, part
 from thp_workloads.surroundings import PAGE, log_uniform, runs
 
 
@@ -59,7 +59,7 @@ class AllocPurge(Generator):
     Attributes:
         allocator: which one, of `ALLOCATORS`.
         waves: waves of load.
-        freed: share of the live pieces that is freed from one wave to the next.
+        freed: share of the live pieces that is replaced in a wave.
         lifetime: mean length, in bytes, of a run of pieces that are freed together.
         young: share of those runs that lie at the top: what was allocated last often goes first.
         skew: Zipf exponent of the accesses.
@@ -70,11 +70,18 @@ class AllocPurge(Generator):
     family = "allocators"
     summary = "an allocator returns pieces smaller than a folio, in waves of load"
     sources = "Manuals and sources of glibc, jemalloc, Scudo and TCMalloc, as `ALLOCATORS` says for each."
+    pace = (60, 600)
+    claims = (
+        Claim(
+            "Barry Song: freeing in pieces smaller than a folio defeats it: memory stays",
+            "resident_mib", "2M", "never", 1.02, 2.0,
+        ),
+    )
 
     allocator: str = one_of("jemalloc", tuple(ALLOCATORS))
     waves: int = number(10, 1, 1 << 20)
-    freed: float = number(0.5, 0, 1)
-    lifetime: float = number(64 * 1024, 1, 1 << 30)
+    freed: float = number(1.0, 0, 100)
+    lifetime: float = number(24 * 1024, 1, 1 << 30)
     young: float = number(0.5, 0, 1)
     skew: float = number(0.9, 0, 3)
     writes: float = number(0.4, 0, 1)
@@ -94,23 +101,21 @@ class AllocPurge(Generator):
         seconds = self.seconds / self.phases
         for w in range(self.waves):
             _, phases = part(self.phases, w, self.waves, 1)
-            want = int(n * s.rng.uniform(0.5, 1.0))
+            low, high = s.rng.uniform(0.2, 0.5), s.rng.uniform(0.6, 1.0)
             for i in s.phases(phases):
-                half = max(1, phases // 2)
-                if i < half:
-                    missing = max(0, want - int(live.sum()))
-                    free = np.flatnonzero(~live)[: -(-missing // (half - i))]
-                    for first, last in runs(free):
-                        s.b.touch("heap", first * size, (last - first) * size, content=40)
-                    live[free] = resident[free] = True
-                else:
-                    self._free(s, live, size, self.freed / max(1, phases - half))
+                height = 1 - abs(2 * (i + 1) / phases - 1)  # 0 to 1 to 0
+                want = int(n * (low + (high - low) * height))
+                gone = max(int(live.sum() * self.freed / phases), int(live.sum()) - want)
+                self._free(s, live, size, gone)
+                free = np.flatnonzero(~live)[: max(0, want - int(live.sum()))]
+                for first, last in runs(free):
+                    s.b.touch("heap", first * size, (last - first) * size, content=40)
+                live[free] = resident[free] = True
                 self._return(s, kind, live, resident, size, seconds)
                 self._use(s, live, size)
 
-    def _free(self, s: Stage, live: np.ndarray, size: int, share: float) -> None:
-        """Free runs of live pieces until the share is reached."""
-        target = int(live.sum() * share)
+    def _free(self, s: Stage, live: np.ndarray, size: int, target: int) -> None:
+        """Free runs of live pieces until so many are free."""
         for _ in range(4 * len(live)):
             if target <= 0 or not live.any():
                 return
@@ -162,8 +167,8 @@ class AllocPurge(Generator):
         return {
             "allocator": str(rng.choice(list(ALLOCATORS))),
             "waves": int(rng.integers(4, 17)),
-            "freed": float(rng.uniform(0.2, 0.9)),
-            "lifetime": log_uniform(rng, 8 * 1024, 1 << 20),
+            "freed": float(rng.uniform(0.3, 2.0)),
+            "lifetime": log_uniform(rng, 4 * 1024, 256 * 1024),
             "young": float(rng.uniform(0.2, 0.8)),
             "skew": float(rng.uniform(0.3, 1.1)),
             "writes": float(rng.uniform(0.0, 0.8)),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_workloads.generator import Generator, Stage, number
+from thp_workloads.generator import Claim, Generator, Stage, number
 from thp_workloads.surroundings import PAGE, pages
 
 REGION = 256 * 1024
@@ -42,7 +42,14 @@ class AndroidSwitch(Generator):
         "OPPO (Barry Song, 2023): zRAM of 4 to 8 GB at 1:4, CoW about 3 % of large folios; large folios fail for 50 % "
         "after an hour and 90 % after two. CachedAppOptimizer compresses cached apps with MADV_PAGEOUT."
     )
-    pace = (30, 300)
+    claims = (
+        Claim(
+            "LWN 974826: half of the 64K allocations fail after an hour",
+            "fallback_share", "64K", "never", 0.25, 1.0,
+        ),
+    )
+    pace = (150, 1500)
+    time_scale = 0.4
     swaps_itself = True
 
     apps: int = number(8, 2, 60)

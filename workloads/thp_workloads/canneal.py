@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_workloads.generator import Generator, Stage, number, part
+from thp_workloads.generator import Claim, Generator, Stage, number, part
 from thp_workloads.surroundings import MIB, PAGE, pages
 
 
@@ -33,7 +33,17 @@ class Canneal(Generator):
         "PARSEC canneal; glibc: the heap grows by M_TOP_PAD (128K) and what was asked. DAMON's evaluation: always-on "
         "2M folios save 16 % of the run time at 2 % less memory."
     )
-    pace = (10, 120)
+    claims = (
+        Claim(
+            "DAMON's evaluation: 16 % less time with 2M",
+            "time_ms", "never", "2M", 1.1, 2.2,
+        ),
+        Claim(
+            "DAMON's evaluation: 2.35 % less memory with 2M",
+            "resident_mib", "2M", "never", 0.9, 1.02,
+        ),
+    )
+    pace = (15, 120)
 
     step: int = number(132 * 1024, PAGE, 64 * MIB)
     load: float = number(0.7, 0.05, 0.95)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_workloads.generator import Generator, Stage, number
+from thp_workloads.generator import Claim, Generator, Stage, number
 from thp_workloads.surroundings import MIB, PAGE, pages
 
 TENANTS = ("jvm", "inference", "database", "batch")
@@ -42,7 +42,17 @@ class Colocate(Generator):
         "Usama Arif (2025): mixed fleets in which databases run out of memory at a slight increase. G1: regions of 1 "
         "to 32 MB. Johannes Weiner (2023): a third of 2M blocks hold something unmovable."
     )
-    pace = (15, 200)
+    claims = (
+        Claim(
+            "Usama Arif, Meta: 7.7 % more memory with 2M always",
+            "resident_mib", "2M", "never", 1.01, 1.2,
+        ),
+        Claim(
+            "Usama Arif, Meta: 1.8 % faster with 2M always",
+            "time_ms", "never", "2M", 1.005, 1.2,
+        ),
+    )
+    pace = (40, 400)
 
     jvm: float = number(0.3, 0.02, 0.7)
     weights: float = number(0.2, 0.02, 0.7)

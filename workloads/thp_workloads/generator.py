@@ -63,6 +63,25 @@ SIZES = {
 """For tests, for training and for final measurements."""
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What a source reports of such a program: a ratio of one figure under two settings.
+
+    Attributes:
+        says: the source and its figure.
+        metric: a metric of the profile.
+        of, against: contenders of the profile; the ratio is `of` divided by `against`.
+        low, high: what would be the same direction and rough size.
+    """
+
+    says: str
+    metric: str
+    of: str
+    against: str
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generator:
     """Writes trace programs of one kind.
@@ -81,8 +100,11 @@ class Generator:
     family: ClassVar[str]
     summary: ClassVar[str]
     sources: ClassVar[str]
-    pace: ClassVar[tuple[float, float]] = (3, 300)
+    claims: ClassVar[tuple[Claim, ...]]
+    pace: ClassVar[tuple[float, float]] = (30, 300)
     """Range of `ns` that `sample` draws from."""
+    time_scale: ClassVar[float] = 1.0
+    """How long the episodes that `sample` draws last beside those of other generators."""
     swaps_itself: ClassVar[bool] = False
     """Whether the program writes memory to zram of its own accord, so that there always is some."""
 
@@ -136,7 +158,7 @@ class Generator:
             seed: of every random choice.
         """
         rng = np.random.default_rng(seed)
-        b = ProgramBuilder(self.name, seed=seed, family=self.family)
+        b = ProgramBuilder(self.name, seed=seed, family=self.family, brk_start=_randomize_brk(rng))
         around = around or Surroundings(swap=2 * self.footprint if self.swaps_itself else 0)
         surround(b, rng, around)
         self.compose(Stage(b, rng, self, around.pressure))
@@ -157,7 +179,7 @@ class Generator:
             phases=int(rng.integers(*limits.phases, endpoint=True)),
             accesses=int(rng.integers(*limits.accesses, endpoint=True)),
             ns=log_uniform(rng, *cls.pace),
-            seconds=log_uniform(rng, *limits.seconds),
+            seconds=cls.time_scale * log_uniform(rng, *limits.seconds),
             **cls.draw(rng),
         )
         around = draw_surroundings(rng, footprint, generator.touched, cores_of(side_of(cls.family)))
@@ -186,6 +208,11 @@ class Generator:
             limits = ", ".join(m["names"]) if "names" in m else f"{m['low']:g} to {m['high']:g}"
             rows.append((f.name, f.default, limits, meanings[f.name]))
         return rows
+
+
+def _randomize_brk(rng: np.random.Generator) -> int:
+    """Draw where the heap begins: up to 32 MiB behind the executable (arch/x86/kernel/process.c)."""
+    return 0x555555800000 + PAGE * int(rng.integers(32 * MIB // PAGE))
 
 
 def attributes(doc: str) -> dict[str, str]:

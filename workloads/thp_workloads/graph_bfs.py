@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_workloads.generator import Generator, Stage, number, part
+from thp_workloads.generator import Claim, Generator, Stage, number, part
 from thp_workloads.surroundings import PAGE, pages
 
 
@@ -32,7 +32,13 @@ class GraphBfs(Generator):
         "Graph500 (edge factor 16, 64 roots) and GAP. PCC: 2M folios on a few percent of the footprint give 77 % of "
         "the gain of 2M everywhere on BFS."
     )
-    pace = (8, 80)
+    claims = (
+        Claim(
+            "Elastic Translations: BFS 1.22 times as fast with 2M; PCC: 1.3 on average",
+            "time_ms", "never", "2M", 1.1, 1.5,
+        ),
+    )
+    pace = (10, 80)
 
     degree: int = number(16, 2, 256)
     skew: float = number(0.7, 0, 3)

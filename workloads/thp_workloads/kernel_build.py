@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_workloads.generator import Generator, Stage, number, part
+from thp_workloads.generator import Claim, Generator, Stage, number, part
 from thp_workloads.surroundings import MIB, PAGE, log_uniform, pages
 
 QUIRE = 2 * MIB
@@ -37,7 +37,18 @@ class KernelBuild(Generator):
         "Ryan Roberts, mTHP v4: a kernel build with -j8 takes 4.6 % less time and 38 % less kernel time with "
         "16K+32K+64K. GCC: ggc-page.c takes 512 pages at a time; heaps of 5 to 200 MB a job."
     )
-    pace = (20, 200)
+    claims = (
+        Claim(
+            "Ryan Roberts, mTHP v4: 4.6 % less time with 16K+32K+64K",
+            "time_ms", "never", "16K+32K+64K", 1.02, 1.08,
+        ),
+        Claim(
+            "Ryan Roberts, mTHP v4: 38 % less kernel time with 16K+32K+64K",
+            "kernel_cost", "16K+32K+64K", "never", 0.4, 0.8,
+        ),
+    )
+    pace = (30, 200)
+    time_scale = 0.08
 
     jobs: int = number(6, 1, 48)
     lifetime: float = number(3.0, 1, 1000)

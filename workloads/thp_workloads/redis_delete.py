@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_workloads.generator import Generator, Stage, number, part
+from thp_workloads.generator import Claim, Generator, Stage, number, part
 from thp_workloads.surroundings import MIB, PAGE, pages, runs
 
 
@@ -37,7 +37,13 @@ class RedisDelete(Generator):
         "HawkEye (ASPLOS 2019): 11 million pairs of 4 KB, 80 % deleted at random, then 17 thousand of 2 MB; 28 GB of "
         "bloat under Linux. jemalloc purges dirty pages with MADV_DONTNEED."
     )
-    pace = (20, 300)
+    claims = (
+        Claim(
+            "HawkEye: 28 GB of bloat beside 45 GB of values with 2M",
+            "resident_mib", "2M", "never", 1.1, 2.0,
+        ),
+    )
+    pace = (200, 1000)
 
     value: int = number(PAGE, PAGE, MIB)
     small: float = number(0.6, 0.05, 0.95)

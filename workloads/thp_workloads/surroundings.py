@@ -48,29 +48,32 @@ def runs(chosen: np.ndarray) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """The machine an instance runs on, and how fragmented its free memory is.
+    """The machine an instance runs on, the state of its free memory, and when memory gets short.
 
     Attributes:
         config: the machine.
-        holes: bytes of free memory that lie in holes of `granule` bytes, between as many that stay in use.
-        granule: bytes of a hole, a power of two.
-        polluted: bytes of free memory in 2M blocks of which one page is unmovable.
+        unusable: share of free memory that an allocation of `order` cannot use (unusable free space index).
+        order: the order that this is about, 2 to 9.
+        unmovable: share of 2M blocks that hold an unmovable page.
         swap: bytes of zram; 0: none.
         pressure: (moment, bytes): from that share of the run on, the program may hold so many bytes (memory.max).
     """
 
     config: MachineConfig = field(default_factory=MachineConfig)
-    holes: int = 0
-    granule: int = 64 * 1024
-    polluted: int = 0
+    unusable: float = 0.0
+    order: int = 9
+    unmovable: float = 0.0
     swap: int = 0
     pressure: tuple[tuple[float, int], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what does not fit the machine."""
-        memory = self.config.memory
-        check(holes=(self.holes, 0, memory // 2), granule=(self.granule, PAGE, PMD),
-              polluted=(self.polluted, 0, memory - 2 * self.holes), swap=(self.swap, 0, 1 << 40))  # fmt: skip
+        """Refuse what no machine can be like.
+
+        Raises:
+            ProgramError: naming the parameter.
+        """
+        check(unusable=(self.unusable, 0, 1), order=(self.order, 2, 9), unmovable=(self.unmovable, 0, 1),
+              swap=(self.swap, 0, 1 << 38))  # fmt: skip
         for moment, limit in self.pressure:
             check(moment=(moment, 0, 1), limit=(limit, MIB, 1 << 46))
 
@@ -78,11 +81,16 @@ class Surroundings:
 UNMOVABLE_SHARE = 0.34
 """Share of 2M blocks that hold an unmovable page on Meta's servers (Johannes Weiner, LSF/MM/BPF 2023)."""
 
+RESERVE = 48 * MIB
+"""What a machine has beside what programs may take: watermarks, page tables."""
 
-def draw_surroundings(rng: np.random.Generator, footprint: int, touched: float, cores: tuple[str, ...]) -> Surroundings:
+
+def draw_surroundings(
+    rng: np.random.Generator, footprint: int, touched: float, cores: tuple[str, ...]
+) -> Surroundings:
     """Draw a machine of 1.15 to 2.5 times what a program maps, on one of the cores.
 
-    In six cases of ten 30 % to all of the free memory lies in holes of 32K to 512K, as after hours of use; in five
+    In six cases of ten 30 to 99 % of free memory cannot serve one of the orders 4 to 9, as after hours of use; in five
     of ten the share of 2M blocks that hold an unmovable page is uniform on 0 to twice `UNMOVABLE_SHARE`. In five of
     ten there is zram, and one to three times in the run a limit of 80 to 130 % of what the program touches is set.
 
@@ -93,52 +101,28 @@ def draw_surroundings(rng: np.random.Generator, footprint: int, touched: float, 
         cores: names of cores.
     """
     mapped = footprint + 8 * MIB  # folios of 2M reach over the ends of what is mapped
-    free = int(mapped * log_uniform(rng, 1.15, 2.5))
-    holes = pages(free * rng.uniform(0.3, 1.0)) if rng.random() < 0.6 else 0
-    unmovable = float(rng.uniform(0, 2 * UNMOVABLE_SHARE)) if rng.random() < 0.5 else 0.0
-    polluted = int((free - holes) * unmovable) // PMD * PMD
-    memory = (free + holes + 32 * MIB) // MIB * MIB
-    granule = PAGE << int(rng.integers(3, 8))
+    memory = (int(mapped * log_uniform(rng, 1.15, 2.5)) + RESERVE) // MIB * MIB
     config = MachineConfig(memory=memory, core=str(rng.choice(cores)))
+    unusable = float(rng.uniform(0.3, 0.99)) if rng.random() < 0.6 else 0.0
+    order = int(rng.integers(4, 10))
+    unmovable = float(rng.uniform(0, 2 * UNMOVABLE_SHARE)) if rng.random() < 0.5 else 0.0
     if rng.random() < 0.5:
-        return Surroundings(config, holes, granule, polluted)
+        return Surroundings(config, unusable, order, unmovable)
     moments = np.sort(rng.uniform(0.1, 0.9, int(rng.integers(1, 4)))).tolist()
     pressure = tuple((moment, max(2 * MIB, int(footprint * touched * rng.uniform(0.8, 1.3)))) for moment in moments)
-    return Surroundings(config, holes, granule, polluted, 2 * pages(footprint), pressure)
+    return Surroundings(config, unusable, order, unmovable, 2 * pages(footprint), pressure)
 
 
 def surround(b: ProgramBuilder, rng: np.random.Generator, around: Surroundings) -> None:
     """Bring the machine into the state that the program finds.
 
-    A region takes `2 * holes` bytes and gives every second granule back; another takes `polluted` bytes and gives
-    back all but one pinned page of every 2M. Some file regions of odd lengths come first, so that no address or
-    alignment names a workload.
+    Some file regions of odd lengths come first, so that no address or alignment names a workload.
     """
-    for i in range(int(rng.integers(2, 6))):
-        b.mmap(f"lib{i}", pages(log_uniform(rng, 8 * 1024, 4 * MIB)), at="auto", file=True, prot="r")
+    if around.unmovable:
+        b.pollute(around.unmovable)
+    if around.unusable:
+        b.fragment(around.order, around.unusable)
     if around.swap:
         b.swap(around.swap)
-    if around.holes or around.polluted:  # another process, which the program's own does not fork
-        b.fork("others")
-        b.slice("others")
-    if around.holes:
-        length = pages(2 * around.holes)
-        _hold(b, "held", length)
-        for offset in range(0, length - around.granule + 1, 2 * around.granule):
-            b.advise("held", offset, around.granule, "dontneed")
-    if around.polluted:
-        _hold(b, "unmovable", around.polluted)
-        for offset in range(0, around.polluted, PMD):
-            page = offset + int(rng.integers(PMD // PAGE)) * PAGE
-            b.pin("unmovable", page, PAGE)
-            end = min(offset + PMD, around.polluted)
-            if page > offset:
-                b.advise("unmovable", offset, page - offset, "dontneed")
-            if page + PAGE < end:
-                b.advise("unmovable", page + PAGE, end - page - PAGE, "dontneed")
-    b.slice("P")
-
-
-def _hold(b: ProgramBuilder, name: str, length: int) -> None:
-    b.mmap(name, length, at="auto", nohugepage=True)
-    b.touch(name, 0, length, content=40)
+    for i in range(int(rng.integers(2, 6))):
+        b.mmap(f"lib{i}", pages(log_uniform(rng, 8 * 1024, 4 * MIB)), at="auto", file=True, prot="r")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_workloads.generator import Generator, Stage, number, part
+from thp_workloads.generator import Claim, Generator, Stage, number, part
 from thp_workloads.surroundings import PAGE, pages
 
 
@@ -34,7 +34,13 @@ class XsBench(Generator):
         "XSBench (unionized grid, 5.6 GB; nuclide grids are the smaller part). HawkEye: its hot regions lie in the "
         "high addresses, 44 times more time saved a promotion than in address order."
     )
-    pace = (10, 100)
+    claims = (
+        Claim(
+            "HawkEye: 13 to 22 % faster with large pages; Elastic Translations: 1.45 with 2M",
+            "time_ms", "never", "2M", 1.1, 1.6,
+        ),
+    )
+    pace = (10, 80)
 
     index: float = number(0.5, 0.05, 0.8)
     energies: float = number(0.05, 0.01, 0.15)

@@ -49,7 +49,7 @@ void huge_page_pool_init(machine &m) {
     m.h->pool_lost = m.h->config.pool_blocks;
     m.h->pool_refilled_at = 0;
     while (m.h->pool_lost > 0) {
-        const u32 head = alloc_pages(m, CONT_PTE_ORDER, GFP_NOWAIT);
+        const u32 head = alloc_pages(m, CONT_PTE_ORDER, MIGRATE_MOVABLE, GFP_NOWAIT);
         if (head == NIL) break;
         pool_add(m, head);
         --m.h->pool_lost;
@@ -67,7 +67,7 @@ u32 alloc_cont_pte_hugepage(machine &m, u32 gfp) {
         m.count(VM_chp_alloc_failed);
         return NIL;
     }
-    const u32 head = alloc_pages(m, CONT_PTE_ORDER, gfp);
+    const u32 head = alloc_pages(m, CONT_PTE_ORDER, MIGRATE_MOVABLE, gfp);
     m.count(head == NIL ? VM_chp_alloc_failed : VM_chp_alloc_buddy);
     if (head == NIL) return NIL;
     m.pages[head].flags = PG_lent;
@@ -99,7 +99,7 @@ void huge_page_pool_balance(machine &m) {
         return;
     m.h->pool_refilled_at = m.h->clock;
     while (m.h->pool_lost > 0) {
-        const u32 head = alloc_pages(m, CONT_PTE_ORDER, GFP_NOWAIT);
+        const u32 head = alloc_pages(m, CONT_PTE_ORDER, MIGRATE_MOVABLE, GFP_NOWAIT);
         if (head == NIL) break;
         pool_add(m, head);
         --m.h->pool_lost;

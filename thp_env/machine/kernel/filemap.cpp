@@ -26,7 +26,7 @@ bool in_file(const vm_area_struct &v, u64 address) {
 u32 filemap_get_page(machine &m, const vm_area_struct &v, u64 address) {
     u32 &pfn = cached_page(m, v, address);
     if (pfn) return pfn;
-    const u32 fresh = alloc_pages(m, 0, GFP_KERNEL);
+    const u32 fresh = alloc_pages(m, 0, MIGRATE_MOVABLE, GFP_KERNEL);
     if (fresh == NIL) return NIL;
     m.pages[fresh].flags = PG_head | PG_file;
     m.pages[fresh].refcount = 1; // the page cache's

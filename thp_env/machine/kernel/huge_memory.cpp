@@ -25,7 +25,7 @@ u64 protection(const vm_area_struct &vma, bool write) {
 bool mm_get_huge_zero_folio(machine &m, u32 mm) {
     if (m.mms[mm].huge_zero) return true;
     if (m.h->huge_zero_pfn == NIL) {
-        const u32 pfn = alloc_pages(m, PMD_ORDER, GFP_NOWAIT);
+        const u32 pfn = alloc_pages(m, PMD_ORDER, MIGRATE_UNMOVABLE, GFP_NOWAIT);
         if (pfn == NIL) return false;
         m.h->huge_zero_pfn = pfn;
         std::fill_n(m.contents + pfn, HPAGE_PMD_NR, CONTENT_TOUCHED); // nobody waits for a first access
@@ -83,7 +83,7 @@ u32 vma_thp_gfp_mask(const machine &m, const vm_area_struct &vma) {
     const bool advised = vma.vm_flags & VM_HUGEPAGE;
     switch (m.h->thp_defrag) {
     case DEFRAG_ALWAYS:
-        return GFP_KERNEL | (advised ? 0U : u32{GFP_NORETRY});
+        return GFP_DIRECT_RECLAIM | (advised ? 0U : u32{GFP_NORETRY});
     case DEFRAG_DEFER:
         return GFP_KSWAPD_RECLAIM;
     case DEFRAG_DEFER_MADVISE:

@@ -109,11 +109,16 @@ void copy_and_release(machine &m, u32 mm, u64 start, u64 *pte, u32 count, u32 to
     mod_memory(m, VM_nr_untouched, -touched);
 }
 
-scan_result collapse_huge_page(machine &m, u32 vma, u64 start, u64 *pmd, u32 unmapped) {
+// GFP_TRANSHUGE, or GFP_TRANSHUGE_LIGHT where khugepaged/defrag says so.
+u32 alloc_hugepage_gfpmask(const machine &m, bool khugepaged) {
+    return !khugepaged || m.h->khugepaged_defrag ? GFP_DIRECT_RECLAIM : GFP_NOWAIT;
+}
+
+scan_result collapse_huge_page(machine &m, u32 vma, u64 start, u64 *pmd, u32 unmapped, bool khugepaged) {
     const u32 mm = m.vmas[vma].vm_mm;
     u64 *pte = pte_offset(m, *pmd, start);
     bool charge_failed = false;
-    const u32 head = folio_alloc_charged(m, PMD_ORDER, GFP_KERNEL, &charge_failed);
+    const u32 head = folio_alloc_charged(m, PMD_ORDER, alloc_hugepage_gfpmask(m, khugepaged), &charge_failed);
     if (head == NIL) {
         m.count(charge_failed ? VM_thp_collapse_alloc : VM_thp_collapse_alloc_failed);
         return charge_failed ? CHARGE_FAIL : ALLOC_FAIL;
@@ -159,7 +164,7 @@ scan_result isolate_ptes(machine &m, u64 *pte, u32 order, u32 max_ptes_none) {
 scan_result collapse_mthp_page(machine &m, u32 vma, u64 start, u64 *pte, u32 order, u32 max_ptes_none) {
     const u32 mm = m.vmas[vma].vm_mm, nr = 1U << order;
     bool charge_failed = false;
-    const u32 head = folio_alloc_charged(m, order, GFP_KERNEL, &charge_failed);
+    const u32 head = folio_alloc_charged(m, order, alloc_hugepage_gfpmask(m, true), &charge_failed);
     m.count(head == NIL && !charge_failed ? MTHP_collapse_alloc_failed : MTHP_collapse_alloc, order);
     if (head == NIL) return charge_failed ? CHARGE_FAIL : ALLOC_FAIL;
     if (const scan_result result = isolate_ptes(m, pte, order, max_ptes_none); result != SUCCEED) {
@@ -196,7 +201,7 @@ scan_result mthp_collapse(machine &m, u32 vma, u64 start, u64 *pmd, u32 unmapped
             if (static_cast<u32>(occupied) + limit >= nr) {
                 const u64 at = start + (u64{offset} << PAGE_SHIFT);
                 const bool pmd_order = order == PMD_ORDER;
-                last = pmd_order ? collapse_huge_page(m, vma, start, pmd, unmapped)
+                last = pmd_order ? collapse_huge_page(m, vma, start, pmd, unmapped, true)
                                  : collapse_mthp_page(m, vma, at, pte + offset, order, limit);
                 if (pmd_order && last == SUCCEED) return SUCCEED;
                 advance = last == SUCCEED || last == PTE_MAPPED;
@@ -226,7 +231,7 @@ scan_result collapse(machine &m, u32 vma, u64 start, bool khugepaged) {
     const scan_result result = scan_ptes(m, pte_offset(m, *pmd, start), khugepaged, max_ptes_none, &unmapped);
     if (result != SUCCEED) return result;
     if (mthp) return mthp_collapse(m, vma, start, pmd, unmapped, orders);
-    return collapse_huge_page(m, vma, start, pmd, unmapped);
+    return collapse_huge_page(m, vma, start, pmd, unmapped, khugepaged);
 }
 
 int errno_of(scan_result result) {

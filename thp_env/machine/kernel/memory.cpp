@@ -3,6 +3,7 @@
 #include "cont_pte_fault.hpp"
 #include "cont_pte_hugepage.hpp"
 #include "filemap.hpp"
+#include "kswapd.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -228,6 +229,7 @@ vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write) {
     m.count(VM_pgfault);
     mm_struct &mm = m.mms[m.vmas[vma].vm_mm];
     if (result == FAULT_DONE && mm.majflt == majflt) ++mm.minflt;
+    run_daemons(m);
     return result;
 }
 

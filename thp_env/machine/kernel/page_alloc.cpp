@@ -1,6 +1,8 @@
 #include "page_alloc.hpp"
 #include "cont_pte_hugepage.hpp"
+#include "compaction.hpp"
 #include "huge_memory.hpp"
+#include "kswapd.hpp"
 #include "lru.hpp"
 #include "memcontrol.hpp"
 #include "vmscan.hpp"
@@ -10,85 +12,65 @@ namespace thp {
 
 namespace {
 
-constexpr u64 BLOCK = 1ULL << MAX_PAGE_ORDER;
+constexpr u32 MAX_RECLAIM_RETRIES = 16; // rounds of reclaim without any progress
 
-void add_to_free_list(machine &m, u32 pfn, u32 order) {
-    page &p = m.pages[pfn];
-    free_area &area = m.h->area[order];
-    p.flags = PG_buddy;
-    p.order = static_cast<u8>(order);
-    p.prev = NIL;
-    p.next = area.head;
-    if (area.head != NIL) m.pages[area.head].prev = pfn;
-    area.head = pfn;
-    ++area.nr_free;
+u32 get_page_from_freelist(machine &m, u32 order, u32 type, u32 mark) {
+    if (!zone_watermark_ok(m, order, mark)) return NIL;
+    const u32 pfn = rmqueue(m, order, type);
+    if (pfn != NIL) m.count(VM_pgalloc, 1ULL << order);
+    return pfn;
 }
 
-void del_from_free_list(machine &m, u32 pfn, u32 order) {
-    page &p = m.pages[pfn];
-    free_area &area = m.h->area[order];
-    if (p.prev != NIL) {
-        m.pages[p.prev].next = p.next;
-    } else {
-        area.head = p.next;
-    }
-    if (p.next != NIL) m.pages[p.next].prev = p.prev;
-    p = page{};
-    --area.nr_free;
+u32 direct_compact(machine &m, u32 order, u32 type, migrate_mode mode, compact_result *result) {
+    *result = try_to_compact_pages(m, order, mode);
+    if (*result == COMPACT_SKIPPED) return NIL;
+    const u32 pfn = get_page_from_freelist(m, order, type, m.h->zone.watermark[WMARK_MIN]);
+    count_direct_compact(m, order, pfn != NIL);
+    return pfn;
 }
 
-// Memory beyond the highest frame ever used is free without a record, so that a large idle machine is small.
-bool init_next_block(machine &m) {
-    table_header &t = m.h->tables[TABLE_pages];
-    const u64 rest = t.capacity - t.used;
-    if (rest == 0) return false;
-    u32 pfn = t.used;
-    t.used += static_cast<u32>(std::min(rest, BLOCK));
-    m.h->tables[TABLE_contents].used = t.used;
-    if (rest >= BLOCK) {
-        add_to_free_list(m, pfn, MAX_PAGE_ORDER);
-        return true;
-    }
-    for (u32 order = MAX_PAGE_ORDER; pfn < t.used; --order) {
-        if (t.used - pfn < (1U << order)) continue;
-        add_to_free_list(m, pfn, order);
-        pfn += 1U << order;
-    }
-    return true;
-}
-
-constexpr u32 MAX_RECLAIM_RETRIES = 16; // mm/page_alloc.c: rounds of reclaim without any progress
-
-u32 get_page_from_freelist(machine &m, u32 order) {
-    for (;;) {
-        u32 current = order;
-        while (current <= MAX_PAGE_ORDER && m.h->area[current].head == NIL) ++current;
-        if (current > MAX_PAGE_ORDER) {
-            if (!init_next_block(m)) return NIL;
-            continue;
-        }
-        const u32 pfn = m.h->area[current].head;
-        del_from_free_list(m, pfn, current);
-        while (current > order) { // expand(): the upper halves go back
-            --current;
-            add_to_free_list(m, pfn + (1U << current), current);
-        }
-        m.count(VM_pgalloc, 1ULL << order);
+// __alloc_pages_slowpath: below the low watermark, or for want of a block, with whatever the caller allows.
+u32 alloc_pages_slowpath(machine &m, u32 order, u32 type, u32 gfp) {
+    if (m.h->in_reclaim || (gfp & GFP_ATOMIC)) { // what frees memory, or cannot fail, may use the reserve
+        const u32 pfn = rmqueue(m, order, type);
+        if (pfn != NIL) m.count(VM_pgalloc, 1ULL << order);
         return pfn;
     }
+    const u32 min = m.h->zone.watermark[WMARK_MIN];
+    if (gfp & GFP_KSWAPD_RECLAIM) wakeup_kswapd(m, order);
+    u32 pfn = get_page_from_freelist(m, order, type, min);
+    if (pfn != NIL || !(gfp & GFP_DIRECT_RECLAIM)) return pfn;
+    const bool costly = order > PAGE_ALLOC_COSTLY_ORDER;
+    compact_result result = COMPACT_CONTINUE;
+    if (costly) {
+        pfn = direct_compact(m, order, type, COMPACT_ASYNC, &result);
+        if (pfn != NIL) return pfn;
+        // Reclaim would take too much of the machine for one that gives up easily.
+        if ((gfp & GFP_NORETRY) && (result == COMPACT_SKIPPED || result == COMPACT_DEFERRED)) return NIL;
+    }
+    for (u32 retries = 0; retries < MAX_RECLAIM_RETRIES; ++retries) {
+        const u64 reclaimed = try_to_free_pages(m, 1ULL << order);
+        if (reclaimed) m.h->zone.kswapd_failures = 0;
+        pfn = get_page_from_freelist(m, order, type, min);
+        if (pfn == NIL && order) pfn = direct_compact(m, order, type, COMPACT_SYNC_LIGHT, &result);
+        if (pfn != NIL || costly || (gfp & GFP_NORETRY) || (order && !reclaimed)) return pfn;
+    }
+    return NIL;
+}
+
+u64 int_sqrt(u64 x) {
+    u64 root = 0;
+    for (u64 bit = 1ULL << 31; bit; bit >>= 1) {
+        if ((root + bit) * (root + bit) <= x) root += bit;
+    }
+    return root;
 }
 
 } // namespace
 
-u32 alloc_pages(machine &m, u32 order, u32 gfp) {
-    u32 pfn = get_page_from_freelist(m, order);
-    const bool may_reclaim = (gfp & GFP_DIRECT_RECLAIM) && order <= PAGE_ALLOC_COSTLY_ORDER;
-    for (u32 retries = 0; pfn == NIL && may_reclaim && retries < MAX_RECLAIM_RETRIES; ++retries) {
-        try_to_free_pages(m, 1ULL << order);
-        pfn = get_page_from_freelist(m, order);
-        if (gfp & GFP_NORETRY) break;
-    }
-    return pfn;
+u32 alloc_pages(machine &m, u32 order, u32 migratetype, u32 gfp) {
+    const u32 pfn = get_page_from_freelist(m, order, migratetype, m.h->zone.watermark[WMARK_LOW]);
+    return pfn != NIL ? pfn : alloc_pages_slowpath(m, order, migratetype, gfp);
 }
 
 void free_pages(machine &m, u32 pfn, u32 order) {
@@ -96,23 +78,27 @@ void free_pages(machine &m, u32 pfn, u32 order) {
     std::fill_n(m.pages + pfn, freed, page{});
     std::fill_n(m.contents + pfn, freed, u8{0});
     m.count(VM_pgfree, freed);
-    while (order < MAX_PAGE_ORDER) {
-        const u32 buddy = pfn ^ (1U << order);
-        if (buddy + (1U << order) > m.h->tables[TABLE_pages].used) break;
-        const page &b = m.pages[buddy];
-        if (!(b.flags & PG_buddy) || b.order != order) break;
-        del_from_free_list(m, buddy, order);
-        pfn &= ~(1U << order);
-        ++order;
-    }
-    add_to_free_list(m, pfn, order);
+    free_one_page(m, pfn, order);
 }
 
-u64 nr_free_pages(const machine &m) {
-    const table_header &t = m.h->tables[TABLE_pages];
-    u64 n = t.capacity - t.used;
-    for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order) n += u64{m.h->area[order].nr_free} << order;
-    return n + m.h->vm[VM_chp_pool_count] * CONT_PTES;
+void setup_per_zone_wmarks(machine &m) {
+    const u64 pages = m.h->tables[TABLE_pages].capacity;
+    // init_per_zone_wmark_min: 4 * sqrt(lowmem in KiB), 128 KiB to 256 MiB.
+    u64 min = std::clamp<u64>(int_sqrt(pages * (PAGE_SIZE / 1024) * 16), 128, 262144) / (PAGE_SIZE / 1024);
+    u32 mode = m.h->thp_mode[PMD_ORDER];
+    if (mode == THP_INHERIT) mode = m.h->thp_enabled;
+    if (mode != THP_NEVER) { // set_recommended_min_free_kbytes: room for two blocks of each type, and for
+                             // falling back from each to each
+        const u64 recommended = PAGEBLOCK_NR_PAGES * (2 + u64{MIGRATE_PCPTYPES} * MIGRATE_PCPTYPES);
+        min = std::max(min, std::min(recommended, pages / 20));
+    }
+    const u32 given = m.h->config.min_free_kbytes;
+    if (given != NIL) min = given / (PAGE_SIZE / 1024);
+    const u64 step = std::max(min / 4, pages / 1000); // watermark_scale_factor = 10
+    u32 *const mark = m.h->zone.watermark;
+    mark[WMARK_MIN] = static_cast<u32>(min);
+    mark[WMARK_LOW] = static_cast<u32>(min + step);
+    mark[WMARK_HIGH] = static_cast<u32>(min + 2 * step);
 }
 
 void memory_tick(machine &m) {
@@ -141,8 +127,8 @@ void mod_memory(machine &m, vm_event which, i64 pages) {
 }
 
 u32 folio_alloc(machine &m, u32 order, u32 gfp) {
-    const u32 head =
-        uses_huge_page_pool(m, order) ? alloc_cont_pte_hugepage(m, gfp) : alloc_pages(m, order, gfp);
+    const u32 head = uses_huge_page_pool(m, order) ? alloc_cont_pte_hugepage(m, gfp)
+                                                   : alloc_pages(m, order, MIGRATE_MOVABLE, gfp);
     if (head == NIL) return NIL;
     const u32 nr = 1U << order;
     for (u32 i = 1; i < nr; ++i) m.pages[head + i].tail = static_cast<u16>(i);

@@ -1,6 +1,6 @@
-// mm/page_alloc.c: the buddy allocator, and what frames are used for over time.
+// mm/page_alloc.c: allocation with watermarks, folios, and what frames are used for over time.
 #pragma once
-#include "../state.hpp"
+#include "buddy.hpp"
 
 namespace thp {
 
@@ -10,15 +10,23 @@ enum gfp : u32 {
     GFP_DIRECT_RECLAIM = 1U << 0, // reclaim, and compact, before it fails
     GFP_KSWAPD_RECLAIM = 1U << 1, // wake those who do so in the background
     GFP_NORETRY = 1U << 2,        // ... once
-    GFP_ATOMIC = 0,               // cannot wait: inside reclaim, or where Linux has put a page by
+    GFP_ATOMIC = 1U << 3, // cannot wait, and may use what others leave free: where Linux has put a page by
     GFP_KERNEL = GFP_DIRECT_RECLAIM | GFP_KSWAPD_RECLAIM,
 };
 constexpr u32 PAGE_ALLOC_COSTLY_ORDER = 3; // include/linux/mmzone.h: beyond it nobody waits for long
 
 // Returns the first frame of a free block of 2^order frames, or NIL.
-u32 alloc_pages(machine &m, u32 order, u32 gfp);
+u32 alloc_pages(machine &m, u32 order, u32 migratetype, u32 gfp);
 void free_pages(machine &m, u32 pfn, u32 order);
-u64 nr_free_pages(const machine &m);
+inline u32 nr_free_pages(const machine &m) { return m.h->zone.nr_free; }
+
+// min, low and high, from min_free_kbytes, which follows from the size of memory and from whether 2M folios
+// are on. To be called when that changes (mm/khugepaged.c: set_recommended_min_free_kbytes).
+void setup_per_zone_wmarks(machine &m);
+// Whether an allocation would leave more than `mark` pages free (order 0 of __zone_watermark_ok).
+inline bool zone_watermark_ok(const machine &m, u32 order, u32 mark) {
+    return m.h->zone.nr_free > mark + (1U << order) - 1;
+}
 
 // Changes one of nr_resident, nr_untouched, nr_unmapped after integrating all three up to now.
 void mod_memory(machine &m, vm_event which, i64 pages);

@@ -72,7 +72,7 @@ bool pte_alloc(machine &m, u64 *pmd) {
 
 u32 table_page_alloc(machine &m, u32 gfp) {
     table_header &t = m.h->tables[TABLE_tables];
-    const u32 pfn = alloc_pages(m, 0, gfp);
+    const u32 pfn = alloc_pages(m, 0, MIGRATE_UNMOVABLE, gfp);
     if (pfn == NIL) return NIL;
     if (t.free == NIL && t.used == t.capacity) {
         free_pages(m, pfn, 0);

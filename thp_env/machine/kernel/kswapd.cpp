@@ -1,0 +1,46 @@
+#include "kswapd.hpp"
+#include "compaction.hpp"
+#include "page_alloc.hpp"
+#include "vmscan.hpp"
+#include <algorithm>
+
+namespace thp {
+
+namespace {
+
+constexpr u32 MAX_RECLAIM_RETRIES = 16;
+
+// balance_pgdat: up to the high watermark, unless nothing can be reclaimed.
+void balance(machine &m) {
+    zone_struct &z = m.h->zone;
+    m.count(VM_pageoutrun);
+    while (z.nr_free <= z.watermark[WMARK_HIGH] && z.kswapd_failures < MAX_RECLAIM_RETRIES) {
+        const u64 reclaimed = try_to_free_pages(m, z.watermark[WMARK_HIGH] + 1 - z.nr_free);
+        z.kswapd_failures = reclaimed ? 0 : z.kswapd_failures + 1;
+    }
+    reset_isolation_suitable(m);
+}
+
+} // namespace
+
+void wakeup_kswapd(machine &m, u32 order) {
+    zone_struct &z = m.h->zone;
+    const bool low = !zone_watermark_ok(m, order, z.watermark[WMARK_LOW]);
+    if (low && z.kswapd_failures < MAX_RECLAIM_RETRIES) z.kswapd_wakeup = 1;
+    if (order) z.kcompactd_order = std::max(z.kcompactd_order, order);
+}
+
+void run_woken_daemons(machine &m) {
+    zone_struct &z = m.h->zone;
+    if (z.kswapd_wakeup) {
+        z.kswapd_wakeup = 0;
+        balance(m);
+    }
+    if (z.kcompactd_order) {
+        const u32 order = z.kcompactd_order;
+        z.kcompactd_order = 0;
+        kcompactd_do_work(m, order);
+    }
+}
+
+} // namespace thp
