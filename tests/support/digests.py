@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.episodes import ENVIRONMENTS, MIB, make, randomly, small_program, sparse
+from thp_env.envs.task import Task
 from thp_env.machine import MachineConfig
 from thp_env.workload import Instance
 
