@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -218,4 +219,16 @@ def test_a_forked_process_makes_threads_of_its_own() -> None:
     if child == 0:
         status, *_ = batch.run(Window(choices=1))
         os._exit(0 if (status == Status.WINDOW).all() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_forked_process_does_not_wait_for_its_parents_threads() -> None:
+    batch = Batch([machine(i) for i in range(2)], 2)
+    batch.run(Window(choices=1))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        del batch
+        gc.collect()
+        os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -30,9 +30,17 @@ struct core_batch {
     core_batch(const nb::list &list, u32 nr_threads) : threads(nr_threads) {
         for (nb::handle h : list) machines.push_back(nb::borrow(h));
     }
+    ~core_batch() { leave_to_parent(); }
+    core_batch(const core_batch &) = delete;
+    core_batch &operator=(const core_batch &) = delete;
+
+    // After fork() the pool's threads are the parent's: joining them here would wait for ever.
+    void leave_to_parent() {
+        if (owner != getpid()) [[maybe_unused]] const thread_pool *parents = pool.release();
+    }
     thread_pool &get_pool() {
         if (owner != getpid()) {
-            [[maybe_unused]] const thread_pool *parents = pool.release(); // not ours to join
+            leave_to_parent();
             pool = std::make_unique<thread_pool>(threads);
             owner = getpid();
         }
