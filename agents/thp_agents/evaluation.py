@@ -1,254 +1,229 @@
-"""Runs policies on workloads and collects what each run costs."""
+"""Runs policies on suites of workloads: in parallel, resumable, complete whatever one policy does."""
 
 from __future__ import annotations
 
-import csv
-import io
-import operator
+import hashlib
+import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import gymnasium
-import numpy as np
 from tqdm import tqdm
 
-import thp_env  # noqa: F401 -- registers the environments
-from thp_agents.policy import Policy, PolicyError
-from thp_env.envs.actions import ACTIONS, KEEP, ORDER_MASKS
-from thp_env.envs.rendering import folio_map
-from thp_env.envs.vma_order import VmaOrderEnv
-from thp_env.files import whole_file
+import thp_env
+from thp_agents.episode import Run, evaluate_one
+from thp_agents.mapping import mapped
+from thp_agents.oracle import Found
+from thp_agents.policy import Policy, PolicyError, find_policy
+from thp_agents.scores import ORACLE
+from thp_agents.suites import Case, instance_of, workload_of
+from thp_env.workload import Workload
+
+LIMIT = 300.0
+"""Seconds that one run may take; a policy that hangs is left out like one that raises."""
 
 
-@dataclass
-class Frame:
-    """The address space at one moment.
-
-    Attributes:
-        time_ms: simulated time.
-        orders: one value a cell of the address space, in address order: the order of the folio there, -1 for
-            nothing, -2 for zero pages; int8.
-        blocks: bytes of each VMA, in the same order.
-        resident_mib: anonymous memory.
-    """
-
-    time_ms: float
-    orders: np.ndarray
-    blocks: list[int]
-    resident_mib: float
-
-
-@dataclass
-class Run:
-    """One policy on one workload with one seed.
+@dataclass(frozen=True)
+class Entry:
+    """A policy that takes part.
 
     Attributes:
-        policy, workload, seed: what ran.
-        metrics: of `thp_env.metrics.run_metrics`, and `reward`, the sum of the rewards.
-        decisions: how many there were.
-        reason: "done" or "oom".
-        frames: the address space over time, if asked for.
+        spec: what `find_policy` takes.
+        name: in tables.
+        training: seed of its training; 0 for heuristics.
+        kind: "heuristic" or "learned".
+        digest: of its file; "" for heuristics.
     """
 
-    policy: str
-    workload: str
-    seed: int
-    metrics: dict[str, float]
-    decisions: int
+    spec: str
+    name: str
+    training: int
+    kind: str
+    digest: str
+
+    @property
+    def key(self) -> str:
+        """What tells its runs from those of others."""
+        return f"{self.name}#{self.training}{self.digest and ' ' + self.digest}"
+
+
+def entry(spec: str) -> Entry:
+    """Return what a spec names.
+
+    Raises:
+        PolicyError: as `find_policy`.
+    """
+    policy = find_policy(spec)
+    meta = getattr(policy, "meta", {})
+    digest = str(getattr(policy, "digest", ""))
+    path = Path(spec)
+    if not digest and path.suffix == ".npz" and path.is_file():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return Entry(spec, policy.name, int(meta.get("seed", 0)), policy.kind, digest)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that gave no result.
+
+    Attributes:
+        key: of the entry.
+        case: where.
+        reason: what happened.
+    """
+
+    key: str
+    case: Case
     reason: str
-    frames: list[Frame] = field(default_factory=list)
 
 
-CELLS = 240
+def run_case(entries: Sequence[Entry], frames: int, limit: float, case: Case) -> list[Run | Failure]:
+    """Run several policies on one case; the program is drawn once."""
+    fixed = _fixed(case)
+    results: list[Run | Failure] = []
+    for e in entries:
+        try:
+            with time_limit(limit, e.name):
+                run = evaluate_one(find_policy(e.spec), fixed, case.seed, frames=frames)
+        except PolicyError as error:
+            results.append(Failure(e.key, case, str(error)))
+            continue
+        run.policy, run.training, run.key, run.family, run.size = e.name, e.training, e.key, fixed.family, case.size
+        results.append(run)
+    return results
 
 
-def look(env: VmaOrderEnv, cells: int = CELLS) -> Frame:
-    """Return the address space of the environment's machine as a strip of cells."""
-    machine = env.machine
-    assert machine is not None
-    orders, _ = folio_map(machine, cells)
-    vmas = [v for v in machine.vmas() if v.anonymous]
-    resident = machine.counters["nr_resident"] / 256
-    return Frame(machine.clock_ps / 1e9, orders, [v.end - v.start for v in vmas], resident)
-
-
-def evaluate_one(
-    policy: Policy, workload: Any, seed: int, *, reward: str = "total_time", frames: int = 0, tick: Any = None
-) -> Run:
-    """Run a policy over one episode, its sizes in force from the first instruction.
-
-    Args:
-        policy: what decides.
-        workload: as `VmaOrderEnv` takes it.
-        seed: of the workload.
-        reward: name of a reward preset.
-        frames: keep about so many pictures of the address space.
-        tick: called after every decision.
-
-    Raises:
-        PolicyError: when the policy returns an action that does not exist, or raises.
-    """
-    if policy.default not in ORDER_MASKS:
-        raise PolicyError(f"policy {policy.name} has an unknown default {policy.default!r}")
-    env: gymnasium.Env = gymnasium.make(
-        "thp_env/VmaOrder-v0", workload=workload, reward=reward, default=policy.default, metrics=True,
-        disable_env_checker=True,
-    )  # fmt: skip
-    inner: VmaOrderEnv = env.unwrapped  # type: ignore[assignment]
-    _ask(policy, policy.reset)
-    observation, _ = env.reset(seed=seed)
-    total, decisions, over = 0.0, 0, False
-    info: dict[str, Any] = {}
-    pictures: list[Frame] = []
-    every = 1
-    while not over:
-        action = ACTIONS.index(KEEP)
-        if inner.vma is not None:  # None: the program ended before it mapped anything to decide about
-            action = _ask(policy, policy.decide, observation, inner.vma, inner.action_masks())
-            action = _ask(policy, operator.index, action)
-        if not 0 <= action < len(ACTIONS):
-            raise PolicyError(f"policy {policy.name} chose action {action}; there are 0 to {len(ACTIONS) - 1}")
-        if frames and decisions % every == 0:
-            pictures.append(look(inner))
-            if len(pictures) >= 2 * frames:
-                pictures, every = pictures[::2], every * 2
-        observation, reward_value, over, _, info = env.step(action)
-        total += float(reward_value)
-        decisions += 1
-        if tick:
-            tick()
-    if frames:
-        pictures.append(look(inner))
-    assert inner.workload is not None
-    metrics = dict(info["metrics"]) | {"reward": total}
-    return Run(policy.name, inner.workload.name, seed, metrics, decisions, info["reason"], pictures)
-
-
-def _ask(policy: Policy, verb: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return verb(*arguments)
-    except Exception as error:
-        raise PolicyError(f"policy {policy.name} raised {type(error).__name__}: {error}") from error
-
-
-def evaluate(
-    policies: Sequence[Policy], workloads: Iterable[Any], seeds: Sequence[int] = (0,), *, frames: int = 0,
-    quiet: bool = False,
-) -> tuple[list[Run], dict[str, str]]:  # fmt: skip
-    """Run every policy on every workload and seed.
-
-    Returns:
-        The runs, and for each policy that failed the reason; its runs are left out, the others complete.
-
-    Raises:
-        PolicyError: when two policies have one name.
-    """
-    names = [p.name for p in policies]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise PolicyError(f"two policies are called {twice[0]!r}: a table could not tell them apart")
-    runs: list[Run] = []
-    failed: dict[str, str] = {}
-    jobs = [(p, w, s) for w in workloads for s in seeds for p in policies]
-    with tqdm(jobs, desc="evaluating", unit="run", disable=quiet) as bar:
-        for policy, workload, seed in bar:
-            if policy.name in failed:
-                continue
-            bar.set_postfix(policy=policy.name, refresh=False)
-            try:
-                runs.append(evaluate_one(policy, workload, seed, frames=frames))
-            except PolicyError as error:
-                failed[policy.name] = str(error)
-    return [r for r in runs if r.policy not in failed], failed
-
-
-COLUMNS = {
-    "walk cycles/access": ("walk_cycles_per_access", "{:.2f}"),
-    "TLB reach": ("tlb_reach", "{:.3f}"),
-    "resident MiB": ("resident_mib", "{:.1f}"),
-    "wasted MiB": ("wasted_mib", "{:.1f}"),
-    "faults": ("faults", "{:.0f}"),
-    "splits": ("splits", "{:.0f}"),
-    "time ms": ("time_ms", "{:.1f}"),
-    "reward": ("reward", "{:.3f}"),
-}
-"""Columns of the table: (metric, format)."""
-
-
-def ranking(runs: Sequence[Run]) -> list[str]:
-    """Return the names of the policies, best mean reward first, equal ones by name."""
-    return sorted({r.policy for r in runs}, key=lambda name: (-mean(runs, name, "reward"), name))
-
-
-def mean(runs: Sequence[Run], policy: str, metric: str) -> float:
-    """Return the mean of a metric over a policy's runs."""
-    return float(np.mean([r.metrics[metric] for r in runs if r.policy == policy]))
-
-
-def table(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows: one policy each, means over workloads and seeds, best reward first."""
-    rows = []
-    for name in ranking(runs):
-        oom = sum(r.reason == "oom" for r in runs if r.policy == name)
-        values = [form.format(mean(runs, name, metric)) for metric, form in COLUMNS.values()]
-        rows.append([name + (f" ({oom} OOM)" if oom else ""), *values])
-    return ["policy", *COLUMNS], rows
-
-
-def format_table(header: list[str], rows: list[list[str]], markdown: bool = False) -> str:
-    """Return the table as text, or as Markdown."""
-    if markdown:
-        lines = ["| " + " | ".join(header) + " |", "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|"]
-        return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in [header, *rows]
+def _fixed(case: Case) -> Workload:
+    workload, instance = workload_of(case), instance_of(case)
+    return Workload(
+        workload.name, workload.kind, workload.family, workload.split, workload.description, lambda rng: instance
     )
 
 
-def write_csv(runs: Sequence[Run], path: str | os.PathLike) -> None:
-    """Write one row a run.
+@contextmanager
+def time_limit(seconds: float, name: str) -> Iterator[None]:
+    """Raise a `PolicyError` in the block when it takes too long; only in a process's main thread."""
+    if threading.current_thread() is not threading.main_thread() or not seconds:
+        yield
+        return
 
-    Raises:
-        PolicyError: when the file cannot be written.
-    """
-    out = io.StringIO()
-    metrics = list(runs[0].metrics) if runs else []
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["policy", "workload", "seed", "decisions", "reason", *metrics])
-    for r in runs:
-        writer.writerow([r.policy, r.workload, r.seed, r.decisions, r.reason, *(repr(r.metrics[m]) for m in metrics)])
-    write_text(path, out.getvalue())
+    def late(number: int, frame: object) -> None:
+        raise PolicyError(f"policy {name} took more than {seconds:g} s for one run")
 
-
-def writable(path: str | os.PathLike) -> Path:
-    """Return the path of a file that is to be written.
-
-    Raises:
-        PolicyError: when there is no folder to write it to, or something is there that is no file.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise PolicyError(f"cannot write {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise PolicyError(f"cannot write {path}: no permission to write to {path.parent}")
-    if path.exists() and not path.is_file():
-        raise PolicyError(f"cannot write {path}: it is there and no file")
-    return path
-
-
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a file, whole or not at all.
-
-    Raises:
-        PolicyError: when it cannot be written.
-    """
-    path = writable(path)
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        with whole_file(path) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Store:
+    """Results on disk, a line each, so that an evaluation that was stopped goes on where it was.
+
+    Args:
+        path: the file; None: nothing is kept.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Read what is there. Lines of another version, and one that was cut off, do not count."""
+        self.path, self.runs = path, dict[tuple[str, Case], Run]()
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = path.read_text().splitlines() if path.exists() else []
+        except OSError as error:
+            raise PolicyError(f"{path}: cannot be read or made: {error.strerror or error}") from None
+        for line in lines:
+            with suppress(ValueError, KeyError, TypeError):
+                record = json.loads(line)
+                if record.pop("version") == thp_env.__version__:
+                    self._keep(Run(**record))
+
+    def _keep(self, run: Run) -> None:
+        self.runs[run.key, Case(run.workload, run.size, run.seed)] = run
+
+    def add(self, runs: Sequence[Run]) -> None:
+        """Keep runs, and write them at once.
+
+        Raises:
+            PolicyError: when the file cannot be written.
+        """
+        for run in runs:
+            self._keep(run)
+        if self.path is None:
+            return
+        lines = [json.dumps({"version": thp_env.__version__, **asdict(r), "frames": []}) + "\n" for r in runs]
+        try:
+            with self.path.open("a") as file:
+                file.write("".join(lines))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise PolicyError(f"cannot write {self.path}: {error.strerror or error}; what it holds is kept: "
+                              "make room and run the same command again") from None  # fmt: skip
+
+
+def evaluate(
+    entries: Sequence[Entry], cases: Sequence[Case], *, store: Path | None = None, frames: int = 0,
+    processes: int = 1, ray: str | None = None, limit: float = LIMIT, quiet: bool = False,
+) -> tuple[list[Run], list[Failure]]:  # fmt: skip
+    """Run every policy on every case.
+
+    Args:
+        entries: the policies.
+        cases: workloads with seeds.
+        store: file of results, to go on from.
+        frames: keep about so many pictures of the address space of each run; such runs are not taken from the store.
+        processes: to run in.
+        ray: as `mapping.mapped` takes it.
+        limit: seconds that one run may take.
+        quiet: no progress bar.
+
+    Returns:
+        The runs in the order of entries and cases, and what failed. A policy that failed once is left out of the runs.
+
+    Raises:
+        PolicyError: when two entries could not be told apart, or the store cannot be written.
+    """
+    names = [(e.name, e.training) for e in entries]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise PolicyError(f"two policies are called {twice[0][0]!r}: a table could not tell them apart")
+    kept = Store(store)
+    todo: dict[tuple[Entry, ...], list[Case]] = {}
+    for case in cases:
+        missing = tuple(e for e in entries if frames or (e.key, case) not in kept.runs)
+        if missing:
+            todo.setdefault(missing, []).append(case)
+    failures: list[Failure] = []
+    with tqdm(total=sum(map(len, todo.values())), desc="evaluating", unit="case", disable=quiet) as bar:
+        for missing, where in todo.items():
+            for case, results in mapped(partial(run_case, missing, frames, limit), where, processes, ray):
+                kept.add([r for r in results if isinstance(r, Run)])
+                failures += [r for r in results if isinstance(r, Failure)]
+                bar.set_postfix(workload=case.workload, refresh=False)
+                bar.update()
+    failures.sort(key=lambda f: (f.key, f.case))
+    broken = {f.key for f in failures}
+    return [kept.runs[e.key, case] for e in entries if e.key not in broken for case in cases], failures
+
+
+def oracle_runs(found: dict[Case, Found]) -> list[Run]:
+    """Return the static oracle's results as runs."""
+    return [
+        Run(ORACLE, case.workload, case.seed, result.metrics, 0, "done", key=ORACLE, size=case.size,
+            family=workload_of(case).family)
+        for case, result in found.items()
+    ]  # fmt: skip
+
+
+def policy_entries(policies: Sequence[Policy | str]) -> list[Entry]:
+    """Return the entries of specs."""
+    return [entry(str(p)) for p in policies]

@@ -1,0 +1,66 @@
+"""What Stable-Baselines3 trained, as a policy that needs NumPy only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+import thp_env
+from thp_agents.learned.bandit import Bandit
+from thp_agents.learned.config import AgentConfig
+from thp_agents.learned.deep_sets import DeepSetsPolicy
+from thp_agents.learned.networks import DeepSets, Mlp, Network
+from thp_agents.learned.policy_file import LearnedPolicy, signature
+
+
+def export(model: Any, config: AgentConfig, command: str = "") -> LearnedPolicy:
+    """Return the greedy policy of a model.
+
+    Args:
+        model: of one of `config.ALGORITHMS`.
+        config: how it was trained.
+        command: how the training was started, kept with the policy.
+    """
+    meta = {
+        "name": config.name, "command": command, "version": thp_env.__version__, "seed": config.seed,
+        "decisions": int(model.num_timesteps), "config": config.as_dict(),
+    }  # fmt: skip
+    return LearnedPolicy(_network(model), signature(config.environment, config.arguments), meta)
+
+
+def _network(model: Any) -> Network:
+    if isinstance(model, Bandit):
+        c = model.coefficients.astype(np.float32)
+        return Mlp({"weight0": c[:, :-1].copy(), "bias0": c[:, -1].copy()})
+    policy = model.policy
+    if isinstance(policy, DeepSetsPolicy):
+        return DeepSets(_arrays(policy.layers()))
+    if hasattr(policy, "mlp_extractor"):
+        return Mlp(_arrays([*_linear(policy.mlp_extractor.policy_net), policy.action_net]))
+    if hasattr(policy, "q_net"):
+        return Mlp(_arrays(_linear(policy.q_net.q_net)), "relu")
+    # QR-DQN picks by the mean of an action's quantiles, which is linear in the last layer.
+    weights = _arrays(_linear(policy.quantile_net.quantile_net))
+    last = len(weights) // 2 - 1
+    n = policy.quantile_net.n_quantiles
+    weights[f"weight{last}"] = _means(weights[f"weight{last}"], n)
+    weights[f"bias{last}"] = _means(weights[f"bias{last}"], n)
+    return Mlp(weights, "relu")
+
+
+def _linear(net: torch.nn.Module) -> list[torch.nn.Linear]:
+    return [m for m in net.modules() if isinstance(m, torch.nn.Linear)]
+
+
+def _arrays(layers: list[torch.nn.Linear]) -> dict[str, np.ndarray]:
+    arrays = {}
+    for i, layer in enumerate(layers):
+        arrays |= {f"weight{i}": layer.weight.detach().numpy().copy(), f"bias{i}": layer.bias.detach().numpy().copy()}
+    return arrays
+
+
+def _means(rows: np.ndarray, quantiles: int) -> np.ndarray:
+    # sb3-contrib's output is quantile after quantile, the actions of each together.
+    return rows.reshape(quantiles, -1, *rows.shape[1:]).mean(0)

@@ -1,0 +1,120 @@
+"""The networks of trained policies, run with NumPy alone."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+ACTIVATIONS = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0.0)}
+
+
+class Network(Protocol):
+    """Values of actions from an observation.
+
+    Attributes:
+        kind: as files name it.
+        weights: arrays by name, float32.
+        activation: a name of `ACTIVATIONS`.
+    """
+
+    kind: ClassVar[str]
+    weights: dict[str, np.ndarray]
+    activation: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Fields and actions."""
+        ...
+
+    def __call__(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """Return one value an action, flat: of all slots in turn where several actions are taken at once."""
+        ...
+
+
+class Mlp:
+    """A multilayer perceptron over all fields, in the order of the keys.
+
+    Args:
+        weights: `weight0`, `bias0`, `weight1`, ... of shape (out, in) and (out,).
+        activation: a name of `ACTIVATIONS`, after every layer but the last.
+    """
+
+    kind = "mlp"
+
+    def __init__(self, weights: dict[str, np.ndarray], activation: str = "tanh") -> None:
+        """Take over the weights.
+
+        Raises:
+            ValueError: when they do not fit together.
+        """
+        self.weights, self.activation, self._apply = weights, activation, ACTIVATIONS[activation]
+        self.layers = [(weights[f"weight{i}"], weights[f"bias{i}"]) for i in range(len(weights) // 2)]
+        if not self.layers:
+            raise ValueError("its network has no layer")
+        _chain(self.layers)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        return self.layers[0][0].shape[1], len(self.layers[-1][1])
+
+    def __call__(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the last layer's values."""
+        x = np.concatenate([observation[key].reshape(-1) for key in sorted(observation)]).astype(np.float32)
+        for weight, bias in self.layers[:-1]:
+            x = self._apply(weight @ x + bias)
+        weight, bias = self.layers[-1]
+        return weight @ x + bias
+
+
+class DeepSets:
+    """The same small network for each VMA, told the mean of what it makes of all (Zaheer et al., 2017).
+
+    The order of the slots makes no difference, and their number is not part of the weights.
+
+    Args:
+        weights: of three layers: 0 from (VMA, system, other) to an embedding, 1 from (embedding, mean embedding), 2
+            to the actions.
+        activation: as of `Mlp`.
+    """
+
+    kind = "deep_sets"
+
+    def __init__(self, weights: dict[str, np.ndarray], activation: str = "tanh") -> None:
+        """Take over the weights.
+
+        Raises:
+            ValueError: when they do not fit together.
+        """
+        self.weights, self.activation, self._apply = weights, activation, ACTIVATIONS[activation]
+        self.embed, self.mix, self.head = ((weights[f"weight{i}"], weights[f"bias{i}"]) for i in range(3))
+        if self.mix[0].shape[1] != 2 * len(self.embed[1]):
+            raise ValueError("its layers do not fit together")
+        _chain([self.mix, self.head])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Inputs of one VMA, and its outputs."""
+        return self.embed[0].shape[1], len(self.head[1])
+
+    def __call__(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the values of every slot's actions."""
+        vmas = observation["vmas"]
+        shared = np.concatenate([observation["system"], observation["other"]])
+        rows = np.concatenate([vmas, np.broadcast_to(shared, (len(vmas), len(shared)))], axis=1).astype(np.float32)
+        embedded = self._apply(rows @ self.embed[0].T + self.embed[1]) * observation["present"][:, None]
+        mean = np.broadcast_to(embedded.mean(0), embedded.shape)
+        mixed = self._apply(np.concatenate([embedded, mean], axis=1) @ self.mix[0].T + self.mix[1])
+        return (mixed @ self.head[0].T + self.head[1]).reshape(-1)
+
+
+NETWORKS = {kind.kind: kind for kind in (Mlp, DeepSets)}
+
+
+def _chain(layers: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    width = layers[0][0].shape[-1]
+    for weight, bias in layers:
+        if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
+            raise ValueError("its layers do not fit together")
+        width = len(bias)

@@ -1,0 +1,137 @@
+"""A trained policy as data: a network's weights in a .npz without pickles, and how they were made."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thp_agents.learned.networks import NETWORKS, Network
+from thp_agents.policy import PolicyError
+from thp_env.envs.actions import INTERFACES, ORDER_MASKS
+from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS, KEPT, ORDERS
+from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
+from thp_env.files import whole_file
+
+FORMAT = "thp_env policy 2"
+
+_SYSTEM, _VMA = list(SYSTEM_FIELDS), list(VMA_FIELDS)
+
+
+def signature(environment: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return what a network of an environment sees and chooses from, by name; a change of it makes files foreign.
+
+    Raises:
+        PolicyError: when learned policies do not decide in this environment.
+    """
+    seen: dict[str, list[str]]
+    actions: list[str] = list(INTERFACES.get(arguments.get("interface", "orders"), INTERFACES["orders"]).names)
+    if environment == "thp_env/VmaOrder-v0":
+        seen = {"system": _SYSTEM, "vma": _VMA}
+    elif environment == "thp_env/VmaHints-v0":
+        seen = {"other": _VMA, "present": ["present"], "system": _SYSTEM, "vmas": _VMA}
+    elif environment == "thp_env/FaultOrder-v0":
+        seen = {"fault": list(FAULT_FIELDS), "system": _SYSTEM, "vma": list(KEPT)}
+        if arguments.get("interface") == "address":
+            seen = {"block": list(BLOCK_FIELDS), **seen}
+        actions = [f"order {order}" for order in ORDERS]
+    else:
+        raise PolicyError(f"learned policies decide in VmaOrder-v0, VmaHints-v0 and FaultOrder-v0, not {environment!r}")
+    return {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
+
+
+class LearnedPolicy:
+    """Takes the action of the highest value among those that can have an effect.
+
+    Args:
+        network: gives the values.
+        signature: of its environment.
+        meta: how it was trained: name, command, seed, decisions, version.
+    """
+
+    kind = "learned"
+
+    def __init__(self, network: Network, signature: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Take over the network."""
+        self.network, self.signature, self.meta = network, signature, meta
+        self.name = str(meta.get("name", "learned"))
+        self.source = str(meta.get("command", "trained"))
+        self.environment = str(signature["environment"])
+        self.arguments = dict(signature["arguments"])
+        self.default = str(self.arguments.get("default", "all" if "Fault" in self.environment else "4K"))
+        self.many = "present" in signature["seen"]
+
+    def reset(self, view: Any) -> None:
+        """Nothing to forget."""
+
+    def decide(self, observation: dict[str, np.ndarray], view: Any) -> Any:
+        """Return the action, or one for each slot."""
+        values = self.network(observation)
+        masks = view.masks
+        if masks is not None:
+            values = np.where(np.asarray(masks).reshape(-1) != 0, values, -np.inf)
+        if self.many:
+            return values.reshape(-1, len(self.signature["actions"])).argmax(1)
+        return int(values.argmax())
+
+
+def save_policy(policy: LearnedPolicy, path: str | os.PathLike) -> None:
+    """Write a policy; the file appears whole or not at all.
+
+    Raises:
+        PolicyError: when it cannot be written.
+    """
+    path = Path(path)
+    network = policy.network
+    header = {
+        "format": FORMAT, "network": network.kind, "activation": network.activation, "signature": policy.signature,
+        "meta": policy.meta,
+    }  # fmt: skip
+    arrays = {name: weight.astype(np.float32) for name, weight in network.weights.items()}
+    arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def load_policy(path: str | os.PathLike) -> LearnedPolicy:
+    """Read a policy; it is called as its file, so that several can stand in one table.
+
+    Raises:
+        PolicyError: when the file is missing, damaged, foreign, or made for other observations or actions.
+    """
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            header = json.loads(bytes(file["header"]))
+            if header.get("format") != FORMAT:
+                raise PolicyError(f"{path}: not a policy of this version")
+            made_for, meta = dict(header["signature"]), dict(header["meta"])
+            weights = {name: file[name].astype(np.float32) for name in file.files if name != "header"}
+            network = NETWORKS[header["network"]](weights, header["activation"])
+            now = signature(made_for["environment"], dict(made_for["arguments"]))
+            default = made_for["arguments"].get("default", "4K")
+    except PolicyError:
+        raise
+    except FileNotFoundError:
+        raise PolicyError(f"{path}: no such file") from None
+    except (OSError, EOFError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise PolicyError(f"{path}: not a policy file ({error})") from None
+    if now != made_for:
+        raise PolicyError(f"{path}: made for other observations or actions; train it again")
+    if default not in ORDER_MASKS:
+        raise PolicyError(f"{path}: its default {default!r} is no name of sizes")
+    if not all(np.isfinite(weight).all() for weight in weights.values()):
+        raise PolicyError(f"{path}: holds weights that are not finite")
+    widths = {key: len(names) for key, names in now["seen"].items()}
+    inputs = sum(widths.values()) - widths.get("present", 0)
+    if network.shape != (inputs, len(now["actions"])):
+        raise PolicyError(f"{path}: its network maps {network.shape}, not {inputs} fields to {len(now['actions'])} values")
+    return LearnedPolicy(network, now, meta | {"name": Path(path).stem})
+

@@ -1,0 +1,196 @@
+"""Trains any agent that has a file in `configs/`: checkpoints, going on after a stop, progress, TensorBoard."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import sb3_contrib
+import stable_baselines3
+import torch
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.callbacks import BaseCallback
+from tqdm import tqdm
+
+import thp_env  # noqa: F401 -- registers the environments
+from thp_agents.evaluation import writable
+from thp_agents.learned.bandit import Bandit
+from thp_agents.learned.config import AgentConfig
+from thp_agents.learned.deep_sets import DeepSetsPolicy
+from thp_agents.learned.export import export
+from thp_agents.learned.policy_file import LearnedPolicy, save_policy
+from thp_agents.policy import PolicyError
+from thp_agents.sb3 import SB3VecEnv
+from thp_env.envs.shadow import ShadowVectorReward
+from thp_env.workload import find
+
+
+def make_envs(config: AgentConfig, threads: int | None = None) -> SB3VecEnv:
+    """Return the machines that an agent trains on: each episode draws a workload anew, paid against a shadow run."""
+    names = config.workloads or train_workloads()
+    envs = gymnasium.make_vec(
+        config.environment, config.envs, vectorization_mode="vector_entry_point",
+        autoreset_mode=AutoresetMode.SAME_STEP, workload=[find(name) for name in names], threads=threads,
+        **config.arguments,
+    )  # fmt: skip
+    return SB3VecEnv(ShadowVectorReward(envs, config.shadow, config.scale), flat=config.network == "mlp")
+
+
+def train_workloads() -> list[str]:
+    """Return the names of the split's train side."""
+    from thp_workloads import split
+
+    return [w.name for w in split("train")]
+
+
+class _Progress:
+    """Counts decisions, shows them, and saves the model now and then, whole or not at all."""
+
+    def __init__(self, folder: Path, config: AgentConfig, quiet: bool) -> None:
+        self.path, self.config, self.stop = folder / checkpoint_name(config), config, False
+        self.saved, self.returns = 0, deque[float](maxlen=100)
+        self.bar = tqdm(total=config.steps, desc=f"training {config.name}", unit="decision", disable=quiet)
+
+    def step(self, model: Any, infos: list[dict[str, Any]]) -> bool:
+        """Take note of a step; False to end the training."""
+        self.bar.n = min(model.num_timesteps, self.config.steps)
+        self.returns += [info["episode"]["r"] for info in infos if "episode" in info]
+        if self.returns:
+            self.bar.set_postfix(saved=f"{np.mean(self.returns):+.2f}", refresh=False)
+        self.bar.update(0)
+        if self.stop:
+            return False
+        if model.num_timesteps - self.saved >= self.config.checkpoint:
+            self.save(model)
+        return True
+
+    def save(self, model: Any) -> None:
+        """Write the checkpoint."""
+        self.saved = model.num_timesteps
+        part = self.path.with_name(f"part-{self.path.name}")
+        model.save(part)
+        os.replace(part, self.path)
+
+    @contextmanager
+    def stopped_by_ctrl_c(self) -> Iterator[None]:
+        """Let ctrl-C end the training between two steps. A second ctrl-C interrupts at once."""
+
+        def note(number: int, frame: object) -> None:
+            self.stop = True
+            signal.signal(signal.SIGINT, before)
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+class _Callback(BaseCallback):
+    def __init__(self, progress: _Progress) -> None:
+        super().__init__()
+        self.progress = progress
+
+    def _on_step(self) -> bool:
+        return self.progress.step(self.model, self.locals["infos"])
+
+
+def checkpoint_name(config: AgentConfig) -> str:
+    """Return the name of an agent's checkpoint in its folder."""
+    return "checkpoint.npz" if config.algorithm == "bandit" else "checkpoint.zip"
+
+
+def train(
+    config: AgentConfig, out: str | os.PathLike, *, folder: str | os.PathLike, resume: bool = False,
+    quiet: bool = False, command: str = "", tensorboard: bool = True, threads: int | None = None,
+) -> LearnedPolicy:  # fmt: skip
+    """Train an agent and write its policy.
+
+    Args:
+        config: the agent.
+        out: the policy's .npz file.
+        folder: where checkpoints and TensorBoard's logs are kept; checkpoints are Stable-Baselines3's own files and
+            only for resuming one's own runs.
+        resume: go on from the folder's checkpoint.
+        quiet: no progress bar.
+        command: how the training was started, kept with the policy.
+        tensorboard: write logs, where TensorBoard is installed.
+        threads: that step the machines; None: one for each CPU.
+
+    Raises:
+        PolicyError: when there is nothing to resume, or a file cannot be written.
+        KeyboardInterrupt: on ctrl-C, after the checkpoint is written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PolicyError(f"cannot write to {error.filename}: {error.strerror}") from None
+    writable(out)
+    torch.set_num_threads(1)
+    envs = make_envs(config, threads)
+    progress = _Progress(folder, config, quiet)
+    try:
+        model = _model(config, envs, str(folder) if tensorboard and _has_tensorboard() else None)
+        if resume:
+            model = _loaded(model, progress.path, envs)
+        progress.saved = model.num_timesteps
+        left = config.steps - model.num_timesteps
+        with progress.stopped_by_ctrl_c():
+            if left > 0 and isinstance(model, Bandit):
+                model.learn(left, partial(progress.step, model))
+            elif left > 0:
+                model.learn(left, _Callback(progress), tb_log_name=config.name, reset_num_timesteps=False)
+        progress.save(model)
+        if progress.stop:
+            raise KeyboardInterrupt
+        policy = export(model, config, command)
+        save_policy(policy, out)
+        return policy
+    finally:
+        progress.bar.close()
+        envs.close()
+
+
+def _model(config: AgentConfig, envs: SB3VecEnv, log: str | None) -> Any:
+    if config.algorithm == "bandit":
+        return Bandit(envs, seed=config.seed, **config.hyperparameters)
+    algorithm = getattr(stable_baselines3, config.algorithm, None) or getattr(sb3_contrib, config.algorithm)
+    kind: Any = DeepSetsPolicy if config.network == "deep_sets" else "MlpPolicy"
+    return algorithm(
+        kind, envs, seed=config.seed, device="cpu", tensorboard_log=log,
+        policy_kwargs={"net_arch": list(config.net_arch)}, **config.hyperparameters,
+    )  # fmt: skip
+
+
+def _loaded(fresh: Any, path: Path, envs: SB3VecEnv) -> Any:
+    if not path.exists():
+        raise PolicyError(f"nothing to resume: there is no {path}")
+    try:
+        if isinstance(fresh, Bandit):
+            fresh.load(path)
+            return fresh
+        return type(fresh).load(path, env=envs, device="cpu", tensorboard_log=fresh.tensorboard_log)
+    except Exception as error:
+        raise PolicyError(f"{path}: not a checkpoint of this agent ({error}); train without --resume") from None
+
+
+def _has_tensorboard() -> bool:
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""What an evaluation runs: workloads of one side of the split, and how many seeds of each."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from thp_agents.policy import PolicyError
+from thp_env.traces.npz import checksum
+from thp_env.workload import Instance, Workload, find
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named set of workloads.
+
+    Attributes:
+        side: of the split.
+        size: of the generators' episodes.
+        seeds: of each generator; a recording is one program, so it runs once.
+    """
+
+    side: str
+    size: str
+    seeds: int
+
+
+SUITES = {
+    "test": Suite("test", "small", 8),
+    "validation": Suite("validation", "small", 8),
+    "train": Suite("train", "small", 4),
+    "ci": Suite("validation", "tiny", 2),
+}
+"""Names that `thp-env evaluate --suite` takes."""
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """One workload with one seed.
+
+    Attributes:
+        workload: name, or a file.
+        size: of a generator's episode.
+        seed: that the instance is drawn with.
+    """
+
+    workload: str
+    size: str
+    seed: int
+
+
+def cases(suite: str) -> list[Case]:
+    """Return what a suite runs, recordings before generators of the same side.
+
+    Raises:
+        PolicyError: for an unknown suite.
+    """
+    from thp_workloads import split
+    from thp_workloads.splits import SEEDS
+
+    if suite not in SUITES:
+        near = difflib.get_close_matches(suite, SUITES, 1, 0.0)
+        raise PolicyError(f"unknown suite {suite!r}; did you mean {near[0]!r}? There are {', '.join(SUITES)}")
+    s = SUITES[suite]
+    found = []
+    for workload in split(s.side, s.size):
+        seeds = s.seeds if workload.kind == "generator" else 1
+        found += [Case(workload.name, s.size, seed) for seed in SEEDS[s.side][:seeds]]
+    return sorted(found)
+
+
+@cache
+def _sized(size: str) -> dict[str, Workload]:
+    from thp_workloads import catalogue
+
+    return {w.name: w for w in catalogue(size)}
+
+
+def workload_of(case: Case) -> Workload:
+    """Return a case's workload: a generator of its size, else whatever has the name."""
+    return _sized(case.size).get(case.workload) or find(case.workload)
+
+
+def instance_of(case: Case) -> Instance:
+    """Draw a case's program and machine."""
+    return workload_of(case).sample(np.random.default_rng(case.seed))
+
+
+def digest(instance: Instance) -> str:
+    """Return what identifies a program on its machine."""
+    return hashlib.sha256(f"{checksum(instance.program)} {instance.config!r}".encode()).hexdigest()[:16]
