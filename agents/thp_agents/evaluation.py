@@ -4,134 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-import thp_env  # noqa: F401 -- registers the environments
+from thp_agents.episode import Run, evaluate_one
 from thp_agents.policy import Policy, PolicyError
-from thp_env.envs.actions import ACTIONS, KEEP, ORDER_MASKS
-from thp_env.envs.rendering import folio_map
-from thp_env.envs.vma_order import VmaOrderEnv
 from thp_env.files import whole_file
-
-
-@dataclass
-class Frame:
-    """The address space at one moment.
-
-    Attributes:
-        time_ms: simulated time.
-        orders: one value a cell of the address space, in address order: the order of the folio there, -1 for
-            nothing, -2 for zero pages; int8.
-        blocks: bytes of each VMA, in the same order.
-        resident_mib: anonymous memory.
-    """
-
-    time_ms: float
-    orders: np.ndarray
-    blocks: list[int]
-    resident_mib: float
-
-
-@dataclass
-class Run:
-    """One policy on one workload with one seed.
-
-    Attributes:
-        policy, workload, seed: what ran.
-        metrics: of `thp_env.metrics.run_metrics`, and `reward`, the sum of the rewards.
-        decisions: how many there were.
-        reason: "done" or "oom".
-        frames: the address space over time, if asked for.
-    """
-
-    policy: str
-    workload: str
-    seed: int
-    metrics: dict[str, float]
-    decisions: int
-    reason: str
-    frames: list[Frame] = field(default_factory=list)
-
-
-CELLS = 240
-
-
-def look(env: VmaOrderEnv, cells: int = CELLS) -> Frame:
-    """Return the address space of the environment's machine as a strip of cells."""
-    machine = env.machine
-    assert machine is not None
-    orders, _ = folio_map(machine, cells)
-    vmas = [v for v in machine.vmas() if v.anonymous]
-    resident = machine.counters["nr_resident"] / 256
-    return Frame(machine.clock_ps / 1e9, orders, [v.end - v.start for v in vmas], resident)
-
-
-def evaluate_one(
-    policy: Policy, workload: Any, seed: int, *, reward: str = "total_time", frames: int = 0, tick: Any = None
-) -> Run:
-    """Run a policy over one episode, its sizes in force from the first instruction.
-
-    Args:
-        policy: what decides.
-        workload: as `VmaOrderEnv` takes it.
-        seed: of the workload.
-        reward: name of a reward preset.
-        frames: keep about so many pictures of the address space.
-        tick: called after every decision.
-
-    Raises:
-        PolicyError: when the policy returns an action that does not exist, or raises.
-    """
-    if policy.default not in ORDER_MASKS:
-        raise PolicyError(f"policy {policy.name} has an unknown default {policy.default!r}")
-    env: gymnasium.Env = gymnasium.make(
-        "thp_env/VmaOrder-v0", workload=workload, reward=reward, default=policy.default, metrics=True,
-        disable_env_checker=True,
-    )  # fmt: skip
-    inner: VmaOrderEnv = env.unwrapped  # type: ignore[assignment]
-    _ask(policy, policy.reset)
-    observation, _ = env.reset(seed=seed)
-    total, decisions, over = 0.0, 0, False
-    info: dict[str, Any] = {}
-    pictures: list[Frame] = []
-    every = 1
-    while not over:
-        action = ACTIONS.index(KEEP)
-        if inner.vma is not None:  # None: the program ended before it mapped anything to decide about
-            action = _ask(policy, policy.decide, observation, inner.vma, inner.action_masks())
-            action = _ask(policy, operator.index, action)
-        if not 0 <= action < len(ACTIONS):
-            raise PolicyError(f"policy {policy.name} chose action {action}; there are 0 to {len(ACTIONS) - 1}")
-        if frames and decisions % every == 0:
-            pictures.append(look(inner))
-            if len(pictures) >= 2 * frames:
-                pictures, every = pictures[::2], every * 2
-        observation, reward_value, over, _, info = env.step(action)
-        total += float(reward_value)
-        decisions += 1
-        if tick:
-            tick()
-    if frames:
-        pictures.append(look(inner))
-    assert inner.workload is not None
-    metrics = dict(info["metrics"]) | {"reward": total}
-    return Run(policy.name, inner.workload.name, seed, metrics, decisions, info["reason"], pictures)
-
-
-def _ask(policy: Policy, verb: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return verb(*arguments)
-    except Exception as error:
-        raise PolicyError(f"policy {policy.name} raised {type(error).__name__}: {error}") from error
 
 
 def evaluate(

@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from thp_agents.policy import PolicyError
+from thp_agents.policy import Policy, PolicyError
+from thp_agents.view import View
 from thp_env.envs.actions import ACTIONS, ORDER_MASKS
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.files import whole_file
-from thp_env.machine import Vma
 
 FORMAT = "thp_env policy 1"
 FIELDS = [*SYSTEM_FIELDS, *VMA_FIELDS]
 """Order of the inputs: as `gymnasium.wrappers.FlattenObservation` puts them."""
 
 
-class MlpPolicy:
+class MlpPolicy(Policy):
     """A multilayer perceptron with tanh that picks the best action that can have an effect.
 
     Args:
@@ -38,16 +38,13 @@ class MlpPolicy:
         self.source = str(meta.get("command", "trained"))
         self.default = str(meta.get("default", "4K"))
 
-    def reset(self) -> None:
-        """Nothing to forget."""
-
-    def decide(self, observation: dict[str, np.ndarray], vma: Vma, masks: np.ndarray) -> int:
+    def decide(self, observation: dict[str, np.ndarray], view: View) -> int:
         """Return the action of the highest value among those that can have an effect."""
         x = np.concatenate([observation["system"], observation["vma"]])
         for weight, bias in self.layers[:-1]:
             x = np.tanh(weight @ x + bias)
         weight, bias = self.layers[-1]
-        return int(np.argmax(np.where(masks != 0, weight @ x + bias, -np.inf)))
+        return int(np.argmax(np.where(view.masks != 0, weight @ x + bias, -np.inf)))
 
 
 def save_policy(policy: MlpPolicy, path: str | os.PathLike) -> None:
