@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from thp_env.machine import Machine, layout
@@ -19,14 +21,16 @@ def run_metrics(machine: Machine, accesses: float, prices: Prices | None = None)
     Returns:
         walk_cycles_per_access; tlb_reach (1 - walk cycles / those of a 4K TLB; only with the shadow TLB);
         mean and peak resident MiB, mean wasted MiB; faults, splits, fallbacks; simulated milliseconds;
-        cost_ns: everything a policy can change, per access, and its terms.
+        cost_ns: everything a policy can change, per access, and its terms; pending_memory_cost, the part of
+        pending_cost that is memory.
     """
     prices = prices or Prices()
     c = machine.counters
     ms = c.clock_ps / 1e9
     shadow = c["shadow_walk_cycles"]
     terms = {name: ns / accesses for name, ns in cost_terms(c, prices).items()}
-    terms["pending_cost"] = pending_cost(c, machine.config.clock, prices) / accesses
+    clock = machine.config.clock
+    terms["pending_cost"] = pending_cost(c, clock, prices) / accesses
     pages_ms = max(ms, 1e-9) * PAGES_PER_MIB * 1000
     figures = {
         "walk_cycles_per_access": c.walk_cycles_per_access,
@@ -40,6 +44,7 @@ def run_metrics(machine: Machine, accesses: float, prices: Prices | None = None)
         "time_ms": ms,
         "waste_cost": waste_cost(c, prices) / accesses,
         "cost_ns": sum(terms.values()),
+        "pending_memory_cost": terms["pending_cost"] - pending_cost(c, clock, replace(prices, memory=0.0)) / accesses,
         **terms,
     }
     return {name: float(value) for name, value in figures.items()}

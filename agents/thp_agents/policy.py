@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from typing import Protocol
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thp_env.machine import Vma
+if TYPE_CHECKING:
+    from thp_agents.view import View
+
+KINDS = ("heuristic", "learned")
 
 
 class PolicyError(ValueError):
     """A policy that does not exist, cannot be read or decides nonsense."""
 
 
-class Policy(Protocol):
-    """Chooses the folio sizes of one VMA at a time.
+class Policy:
+    """Chooses folio sizes in one of the environments.
+
+    A class that has these attributes and verbs is a policy, whether it inherits from this one or not.
 
     Attributes:
         name: unique.
@@ -24,46 +32,111 @@ class Policy(Protocol):
         source: where the algorithm is from.
         default: name of the sizes (`thp_env.envs.actions.ORDER_MASKS`) in force from the first instruction, for
             VMAs that nobody decided about.
+        environment: id of the environment it decides in: "thp_env/VmaOrder-v0" asks about one VMA at a time,
+            "thp_env/VmaHints-v0" about all of them every window, "thp_env/FaultOrder-v0" at a fault,
+            "thp_env/SizeControls-v0" about the whole system.
+        arguments: that the environment is made with (`window_ms`, `scan_share`, `interface`, ...).
     """
 
-    name: str
-    kind: str
-    source: str
-    default: str
+    name = ""
+    kind = "heuristic"
+    source = ""
+    default = "4K"
+    environment = "thp_env/VmaOrder-v0"
+    arguments: Mapping[str, Any] = {}
 
-    def reset(self) -> None:
-        """Begin a new run."""
-
-    def decide(self, observation: dict[str, np.ndarray], vma: Vma, masks: np.ndarray) -> int:
-        """Return an index into `thp_env.envs.actions.ACTIONS`.
+    def reset(self, view: View) -> None:
+        """Begin a new run; switches of the kernel can be set here (`View.set_thp`, ...).
 
         Args:
-            observation: of VmaOrder-v0.
-            vma: the VMA asked about.
-            masks: which actions can have an effect, int8.
+            view: of the machine, which stands before the first decision; the same one for the whole run.
         """
-        ...
+
+    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+        """Return an action of the environment.
+
+        Args:
+            observation: of the environment.
+            view: what else can be seen, at its price, and what can be done besides returning an action.
+                `view.no_op` is the action that changes nothing, `view.masks` says which can have an effect.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no decide(observation, view)")
+
+
+def checked(policy: Any, told: str) -> Policy:
+    """Return a policy that has all that it takes.
+
+    Args:
+        policy: somebody's.
+        told: what to call it in an error.
+
+    Raises:
+        PolicyError: naming what it lacks.
+    """
+    import thp_env
+    from thp_env.envs.actions import ORDER_MASKS
+
+    for attribute in ("name", "source", "default", "environment"):
+        if not isinstance(getattr(policy, attribute, None), str):
+            raise PolicyError(f"{told}: a policy needs {attribute}, a text: see thp_agents.policy.Policy")
+    if not policy.name:
+        raise PolicyError(f"{told}: a policy needs a name: see thp_agents.policy.Policy")
+    if getattr(policy, "kind", None) not in KINDS:
+        raise PolicyError(f"{told}: its kind is {getattr(policy, 'kind', None)!r}; there are {', '.join(KINDS)}")
+    for verb in ("reset", "decide"):
+        if not callable(getattr(policy, verb, None)):
+            raise PolicyError(f"{told}: a policy needs {verb}(): see thp_agents.policy.Policy")
+    if policy.environment not in thp_env.ENVIRONMENTS:
+        known = ", ".join(thp_env.ENVIRONMENTS)
+        raise PolicyError(f"{told}: unknown environment {policy.environment!r}: one of {known}")
+    if policy.default not in ORDER_MASKS:
+        raise PolicyError(f"{told}: unknown default {policy.default!r}: one of {', '.join(ORDER_MASKS)}")
+    if not isinstance(getattr(policy, "arguments", None), Mapping):
+        raise PolicyError(f"{told}: a policy needs arguments, a dictionary: see thp_agents.policy.Policy")
+    return policy
 
 
 def policies() -> dict[str, Callable[[], Policy]]:
     """Return a maker for each policy that needs no file, by name."""
-    from thp_agents.heuristics import kernel_settings, vma_size
+    from thp_agents.heuristics import POLICIES
 
-    return {**kernel_settings.POLICIES, "vma_size": vma_size.VmaSize}
+    return dict(POLICIES)
 
 
 def find_policy(name: str) -> Policy:
-    """Return a policy by name, or a learned one from its .npz file.
+    """Return a policy.
+
+    Args:
+        name: one of `policies()`; the .npz file of a learned one; or "my_module:MyPolicy", a class or function that
+            makes one, from the current folder or from what is installed.
 
     Raises:
-        PolicyError: for an unknown name, with the nearest known one, or a broken file.
+        PolicyError: for an unknown name, with the nearest known one, a broken file, or code that makes no policy.
     """
     known = policies()
     if name in known:
         return known[name]()
     if name.endswith(".npz"):
-        from thp_agents.learned.mlp import load_policy
+        from thp_agents.learned.policy_file import load_policy
 
         return load_policy(name)
+    if ":" in name:
+        return _imported(name)
     near = difflib.get_close_matches(name, known, 1, 0.0)[0]
-    raise PolicyError(f"unknown policy {name!r}; did you mean {near!r}? There are {', '.join(known)}, or a .npz file")
+    raise PolicyError(
+        f"unknown policy {name!r}; did you mean {near!r}? There are {', '.join(known)}, a .npz file, or module:Class"
+    )
+
+
+def _imported(name: str) -> Policy:
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        made: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            made = getattr(made, part)
+        policy = made() if callable(made) else made
+    except Exception as error:
+        raise PolicyError(f"cannot make policy {name!r}: {type(error).__name__}: {error}") from error
+    return checked(policy, f"policy {name!r}")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from thp_agents.heuristics.vma_size import RULE
+from thp_agents.heuristics.mthp_autopilot import size_for
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.machine import Machine, Status, Vma, layout
 from thp_env.metrics import run_metrics, unfinished_cost
@@ -123,9 +123,8 @@ def run_rule(instance: Instance) -> Machine:
             length = v.end - v.start
             if v.anonymous and not v.flags & layout.VM_NOHUGEPAGE and lengths.get(v.id) != length:
                 lengths[v.id] = length
-                size = next((size for limit, size in RULE if length < limit), "2M")
                 with suppress(KeyError):  # it has become one with a neighbour meanwhile
-                    machine.set_orders(v.id, ORDER_MASKS[size])
+                    machine.set_orders(v.id, ORDER_MASKS[size_for(length)])
     return machine
 
 
@@ -181,9 +180,7 @@ def go_on(machine: Machine, masks: dict[int, int], stop: int) -> bool:
     return True
 
 
-def search(
-    instance: Instance, start: str, most: int = GROUPS, rounds: int = ROUNDS
-) -> tuple[Machine, dict[str, str]]:
+def search(instance: Instance, start: str, most: int = GROUPS, rounds: int = ROUNDS) -> tuple[Machine, dict[str, str]]:
     """Find sizes for each group of VMAs by coordinate descent on cloned machines.
 
     Group after group, in order of birth, each size of `CANDIDATES` is tried with all other groups as they are, and

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from thp_workloads import generators
 
-from thp_agents.evaluation import format_table, write_text
 from thp_agents.profile import CONTENDERS, RULE_NAME, SEARCH_NAME, SETTINGS, Profile, as_json, profile
+from thp_agents.tables import format_table, write_text
 from thp_env.machine.prices import TERMS
 
 COLUMNS = {

@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from thp_agents.evaluation import Run, mean, ranking, table, write_text
+from thp_agents.episode import Run
+from thp_agents.evaluation import mean, ranking, table, write_text
 from thp_env.envs.rendering import FOLIO_COLORS
 from thp_env.machine.prices import TERMS
 

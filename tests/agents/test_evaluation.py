@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.episodes import KEEP, MIB, PAGE, small_program, small_workload, sparse
-from thp_agents.evaluation import COLUMNS, Run, evaluate, evaluate_one, format_table, table, write_csv, write_text
-from thp_agents.policy import PolicyError, find_policy, policies
+from thp_agents.episode import Run, evaluate_one
+from thp_agents.evaluation import COLUMNS, evaluate, format_table, table, write_csv, write_text
+from thp_agents.policy import Policy, PolicyError, find_policy, policies
 from thp_agents.report import COSTS, html_report, verdict, write_report
 
 from thp_env.machine import MachineConfig
@@ -18,19 +19,17 @@ from thp_env.traces import ProgramBuilder
 from thp_env.workload import Instance
 
 
-class Scripted:
+class Scripted(Policy):
     """A policy of which a test replaces one verb."""
 
-    kind, source, default = "heuristic", "a test", "4K"
+    source = "a test"
 
     def __init__(self, name: str, **changes) -> None:
         self.name = name
         for key, value in changes.items():
             setattr(self, key, value)
 
-    def reset(self) -> None: ...
-
-    def decide(self, observation, vma, masks) -> int:
+    def decide(self, observation, view) -> int:
         return KEEP
 
 
@@ -45,14 +44,14 @@ def known(*names: str) -> list:
 @pytest.fixture(scope="module")
 def runs() -> list[Run]:
     workloads = [small_workload("one"), small_workload("two")]
-    found, failed = evaluate(known("never", "64K", "vma_size"), workloads, (0, 1), frames=8, quiet=True)
+    found, failed = evaluate(known("never", "64K", "mthp_autopilot"), workloads, (0, 1), frames=8, quiet=True)
     assert not failed
     return found
 
 
 def test_every_policy_runs_every_workload_and_seed(runs: list[Run]) -> None:
     ran = {(r.policy, r.workload, r.seed) for r in runs}
-    assert ran == {(p, w, s) for p in ("never", "64K", "vma_size") for w in ("one", "two") for s in (0, 1)}
+    assert ran == {(p, w, s) for p in ("never", "64K", "mthp_autopilot") for w in ("one", "two") for s in (0, 1)}
     assert len(runs) == 12
 
 
@@ -114,7 +113,7 @@ def test_a_faulty_policy_is_left_out_and_the_rest_completes(name: str) -> None:
 
 
 def test_a_policy_that_fails_late_has_no_rows() -> None:
-    def decide(observation, vma, masks) -> int:
+    def decide(observation, view) -> int:
         decide.asked += 1
         return KEEP if decide.asked < 4 else boom()
 
@@ -196,8 +195,9 @@ def test_the_report_is_one_self_contained_page(runs: list[Run]) -> None:
     images = re.findall(r'src="data:image/png;base64,([A-Za-z0-9+/=]+)"', page)
     assert len(images) == page.count("<img") == 3, "the costs, and an address space for each of two workloads"
     assert all(image.startswith("iVBORw0KGgo") for image in images), "PNG"
-    for name in ("never", "64K", "vma_size", "one", "two", "A title &amp; more", "a note", "lost: it &lt;failed&gt;"):
-        assert name in page
+    for text in ("never", "64K", "mthp_autopilot", "one", "two", "A title &amp; more", "a note",
+                 "lost: it &lt;failed&gt;"):  # fmt: skip
+        assert text in page
     for cell in table(runs)[1][0]:
         assert f"<td>{cell}</td>" in page
     assert verdict(runs) in page

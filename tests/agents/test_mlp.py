@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from support.episodes import small_program
-from thp_agents.evaluation import evaluate_one
+from thp_agents.episode import evaluate_one
 from thp_agents.learned.mlp import FIELDS, MlpPolicy, load_policy, save_policy
 from thp_agents.policy import PolicyError, find_policy
 
@@ -27,6 +28,11 @@ def network(seed: int = 0, *widths: int) -> MlpPolicy:
         for m, n in itertools.pairwise(sizes)
     ]
     return MlpPolicy(layers, {"name": "test", "default": "16K", "command": "thp-env train", "decisions": 7})
+
+
+def masked(masks: np.ndarray) -> SimpleNamespace:
+    """Return what an agent asks of a view."""
+    return SimpleNamespace(masks=masks)
 
 
 def seen(rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -49,7 +55,7 @@ def test_what_is_saved_is_what_is_read(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     for _ in range(100):
         observation = seen(rng)
-        assert policy.decide(observation, None, ALL) == read.decide(observation, None, ALL)
+        assert policy.decide(observation, masked(ALL)) == read.decide(observation, masked(ALL))
     assert [p.name for p in tmp_path.rglob("*")] == ["deep", "agent.npz"], "no scraps"
     assert find_policy(str(tmp_path / "deep" / "agent.npz")).name == "agent"
 
@@ -59,7 +65,7 @@ def test_the_mask_is_kept() -> None:
     for _ in range(200):
         mask = (rng.random(len(ACTIONS)) < 0.4).astype(np.int8)
         mask[0] = 1
-        assert mask[policy.decide(seen(rng), None, mask)]
+        assert mask[policy.decide(seen(rng), masked(mask))]
 
 
 def test_numpy_computes_what_torch_does() -> None:
@@ -81,9 +87,9 @@ def test_numpy_computes_what_torch_does() -> None:
         logits = distribution.distribution.logits[0].detach().numpy()
         best = np.sort(logits)[-2:]
         if best[1] - best[0] > 1e-5:  # a tie may go either way
-            assert policy.decide(observation, None, ALL) == int(logits.argmax())
+            assert policy.decide(observation, masked(ALL)) == int(logits.argmax())
         masks = (rng.random(len(ACTIONS)) < 0.5).astype(np.int8) | np.eye(len(ACTIONS), dtype=np.int8)[0]
-        chosen = policy.decide(observation, None, masks)
+        chosen = policy.decide(observation, masked(masks))
         assert logits[chosen] >= logits[masks != 0].max() - 1e-5
     env.close()
 

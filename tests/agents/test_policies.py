@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
+
 import pytest
-from support.episodes import MIB, PAGE
-from thp_agents.evaluation import evaluate_one
+from support.episodes import MIB, PAGE, small_program
+from support.policies import before, mapped
+from thp_agents.episode import evaluate_one
+from thp_agents.heuristics.mthp_autopilot import size_for
 from thp_agents.policy import PolicyError, find_policy, policies
 
+import thp_env
 from thp_env.envs.actions import ACTIONS, ORDER_MASKS
-from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
-from thp_env.machine import MachineConfig, Vma, layout
+from thp_env.machine import MachineConfig
 from thp_env.traces import ProgramBuilder
 from thp_env.workload import Instance
 
-ALL = np.ones(len(ACTIONS), np.int8)
-SEEN = {"vma": np.zeros(len(VMA_FIELDS), np.float32), "system": np.zeros(len(SYSTEM_FIELDS), np.float32)}
 K = 1024
-
-
-def vma(length: int) -> Vma:
-    return Vma(1, 0, 1 << 40, (1 << 40) + length, layout.VM_READ | layout.VM_WRITE, 0, 0, 0)
 
 
 def metrics(name: str, instance: Instance) -> dict[str, float]:
     return evaluate_one(find_policy(name), instance, 0).metrics
-
-
-def touched(*sizes: int) -> Instance:
-    """Return a program that maps regions of so many bytes and writes all of each."""
-    b = ProgramBuilder("touched")
-    for i, size in enumerate(sizes):
-        b.mmap(f"r{i}", size)
-        b.touch(f"r{i}", 0, size)
-    return Instance(b.build(), MachineConfig(memory=64 * MIB))
 
 
 @pytest.mark.parametrize("name", policies())
@@ -43,22 +31,25 @@ def test_every_policy_keeps_the_protocol(name: str) -> None:
     assert policy.kind in ("heuristic", "learned")
     assert policy.source
     assert policy.default in ORDER_MASKS
-    policy.reset()
-    for length in (64 * K, 3 * MIB, 1 << 36):
-        action = policy.decide(SEEN, vma(length), ALL)
-        assert ACTIONS[action]
-        only_keep = np.array([1] + [0] * (len(ACTIONS) - 1), np.int8)
-        assert only_keep[policy.decide(SEEN, vma(length), only_keep)], "what the mask forbids is not chosen"
+    assert policy.environment in thp_env.ENVIRONMENTS
+    workload = Instance(small_program(), MachineConfig(memory=48 * MIB))
+    first, again = evaluate_one(policy, workload, 0), evaluate_one(find_policy(name), workload, 0)
+    assert first.reason == "done"
+    assert first.metrics == again.metrics, "the same seed, the same run; and one policy can run twice"
+    assert evaluate_one(policy, workload, 0).metrics == first.metrics
 
 
-SETTINGS = {"never": "4K", "always_2M": "2M", "64K": "64K", "16K_32K_64K": "16K+32K+64K", "all_sizes": "all"}
+SETTINGS = {"never": "4K", "16K": "16K", "64K": "64K", "1M": "1M", "always_2M": "2M", "all_sizes": "all",
+            "16K_32K_64K": "16K+32K+64K"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "sizes"), SETTINGS.items())
 def test_kernel_settings_never_decide_anything(name: str, sizes: str) -> None:
     policy = find_policy(name)
     assert policy.default == sizes
-    assert ACTIONS[policy.decide(SEEN, vma(MIB), ALL)] == "keep"
+    _, view = before(policy, mapped(2 * MIB))
+    assert ACTIONS[policy.decide({}, view)] == "keep"
+    assert view.time_ns("monitoring") == 0
 
 
 @pytest.mark.parametrize(
@@ -73,7 +64,7 @@ def test_kernel_settings_never_decide_anything(name: str, sizes: str) -> None:
     ],
 )
 def test_settings_are_in_force_from_the_first_instruction(name: str, faults: int) -> None:
-    assert metrics(name, touched(60 * K, 2 * MIB))["faults"] == faults
+    assert metrics(name, mapped(60 * K, 2 * MIB))["faults"] == faults
 
 
 @pytest.mark.parametrize(
@@ -83,23 +74,80 @@ def test_settings_are_in_force_from_the_first_instruction(name: str, faults: int
         (124 * K, "64K"), (128 * K, "128K"), (2 * MIB - 4 * K, "128K"), (2 * MIB, "2M"), (1 << 36, "2M"),
     ],
 )  # fmt: skip
-def test_vma_size_follows_its_table(length: int, size: str) -> None:
-    assert ACTIONS[find_policy("vma_size").decide(SEEN, vma(length), ALL)] == size
+def test_autopilot_follows_its_table(length: int, size: str) -> None:
+    assert size_for(length) == size
 
 
-def test_vma_size_in_the_machine() -> None:
-    found = metrics("vma_size", touched(64 * K, MIB, 4 * MIB))
+def test_autopilot_in_the_machine() -> None:
+    """Slots stand 2 GiB apart, so that VMAs do not merge."""
+    found = metrics("mthp_autopilot", mapped(64 * K, MIB, 4 * MIB, memory=256 * MIB))
     assert found["faults"] == 1 + 8 + 2
     assert found["peak_mib"] == pytest.approx(5 + 1 / 16)
 
 
+def test_autopilot_keeps_away_from_scarce_blocks() -> None:
+    """32 free blocks of 2M are 64 MiB: a machine of 64 MiB has fewer, and one of 128 MiB more."""
+    for memory, size in ((64, "4K"), (128, "2M")):
+        policy = find_policy("mthp_autopilot")
+        _, view = before(policy, mapped(4 * MIB, memory=memory * MIB))
+        assert ACTIONS[policy.decide({}, view)] == size
+
+
+def test_madvise_gives_2m_to_who_asks() -> None:
+    b = ProgramBuilder("asks")
+    for name in ("plain", "asking"):
+        b.mmap(name, 4 * MIB)
+    b.advise("asking", 0, 4 * MIB, "hugepage")
+    for name in ("plain", "asking"):
+        b.touch(name, 0, 4 * MIB)
+    found = metrics("madvise", Instance(b.build(), MachineConfig(memory=64 * MIB)))
+    assert found["faults"] == 1024 + 2
+
+
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("nevr", "never"), ("always2M", "always_2M"), ("vmasize", "vma_size"), ("64", "64K")]
+    ("typed", "meant"), [("nevr", "never"), ("always2M", "always_2M"), ("autopilot", "mthp_autopilot"), ("64", "64K")]
 )
 def test_a_misspelt_name_gets_the_nearest(typed: str, meant: str) -> None:
     with pytest.raises(PolicyError, match=f"did you mean '{meant}'") as refused:
         find_policy(typed)
     assert all(name in str(refused.value) for name in policies())
+
+
+STRANGER = """
+from thp_agents.policy import Policy
+class Mine(Policy):
+    name = "mine"
+    source = "a friend"
+    def decide(self, observation, view):
+        return view.no_op
+class Nameless(Policy):
+    source = "nobody"
+class Elsewhere(Mine):
+    environment = "thp_env/Nowhere-v0"
+class Odd(Mine):
+    default = "3K"
+def broken():
+    raise OSError("no disk")
+number = 7
+"""
+
+
+def test_a_policy_of_a_stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stranger_policy.py").write_text(STRANGER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = find_policy("stranger_policy:Mine")
+    assert evaluate_one(mine, small_program(), 0).policy == "mine"
+    for name, told in (
+        ("stranger_policy:Gone", "Gone"), ("stranger_gone:Mine", "stranger_gone"),
+        ("stranger_policy:Nameless", "needs a name"), ("stranger_policy:broken", "no disk"),
+        ("stranger_policy:Elsewhere", "'thp_env/Nowhere-v0'"), ("stranger_policy:Odd", "'3K'"),
+        ("stranger_policy:number", "needs name"),
+    ):  # fmt: skip
+        with pytest.raises(PolicyError, match=told) as refused:
+            find_policy(name)
+        assert name in str(refused.value)
+        assert "\n" not in str(refused.value)
 
 
 def test_never_and_always_frame_the_others_where_all_memory_is_used() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from support.episodes import small_program
-from thp_agents.evaluation import evaluate_one
+from thp_agents.episode import evaluate_one
 from thp_agents.learned.mlp import FIELDS, load_policy
 from thp_agents.learned.ppo import PpoConfig, make_env, train
 from thp_agents.policy import PolicyError, find_policy

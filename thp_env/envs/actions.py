@@ -59,7 +59,8 @@ class ActionSet:
         """Return which actions can have an effect on VMAs, int8, one axis more than the rows.
 
         Sizes need an aligned block inside the VMA, a split large folios, a collapse a whole 2M block with something
-        in it that is not huge yet. Empty rows have all zeros but for the first action.
+        in it that is not huge yet; where no page tables were read they may. Empty rows have all zeros but for the
+        first action.
 
         Args:
             rows: `SMAPS_DTYPE` records.
@@ -73,7 +74,11 @@ class ActionSet:
             allowed[..., self.names.index(SPLIT)] = pages[..., 2:].any(-1)
         below = pages[..., : layout.PMD_ORDER].any(-1) | (pages[..., layout.PMD_ORDER] > rows["pmd_mapped"])
         allowed[..., self.names.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & (below | (rows["zero"] > 0))
-        allowed[rows["scanned"] == 0, 1:] = 0
+        unread = rows["scanned"] == 0
+        if SPLIT in self.names:
+            allowed[unread, self.names.index(SPLIT)] = 1
+        allowed[..., self.names.index(COLLAPSE)] |= unread & fits[..., layout.PMD_ORDER]
+        allowed[unread & (rows["id"] == 0), 1:] = 0
         return allowed
 
 

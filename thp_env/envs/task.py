@@ -80,7 +80,7 @@ class Task(ABC):
         window_faults: faults that had a choice a window lasts at most.
         window_accesses: simulated accesses a window lasts at most; None: any number.
         default: name of the sizes that VMAs get which nobody decided about.
-        scan_share: share of the page tables that is read at a decision; reading them takes simulated time.
+        scan_share: share of the page tables that is read at a decision; reading them takes simulated time. 0: none.
         pmu_period: TLB events between two samples.
         metrics: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
         workloads: one workload argument for each machine, instead of `workload`.
@@ -119,8 +119,8 @@ class Task(ABC):
             raise ValueError("a window must last: window_ms must be positive, window_faults a whole number from 1 on")
         if window_accesses is not None and (window_accesses != int(window_accesses) or window_accesses < 1):
             raise ValueError(f"window_accesses must be a whole number from 1 on or None, not {window_accesses}")
-        if not 0 < scan_share <= 1:
-            raise ValueError(f"scan_share must be above 0 and at most 1, not {scan_share}")
+        if not 0 <= scan_share <= 1:
+            raise ValueError(f"scan_share must be from 0 to 1, not {scan_share}")
         if pmu_period != int(pmu_period) or pmu_period < 1:
             raise ValueError(f"pmu_period must be a whole number from 1 on, not {pmu_period}")
         if workloads is not None and len(workloads) != machines:
@@ -131,7 +131,7 @@ class Task(ABC):
         self._pmu_period = int(pmu_period)
         self.window = Window(
             max(1, int(window_ms * 1e9)), int(window_faults), question=self.question, slots=self.slots,
-            every=round(1 / scan_share), new_vma=self.question in (Question.VMA, Question.SLOTS),
+            every=round(1 / scan_share) if scan_share else 0, new_vma=self.question in (Question.VMA, Question.SLOTS),
         )  # fmt: skip
         if window_accesses is not None:
             self.window = self.window._replace(accesses=int(window_accesses))

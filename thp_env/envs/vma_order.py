@@ -132,7 +132,7 @@ class VmaOrderEnv(ThpEnv):
       the VMA decided about, with the splits and evictions of its folios; or a number from 0 (local) to 1 (global)
       that blends the two. A VMA that is gone at the end of the window is paid globally.
     - `scan_share`: share of the VMA's page tables that is read at a decision. Reading takes simulated time; below 1,
-      one in 1 / `scan_share` 2M ranges is read, another one each time.
+      one in 1 / `scan_share` 2M ranges is read, another one each time; with 0 none, and what would be read is 0.
     - `pmu_period`: TLB events between two samples of the PMU.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
 

@@ -61,7 +61,7 @@ class Window(NamedTuple):
         new_vma: also end after an operation that made a new anonymous VMA of 64K or more.
         question: what is read at the end.
         slots: VMAs, or blocks, that have a row of their own.
-        every: read the page tables of one in so many 2M ranges.
+        every: read the page tables of one in so many 2M ranges; 0: of none.
     """
 
     ps: int = NEVER

@@ -9,8 +9,8 @@ from thp_env.machine.cores import CORES
 from thp_env.workload import WorkloadError
 
 FAMILIES = {
-    "train": ("allocators", "SPEC-like", "key-value store", "fork-heavy", "interpreter"),
-    "validation": ("HPC",),
+    "train": ("allocators", "SPEC-like", "key-value store", "fork-heavy"),
+    "validation": ("HPC", "interpreter"),
     "test": ("graph", "PARSEC", "browser", "phone", "data centre", "database"),
 }
 """The families of each side."""

@@ -5,45 +5,47 @@ Documentation/admin-guide/mm/transhuge.rst: hugepages-<size>kB/enabled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from thp_env.envs.actions import ACTIONS, KEEP
-from thp_env.machine import Vma
+from thp_agents.policy import Policy
+from thp_agents.view import View
+from thp_env.envs.actions import ORDER_MASKS
 
 
-@dataclass
-class KernelSetting:
-    """The same sizes for every VMA from the first instruction on.
+class KernelSetting(Policy):
+    """The same sizes for every VMA from the first instruction on; no page tables are read.
 
     Args:
         name: of the policy.
-        default: name of the sizes.
+        default: name of the sizes that all VMAs get.
         source: who uses it.
+        arguments: of the environment.
     """
 
-    name: str
-    default: str
-    source: str
-    kind: str = "heuristic"
+    def __init__(self, name: str, default: str, source: str, arguments: Mapping[str, Any] | None = None) -> None:
+        """Make the policy."""
+        self.name, self.default, self.source = name, default, source
+        self.arguments = {"scan_share": 0, **(arguments or {})}
 
-    def reset(self) -> None:
-        """Nothing to forget."""
-
-    def decide(self, observation: dict[str, np.ndarray], vma: Vma, masks: np.ndarray) -> int:
+    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
         """Keep what is set."""
-        return ACTIONS.index(KEEP)
+        return view.no_op
 
 
-POLICIES = {
-    setting[0]: partial(KernelSetting, *setting)
-    for setting in (
-        ("never", "4K", "Linux: no size enabled"),
-        ("always_2M", "2M", "Linux: hugepages-2048kB/enabled=always"),
-        ("64K", "64K", "OPPO's size; Ryan Roberts, mTHP v8"),
-        ("16K_32K_64K", "16K+32K+64K", "Ryan Roberts, mTHP v4: kernel build and Speedometer"),
-        ("all_sizes", "all", "Linux: every size enabled"),
-    )
+_SETTINGS: tuple[tuple[str, str, str], ...] = (
+    ("never", "4K", "Linux: no size enabled"),
+    ("always_2M", "2M", "Linux: hugepages-2048kB/enabled=always"),
+    *((size, size, "Linux: one size enabled; 64K is OPPO's") for size in list(ORDER_MASKS)[1:-3]),
+    ("16K_32K_64K", "16K+32K+64K", "Ryan Roberts, mTHP v4: kernel build and Speedometer"),
+    ("all_sizes", "all", "Linux: every size enabled"),
+)
+_MADVISE = ("madvise", "4K", "Linux: enabled=madvise, 2M where the program asks")
+
+POLICIES: dict[str, Callable[[], Policy]] = {
+    **{setting[0]: partial(KernelSetting, *setting) for setting in _SETTINGS},
+    "madvise": partial(KernelSetting, *_MADVISE, {"interface": "madvise", "advised": "2M"}),
 }

@@ -22,7 +22,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 import thp_env  # noqa: F401 -- registers the environments
-from thp_agents.evaluation import writable
 from thp_agents.learned.bandit import Bandit
 from thp_agents.learned.config import AgentConfig
 from thp_agents.learned.deep_sets import DeepSetsPolicy
@@ -30,6 +29,7 @@ from thp_agents.learned.export import export
 from thp_agents.learned.policy_file import LearnedPolicy, save_policy
 from thp_agents.policy import PolicyError
 from thp_agents.sb3 import SB3VecEnv
+from thp_agents.tables import writable
 from thp_env.envs.shadow import ShadowVectorReward
 from thp_env.workload import find
 

@@ -126,6 +126,7 @@ vma_smaps smaps_range(machine &m, u32 vma, u64 start, u64 end) {
 vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
     const vm_area_struct &v = m.vmas[vma];
     vma_smaps s = vma_statistics(v);
+    if (every == 0) return s;
     u64 entries = 0;
     const u64 first = v.vm_start >> PMD_SHIFT, last = (v.vm_end - 1) >> PMD_SHIFT;
     const u64 step = std::clamp<u64>(every, 1, last - first + 1);

@@ -1,0 +1,161 @@
+"""One policy over one episode: its metrics, and pictures of the address space."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Discrete
+
+import thp_env  # noqa: F401 -- registers the environments
+from thp_agents.policy import Policy, PolicyError, checked
+from thp_agents.view import View
+from thp_env.envs.env import ThpEnv
+from thp_env.envs.rendering import folio_map
+from thp_env.envs.task import REASONS
+
+
+@dataclass
+class Frame:
+    """The address space at one moment.
+
+    Attributes:
+        time_ms: simulated time.
+        orders: one value a cell of the address space, in address order: the order of the folio there, -1 for
+            nothing, -2 for zero pages; int8.
+        blocks: bytes of each VMA, in the same order.
+        resident_mib: anonymous memory.
+    """
+
+    time_ms: float
+    orders: np.ndarray
+    blocks: list[int]
+    resident_mib: float
+
+
+@dataclass
+class Run:
+    """One policy on one workload with one seed.
+
+    Attributes:
+        policy, workload, seed: what ran.
+        metrics: of `thp_env.metrics.run_metrics`, and `reward`, the sum of the rewards.
+        decisions: how many there were.
+        reason: "done" or "oom".
+        frames: the address space over time, if asked for.
+        training: seed of the policy's training; 0 for heuristics.
+        key: what tells the policy from others, its file included.
+        family, size: of the workload.
+    """
+
+    policy: str
+    workload: str
+    seed: int
+    metrics: dict[str, float]
+    decisions: int
+    reason: str
+    frames: list[Frame] = field(default_factory=list)
+    training: int = 0
+    key: str = ""
+    family: str = ""
+    size: str = ""
+
+
+CELLS = 240
+
+
+def look(env: ThpEnv, cells: int = CELLS) -> Frame:
+    """Return the address space of the environment's machine as a strip of cells."""
+    machine = env.machine
+    assert machine is not None
+    orders, _ = folio_map(machine, cells)
+    vmas = [v for v in machine.vmas() if v.anonymous]
+    resident = machine.counters["nr_resident"] / 256
+    return Frame(machine.clock_ps / 1e9, orders, [v.end - v.start for v in vmas], resident)
+
+
+def environment(policy: Policy, workload: Any, reward: str = "total_time") -> ThpEnv:
+    """Return the environment that a policy decides in, its sizes in force from the first instruction.
+
+    Args:
+        policy: what decides.
+        workload: as the environments take it.
+        reward: name of a reward preset.
+
+    Raises:
+        PolicyError: when the policy lacks something, or its arguments fit no environment.
+    """
+    checked(policy, f"policy {getattr(policy, 'name', '')}")
+    made = {"workload": workload, "reward": reward, "default": policy.default, "metrics": True, **policy.arguments}
+    try:
+        env = gymnasium.make(policy.environment, disable_env_checker=True, **made)
+    except (TypeError, ValueError) as error:
+        raise PolicyError(f"policy {policy.name}: {policy.environment} cannot be made: {error}") from error
+    return env.unwrapped  # type: ignore[return-value]
+
+
+def evaluate_one(
+    policy: Policy, workload: Any, seed: int, *, reward: str = "total_time", frames: int = 0, tick: Any = None
+) -> Run:
+    """Run a policy over one episode of its environment.
+
+    Args:
+        policy: what decides.
+        workload: as the environments take it.
+        seed: of the workload.
+        reward: name of a reward preset.
+        frames: keep about so many pictures of the address space.
+        tick: called after every decision.
+
+    Raises:
+        PolicyError: when the policy returns an action that does not exist, or raises.
+    """
+    env = environment(policy, workload, reward)
+    observation, _ = env.reset(seed=seed)
+    view = View(env)
+    _ask(policy, policy.reset, view)
+    total, decisions, over = 0.0, 0, False
+    info: dict[str, Any] = {}
+    pictures: list[Frame] = []
+    every = 1
+    while not over:
+        action = view.no_op
+        if env.task.status[0] not in REASONS:  # else the program ended before there was anything to decide
+            action = _action(policy, env, _ask(policy, policy.decide, observation, view))
+        if frames and decisions % every == 0:
+            pictures.append(look(env))
+            if len(pictures) >= 2 * frames:
+                pictures, every = pictures[::2], every * 2
+        observation, reward_value, over, _, info = env.step(action)
+        total += float(reward_value)
+        decisions += 1
+        if tick:
+            tick()
+    if frames:
+        pictures.append(look(env))
+    assert env.workload is not None
+    metrics = dict(info["metrics"]) | {"reward": total}
+    return Run(policy.name, env.workload.name, seed, metrics, decisions, info["reason"], pictures)
+
+
+def _action(policy: Policy, env: ThpEnv, chosen: Any) -> Any:
+    space = env.action_space
+    if isinstance(space, Discrete):
+        action = _ask(policy, operator.index, chosen)
+        if not 0 <= action < space.n:
+            raise PolicyError(f"policy {policy.name} chose action {action}; there are 0 to {space.n - 1}")
+        return action
+    if not space.contains(action := np.asarray(chosen)):
+        raise PolicyError(f"policy {policy.name} chose action {chosen!r}, which is not in {space}")
+    return action
+
+
+def _ask(policy: Policy, verb: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return verb(*arguments)
+    except Exception as error:
+        raise PolicyError(f"policy {policy.name} raised {type(error).__name__}: {error}") from error

@@ -1,0 +1,155 @@
+"""What a policy in the kernel can see and do besides the observation and the action, each at its simulated price.
+
+Never the simulator's truth: which pages a program really used, what it will do, what it is called.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Discrete
+
+from thp_env.envs.env import ThpEnv
+from thp_env.machine import Machine, OrderQuestion, Vma, layout
+
+TRUTH = frozenset(
+    {"nr_untouched", "untouched_page_us", "nr_unmapped", "unmapped_page_us", "shadow_l1_miss", "shadow_l2_miss",
+     "shadow_walk_cycles"}
+)  # fmt: skip
+"""Counters that only the simulator has."""
+
+
+class View:
+    """A policy's view of the machine of an episode.
+
+    Reading page tables and samples takes simulated time on the machine, and so does what is done to it; counters,
+    free lists and the list of VMAs are free, as they are to a kernel.
+
+    Args:
+        env: the environment, whose episode has begun.
+    """
+
+    def __init__(self, env: ThpEnv) -> None:
+        """Look at an environment."""
+        self._env = env
+
+    @property
+    def _machine(self) -> Machine:
+        machine = self._env.machine
+        assert machine is not None
+        return machine
+
+    # -- the decision ------------------------------------------------------------------------------
+
+    @cached_property
+    def actions(self) -> tuple[str, ...]:
+        """Names of the actions on one VMA (`thp_env.envs.actions`); empty in environments that have none."""
+        return getattr(getattr(self._env.task, "actions", None), "names", ())
+
+    @property
+    def masks(self) -> np.ndarray:
+        """Which actions can have an effect, int8, as the environment's `action_masks`."""
+        return self._env.action_masks()
+
+    @property
+    def no_op(self) -> Any:
+        """The action that changes nothing: at a fault, the largest order that is allowed."""
+        task = self._env.task
+        if hasattr(task, "modes"):
+            return task.modes[0].copy()
+        if hasattr(task, "waiting"):
+            return int(np.flatnonzero(self.masks)[-1])
+        space = self._env.action_space
+        return 0 if isinstance(space, Discrete) else np.zeros(space.shape, np.int64)
+
+    @property
+    def vma(self) -> Vma | None:
+        """The VMA asked about in VmaOrder-v0, or whose fault waits in FaultOrder-v0."""
+        return self._by_id(int(self._env.task.rows["id"][0, 0]))
+
+    @property
+    def slots(self) -> list[Vma | None]:
+        """The VMA of each slot of VmaHints-v0, None for an empty one."""
+        by_id = {v.id: v for v in self.vmas()}
+        return [by_id.get(int(i)) for i in self._env.task.rows["id"][0, :-1]]
+
+    @property
+    def question(self) -> OrderQuestion | None:
+        """What the machine waits for in FaultOrder-v0, None when no fault waits."""
+        return self._machine.question
+
+    def _by_id(self, vma: int) -> Vma | None:
+        return next((v for v in self.vmas() if v.id == vma), None) if vma else None
+
+    # -- seeing ------------------------------------------------------------------------------------
+
+    @property
+    def clock_ns(self) -> int:
+        """Simulated time in nanoseconds."""
+        return self._machine.clock_ps // 1000
+
+    def vmas(self) -> list[Vma]:
+        """Return the VMAs that a policy may decide about: anonymous and writable, in address order."""
+        return [v for v in self._machine.vmas() if v.anonymous and v.flags & layout.VM_WRITE]
+
+    @property
+    def memory_pages(self) -> int:
+        """The machine's memory in 4K pages."""
+        return self._machine.config.memory // layout.PAGE_SIZE
+
+    @property
+    def free_pages(self) -> int:
+        """Free 4K pages."""
+        return self._machine.free_pages
+
+    @property
+    def watermarks(self) -> tuple[int, int, int]:
+        """The zone's min, low and high watermark in pages."""
+        return self._machine.watermarks
+
+    def buddyinfo(self) -> list[int]:
+        """Return the free blocks by order, 0 to 10, as /proc/buddyinfo does."""
+        return self._machine.buddyinfo()
+
+    def unusable_free_index(self, order: int) -> float:
+        """Return the share of free memory that an allocation of this order cannot use (Gorman's, also Ingens' FMFI)."""
+        return self._machine.unusable_free_index(order)
+
+    def counters(self, *names: str) -> dict[str, int]:
+        """Return counters of the kernel and of the PMU, by name (`thp_env.machine.counters`).
+
+        Raises:
+            KeyError: for a name that does not exist, or that only the simulator knows.
+        """
+        if hidden := TRUTH.intersection(names):
+            raise KeyError(f"{', '.join(sorted(hidden))}: no kernel knows this")
+        now = self._machine.counters
+        return {name: now[name] for name in names}
+
+    def time_ns(self, *kinds: str) -> int:
+        """Return the time spent in kinds of work so far (`thp_env.machine.counters.TIMES`), in nanoseconds."""
+        return self._machine.counters.time_ps(*kinds) // 1000
+
+    def smaps(self, vma: int, *, clear_refs: bool = False) -> np.void:
+        """Read the page tables of a VMA: one `thp_env.machine.SMAPS_DTYPE` record.
+
+        Args:
+            vma: its id.
+            clear_refs: also clear the accessed bits; this costs simulated time.
+
+        Raises:
+            KeyError: when there is no such VMA.
+        """
+        return self._machine.smaps(vma, clear_refs=clear_refs)
+
+    # -- doing -------------------------------------------------------------------------------------
+
+    def set_thp(self, order: int, mode: str) -> None:
+        """Set a size's sysfs control to never, madvise, always or inherit."""
+        self._machine.set_thp(order, mode)
+
+    def set_default_orders(self, mask: int) -> None:
+        """Set the orders of VMAs that have no mask of their own."""
+        self._machine.set_default_orders(mask)
