@@ -51,6 +51,7 @@ class AndroidSwitch(Generator):
     pace = (150, 1500)
     time_scale = 0.4
     swaps_itself = True
+    aged = (0.7, 0.99)
 
     apps: int = number(8, 2, 60)
     dwell: int = number(3, 1, 1000)

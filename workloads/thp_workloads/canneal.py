@@ -43,7 +43,7 @@ class Canneal(Generator):
             "resident_mib", "2M", "never", 0.9, 1.02,
         ),
     )
-    pace = (15, 120)
+    pace = (4, 30)  # each access goes to another page: a miss of the cache, several at a time
 
     step: int = number(132 * 1024, PAGE, 64 * MIB)
     load: float = number(0.7, 0.05, 0.95)

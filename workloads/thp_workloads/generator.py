@@ -107,6 +107,8 @@ class Generator:
     """How long the episodes that `sample` draws last beside those of other generators."""
     swaps_itself: ClassVar[bool] = False
     """Whether the program writes memory to zram of its own accord, so that there always is some."""
+    aged: ClassVar[tuple[float, float] | None] = None
+    """Range of the share of free memory in which 64K finds no place; None: as `draw_surroundings` has it."""
 
     footprint: int = number(96 * MIB, MIB, 64 * GIB)
     phases: int = number(160, 4, 1 << 20)
@@ -183,6 +185,8 @@ class Generator:
             **cls.draw(rng),
         )
         around = draw_surroundings(rng, footprint, generator.touched, cores_of(side_of(cls.family)))
+        if cls.aged:
+            around = dataclasses.replace(around, order=4, unusable=float(rng.uniform(*cls.aged)))
         if cls.swaps_itself and not around.swap:
             around = dataclasses.replace(around, swap=2 * footprint)
         b = generator.program(around, int(rng.integers(1 << 62)))

@@ -38,7 +38,7 @@ class GraphBfs(Generator):
             "time_ms", "never", "2M", 1.1, 1.5,
         ),
     )
-    pace = (10, 80)
+    pace = (4, 30)  # each access goes to another page: a miss of the cache, several at a time
 
     degree: int = number(16, 2, 256)
     skew: float = number(0.7, 0, 3)

@@ -37,7 +37,7 @@ class HotIsland(Generator):
         "Elastic Translations' hint files: astar 152 regions of 2M and 51 of 64K, omnetpp 79 and 65, out of "
         "100 to 400 MB."
     )
-    pace = (15, 150)
+    pace = (5, 40)  # pointers are chased: few accesses to a page before the next one
     claims = (
         Claim(
             "Elastic Translations: astar 1.47, omnetpp 1.31 times as fast with 2M",
@@ -52,8 +52,8 @@ class HotIsland(Generator):
     arenas: int = number(3, 1, 64)
     populated: float = number(0.5, 0.001, 1)
     cluster: int = number(8 * PAGE, PAGE, MIB)
-    islands: int = number(8, 1, 4096)
-    island: int = number(256 * 1024, PAGE, 64 * MIB)
+    islands: int = number(24, 1, 4096)
+    island: int = number(512 * 1024, PAGE, 64 * MIB)
     drift: float = number(0.1, 0, 1)
     background: float = number(0.1, 0, 1)
     writes: float = number(0.3, 0, 1)
@@ -112,8 +112,8 @@ class HotIsland(Generator):
             "arenas": int(rng.integers(1, 5)),
             "populated": log_uniform(rng, 0.08, 1.0),
             "cluster": PAGE << int(rng.integers(0, 6)),
-            "islands": int(rng.integers(2, 17)),
-            "island": int(log_uniform(rng, 64 * 1024, 2 * MIB)) // PAGE * PAGE,
+            "islands": int(rng.integers(8, 41)),
+            "island": int(log_uniform(rng, 128 * 1024, 2 * MIB)) // PAGE * PAGE,
             "drift": float(rng.uniform(0.02, 0.3)),
             "background": float(rng.uniform(0.02, 0.3)),
             "writes": float(rng.uniform(0.0, 0.6)),

@@ -40,7 +40,7 @@ class XsBench(Generator):
             "time_ms", "never", "2M", 1.1, 1.6,
         ),
     )
-    pace = (10, 80)
+    pace = (4, 30)  # each access goes to another page: a miss of the cache, several at a time
 
     index: float = number(0.5, 0.05, 0.8)
     energies: float = number(0.05, 0.01, 0.15)
