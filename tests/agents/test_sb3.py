@@ -30,12 +30,13 @@ def test_it_shows_what_the_flattened_single_environment_shows(env_id: str) -> No
     assert envs.action_space == single.action_space
     envs.seed(4)
     seen, (expected, _) = envs.reset(), single.reset(seed=4)
+    choices = getattr(envs.action_space, "nvec", getattr(envs.action_space, "n", None))
     rng, ended = np.random.default_rng(0), 0
     total, length = 0.0, 0
     for _ in range(60):
         np.testing.assert_array_equal(seen[0], expected)
         np.testing.assert_array_equal(get_action_masks(envs)[0], single.unwrapped.action_masks().astype(bool))
-        actions = np.stack([rng.integers(getattr(envs.action_space, "nvec", 14)) for _ in range(2)])
+        actions = np.stack([rng.integers(choices) for _ in range(2)])
         seen, rewards, dones, infos = envs.step(actions)
         expected, reward, over, _, last = single.step(actions[0])
         total, length = total + reward, length + 1

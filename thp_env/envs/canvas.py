@@ -1,4 +1,4 @@
-"""A picture to draw on with NumPy alone: boxes, lines and text."""
+"""A picture to draw on with NumPy alone: boxes and text."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class Canvas:
                                 (x + width - 1, y, 1, height)):  # fmt: skip
             self.box(left, top, w, h, ink)
 
-    def text(self, x: float, y: float, text: str, ink: Color = (40, 40, 40), align: str = "left") -> None:
+    def text(self, x: float, y: float, text: str, ink: Color = (40, 40, 40), align: str = "left",
+             bold: bool = False) -> None:  # fmt: skip
         """Write a line whose upper left corner is (x, y), or its upper right one, or the middle of its upper edge.
 
         Args:
@@ -70,6 +71,7 @@ class Canvas:
             text: ASCII; other characters appear as a question mark.
             ink: its colour.
             align: "left", "right" or "middle".
+            bold: strokes one pixel wider.
         """
         codes = [ord(c) - 32 if 32 <= ord(c) < 127 else ord("?") - 32 for c in text]
         if not codes:
@@ -77,18 +79,8 @@ class Canvas:
         glyphs = np.concatenate(_font()[codes], axis=1)
         x -= {"left": 0.0, "middle": 0.5, "right": 1.0}[align] * glyphs.shape[1]
         rows, columns = np.nonzero(glyphs)
-        self._dots(columns + round(x), rows + round(y), ink)
-
-    def line(self, xs: np.ndarray, ys: np.ndarray, ink: Color, width: int = 2) -> None:
-        """Draw a line through points."""
-        if len(xs) == 1:
-            xs, ys = np.repeat(xs, 2), np.repeat(ys, 2)
-        for x0, y0, x1, y1 in zip(xs, ys, xs[1:], ys[1:], strict=False):
-            n = int(max(abs(x1 - x0), abs(y1 - y0))) + 2
-            across, down = np.rint(np.linspace(x0, x1, n)).astype(int), np.rint(np.linspace(y0, y1, n)).astype(int)
-            for offset in range(width):
-                self._dots(across, down + offset, ink)
-                self._dots(across + offset, down, ink)
+        for right in (0, 1)[: 1 + bold]:
+            self._dots(columns + round(x) + right, rows + round(y), ink)
 
     def _dots(self, x: np.ndarray, y: np.ndarray, ink: Color) -> None:
         height, width, _ = self.pixels.shape
