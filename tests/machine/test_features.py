@@ -168,14 +168,16 @@ def test_a_write_to_a_shared_block_copies_all_of_it():
 
 
 def without_blocks(before, after, *features):
-    """Run `after` where memory has free pages but no free 64K: every other page of a full machine is given back."""
+    """Run `after` where memory has free pages but no free 64K: every other page of a full machine is given back. It
+    is full to the last page: what the watermarks keep free could hold blocks of 64K."""
+    config = {"memory": 16 << 20, "min_free_kbytes": 0}
     start = f"mmap f 16M\nmmap a 64K\n{before}thp 64 never\n"
-    full = machine_of(start + "write f 0 16M\n", "64", memory=16 << 20, arch="arm64", features=MAINLINE | set(features))
+    full = machine_of(start + "write f 0 16M\n", "64", arch="arm64", features=MAINLINE | set(features), **config)
     assert full.run() == Status.OOM
     pages = full.position[1]
     holes = "".join(f"advise f {4 * i}K 4K dontneed\n" for i in range(0, pages, 2))
     text = f"{start}write f 0 {4 * pages}K\n{holes}thp 64 always\n{after}"
-    return having(text, *features, memory=16 << 20)
+    return having(text, *features, **config)
 
 
 def test_without_a_64k_block_the_copy_goes_to_sixteen_pages():

@@ -132,7 +132,8 @@ void flush_tlb_range(machine &m, u32 mm, u64 start, u64 end, u32 stride_shift) {
         const u32 sizes = which ? 1U << SIZE_4K : m.h->tlb_sizes;
         for (u64 i = 0; i < nr; ++i) t.drop_page(start + (i << stride_shift), mm, sizes);
         t.drop_walk_caches(mm);
-        if (stride_shift >= PMD_SHIFT && t.in_pieces(SIZE_2M)) t.drop_mm(mm); // they could be anywhere
+        // Pieces of 2M could be anywhere; 512 small pages are beyond the ceiling.
+        if (stride_shift >= PMD_SHIFT && (which || t.in_pieces(SIZE_2M))) t.drop_mm(mm);
     }
     m.count(VM_nr_tlb_local_flush_one, nr);
     m.spend(TIME_shootdown, m.cost().flush_one * nr);

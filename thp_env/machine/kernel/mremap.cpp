@@ -28,8 +28,9 @@ void move_ptes(machine &m, u32 mm, u64 from, u64 *a, u64 to, u64 *b, u32 nr) {
     m.spend(TIME_syscall, m.cost().change_pte * nr);
 }
 
-// move_page_tables: PMD maps move whole where both sides are aligned, PTEs one by one (no folio is split).
-bool move_page_tables(machine &m, u32 vma, u64 from, u64 to, u64 length) {
+// PMD maps move whole where both sides are aligned, PTEs one by one (no folio is split). False when tables
+// run out.
+bool move_entries(machine &m, u32 vma, u64 from, u64 to, u64 length) {
     const u32 mm = m.vmas[vma].vm_mm;
     for (u64 done = 0; done < length;) {
         const u64 old = from + done, target = to + done;
@@ -59,8 +60,13 @@ bool move_page_tables(machine &m, u32 vma, u64 from, u64 to, u64 length) {
             move_ptes(m, mm, old + (u64{i} << PAGE_SHIFT), a + i, target + (u64{i} << PAGE_SHIFT), b + i, nr);
         }
     }
-    flush_tlb_range(m, mm, from, from + length);
     return true;
+}
+
+bool move_page_tables(machine &m, u32 vma, u64 from, u64 to, u64 length) {
+    const bool done = move_entries(m, vma, from, to, length);
+    flush_tlb_range(m, m.vmas[vma].vm_mm, from, from + length); // also what moved before memory ran out
+    return done;
 }
 
 // Moves a range of one VMA to where nothing is mapped any more.
