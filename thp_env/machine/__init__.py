@@ -136,6 +136,14 @@ class Machine:
         """A snapshot of all counters."""
         return Counters.of(self._core.vm, self._core.mthp, self._core.times, self._core.clock)
 
+    @property
+    def fault_latencies(self) -> tuple[np.ndarray, np.ndarray]:
+        """Upper ends of ranges of nanoseconds, four an octave, and how many page faults took so long; uint64."""
+        counts = np.array(self._core.fault_latency, np.uint64)
+        first = np.arange(len(counts), dtype=np.uint64) + np.uint64(1)
+        octave, quarter = first // np.uint64(4), first % np.uint64(4)
+        return (np.uint64(4) + quarter << octave) // np.uint64(4) - np.uint64(1), counts
+
     # -- state -------------------------------------------------------------------------------------
 
     def clone(self) -> Machine:

@@ -237,6 +237,11 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                          return view(self, &nb::cast<core_machine &>(self).m->h->mthp[0][0],
                                      {PMD_ORDER + 1, NR_MTHP_STATS});
                      })
+        .def_prop_ro("fault_latency",
+                     [](const core_machine &c) {
+                         const u64 *counts = c.m->h->fault_latency;
+                         return std::vector<u64>(counts, counts + NR_LATENCIES);
+                     })
         .def_prop_ro("free_blocks", // by migrate type and order
                      [](const core_machine &c) {
                          std::vector<std::vector<u32>> out(MIGRATE_PCPTYPES);

@@ -5,6 +5,7 @@
 #include "hardware/tlb_levels.hpp"
 #include "ops.hpp"
 #include "types.hpp"
+#include <bit>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -245,6 +246,14 @@ struct cursor {
     i64 error;    // what the last system call returned: 0 or a negative errno
 };
 
+// Page faults by how long they took: four buckets an octave of nanoseconds.
+constexpr u32 NR_LATENCIES = 160;
+constexpr u32 latency_bucket(u64 ps) {
+    const u64 quarters = 4 * ps / 1000 + 4; // 4: the first bucket begins at 0 ns
+    const u32 octave = static_cast<u32>(std::bit_width(quarters)) - 3;
+    return std::min(4 * octave + static_cast<u32>(quarters >> octave & 3), NR_LATENCIES - 1);
+}
+
 struct header {
     u64 magic, size;
     machine_config config;
@@ -254,6 +263,7 @@ struct header {
     u64 times[NR_TIMES];
     u64 vm[NR_VM_EVENTS];
     u64 mthp[PMD_ORDER + 1][NR_MTHP_STATS];
+    u64 fault_latency[NR_LATENCIES]; // page faults by latency_bucket()
     u64 memory_clock;   // ps: until when memory over time is integrated
     u64 memory_rest[3]; // page-picoseconds below one page-microsecond
     // Memory.

@@ -12,8 +12,8 @@ from thp_agents.policy import PolicyError
 
 FOLDER = Path(__file__).with_name("configs")
 
-ALGORITHMS = ("PPO", "MaskablePPO", "A2C", "DQN", "QRDQN", "bandit")
-"""Those of Stable-Baselines3 and sb3-contrib by their own names, and the contextual bandit of `bandit.py`."""
+ALGORITHMS = ("PPO", "MaskablePPO", "A2C", "DQN", "QRDQN", "bandit", "rollouts")
+"""Those of Stable-Baselines3 and sb3-contrib by their own names, and those of `bandit.py` and `rollouts.py`."""
 
 NETWORKS = ("mlp", "deep_sets")
 

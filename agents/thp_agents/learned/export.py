@@ -13,6 +13,7 @@ from thp_agents.learned.config import AgentConfig
 from thp_agents.learned.deep_sets import DeepSetsPolicy
 from thp_agents.learned.networks import DeepSets, Mlp, Network
 from thp_agents.learned.policy_file import LearnedPolicy, signature
+from thp_agents.learned.rollouts import Rollouts
 
 
 def export(model: Any, config: AgentConfig, command: str = "") -> LearnedPolicy:
@@ -34,6 +35,8 @@ def _network(model: Any) -> Network:
     if isinstance(model, Bandit):
         c = model.coefficients.astype(np.float32)
         return Mlp({"weight0": c[:, :-1].copy(), "bias0": c[:, -1].copy()})
+    if isinstance(model, Rollouts):
+        return Mlp(model.weights)
     policy = model.policy
     if isinstance(policy, DeepSetsPolicy):
         return DeepSets(_arrays(policy.layers()))

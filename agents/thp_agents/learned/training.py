@@ -27,6 +27,7 @@ from thp_agents.learned.config import AgentConfig
 from thp_agents.learned.deep_sets import DeepSetsPolicy
 from thp_agents.learned.export import export
 from thp_agents.learned.policy_file import LearnedPolicy, save_policy
+from thp_agents.learned.rollouts import Rollouts
 from thp_agents.policy import PolicyError
 from thp_agents.sb3 import SB3VecEnv
 from thp_agents.tables import writable
@@ -45,11 +46,15 @@ def make_envs(config: AgentConfig, threads: int | None = None) -> SB3VecEnv:
     return SB3VecEnv(ShadowVectorReward(envs, config.shadow, config.scale), flat=config.network == "mlp")
 
 
-def train_workloads() -> list[str]:
+def train_workloads() -> tuple[str, ...]:
     """Return the names of the split's train side."""
     from thp_workloads import split
 
-    return [w.name for w in split("train")]
+    return tuple(w.name for w in split("train"))
+
+
+OWN = ("bandit", "rollouts")
+"""Algorithms of this package, which write their checkpoints without pickles."""
 
 
 class _Progress:
@@ -109,12 +114,12 @@ class _Callback(BaseCallback):
 
 def checkpoint_name(config: AgentConfig) -> str:
     """Return the name of an agent's checkpoint in its folder."""
-    return "checkpoint.npz" if config.algorithm == "bandit" else "checkpoint.zip"
+    return "checkpoint.npz" if config.algorithm in OWN else "checkpoint.zip"
 
 
 def train(
     config: AgentConfig, out: str | os.PathLike, *, folder: str | os.PathLike, resume: bool = False,
-    quiet: bool = False, command: str = "", tensorboard: bool = True, threads: int | None = None,
+    quiet: bool = False, command: str = "", tensorboard: bool = True, threads: int = 1,
 ) -> LearnedPolicy:  # fmt: skip
     """Train an agent and write its policy.
 
@@ -127,7 +132,7 @@ def train(
         quiet: no progress bar.
         command: how the training was started, kept with the policy.
         tensorboard: write logs, where TensorBoard is installed.
-        threads: that step the machines; None: one for each CPU.
+        threads: that step the machines; of an agent that tries what-ifs, processes.
 
     Raises:
         PolicyError: when there is nothing to resume, or a file cannot be written.
@@ -141,16 +146,17 @@ def train(
         raise PolicyError(f"cannot write to {error.filename}: {error.strerror}") from None
     writable(out)
     torch.set_num_threads(1)
-    envs = make_envs(config, threads)
+    envs = None if config.algorithm == "rollouts" else make_envs(config, threads)
     progress = _Progress(folder, config, quiet)
     try:
-        model = _model(config, envs, str(folder) if tensorboard and _has_tensorboard() else None)
+        log = str(folder) if tensorboard and _has_tensorboard() else None
+        model: Any = _model(config, envs, log) if envs else Rollouts(config, config.workloads or train_workloads(), threads)
         if resume:
             model = _loaded(model, progress.path, envs)
         progress.saved = model.num_timesteps
         left = config.steps - model.num_timesteps
         with progress.stopped_by_ctrl_c():
-            if left > 0 and isinstance(model, Bandit):
+            if left > 0 and config.algorithm in OWN:
                 model.learn(left, partial(progress.step, model))
             elif left > 0:
                 model.learn(left, _Callback(progress), tb_log_name=config.name, reset_num_timesteps=False)
@@ -162,7 +168,8 @@ def train(
         return policy
     finally:
         progress.bar.close()
-        envs.close()
+        if envs:
+            envs.close()
 
 
 def _model(config: AgentConfig, envs: SB3VecEnv, log: str | None) -> Any:
@@ -176,11 +183,11 @@ def _model(config: AgentConfig, envs: SB3VecEnv, log: str | None) -> Any:
     )  # fmt: skip
 
 
-def _loaded(fresh: Any, path: Path, envs: SB3VecEnv) -> Any:
+def _loaded(fresh: Any, path: Path, envs: SB3VecEnv | None) -> Any:
     if not path.exists():
         raise PolicyError(f"nothing to resume: there is no {path}")
     try:
-        if isinstance(fresh, Bandit):
+        if isinstance(fresh, Bandit | Rollouts):
             fresh.load(path)
             return fresh
         return type(fresh).load(path, env=envs, device="cpu", tensorboard_log=fresh.tensorboard_log)

@@ -227,11 +227,12 @@ bool fault_has_choice(machine &m, const vm_area_struct &vma, u64 address, u64 pm
 
 vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write) {
     const charge_to charged(m, vma);
-    const u64 majflt = m.mms[m.vmas[vma].vm_mm].majflt;
+    const u64 begin = m.h->clock, majflt = m.mms[m.vmas[vma].vm_mm].majflt;
     if (feature(m, FEATURE_pool_64k)) huge_page_pool_balance(m);
     const vm_fault result = fault_once(m, vma, address, write);
     if (result == FAULT_NEED_ORDER) return result;
     m.count(VM_pgfault);
+    ++m.h->fault_latency[latency_bucket(m.h->clock - begin)];
     mm_struct &mm = m.mms[m.vmas[vma].vm_mm];
     if (result == FAULT_DONE && mm.majflt == majflt) ++mm.minflt;
     run_daemons(m);

@@ -1,0 +1,259 @@
+"""An agent that learns from what-ifs: the simulator is cloned at a decision and every choice is run to the end.
+
+Rollout classification policy iteration (Lagoudakis and Parr, 2003), with values instead of classes: the network learns
+by how much of the run's cost each action is cheaper than doing nothing, all else left as it is. A clone makes the same
+random draws as the original, so a difference between two of them is due to the action alone.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import nn
+
+import thp_env  # noqa: F401 -- registers the environments
+from thp_agents.learned.config import AgentConfig
+from thp_agents.learned.networks import Mlp
+from thp_agents.mapping import mapped
+from thp_agents.policy import PolicyError
+from thp_agents.profile import finish
+from thp_env.envs.actions import ACTIONS, COLLAPSE, KEEP
+from thp_env.envs.vma_order import VmaOrderEnv
+from thp_env.files import whole_file
+from thp_env.machine.batch import Batch, Window
+from thp_env.workload import find
+
+TRIED = (KEEP, "4K", "64K", "16K+32K+64K", "2M", "all", COLLAPSE)
+"""Actions that are tried; the others lie between these, and the policy never takes them."""
+
+_TRIED = [ACTIONS.index(name) for name in TRIED]
+UNKNOWN = -1e3
+"""Value of actions that are not tried."""
+
+
+@dataclass
+class Samples:
+    """Decisions and what each action was worth there.
+
+    Attributes:
+        seen: observations, flat, shape (n, fields).
+        worth: percent of the run's cost that an action saves, shape (n, actions); NaN where it was not tried.
+        episodes: how many were played.
+    """
+
+    seen: np.ndarray
+    worth: np.ndarray
+    episodes: int = 0
+
+    def __len__(self) -> int:
+        """Return how many decisions there are."""
+        return len(self.seen)
+
+    def add(self, other: Samples) -> None:
+        """Take in others."""
+        self.seen = np.concatenate([self.seen, other.seen])
+        self.worth = np.concatenate([self.worth, other.worth])
+        self.episodes += other.episodes
+
+    @classmethod
+    def none(cls, fields: int) -> Samples:
+        """Return an empty set."""
+        return cls(np.zeros((0, fields), np.float32), np.zeros((0, len(ACTIONS)), np.float32))
+
+
+@dataclass(frozen=True)
+class Play:
+    """How an episode is played.
+
+    Attributes:
+        weights: of the network that decides; empty: nothing is decided.
+        workloads: names that one is drawn from.
+        arguments: of VmaOrder-v0.
+        epsilon: share of decisions that are drawn from all actions.
+        tried: decisions of the episode at which all actions are tried.
+    """
+
+    weights: dict[str, np.ndarray]
+    workloads: tuple[str, ...]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    epsilon: float = 0.2
+    tried: int = 12
+
+
+def play(how: Play, seed: int) -> Samples:
+    """Play an episode, and try all actions at some of its decisions, new VMAs above all.
+
+    Args:
+        how: it is played.
+        seed: of the episode.
+    """
+    rng = np.random.default_rng([seed, 1])
+    made = gymnasium.make("thp_env/VmaOrder-v0", workload=[find(name) for name in how.workloads],
+                          disable_env_checker=True, **how.arguments)  # fmt: skip
+    env: VmaOrderEnv = made.unwrapped  # type: ignore[assignment]
+    network = Mlp(how.weights) if how.weights else None
+    states: list[tuple[float, dict, np.ndarray]] = []
+    observation, _ = env.reset(seed=seed)
+    over = False
+    while not over:
+        masks = env.action_masks()
+        if env.vma is not None and masks.any():
+            # A weighted sample of fixed size without knowing how many there will be (Efraimidis and Spirakis, 2006).
+            weight = 4.0 if not env.task.rows["asked"][0, 0] else 1.0
+            key = float(rng.random() ** (1 / weight))
+            states.append((key, env.clone_state().task, _flat(observation)))
+            states = sorted(states, key=lambda s: -s[0])[: how.tried]
+        action = 0
+        if rng.random() < how.epsilon:
+            action = int(rng.choice(np.flatnonzero(masks)))
+        elif network is not None:
+            action = int(np.where(masks != 0, network(observation), -np.inf).argmax())
+        observation, _, over, _, _ = env.step(action)
+    samples = Samples.none(len(_flat(observation)))
+    samples.episodes = 1
+    for _, state, seen in states:
+        samples.add(Samples(seen[None], try_all(env, state)[None]))
+    return samples
+
+
+def try_all(env: VmaOrderEnv, state: dict[str, Any]) -> np.ndarray:
+    """Return what each action would save from a state on, in percent of the run's cost; NaN where it has no effect."""
+    env.task.restore_state(0, state)
+    masks = env.action_masks()
+    actions = [a for a in _TRIED if masks[a]]
+    machines = [env.task.batch[0].clone() for _ in actions]
+    chosen = np.array(actions)
+    decisions = np.empty((len(actions), 1, 3), np.uint32)
+    decisions[:, 0, 0] = env.task.rows["id"][0, 0]
+    decisions[:, 0, 1:] = env.task.actions.decisions[chosen]
+    Batch(machines, 1).run(Window(), decisions=decisions)
+    costs = np.array([finish(m)[0]["total_ns"] for m in machines])
+    worth = np.full(len(ACTIONS), np.nan, np.float32)
+    worth[chosen] = 100 * (costs[0] - costs) / costs[0]
+    return worth
+
+
+def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
+    """Fit the network to samples, and return its weights as `networks.Mlp` takes them."""
+    h = config.hyperparameters
+    torch.manual_seed(config.seed)
+    sizes = [samples.seen.shape[1], *config.net_arch]
+    layers: list[nn.Module] = []
+    for i, o in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(i, o), nn.Tanh()]
+    head = nn.Linear(sizes[-1], len(_TRIED))
+    net = nn.Sequential(*layers, head)
+    seen = torch.as_tensor(samples.seen)
+    worth = torch.as_tensor(samples.worth[:, _TRIED]).clip(-h.get("clip", 20.0), h.get("clip", 20.0))
+    known = ~worth.isnan()
+    worth = worth.nan_to_num()
+    optimizer = torch.optim.AdamW(net.parameters(), h.get("learning_rate", 2e-3), weight_decay=h.get("decay", 1e-2))
+    epochs, size = int(h.get("epochs", 150)), int(h.get("batch_size", 128))
+    steps = max(1, epochs * max(1, len(seen) // size))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(config.seed)
+    for _ in range(steps):
+        rows = torch.randint(len(seen), (min(size, len(seen)),), generator=generator)
+        error = nn.functional.huber_loss(net(seen[rows]), worth[rows], reduction="none", delta=5.0)
+        loss = (error * known[rows]).sum() / known[rows].sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    linear = [m for m in net if isinstance(m, nn.Linear)]
+    weights = {}
+    for i, layer in enumerate(linear):
+        weights |= {f"weight{i}": layer.weight.detach().numpy().copy(), f"bias{i}": layer.bias.detach().numpy().copy()}
+    last = len(linear) - 1
+    narrow, bias = weights[f"weight{last}"], weights[f"bias{last}"]
+    wide = np.zeros((len(ACTIONS), narrow.shape[1]), np.float32)
+    level = np.full(len(ACTIONS), UNKNOWN, np.float32)
+    # Doing nothing is worth nothing; whatever the network thinks of it is taken off the others.
+    wide[_TRIED], level[_TRIED] = narrow - narrow[0], bias - bias[0] - float(h.get("margin", 0.0))
+    level[_TRIED[0]] = 0.0
+    weights[f"weight{last}"], weights[f"bias{last}"] = wide, level
+    return weights
+
+
+class Rollouts:
+    """Plays rounds of episodes, and fits the network to all samples after each.
+
+    It has the few verbs of Stable-Baselines3's algorithms that training needs.
+
+    Args:
+        config: of the agent; a step is a decision at which all actions were tried.
+        workloads: names that episodes are drawn from.
+        processes: to play in.
+    """
+
+    def __init__(self, config: AgentConfig, workloads: tuple[str, ...], processes: int = 1) -> None:
+        """Know nothing yet."""
+        self.config, self.workloads, self.processes = config, workloads, processes
+        fields = _fields()
+        self.samples, self.weights = Samples.none(fields), dict[str, np.ndarray]()
+
+    @property
+    def num_timesteps(self) -> int:
+        """Decisions at which all actions were tried."""
+        return len(self.samples)
+
+    def learn(self, steps: int, callback: Callable[[list[dict[str, Any]]], bool]) -> None:
+        """Try so many decisions, in rounds, until the callback says no."""
+        h, goal = self.config.hyperparameters, self.num_timesteps + steps
+        rounds, total = int(h.get("rounds", 3)), self.config.steps
+        tried = int(h.get("tried", 12))
+        while self.num_timesteps < goal:
+            turn = min(rounds - 1, self.num_timesteps * rounds // total)
+            end = min(goal, -(-total * (turn + 1) // rounds))
+            if self.num_timesteps and turn:
+                self.weights = fit(self.samples, self.config)
+            how = Play(self.weights, self.workloads, self.config.arguments, float(h.get("epsilon", 0.2)), tried)
+            while self.num_timesteps < end:
+                first = 1_000 * self.config.seed + self.samples.episodes
+                count = max(1, min(4 * self.processes, -(-(end - self.num_timesteps) // tried)))
+                seeds = list(range(first, first + count))
+                played = dict(mapped(partial(play, how), seeds, self.processes))
+                for seed in seeds:
+                    self.samples.add(played[seed])
+                if not callback([]):
+                    return
+        self.weights = fit(self.samples, self.config)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the samples and the network that plays now."""
+        with whole_file(Path(path)) as file:
+            np.savez(file, seen=self.samples.seen, worth=self.samples.worth, episodes=self.samples.episodes,
+                     **self.weights)  # fmt: skip
+
+    def load(self, path: str | os.PathLike) -> None:
+        """Go on from what `save` wrote.
+
+        Raises:
+            PolicyError: when it is something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                self.samples = Samples(file["seen"], file["worth"], int(file["episodes"]))
+                self.weights = {name: file[name] for name in file.files if name.startswith(("weight", "bias"))}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise PolicyError(f"{path}: not a checkpoint of this agent ({error})") from None
+
+
+def _fields() -> int:
+    """Return the number of fields of VmaOrder-v0."""
+    from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
+
+    return len(SYSTEM_FIELDS) + len(VMA_FIELDS)
+
+
+def _flat(observation: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([observation[key].reshape(-1) for key in sorted(observation)])
