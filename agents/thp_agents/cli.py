@@ -81,88 +81,63 @@ def _record(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    import dataclasses
+    from thp_agents.learned.config import load_config
+    from thp_agents.learned.training import checkpoint_name, train
+    from thp_env.workload import find
 
-    from thp_agents.learned.ppo import PpoConfig, train
-
-    config = PpoConfig(seed=args.seed, steps=args.steps)
-    if args.workloads:
-        from thp_env.workload import find
-
-        for name in args.workloads:
-            find(name)
-        config = dataclasses.replace(config, workloads=tuple(args.workloads))
+    for name in args.workloads or ():
+        find(name)
+    changes = {"seed": args.seed, "steps": args.steps, "workloads": tuple(args.workloads or ())}
+    config = load_config(args.agent, **{key: value for key, value in changes.items() if value not in (None, ())})
+    folder = Path(args.folder or f"runs/{config.name}-{config.seed}")
+    out = Path(args.out or f"runs/{config.name}-{config.seed}.npz")
     try:
-        train(config, args.out, folder=args.folder, resume=args.resume, quiet=args.quiet, command=_command())
+        train(config, out, folder=folder, resume=args.resume, quiet=args.quiet, command=_command(),
+              threads=args.threads)  # fmt: skip
     except KeyboardInterrupt:
         words = [w for w in sys.argv[1:] if w != "--resume"]
-        saved = (Path(args.folder) / "checkpoint.zip").exists()
+        saved = (folder / checkpoint_name(config)).exists()
         advice = f"go on with: thp-env {shlex.join([*words, '--resume'])}" if saved else "nothing was saved yet"
         print(f"\nstopped; {advice}", file=sys.stderr)
         return 130
-    print(f"wrote {args.out}")
+    print(f"wrote {out}")
     return 0
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from thp_agents.evaluation import writable
-    from thp_agents.policy import find_policy, policies
-    from thp_env.workload import find
+    from thp_agents.evaluate_command import run
 
-    chosen = [find_policy(name) for name in (args.policies or policies())]
-    names = args.workloads
-    for name in names:
-        find(name)
-    for path in (args.report, args.csv):
-        if path:
-            writable(path)
-    return _run_and_report(chosen, names, args.seeds, args.report, args.csv, args.quiet, "Policies compared",
-                           names if args.probe else ())
+    return run(args)
+
+
+DEMO_TRAINING = ("hot_island", "alloc_purge", "kernel_build")
+DEMO_WORKLOAD = "sqlite_memory"
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from thp_agents.learned.ppo import PpoConfig, train
-    from thp_agents.policy import policies
+    from thp_agents.episode import evaluate_one
+    from thp_agents.learned.config import load_config
+    from thp_agents.learned.training import train
+    from thp_agents.policy import find_policy
+    from thp_agents.report import verdict, write_report
+    from thp_agents.tables import format_table, table, write_csv
 
     out = Path(args.folder)
-    out.mkdir(parents=True, exist_ok=True)
-    config = PpoConfig(steps=1024, n_steps=256) if args.quick else PpoConfig()
-    print(f"1/2 training PPO on {', '.join(dict.fromkeys(config.workloads))}")
-    agent = train(config, out / "ppo.npz", folder=out, quiet=args.quiet, command=_command())
+    config = load_config("maskable_ppo", steps=2048 if args.quick else 16_384, workloads=DEMO_TRAINING)
+    print(f"1/2 training {config.name} on {', '.join(DEMO_TRAINING)}")
+    agent = train(config, out / f"{config.name}.npz", folder=out, quiet=args.quiet, command=_command())
     print("2/2 evaluating on a recording that no agent was trained on")
-    chosen = [agent, *(make() for make in policies().values())]
+    chosen = [agent, *(find_policy(name) for name in DEMO_POLICIES)]
+    runs = [evaluate_one(policy, DEMO_WORKLOAD, 0, frames=60) for policy in chosen]
+    print(f"\n{format_table(*table(runs))}\n\n{verdict(runs)}")
+    write_csv(runs, out / "runs.csv")
     title = "Which folio size? A learned agent and the kernel's settings on a recording of sqlite3"
-    return _run_and_report(chosen, ["sqlite_memory"], [0], out / "report.html", out / "runs.csv", args.quiet, title,
-                           [*dict.fromkeys(config.workloads), "sqlite_memory"])
-
-
-def _run_and_report(
-    chosen: Sequence, names: Sequence[str], seeds: Sequence[int], report: Path | None, csv: Path | None, quiet: bool,
-    title: str, probed: Sequence[str] = (),
-) -> int:  # fmt: skip
-    from thp_agents.evaluation import evaluate, format_table, table, write_csv
-    from thp_agents.report import verdict, write_report
-
-    runs, failed = evaluate(chosen, names, seeds, frames=60 if report else 0, quiet=quiet)
-    for name, why in failed.items():
-        print(f"left out: {name}: {why}", file=sys.stderr)
-    if not runs:
-        return 1
-    header, rows = table(runs)
-    print(f"\n{format_table(header, rows)}\n\n{verdict(runs)}")
-    if csv:
-        write_csv(runs, csv)
-    told = ""
-    if probed:
-        from thp_agents.probe import probe
-
-        told = f"Can the workload be recognised? On {', '.join(probed)}, {probe(workloads=probed, seeds=2)}."
-        print(told)
-    if report:
-        notes = [f"Workloads: {', '.join(names)}; seeds {', '.join(map(str, seeds))}. Reward: ns per access, negative."]
-        write_report(runs, failed, report, title, [*notes, *filter(None, [told])])
-        print(f"report: {report}")
+    write_report(runs, {}, out / "report.html", title, [f"Workload: {DEMO_WORKLOAD}. Reward: ns per access, negative."])
+    print(f"report: {out / 'report.html'}")
     return 0
+
+
+DEMO_POLICIES = ("never", "64K", "16K_32K_64K", "always_2M", "all_sizes", "mthp_autopilot")
 
 
 def _probe(args: argparse.Namespace) -> int:
@@ -224,21 +199,32 @@ def parser() -> argparse.ArgumentParser:
     c.set_defaults(run=_demo)
 
     c = sub.add_parser("train", help="train an agent")
-    c.add_argument("--out", type=Path, default=Path("runs/ppo.npz"), help="the policy (default: %(default)s)")
-    c.add_argument("--folder", default="runs/ppo", help="checkpoints (default: %(default)s)")
-    c.add_argument("--steps", type=_natural, default=16_000, help="decisions (default: %(default)s)")
+    c.add_argument("--agent", default="maskable_ppo", metavar="NAME", help="or a .toml file (default: %(default)s)")
+    c.add_argument("--out", type=Path, help="the policy (default: runs/AGENT-SEED.npz)")
+    c.add_argument("--folder", help="checkpoints and TensorBoard logs (default: runs/AGENT-SEED)")
+    c.add_argument("--steps", type=_natural, help="decisions (default: the agent's)")
     c.add_argument("--seed", type=_natural, default=0)
-    c.add_argument("--workloads", nargs="+", metavar="NAME")
+    c.add_argument("--workloads", nargs="+", metavar="NAME", help="(default: the train side of the split)")
+    c.add_argument("--threads", type=_natural, default=1, help="that step the machines (default: %(default)s)")
     c.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     c.set_defaults(run=_train)
 
     c = sub.add_parser("evaluate", help="compare policies on workloads")
-    c.add_argument("--policies", nargs="+", metavar="NAME", help="names or .npz files (default: all heuristics)")
-    c.add_argument("--workloads", nargs="+", metavar="NAME", default=["sqlite_memory"])
-    c.add_argument("--seeds", nargs="+", type=_natural, default=[0])
-    c.add_argument("--report", type=Path, help="write an HTML report")
+    c.add_argument("--suite", metavar="NAME", help="test, validation, train or ci (default: validation)")
+    c.add_argument("--policies", nargs="+", metavar="NAME",
+                   help="names, .npz files or module:Class (default: all there are)")  # fmt: skip
+    c.add_argument("--workloads", nargs="+", metavar="NAME", help="instead of a suite")
+    c.add_argument("--seeds", nargs="+", type=_natural, default=[0], help="with --workloads")
+    c.add_argument("--report", type=Path, metavar="FOLDER", help="write an HTML report with pictures")
     c.add_argument("--csv", type=Path, help="write one row a run")
-    c.add_argument("--probe", action="store_true", help="also say how far observations give a workload's family away")
+    c.add_argument("--store", type=Path, help="results, to go on from (default: runs/evaluate/SUITE.jsonl)")
+    c.add_argument("--processes", type=_natural, default=0, help="(default: one for each CPU)")
+    c.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; no address: a local one")
+    c.add_argument("--limit", type=_natural, default=300, metavar="SECONDS", help="of one run (default: %(default)s)")
+    c.add_argument("--recompute-oracle", action="store_true", help="search the static oracle again")
+    c.add_argument("--save-oracle", action="store_true", help="keep its results in the package")
+    c.add_argument("--choose", action="store_true", help="keep the best agent and heuristic of --suite validation")
+    c.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     c.set_defaults(run=_evaluate)
 
     c = sub.add_parser("record", help="turn a real run into a trace program (needs valgrind)")

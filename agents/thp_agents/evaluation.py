@@ -7,11 +7,12 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -215,6 +216,36 @@ def evaluate(
     return [kept.runs[e.key, case] for e in entries if e.key not in broken for case in cases], failures
 
 
+def compare(
+    policies: Sequence[Policy], workloads: Iterable[Any], seeds: Sequence[int] = (0,), *, frames: int = 0,
+    quiet: bool = False,
+) -> tuple[list[Run], dict[str, str]]:  # fmt: skip
+    """Run policies on workloads of any kind, one after the other in this process.
+
+    Returns:
+        The runs, and for each policy that failed the reason; its runs are left out, the others complete.
+
+    Raises:
+        PolicyError: when two policies have one name.
+    """
+    names = [p.name for p in policies]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise PolicyError(f"two policies are called {twice[0]!r}: a table could not tell them apart")
+    runs: list[Run] = []
+    failed: dict[str, str] = {}
+    jobs = [(p, w, s) for w in workloads for s in seeds for p in policies]
+    with tqdm(jobs, desc="evaluating", unit="run", disable=quiet) as bar:
+        for policy, workload, seed in bar:
+            if policy.name in failed:
+                continue
+            bar.set_postfix(policy=policy.name, refresh=False)
+            try:
+                runs.append(evaluate_one(policy, workload, seed, frames=frames))
+            except PolicyError as error:
+                failed[policy.name] = str(error)
+    return [r for r in runs if r.policy not in failed], failed
+
+
 def oracle_runs(found: dict[Case, Found]) -> list[Run]:
     """Return the static oracle's results as runs."""
     return [
@@ -223,7 +254,3 @@ def oracle_runs(found: dict[Case, Found]) -> list[Run]:
         for case, result in found.items()
     ]  # fmt: skip
 
-
-def policy_entries(policies: Sequence[Policy | str]) -> list[Entry]:
-    """Return the entries of specs."""
-    return [entry(str(p)) for p in policies]

@@ -107,19 +107,21 @@ def find_policy(name: str) -> Policy:
     """Return a policy.
 
     Args:
-        name: one of `policies()`; the .npz file of a learned one; or "my_module:MyPolicy", a class or function that
+        name: one of `policies()`; a trained one that ships, as AGENT#SEED; the .npz file of another; or "my_module:MyPolicy", a class or function that
             makes one, from the current folder or from what is installed.
 
     Raises:
         PolicyError: for an unknown name, with the nearest known one, a broken file, or code that makes no policy.
     """
-    known = policies()
+    from thp_agents.learned import shipped
+
+    known, trained = policies(), shipped()
     if name in known:
         return known[name]()
-    if name.endswith(".npz"):
+    if name in trained or name.endswith(".npz"):
         from thp_agents.learned.policy_file import load_policy
 
-        return load_policy(name)
+        return load_policy(trained.get(name, name), name.partition("#")[0] if name in trained else None)
     if ":" in name:
         return _imported(name)
     near = difflib.get_close_matches(name, known, 1, 0.0)[0]

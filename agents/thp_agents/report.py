@@ -14,7 +14,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
 from thp_agents.episode import Run
-from thp_agents.evaluation import mean, ranking, table, write_text
+from thp_agents.tables import mean, ranking, table, write_text
 from thp_env.envs.rendering import FOLIO_COLORS
 from thp_env.machine.prices import TERMS
 
@@ -28,7 +28,8 @@ th { border-bottom: 2px solid #888 } tr.best { font-weight: 600 } img { max-widt
 """
 
 
-def _png(figure: Figure) -> str:
+def png(figure: Figure) -> str:
+    """Return a picture as an HTML element."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
@@ -95,7 +96,7 @@ def html_report(runs: Sequence[Run], failed: dict[str, str], title: str, notes: 
         f"<table><tr>{cells}</tr>{body}</table>",
         *(f"<p class=note>Left out: {html.escape(n)}: {html.escape(why)}</p>" for n, why in failed.items()),
         "<h2>Where the cost goes</h2>",
-        _png(costs(runs)),
+        png(costs(runs)),
     ]
     for workload in dict.fromkeys(r.workload for r in runs):
         order = ranking(runs)
@@ -105,7 +106,7 @@ def html_report(runs: Sequence[Run], failed: dict[str, str], title: str, notes: 
             parts += [
                 f"<h2>The address space over time: {html.escape(workload)}</h2>",
                 "<p class=note>Anonymous memory in address order, from low to high; colours are folio sizes.</p>",
-                _png(address_space(shown)),
+                png(address_space(shown)),
             ]
     return "\n".join(parts) + "</html>\n"
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from support.episodes import KEEP, MIB, PAGE, small_program, small_workload, sparse
 from thp_agents.episode import Run, evaluate_one
-from thp_agents.evaluation import COLUMNS, evaluate, format_table, table, write_csv, write_text
+from thp_agents.evaluation import compare
 from thp_agents.policy import Policy, PolicyError, find_policy, policies
 from thp_agents.report import COSTS, html_report, verdict, write_report
+from thp_agents.tables import COLUMNS, format_table, table, write_csv, write_text
 
 from thp_env.machine import MachineConfig
 from thp_env.traces import ProgramBuilder
@@ -44,7 +45,7 @@ def known(*names: str) -> list:
 @pytest.fixture(scope="module")
 def runs() -> list[Run]:
     workloads = [small_workload("one"), small_workload("two")]
-    found, failed = evaluate(known("never", "64K", "mthp_autopilot"), workloads, (0, 1), frames=8, quiet=True)
+    found, failed = compare(known("never", "64K", "mthp_autopilot"), workloads, (0, 1), frames=8, quiet=True)
     assert not failed
     return found
 
@@ -105,7 +106,7 @@ REASONS = {"raises": "out of ideas", "fails in reset": "out of ideas", "too larg
 @pytest.mark.parametrize("name", FAULTY)
 def test_a_faulty_policy_is_left_out_and_the_rest_completes(name: str) -> None:
     chosen = [find_policy("never"), FAULTY[name], find_policy("64K")]
-    found, failed = evaluate(chosen, [small_program(0)], (0, 1), quiet=True)
+    found, failed = compare(chosen, [small_program(0)], (0, 1), quiet=True)
     assert [(r.policy, r.seed) for r in found] == [("never", 0), ("64K", 0), ("never", 1), ("64K", 1)]
     assert list(failed) == [name]
     assert name in failed[name]
@@ -118,7 +119,7 @@ def test_a_policy_that_fails_late_has_no_rows() -> None:
         return KEEP if decide.asked < 4 else boom()
 
     decide.asked = 0
-    found, failed = evaluate(
+    found, failed = compare(
         [Scripted("late", decide=decide), *known("never")], [small_workload()], (0, 1, 2, 3, 4), quiet=True
     )
     assert {r.policy for r in found} == {"never"}
@@ -127,7 +128,7 @@ def test_a_policy_that_fails_late_has_no_rows() -> None:
 
 def test_two_policies_of_one_name_are_refused() -> None:
     with pytest.raises(PolicyError, match="two policies are called 'never'"):
-        evaluate(known("never", "never"), [small_program()], quiet=True)
+        compare(known("never", "never"), [small_program()], quiet=True)
 
 
 def test_a_program_without_decisions() -> None:
@@ -211,7 +212,7 @@ def test_names_with_brackets_and_markup_do_no_harm(runs: list[Run]) -> None:
 
 
 def test_the_report_of_a_run_that_died() -> None:
-    found, failed = evaluate(known("never", "64K"), [sparse(24)], frames=4, quiet=True)
+    found, failed = compare(known("never", "64K"), [sparse(24)], frames=4, quiet=True)
     assert not failed
     assert {r.policy: r.reason for r in found} == {"never": "done", "64K": "oom"}
     assert "64K (1 OOM)" in html_report(found, failed, "t")
@@ -239,6 +240,6 @@ def test_files_appear_whole_or_not_at_all(runs: list[Run], tmp_path: Path) -> No
 
 
 def test_all_policies_rank_alike_twice() -> None:
-    first, _ = evaluate([make() for make in policies().values()], [small_program(7)], quiet=True)
-    second, _ = evaluate([make() for make in reversed(policies().values())], [small_program(7)], quiet=True)
+    first, _ = compare([make() for make in policies().values()], [small_program(7)], quiet=True)
+    second, _ = compare([make() for make in reversed(policies().values())], [small_program(7)], quiet=True)
     assert table(first) == table(second)

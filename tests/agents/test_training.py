@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import signal
@@ -10,18 +11,24 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from support.episodes import small_program
 from thp_agents.episode import evaluate_one
-from thp_agents.learned.mlp import FIELDS, load_policy
-from thp_agents.learned.ppo import PpoConfig, make_env, train
+from thp_agents.learned.config import AgentConfig, agents, load_config
+from thp_agents.learned.policy_file import load_policy
+from thp_agents.learned.training import make_envs, train
+from thp_agents.learned.rollouts import try_all
 from thp_agents.policy import PolicyError, find_policy
+from thp_agents.profile import finish
 
+from thp_env.envs.actions import ACTIONS, ORDER_MASKS
 from thp_env.traces import ProgramBuilder, ProgramError, save_program
+from thp_env.workload import find
 
-SMALL = {"envs": 1, "n_steps": 64, "batch_size": 32, "n_epochs": 2, "net_arch": (8,)}
+SMALL = {"n_steps": 64, "batch_size": 32, "n_epochs": 2}
 
 
 @pytest.fixture
@@ -35,30 +42,31 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def config(workload: str, steps: int, **changes) -> PpoConfig:
-    return PpoConfig(workloads=(workload,), steps=steps, **(SMALL | changes))
+def config(workload: str, steps: int, **changes) -> AgentConfig:
+    hyperparameters = {k: changes.pop(k, v) for k, v in SMALL.items()}
+    return AgentConfig("small", "PPO", workloads=(workload,), steps=steps, hyperparameters=hyperparameters,
+                       **{"envs": 1, "net_arch": (8,), **changes})  # fmt: skip
 
 
 def test_a_short_training_gives_a_policy_that_runs(tmp_path: Path, workload: str) -> None:
-    settings = config(workload, 128, default="64K")
+    settings = config(workload, 128, arguments={"default": "64K"})
     policy = train(settings, tmp_path / "agent.npz", folder=tmp_path / "run", quiet=True, command="thp-env train it")
     read = load_policy(tmp_path / "agent.npz")
     assert read.default == "64K"
     assert read.source == "thp-env train it"
     assert read.meta["decisions"] == 128
     assert read.meta["config"]["workloads"] == [workload]
-    assert [w.shape[0] for w, _ in read.layers] == [8, 14]
-    for (w, b), (v, c) in zip(policy.layers, read.layers, strict=True):
-        assert np.array_equal(w, v)
-        assert np.array_equal(b, c)
+    assert [len(read.network.weights[name]) for name in ("bias0", "bias1")] == [8, 14]
+    for name, weight in policy.network.weights.items():
+        assert np.array_equal(weight, read.network.weights[name])
     assert evaluate_one(read, workload, 0).reason == "done"
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["checkpoint.zip"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["checkpoint.zip", "small_0"], "TensorBoard's too"
 
 
 def test_a_seed_fixes_the_policy(tmp_path: Path, workload: str) -> None:
     def weights(seed: int) -> np.ndarray:
         settings = config(workload, 64, seed=seed)
-        return train(settings, tmp_path / "a.npz", folder=tmp_path / str(seed), quiet=True).layers[0][0]
+        return train(settings, tmp_path / "a.npz", folder=tmp_path / str(seed), quiet=True).network.weights["weight0"]
 
     first = weights(1)
     assert np.array_equal(first, weights(1))
@@ -76,7 +84,7 @@ def test_training_learns_where_one_size_is_best(tmp_path: Path) -> None:
     settings = config(dense, 1024, n_steps=128, batch_size=64, n_epochs=8, net_arch=(16,))
     policy = train(settings, tmp_path / "agent.npz", folder=tmp_path / "run", quiet=True)
     cost = {p.name: evaluate_one(p, dense, 0).metrics["cost_ns"] for p in (policy, find_policy("never"))}
-    assert cost["ppo"] < 0.6 * cost["never"]
+    assert cost["small"] < 0.6 * cost["never"]
 
 
 def test_resume_goes_on_where_it_stopped(tmp_path: Path, workload: str) -> None:
@@ -84,7 +92,7 @@ def test_resume_goes_on_where_it_stopped(tmp_path: Path, workload: str) -> None:
     policy = train(config(workload, 192), tmp_path / "a.npz", folder=tmp_path / "run", resume=True, quiet=True)
     assert policy.meta["decisions"] == 192
     again = train(config(workload, 192), tmp_path / "b.npz", folder=tmp_path / "run", resume=True, quiet=True)
-    assert np.array_equal(again.layers[0][0], policy.layers[0][0]), "nothing is left to train"
+    assert np.array_equal(again.network.weights["weight0"], policy.network.weights["weight0"]), "nothing is left to train"
 
 
 def test_what_cannot_be_trained_is_refused_at_once(tmp_path: Path, workload: str) -> None:
@@ -92,7 +100,7 @@ def test_what_cannot_be_trained_is_refused_at_once(tmp_path: Path, workload: str
         train(config(workload, 64), tmp_path / "a.npz", folder=tmp_path / "new", resume=True, quiet=True)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.zip").write_bytes(b"no zip")
-    with pytest.raises(ValueError, match=r"checkpoint\.zip"):
+    with pytest.raises(PolicyError, match=r"checkpoint\.zip: not a checkpoint"):
         train(config(workload, 64), tmp_path / "a.npz", folder=tmp_path / "run", resume=True, quiet=True)
     with pytest.raises(PolicyError, match="cannot write"):
         train(config(workload, 64), tmp_path, folder=tmp_path / "run", quiet=True)
@@ -100,15 +108,69 @@ def test_what_cannot_be_trained_is_refused_at_once(tmp_path: Path, workload: str
         train(config(str(tmp_path / "gone.npz"), 64), tmp_path / "a.npz", folder=tmp_path / "run", quiet=True)
 
 
-def test_agents_see_flat_observations_and_the_shadow_reward() -> None:
-    env = make_env([small_program()], "16K")
-    assert env.observation_space.shape == (len(FIELDS),)
-    assert env.unwrapped.task.default == "16K"
+def test_arguments_reach_the_environment(workload: str) -> None:
+    envs = make_envs(config(workload, 8, arguments={"default": "16K"}))
+    assert envs.env.unwrapped.task.default == "16K"
+    envs.close()
+
+
+@pytest.mark.parametrize("name", agents())
+def test_every_agent_trains_stops_and_goes_on(tmp_path: Path, workload: str, name: str) -> None:
+    changes = {"n_steps": 16, "batch_size": 16, "learning_starts": 16, "buffer_size": 64}
+    agent = load_config(name, workloads=(workload,), envs=2, steps=48, net_arch=(8, 8))
+    known = {k: v for k, v in changes.items() if k in agent.hyperparameters}
+    agent = dataclasses.replace(agent, hyperparameters=agent.hyperparameters | known)
+    half = dataclasses.replace(agent, steps=24)
+    train(half, tmp_path / "a.npz", folder=tmp_path, quiet=True, tensorboard=False)
+    policy = train(agent, tmp_path / "a.npz", folder=tmp_path, quiet=True, tensorboard=False, resume=True)
+    assert policy.meta["decisions"] >= 48
+    assert policy.meta["seed"] == 0
+    assert evaluate_one(load_policy(tmp_path / "a.npz"), workload, 0).reason == "done"
+
+
+def test_unknown_agents_and_broken_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="no agent 'pppo': one of a2c"):
+        load_config("pppo")
+    (tmp_path / "x.toml").write_text("algorithm = 'SAC'")
+    with pytest.raises(PolicyError, match="'SAC' is none of PPO"):
+        load_config(str(tmp_path / "x.toml"))
+    (tmp_path / "x.toml").write_text("stepps = 3")
+    with pytest.raises(PolicyError, match="stepps"):
+        load_config(str(tmp_path / "x.toml"))
+
+
+def test_training_draws_from_the_train_side_alone() -> None:
+    for name in agents():
+        assert not load_config(name).workloads, "an agent's file names no workload"
+    from thp_agents.learned.training import train_workloads
+
+    assert {find(name).split for name in train_workloads()} == {"train"}
+
+
+def test_what_ifs_are_what_happens(workload: str) -> None:
+    """The worth of an action is the cost it saves when the run goes on from there."""
+    env = gymnasium.make("thp_env/VmaOrder-v0", workload=workload, disable_env_checker=True).unwrapped
+    env.reset(seed=0)
+    state = env.clone_state().task
+    worth = try_all(env, state)
+    assert worth[0] == 0, "doing nothing saves nothing"
+
+    def cost(size: str) -> float:
+        env.task.restore_state(0, state)
+        machine = env.machine
+        if size != "keep":
+            machine.set_orders(env.vma.id, ORDER_MASKS[size])
+        machine.run(go_on=True)
+        return finish(machine)[0]["total_ns"]
+
+    saved = 100 * (1 - cost("64K") / cost("keep"))
+    assert worth[ACTIONS.index("64K")] == pytest.approx(saved, rel=1e-4)
+    assert abs(saved) > 1
 
 
 def test_ctrl_c_keeps_a_checkpoint_and_resume_goes_on(tmp_path: Path, workload: str) -> None:
-    command = [Path(sys.executable).with_name("thp-env"), "train", "--workloads", workload, "--folder", "run",
-               "--out", "agent.npz", "--steps"]  # fmt: skip
+    command = [Path(sys.executable).with_name("thp-env"), "train", "--workloads", workload, "--agent", "ppo", "--folder",
+               "run", "--out", "agent.npz", "--steps"]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_MININTERVAL": "0"}
     process = subprocess.Popen([*command, "1000000"], stderr=subprocess.PIPE, text=True, cwd=tmp_path,
                                env=environment, start_new_session=True)  # fmt: skip

@@ -101,8 +101,12 @@ def save_policy(policy: LearnedPolicy, path: str | os.PathLike) -> None:
         raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def load_policy(path: str | os.PathLike) -> LearnedPolicy:
-    """Read a policy; it is called as its file, so that several can stand in one table.
+def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPolicy:
+    """Read a policy.
+
+    Args:
+        path: its file.
+        name: that it is to have; None: it is called as its file, so that several can stand in one table.
 
     Raises:
         PolicyError: when the file is missing, damaged, foreign, or made for other observations or actions.
@@ -115,7 +119,7 @@ def load_policy(path: str | os.PathLike) -> LearnedPolicy:
             made_for, meta = dict(header["signature"]), dict(header["meta"])
             weights = {name: file[name].astype(np.float32) for name in file.files if name != "header"}
             network = NETWORKS[header["network"]](weights, header["activation"])
-            now = signature(made_for["environment"], dict(made_for["arguments"]))
+            now = _signature(path, made_for)
             default = made_for["arguments"].get("default", "4K")
     except PolicyError:
         raise
@@ -133,5 +137,11 @@ def load_policy(path: str | os.PathLike) -> LearnedPolicy:
     inputs = sum(widths.values()) - widths.get("present", 0)
     if network.shape != (inputs, len(now["actions"])):
         raise PolicyError(f"{path}: its network maps {network.shape}, not {inputs} fields to {len(now['actions'])} values")
-    return LearnedPolicy(network, now, meta | {"name": Path(path).stem})
+    return LearnedPolicy(network, now, meta | {"name": name or Path(path).stem})
 
+
+def _signature(path: str | os.PathLike, made_for: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return signature(made_for["environment"], dict(made_for["arguments"]))
+    except PolicyError as error:
+        raise PolicyError(f"{path}: {error}") from None

@@ -150,7 +150,7 @@ def train(
     progress = _Progress(folder, config, quiet)
     try:
         log = str(folder) if tensorboard and _has_tensorboard() else None
-        model: Any = _model(config, envs, log) if envs else Rollouts(config, config.workloads or train_workloads(), threads)
+        model: Any = make_model(config, envs, log) if envs else Rollouts(config, config.workloads or train_workloads(), threads)
         if resume:
             model = _loaded(model, progress.path, envs)
         progress.saved = model.num_timesteps
@@ -172,7 +172,8 @@ def train(
             envs.close()
 
 
-def _model(config: AgentConfig, envs: SB3VecEnv, log: str | None) -> Any:
+def make_model(config: AgentConfig, envs: SB3VecEnv, log: str | None = None) -> Any:
+    """Return an untrained model; `log`: folder of TensorBoard's logs."""
     if config.algorithm == "bandit":
         return Bandit(envs, seed=config.seed, **config.hyperparameters)
     algorithm = getattr(stable_baselines3, config.algorithm, None) or getattr(sb3_contrib, config.algorithm)

@@ -1,0 +1,131 @@
+"""`thp-env evaluate`: policies on a suite or on workloads, as a table, CSV and HTML."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from thp_agents.evaluation import Entry, Failure, entry, evaluate, oracle_runs
+from thp_agents.learned import shipped
+from thp_agents.oracle import oracle, save
+from thp_agents.policy import PolicyError, policies
+from thp_agents.scores import NEVER, ORACLE
+from thp_agents.suites import Case, cases
+from thp_agents.tables import format_table, writable, write_csv, write_text
+from thp_agents.verdicts import Verdict
+
+CHOSEN = Path(__file__).with_name("data") / "chosen.json"
+"""The headline agent and the heuristic it is held against, as chosen on validation before the test families ran."""
+
+PICTURED = 6
+"""Policies that have pictures of every workload."""
+
+
+def chosen(path: Path = CHOSEN) -> dict[str, Any]:
+    """Return what was chosen on validation; empty where nothing was."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def entries_of(specs: Sequence[str]) -> list[Entry]:
+    """Return the policies that take part: those named, or all, and always `NEVER`, which scores count from."""
+    names = list(specs) or [*policies(), *shipped()]
+    found = [entry(name) for name in names]
+    return found if NEVER in (e.name for e in found) else [entry(NEVER), *found]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command."""
+    entries = entries_of(args.policies or ())
+    suite = args.suite or ("" if args.workloads else "validation")
+    wanted = cases(suite) if suite else named_cases(args.workloads, args.seeds)
+    title = f"Suite {suite}" if suite else f"Workloads {', '.join(args.workloads)}"
+    if args.csv:
+        writable(args.csv)
+    store = args.store or (Path("runs") / "evaluate" / f"{suite}.jsonl" if suite else None)
+    processes = args.processes or len(os.sched_getaffinity(0))
+    found = oracle(wanted, recompute=args.recompute_oracle, processes=processes, ray=args.ray, quiet=args.quiet)
+    if args.save_oracle:
+        save(found)
+    runs, failures = evaluate(
+        entries, wanted, store=store, processes=processes, ray=args.ray, limit=args.limit, quiet=args.quiet
+    )
+    for line in told(failures):
+        print(f"left out: {line}", file=sys.stderr)
+    if not any(r.policy != NEVER for r in runs):
+        print("thp-env: no policy is left to compare", file=sys.stderr)
+        return 1
+    runs += oracle_runs(found)
+    kinds = {e.name: e.kind for e in entries} | {ORACLE: "reference"}
+    choice = chosen()
+    verdict = Verdict(runs, kinds, choice.get("headline"), choice.get("rival"))
+    header, rows = verdict.table()
+    print(f"\n{format_table(header, rows, args.markdown)}\n\n{verdict.lead()}")
+    for line in verdict.apart():
+        print(line)
+    if args.csv:
+        write_csv(runs, args.csv)
+    if args.report:
+        report(verdict, entries, wanted, failures, args, title)
+    if args.choose:
+        choose(verdict, suite)
+    return 0
+
+
+def named_cases(names: Sequence[str], seeds: Sequence[int]) -> list[Case]:
+    """Return cases of workloads by name.
+
+    Raises:
+        WorkloadError: for an unknown one.
+    """
+    from thp_env.workload import find
+
+    for name in names:
+        find(name)
+    return [Case(name, "small", seed) for name in names for seed in seeds]
+
+
+def told(failures: Sequence[Failure]) -> list[str]:
+    """Say what failed, once for each policy."""
+    first: dict[str, Failure] = {}
+    for failure in failures:
+        first.setdefault(failure.key, failure)
+    return [f"{f.key} on {f.case.workload} with seed {f.case.seed}: {f.reason}" for f in first.values()]
+
+
+def report(
+    verdict: Verdict, entries: Sequence[Entry], wanted: Sequence[Case], failures: Sequence[Failure],
+    args: argparse.Namespace, title: str,
+) -> None:  # fmt: skip
+    """Write the HTML report, with pictures of the best policies on each workload's first seed."""
+    from thp_agents.suite_report import write_suite_report
+
+    ranking = [name for name in verdict.scores.ranking() if name != ORACLE]
+    shown = list(dict.fromkeys([*ranking[:PICTURED], NEVER]))
+    by_name = {e.name: e for e in reversed(entries)}
+    first = {case.workload: case for case in reversed(wanted)}
+    pictured = [by_name[name] for name in shown]
+    pictures, _ = evaluate(pictured, sorted(first.values()), frames=60, limit=args.limit, quiet=args.quiet)
+    notes = [f"{len(entries)} policies on {len(wanted)} cases. Costs are ns per access that a policy can change, with "
+             "resident memory at its price; scores count logarithms of costs."]  # fmt: skip
+    write_suite_report(verdict, pictures, told(failures), args.report, title, notes)
+    print(f"report: {args.report / 'index.html'}")
+
+
+def choose(verdict: Verdict, suite: str) -> None:
+    """Keep the best learned policy and the best heuristic of a validation suite, for the test.
+
+    Raises:
+        PolicyError: on test workloads.
+    """
+    if suite != "validation":
+        raise PolicyError("--choose goes with --suite validation: choosing on anything else would be cheating")
+    fresh = Verdict(verdict.runs, verdict.kinds, resamples=verdict.resamples)
+    names = {"headline": fresh.best("learned"), "rival": fresh.best("heuristic")}
+    figures = {name: fresh.scores.iqm(name).value for name in names.values() if name}
+    write_text(CHOSEN, json.dumps({**names, "reward": "total_time-v0", "validation": figures}, indent=1) + "\n")
+    print(f"chosen: {names['headline']} against {names['rival']}")
