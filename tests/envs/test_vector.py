@@ -133,7 +133,13 @@ def test_bad_input_is_refused(env_id: str) -> None:
     for wrong in (actions[:1], actions + 99, actions - 1, actions.astype(float), "x"):
         with pytest.raises(ValueError, match="action"):
             envs.step(wrong)
+    wrong = actions.copy()
+    wrong[1] += 99
+    with pytest.raises(ValueError, match=r"action of machine 1: .*99.* is not in the action space: take "):
+        envs.step(wrong)
     assert [envs.unwrapped.task.batch[i].save() for i in range(2)] == before, "nothing has happened"
+    with pytest.raises(TypeError, match="did you mean window_ms"):
+        vector(env_id, 2, wndow_ms=3)
     for arguments, word in (
         ({"num_envs": 0}, "num_envs"), ({"num_envs": 2, "workloads": ["hot_island"]}, "workloads"),
         ({"num_envs": 2, "autoreset_mode": "never"}, "never"), ({"num_envs": 2, "render_mode": "human"}, "render_mode"),
