@@ -267,9 +267,10 @@ class Task(ABC):
 
     def seen(self, chosen: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """Return what is seen of the chosen machines at their last decision; zeros where the program has ended."""
-        seen = self.observation(chosen)
-        for values in seen.values():
-            values[_ENDS[self.status[chosen]]] = 0.0
+        seen, ended = self.observation(chosen), _ENDS[self.status[chosen]]
+        if ended.any():
+            for values in seen.values():
+                values[ended] = 0.0
         return seen
 
     def _pay(self, chosen: np.ndarray) -> np.ndarray:
