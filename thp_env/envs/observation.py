@@ -136,15 +136,27 @@ for _name in ("zapped", "zap_calls", "zero", "young", "dirty", "pmd_mapped", "pa
     _NAMES[OFFSET[_name]] = _name
 for _order in range(10):
     _NAMES[OFFSET["by_order"] + _order] = f"by_order_{_order}"
-_DERIVED = ("pages", "aligned", "mapped", "present", "by_order_5_to_8", "faults", "got", "new_faults", "new_zapped",
-            "age", "was_asked", "advised", *(f"may_{order}" for order in _ALL))  # fmt: skip
-VMA_QUANTITIES = (*_NAMES, *_DERIVED)
+_SUMS = {
+    "pages": {"vm_end": 1 / layout.PAGE_SIZE, "vm_start": -1 / layout.PAGE_SIZE},
+    "mapped": {f"by_order_{order}": 1 for order in range(10)},
+    "present": {"zero": 1, **{f"by_order_{order}": 1 for order in range(10)}},
+    "by_order_5_to_8": {f"by_order_{order}": 1 for order in range(5, 9)},
+    "faults": {f"faults_{order}": 1 for order in range(10)},
+    "got": {f"faults_{order}": 1 << order for order in range(10)},
+    "new_faults": {"asked_faults": -1, **{f"faults_{order}": 1 for order in range(10)}},
+    "new_zapped": {"zapped": 1, "asked_zapped": -1},
+}
+"""Quantities that are sums of a record's words; exact, since whole numbers below 2^53 are."""
+_OTHERS = ("aligned", "age", "was_asked", "advised")
+VMA_QUANTITIES = (*_NAMES, *_SUMS, *_OTHERS, *(f"may_{order}" for order in _ALL))
 """What the fields of a VMA are computed from."""
 _vma = Fields(VMA_FIELDS, VMA_QUANTITIES)
-_AT = {name: len(_NAMES) + i for i, name in enumerate(_DERIVED)}
-_BY_ORDER, _FAULTS = (slice(OFFSET[name], OFFSET[name] + 10) for name in ("by_order", "faults"))
+_PLACE = OFFSET | {f"{name}_{i}": OFFSET[name] + i for name in ("by_order", "faults") for i in range(10)}
+_matrix = np.zeros((len(_NAMES), len(_SUMS)))
+for _column, _terms in enumerate(_SUMS.values()):
+    for _name, _factor in _terms.items():
+        _matrix[_PLACE[_name], _column] = _factor
 _ORDERS = np.array(_ALL)
-_PAGES_OF_ORDER = 1 << np.arange(layout.PMD_ORDER + 1)
 
 
 def vma_observation(
@@ -159,34 +171,19 @@ def vma_observation(
         fields: of `VMA_QUANTITIES`.
     """
     raw = np.ascontiguousarray(rows).view(np.int64).reshape(*rows.shape, -1)
-    q = np.empty((*rows.shape, len(_NAMES) + len(_DERIVED)))
-    q[..., : len(_NAMES)] = raw
-
-    def column(name: str) -> np.ndarray:
-        return raw[..., OFFSET[name]]
-
-    start, end = column("vm_start"), column("vm_end")
-    by_order, counts = raw[..., _BY_ORDER], raw[..., _FAULTS]
-    mapped, faults, flags = by_order.sum(-1), counts.sum(-1), rows["vm_flags"]
+    n, m = len(_NAMES), len(_NAMES) + len(_SUMS)
+    flat = np.empty((rows.size, len(VMA_QUANTITIES)))
+    flat[:, :n] = raw.reshape(rows.size, -1)
+    np.matmul(flat[:, :n], _matrix, out=flat[:, n:m])
+    q = flat.reshape(*rows.shape, -1)
+    start, end = raw[..., OFFSET["vm_start"]], raw[..., OFFSET["vm_end"]]
     whole = (end >> _PMD) - (start + layout.PMD_SIZE - 1 >> _PMD)
-    derived = (
-        end - start >> _PAGE,
-        np.maximum(whole, 0) * layout.PMD_SIZE >> _PAGE,
-        mapped,
-        mapped + column("zero"),
-        by_order[..., 5:9].sum(-1),
-        faults,
-        counts @ _PAGES_OF_ORDER,
-        faults - column("asked_faults"),
-        column("zapped") - column("asked_zapped"),
-        (clock_ps - column("born")) / 1e6,
-        column("asked") != 0,
-        flags & layout.VM_HUGEPAGE != 0,
-    )
-    for i, values in enumerate(derived, len(_NAMES)):
-        q[..., i] = values
+    q[..., m] = np.maximum(whole, 0) << _PMD - _PAGE
+    q[..., m + 1] = (clock_ps - raw[..., OFFSET["born"]]) / 1e6
+    q[..., m + 2] = raw[..., OFFSET["asked"]] != 0
+    q[..., m + 3] = rows["vm_flags"] & layout.VM_HUGEPAGE != 0
     if orders is not None:
-        q[..., _AT["may_0"] :] = orders[..., None] >> _ORDERS & 1
+        q[..., m + 4 :] = orders[..., None] >> _ORDERS & 1
     out = fields(q)
     out[end == 0] = 0.0
     return out
