@@ -136,7 +136,7 @@ for _name in ("zapped", "zap_calls", "zero", "young", "dirty", "pmd_mapped", "pa
     _NAMES[OFFSET[_name]] = _name
 for _order in range(10):
     _NAMES[OFFSET["by_order"] + _order] = f"by_order_{_order}"
-_SUMS = {
+_SUMS: dict[str, dict[str, float]] = {
     "pages": {"vm_end": 1 / layout.PAGE_SIZE, "vm_start": -1 / layout.PAGE_SIZE},
     "mapped": {f"by_order_{order}": 1 for order in range(10)},
     "present": {"zero": 1, **{f"by_order_{order}": 1 for order in range(10)}},
