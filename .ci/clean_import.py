@@ -10,18 +10,26 @@ FRAMEWORKS = {"torch", "matplotlib", "stable_baselines3"}
 
 
 def import_seconds() -> float:
-    """Return how long `import thp_env` takes in a fresh interpreter, once that has started."""
-    code = "import time; t = time.perf_counter(); import thp_env; print(time.perf_counter() - t)"
+    """Return how much of a CPU `import thp_env` takes in a fresh interpreter, once that has started."""
+    code = "import time; t = time.process_time(); import thp_env; print(time.process_time() - t)"
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
 installed = {d.name.replace("-", "_") for d in distributions()}
-print("installed:", *sorted(installed))
+print("installed:", *sorted(f"{d.name} {d.version}" for d in distributions()))
 assert not installed & FRAMEWORKS
 import_seconds()  # writes the byte code
 seconds = min(import_seconds() for _ in range(5))
 print(f"import thp_env: {seconds:.3f} s")
 assert seconds < LIMIT, f"import thp_env takes {seconds:.2f} s, more than {LIMIT} s"
+
+import gymnasium  # noqa: E402
+
+assert "thp_env" not in sys.modules, "importing gymnasium must not load the simulator"
+gymnasium.make("thp_env:thp_env/VmaOrder-v0").close()  # imports thp_env, which registers
+
+import numpy as np  # noqa: E402
+from gymnasium.utils.env_checker import check_env  # noqa: E402
 
 import thp_env  # noqa: E402
 
@@ -31,3 +39,18 @@ start = time.perf_counter()
 assert machine.run() == thp_env.Status.DONE
 assert machine.counters["anon_fault_alloc"] == 64
 print(f"a million accesses: {time.perf_counter() - start:.2f} s")
+
+for env_id in thp_env.ENVIRONMENTS:
+    start = time.perf_counter()
+    arguments = {"workload": program, "window_ms": 0.5, "window_faults": 16}
+    check_env(gymnasium.make(env_id, **arguments).unwrapped, skip_render_check=True)
+    env, envs = gymnasium.make(env_id, **arguments), gymnasium.make_vec(env_id, num_envs=2, **arguments)
+    env.reset(seed=0)
+    envs.reset(seed=0)
+    actions, over = np.zeros_like(envs.action_space.sample()), False
+    while not over:
+        _, reward, over, _, info = env.step(actions[0])
+        _, rewards, terminations, _, _ = envs.step(actions)
+        assert (rewards == reward).all(), (rewards, reward)
+        assert (terminations == over).all()
+    print(f"{env_id}: {info['reason']}, {time.perf_counter() - start:.2f} s")

@@ -18,6 +18,7 @@ import minari
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 
+import thp_env
 from thp_env.envs.trajectory import RecordTrajectory, Trajectory, steps
 
 
@@ -59,13 +60,18 @@ def main() -> None:
     p.add_argument("--workload", default="hot_island")
     p.add_argument("--episodes", type=int, default=20)
     p.add_argument("--dataset", default="thp_env/vma-order/random-v0")
+    p.add_argument("--author", default="anonymous")
+    p.add_argument("--contact", default="not given", help="e-mail address, to be kept with the dataset")
     args = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         saved = record(args.env, args.workload, args.episodes, folder)
         buffer = [episode(i, path) for i, path in enumerate(saved)]
+    env = gymnasium.make(args.env, workload=args.workload)
+    made_by = f"thp-env=={thp_env.__version__}"
     dataset = minari.create_dataset_from_buffers(
-        dataset_id=args.dataset, buffer=buffer, env=gymnasium.make(args.env, workload=args.workload),
-        algorithm_name="random", author="thp_env", description=f"Random choices on {args.workload}",
+        dataset_id=args.dataset, buffer=buffer, env=env, eval_env=env, algorithm_name="random",
+        description=f"Random choices on {args.workload}", author=args.author, author_email=args.contact,
+        code_permalink=f"{made_by}, examples/minari_dataset.py", requirements=[made_by],
     )  # fmt: skip
     print(f"{dataset.total_episodes} episodes, {dataset.total_steps} steps in {args.dataset}")
 

@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small are slower on several threads
+
 from thp_env.machine import _core
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import yaml
 from stable_baselines3 import A2C, DQN, PPO
 from support.episodes import ENVIRONMENTS, make, small_program
 
+import thp_env
 from thp_env.envs.shadow import ShadowReward
 from thp_env.traces import save_program
 
@@ -28,15 +29,20 @@ def workload(tmp_path: Path) -> str:
     return str(tmp_path / "small.npz")
 
 
-def run(name: str, *words: str, **environment: str) -> str:
-    command = [sys.executable, str(EXAMPLES / name), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run an example as a script, but in this process: importing torch takes longer than most of them."""
+
+    def script(name: str, *words: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *words])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return script
 
 
 @pytest.mark.parametrize("env_id", ["thp_env/VmaHints-v0", "thp_env/FaultOrder-v0"])
-def test_stable_baselines3(env_id: str, workload: str) -> None:
+def test_stable_baselines3(env_id: str, workload: str, run: Callable[..., str]) -> None:
     settings = str(EXAMPLES / "hyperparameters" / "ppo.yml")
     out = run("sb3_maskable_ppo.py", "--steps", "8", "--envs", "1", "--env", env_id, "--workload", workload,
               "--hyperparameters", settings)  # fmt: skip
@@ -44,7 +50,7 @@ def test_stable_baselines3(env_id: str, workload: str) -> None:
 
 
 @pytest.mark.parametrize("env_id", ["thp_env/VmaOrder-v0", "thp_env/FaultOrder-v0"])
-def test_plain_pytorch(env_id: str, workload: str) -> None:
+def test_plain_pytorch(env_id: str, workload: str, run: Callable[..., str]) -> None:
     words = ("--env", env_id, "--workload", workload, "--steps", "128", "--envs", "2", "--rollout", "32")
     out = run("ppo.py", *words)
     assert re.findall(r"step +(\d+)", out) == ["64", "128"]
@@ -69,7 +75,9 @@ def test_plain_pytorch_learns_to_estimate_advantages() -> None:
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_minari(workload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minari(
+    workload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., str]
+) -> None:
     minari = pytest.importorskip("minari")
     pytest.importorskip("h5py")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
@@ -83,6 +91,7 @@ def test_minari(workload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert len(kept.observations["vma"]) == len(kept.actions) + 1
     env = dataset.recover_environment()
     assert env.spec.id == "thp_env/VmaOrder-v0"
+    assert dataset.storage.metadata["requirements"] == [f"thp-env=={thp_env.__version__}"]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -1,7 +1,7 @@
 """The one place that registers environments; `import thp_env` calls it.
 
-Gymnasium 1.0 took the plugin entry point away, so a program imports thp_env before `gymnasium.make`, or names it:
-`gymnasium.make("thp_env:thp_env/VmaOrder-v0")`.
+Gymnasium has loaded no plugins (entry points of group `gymnasium.envs`) since 1.0, so a program imports thp_env before
+`gymnasium.make`, or names it: `gymnasium.make("thp_env:thp_env/VmaOrder-v0")`.
 """
 
 from __future__ import annotations

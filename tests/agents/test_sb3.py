@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks
 from stable_baselines3 import A2C, DQN, PPO
-from support.episodes import ENVIRONMENTS, make, small_workload
+from support.episodes import ENVIRONMENTS, make, small_program, small_workload
 from thp_agents.sb3 import SB3VecEnv
 
 from thp_env.envs.shadow import ShadowVectorReward
@@ -65,7 +65,7 @@ def test_it_shows_what_the_flattened_single_environment_shows(env_id: str) -> No
     ],
 )
 def test_algorithms_learn_through_it(algorithm, settings) -> None:
-    envs = SB3VecEnv(ShadowVectorReward(vector(n=4)))
+    envs = SB3VecEnv(ShadowVectorReward(vector(n=4, workload=[small_program(i) for i in range(4)])))
     model = algorithm("MlpPolicy", envs, seed=0, device="cpu", policy_kwargs={"net_arch": [16]}, **settings)
     before = [p.detach().clone() for p in model.policy.parameters()]
     model.learn(2000)

@@ -6,16 +6,21 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
-from support.episodes import MIB, PAGE, make, play, small_program, sparse
+from support.episodes import MIB, PAGE, Episode, make, play, small_program
 
 from thp_env.envs.actions import ACTIONS, ORDER_MASKS
-from thp_env.machine import MachineConfig
+from thp_env.machine import Counters, MachineConfig
 from thp_env.traces import ProgramBuilder
 from thp_env.workload import Instance
 
 REWARDS = ("total_time", "balanced")
 FRIENDS = ("4K", "16K", "64K", "2M", "16K+32K+64K", "all")
 """Static settings to compare with."""
+MEMORY = ("memory_cost", "memory_waste", "pending_cost")
+SPLITS = ("split_cost",)
+OOM = ("oom_cost",)
+LATER = ("pending_cost",)
+"""Terms that stand between a cheat and its gain: without them it would win, or a test of it could not fail."""
 
 
 def dense() -> Instance:
@@ -54,19 +59,50 @@ def holes() -> Instance:
     return Instance(b.build(), MachineConfig(memory=64 * MIB))
 
 
+def roomy() -> Instance:
+    """A page in every 64K is used, then the process sleeps: 2M saves faults and walks, and wastes memory."""
+    b = ProgramBuilder("roomy")
+    b.mmap("a", 48 * MIB)
+    b.touch("a", 0, 48 * MIB, stride=16 * PAGE)
+    b.access("a", 0, 48 * MIB, "stride", 30_000, stride=16 * PAGE, weight=100)
+    b.compute(20e9)
+    return Instance(b.build(), MachineConfig(memory=128 * MIB))
+
+
+def tight() -> Instance:
+    """3 MiB are used for long in a machine of 24 MiB; in folios of 64K they would take 48, at once."""
+    b = ProgramBuilder("tight")
+    b.mmap("a", 48 * MIB)
+    b.access("a", 0, PAGE, "uniform", 100)
+    b.touch("a", 0, 48 * MIB, stride=16 * PAGE)
+    for _ in range(10):
+        b.access("a", 0, 48 * MIB, "stride", 3072, stride=16 * PAGE, weight=20)
+        b.compute(1e9)
+    return Instance(b.build(), MachineConfig(memory=24 * MIB))
+
+
 WORKLOADS = {
     "dense": dense,
     "untouched": untouched,
     "holes": holes,
-    "tight": lambda: sparse(24, 1),
-    "roomy": lambda: sparse(96, 1),
+    "tight": tight,
+    "roomy": roomy,
     "small": lambda: Instance(small_program(), MachineConfig(memory=48 * MIB)),
 }
 
 
-def paid(workload: str, choose: str | Callable, reward: str, default: str = "4K") -> float:
+def played(workload: str, choose: str | Callable, reward: str | Callable, default: str = "4K") -> Episode:
     env = make(workload=instance(workload), reward=reward, default=default, window_ms=2, window_faults=64)
-    return sum(play(env, choose, seed=0).rewards)
+    return play(env, choose, seed=0)
+
+
+def paid(workload: str, choose: str | Callable, reward: str | Callable, default: str = "4K") -> float:
+    return sum(played(workload, choose, reward, default).rewards)
+
+
+def without(episode: Episode, terms: tuple[str, ...]) -> float:
+    """Return what an episode would be paid if there were no such terms."""
+    return sum(value for of in episode.terms for name, value in of.items() if name not in terms)
 
 
 @cache
@@ -75,8 +111,9 @@ def instance(workload: str) -> Instance:
 
 
 @cache
-def statics(workload: str, reward: str) -> dict[str, float]:
-    return {default: paid(workload, "keep", reward, default) for default in FRIENDS}
+def best(workload: str, reward: str) -> Episode:
+    """Return the best static setting's episode."""
+    return max((played(workload, "keep", reward, default) for default in FRIENDS), key=lambda e: sum(e.rewards))
 
 
 def alternating(*names: str) -> Callable:
@@ -86,56 +123,66 @@ def alternating(*names: str) -> Callable:
 
 
 @pytest.mark.parametrize("reward", REWARDS)
-def test_2m_everywhere(reward: str) -> None:
-    best = max(statics("roomy", reward).values())
-    for action in ("2M", "collapse", "all"):
-        assert paid("roomy", action, reward) < best
-        assert paid("roomy", action, reward, "2M") < best
+@pytest.mark.parametrize("action", ["2M", "all"])
+def test_2m_everywhere(action: str, reward: str) -> None:
+    honest, cheat = best("roomy", reward), played("roomy", action, reward)
+    assert without(cheat, MEMORY) > without(honest, MEMORY)
+    assert sum(cheat.rewards) < sum(honest.rewards)
+    assert paid("roomy", action, reward, "2M") < sum(honest.rewards)
+    assert paid("roomy", "collapse", reward) < sum(honest.rewards)
+
+
+def coverage(before: Counters, after: Counters, accesses: float) -> dict[str, float]:
+    """Memory in folios of 2M: what a reward must not count."""
+    return {"covered": float(after.stat("nr_anon", 9))}
 
 
 @pytest.mark.parametrize("reward", REWARDS)
-@pytest.mark.parametrize("action", ["2M", "all", "1M", "collapse"])
+@pytest.mark.parametrize("action", ["2M", "all", "collapse"])
 def test_huge_folios_over_memory_that_nobody_touches(action: str, reward: str) -> None:
-    assert paid("untouched", action, reward) < max(statics("untouched", reward).values())
-    assert paid("untouched", action, reward, "2M") < max(statics("untouched", reward).values())
+    honest, cheat = best("untouched", reward), played("untouched", action, reward)
+    assert paid("untouched", action, coverage) > 10, "a reward for coverage would be fooled"
+    assert paid("untouched", "keep", coverage, "4K") == 0
+    assert sum(cheat.rewards) < sum(honest.rewards)
+    assert paid("untouched", action, reward, "2M") < sum(honest.rewards)
 
 
 @pytest.mark.parametrize("reward", REWARDS)
 @pytest.mark.parametrize("action", ["64K", "128K", "16K+32K+64K"])
 def test_an_early_oom(action: str, reward: str) -> None:
-    best = max(statics("tight", reward).values())
-    env = make(workload=instance("tight"), reward=reward, window_ms=2, window_faults=64)
-    died = play(env, action, seed=0)
-    assert died.infos[-1]["reason"] == "oom"
-    assert sum(died.rewards) < best
+    honest, died = best("tight", reward), played("tight", action, reward)
+    assert (honest.infos[-1]["reason"], died.infos[-1]["reason"]) == ("done", "oom")
+    if reward == "total_time":  # of the other only gains can be missed by dying
+        assert without(died, OOM) > sum(honest.rewards)
+    assert sum(died.rewards) < sum(honest.rewards)
 
 
 @pytest.mark.parametrize("reward", REWARDS)
 @pytest.mark.parametrize("names", [("2M", "4K"), ("64K", "split"), ("collapse", "split"), ("keep", "2M", "split")])
 @pytest.mark.parametrize("workload", ["dense", "holes"])
 def test_toggling_hints(workload: str, names: tuple[str, ...], reward: str) -> None:
-    assert paid(workload, alternating(*names), reward) <= max(statics(workload, reward).values())
+    cheat = played(workload, alternating(*names), reward)
+    assert sum(cheat.rewards) <= sum(best(workload, reward).rewards)
+    if (workload, names[0]) == ("holes", "64K"):
+        assert without(cheat, SPLITS) > without(best(workload, reward), SPLITS)
 
 
 @pytest.mark.parametrize("reward", REWARDS)
 def test_splits_left_for_after_the_end(reward: str) -> None:
     """Folios queued for splitting are charged at the end; splitting them oneself just before is no better."""
-    best = max(statics("holes", reward).values())
-    for size in ("64K", "2M"):
-        env = make(workload=instance("holes"), reward=reward, default=size, window_ms=2, window_faults=64)
-        left = play(env, "keep", seed=0)
-        assert env.unwrapped.machine.counters["nr_anon_partially_mapped"] > 0
-        assert left.terms[-1]["pending_cost"] < 0
-        todo = iter(["keep"] * (len(left.rewards) - 1) + ["split"])
-        split = sum(play(env, lambda e, todo=todo: ACTIONS.index(next(todo)), seed=0).rewards)
-        assert sum(left.rewards) <= best
-        assert split <= sum(left.rewards) + 0.02 * abs(sum(left.rewards))
+    honest = sum(best("holes", reward).rewards)
+    left = played("holes", "keep", reward, "64K")
+    assert without(left, LATER) > honest
+    assert sum(left.rewards) <= honest
+    todo = iter(["keep"] * (len(left.rewards) - 1) + ["split"])
+    split = paid("holes", lambda _: ACTIONS.index(next(todo)), reward, "64K")
+    assert split <= sum(left.rewards)
 
 
 def test_no_constant_choice_beats_the_best_setting() -> None:
     """Whatever is asked for at each decision, and whatever the end charges, a fixed setting costs no more."""
     for workload in ("small", "dense"):
-        best = max(paid(workload, "keep", "total_time", default) for default in ORDER_MASKS)
+        most = max(paid(workload, "keep", "total_time", default) for default in ORDER_MASKS)
         for default in ORDER_MASKS:
             for action in ("4K", "64K", "2M", "split"):
-                assert paid(workload, action, "total_time", default) <= best + 0.01 * abs(best), (default, action)
+                assert paid(workload, action, "total_time", default) <= most + 0.01 * abs(most), (default, action)

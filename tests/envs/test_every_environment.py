@@ -12,30 +12,35 @@ import pytest
 from gymnasium.spaces import Discrete
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common import env_checker
-from support.episodes import ENVIRONMENTS, first_action, make, play, randomly, small_workload
+from support.episodes import ENVIRONMENTS, KINDS, MIB, PAGE, first_action, make, play, randomly, small_workload
+
+from thp_env.machine import MachineConfig
+from thp_env.traces import ProgramBuilder
+from thp_env.workload import Instance
 
 pytestmark = pytest.mark.parametrize("env_id", ENVIRONMENTS)
 
 
-def test_gymnasium_accepts_it(env_id: str) -> None:
-    env = gymnasium.make(env_id, workload=small_workload())
+@pytest.mark.parametrize("kind", KINDS)
+def test_gymnasium_accepts_it(env_id: str, kind: str) -> None:
+    env = gymnasium.make(env_id, workload=KINDS[kind]())
     check_env(env.unwrapped, skip_render_check=find_spec("pygame") is None)
     play(env, randomly(0), seed=0)  # the wrapper that `make` adds checks every step; a warning is an error
 
 
 @pytest.mark.filterwarnings("ignore:.*unconventional shape")  # rows of VMAs or sizes: a wrapper makes them flat
-def test_stable_baselines3_accepts_it(env_id: str) -> None:
-    env_checker.check_env(make(env_id))
+@pytest.mark.parametrize("kind", KINDS)
+def test_stable_baselines3_accepts_it(env_id: str, kind: str) -> None:
+    env_checker.check_env(make(env_id, workload=KINDS[kind]()))
 
 
 @pytest.mark.parametrize("workload", ["hot_island", "alloc_purge"])
 def test_shipped_generators_run_in_it(env_id: str, workload: str) -> None:
-    env = make(env_id, workload=workload, window_ms=20, window_faults=512)
-    for seed in range(2):
-        episode = play(env, randomly(seed), seed=seed)
-        assert all(o in env.observation_space for o in episode.observations)
-        assert episode.infos[-1]["reason"] in ("done", "oom")
-        assert episode.infos[-1]["workload"] == workload
+    env = make(env_id, workload=workload, window_ms=200, window_faults=1 << 15)
+    episode = play(env, randomly(0), seed=0)
+    assert all(o in env.observation_space for o in episode.observations)
+    assert episode.infos[-1]["reason"] in ("done", "oom")
+    assert episode.infos[-1]["workload"] == workload
 
 
 def test_a_seed_fixes_the_trajectory(env_id: str) -> None:
@@ -84,6 +89,55 @@ def test_observations_stay_in_the_space_and_are_not_shared(env_id: str) -> None:
     assert len({o[k].tobytes() for o in episode.observations for k in o}) > len(episode.observations)
 
 
+def test_a_window_can_be_measured_in_accesses(env_id: str) -> None:
+    b = ProgramBuilder("steady")
+    b.mmap("a", 4 * MIB)
+    for i in range(20):  # faults in every window, since VmaOrder asks about VMAs that had some
+        b.touch("a", i * 8 * PAGE, 8 * PAGE)
+        b.access("a", 0, (i + 1) * 8 * PAGE, "uniform", 492)
+    env = make(env_id, workload=b.build(), window_ms=1e6, window_faults=1 << 40, window_accesses=1000)
+    env.reset(seed=0)
+    seen, over = [env.unwrapped.machine.counters["accesses"]], False
+    while not over:
+        _, _, over, _, _ = env.step(first_action(env))
+        seen.append(env.unwrapped.machine.counters["accesses"])
+    assert max(np.diff(seen)) == 1000
+    assert np.diff(seen).tolist().count(1000) >= 8
+
+
+def test_observations_know_neither_the_future_nor_a_name(env_id: str) -> None:
+    """Two programs that are alike for a while are seen alike for that while."""
+
+    def beginning(name: str, future: str) -> tuple[ProgramBuilder, int]:
+        b = ProgramBuilder(name, seed=1, description=name)
+        b.mmap("a", 4 * MIB)
+        b.mmap("b", 2 * MIB)
+        for i in range(8):
+            b.touch("a", i * MIB // 2, MIB // 2, content=40)
+            b.access("a", 0, (i + 1) * MIB // 2, "zipf", 2000, ns=100, write=0.5)
+            b.touch("b", i * MIB // 4, MIB // 8)
+        common = len(b.build().ops)
+        if future == "short":
+            b.munmap("a", 0, 4 * MIB)
+        else:
+            b.mmap("c", 16 * MIB)
+            b.touch("c", 0, 16 * MIB)
+            b.access("c", 0, 16 * MIB, "uniform", 20_000, weight=100)
+        return b, common
+
+    seen = []
+    for name, future in (("one", "short"), ("two", "long")):
+        b, common = beginning(name, future)
+        env = make(env_id, workload=Instance(b.build(), MachineConfig(memory=64 * MIB)), window_ms=0.2)
+        choose, over, mine = randomly(3), False, [env.reset(seed=0)[0]]
+        while not over and env.unwrapped.machine.position[0] < common:
+            mine.append(env.step(choose(env))[0])
+        seen.append(mine[:-1])  # the last window reaches beyond what they share
+    assert len(seen[0]) == len(seen[1]) > 8
+    for one, two in zip(*seen, strict=True):
+        assert all((one[key] == two[key]).all() for key in one)
+
+
 def test_the_reward_is_the_sum_of_its_terms(env_id: str) -> None:
     episode = play(make(env_id), randomly(7), seed=7)
     for reward, terms in zip(episode.rewards, episode.terms, strict=True):
@@ -115,7 +169,7 @@ def test_it_refuses_what_is_no_action(env_id: str, action: object) -> None:
     env = make(env_id).unwrapped
     env.reset(seed=0)
     before = env.machine.save()
-    with pytest.raises(ValueError, match="action"):
+    with pytest.raises(ValueError, match=r"action .* is not in the action space: take .*whole number"):
         env.step(action)
     assert env.machine.save() == before, "nothing has happened"
     env.step(first_action(env))
@@ -141,6 +195,11 @@ def test_it_refuses_arguments_that_make_no_sense(env_id: str, arguments: dict) -
     with pytest.raises(ValueError, match=str(next(iter(arguments)))) as refused:
         type(make(env_id).unwrapped)(**arguments)
     assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_argument_names_the_nearest(env_id: str) -> None:
+    with pytest.raises(TypeError, match=r"unknown argument wndow_ms: did you mean window_ms\? There are .*workload"):
+        make(env_id, wndow_ms=3)
 
 
 def test_an_unknown_workload_names_the_nearest(env_id: str) -> None:

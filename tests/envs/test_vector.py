@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from support.episodes import ENVIRONMENTS, first_action, make, small_workload, sparse
+from support.episodes import ENVIRONMENTS, KINDS, first_action, make, small_workload, sparse
 
 from thp_env.envs.shadow import ShadowReward, ShadowVectorReward
 
@@ -31,6 +31,9 @@ def check_equal(envs, singles: list, mode: AutoresetMode, seeds: list[int], step
     expected = [env.reset(seed=seed)[0] for env, seed in zip(singles, seeds, strict=True)]
     over, ended = np.zeros(len(singles), bool), 0
     for _ in range(steps):
+        if mode == AutoresetMode.DISABLED and over.any():
+            seen, _ = envs.reset(options={"reset_mask": over})
+            expected = [env.reset()[0] if o else one for env, o, one in zip(singles, over, expected, strict=True)]
         assert all(same(seen, i, one) for i, one in enumerate(expected))
         masks = envs.unwrapped.action_masks()
         assert all((masks[i] == env.unwrapped.action_masks()).all() for i, env in enumerate(singles))
@@ -63,13 +66,13 @@ def check_equal(envs, singles: list, mode: AutoresetMode, seeds: list[int], step
     return ended
 
 
-@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+@pytest.mark.parametrize("mode", AutoresetMode)
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
 def test_trajectories_are_those_of_single_environments(env_id: str, mode: AutoresetMode) -> None:
-    workloads = [small_workload(), [small_workload("a"), small_workload("b")], sparse(24)]
-    envs = vector(env_id, 3, mode, workloads=workloads, default="64K")
+    workloads = [[small_workload("a"), small_workload("b")], *(kind() for kind in KINDS.values())]
+    envs = vector(env_id, len(workloads), mode, workloads=workloads, default="64K")
     singles = [make(env_id, workload=w, default="64K") for w in workloads]
-    assert check_equal(envs, singles, mode, [5, 17, 2]) >= 3
+    assert check_equal(envs, singles, mode, [5, 17, 2, 3, 11]) >= 3
     envs.unwrapped.validate()
 
 
@@ -130,7 +133,13 @@ def test_bad_input_is_refused(env_id: str) -> None:
     for wrong in (actions[:1], actions + 99, actions - 1, actions.astype(float), "x"):
         with pytest.raises(ValueError, match="action"):
             envs.step(wrong)
+    wrong = actions.copy()
+    wrong[1] += 99
+    with pytest.raises(ValueError, match=r"action of machine 1: .*99.* is not in the action space: take "):
+        envs.step(wrong)
     assert [envs.unwrapped.task.batch[i].save() for i in range(2)] == before, "nothing has happened"
+    with pytest.raises(TypeError, match="did you mean window_ms"):
+        vector(env_id, 2, wndow_ms=3)
     for arguments, word in (
         ({"num_envs": 0}, "num_envs"), ({"num_envs": 2, "workloads": ["hot_island"]}, "workloads"),
         ({"num_envs": 2, "autoreset_mode": "never"}, "never"), ({"num_envs": 2, "render_mode": "human"}, "render_mode"),

@@ -12,6 +12,7 @@ from gymnasium.spaces import Discrete
 
 import thp_env
 from thp_env.envs.actions import ACTIONS
+from thp_env.envs.task import WorkloadArgument
 from thp_env.machine import MachineConfig, layout
 from thp_env.traces import Program, ProgramBuilder
 from thp_env.workload import Instance, Workload
@@ -55,6 +56,13 @@ def sparse(memory_mib: int, idle_ms: int = 0, weight: int = 1) -> Instance:
     for _ in range(4):
         b.access("a", 0, 16 * PAGE, "uniform", 1000, weight=weight)
     return Instance(b.build(), MachineConfig(memory=memory_mib * MIB))
+
+
+KINDS: dict[str, Callable[[], WorkloadArgument]] = {
+    "generator": small_workload, "recording": lambda: "sqlite_memory", "program": small_program,
+    "instance": lambda: sparse(24),
+}  # fmt: skip
+"""A workload of each kind that an environment takes."""
 
 
 @dataclass

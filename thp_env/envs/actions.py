@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from thp_env.machine import layout
 from thp_env.machine.batch import Verb
@@ -84,6 +86,19 @@ class ActionSet:
 
 INTERFACES = {"orders": ActionSet(ACTIONS), "madvise": ActionSet(ADVICE)}
 """Actions by the name of the interface: the simulated kernel's extensions, or what mainline has."""
+
+
+
+def refusal(space: spaces.Space, action: Any, name: str = "action") -> str:
+    """Return what is wrong with an action that is not in an action space, in one line."""
+    shown = " ".join(repr(action).split())
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    if isinstance(space, spaces.MultiDiscrete):
+        wanted = f"{len(space.nvec)} whole numbers from 0 to {space.nvec.max() - 1}"
+    else:
+        wanted = f"a whole number from 0 to {space.n - 1}"  # type: ignore[attr-defined]
+    return f"{name} {shown} is not in the action space: take {wanted}"
+
 
 _BLOCK = np.int64(layout.PAGE_SIZE) << np.arange(layout.PMD_ORDER + 1)
 

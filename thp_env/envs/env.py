@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple, SupportsFloat
 import gymnasium
 import numpy as np
 
+from thp_env.envs.actions import refusal
 from thp_env.envs.rendering import FPS, RENDER_MODES, Renderer
 from thp_env.envs.reward import RewardFunction
 from thp_env.envs.task import Task, WorkloadArgument
@@ -51,6 +52,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         """Make the environment; see the class for the arguments."""
         self.render_mode = render_mode
         self._renderer = Renderer(type(self).__name__.removesuffix("Env"), render_mode) if render_mode else None
+        self.task_class.check_arguments(arguments)
         self.task = self.task_class(1, workload, reward, **arguments)
         self.action_space = self.task.action_space
         self.observation_space = self.task.observation_space  # type: ignore[assignment]
@@ -79,7 +81,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         if self.task.over[0]:
             raise gymnasium.error.ResetNeeded("call reset() before step(): the episode is over or never began")
         if not _contains(self.action_space, action):
-            raise ValueError(f"action {action!r} is not in the action space {self.action_space}")
+            raise ValueError(refusal(self.action_space, action))
         observation, rewards = self.task.step(np.asarray(action)[None])
         self.reward_terms = self.task.terms(0)
         info: dict[str, Any] = {"elapsed_ns": int(self.task.elapsed_ns[0])}

@@ -9,7 +9,15 @@ from gymnasium import spaces
 
 from thp_env.envs.actions import fitting_blocks
 from thp_env.envs.env import ThpEnv
-from thp_env.envs.observation import OFFSET, SYSTEM_FIELDS, VMA_FIELDS, Field, Fields, vma_observation
+from thp_env.envs.observation import (
+    OFFSET,
+    SYSTEM_FIELDS,
+    VMA_FIELDS,
+    VMA_QUANTITIES,
+    Field,
+    Fields,
+    vma_observation,
+)
 from thp_env.envs.task import Task
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.machine import Machine, OrderQuestion, Status, layout
@@ -57,14 +65,14 @@ BLOCK_FIELDS = {
 }  # fmt: skip
 """Fields of `block`. Reading the page tables of the three blocks takes simulated time."""
 
-_kept = [list(VMA_FIELDS).index(name) for name in KEPT]
+_kept = Fields({name: VMA_FIELDS[name] for name in KEPT}, VMA_QUANTITIES)
 _TASK = ("task_rss", "task_minflt", "task_majflt", "task_vmas")
 _fault = Fields(FAULT_FIELDS, [*(f"type_{i}" for i in range(len(layout.TVA_TYPES))),
                                *(f"may_{order}" for order in layout.ORDERS), *_TASK])  # fmt: skip
 _block = Fields(BLOCK_FIELDS, ["block", "blocks", "page", "block_size", *list(BLOCK_FIELDS)[2:]])
 _FAULT_FACTS = [FACTS[name] for name in ("order_type", "order_orders", *_TASK)]
 _LARGE = 4
-_BITS = np.array(ORDERS)
+_BITS, _TYPES = np.array(ORDERS), np.arange(len(layout.TVA_TYPES))
 
 
 class FaultOrderTask(Task):
@@ -127,12 +135,12 @@ class FaultOrderTask(Task):
         """The fault and its VMA, zeros where none waits, and the system."""
         rows, waits = self.rows[chosen], self.waiting[chosen]
         facts = self.facts.raw[chosen].take(_FAULT_FACTS, 1)
-        vma = vma_observation(rows[:, 0], self.facts["clock"][chosen], np.zeros(len(rows), np.int64))
+        vma = vma_observation(rows[:, 0], self.facts["clock"][chosen], None, _kept)
         q = np.empty((len(facts), len(FAULT_FIELDS)))
-        q[:, :3] = facts[:, :1] == np.arange(len(layout.TVA_TYPES))
-        q[:, 3:-4] = facts[:, 1:2] >> np.array(layout.ORDERS) & 1
+        q[:, :3] = facts[:, :1] == _TYPES
+        q[:, 3:-4] = facts[:, 1:2] >> _BITS[1:] & 1
         q[:, -4:] = facts[:, 2:]
-        seen = {"vma": vma.take(_kept, 1), "fault": _fault(q)}
+        seen = {"vma": vma, "fault": _fault(q)}
         if self.interface == "address":
             seen["block"] = _block(_block_quantities(rows, self.facts["order_address"][chosen]))
         if not waits.all():

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thp_env.machine import SMAPS_DTYPE, layout
-from thp_env.machine.batch import FACTS, Facts
+from thp_env.machine.batch import FACTS, Facts, stat_columns
 
 
 class Field(NamedTuple):
@@ -125,8 +125,8 @@ class Fields:
         """Return the fields, float32 in 0..1, from quantities, float64, along the last axis."""
         out = quantities.take(self.of, -1)
         out[..., self.ratios] /= np.maximum(quantities.take(self.per, -1), 1.0)
-        out[..., self.logs] = np.log2(1.0 + out[..., self.logs]) / self.scales
-        return np.clip(out, 0.0, 1.0).astype(np.float32)
+        out[..., self.logs] = np.log2(1.0 + out.take(self.logs, -1)) / self.scales
+        return np.minimum(np.maximum(out, 0.0, out=out), 1.0, out=out).astype(np.float32)
 
 
 OFFSET = {name: offset // 8 for name, (_, offset, *_) in SMAPS_DTYPE.fields.items()}  # type: ignore[union-attr]
@@ -136,51 +136,55 @@ for _name in ("zapped", "zap_calls", "zero", "young", "dirty", "pmd_mapped", "pa
     _NAMES[OFFSET[_name]] = _name
 for _order in range(10):
     _NAMES[OFFSET["by_order"] + _order] = f"by_order_{_order}"
-_DERIVED = ("pages", "aligned", "mapped", "present", "by_order_5_to_8", "faults", "got", "new_faults", "new_zapped",
-            "age", "was_asked", "advised", *(f"may_{order}" for order in _ALL))  # fmt: skip
-_vma = Fields(VMA_FIELDS, [*_NAMES, *_DERIVED])
-_AT = {name: len(_NAMES) + i for i, name in enumerate(_DERIVED)}
-_BY_ORDER, _FAULTS = (slice(OFFSET[name], OFFSET[name] + 10) for name in ("by_order", "faults"))
-_PAGES_OF_ORDER = 1 << np.arange(layout.PMD_ORDER + 1)
+_SUMS: dict[str, dict[str, float]] = {
+    "pages": {"vm_end": 1 / layout.PAGE_SIZE, "vm_start": -1 / layout.PAGE_SIZE},
+    "mapped": {f"by_order_{order}": 1 for order in range(10)},
+    "present": {"zero": 1, **{f"by_order_{order}": 1 for order in range(10)}},
+    "by_order_5_to_8": {f"by_order_{order}": 1 for order in range(5, 9)},
+    "faults": {f"faults_{order}": 1 for order in range(10)},
+    "got": {f"faults_{order}": 1 << order for order in range(10)},
+    "new_faults": {"asked_faults": -1, **{f"faults_{order}": 1 for order in range(10)}},
+    "new_zapped": {"zapped": 1, "asked_zapped": -1},
+}
+"""Quantities that are sums of a record's words; exact, since whole numbers below 2^53 are."""
+_OTHERS = ("aligned", "age", "was_asked", "advised")
+VMA_QUANTITIES = (*_NAMES, *_SUMS, *_OTHERS, *(f"may_{order}" for order in _ALL))
+"""What the fields of a VMA are computed from."""
+_vma = Fields(VMA_FIELDS, VMA_QUANTITIES)
+_PLACE = OFFSET | {f"{name}_{i}": OFFSET[name] + i for name in ("by_order", "faults") for i in range(10)}
+_matrix = np.zeros((len(_NAMES), len(_SUMS)))
+for _column, _terms in enumerate(_SUMS.values()):
+    for _name, _factor in _terms.items():
+        _matrix[_PLACE[_name], _column] = _factor
+_ORDERS = np.array(_ALL)
 
 
-def vma_observation(rows: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray) -> np.ndarray:
+def vma_observation(
+    rows: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray | None, fields: Fields = _vma
+) -> np.ndarray:
     """Return the `VMA_FIELDS` of VMAs, float32 of the shape of `rows` and one axis more; zeros for empty rows.
 
     Args:
         rows: `SMAPS_DTYPE` records as `Batch.run` returns them.
         clock_ps: clock of the machine of each row.
-        orders: mask of the orders that the faults of each may get.
+        orders: mask of the orders that the faults of each may get; None: `fields` has none of these.
+        fields: of `VMA_QUANTITIES`.
     """
     raw = np.ascontiguousarray(rows).view(np.int64).reshape(*rows.shape, -1)
-    q = np.empty((*rows.shape, len(_NAMES) + len(_DERIVED)))
-    q[..., : len(_NAMES)] = raw
-
-    def column(name: str) -> np.ndarray:
-        return raw[..., OFFSET[name]]
-
-    start, end = column("vm_start"), column("vm_end")
-    by_order, counts = raw[..., _BY_ORDER], raw[..., _FAULTS]
-    mapped, faults, flags = by_order.sum(-1), counts.sum(-1), rows["vm_flags"]
+    n, m = len(_NAMES), len(_NAMES) + len(_SUMS)
+    flat = np.empty((rows.size, len(VMA_QUANTITIES)))
+    flat[:, :n] = raw.reshape(rows.size, -1)
+    np.matmul(flat[:, :n], _matrix, out=flat[:, n:m])
+    q = flat.reshape(*rows.shape, -1)
+    start, end = raw[..., OFFSET["vm_start"]], raw[..., OFFSET["vm_end"]]
     whole = (end >> _PMD) - (start + layout.PMD_SIZE - 1 >> _PMD)
-    derived = (
-        end - start >> _PAGE,
-        np.maximum(whole, 0) * layout.PMD_SIZE >> _PAGE,
-        mapped,
-        mapped + column("zero"),
-        by_order[..., 5:9].sum(-1),
-        faults,
-        counts @ _PAGES_OF_ORDER,
-        faults - column("asked_faults"),
-        column("zapped") - column("asked_zapped"),
-        (clock_ps - column("born")) / 1e6,
-        column("asked") != 0,
-        flags & layout.VM_HUGEPAGE != 0,
-    )
-    for i, values in enumerate(derived, len(_NAMES)):
-        q[..., i] = values
-    q[..., _AT["may_0"] :] = orders[..., None] >> np.array(_ALL) & 1
-    out = _vma(q)
+    q[..., m] = np.maximum(whole, 0) << _PMD - _PAGE
+    q[..., m + 1] = (clock_ps - raw[..., OFFSET["born"]]) / 1e6
+    q[..., m + 2] = raw[..., OFFSET["asked"]] != 0
+    q[..., m + 3] = rows["vm_flags"] & layout.VM_HUGEPAGE != 0
+    if orders is not None:
+        q[..., m + 4 :] = orders[..., None] >> _ORDERS & 1
+    out = fields(q)
     out[end == 0] = 0.0
     return out
 
@@ -190,8 +194,9 @@ _PAGE, _PMD = layout.PAGE_SIZE.bit_length() - 1, layout.PMD_SIZE.bit_length() - 
 _STATES = ("free_pages", "nr_resident", "asked_vmas", "listed", "listed_64K", "listed_2M")
 _CHANGES = ("pgfault", "clock", "accesses", "translation", "fault", "zeroing", "copying")
 _EVENTS = ("dtlb_l1_miss", "dtlb_l2_miss")
-_STATE_COLUMNS, _CHANGE_COLUMNS, _EVENT_COLUMNS = ([FACTS[name] for name in n] for n in (_STATES, _CHANGES, _EVENTS))
-_system = Fields(SYSTEM_FIELDS, [*_STATES, *(f"new_{name}" for name in _CHANGES), "memory", "l1_4k", "l1_2m", "l2",
+_BEFORE = [FACTS[name] for name in (*_CHANGES, *_EVENTS)] + stat_columns("split")
+_NOW = _BEFORE + [FACTS[name] for name in _STATES] + stat_columns("nr_anon_partially_mapped")
+_system = Fields(SYSTEM_FIELDS, [*(f"new_{name}" for name in _CHANGES), *_STATES, "memory", "l1_4k", "l1_2m", "l2",
                                   "l1_miss", "l2_miss", "mib", "deferred", "splits", "fault_time", "free_64K",
                                   "free_2M"])  # fmt: skip
 
@@ -205,22 +210,22 @@ def system_observation(now: Facts, last: Facts, hardware: np.ndarray, pmu_period
         hardware: shape (machines, 4): pages of memory; TLB entries for 4K and 2M, and of the second level.
         pmu_period: TLB events between two samples.
     """
-    states = now.raw.take(_STATE_COLUMNS, 1)
-    changes = now.raw.take(_CHANGE_COLUMNS, 1) - last.raw.take(_CHANGE_COLUMNS, 1)
-    samples = now.raw.take(_EVENT_COLUMNS, 1) // pmu_period - last.raw.take(_EVENT_COLUMNS, 1) // pmu_period
-    untouched = states[:, 0] - states[:, 3]  # never used, so not listed: whole
-    derived = np.stack(
-        [
-            hardware[:, 0] / 256,
-            now.stat("nr_anon_partially_mapped").sum(-1),
-            (now.stat("split") - last.stat("split")).sum(-1),
-            changes[:, 4:].sum(-1),
-            untouched + states[:, 4],
-            untouched + states[:, 5],
-        ],
-        axis=1,
-    )
-    return _system(np.concatenate([states, changes, hardware, samples * pmu_period, derived], axis=1))
+    after, before = now.raw.take(_NOW, 1), last.raw.take(_BEFORE, 1)
+    changes = after[:, : len(_BEFORE)] - before
+    events, splits = slice(len(_CHANGES), len(_CHANGES) + len(_EVENTS)), slice(len(_CHANGES) + len(_EVENTS), None)
+    samples = after[:, events] // pmu_period - before[:, events] // pmu_period
+    states = after[:, len(_BEFORE) : len(_BEFORE) + len(_STATES)]
+    q = np.empty((len(after), len(_CHANGES) + len(_STATES) + 12))
+    q[:, : len(_CHANGES)] = changes[:, : len(_CHANGES)]
+    q[:, len(_CHANGES) : -12] = states
+    q[:, -12:-8] = hardware
+    q[:, -8:-6] = samples * pmu_period
+    q[:, -6] = hardware[:, 0] / 256
+    q[:, -5] = after[:, len(_BEFORE) + len(_STATES) :].sum(1)
+    q[:, -4] = changes[:, splits].sum(1)
+    q[:, -3] = changes[:, 4:7].sum(1)
+    q[:, -2:] = states[:, 4:] + (states[:, :1] - states[:, 3:4])  # never used, so not listed: whole
+    return _system(q)
 
 
 _sizes = Fields(SIZE_FIELDS, ("setting", "held", "faults", "fallbacks", "splits", "partial", "memory"))

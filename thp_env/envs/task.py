@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -151,6 +153,22 @@ class Task(ABC):
         self._terms: dict[str, np.ndarray] = {}
         self.ends: dict[int, End] = {}
 
+    @classmethod
+    def check_arguments(cls, named: Iterable[str]) -> None:
+        """Check the names of arguments.
+
+        Raises:
+            TypeError: for one that there is not, with the nearest that there is.
+        """
+        known = {p.name for c in cls.__mro__ if "__init__" in vars(c) and issubclass(c, Task)
+                 for p in inspect.signature(c.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD}  # fmt: skip
+        known -= {"self", "machines", "arguments"}
+        for name in named:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise TypeError(f"unknown argument {name}: {hint}There are {', '.join(sorted(known))}")
+
     # -- what an environment says ------------------------------------------------------------------
 
     @abstractmethod
@@ -249,9 +267,10 @@ class Task(ABC):
 
     def seen(self, chosen: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """Return what is seen of the chosen machines at their last decision; zeros where the program has ended."""
-        seen = self.observation(chosen)
-        for values in seen.values():
-            values[_ENDS[self.status[chosen]]] = 0.0
+        seen, ended = self.observation(chosen), _ENDS[self.status[chosen]]
+        if ended.any():
+            for values in seen.values():
+                values[ended] = 0.0
         return seen
 
     def _pay(self, chosen: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from thp_env.envs.actions import refusal
 from thp_env.envs.env import EnvState
 from thp_env.envs.task import Task
 
@@ -40,6 +41,7 @@ class ThpVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         self.num_envs, self.render_mode = num_envs, render_mode
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
+        self.task_class.check_arguments(arguments)
         self.task = self.task_class(num_envs, **arguments)
         self.single_action_space = self.task.action_space
         self.single_observation_space = self.task.observation_space
@@ -148,5 +150,7 @@ class ThpVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         if actions.shape != space.shape or actions.dtype.kind not in "iu":
             raise ValueError(f"actions must be integers of shape {space.shape}, not {actions.dtype} {actions.shape}")
         if not space.contains(actions.astype(space.dtype)):
-            raise ValueError(f"an action is not in the action space {self.single_action_space}: {actions!r}")
+            one = self.single_action_space
+            i = next(i for i, action in enumerate(actions) if not one.contains(action.astype(one.dtype)))
+            raise ValueError(refusal(one, actions[i].tolist(), f"action of machine {i}:"))
         return actions

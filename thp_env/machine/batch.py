@@ -23,6 +23,11 @@ FACTS = {
 _WIDTH = _VM + _MTHP + _TIMES + len(FIGURES)
 
 
+def stat_columns(name: str) -> list[int]:
+    """Return the columns of one of `MTHP_STATS` in a row of `Facts`, by order."""
+    return [_VM + order * len(MTHP_STATS) + MTHP_STATS.index(name) for order in range(10)]
+
+
 class Verb(IntEnum):
     """What a decision does to a VMA."""
 
