@@ -100,7 +100,8 @@ struct interpreter {
             for (u64 i = first; i < end; ++i) addresses[i - first] = address_of(i);
             unit.prefetch(addresses, end - first);
             for (; at < end; ++at) {
-                result = unit.out_of_time() ? STEP_PAUSED : step(at, addresses[at - first], std::false_type());
+                result =
+                    unit.out_of_time() ? STEP_PAUSED : step(at, addresses[at - first], std::false_type());
                 if (result != STEP_DONE) break; // a step that failed is not done
             }
         }

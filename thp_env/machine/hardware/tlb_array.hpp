@@ -1,9 +1,9 @@
 // One set-associative array of translations with LRU or tree-PLRU replacement, as words of plain data.
 //
-// A set is: one word of replacement state, one byte of each tag, the tags, the data. The bytes, eight compared
-// at once, tell almost all tags apart that differ. Up to 16 ways the first word holds the ways in LRU order, 4
-// bits each; wider sets keep that order in a ring. Beyond 64 ways a tag is found by a hash instead, so that 96
-// ways cost the same as 4096.
+// A set is: one word of replacement state, one byte of each tag, the entries. The bytes, eight compared
+// at once, tell almost all tags apart that differ. Up to 16 ways the first word holds the ways in LRU order,
+// 4 bits each; wider sets keep that order in a ring. Beyond 64 ways a tag is found by a hash instead, so that
+// 96 ways cost the same as 4096.
 #pragma once
 #include "../config.hpp"
 #include <bit>
@@ -16,17 +16,17 @@ constexpr u32 MAX_SCANNED_WAYS = 64; // beyond: by a hash
 // A byte of a tag that stands for it, never 0; 0 is that of a way which is not valid. Eight to a word.
 struct tag_bytes {
     static constexpr u64 LOW7 = 0x7f7f7f7f7f7f7f7fULL, ONES = 0x0101010101010101ULL;
+    static_assert(std::endian::native == std::endian::little);
 
     static u64 hash(u64 tag) { return tag * 0x9e3779b97f4a7c15ULL; }
-    static u64 of(u64 tag) { return hash(tag) >> 56 | 1; }
+    static u8 of(u64 tag) {
+        const u64 byte = hash(tag) >> 56;
+        return static_cast<u8>(byte + (byte == 0));
+    }
     // The high bit of each byte of `word` that equals the byte which `eight` holds eight times.
     static u64 equal(u64 word, u64 eight) {
         const u64 x = word ^ eight;
         return ~(((x & LOW7) + LOW7) | x | LOW7);
-    }
-    static void set(u64 *words, u32 way, u64 byte) {
-        const u32 at = 8 * (way % 8);
-        words[way / 8] = (words[way / 8] & ~(0xffULL << at)) | byte << at;
     }
 };
 
@@ -94,16 +94,18 @@ struct tlb_array {
     static u32 words_of_bytes(u32 ways) { return ways <= MAX_SCANNED_WAYS ? (ways + 7) / 8 : 0; }
 
     static u32 words_of_set(u32 ways) {
-        u32 links = ways <= MAX_ORDERED_WAYS ? 0 : 2 * ways;           // previous and next of the ring
-        if (ways > MAX_SCANNED_WAYS) links += ways + buckets(ways);    // next of the chain, heads of the chains
+        u32 links = ways <= MAX_ORDERED_WAYS ? 0 : 2 * ways;        // previous and next of the ring
+        if (ways > MAX_SCANNED_WAYS) links += ways + buckets(ways); // next of the chain, heads of the chains
         return 1 + words_of_bytes(ways) + 2 * ways + (links + 3) / 4; // links of 16 bits
     }
     static u32 words_of(const tlb_geometry &g) { return g.sets * words_of_set(g.ways); }
 
     bool wide() const { return ways > MAX_ORDERED_WAYS; }
     u64 *set_of(u64 number) const { return words + (hashed ? number % sets : number & (sets - 1)) * stride; }
-    u64 *tags_of(u64 *set) const { return set + 1 + nr_bytes; }
-    u64 *data_of(u64 *set) const { return set + 1 + nr_bytes + ways; }
+    static u8 *bytes_of(u64 *set) { return reinterpret_cast<u8 *>(set + 1); }
+    // An entry: its tag and its data.
+    u64 *entry_of(u64 *set, u32 way) const { return set + 1 + nr_bytes + 2 * way; }
+    u64 &tag_of(u64 *set, u32 way) const { return *entry_of(set, way); }
 
     void init() const {
         for (u32 s = 0; s < sets; ++s) {
@@ -127,7 +129,7 @@ struct tlb_array {
         const u32 way = scan(set, tag);
         if (way == NIL) return nullptr;
         *set = lru_word::to_front(*set, way, lru_word::position(*set, way));
-        return data_of(set) + way;
+        return entry_of(set, way) + 1;
     }
 
     // Puts an entry in the place of one that is not valid, or else of the least recently used.
@@ -139,9 +141,14 @@ struct tlb_array {
 
     // Whether a tag was there; now it is, and the most recently used.
     bool find_or_insert(u64 number, u64 tag) const {
-        if (find(number, tag)) return true;
-        insert(number, tag, 0);
-        return false;
+        u64 *set = set_of(number);
+        const u32 way = position(set, tag);
+        if (way == NIL) {
+            replace(set, tag, 0);
+        } else {
+            touch(set, way);
+        }
+        return way != NIL;
     }
 
     void drop(u64 number, u64 tag) const {
@@ -153,9 +160,8 @@ struct tlb_array {
     template <typename Gone> void drop_if(Gone gone) const {
         for (u32 s = 0; s < sets; ++s) {
             u64 *set = words + u64{s} * stride;
-            const u64 *tags = tags_of(set);
             for (u32 way = 0; way < ways; ++way) {
-                if (tags[way] && gone(tags[way])) drop_way(set, way);
+                if (const u64 tag = tag_of(set, way); tag && gone(tag)) drop_way(set, way);
             }
         }
     }
@@ -164,7 +170,8 @@ struct tlb_array {
         for (u32 s = 0; s < sets; ++s) {
             u64 *set = words + u64{s} * stride;
             for (u32 way = 0; way < ways; ++way) {
-                if (tags_of(set)[way]) visit(tags_of(set)[way], data_of(set)[way]);
+                const u64 *entry = entry_of(set, way);
+                if (entry[0]) visit(entry[0], entry[1]);
             }
         }
     }
@@ -172,20 +179,20 @@ struct tlb_array {
   private:
     // The way of a tag, or NIL, where tags have bytes.
     u32 scan(u64 *set, u64 tag) const {
-        const u64 eight = tag_bytes::of(tag) * tag_bytes::ONES, *tags = tags_of(set);
+        const u64 eight = tag_bytes::of(tag) * tag_bytes::ONES;
         for (u32 word = 0; word < nr_bytes; ++word) {
             for (u64 same = tag_bytes::equal(set[1 + word], eight); same; same &= same - 1) {
                 const u32 way = 8 * word + static_cast<u32>(std::countr_zero(same)) / 8;
-                if (tags[way] == tag) return way;
+                if (tag_of(set, way) == tag) return way;
             }
         }
         return NIL;
     }
 
     void put(u64 *set, u32 way, u64 tag, u64 value) const {
-        tag_bytes::set(set + 1, way, tag_bytes::of(tag));
-        tags_of(set)[way] = tag;
-        data_of(set)[way] = value;
+        bytes_of(set)[way] = tag_bytes::of(tag);
+        entry_of(set, way)[0] = tag;
+        entry_of(set, way)[1] = value;
     }
 
     [[gnu::noinline]] u64 *find_other(u64 number, u64 tag) const {
@@ -193,30 +200,35 @@ struct tlb_array {
         const u32 way = position(set, tag);
         if (way == NIL) return nullptr;
         touch(set, way);
-        return data_of(set) + way;
+        return entry_of(set, way) + 1;
     }
 
     [[gnu::noinline]] void insert_other(u64 number, u64 tag, u64 value) const {
-        u64 *set = set_of(number);
+        replace(set_of(number), tag, value);
+    }
+
+    void replace(u64 *set, u64 tag, u64 value) const {
         const u32 way = renew_victim(set);
         if (nr_bytes) return put(set, way, tag, value);
-        if (tags_of(set)[way]) unchain(set, way);
+        if (tag_of(set, way)) unchain(set, way);
         chain(set, way, tag);
-        tags_of(set)[way] = tag;
-        data_of(set)[way] = value;
+        entry_of(set, way)[0] = tag;
+        entry_of(set, way)[1] = value;
     }
 
     // Wide sets. All ways stand in a ring in LRU order; the set's word is the most recently used one. Chains
     // link ways + 1, 0 for none.
-    u16 *prev_of(u64 *set) const { return reinterpret_cast<u16 *>(data_of(set) + ways); }
+    u16 *prev_of(u64 *set) const { return reinterpret_cast<u16 *>(entry_of(set, ways)); }
     u16 *next_of(u64 *set) const { return prev_of(set) + ways; }
     u16 *chain_of(u64 *set) const { return prev_of(set) + 2 * ways; }
-    u16 &bucket(u64 *set, u64 tag) const { return prev_of(set)[3 * ways + (tag_bytes::hash(tag) >> bucket_shift)]; }
+    u16 &bucket(u64 *set, u64 tag) const {
+        return prev_of(set)[3 * ways + (tag_bytes::hash(tag) >> bucket_shift)];
+    }
 
     u32 position(u64 *set, u64 tag) const {
         if (nr_bytes) return scan(set, tag);
         u32 link = bucket(set, tag);
-        while (link && tags_of(set)[link - 1] != tag) link = chain_of(set)[link - 1];
+        while (link && tag_of(set, link - 1) != tag) link = chain_of(set)[link - 1];
         return link - 1;
     }
 
@@ -243,20 +255,20 @@ struct tlb_array {
         return static_cast<u32>(*set = prev_of(set)[*set]); // the last in the ring is the first now
     }
 
-    u32 find_free(const u64 *set) const {
+    u32 find_free(u64 *set) const {
         for (u32 way = 0; way < ways; ++way) {
-            if (set[1 + nr_bytes + way] == 0) return way;
+            if (tag_of(set, way) == 0) return way;
         }
         return NIL;
     }
 
     void drop_way(u64 *set, u32 way) const {
         if (nr_bytes) {
-            tag_bytes::set(set + 1, way, 0);
+            bytes_of(set)[way] = 0;
         } else {
             unchain(set, way);
         }
-        tags_of(set)[way] = data_of(set)[way] = 0;
+        entry_of(set, way)[0] = entry_of(set, way)[1] = 0;
         if (plru) return;
         if (!wide()) {
             *set = lru_word::to_back(*set, way, ways);
@@ -287,7 +299,7 @@ struct tlb_array {
     }
 
     void unchain(u64 *set, u32 way) const {
-        u16 *link = &bucket(set, tags_of(set)[way]);
+        u16 *link = &bucket(set, tag_of(set, way));
         while (*link != way + 1) link = &chain_of(set)[*link - 1];
         *link = chain_of(set)[way];
         chain_of(set)[way] = 0;

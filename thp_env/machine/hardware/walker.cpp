@@ -4,8 +4,8 @@ namespace thp {
 
 mmu::mmu(machine &machine, u32 process, u32 k, u64 end)
     : m(machine), mm(process), weight(k), translations(m.translations[0]), shadow(m.translations[1]),
-      with_shadow(m.h->config.shadow_tlb), with_nested(m.h->config.tlb.nested_shift),
-      cycle(m.cost().cycle), pgd(m.tables + u64{m.mms[process].pgd} * PTRS_PER_TABLE), until(end) {
+      with_shadow(m.h->config.shadow_tlb), with_nested(m.h->config.tlb.nested_shift), cycle(m.cost().cycle),
+      pgd(m.tables + u64{m.mms[process].pgd} * PTRS_PER_TABLE), until(end) {
     switch_mm(m, mm);
     commit();
 }
@@ -50,6 +50,7 @@ void mmu::prefetch(const u64 *addresses, u64 nr) {
     u64 found = 0;
     for (u64 i = 0; i < nr; ++i) {
         leaf l;
+        translations.prefetch(1, addresses[i]);
         if (!find_pmd(addresses[i], &l) || (*l.entry & (PTE_PRESENT | PTE_PSE)) != PTE_PRESENT) continue;
         entries[found] = pte_offset(m, *l.entry, addresses[i]);
         __builtin_prefetch(entries[found++]);

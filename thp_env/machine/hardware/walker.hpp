@@ -77,7 +77,8 @@ struct mmu {
     mmu_result done(u64 address, bool write, u8 content);
 };
 
-// The entry of an address in a PMD table; false when there is none, and the one above it that maps 1G or nothing.
+// The entry of an address in a PMD table; false when there is none, and the one above it that maps 1G or
+// nothing.
 inline bool mmu::find_pmd(u64 address, leaf *out) {
     if (address >> PUD_SHIFT != pmd_of) return look_up_pmd(address, out);
     *out = {pmd + ((address >> PMD_SHIFT) & (PTRS_PER_TABLE - 1)), 2};
