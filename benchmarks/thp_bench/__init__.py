@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from thp_bench import accesses, building, environments, machines
+from thp_bench import accesses, building, decisions, environments, machines
 
 REPETITIONS = 5
+DECIDING = ("thp_env/VmaOrder-v0", "thp_env/FaultOrder-v0")
 TRACES = ("sequential", "uniform", "zipf", "recorded")
 
 
@@ -52,6 +53,7 @@ def measure(n: int) -> dict[str, Any]:
         "tlb_misses_over_simulator": _ratios(rates["tlb_misses"], rates["simulator"]),
         "faults_per_second": median_of({str(order): machines.faults(order) for order in (0, 2, 4, 9)}),
         "env_steps_per_second": environments.rates(median_of),
+        "decision_us_in_a_batch_of_64": median_of({env_id: decisions.decision_us(env_id) for env_id in DECIDING}),
         "windows_per_second_of_8_machines": by_threads,
         "two_threads_over_one": by_threads["2"] / by_threads["1"],
         "build_seconds": building.build_seconds(),
@@ -67,7 +69,13 @@ def _ratios(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
 
 
 def _row(name: str, values: dict[str, float], scale: float = 1.0) -> str:
-    return f"{name:28}" + "".join(f"{value / scale:12.2f}" for value in values.values())
+    return f"{name:30}" + "".join(f"{value / scale:12.2f}" for value in values.values())
+
+
+def _wins(own: str, rates: dict[str, dict[str, float]], peers: tuple[str, ...]) -> list[str]:
+    """Return a line for each peer that is faster than `own` somewhere, and where."""
+    won = {peer: [case for case, rate in rates[peer].items() if rate > rates[own][case]] for peer in peers}
+    return [f"{peer} beats {own}: {', '.join(cases)}" for peer, cases in won.items() if cases]
 
 
 def table(result: dict[str, Any]) -> str:
@@ -77,20 +85,22 @@ def table(result: dict[str, Any]) -> str:
         f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB, {about['system']}, Python "
         f"{about['python']}, load {about['load_average']:.1f}; medians of {result['repetitions']} alternating "
         "repetitions",
-        f"{'million accesses/s, one core':28}" + "".join(f"{trace:>12}" for trace in TRACES),
+        f"{'million accesses/s of CPU time':30}" + "".join(f"{trace:>12}" for trace in TRACES),
         *(_row(peer, values, 1e6) for peer, values in rates.items() if values),
         _row("simulator : libcachesim", result["simulator_over_libcachesim"]),
         _row("tlb_misses : simulator", result["tlb_misses_over_simulator"]),
     ]
-    for peer in ("libcachesim", "pycachesim"):
-        won = [trace for trace, rate in rates[peer].items() if rate > rates["simulator"][trace]]
-        lines += [f"{peer} wins: {', '.join(won)}"] if won else []
     faults, steps = result["faults_per_second"], result["env_steps_per_second"]
+    lines += _wins("simulator", rates, ("libcachesim", "pycachesim"))
+    lines += _wins("tlb_misses", rates, ("libcachesim", "pycachesim"))
     lines += [
-        f"{'faults/s':28}" + "".join(f"{'order ' + order:>12}" for order in faults),
+        f"{'faults/s':30}" + "".join(f"{'order ' + order:>12}" for order in faults),
         _row("million", faults, 1e6),
-        f"{'environment steps/s':28}" + "".join(f"{n + ' machines':>12}" for n in steps["batch"]),
+        f"{'environment steps/s':30}" + "".join(f"{n + ' machines':>12}" for n in steps["batch"]),
         *(_row(mode, values) for mode, values in steps.items()),
+        *_wins("batch", steps, ("sync_vector", "async_vector")),
+        "one of 64 decisions, us of CPU time beside the simulation: "
+        + ", ".join(f"{env_id} {us:.1f}" for env_id, us in result["decision_us_in_a_batch_of_64"].items()),
         f"8 machines, windows of {environments.ACCESSES} accesses/s: "
         + ", ".join(f"{rate:.0f} on {n} thread(s)" for n, rate in result["windows_per_second_of_8_machines"].items())
         + f"; ratio {result['two_threads_over_one']:.2f}",

@@ -42,7 +42,7 @@ def balanced(before: Counters, after: Counters, accesses: float) -> dict[str, An
 def total_time(before: Counters, after: Counters, accesses: float) -> dict[str, Any]:
     """Everything that a policy can change, in ns per access, and resident memory at its price (`prices.py`)."""
     per_access = -1.0 / accesses
-    return {name: ns * per_access for name, ns in cost_terms(after - before, PRICES).items()}
+    return {name: ns * per_access for name, ns in cost_terms(after, PRICES, before).items()}
 
 
 for _preset in (balanced, total_time):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Discrete, MultiDiscrete
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -46,6 +47,10 @@ class ThpVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         self.single_action_space = self.task.action_space
         self.single_observation_space = self.task.observation_space
         self.action_space = batch_space(self.single_action_space, num_envs)
+        single = self.single_action_space
+        assert isinstance(single, Discrete | MultiDiscrete)
+        self._first = np.asarray(single.start)
+        self._end = self._first + (single.n if isinstance(single, Discrete) else single.nvec)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
 
@@ -149,7 +154,7 @@ class ThpVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         space = self.action_space
         if actions.shape != space.shape or actions.dtype.kind not in "iu":
             raise ValueError(f"actions must be integers of shape {space.shape}, not {actions.dtype} {actions.shape}")
-        if not space.contains(actions.astype(space.dtype)):
+        if ((actions < self._first) | (actions >= self._end)).any():  # `contains` takes ten times as long
             one = self.single_action_space
             i = next(i for i, action in enumerate(actions) if not one.contains(action.astype(one.dtype)))
             raise ValueError(refusal(one, actions[i].tolist(), f"action of machine {i}:"))

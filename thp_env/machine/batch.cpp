@@ -15,6 +15,14 @@ constexpr u64 SLICE = 1U << 20; // accesses between two looks at the host: some 
 
 u64 saturating_add(u64 a, u64 b) { return a + b < a ? ~0ULL : a + b; }
 
+// Looks for a while whether something is so. A thread that slept would take as long to wake as a window of
+// some thousand accesses takes to run.
+template <typename Ready> void look(Ready ready) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
+    while (!ready() && std::chrono::steady_clock::now() < end) {
+    } // a yield on a busy host lasts for milliseconds
+}
+
 void step(batch_item &item, const window &w, const std::function<bool()> &stopped) {
     machine &m = *item.m;
     if (item.decisions) {
@@ -99,6 +107,7 @@ void thread_pool::drain(bool caller) {
 void thread_pool::serve() {
     u64 seen = 0;
     for (;;) {
+        look([&] { return round_ != seen; });
         std::unique_lock lock(mutex_);
         start_.wait(lock, [&] { return stop_ || round_ != seen; });
         if (stop_) return;
@@ -123,6 +132,7 @@ void thread_pool::run(u32 n, const std::function<void(u32, bool)> &work, const s
     }
     if (n > 1 && !threads_.empty()) start_.notify_all();
     drain(true);
+    look([&] { return busy_ == 0; });
     std::unique_lock lock(mutex_);
     while (!done_.wait_for(lock, std::chrono::milliseconds(50), [&] { return busy_ == 0; })) {
         lock.unlock();

@@ -64,9 +64,9 @@ class thread_pool {
     std::mutex mutex_;
     std::condition_variable start_, done_;
     const std::function<void(u32, bool)> *work_ = nullptr;
-    std::atomic<u32> next_{0};
-    u32 n_ = 0, busy_ = 0;
-    u64 round_ = 0;
+    std::atomic<u32> next_{0}, busy_{0};
+    std::atomic<u64> round_{0};
+    u32 n_ = 0;
     bool stop_ = false;
 };
 

@@ -25,7 +25,7 @@ GAUGES = frozenset(
      "chp_pool_count", "nr_held", "nr_file_pages"}
 )  # fmt: skip
 """Events that are a state, not a count: a difference keeps the later value."""
-_GAUGES = [_VM[name] for name in sorted(GAUGES)]
+_IS_SUM = np.array([name not in GAUGES for name in VM_EVENTS], np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +51,7 @@ class Counters:
 
     def __sub__(self, earlier: Counters) -> Counters:
         """Return what happened since an earlier snapshot; gauges keep their later value."""
-        vm = self.vm - earlier.vm
-        vm[..., _GAUGES] = self.vm[..., _GAUGES]
+        vm = self.vm - earlier.vm * _IS_SUM
         return Counters(vm, self.mthp - earlier.mthp, self.times - earlier.times, self.clock_ps - earlier.clock_ps)
 
     def of_machine(self, i: int) -> Counters:

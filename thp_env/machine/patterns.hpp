@@ -17,6 +17,9 @@ constexpr u64 draw(u64 key, u64 step) { return mix64(key + step * 0x9e3779b97f4a
 // The high half of x * n: uniform below n for n far below 2^64.
 constexpr u64 below(u64 x, u64 n) { return static_cast<u64>((static_cast<unsigned __int128>(x) * n) >> 64); }
 
+// x % n; the usual n is a power of two, and needs no division.
+constexpr u64 remainder(u64 x, u64 n) { return n & (n - 1) ? x % n : x & (n - 1); }
+
 // A bijection of [0, n): two rounds of multiply and xor-shift on the next power of two, walked until it lands
 // inside.
 constexpr u64 permute(u64 x, u64 n, u64 key) {
@@ -38,7 +41,7 @@ inline u64 pattern_offset(const op_record &op, u64 key, u64 step, u64 random, co
     const u64 lines = op.length / 64;
     switch (op.a) {
     case PATTERN_STRIDE:
-        return (step * op.aux) % op.length;
+        return remainder(step * op.aux, op.length);
     case PATTERN_UNIFORM:
         return below(random, lines) * 64;
     case PATTERN_CHASE: {

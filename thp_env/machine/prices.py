@@ -27,8 +27,8 @@ class Prices:
     tail_ms: float = 100.0
 
 
-def cost_terms(counters: Counters, prices: Prices) -> dict[str, float]:
-    """Return what a policy can change of the cost of a run, in nanoseconds by name.
+def cost_terms(counters: Counters, prices: Prices, since: Counters | None = None) -> dict[str, float]:
+    """Return what a policy can change of the cost of a run in ns by name, or of what came after an earlier snapshot.
 
     - `walk_cost`: address translation beyond a first-level hit;
     - `fault_cost`: faults, with zeroing and copying;
@@ -40,10 +40,13 @@ def cost_terms(counters: Counters, prices: Prices) -> dict[str, float]:
 
     Time that the program computes or spends entering the kernel is the same whatever the policy does.
     """
+    times, resident = counters.times, counters["resident_page_us"]
+    if since is not None:
+        times, resident = times - since.times, resident - since["resident_page_us"]
     # Sums of integers: exact in whatever order they are added.
-    ns = dict(zip(TERMS, (counters.times @ _KINDS / 1000).T, strict=True))
+    ns = dict(zip(TERMS, (times.astype(float) @ _KINDS / 1000).T, strict=True))
     ns["walk_cost"] = ns["walk_cost"] * prices.walk
-    ns["memory_cost"] = counters["resident_page_us"] / PAGES_PER_MIB / 1000 * prices.memory
+    ns["memory_cost"] = resident / PAGES_PER_MIB / 1000 * prices.memory
     return ns
 
 

@@ -34,12 +34,10 @@ struct interpreter {
     machine &m;
     const program_view &p;
     run_budget &budget;
-    u64 choices_at_start;
+    const u64 choices_at_start;
+    const bool charge_vmas;
 
-    bool window_over(const mmu &unit) const {
-        return unit.elapsed >= unit.left ||
-               m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices;
-    }
+    bool choices_over() const { return m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices; }
 
     // Spends the time of what follows for the VMA that holds the address.
     void charge(mmu &unit, u64 address) {
@@ -56,6 +54,7 @@ struct interpreter {
         if (v == NIL || !(m.vmas[v].vm_flags & needed)) return STEP_FAULTED;
         const vm_fault result = handle_mm_fault(m, v, address, write);
         unit.commit(); // the fault took time
+        if (choices_over()) unit.stop();
         switch (result) {
         case FAULT_OOM:
             return STEP_OOM;
@@ -71,7 +70,7 @@ struct interpreter {
     // One access with its faults. waited: it begins with the fault that has waited for an order.
     template <typename Waited>
     step_result access(mmu &unit, u64 address, bool write, u8 content, Waited waited) {
-        if (m.h->config.charge_vmas) charge(unit, address);
+        if (charge_vmas) charge(unit, address);
         if (waited) {
             m.h->question = {};
             if (step_result result = fault(unit, address, write); result != STEP_DONE) return result;
@@ -91,8 +90,9 @@ struct interpreter {
         u64 addresses[mmu::AHEAD], at = m.h->at.step;
         const u64 start = at, stop = budget.accesses < count - at ? at + budget.accesses : count;
         step_result result = STEP_DONE;
+        if (choices_over()) unit.stop();
         if (answered()) {
-            result = window_over(unit) ? STEP_PAUSED : step(at, address_of(at), std::true_type());
+            result = unit.out_of_time() ? STEP_PAUSED : step(at, address_of(at), std::true_type());
             at += result == STEP_DONE;
         }
         while (at < stop && result == STEP_DONE) {
@@ -100,7 +100,8 @@ struct interpreter {
             for (u64 i = first; i < end; ++i) addresses[i - first] = address_of(i);
             unit.prefetch(addresses, end - first);
             for (; at < end; ++at) {
-                result = window_over(unit) ? STEP_PAUSED : step(at, addresses[at - first], std::false_type());
+                result =
+                    unit.out_of_time() ? STEP_PAUSED : step(at, addresses[at - first], std::false_type());
                 if (result != STEP_DONE) break; // a step that failed is not done
             }
         }
@@ -126,27 +127,30 @@ struct interpreter {
         const u64 write_share = op.d & 0xffffffffU;
         const auto content = static_cast<u8>(op.d >> 32);
         const bin_record *bins = op.a == PATTERN_BINS ? p.bins + p.tables[2 * op.aux] : nullptr;
-        const u64 nr_bins = bins ? p.tables[2 * op.aux + 1] : 0;
+        const u64 nr_bins = bins ? p.tables[2 * op.aux + 1] : 0, ps = op.c;
         const auto address_of = [&](u64 i) {
             return start + pattern_offset(op, key, i, draw(key, i), bins, nr_bins);
         };
         return steps(unit, op.b, address_of, [&](u64 i, u64 address, auto waited) {
             const bool write = write_share && (draw(~key, i) & 0xffff) < write_share;
-            if (!waited) unit.compute(op.c);
+            if (!waited) unit.compute(ps);
             return access(unit, address, write, content, waited);
         });
     }
 
     step_result replay(const op_record &op, u32 mm) {
         mmu unit(m, mm, op.weight, budget.until);
-        const access_record *records = p.accesses + op.offset;
+        const access_record *const records = p.accesses + op.offset;
+        const region *const regions = m.regions;
+        const u64 ps = op.c;
+        const auto content = static_cast<u8>(op.d);
         const auto address_of = [&](u64 i) {
-            return m.regions[records[i].region].start + (u64{records[i].page} << PAGE_SHIFT);
+            return regions[records[i].region].start + (u64{records[i].page} << PAGE_SHIFT);
         };
         return steps(unit, op.length, address_of, [&](u64 i, u64 address, auto waited) {
             const access_record &r = records[i];
-            if (!waited) unit.compute(r.instructions * op.c);
-            const step_result result = access(unit, address, r.written, static_cast<u8>(op.d), waited);
+            if (!waited) unit.compute(r.instructions * ps);
+            const step_result result = access(unit, address, r.written, content, waited);
             if (result == STEP_DONE && r.count > 1) unit.again(r.count - 1);
             return result;
         });
@@ -357,7 +361,7 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base) {
 }
 
 run_status run(machine &m, const program_view &program, run_budget &budget) {
-    interpreter i{m, program, budget, m.h->vm[VM_fault_with_choice]};
+    interpreter i{m, program, budget, m.h->vm[VM_fault_with_choice], m.h->config.charge_vmas != 0};
     cursor &at = m.h->at;
     if (m.h->question.state == ORDER_ASKED) return RUN_NEED_ORDER;
     for (u64 done = 0; at.op < program.nr_ops; ++done) {
@@ -377,9 +381,7 @@ run_status run(machine &m, const program_view &program, run_budget &budget) {
         ++at.op;
         at.step = 0;
         if (budget.new_vma && at.op < program.nr_ops && i.made_new_vma(op, first_id)) return RUN_WINDOW;
-        if (m.h->vm[VM_fault_with_choice] - i.choices_at_start >= budget.choices && at.op < program.nr_ops) {
-            return RUN_WINDOW;
-        }
+        if (i.choices_over() && at.op < program.nr_ops) return RUN_WINDOW;
     }
     return RUN_DONE;
 }

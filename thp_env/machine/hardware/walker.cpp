@@ -4,7 +4,7 @@ namespace thp {
 
 mmu::mmu(machine &machine, u32 process, u32 k, u64 end)
     : m(machine), mm(process), weight(k), translations(m.translations[0]), shadow(m.translations[1]),
-      with_shadow(m.h->config.shadow_tlb), with_nested(m.h->config.tlb.nested_shift),
+      with_shadow(m.h->config.shadow_tlb), with_nested(m.h->config.tlb.nested_shift), cycle(m.cost().cycle),
       pgd(m.tables + u64{m.mms[process].pgd} * PTRS_PER_TABLE), until(end) {
     switch_mm(m, mm);
     commit();
@@ -15,10 +15,31 @@ void mmu::commit() {
     m.count(VM_accesses, n * k);
     m.count(VM_dtlb_load_store_simulated, n);
     m.count(VM_dtlb_l1_miss, l1_miss * k);
+    m.count(VM_dtlb_l2_miss, l2_miss * k);
     m.spend(TIME_compute, compute_ps * k);
-    m.spend(TIME_translation, cycles * k * m.cost().cycle);
-    n = l1_miss = cycles = compute_ps = elapsed = 0;
+    m.spend(TIME_translation, cycles * k * cycle);
+    if (walk_refs[0] | walk_refs[1] | walk_refs[2] | walk_refs[3]) {
+        for (u32 level = 0; level < 4; ++level) {
+            m.count(static_cast<vm_event>(VM_walk_ref_pgd + level), walk_refs[level] * k);
+            walk_refs[level] = 0;
+        }
+        m.count(VM_walk_cycles, walk_cycles * k);
+    }
+    n = l1_miss = l2_miss = cycles = walk_cycles = compute_ps = elapsed = 0;
     left = m.h->clock >= until ? 0 : k == 0 ? ~0ULL : (until - m.h->clock - 1) / k + 1;
+}
+
+bool mmu::look_up_pmd(u64 address, leaf *out) {
+    u64 *table = pgd;
+    for (u32 level = 0; level < 2; ++level) {
+        u64 *entry = table + ((address >> LEVEL_SHIFT[level]) & (PTRS_PER_TABLE - 1));
+        *out = {entry, level};
+        if (!(*entry & PTE_PRESENT) || (*entry & PTE_PSE)) return false;
+        table = m.tables + u64{pte_pfn(*entry)} * PTRS_PER_TABLE;
+    }
+    pmd = table;
+    pmd_of = address >> PUD_SHIFT;
+    return find_pmd(address, out);
 }
 
 void mmu::prefetch(const u64 *addresses, u64 nr) {
@@ -29,7 +50,8 @@ void mmu::prefetch(const u64 *addresses, u64 nr) {
     u64 found = 0;
     for (u64 i = 0; i < nr; ++i) {
         leaf l;
-        if (!find_leaf(addresses[i], 2, &l) || (*l.entry & PTE_PSE)) continue;
+        translations.prefetch(1, addresses[i]);
+        if (!find_pmd(addresses[i], &l) || (*l.entry & (PTE_PRESENT | PTE_PSE)) != PTE_PRESENT) continue;
         entries[found] = pte_offset(m, *l.entry, addresses[i]);
         __builtin_prefetch(entries[found++]);
     }
@@ -88,7 +110,7 @@ u32 mmu::nested_cost(u64 address, u32 first, u32 last, u64 pfn) {
 
 bool mmu::walk(u64 address, bool write, u8 content) {
     leaf l;
-    if (!find_leaf(address, 3, &l) || (write && !(*l.entry & PTE_RW))) {
+    if (!find_leaf(address, &l) || (write && !(*l.entry & PTE_RW))) {
         last_page = ~0ULL;
         return false;
     }
@@ -98,13 +120,11 @@ bool mmu::walk(u64 address, bool write, u8 content) {
     const u64 pfn = pfn_of(l, address);
     u32 first = 0;
     u32 cost = walk_cost(translations, address, l.level + 1, &first);
-    for (u32 level = first; level <= l.level; ++level) {
-        m.count(static_cast<vm_event>(VM_walk_ref_pgd + level), weight);
-    }
+    for (u32 level = first; level <= l.level; ++level) ++walk_refs[level];
     if (with_nested) cost += nested_cost(address, first, l.level, pfn);
     cycles += cost;
-    elapsed += cost * m.cost().cycle;
-    m.count(VM_walk_cycles, u64{cost} * weight);
+    walk_cycles += cost;
+    elapsed += cost * cycle;
     page_access(pfn, write, content);
     const u64 flags = (*l.entry & PTE_RW) && (*l.entry & PTE_DIRTY) ? TLB_WRITE : 0;
     const u32 size = size_of(l, address);
@@ -122,10 +142,10 @@ mmu_result mmu::miss(u64 address, bool write, u8 content) {
         const u64 pfn = translations.pfn(*data, address, size);
         m.h->tlb_sizes |= 1U << translations.fill(0, address, mm, size, pfn, *data & TLB_WRITE);
         cycles += m.h->config.tlb.l2_hit_cycles;
-        elapsed += m.h->config.tlb.l2_hit_cycles * m.cost().cycle;
+        elapsed += m.h->config.tlb.l2_hit_cycles * cycle;
     } else {
         if (!walk(address, write, content)) return MMU_FAULT;
-        m.count(VM_dtlb_l2_miss, weight);
+        ++l2_miss;
     }
     ++l1_miss;
     return done(address, write, content);

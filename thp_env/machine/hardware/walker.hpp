@@ -14,8 +14,6 @@ constexpr u32 LEVEL_SHIFT[4] = {PGDIR_SHIFT, PUD_SHIFT, PMD_SHIFT, PAGE_SHIFT};
 struct mmu {
     machine &m;
     u32 mm, weight;
-    // Time since the last commit(), before weighting, and how much of it there may be until `until`; ps.
-    u64 elapsed = 0, left = 0;
 
     mmu(machine &machine, u32 mm, u32 weight, u64 until = ~0ULL);
 
@@ -29,6 +27,9 @@ struct mmu {
     }
     // Adds what happened since the last call to the counters and the clock.
     void commit();
+    bool out_of_time() const { return elapsed >= left; }
+    // Lets no time be left, whatever the clock says.
+    void stop() { until = left = 0; }
     // Fetches what walks for the next accesses would read, and what they would note of the pages, where walks
     // have been frequent. No part of the simulation.
     static constexpr u64 AHEAD = 32;
@@ -43,11 +44,17 @@ struct mmu {
 
     const tlb &translations, &shadow;
     const bool with_shadow, with_nested;
-    u64 *const pgd; // the process's top table
+    const u64 cycle; // ps
+    u64 *const pgd;  // the process's top table
+    // The PMD table of the last 1G looked at. While a process accesses memory, page tables come and none go.
+    u64 *pmd = nullptr, pmd_of = ~0ULL;
     u64 until;
+    // Time since the last commit(), before weighting, and how much of it there may be until `until`; ps.
+    u64 elapsed = 0, left = 0;
     u64 last_page = ~0ULL; // the page just accessed, and what was written to it (0: nothing)
     u32 last_write = 0;
-    u64 n = 0, l1_miss = 0, cycles = 0, compute_ps = 0;
+    u64 n = 0, l1_miss = 0, l2_miss = 0, cycles = 0, walk_cycles = 0, compute_ps = 0;
+    u64 walk_refs[4] = {}; // by level
     u64 walks = 0, walks_seen = 0;
 
     static u64 pfn_of(const leaf &l, u64 address) {
@@ -58,7 +65,9 @@ struct mmu {
     // A walk for an entry that does not permit the write: it sets the dirty bit. In which level it was.
     mmu_result assist(u64 address, bool write, u8 content, u32 level);
     bool walk(u64 address, bool write, u8 content);
-    bool find_leaf(u64 address, u32 last_level, leaf *out) const;
+    bool find_pmd(u64 address, leaf *out);
+    bool look_up_pmd(u64 address, leaf *out);
+    bool find_leaf(u64 address, leaf *out);
     u32 size_of(const leaf &l, u64 address) const;
     u32 walk_cost(const tlb &t, u64 address, u32 levels, u32 *first);
     u32 nested_cost(u64 address, u32 first, u32 last, u64 pfn);
@@ -68,16 +77,19 @@ struct mmu {
     mmu_result done(u64 address, bool write, u8 content);
 };
 
-// Follows the tables down to a page, to one that is missing, or to the last level asked for.
-inline bool mmu::find_leaf(u64 address, u32 last_level, leaf *out) const {
-    u64 *table = pgd;
-    for (u32 level = 0;; ++level) {
-        u64 *entry = table + ((address >> LEVEL_SHIFT[level]) & (PTRS_PER_TABLE - 1));
-        *out = {entry, level};
-        if (!(*entry & PTE_PRESENT)) return false;
-        if (level == last_level || (*entry & PTE_PSE)) return true;
-        table = m.tables + u64{pte_pfn(*entry)} * PTRS_PER_TABLE;
-    }
+// The entry of an address in a PMD table; false when there is none, and the one above it that maps 1G or
+// nothing.
+inline bool mmu::find_pmd(u64 address, leaf *out) {
+    if (address >> PUD_SHIFT != pmd_of) return look_up_pmd(address, out);
+    *out = {pmd + ((address >> PMD_SHIFT) & (PTRS_PER_TABLE - 1)), 2};
+    return true;
+}
+
+// The entry that maps an address, or the one that does not.
+inline bool mmu::find_leaf(u64 address, leaf *out) {
+    if (find_pmd(address, out) && (*out->entry & (PTE_PRESENT | PTE_PSE)) == PTE_PRESENT)
+        *out = {pte_offset(m, *out->entry, address), 3};
+    return *out->entry & PTE_PRESENT;
 }
 
 // What a write leaves in a page: 0 and 1 are single bytes, more is the class of the whole page.
