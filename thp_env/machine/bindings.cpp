@@ -7,6 +7,7 @@
 #include "kernel/huge_memory_bpf.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
+#include "kernel/page_idle.hpp"
 #include "kernel/task_mmu.hpp"
 #include "kernel/vmstat.hpp"
 #include "run.hpp"
@@ -25,6 +26,8 @@ using namespace thp;
 namespace {
 
 using bytes_array = nb::ndarray<const u8, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+using addresses_array = nb::ndarray<const u64, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 template <typename T> const T *records(const bytes_array &a, u64 *n) {
     *n = a.shape(0) / sizeof(T);
@@ -114,6 +117,14 @@ template <size_t N> nb::tuple names(const char *const (&list)[N]) {
     return nb::tuple(out);
 }
 
+// The end of a range of pages of a process that is there.
+u64 checked_range(const core_machine &c, u32 mm, u64 start, u64 end) {
+    if (mm >= c.m->h->tables[TABLE_mms].used || !c.m->mms[mm].in_use) throw nb::index_error("no such mm");
+    if (start % PAGE_SIZE || end % PAGE_SIZE || start > end || end > TASK_SIZE)
+        throw nb::value_error("a range must begin and end at pages of a program");
+    return end;
+}
+
 u32 vma_by_id(const core_machine &c, u32 id) {
     const u32 v = vma_of_id(*c.m, id);
     if (v == NIL) throw nb::key_error(("no VMA with id " + std::to_string(id)).c_str());
@@ -148,7 +159,6 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     module.attr("OPS") = names(op_names);
     module.attr("OP_FIELDS") = names(op_fields);
 
-    using addresses_array = nb::ndarray<const u64, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
     module.def("check_tlb", [](const nb::dict &tlb) { return check_tlb(make_tlb(tlb)); });
     module.def(
         "tlb_misses",
@@ -328,6 +338,48 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              [](core_machine &c, u32 id, u32 advice) {
                  vma_by_id(c, id);
                  return decide(*c.m, {id, VERB_ADVISE, advice});
+             })
+        .def("decide_range",
+             [](core_machine &c, u32 mm, u64 start, u64 end, u32 verb, u32 value) {
+                 const u64 last = checked_range(c, mm, start, end);
+                 return decide_range(*c.m, mm, start, last, verb, value);
+             })
+        .def("test_and_clear_young",
+             [](core_machine &c, u32 mm, const addresses_array &addresses) {
+                 checked_range(c, mm, 0, 0);
+                 std::vector<u8> bits(addresses.shape(0));
+                 for (size_t i = 0; i < bits.size(); ++i) {
+                     if (addresses.data()[i] >= TASK_SIZE)
+                         throw nb::value_error("an address is none of a program");
+                 }
+                 test_and_clear_young(*c.m, mm, addresses.data(), bits.size(), bits.data());
+                 return as_bytes(bits.data(), bits.size());
+             })
+        .def("count_zero_pages",
+             [](core_machine &c, u32 mm, u64 start, u64 end) {
+                 return count_zero_pages(*c.m, mm, start, checked_range(c, mm, start, end));
+             })
+        .def("sample_walks", [](core_machine &c, u64 period) { c.m->h->walk_period = period; })
+        .def("take_walk_samples",
+             [](core_machine &c) {
+                 u32 &used = c.m->h->tables[TABLE_walk_samples].used;
+                 nb::bytes out = as_bytes(c.m->walk_samples, used);
+                 std::fill_n(c.m->walk_samples, used, walk_sample{});
+                 used = 0;
+                 return out;
+             })
+        .def("set",
+             [](core_machine &c, u32 which, u32 value) {
+                 if (which >= NR_SETTINGS) throw nb::value_error("no such setting");
+                 apply_setting(*c.m, which, value);
+             })
+        .def("khugepaged",
+             [](core_machine &c, u64 pages, u64 sleep, u64 alloc_sleep) {
+                 header &h = *c.m->h;
+                 h.khugepaged_pages = pages;
+                 h.khugepaged_sleep = sleep;
+                 h.khugepaged_alloc_sleep = alloc_sleep;
+                 h.khugepaged_wakes = h.clock + sleep;
              })
         .def("set_thp",
              [](core_machine &c, u32 order, u32 mode) {

@@ -191,6 +191,15 @@ struct order_answer {
 };
 constexpr u8 ORDER_NOT_ASKED = 0xff;
 
+// The address of a page walk that the PMU sampled. One simulated access may stand for many, of which `count`
+// were sampled.
+struct walk_sample {
+    u64 address;
+    u32 mm, count;
+    u32 size, spare; // page_size of the entry
+};
+constexpr u32 MAX_WALK_SAMPLES = 1U << 14;
+
 // Records of one kind: how many there may be, how many were ever used, and the list of free ones.
 struct table_header {
     u64 offset; // in the arena
@@ -215,6 +224,7 @@ enum table_id : u32 {
     TABLE_processes, // the mm of each process of the program
     TABLE_tlb,
     TABLE_order_answers,
+    TABLE_walk_samples, // those that nobody has read yet
     NR_TABLES
 };
 
@@ -287,6 +297,11 @@ struct header {
     // The reserve of 64K folios (cont_pte_hugepage.cpp). lost: blocks that were split and not replaced yet.
     u32 pool_head, pool_lost, pool_lent, pool_peak;
     u64 pool_peak_at, pool_refilled_at; // ps
+    // The PMU samples every n-th walk (0: none); walks since the last sample.
+    u64 walk_period, walks_since;
+    // khugepaged: pages it looks at before it sleeps (0: it does not run), ps, and where it goes on.
+    u64 khugepaged_pages, khugepaged_sleep, khugepaged_alloc_sleep, khugepaged_wakes, khugepaged_address;
+    u32 khugepaged_mm, khugepaged_reserved;
 };
 
 template <typename T> constexpr bool plain = std::has_unique_object_representations_v<T>;
@@ -295,6 +310,7 @@ static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plai
 static_assert(plain<swap_slot> && plain<swap_cluster>);
 static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
 static_assert(sizeof(order_answer) == 16 && plain<order_answer>);
+static_assert(sizeof(walk_sample) == 24 && plain<walk_sample>);
 
 // What a program needs tables for.
 struct program_size {
@@ -321,6 +337,7 @@ struct machine {
     u32 *processes = nullptr;
     tlb translations[2];                   // over their words in the arena; [1]: the 4K shadow TLB
     order_answer *order_answers = nullptr; // a hash table, see kernel/huge_memory_bpf.cpp
+    walk_sample *walk_samples = nullptr;
 
     machine(const machine_config &config, const program_size &program);
     ~machine();

@@ -286,6 +286,37 @@ int khugepaged_scan(machine &m) {
     return 0;
 }
 
+// khugepaged_scan_mm_slot: on from where the last pass stopped, at most once around.
+void khugepaged_do_scan(machine &m) {
+    header &h = *m.h;
+    const u32 from_mm = h.khugepaged_mm;
+    const u64 from = h.khugepaged_address;
+    const u32 sizes = feature(m, FEATURE_collapse_mthp) ? THP_ORDERS_ALL_ANON : 1U << PMD_ORDER;
+    u64 left = h.khugepaged_pages, sleep = h.khugepaged_sleep;
+    for (bool wrapped : {false, true}) {
+        const bool all = each_block(m, [&](u32 v, u64 at) {
+            const u32 mm = m.vmas[v].vm_mm;
+            const bool before = mm < from_mm || (mm == from_mm && at < from);
+            if (before != wrapped) return true;
+            if (left == 0 || sleep != h.khugepaged_sleep) {
+                h.khugepaged_mm = mm;
+                h.khugepaged_address = at;
+                return false;
+            }
+            const u64 *pmd = pmd_offset(m, mm, at);
+            const bool table = pmd && pmd_is_table(*pmd);
+            left -= std::min<u64>(left, table ? HPAGE_PMD_NR : 1);
+            if (table && (thp_get_orders(m, m.vmas[v], at, TVA_KHUGEPAGED) & sizes) &&
+                collapse(m, v, at, true) == ALLOC_FAIL)
+                sleep = h.khugepaged_alloc_sleep;
+            return true;
+        });
+        if (!all) break;
+        if (wrapped) h.khugepaged_mm = from_mm, h.khugepaged_address = from; // all the way around
+    }
+    h.khugepaged_wakes = h.clock + sleep;
+}
+
 int madvise_collapse(machine &m, u32 vma, u64 start, u64 end) {
     if (!allowable(m, m.vmas[vma], true)) return -EINVAL;
     // A range that holds no edge of a 2M block has fewer than no blocks, which are not all collapsed.
