@@ -108,11 +108,14 @@ def find_policy(name: str) -> Policy:
 
     Args:
         name: one of `policies()`; the .npz file of a learned one; or "my_module:MyPolicy", a class or function that
-            makes one, from the current folder or from what is installed.
+            makes one, from the current folder or from what is installed. "+khugepaged_mthp" and "+shrinker" behind
+            any name add those (`heuristics/add_ons.py`).
 
     Raises:
         PolicyError: for an unknown name, with the nearest known one, a broken file, or code that makes no policy.
     """
+    from thp_agents.heuristics.add_ons import ADD_ONS, WithAddOn
+
     known = policies()
     if name in known:
         return known[name]()
@@ -122,6 +125,9 @@ def find_policy(name: str) -> Policy:
         return load_policy(name)
     if ":" in name:
         return _imported(name)
+    base, plus, add_on = name.rpartition("+")
+    if plus and add_on in ADD_ONS:
+        return WithAddOn(find_policy(base), add_on)
     near = difflib.get_close_matches(name, known, 1, 0.0)[0]
     raise PolicyError(
         f"unknown policy {name!r}; did you mean {near!r}? There are {', '.join(known)}, a .npz file, or module:Class"

@@ -7,7 +7,6 @@
 #include "kernel/huge_memory_bpf.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
-#include "kernel/page_idle.hpp"
 #include "kernel/task_mmu.hpp"
 #include "kernel/vmstat.hpp"
 #include "run.hpp"
@@ -26,8 +25,6 @@ using namespace thp;
 namespace {
 
 using bytes_array = nb::ndarray<const u8, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-using addresses_array = nb::ndarray<const u64, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 template <typename T> const T *records(const bytes_array &a, u64 *n) {
     *n = a.shape(0) / sizeof(T);
@@ -54,10 +51,6 @@ std::vector<nb::object> owners(const bytes_array &ops, const bytes_array &access
 // A read-only view of the machine's memory that keeps the machine alive.
 template <typename T> auto view(nb::handle self, const T *data, std::initializer_list<size_t> shape) {
     return nb::ndarray<nb::numpy, const T>(data, shape, self);
-}
-
-template <typename T> nb::bytes as_bytes(const T *data, size_t n) {
-    return nb::bytes(reinterpret_cast<const char *>(data), n * sizeof(T));
 }
 
 tlb_geometry make_geometry(const nb::handle &h) {
@@ -117,14 +110,6 @@ template <size_t N> nb::tuple names(const char *const (&list)[N]) {
     return nb::tuple(out);
 }
 
-// The end of a range of pages of a process that is there.
-u64 checked_range(const core_machine &c, u32 mm, u64 start, u64 end) {
-    if (mm >= c.m->h->tables[TABLE_mms].used || !c.m->mms[mm].in_use) throw nb::index_error("no such mm");
-    if (start % PAGE_SIZE || end % PAGE_SIZE || start > end || end > TASK_SIZE)
-        throw nb::value_error("a range must begin and end at pages of a program");
-    return end;
-}
-
 u32 vma_by_id(const core_machine &c, u32 id) {
     const u32 v = vma_of_id(*c.m, id);
     if (v == NIL) throw nb::key_error(("no VMA with id " + std::to_string(id)).c_str());
@@ -174,7 +159,8 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
         },
         "tlb"_a, "addresses"_a, "sizes"_a, "shift"_a);
 
-    nb::class_<core_machine>(module, "CoreMachine")
+    nb::class_<core_machine> machines(module, "CoreMachine");
+    machines
         .def_static("create",
                     [](const nb::dict &config, u32 regions, u32 processes, u32 swap_slots, u32 file_pages,
                        u64 brk_start, u64 mmap_base, const bytes_array &ops, const bytes_array &accesses,
@@ -339,48 +325,6 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                  vma_by_id(c, id);
                  return decide(*c.m, {id, VERB_ADVISE, advice});
              })
-        .def("decide_range",
-             [](core_machine &c, u32 mm, u64 start, u64 end, u32 verb, u32 value) {
-                 const u64 last = checked_range(c, mm, start, end);
-                 return decide_range(*c.m, mm, start, last, verb, value);
-             })
-        .def("test_and_clear_young",
-             [](core_machine &c, u32 mm, const addresses_array &addresses) {
-                 checked_range(c, mm, 0, 0);
-                 std::vector<u8> bits(addresses.shape(0));
-                 for (size_t i = 0; i < bits.size(); ++i) {
-                     if (addresses.data()[i] >= TASK_SIZE)
-                         throw nb::value_error("an address is none of a program");
-                 }
-                 test_and_clear_young(*c.m, mm, addresses.data(), bits.size(), bits.data());
-                 return as_bytes(bits.data(), bits.size());
-             })
-        .def("count_zero_pages",
-             [](core_machine &c, u32 mm, u64 start, u64 end) {
-                 return count_zero_pages(*c.m, mm, start, checked_range(c, mm, start, end));
-             })
-        .def("sample_walks", [](core_machine &c, u64 period) { c.m->h->walk_period = period; })
-        .def("take_walk_samples",
-             [](core_machine &c) {
-                 u32 &used = c.m->h->tables[TABLE_walk_samples].used;
-                 nb::bytes out = as_bytes(c.m->walk_samples, used);
-                 std::fill_n(c.m->walk_samples, used, walk_sample{});
-                 used = 0;
-                 return out;
-             })
-        .def("set",
-             [](core_machine &c, u32 which, u32 value) {
-                 if (which >= NR_SETTINGS) throw nb::value_error("no such setting");
-                 apply_setting(*c.m, which, value);
-             })
-        .def("khugepaged",
-             [](core_machine &c, u64 pages, u64 sleep, u64 alloc_sleep) {
-                 header &h = *c.m->h;
-                 h.khugepaged_pages = pages;
-                 h.khugepaged_sleep = sleep;
-                 h.khugepaged_alloc_sleep = alloc_sleep;
-                 h.khugepaged_wakes = h.clock + sleep;
-             })
         .def("set_thp",
              [](core_machine &c, u32 order, u32 mode) {
                  if (order > PMD_ORDER || mode > THP_INHERIT) throw nb::value_error("no such order or mode");
@@ -403,5 +347,6 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                      })
         .def("resolve", [](core_machine &c, u32 order) { return thp_resolve(*c.m, order); });
 
+    bind_policy(machines);
     bind_batch(module);
 }

@@ -4,6 +4,7 @@
 #include "counters.hpp"
 #include "hardware/tlb_levels.hpp"
 #include "ops.hpp"
+#include "policy_signals.hpp"
 #include "types.hpp"
 #include <memory>
 #include <string>
@@ -191,15 +192,6 @@ struct order_answer {
 };
 constexpr u8 ORDER_NOT_ASKED = 0xff;
 
-// The address of a page walk that the PMU sampled. One simulated access may stand for many, of which `count`
-// were sampled.
-struct walk_sample {
-    u64 address;
-    u32 mm, count;
-    u32 size, spare; // page_size of the entry
-};
-constexpr u32 MAX_WALK_SAMPLES = 1U << 14;
-
 // Records of one kind: how many there may be, how many were ever used, and the list of free ones.
 struct table_header {
     u64 offset; // in the arena
@@ -297,11 +289,7 @@ struct header {
     // The reserve of 64K folios (cont_pte_hugepage.cpp). lost: blocks that were split and not replaced yet.
     u32 pool_head, pool_lost, pool_lent, pool_peak;
     u64 pool_peak_at, pool_refilled_at; // ps
-    // The PMU samples every n-th walk (0: none); walks since the last sample.
-    u64 walk_period, walks_since;
-    // khugepaged: pages it looks at before it sleeps (0: it does not run), ps, and where it goes on.
-    u64 khugepaged_pages, khugepaged_sleep, khugepaged_alloc_sleep, khugepaged_wakes, khugepaged_address;
-    u32 khugepaged_mm, khugepaged_reserved;
+    policy_signals policy;
 };
 
 template <typename T> constexpr bool plain = std::has_unique_object_representations_v<T>;
@@ -310,7 +298,7 @@ static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plai
 static_assert(plain<swap_slot> && plain<swap_cluster>);
 static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
 static_assert(sizeof(order_answer) == 16 && plain<order_answer>);
-static_assert(sizeof(walk_sample) == 24 && plain<walk_sample>);
+static_assert(plain<walk_sample> && plain<policy_signals>);
 
 // What a program needs tables for.
 struct program_size {

@@ -88,10 +88,10 @@ u32 mmu::nested_cost(u64 address, u32 first, u32 last, u64 pfn) {
 
 // PEBS, SPE: the address of every n-th walk. What comes while the buffer is full is lost, but was written.
 void mmu::sample(u64 address, u32 size) {
-    m.h->walks_since += weight;
-    const u64 count = m.h->walks_since / m.h->walk_period;
+    m.h->policy.walks_since += weight;
+    const u64 count = m.h->policy.walks_since / m.h->policy.walk_period;
     if (count == 0) return;
-    m.h->walks_since %= m.h->walk_period;
+    m.h->policy.walks_since %= m.h->policy.walk_period;
     commit();
     m.spend(TIME_monitoring, m.cost().pmu_sample * count);
     commit(); // the samples took time
@@ -121,7 +121,7 @@ bool mmu::walk(u64 address, bool write, u8 content) {
     page_access(pfn, write, content);
     const u64 flags = (*l.entry & PTE_RW) && (*l.entry & PTE_DIRTY) ? TLB_WRITE : 0;
     const u32 size = size_of(l, address);
-    if (m.h->walk_period) sample(address, size);
+    if (m.h->policy.walk_period) sample(address, size);
     for (u32 level = 0; level < 2; ++level) {
         const u32 held = translations.fill(level, address, mm, size, pfn, flags);
         if (held != NIL) m.h->tlb_sizes |= 1U << held;

@@ -288,7 +288,7 @@ int khugepaged_scan(machine &m) {
 
 // khugepaged_scan_mm_slot: on from where the last pass stopped, at most once around.
 void khugepaged_do_scan(machine &m) {
-    header &h = *m.h;
+    policy_signals &h = m.h->policy;
     const u32 from_mm = h.khugepaged_mm;
     const u64 from = h.khugepaged_address;
     const u32 sizes = feature(m, FEATURE_collapse_mthp) ? THP_ORDERS_ALL_ANON : 1U << PMD_ORDER;
@@ -314,7 +314,7 @@ void khugepaged_do_scan(machine &m) {
         if (!all) break;
         if (wrapped) h.khugepaged_mm = from_mm, h.khugepaged_address = from; // all the way around
     }
-    h.khugepaged_wakes = h.clock + sleep;
+    h.khugepaged_wakes = m.h->clock + sleep;
 }
 
 int madvise_collapse(machine &m, u32 vma, u64 start, u64 end) {

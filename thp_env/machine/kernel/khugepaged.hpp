@@ -9,7 +9,9 @@ void khugepaged_enter_vma(machine &m, u32 vma);
 // The daemon: when it is due it looks at khugepaged_pages, each 2M block that has a page table counting as
 // 512, and goes to sleep. Asks nobody for orders.
 void khugepaged_do_scan(machine &m);
-inline u64 khugepaged_due(const machine &m) { return m.h->khugepaged_pages ? m.h->khugepaged_wakes : ~0ULL; }
+inline u64 khugepaged_due(const machine &m) {
+    return m.h->policy.khugepaged_pages ? m.h->policy.khugepaged_wakes : ~0ULL;
+}
 
 // One pass over every process on the list: 0, or -ENEEDORDER when nothing has been done yet.
 int khugepaged_scan(machine &m);
