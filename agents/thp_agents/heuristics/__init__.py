@@ -18,10 +18,11 @@ from thp_agents.heuristics.oppo import Oppo
 from thp_agents.heuristics.pcc import Pcc
 from thp_agents.heuristics.quicksilver import Quicksilver
 from thp_agents.heuristics.random_sizes import Random
+from thp_agents.heuristics.utilisation import Utilisation
 from thp_agents.policy import Policy
 
 _CLASSES: tuple[type[Policy], ...] = (
-    Oppo, Ingens, HawkEye, HawkEyePaper, Cbmm, Leshy, Pcc, EbpfMm, DamosEthp, MthpExt, MthpAutopilot, Random,
+    Oppo, Ingens, HawkEye, HawkEyePaper, Cbmm, Leshy, Pcc, EbpfMm, DamosEthp, MthpExt, MthpAutopilot, Utilisation, Random,
 )  # fmt: skip
 _QUICKSILVER = (("sync", 1), ("sync", 64), ("async", 64), ("async", 256))
 

@@ -1,0 +1,175 @@
+"""The utilisation rule: sizes follow the share of pages in use, weighed with what memory and page walks cost.
+
+Our own. Every VMA starts small. What is mapped shows for free how full larger blocks are: the share of an aligned
+block's pages that faults have asked for. Accessed bits, read once a second, show which of them are in use. A larger size
+saves faults and page walks, and maps pages that nobody asked for; each page is expected to live as long again as the run
+has lasted, or as long as pages of its VMA live before they are unmapped (Little's law). Later faults get the size of
+the greatest gain, and blocks that gain most from one 2M entry are collapsed. A new VMA gets what VMAs of about its length
+turned out to deserve.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from thp_agents.heuristics.blocks import PAGES, Block, Timer, inside
+from thp_agents.policy import Policy
+from thp_agents.view import View
+from thp_env.machine import YOUNG_ACCESSED, Vma, layout
+from thp_env.machine.clock import COSTS
+from thp_env.machine.prices import PAGES_PER_MIB, Prices
+
+FAULT, ZERO, COPY = (COSTS[name].ps / 1000 for name in ("fault", "zero_page", "copy_page"))
+PAGE_SECOND = Prices().memory * 1000 / PAGES_PER_MIB
+"""What a 4K page costs in a second, in nanoseconds."""
+SIZES = (2, 3, 4, 5, 6, 7, 9)
+LIFE = (0.2, 60.0)
+"""Seconds that a page is expected to live, at least and at most."""
+
+
+class Utilisation(Policy):
+    """Weighs the share of pages in use.
+
+    Args:
+        start: order of VMAs about which nothing is known.
+        saved_small, saved_2m: share of its page walks that a page is expected to save in a folio below 2M, in one of 2M.
+        look_ms: between two readings of accessed bits.
+        collapses: 2M blocks collapsed after a reading at most.
+    """
+
+    name = "utilisation"
+    source = "thp_env: by the share of touched pages in the blocks mapped so far"
+    default = "16K"
+    environment = "thp_env/VmaHints-v0"
+    arguments = {"scan_share": 0, "slots": 1, "window_ms": 20.0}  # noqa: RUF012
+
+    def __init__(
+        self, start: int = 2, saved_small: float = 0.3, saved_2m: float = 0.9, look_ms: float = 1000,
+        collapses: int = 16,
+    ) -> None:  # fmt: skip
+        """Make the policy."""
+        self.start, self.saved = start, {o: saved_2m if o == layout.PMD_ORDER else saved_small for o in SIZES}
+        self.look, self.collapses = Timer(look_ms), collapses
+
+    def reset(self, view: View) -> None:
+        """Begin without knowledge."""
+        self.began = view.clock_ns
+        self.seen: dict[int, int] = {}
+        self.learned: dict[int, int] = {}
+        self.zapped: dict[int, tuple[int, int]] = {}
+        self.life: dict[int, float] = {}
+        self.walked, self.walk_rate = (view.clock_ns, view.time_ns("translation")), 0.0
+        self.look.begin(view)
+
+    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+        """Look at VMAs that are new or have faulted; once a second at everything."""
+        looked = self.look.due(view)
+        if looked:
+            self.measure(view)
+        for vma in view.vmas():
+            if vma.pages < 4 or (not looked and self.seen.get(vma.id) == vma.faults):
+                continue
+            known = vma.id in self.seen
+            self.seen[vma.id] = vma.faults
+            order = self.order(view, vma) if known else self.learned.get(vma.pages.bit_length(), self.start)
+            if known:
+                self.learned[vma.pages.bit_length()] = order
+            mask = sum(1 << o for o in SIZES if o <= order) or 1
+            if mask != vma.orders:
+                view.set_orders(vma.mm, vma.start, vma.end, mask)
+        return view.no_op
+
+    def lifetime(self, view: View, vma: Vma) -> float:
+        """Return how many seconds a page of a VMA is expected to live."""
+        run = (view.clock_ns - self.began) / 1e9
+        return float(np.clip(min(run, self.life.get(vma.id, run)), *LIFE))
+
+    def order(self, view: View, vma: Vma) -> int:
+        """Return the order of the greatest gain for the VMA's later faults."""
+        orders = view.mapped_pages(vma.mm, vma.start, vma.end)
+        life = self.lifetime(view, vma)
+        best, most = 0, 0.0
+        for order in SIZES:
+            share = density(orders, vma.start // layout.PAGE_SIZE, order)
+            gain = self.gain(order, share, life)
+            if gain > most:
+                best, most = order, gain
+        return best
+
+    def gain(self, order: int, share: float, life: float) -> float:
+        """Return what a size gains over 4K, in nanoseconds per page in use.
+
+        Args:
+            order: the size.
+            share: of the pages of a block that are in use.
+            life: seconds.
+        """
+        if share <= 0:
+            return 0.0
+        faults = FAULT * (1 - 1 / max(1.0, share * (1 << order)))
+        walks = self.walk_rate * self.saved[order] * life
+        waste = (1 / share - 1) * (ZERO + PAGE_SECOND * life)
+        return faults + walks - waste
+
+    def measure(self, view: View) -> None:
+        """Note what page walks cost, how long pages live, and collapse where it pays."""
+        since, spent = self.walked
+        now, walked = view.clock_ns, view.time_ns("translation")
+        resident = max(1, view.counters("nr_resident")["nr_resident"])
+        self.walk_rate = (walked - spent) / max(1e-9, (now - since) / 1e9) / resident
+        self.walked = (now, walked)
+        worth: list[tuple[float, Block]] = []
+        for vma in view.vmas():
+            self._live(view, vma, now)
+            worth += self._worth(view, vma)
+        worth.sort(key=lambda item: (-item[0], item[1]))
+        spare = sum(view.buddyinfo()[layout.PMD_ORDER :])
+        for _, block in worth[: min(self.collapses, spare // 2)]:
+            view.collapse(block.mm, block.start, block.end)
+
+    def _live(self, view: View, vma: Vma, now: int) -> None:
+        smaps = view.smaps(vma.id)
+        zapped, resident = int(smaps["zapped"]), int(smaps["by_order"].sum())
+        before, at = self.zapped.get(vma.id, (0, self.began))
+        self.zapped[vma.id] = (zapped, now)
+        rate = (zapped - before) / max(1e-9, (now - at) / 1e9)
+        self.life[vma.id] = max(1, resident) / rate if rate else LIFE[1]
+
+    def _worth(self, view: View, vma: Vma) -> list[tuple[float, Block]]:
+        """Return the gain of each 2M block that should be collapsed."""
+        start, end = inside(vma)
+        most = self.walk_rate * self.saved[layout.PMD_ORDER] * PAGES * self.lifetime(view, vma)
+        if start == end or most < COPY * PAGES:
+            return []
+        bits = view.young_pages(vma.mm, start, end).reshape(-1, PAGES)
+        orders = view.mapped_pages(vma.mm, start, end).reshape(-1, PAGES)
+        young = ((bits & YOUNG_ACCESSED) != 0).sum(1)
+        mapped = (orders >= 0).sum(1)
+        small = ((orders >= 0) & (orders < layout.PMD_ORDER)).any(1)
+        mean = max(1.0, young[mapped > 0].mean() / max(1.0, mapped[mapped > 0].mean())) if mapped.any() else 1.0
+        life = self.lifetime(view, vma)
+        empty = PAGES - mapped
+        gain = self.walk_rate * self.saved[layout.PMD_ORDER] * life * young / mean
+        gain = gain - COPY * mapped - empty * (ZERO + PAGE_SECOND * life)
+        chosen = np.flatnonzero(small & (gain > 0))
+        return [(float(gain[i]), Block(vma.mm, start + int(i) * layout.PMD_SIZE)) for i in chosen]
+
+
+def density(orders: np.ndarray, first: int, order: int) -> float:
+    """Return the share of mapped pages in the aligned blocks of a size that faults have begun, 0 if none tells.
+
+    Args:
+        orders: what each page of a range maps (`View.mapped_pages`).
+        first: number of its first page.
+        order: the size. Blocks that one folio of this size or larger fills tell nothing.
+    """
+    nr = 1 << order
+    skip = -first % nr
+    whole = orders[skip : skip + (len(orders) - skip) // nr * nr].reshape(-1, nr)
+    begun = (whole >= 0).any(1)
+    told = whole[begun & (whole < order).any(1)]
+    if len(told):
+        return float((told >= 0).mean())
+    return 1.0 if begun.any() else 0.0
