@@ -61,6 +61,7 @@ class Damon:
         self.regions: list[Region] = []
         self.taken = 0
         self._find(view)
+        self._cut()
         self.sampling.begin(view)
         self.update.begin(view)
 
@@ -127,6 +128,14 @@ class Damon:
             else:
                 out += [Region(r.mm, r.start, cut, r.accesses, r.age), Region(r.mm, cut, r.end, r.accesses, r.age)]
         self.regions = out
+
+    def _cut(self) -> None:
+        """Cut evenly, so that there are about as many as the least number of regions (damon_va_init)."""
+        size = max(layout.PAGE_SIZE, sum(r.end - r.start for r in self.regions) // MIN_REGIONS)
+        size = size // layout.PAGE_SIZE * layout.PAGE_SIZE
+        self.regions = [
+            Region(r.mm, at, min(at + size, r.end)) for r in self.regions for at in range(r.start, r.end, size)
+        ]
 
     def _find(self, view: View) -> None:
         """Keep the parts of regions that still lie in VMAs, and begin new ones where there are none."""

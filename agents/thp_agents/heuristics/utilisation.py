@@ -1,11 +1,12 @@
 """The utilisation rule: sizes follow the share of pages in use, weighed with what memory and page walks cost.
 
 Our own. Every VMA starts small. What is mapped shows for free how full larger blocks are: the share of an aligned
-block's pages that faults have asked for. Accessed bits, read once a second, show which of them are in use. A larger size
+block's pages that faults have asked for. Sampled page walks show where time is lost; accessed bits would, too, but
+clearing them costs a core that coalesces PTEs its larger TLB entries, since these need equal bits. A larger size
 saves faults and page walks, and maps pages that nobody asked for; each page is expected to live as long again as the run
 has lasted, or as long as pages of its VMA live before they are unmapped (Little's law). Later faults get the size of
-the greatest gain, and blocks that gain most from one 2M entry are collapsed. A new VMA gets what VMAs of about its length
-turned out to deserve.
+the greatest gain, and blocks that gain most from one 2M entry are collapsed. A new VMA gets what most of the memory
+deserves.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from thp_agents.heuristics.blocks import PAGES, Block, Timer, inside
+from thp_agents.heuristics.cbmm import note_walks
 from thp_agents.policy import Policy
 from thp_agents.view import View
-from thp_env.machine import YOUNG_ACCESSED, Vma, layout
+from thp_env.machine import Vma, layout
 from thp_env.machine.clock import COSTS
 from thp_env.machine.prices import PAGES_PER_MIB, Prices
 
@@ -33,34 +35,41 @@ class Utilisation(Policy):
     """Weighs the share of pages in use.
 
     Args:
-        start: order of VMAs about which nothing is known.
+        own_pages: smaller VMAs get what most memory deserves: a size of its own keeps a VMA from growing by merging.
         saved_small, saved_2m: share of its page walks that a page is expected to save in a folio below 2M, in one of 2M.
-        look_ms: between two readings of accessed bits.
-        collapses: 2M blocks collapsed after a reading at most.
+        look_ms: between two looks at samples and at everything mapped.
+        collapses: 2M blocks collapsed after a look at most.
+        prior: nanoseconds a second that page walks are expected to cost a 4K page, before that is measured.
+        life: seconds that a page is expected to live, before the run has lasted as long.
+        period: page walks between two samples.
     """
 
     name = "utilisation"
     source = "thp_env: by the share of touched pages in the blocks mapped so far"
     default = "16K"
     environment = "thp_env/VmaHints-v0"
-    arguments = {"scan_share": 0, "slots": 1, "window_ms": 20.0}  # noqa: RUF012
+    arguments = {"scan_share": 0, "slots": 1, "window_ms": 20.0, "window_faults": 128}  # noqa: RUF012
 
     def __init__(
-        self, start: int = 2, saved_small: float = 0.3, saved_2m: float = 0.9, look_ms: float = 1000,
-        collapses: int = 16,
+        self, own_pages: int = 2048, saved_small: float = 0.3, saved_2m: float = 0.9, look_ms: float = 1000,
+        collapses: int = 256, prior: float = 5000, life: float = 5, period: int = 2003,
     ) -> None:  # fmt: skip
         """Make the policy."""
-        self.start, self.saved = start, {o: saved_2m if o == layout.PMD_ORDER else saved_small for o in SIZES}
-        self.look, self.collapses = Timer(look_ms), collapses
+        self.own_pages, self.saved = own_pages, {o: saved_2m if o == layout.PMD_ORDER else saved_small for o in SIZES}
+        self.period = period
+        self.look, self.collapses, self.prior, self.young = Timer(look_ms), collapses, prior, life
 
     def reset(self, view: View) -> None:
         """Begin without knowledge."""
         self.began = view.clock_ns
         self.seen: dict[int, int] = {}
-        self.learned: dict[int, int] = {}
+        self.best: dict[int, int] = {}
+        self.default_order = -1
         self.zapped: dict[int, tuple[int, int]] = {}
         self.life: dict[int, float] = {}
-        self.walked, self.walk_rate = (view.clock_ns, view.time_ns("translation")), 0.0
+        self.walked, self.walk_rate = (view.clock_ns, view.time_ns("translation")), self.prior
+        self.heat: dict[Block, float] = {}
+        view.sample_walks(self.period)
         self.look.begin(view)
 
     def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
@@ -68,22 +77,29 @@ class Utilisation(Policy):
         looked = self.look.due(view)
         if looked:
             self.measure(view)
-        for vma in view.vmas():
-            if vma.pages < 4 or (not looked and self.seen.get(vma.id) == vma.faults):
-                continue
-            known = vma.id in self.seen
-            self.seen[vma.id] = vma.faults
-            order = self.order(view, vma) if known else self.learned.get(vma.pages.bit_length(), self.start)
-            if known:
-                self.learned[vma.pages.bit_length()] = order
-            mask = sum(1 << o for o in SIZES if o <= order) or 1
-            if mask != vma.orders:
-                view.set_orders(vma.mm, vma.start, vma.end, mask)
+        vmas = [vma for vma in view.vmas() if vma.pages >= 4]
+        for vma in vmas:
+            if looked or self.seen.get(vma.id) != vma.faults:
+                self.seen[vma.id] = vma.faults
+                if vma.faults:
+                    self.best[vma.id] = self.order(view, vma)
+        votes = np.zeros(layout.PMD_ORDER + 1)
+        for vma in vmas:
+            if vma.id in self.best:
+                votes[self.best[vma.id]] += vma.pages
+        if votes.any() and (default := int(votes.argmax())) != self.default_order:
+            self.default_order = default
+            view.set_default_orders(mask_up_to(default))
+        for vma in vmas:
+            order = self.best.get(vma.id, self.default_order)
+            own = mask_up_to(order) if order != self.default_order and vma.pages >= self.own_pages else 0
+            if own != vma.orders:
+                view.set_orders(vma.mm, vma.start, vma.end, own)
         return view.no_op
 
     def lifetime(self, view: View, vma: Vma) -> float:
         """Return how many seconds a page of a VMA is expected to live."""
-        run = (view.clock_ns - self.began) / 1e9
+        run = max(self.young, (view.clock_ns - self.began) / 1e9)
         return float(np.clip(min(run, self.life.get(vma.id, run)), *LIFE))
 
     def order(self, view: View, vma: Vma) -> int:
@@ -118,7 +134,13 @@ class Utilisation(Policy):
         since, spent = self.walked
         now, walked = view.clock_ns, view.time_ns("translation")
         resident = max(1, view.counters("nr_resident")["nr_resident"])
-        self.walk_rate = (walked - spent) / max(1e-9, (now - since) / 1e9) / resident
+        spending = (walked - spent) / max(1e-9, (now - since) / 1e9)
+        rate = spending / resident
+        counts: dict[Block, float] = {}
+        note_walks(counts, view, self.period)
+        total = max(1.0, sum(counts.values()))
+        self.heat = {block: count / total * spending for block, count in counts.items()}
+        self.walk_rate = max(rate, 0.5 * self.walk_rate)
         self.walked = (now, walked)
         worth: list[tuple[float, Block]] = []
         for vma in view.vmas():
@@ -140,21 +162,23 @@ class Utilisation(Policy):
     def _worth(self, view: View, vma: Vma) -> list[tuple[float, Block]]:
         """Return the gain of each 2M block that should be collapsed."""
         start, end = inside(vma)
-        most = self.walk_rate * self.saved[layout.PMD_ORDER] * PAGES * self.lifetime(view, vma)
-        if start == end or most < COPY * PAGES:
+        if start == end:
             return []
-        bits = view.young_pages(vma.mm, start, end).reshape(-1, PAGES)
         orders = view.mapped_pages(vma.mm, start, end).reshape(-1, PAGES)
-        young = ((bits & YOUNG_ACCESSED) != 0).sum(1)
         mapped = (orders >= 0).sum(1)
         small = ((orders >= 0) & (orders < layout.PMD_ORDER)).any(1)
-        mean = max(1.0, young[mapped > 0].mean() / max(1.0, mapped[mapped > 0].mean())) if mapped.any() else 1.0
         life = self.lifetime(view, vma)
-        empty = PAGES - mapped
-        gain = self.walk_rate * self.saved[layout.PMD_ORDER] * life * young / mean
-        gain = gain - COPY * mapped - empty * (ZERO + PAGE_SECOND * life)
+        starts = range(start, end, layout.PMD_SIZE)
+        walks = np.array([self.heat.get(Block(vma.mm, at), 0.0) for at in starts])
+        gain = walks * self.saved[layout.PMD_ORDER] * life
+        gain = gain - COPY * mapped - (PAGES - mapped) * (ZERO + PAGE_SECOND * life)
         chosen = np.flatnonzero(small & (gain > 0))
         return [(float(gain[i]), Block(vma.mm, start + int(i) * layout.PMD_SIZE)) for i in chosen]
+
+
+def mask_up_to(order: int) -> int:
+    """Return the mask of a size and those below it, to which a fault can fall back."""
+    return sum(1 << o for o in layout.ORDERS if o <= order) or 1
 
 
 def density(orders: np.ndarray, first: int, order: int) -> float:

@@ -258,10 +258,11 @@ void khugepaged_enter_vma(machine &m, u32 vma) {
 
 namespace {
 
-// Calls visit(vma, address) for each block that khugepaged may look at, until one returns false.
+// Calls visit(vma, address) for each block that khugepaged may look at, until one returns false. The daemon
+// knows every process: mmap() enters them, too.
 template <typename Visit> bool each_block(machine &m, Visit visit) {
     for (u32 mm = 0; mm < m.h->tables[TABLE_mms].used; ++mm) {
-        if (!m.mms[mm].in_use || !m.mms[mm].khugepaged) continue;
+        if (!m.mms[mm].in_use || !(m.mms[mm].khugepaged || m.h->policy.khugepaged_pages)) continue;
         for (u32 v = find_vma(m, mm, 0); v != NIL; v = vma_next(m, v)) {
             if (!allowable(m, m.vmas[v], false)) continue;
             const u64 end = align_down(m.vmas[v].vm_end, PMD_SIZE);
