@@ -48,7 +48,7 @@ class EbpfMm(Policy):
     """Answers at faults."""
 
     name = "ebpf_mm"
-    source = "Mores et al., eBPF-mm, arXiv 2409.11220, 2024"
+    source = "eBPF-mm, arXiv 2409.11220, 2024"
     default = "all"
     environment = "thp_env/FaultOrder-v0"
     arguments = {"window_ms": 5.0}  # noqa: RUF012

@@ -1,6 +1,7 @@
 """The utilisation rule: sizes follow the share of pages in use, weighed with what memory and page walks cost.
 
-Our own. Every VMA starts small. What is mapped shows for free how full larger blocks are: the share of an aligned
+Our own. The first faults, and now and then a window of later ones, get 4K: probes, around which it can be seen which
+pages the program asks for. What is mapped shows for free how full larger blocks are: the share of an aligned
 block's pages that faults have asked for. Sampled page walks show where time is lost; accessed bits would, too, but
 clearing them costs a core that coalesces PTEs its larger TLB entries, since these need equal bits. A larger size
 saves faults and page walks, and maps pages that nobody asked for; each page is expected to live as long again as the run
@@ -36,6 +37,7 @@ class Utilisation(Policy):
 
     Args:
         own_pages: smaller VMAs get what most memory deserves: a size of its own keeps a VMA from growing by merging.
+        probe_every: looks between two probes.
         saved_small, saved_2m: share of its page walks that a page is expected to save in a folio below 2M, in one of 2M.
         look_ms: between two looks at samples and at everything mapped.
         collapses: 2M blocks collapsed after a look at most.
@@ -46,15 +48,16 @@ class Utilisation(Policy):
 
     name = "utilisation"
     source = "thp_env: by the share of touched pages in the blocks mapped so far"
-    default = "16K"
+    default = "4K"
     environment = "thp_env/VmaHints-v0"
     arguments = {"scan_share": 0, "slots": 1, "window_ms": 20.0, "window_faults": 128}  # noqa: RUF012
 
     def __init__(
-        self, own_pages: int = 2048, saved_small: float = 0.3, saved_2m: float = 0.9, look_ms: float = 1000,
+        self, own_pages: int = 2048, probe_every: int = 10, saved_small: float = 0.3, saved_2m: float = 0.9, look_ms: float = 1000,
         collapses: int = 256, prior: float = 5000, life: float = 5, period: int = 2003,
     ) -> None:  # fmt: skip
         """Make the policy."""
+        self.probe_every = probe_every
         self.own_pages, self.saved = own_pages, {o: saved_2m if o == layout.PMD_ORDER else saved_small for o in SIZES}
         self.period = period
         self.look, self.collapses, self.prior, self.young = Timer(look_ms), collapses, prior, life
@@ -64,7 +67,7 @@ class Utilisation(Policy):
         self.began = view.clock_ns
         self.seen: dict[int, int] = {}
         self.best: dict[int, int] = {}
-        self.default_order = -1
+        self.default_order, self.looks = 0, 0
         self.zapped: dict[int, tuple[int, int]] = {}
         self.life: dict[int, float] = {}
         self.walked, self.walk_rate = (view.clock_ns, view.time_ns("translation")), self.prior
@@ -77,6 +80,7 @@ class Utilisation(Policy):
         looked = self.look.due(view)
         if looked:
             self.measure(view)
+            self.looks += 1
         vmas = [vma for vma in view.vmas() if vma.pages >= 4]
         for vma in vmas:
             if looked or self.seen.get(vma.id) != vma.faults:
@@ -87,9 +91,10 @@ class Utilisation(Policy):
         for vma in vmas:
             if vma.id in self.best:
                 votes[self.best[vma.id]] += vma.pages
-        if votes.any() and (default := int(votes.argmax())) != self.default_order:
-            self.default_order = default
-            view.set_default_orders(mask_up_to(default))
+        if votes.any():
+            self.default_order = int(votes.argmax())
+        probe = looked and self.looks % self.probe_every == 0
+        view.set_default_orders(1 if probe else mask_up_to(self.default_order))
         for vma in vmas:
             order = self.best.get(vma.id, self.default_order)
             own = mask_up_to(order) if order != self.default_order and vma.pages >= self.own_pages else 0
