@@ -390,7 +390,7 @@ def test_utilisation_goes_up_where_blocks_are_full_and_down_where_not() -> None:
         for i in range(32):
             b.touch("a", i * 2 * MIB, 2 * MIB, stride=stride)
             b.compute(SECOND / 8)
-        policy = Utilisation()
+        policy = Utilisation(probe_every=2)
         env, view = before(policy, Instance(b.build(), MachineConfig(memory=256 * MIB)))
         play(env, policy, view)
         start = view.vmas()[0].start

@@ -22,7 +22,8 @@ from thp_agents.heuristics.utilisation import Utilisation
 from thp_agents.policy import Policy
 
 _CLASSES: tuple[type[Policy], ...] = (
-    Oppo, Ingens, HawkEye, HawkEyePaper, Cbmm, Leshy, Pcc, EbpfMm, DamosEthp, MthpExt, MthpAutopilot, Utilisation, Random,
+    Oppo, Ingens, HawkEye, HawkEyePaper, Cbmm, Leshy, Pcc, EbpfMm, DamosEthp, MthpExt, MthpAutopilot,
+    Utilisation, Random,
 )  # fmt: skip
 _QUICKSILVER = (("sync", 1), ("sync", 64), ("async", 64), ("async", 256))
 

@@ -27,8 +27,8 @@ FAULT_NS, WALK_NS = 1350, 10
 def best_order(rate: float, free: dict[int, bool]) -> int:
     """Return the order of the greatest benefit less cost.
 
-    The benefit grows with how often the region is accessed: of an entry of 2^order pages all faults but one are saved if
-    all pages are used, which the rate stands for, and walks in proportion to the logarithm of what an entry covers.
+    The benefit grows with how often the region is accessed: of an entry of 2^order pages all faults but one are saved
+    if all pages are used, which the rate stands for, and walks in proportion to the logarithm of what an entry covers.
 
     Args:
         rate: share of DAMON's samples that found the region accessed, 0 to 1.

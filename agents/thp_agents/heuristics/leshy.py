@@ -2,9 +2,9 @@
 
 cslab-ntua/elastic-translations, etutils-rs leshy.rs (Psomadakis et al., MICRO 2024). Sampled TLB misses make
 histograms at 4K, 64K and 2M. The smallest size is found whose hottest entries, no more than the TLB has, cover the
-target share of the samples; then a mix of sizes with fewer of the largest that still does, so that hot regions get large
-entries and the rest smaller ones. A region in which only one smaller entry was seen is never enlarged. The source also
-uses 32M, which needs arm64's contiguous PMDs.
+target share of the samples; then a mix of sizes with fewer of the largest that still does, so that hot regions get
+large entries and the rest smaller ones. A region in which only one smaller entry was seen is never enlarged. The
+source also uses 32M, which needs arm64's contiguous PMDs.
 """
 
 from __future__ import annotations

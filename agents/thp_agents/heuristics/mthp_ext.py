@@ -1,8 +1,8 @@
 """mthp_ext: no large folios for small control groups and under memory pressure (Vernon Yang, May 2026, v2).
 
 A BPF program on cgroups. Every second: order 0 while the group has less than 16 MB of anonymous and shared memory, or
-if its PSI "full" stall for memory grew by 100 ms or more in that second; else up to order 9. Faults are masked to orders
-no higher than that.
+if its PSI "full" stall for memory grew by 100 ms or more in that second; else up to order 9. Faults are masked to
+orders no higher than that.
 """
 
 from __future__ import annotations

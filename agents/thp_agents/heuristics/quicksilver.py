@@ -1,8 +1,8 @@
 """Quicksilver: fill a block one page at a time until it is worth it, then all at once (Zhu et al., USENIX ATC 2020).
 
-FreeBSD reserves 2M at the first fault and Quicksilver fills the rest once enough pages are there: in the fault (Sync), or
-in a thread that looks every second (Async). The simulated kernel has no reservations, so filling is a collapse, which
-also copies the pages that are there; and evicting the pages of reservations that lie idle has nothing to evict.
+FreeBSD reserves 2M at the first fault and Quicksilver fills the rest once enough pages are there: in the fault (Sync),
+or in a thread that looks every second (Async). The simulated kernel has no reservations, so filling is a collapse,
+which also copies the pages that are there; and evicting the pages of reservations that lie idle has nothing to evict.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The utilisation rule: sizes follow the share of pages in use, weighed with what memory and page walks cost.
 
-Our own. The first faults, and now and then a window of later ones, get 4K: probes, around which it can be seen which
-pages the program asks for. What is mapped shows for free how full larger blocks are: the share of an aligned
-block's pages that faults have asked for. Sampled page walks show where time is lost; accessed bits would, too, but
-clearing them costs a core that coalesces PTEs its larger TLB entries, since these need equal bits. A larger size
-saves faults and page walks, and maps pages that nobody asked for; each page is expected to live as long again as the run
-has lasted, or as long as pages of its VMA live before they are unmapped (Little's law). Later faults get the size of
-the greatest gain, and blocks that gain most from one 2M entry are collapsed. A new VMA gets what most of the memory
-deserves.
+Our own. It begins with all sizes; now and then a window of faults gets 4K: probes, around which it can be seen which
+pages the program asks for. What is mapped shows for free how full larger blocks are: the share of an aligned block's
+pages that faults have asked for. Sampled page walks show where time is lost; accessed bits would, too, but clearing
+them costs a core that coalesces PTEs its larger TLB entries, since these need equal bits. A larger size saves faults
+and page walks, and maps pages that nobody asked for; each page is expected to live as long again as the run has
+lasted, or as long as pages of its VMA live before they are unmapped (Little's law). Later faults get the size of the
+greatest gain, blocks that gain most from one 2M entry are collapsed, and huge pages with large holes are split. A new
+VMA gets what most of the memory deserves.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from thp_env.machine.clock import COSTS
 from thp_env.machine.prices import PAGES_PER_MIB, Prices
 
 FAULT, ZERO, COPY = (COSTS[name].ps / 1000 for name in ("fault", "zero_page", "copy_page"))
+SPLIT = (COSTS["split_folio"].ps + PAGES * COSTS["split_page"].ps) / 1000
 PAGE_SECOND = Prices().memory * 1000 / PAGES_PER_MIB
 """What a 4K page costs in a second, in nanoseconds."""
 SIZES = (2, 3, 4, 5, 6, 7, 9)
@@ -36,9 +37,9 @@ class Utilisation(Policy):
     """Weighs the share of pages in use.
 
     Args:
-        own_pages: smaller VMAs get what most memory deserves: a size of its own keeps a VMA from growing by merging.
+        own_pages: smaller VMAs get what most memory deserves: a size of its own keeps a VMA from merging.
         probe_every: looks between two probes.
-        saved_small, saved_2m: share of its page walks that a page is expected to save in a folio below 2M, in one of 2M.
+        saved_small, saved_2m: share of its page walks that a page saves in a folio below 2M, in one of 2M.
         look_ms: between two looks at samples and at everything mapped.
         collapses: 2M blocks collapsed after a look at most.
         prior: nanoseconds a second that page walks are expected to cost a 4K page, before that is measured.
@@ -48,13 +49,13 @@ class Utilisation(Policy):
 
     name = "utilisation"
     source = "thp_env: by the share of touched pages in the blocks mapped so far"
-    default = "4K"
+    default = "all"
     environment = "thp_env/VmaHints-v0"
     arguments = {"scan_share": 0, "slots": 1, "window_ms": 20.0, "window_faults": 128}  # noqa: RUF012
 
     def __init__(
-        self, own_pages: int = 2048, probe_every: int = 10, saved_small: float = 0.3, saved_2m: float = 0.9, look_ms: float = 1000,
-        collapses: int = 256, prior: float = 5000, life: float = 5, period: int = 2003,
+        self, own_pages: int = 2048, probe_every: int = 10, saved_small: float = 0.3, saved_2m: float = 0.9,
+        look_ms: float = 1000, collapses: int = 256, prior: float = 5000, life: float = 5, period: int = 2003,
     ) -> None:  # fmt: skip
         """Make the policy."""
         self.probe_every = probe_every
@@ -67,7 +68,7 @@ class Utilisation(Policy):
         self.began = view.clock_ns
         self.seen: dict[int, int] = {}
         self.best: dict[int, int] = {}
-        self.default_order, self.looks = 0, 0
+        self.default_order, self.looks = layout.PMD_ORDER, 0
         self.zapped: dict[int, tuple[int, int]] = {}
         self.life: dict[int, float] = {}
         self.walked, self.walk_rate = (view.clock_ns, view.time_ns("translation")), self.prior
@@ -150,6 +151,7 @@ class Utilisation(Policy):
         worth: list[tuple[float, Block]] = []
         for vma in view.vmas():
             self._live(view, vma, now)
+            self._split(view, vma)
             worth += self._worth(view, vma)
         worth.sort(key=lambda item: (-item[0], item[1]))
         spare = sum(view.buddyinfo()[layout.PMD_ORDER :])
@@ -163,6 +165,16 @@ class Utilisation(Policy):
         self.zapped[vma.id] = (zapped, now)
         rate = (zapped - before) / max(1e-9, (now - at) / 1e9)
         self.life[vma.id] = max(1, resident) / rate if rate else LIFE[1]
+
+    def _split(self, view: View, vma: Vma) -> None:
+        """Split large folios of which so much was unmapped that giving it back pays for the split."""
+        start, end = inside(vma)
+        orders = view.mapped_pages(vma.mm, start, end).reshape(-1, PAGES)
+        huge = orders == layout.PMD_ORDER
+        gain = (~huge).sum(1) * PAGE_SECOND * self.lifetime(view, vma) - SPLIT
+        for i in np.flatnonzero(huge.any(1) & ~huge.all(1) & (gain > 0)):
+            block = Block(vma.mm, start + int(i) * layout.PMD_SIZE)
+            view.split(block.mm, block.start, block.end)
 
     def _worth(self, view: View, vma: Vma) -> list[tuple[float, Block]]:
         """Return the gain of each 2M block that should be collapsed."""
