@@ -198,10 +198,10 @@ def policies() -> str:
     return f"""{MADE}
 # Policies
 
-What `thp-env policies` lists. Each is one file in `agents/thp_agents/heuristics/`, with its published
-parameters as arguments; times are simulated time. What a policy reads (accessed bits, samples of page walks) takes simulated time,
-the same for all. `default` are the sizes in force before it decides. [Writing a policy](writing_a_policy.md) says how to
-add one.
+What `thp-env policies` lists. Each is one file in `agents/thp_agents/heuristics/`, with its published parameters as
+arguments; times are simulated time. What a policy reads (accessed bits, samples of page walks) takes simulated time,
+the same for all. `default` are the sizes in force before it decides. [Writing a policy](writing_a_policy.md) says how
+to add one.
 
 {table(("name", "decides in", "default", "source"), rows)}
 
