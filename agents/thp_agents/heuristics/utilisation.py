@@ -6,7 +6,7 @@ pages that faults have asked for. Sampled page walks show where time is lost; ac
 them costs a core that coalesces PTEs its larger TLB entries, since these need equal bits. A larger size saves faults
 and page walks, and maps pages that nobody asked for; each page is expected to live as long again as the run has
 lasted, or as long as pages of its VMA live before they are unmapped (Little's law). Later faults get the size of the
-greatest gain, blocks that gain most from one 2M entry are collapsed, and huge pages with large holes are split. A new
+greatest gain, blocks that gain most from one 2M entry are collapsed, and large folios with holes are split. A new
 VMA gets what most of the memory deserves.
 """
 
@@ -19,13 +19,13 @@ import numpy as np
 from thp_agents.heuristics.blocks import PAGES, Block, Timer, inside
 from thp_agents.heuristics.cbmm import note_walks
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import NOTHING, View
 from thp_env.machine import Vma, layout
 from thp_env.machine.clock import COSTS
 from thp_env.machine.prices import PAGES_PER_MIB, Prices
 
 FAULT, ZERO, COPY = (COSTS[name].ps / 1000 for name in ("fault", "zero_page", "copy_page"))
-SPLIT = (COSTS["split_folio"].ps + PAGES * COSTS["split_page"].ps) / 1000
+SPLIT_FOLIO, SPLIT_PAGE = COSTS["split_folio"].ps / 1000, COSTS["split_page"].ps // 1000
 PAGE_SECOND = Prices().memory * 1000 / PAGES_PER_MIB
 """What a 4K page costs in a second, in nanoseconds."""
 SIZES = (2, 3, 4, 5, 6, 7, 9)
@@ -54,7 +54,7 @@ class Utilisation(Policy):
     arguments = {"scan_share": 0, "slots": 1, "window_ms": 20.0, "window_faults": 128}  # noqa: RUF012
 
     def __init__(
-        self, own_pages: int = 2048, probe_every: int = 10, saved_small: float = 0.3, saved_2m: float = 0.9,
+        self, own_pages: int = 2048, probe_every: int = 30, saved_small: float = 0.3, saved_2m: float = 0.9,
         look_ms: float = 1000, collapses: int = 256, prior: float = 5000, life: float = 5, period: int = 2003,
     ) -> None:  # fmt: skip
         """Make the policy."""
@@ -167,14 +167,18 @@ class Utilisation(Policy):
         self.life[vma.id] = max(1, resident) / rate if rate else LIFE[1]
 
     def _split(self, view: View, vma: Vma) -> None:
-        """Split large folios of which so much was unmapped that giving it back pays for the split."""
-        start, end = inside(vma)
-        orders = view.mapped_pages(vma.mm, start, end).reshape(-1, PAGES)
-        huge = orders == layout.PMD_ORDER
-        gain = (~huge).sum(1) * PAGE_SECOND * self.lifetime(view, vma) - SPLIT
-        for i in np.flatnonzero(huge.any(1) & ~huge.all(1) & (gain > 0)):
-            block = Block(vma.mm, start + int(i) * layout.PMD_SIZE)
-            view.split(block.mm, block.start, block.end)
+        """Split large folios of which so much was unmapped that giving it back pays for the split and its walks."""
+        first = vma.start // layout.PAGE_SIZE
+        orders = view.mapped_pages(vma.mm, vma.start, vma.end)
+        life = self.lifetime(view, vma)
+        for order in SIZES:
+            whole, at = aligned(orders, first, order)
+            held = (whole == order).sum(1)
+            lost = held * self.walk_rate * self.saved[order] * life
+            gain = (whole == NOTHING).sum(1) * PAGE_SECOND * life - lost - SPLIT_FOLIO - (SPLIT_PAGE << order)
+            for i in np.flatnonzero((held > 0) & (gain > 0)):
+                start = (at + (int(i) << order)) * layout.PAGE_SIZE
+                view.split(vma.mm, start, start + (layout.PAGE_SIZE << order))
 
     def _worth(self, view: View, vma: Vma) -> list[tuple[float, Block]]:
         """Return the gain of each 2M block that should be collapsed."""
@@ -198,6 +202,13 @@ def mask_up_to(order: int) -> int:
     return sum(1 << o for o in layout.ORDERS if o <= order) or 1
 
 
+def aligned(orders: np.ndarray, first: int, order: int) -> tuple[np.ndarray, int]:
+    """Return a range's whole aligned blocks of a size, one a row, and the number of the first one's first page."""
+    nr = 1 << order
+    skip = min(len(orders), -first % nr)
+    return orders[skip : skip + (len(orders) - skip) // nr * nr].reshape(-1, nr), first + skip
+
+
 def density(orders: np.ndarray, first: int, order: int) -> float:
     """Return the share of mapped pages in the aligned blocks of a size that faults have begun, 0 if none tells.
 
@@ -206,9 +217,7 @@ def density(orders: np.ndarray, first: int, order: int) -> float:
         first: number of its first page.
         order: the size. Blocks that one folio of this size or larger fills tell nothing.
     """
-    nr = 1 << order
-    skip = -first % nr
-    whole = orders[skip : skip + (len(orders) - skip) // nr * nr].reshape(-1, nr)
+    whole, _ = aligned(orders, first, order)
     begun = (whole >= 0).any(1)
     told = whole[begun & (whole < order).any(1)]
     if len(told):
