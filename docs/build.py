@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from thp_agents.evaluation import format_table
+from thp_agents.heuristics import POLICIES, add_ons
 from thp_agents.profile import from_json
 from thp_agents.profile_report import claims_table, summary_table, verdict, workload_table
 from thp_workloads import generators
@@ -156,9 +157,7 @@ def catalogue() -> str:
          f"{s.accesses[0]} to {s.accesses[1]}", f"{s.seconds[0]:g} to {s.seconds[1]:g} s")
         for name, s in SIZES.items()
     ]  # fmt: skip
-    sides = [
-        (side, ", ".join(FAMILIES[side]), f"{SEEDS[side].start} to {SEEDS[side].stop - 1}") for side in FAMILIES
-    ]
+    sides = [(side, ", ".join(FAMILIES[side]), f"{SEEDS[side].start} to {SEEDS[side].stop - 1}") for side in FAMILIES]
     return f"""{MADE}
 # Workloads
 
@@ -181,6 +180,32 @@ Families never stand on two sides (`workloads/thp_workloads/splits.py`). Every s
 {HELD_OUT_CORE}, on which nothing else runs.
 
 {table(("split", "families", "seeds"), sides)}
+"""
+
+
+def policies() -> str:
+    """Return the page that lists the heuristics: a table, then what each module says of its algorithm."""
+    made = {name: make() for name, make in POLICIES.items()}
+    rows = [
+        (f"`{name}`", p.environment.removeprefix("thp_env/"), f"`{p.default}`", p.source) for name, p in made.items()
+    ]
+    modules = dict.fromkeys(inspect.getmodule(type(p)) for p in made.values())
+    told = []
+    for module in (*modules, add_ons):
+        names = [f"`{name}`" for name, p in made.items() if inspect.getmodule(type(p)) is module]
+        title, _, text = (inspect.getdoc(module) or "").partition("\n")
+        told.append(f"## {', '.join(names) or 'Add-ons'}\n\n{title}\n{text}")
+    return f"""{MADE}
+# Policies
+
+What `thp-env policies` lists. Each is one file in `agents/thp_agents/heuristics/`, with its published parameters as
+arguments; times are simulated time. What a policy reads (accessed bits, samples of page walks) takes simulated time,
+the same for all. `default` are the sizes in force before it decides. [Writing a policy](writing_a_policy.md) says how
+to add one.
+
+{table(("name", "decides in", "default", "source"), rows)}
+
+{chr(10).join(told)}
 """
 
 
@@ -233,6 +258,7 @@ def pages() -> dict[Path, str]:
     workloads = DOCS / "workloads"
     made |= {workloads / f"{name}.md": generator(kind) for name, kind in generators().items()}
     made |= {workloads / "index.md": catalogue(), workloads / "profile.md": profile()}
+    made |= {DOCS / "policies.md": policies()}
     made |= {DOCS / "rules.md": f"{MADE}\n{rules()}", DOCS / "fragmentation.md": fragmentation()}
     return {**made, DOCS / "costs.md": costs()}
 

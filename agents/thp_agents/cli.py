@@ -57,7 +57,7 @@ def _workloads(args: argparse.Namespace) -> int:
 def _policies(args: argparse.Namespace) -> int:
     from thp_agents.policy import policies
 
-    fields = {"name": 14, "kind": 10, "source": 0}
+    fields = {"name": 21, "kind": 10, "source": 0}
     return _list((make() for make in policies().values()), fields, tuple(fields), args.json)
 
 

@@ -107,12 +107,14 @@ def find_policy(name: str) -> Policy:
     """Return a policy.
 
     Args:
-        name: one of `policies()`; a trained one that ships, as AGENT#SEED; the .npz file of another; or "my_module:MyPolicy", a class or function that
-            makes one, from the current folder or from what is installed.
+        name: one of `policies()`; a trained one that ships, as AGENT#SEED; the .npz file of another; or
+            "my_module:MyPolicy", a class or function that makes one, from the current folder or from what is
+            installed. "+khugepaged_mthp" and "+shrinker" behind any name add those (`heuristics/add_ons.py`).
 
     Raises:
         PolicyError: for an unknown name, with the nearest known one, a broken file, or code that makes no policy.
     """
+    from thp_agents.heuristics.add_ons import ADD_ONS, WithAddOn
     from thp_agents.learned import shipped
 
     known, trained = policies(), shipped()
@@ -124,6 +126,9 @@ def find_policy(name: str) -> Policy:
         return load_policy(trained.get(name, name), name.partition("#")[0] if name in trained else None)
     if ":" in name:
         return _imported(name)
+    base, plus, add_on = name.rpartition("+")
+    if plus and add_on in ADD_ONS:
+        return WithAddOn(find_policy(base), add_on)
     near = difflib.get_close_matches(name, known, 1, 0.0)[0]
     raise PolicyError(
         f"unknown policy {name!r}; did you mean {near!r}? There are {', '.join(known)}, a .npz file, or module:Class"

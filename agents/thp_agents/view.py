@@ -12,8 +12,9 @@ import numpy as np
 from gymnasium.spaces import Discrete
 
 from thp_env.envs.env import ThpEnv
-from thp_env.machine import Machine, OrderQuestion, Vma, layout
+from thp_env.machine import KIND_FOLIO, KIND_HUGE_ZERO, KIND_ZERO, Machine, OrderQuestion, Verb, Vma, layout
 
+NOTHING, ZERO_PAGE = -1, -2
 TRUTH = frozenset(
     {"nr_untouched", "untouched_page_us", "nr_unmapped", "unmapped_page_us", "shadow_l1_miss", "shadow_l2_miss",
      "shadow_walk_cycles"}
@@ -144,7 +145,62 @@ class View:
         """
         return self._machine.smaps(vma, clear_refs=clear_refs)
 
+    def test_and_clear_young(self, mm: int, addresses: np.ndarray) -> np.ndarray:
+        """Read the entries that map addresses and clear their accessed bits: see `Machine.test_and_clear_young`."""
+        return self._machine.test_and_clear_young(mm, addresses)
+
+    def young_pages(self, mm: int, start: int, end: int) -> np.ndarray:
+        """Do so for each 4K page of an address range: uint8 of `thp_env.machine.YOUNG_MAPPED` and so on."""
+        return self._machine.test_and_clear_young(mm, np.arange(start, end, layout.PAGE_SIZE, dtype=np.uint64))
+
+    def mapped_pages(self, mm: int, start: int, end: int) -> np.ndarray:
+        """Return what each 4K page of an address range maps, int8: the order of its folio, -1 nothing, -2 zeros.
+
+        Free, since a kernel could note it at its own faults, as Ingens does.
+        """
+        pages = self._machine.pagemap(mm, start, end - start)
+        orders = pages["order"].astype(np.int8)
+        orders[pages["kind"] != KIND_FOLIO] = NOTHING
+        orders[(pages["kind"] == KIND_ZERO) | (pages["kind"] == KIND_HUGE_ZERO)] = ZERO_PAGE
+        return orders
+
+    def count_zero_pages(self, mm: int, start: int, end: int) -> int:
+        """Read the pages of large folios in a range, and return how many are all zeros."""
+        return self._machine.count_zero_pages(mm, start, end)
+
+    def sample_walks(self, period: int) -> None:
+        """Let the PMU sample the address of every so many-th page walk (0: none); each sample costs simulated time."""
+        self._machine.sample_walks(period)
+
+    def walk_samples(self) -> np.ndarray:
+        """Return the samples since they were last taken (`thp_env.machine.WALK_DTYPE`)."""
+        return self._machine.take_walk_samples()
+
     # -- doing -------------------------------------------------------------------------------------
+
+    def set_orders(self, mm: int, start: int, end: int, mask: int) -> int:
+        """Set the orders that faults in an address range may use (extension E1); returns the errno, 0 on success."""
+        return self._machine.decide_range(mm, start, end, Verb.ORDERS, mask)
+
+    def madvise(self, mm: int, start: int, end: int, advice: str) -> int:
+        """Call process_madvise for an address range (`layout.ADVICE`); returns the errno, 0 on success."""
+        return self._machine.decide_range(mm, start, end, Verb.ADVISE, layout.ADVICE[advice])
+
+    def collapse(self, mm: int, start: int, end: int) -> int:
+        """Collapse the whole 2M blocks of an address range into huge pages (MADV_COLLAPSE); returns the errno."""
+        return self.madvise(mm, start, end, "collapse")
+
+    def split(self, mm: int, start: int, end: int) -> None:
+        """Split the large folios of an address range (extension E2); pages that are all zeros are given back."""
+        self._machine.decide_range(mm, start, end, Verb.SPLIT)
+
+    def set(self, name: str, value: int) -> None:
+        """Write one of `layout.SETTINGS` below /sys/kernel/mm/transparent_hugepage."""
+        self._machine.set(name, value)
+
+    def khugepaged(self, pages: int = 4096, sleep_ms: float = 10_000, alloc_sleep_ms: float = 60_000) -> None:
+        """Let khugepaged run by itself: see `Machine.khugepaged`."""
+        self._machine.khugepaged(pages, sleep_ms, alloc_sleep_ms)
 
     def set_thp(self, order: int, mode: str) -> None:
         """Set a size's sysfs control to never, madvise, always or inherit."""

@@ -245,6 +245,7 @@ class FaultOrderEnv(ThpEnv):
     - `window_accesses`: simulated accesses after which it does; None: any number.
     - `default`: name of the sizes that are on; "all" leaves everything to the agent.
     - `pmu_period`: TLB events between two samples.
+    - `features`: as in VmaOrder-v0.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
 
     ## Version History

@@ -101,8 +101,8 @@ class SizeControlsEnv(ThpEnv):
 
     ## Arguments
 
-    - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `pmu_period`, `metrics`: as in
-      VmaOrder-v0.
+    - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `pmu_period`, `features`,
+      `metrics`: as in VmaOrder-v0.
     - `default`: name of the sizes that are set to "always" at the start; all others are "never".
     - `scan_share`: of no effect, since no page tables are read.
 

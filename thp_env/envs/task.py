@@ -24,6 +24,7 @@ from thp_env.envs.reward import PRICES, RewardFunction, batch_terms, resolve_rew
 from thp_env.machine import SMAPS_DTYPE, Machine, Status, layout
 from thp_env.machine.batch import Batch, Facts, Question, Window
 from thp_env.machine.cores import core
+from thp_env.machine.features import feature_set, with_features
 from thp_env.machine.prices import pending_cost
 from thp_env.metrics import run_metrics, unfinished_cost
 from thp_env.traces import Program
@@ -84,6 +85,8 @@ class Task(ABC):
         default: name of the sizes that VMAs get which nobody decided about.
         scan_share: share of the page tables that is read at a decision; reading them takes simulated time. 0: none.
         pmu_period: TLB events between two samples.
+        features: a preset of the kernel's switches, or names of some (`thp_env.machine.features`), added to those
+            that the workload's machine has; what its architecture cannot have is left out.
         metrics: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
         workloads: one workload argument for each machine, instead of `workload`.
         threads: of the batch; None: one for each CPU, at most one each machine.
@@ -110,6 +113,7 @@ class Task(ABC):
         default: str = "4K",
         scan_share: float = 1.0,
         pmu_period: int = 1000,
+        features: str | Sequence[str] = (),
         metrics: bool = False,
         workloads: Sequence[WorkloadArgument] | None = None,
         threads: int | None = None,
@@ -131,6 +135,7 @@ class Task(ABC):
         self.reward, needs_shadow = resolve_reward(reward)
         self._shadow = needs_shadow or metrics
         self._pmu_period = int(pmu_period)
+        self.features = feature_set(features)
         self.window = Window(
             max(1, int(window_ms * 1e9)), int(window_faults), question=self.question, slots=self.slots,
             every=round(1 / scan_share) if scan_share else 0, new_vma=self.question in (Question.VMA, Question.SLOTS),
@@ -211,7 +216,10 @@ class Task(ABC):
         choices = self.workloads[i]
         workload = choices[int(rng.integers(len(choices)))]
         program, config = workload.sample(rng)
-        machine = Machine(program, dataclasses.replace(config, shadow_tlb=self._shadow, charge_vmas=self.charge_vmas))
+        features = with_features(config.features, self.features, config.arch)
+        machine = Machine(program, dataclasses.replace(
+            config, shadow_tlb=self._shadow, charge_vmas=self.charge_vmas, features=features
+        ))  # fmt: skip
         self.prepare(i, machine, mask)
         tlb = core(config.core) if isinstance(config.core, str) else config.core
         self.batch[i], self.workload[i] = machine, workload

@@ -102,7 +102,8 @@ class VmaHintsEnv(ThpEnv):
 
     - `slots`: VMAs that are decided about at a time.
     - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `interface`, `advised`, `scan_share`,
-      `pmu_period`, `metrics`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or more was mapped.
+      `pmu_period`, `features`, `metrics`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or more was
+      mapped.
     - `default`: name of the sizes that VMAs get which nobody decided about.
 
     ## Version History

@@ -134,6 +134,8 @@ class VmaOrderEnv(ThpEnv):
     - `scan_share`: share of the VMA's page tables that is read at a decision. Reading takes simulated time; below 1,
       one in 1 / `scan_share` 2M ranges is read, another one each time; with 0 none, and what would be read is 0.
     - `pmu_period`: TLB events between two samples of the PMU.
+    - `features`: switches of the kernel (docs/features.md), added to those of the workload's machine; a preset's name
+      or names of some.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
 
     ## Version History

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thp_env.machine import _core, layout
+from thp_env.machine.access import Access
 from thp_env.machine.config import ARCHITECTURES, MachineConfig, MachineError  # noqa: F401
 from thp_env.machine.counters import Counters
 from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine belongs to its face
@@ -34,14 +35,20 @@ from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine
     LAYOUT_YOUNG,
     PAGE_DTYPE,
     SMAPS_DTYPE,
+    WALK_DTYPE,
+    YOUNG_ACCESSED,
+    YOUNG_MAPPED,
+    YOUNG_PMD,
+    YOUNG_ZERO_PAGE,
     OrderQuestion,
+    Verb,
     Vma,
 )  # fmt: skip
 
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
 
-__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError", "OrderQuestion",
+__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "WALK_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError", "OrderQuestion",
            "Status", "Vma"]  # fmt: skip
 
 NEVER = (1 << 64) - 1
@@ -62,7 +69,7 @@ class Status(IntEnum):
     """A fault waits for an order: see `Machine.question`, and answer with `Machine.resolve`."""
 
 
-class Machine:
+class Machine(Access):
     """A simulated machine that executes one trace program.
 
     Args:

@@ -56,15 +56,19 @@ int decide(machine &m, const decision &d) {
     const u32 v = vma_of_id(m, d.vma);
     if (v == NIL) return -ESRCH;
     const vm_area_struct vma = m.vmas[v];
-    switch (d.verb) {
+    return decide_range(m, vma.vm_mm, vma.vm_start, vma.vm_end, d.verb, d.value);
+}
+
+int decide_range(machine &m, u32 mm, u64 start, u64 end, u32 verb, u32 value) {
+    switch (verb) {
     case VERB_ORDERS:
-        return set_vma_orders(m, vma.vm_mm, vma.vm_start, vma.vm_end, d.value);
+        return set_vma_orders(m, mm, start, end, value);
     case VERB_SPLIT:
-        split_folios_in_range(m, vma.vm_mm, vma.vm_start, vma.vm_end);
+        split_folios_in_range(m, mm, start, end);
         return 0;
     case VERB_ADVISE:
         m.spend(TIME_syscall, m.cost().syscall);
-        return do_madvise(m, vma.vm_mm, vma.vm_start, vma.vm_end - vma.vm_start, d.value);
+        return do_madvise(m, mm, start, end - start, value);
     default:
         return -EINVAL;
     }

@@ -19,6 +19,8 @@ struct decision {
     u32 vma, verb, value; // the VMA's id; the order mask, the advice, or the order that was asked for
 };
 
+// Does it to an address range; 0 or a negative errno.
+int decide_range(machine &m, u32 mm, u64 start, u64 end, u32 verb, u32 value);
 // Carries a decision out; 0 or a negative errno, -ESRCH when the VMA is gone.
 int decide(machine &m, const decision &d);
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from thp_env.machine import NEVER, SMAPS_DTYPE, Machine, MachineError, Status, _core
+from thp_env.machine import NEVER, SMAPS_DTYPE, Machine, MachineError, Status, Verb, _core  # noqa: F401
 from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS, Counters
 
 FIGURES: tuple[str, ...] = _core.FIGURES
@@ -26,20 +26,6 @@ _WIDTH = _VM + _MTHP + _TIMES + len(FIGURES)
 def stat_columns(name: str) -> list[int]:
     """Return the columns of one of `MTHP_STATS` in a row of `Facts`, by order."""
     return [_VM + order * len(MTHP_STATS) + MTHP_STATS.index(name) for order in range(10)]
-
-
-class Verb(IntEnum):
-    """What a decision does to a VMA."""
-
-    NOTHING = 0
-    ORDERS = 1
-    """Set its order mask (extension E1): later faults only."""
-    SPLIT = 2
-    """Split its large folios (extension E2)."""
-    ADVISE = 3
-    """Call madvise for all of it; MADV_COLLAPSE among others."""
-    RESOLVE = 4
-    """Answer the order that the machine waits for (`Machine.resolve`); the VMA is not looked at."""
 
 
 class Question(IntEnum):

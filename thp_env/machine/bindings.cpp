@@ -53,10 +53,6 @@ template <typename T> auto view(nb::handle self, const T *data, std::initializer
     return nb::ndarray<nb::numpy, const T>(data, shape, self);
 }
 
-template <typename T> nb::bytes as_bytes(const T *data, size_t n) {
-    return nb::bytes(reinterpret_cast<const char *>(data), n * sizeof(T));
-}
-
 tlb_geometry make_geometry(const nb::handle &h) {
     const auto [sets, ways] = nb::cast<std::pair<u32, u32>>(h);
     return {sets, ways};
@@ -148,7 +144,6 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     module.attr("OPS") = names(op_names);
     module.attr("OP_FIELDS") = names(op_fields);
 
-    using addresses_array = nb::ndarray<const u64, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
     module.def("check_tlb", [](const nb::dict &tlb) { return check_tlb(make_tlb(tlb)); });
     module.def(
         "tlb_misses",
@@ -164,7 +159,8 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
         },
         "tlb"_a, "addresses"_a, "sizes"_a, "shift"_a);
 
-    nb::class_<core_machine>(module, "CoreMachine")
+    nb::class_<core_machine> machines(module, "CoreMachine");
+    machines
         .def_static("create",
                     [](const nb::dict &config, u32 regions, u32 processes, u32 swap_slots, u32 file_pages,
                        u64 brk_start, u64 mmap_base, const bytes_array &ops, const bytes_array &accesses,
@@ -356,5 +352,6 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                      })
         .def("resolve", [](core_machine &c, u32 order) { return thp_resolve(*c.m, order); });
 
+    bind_policy(machines);
     bind_batch(module);
 }

@@ -25,6 +25,14 @@ inline bool interrupted() {
     return PyErr_CheckSignals() != 0;
 }
 
+using addresses_array =
+    nanobind::ndarray<const u64, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
+
+template <typename T> nanobind::bytes as_bytes(const T *data, size_t n) {
+    return nanobind::bytes(reinterpret_cast<const char *>(data), n * sizeof(T));
+}
+
 void bind_batch(nanobind::module_ &module);
+void bind_policy(nanobind::class_<core_machine> &machines);
 
 } // namespace thp

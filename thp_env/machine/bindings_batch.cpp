@@ -36,7 +36,8 @@ struct core_batch {
 
     // After fork() the pool's threads are the parent's: joining them here would wait for ever.
     void leave_to_parent() {
-        if (owner != getpid()) [[maybe_unused]] const thread_pool *parents = pool.release();
+        if (owner != getpid()) [[maybe_unused]]
+            const thread_pool *parents = pool.release();
     }
     thread_pool &get_pool() {
         if (owner != getpid()) {

@@ -52,6 +52,7 @@ COSTS: Mapping[str, Cost] = MappingProxyType(
         "contpte_convert": Cost(560_000, "assumed: 16 PTEs at change_pte; the invalidation is flush_one"),
         "migrate_page": Cost(2_300_000, "compact_memory of a fragmented GiB: system time per page moved, less scanning", 0.3),
         "compact_scan": Cost(4_000, "compact_memory when nothing is left to move: per page looked at", 0.5),
+        "pmu_sample": Cost(250_000, "assumed: writing one PEBS or SPE record, and reading it"),
     }
 )
 """Every cost of the clock with its source."""

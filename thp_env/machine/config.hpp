@@ -34,7 +34,8 @@ namespace thp {
     X(scan_pte)        /* reading and clearing one accessed bit */                                           \
     X(contpte_convert) /* clearing and rewriting the 16 PTEs of a contpte block */                           \
     X(migrate_page)    /* moving one 4K page to another frame */                                             \
-    X(compact_scan)    /* looking at one page for compaction */
+    X(compact_scan)    /* looking at one page for compaction */                                              \
+    X(pmu_sample)      /* taking one sample of a page walk */
 
 struct clock_table {
 #define X(name) u64 name;

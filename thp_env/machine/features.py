@@ -38,6 +38,16 @@ def feature_set(features: str | Iterable[str]) -> frozenset[str]:
     return chosen
 
 
+FOLDED = frozenset({"entire_mapcount", "zero_64k"})
+"""Switches that need folded PTEs."""
+
+
+def with_features(features: str | Iterable[str], more: Iterable[str], arch: str) -> str | frozenset[str]:
+    """Return a set of switches with more of them, as far as the architecture can have them."""
+    added = frozenset(more) - (FOLDED if arch == "x86_64" else frozenset())
+    return feature_set(features) | added if added else features if isinstance(features, str) else frozenset(features)
+
+
 def feature_mask(features: str | Iterable[str]) -> int:
     """Return the bits of a preset or of a set of switches."""
     chosen = feature_set(features)

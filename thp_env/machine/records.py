@@ -1,8 +1,9 @@
-"""What can be read of a machine: records of VMAs and pages, and the question that it waits with."""
+"""What can be read of a machine: records of VMAs, pages and samples, and the question that it waits with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -27,9 +28,28 @@ pages unmapped again so far, in `zap_calls` calls, `scanned` the pages looked at
 to a policy about it (0: never), with the faults and zapped pages at that time. `times` is the time that was spent
 for it, by kind, if the machine keeps it (`charge_vmas`)."""
 
+WALK_DTYPE = np.dtype([("address", "<u8"), ("mm", "<u4"), ("count", "<u4"), ("size", "<u4"), ("spare", "<u4")])
+"""A sampled page walk, taken `count` times; `size` is that of the entry: 0 4K, 1 coalesced, 2 contpte, 3 2M."""
+
 KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE = range(7)
 LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
 LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE, LAYOUT_CONT = (1 << bit for bit in range(4, 9))
+
+YOUNG_MAPPED, YOUNG_ACCESSED, YOUNG_PMD, YOUNG_ZERO_PAGE = (1 << bit for bit in range(4))
+
+
+class Verb(IntEnum):
+    """What a decision does to a VMA."""
+
+    NOTHING = 0
+    ORDERS = 1
+    """Set its order mask (extension E1): later faults only."""
+    SPLIT = 2
+    """Split its large folios (extension E2)."""
+    ADVISE = 3
+    """Call madvise for all of it; MADV_COLLAPSE among others."""
+    RESOLVE = 4
+    """Answer the order that the machine waits for (`Machine.resolve`); the VMA is not looked at."""
 
 
 @dataclass(frozen=True)

@@ -199,17 +199,6 @@ struct interpreter {
         return do_brk(m, mm, start + op.length);
     }
 
-    int set_op(const op_record &op) {
-        u32 *const settings[NR_SETTINGS] = {
-            &m.h->thp_enabled,     &m.h->use_zero_page,    &m.h->shrink_underused, &m.h->max_ptes_none,
-            &m.h->max_ptes_shared, &m.h->max_ptes_swap,    &m.h->thp_defrag,       &m.h->swappiness,
-            &m.h->lru_batches,     &m.h->khugepaged_defrag};
-        *settings[op.a] = static_cast<u32>(op.b);
-        if (op.a == SET_ENABLED) setup_per_zone_wmarks(m);
-        if (!m.h->lru_batches) lru_add_drain(m);
-        return 0;
-    }
-
     // One that returns -ENEEDORDER has done a part of its work and begins anew: what is done stays done.
     int system_call(const op_record &op, u32 mm) {
         const u64 start =
@@ -251,7 +240,8 @@ struct interpreter {
             setup_per_zone_wmarks(m);
             return 0;
         case OP_set:
-            return set_op(op);
+            apply_setting(m, static_cast<u32>(op.a), static_cast<u32>(op.b));
+            return 0;
         case OP_pin:
             return pin_range(m, mm, start, end, op.process);
         case OP_unpin:
@@ -360,18 +350,35 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base) {
     return true;
 }
 
+void apply_setting(machine &m, u32 which, u32 value) {
+    u32 *const settings[NR_SETTINGS] = {&m.h->thp_enabled,      &m.h->use_zero_page,   &m.h->shrink_underused,
+                                        &m.h->max_ptes_none,    &m.h->max_ptes_shared, &m.h->max_ptes_swap,
+                                        &m.h->thp_defrag,       &m.h->swappiness,      &m.h->lru_batches,
+                                        &m.h->khugepaged_defrag};
+    *settings[which] = value;
+    if (which == SET_ENABLED) setup_per_zone_wmarks(m);
+    if (!m.h->lru_batches) lru_add_drain(m);
+}
+
 run_status run(machine &m, const program_view &program, run_budget &budget) {
     interpreter i{m, program, budget, m.h->vm[VM_fault_with_choice], m.h->config.charge_vmas != 0};
     cursor &at = m.h->at;
     if (m.h->question.state == ORDER_ASKED) return RUN_NEED_ORDER;
+    const u64 until = budget.until;
     for (u64 done = 0; at.op < program.nr_ops; ++done) {
-        if (done >= budget.ops || m.h->clock >= budget.until || budget.accesses == 0) return RUN_WINDOW;
+        if (m.h->clock >= khugepaged_due(m)) khugepaged_do_scan(m);
+        if (done >= budget.ops || m.h->clock >= until || budget.accesses == 0) return RUN_WINDOW;
+        budget.until = std::min(until, khugepaged_due(m));
         const op_record &op = program.ops[at.op];
         const u32 first_id = m.h->next_vma_id;
         const step_result result = i.execute(op);
         run_daemons(m);
         memory_tick(m);
-        if (result == STEP_PAUSED) return RUN_WINDOW;
+        if (result == STEP_PAUSED) {
+            if (budget.until == until || m.h->clock < budget.until || m.h->clock >= until) return RUN_WINDOW;
+            --done; // only the daemon is due
+            continue;
+        }
         if (result == STEP_NEED_ORDER) return RUN_NEED_ORDER;
         if (result == STEP_OOM) {
             m.count(VM_oom_kill);

@@ -28,6 +28,9 @@ struct run_budget {
 // Creates the first process. brk_start and mmap_base: 0 for the defaults.
 bool boot(machine &m, u64 brk_start, u64 mmap_base);
 
+// Writes a setting (`setting` in ops.hpp).
+void apply_setting(machine &m, u32 which, u32 value);
+
 // Runs on from where the machine stands. Cutting a run anywhere gives the same state in the end.
 // RUN_NEED_ORDER: the question in the header waits for thp_resolve().
 run_status run(machine &m, const program_view &program, run_budget &budget);

@@ -23,7 +23,7 @@ constexpr u32 record_size[NR_TABLES] = {
     sizeof(pin),          sizeof(u32),
     sizeof(swap_slot),    sizeof(swap_cluster),
     sizeof(u32),          sizeof(u64),
-    sizeof(order_answer),
+    sizeof(order_answer), sizeof(walk_sample),
 };
 
 // FNV-1a over words: finds damage, not malice.
@@ -90,6 +90,7 @@ void machine::attach() {
     translations[0] = {h->config.tlb, words};
     if (h->config.shadow_tlb) translations[1] = {h->config.tlb, words + tlb_words(h->config.tlb)};
     order_answers = reinterpret_cast<order_answer *>(at(TABLE_order_answers));
+    walk_samples = reinterpret_cast<walk_sample *>(at(TABLE_walk_samples));
 }
 
 machine::machine(const machine_config &config, const program_size &program) {
@@ -112,6 +113,7 @@ machine::machine(const machine_config &config, const program_size &program) {
         program.processes,
         tlb_words(config.tlb) * (config.shadow_tlb ? 2 : 1),
         std::bit_ceil(4 * (config.max_tables + config.max_vmas)),
+        MAX_WALK_SAMPLES,
     };
     u64 size = align_up(sizeof(header), 64);
     table_header layout[NR_TABLES];

@@ -4,6 +4,7 @@
 #include "counters.hpp"
 #include "hardware/tlb_levels.hpp"
 #include "ops.hpp"
+#include "policy_signals.hpp"
 #include "types.hpp"
 #include <bit>
 #include <memory>
@@ -216,6 +217,7 @@ enum table_id : u32 {
     TABLE_processes, // the mm of each process of the program
     TABLE_tlb,
     TABLE_order_answers,
+    TABLE_walk_samples, // those that nobody has read yet
     NR_TABLES
 };
 
@@ -297,6 +299,7 @@ struct header {
     // The reserve of 64K folios (cont_pte_hugepage.cpp). lost: blocks that were split and not replaced yet.
     u32 pool_head, pool_lost, pool_lent, pool_peak;
     u64 pool_peak_at, pool_refilled_at; // ps
+    policy_signals policy;
 };
 
 template <typename T> constexpr bool plain = std::has_unique_object_representations_v<T>;
@@ -305,6 +308,7 @@ static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plai
 static_assert(plain<swap_slot> && plain<swap_cluster>);
 static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
 static_assert(sizeof(order_answer) == 16 && plain<order_answer>);
+static_assert(plain<walk_sample> && plain<policy_signals>);
 
 // What a program needs tables for.
 struct program_size {
@@ -331,6 +335,7 @@ struct machine {
     u32 *processes = nullptr;
     tlb translations[2];                   // over their words in the arena; [1]: the 4K shadow TLB
     order_answer *order_answers = nullptr; // a hash table, see kernel/huge_memory_bpf.cpp
+    walk_sample *walk_samples = nullptr;
 
     machine(const machine_config &config, const program_size &program);
     ~machine();

@@ -14,6 +14,7 @@ import numpy as np
 from thp_agents.policy import Policy
 from thp_agents.view import View
 from thp_env.envs.actions import ORDER_MASKS
+from thp_env.machine import layout
 
 
 class KernelSetting(Policy):
@@ -39,7 +40,10 @@ class KernelSetting(Policy):
 _SETTINGS: tuple[tuple[str, str, str], ...] = (
     ("never", "4K", "Linux: no size enabled"),
     ("always_2M", "2M", "Linux: hugepages-2048kB/enabled=always"),
-    *((size, size, "Linux: one size enabled; 64K is OPPO's") for size in list(ORDER_MASKS)[1:-3]),
+    *(
+        (size, size, f"Linux: hugepages-{4 << order}kB/enabled=always")
+        for order, size in zip(layout.ORDERS[:-1], list(ORDER_MASKS)[1:], strict=False)
+    ),
     ("16K_32K_64K", "16K+32K+64K", "Ryan Roberts, mTHP v4: kernel build and Speedometer"),
     ("all_sizes", "all", "Linux: every size enabled"),
 )

@@ -108,6 +108,19 @@ u32 mmu::nested_cost(u64 address, u32 first, u32 last, u64 pfn) {
     return walks_of_host * m.h->config.tlb.nested_cycles;
 }
 
+// PEBS, SPE: the address of every n-th walk. What comes while the buffer is full is lost, but was written.
+void mmu::sample(u64 address, u32 size) {
+    m.h->policy.walks_since += weight;
+    const u64 count = m.h->policy.walks_since / m.h->policy.walk_period;
+    if (count == 0) return;
+    m.h->policy.walks_since %= m.h->policy.walk_period;
+    commit();
+    m.spend(TIME_monitoring, m.cost().pmu_sample * count);
+    commit(); // the samples took time
+    u32 &used = m.h->tables[TABLE_walk_samples].used;
+    if (used < MAX_WALK_SAMPLES) m.walk_samples[used++] = {address, mm, static_cast<u32>(count), size, 0};
+}
+
 bool mmu::walk(u64 address, bool write, u8 content) {
     leaf l;
     if (!find_leaf(address, &l) || (write && !(*l.entry & PTE_RW))) {
@@ -128,6 +141,7 @@ bool mmu::walk(u64 address, bool write, u8 content) {
     page_access(pfn, write, content);
     const u64 flags = (*l.entry & PTE_RW) && (*l.entry & PTE_DIRTY) ? TLB_WRITE : 0;
     const u32 size = size_of(l, address);
+    if (m.h->policy.walk_period) sample(address, size);
     for (u32 level = 0; level < 2; ++level) {
         const u32 held = translations.fill(level, address, mm, size, pfn, flags);
         if (held != NIL) m.h->tlb_sizes |= 1U << held;

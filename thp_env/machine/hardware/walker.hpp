@@ -72,6 +72,7 @@ struct mmu {
     u32 walk_cost(const tlb &t, u64 address, u32 levels, u32 *first);
     u32 nested_cost(u64 address, u32 first, u32 last, u64 pfn);
     void shadow_access(u64 address);
+    void sample(u64 address, u32 size);
     void page_access(u64 pfn, bool write, u8 content);
     bool usable(u64 data, u32 size, u64 address, bool write, u8 content);
     mmu_result done(u64 address, bool write, u8 content);

@@ -258,10 +258,11 @@ void khugepaged_enter_vma(machine &m, u32 vma) {
 
 namespace {
 
-// Calls visit(vma, address) for each block that khugepaged may look at, until one returns false.
+// Calls visit(vma, address) for each block that khugepaged may look at, until one returns false. The daemon
+// knows every process: mmap() enters them, too.
 template <typename Visit> bool each_block(machine &m, Visit visit) {
     for (u32 mm = 0; mm < m.h->tables[TABLE_mms].used; ++mm) {
-        if (!m.mms[mm].in_use || !m.mms[mm].khugepaged) continue;
+        if (!m.mms[mm].in_use || !(m.mms[mm].khugepaged || m.h->policy.khugepaged_pages)) continue;
         for (u32 v = find_vma(m, mm, 0); v != NIL; v = vma_next(m, v)) {
             if (!allowable(m, m.vmas[v], false)) continue;
             const u64 end = align_down(m.vmas[v].vm_end, PMD_SIZE);
@@ -284,6 +285,37 @@ int khugepaged_scan(machine &m) {
         return true;
     });
     return 0;
+}
+
+// khugepaged_scan_mm_slot: on from where the last pass stopped, at most once around.
+void khugepaged_do_scan(machine &m) {
+    policy_signals &h = m.h->policy;
+    const u32 from_mm = h.khugepaged_mm;
+    const u64 from = h.khugepaged_address;
+    const u32 sizes = feature(m, FEATURE_collapse_mthp) ? THP_ORDERS_ALL_ANON : 1U << PMD_ORDER;
+    u64 left = h.khugepaged_pages, sleep = h.khugepaged_sleep;
+    for (bool wrapped : {false, true}) {
+        const bool all = each_block(m, [&](u32 v, u64 at) {
+            const u32 mm = m.vmas[v].vm_mm;
+            const bool before = mm < from_mm || (mm == from_mm && at < from);
+            if (before != wrapped) return true;
+            if (left == 0 || sleep != h.khugepaged_sleep) {
+                h.khugepaged_mm = mm;
+                h.khugepaged_address = at;
+                return false;
+            }
+            const u64 *pmd = pmd_offset(m, mm, at);
+            const bool table = pmd && pmd_is_table(*pmd);
+            left -= std::min<u64>(left, table ? HPAGE_PMD_NR : 1);
+            if (table && (thp_get_orders(m, m.vmas[v], at, TVA_KHUGEPAGED) & sizes) &&
+                collapse(m, v, at, true) == ALLOC_FAIL)
+                sleep = h.khugepaged_alloc_sleep;
+            return true;
+        });
+        if (!all) break;
+        if (wrapped) h.khugepaged_mm = from_mm, h.khugepaged_address = from; // all the way around
+    }
+    h.khugepaged_wakes = m.h->clock + sleep;
 }
 
 int madvise_collapse(machine &m, u32 vma, u64 start, u64 end) {

@@ -2,6 +2,7 @@
 #include "../hardware/tlb.hpp"
 #include "huge_memory.hpp"
 #include "huge_memory_bpf.hpp"
+#include "khugepaged.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
@@ -290,7 +291,10 @@ int set_vma_orders(machine &m, u32 mm, u64 start, u64 end, u32 orders) {
     return vma_modify(
         m, mm, start, end, GO_ON,
         [&](const vm_area_struct &v) { return v.orders != orders && !(v.vm_flags & VM_FILE); },
-        [&](u32 v) { m.vmas[v].orders = orders; });
+        [&](u32 v) {
+            m.vmas[v].orders = orders;
+            khugepaged_enter_vma(m, v);
+        });
 }
 
 namespace {

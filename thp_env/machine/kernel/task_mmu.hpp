@@ -49,8 +49,8 @@ vma_smaps vma_statistics(const vm_area_struct &v);
 // ... and what its page tables hold in [start, end), which lies inside it; the accessed bits stay.
 vma_smaps smaps_range(machine &m, u32 vma, u64 start, u64 end);
 
-// Reads a VMA's page tables, of one in `every` 2M ranges, others the next time; 0: of none. clear_refs: also clears the
-// accessed bits, without a TLB flush, as Linux does on x86.
+// Reads a VMA's page tables, of one in `every` 2M ranges, others the next time; 0: of none. clear_refs: also
+// clears the accessed bits, without a TLB flush, as Linux does on x86.
 vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every = 1);
 
 } // namespace thp

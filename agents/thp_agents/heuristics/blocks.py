@@ -1,0 +1,81 @@
+"""What policies of 2M blocks share: the blocks of every VMA, which of them are in use, and clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from thp_agents.view import View
+from thp_env.machine import YOUNG_ACCESSED, Vma, layout
+
+PAGES = layout.PMD_SIZE // layout.PAGE_SIZE
+ALL_2M = 1 << layout.PMD_ORDER
+
+
+class Block(NamedTuple):
+    """An aligned 2M of an address space."""
+
+    mm: int
+    start: int
+
+    @property
+    def end(self) -> int:
+        """Where it ends."""
+        return self.start + layout.PMD_SIZE
+
+
+class Timer:
+    """Is due every so many milliseconds of simulated time, the first time after one interval.
+
+    Args:
+        ms: the interval.
+    """
+
+    def __init__(self, ms: float) -> None:
+        """Make a timer that has not begun."""
+        self.ns, self.next = int(ms * 1e6), 0
+
+    def begin(self, view: View) -> None:
+        """Begin an interval now."""
+        self.next = view.clock_ns + self.ns
+
+    def due(self, view: View) -> bool:
+        """Return whether the interval is over; if so the next one begins."""
+        if view.clock_ns < self.next:
+            return False
+        self.begin(view)
+        return True
+
+
+def inside(vma: Vma) -> tuple[int, int]:
+    """Return where a VMA's first whole 2M block begins and its last one ends; equal when there is none."""
+    start = -(-vma.start // layout.PMD_SIZE) * layout.PMD_SIZE
+    return start, max(start, vma.end // layout.PMD_SIZE * layout.PMD_SIZE)
+
+
+def block_orders(view: View) -> Iterator[tuple[Block, np.ndarray]]:
+    """Yield each whole 2M block that has a page mapped, with what its 512 pages map (`View.mapped_pages`)."""
+    for vma in view.vmas():
+        start, end = inside(vma)
+        orders = view.mapped_pages(vma.mm, start, end).reshape(-1, PAGES)
+        for i in np.flatnonzero((orders >= 0).any(1)):
+            yield Block(vma.mm, start + int(i) * layout.PMD_SIZE), orders[i]
+
+
+def base_mapped(orders: np.ndarray) -> bool:
+    """Return whether a block's pages are not one huge folio yet."""
+    return bool((orders < layout.PMD_ORDER).any())
+
+
+def young_pages(view: View, blocks: list[Block]) -> np.ndarray:
+    """Read and clear the accessed bits of blocks: how many pages of each were accessed, one bit a mapping."""
+    counts = np.zeros(len(blocks), np.int64)
+    for mm in {block.mm for block in blocks}:
+        chosen = [i for i, block in enumerate(blocks) if block.mm == mm]
+        starts = np.array([blocks[i].start for i in chosen], np.uint64)
+        addresses = starts[:, None] + np.arange(PAGES, dtype=np.uint64) * np.uint64(layout.PAGE_SIZE)
+        bits = view.test_and_clear_young(mm, addresses.ravel()).reshape(-1, PAGES)
+        counts[chosen] = ((bits & YOUNG_ACCESSED) != 0).sum(1)
+    return counts

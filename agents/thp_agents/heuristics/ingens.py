@@ -1,0 +1,79 @@
+"""Ingens: a block becomes huge when nine tenths of it are in use (Kwon et al., OSDI 2016; github.com/ut-osa/ingens).
+
+Faults get base pages and set a bit in the block's bitmap; a block with enough bits goes to the end of a worklist, which
+a thread serves at once. Accessed bits of a fifth of the huge pages are read every 4 s, and processes whose huge pages
+lie idle are served later. Nothing is ever demoted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from thp_agents.heuristics.blocks import PAGES, Block, Timer, base_mapped, block_orders, young_pages
+from thp_agents.policy import Policy
+from thp_agents.view import View
+
+
+class Ingens(Policy):
+    """Promotes by utilisation, fairly between processes.
+
+    Args:
+        util_threshold: percent of the pages (the source's default).
+        scan_ms: between two readings of accessed bits.
+        sample: share of the huge pages that is read.
+    """
+
+    name = "ingens"
+    source = "Kwon et al., OSDI 2016; ut-osa/ingens, osa/hugepage_scan.c"
+    environment = "thp_env/VmaHints-v0"
+    arguments = {"scan_share": 0, "slots": 1, "window_ms": 50.0}  # noqa: RUF012
+
+    def __init__(self, util_threshold: int = 90, scan_ms: float = 4000, sample: float = 0.2) -> None:
+        """Make the policy."""
+        self.threshold = util_threshold * PAGES // 100
+        self.scan, self.sample = Timer(scan_ms), sample
+        self.worklists: dict[int, deque[Block]] = {}
+        self.huge: dict[int, list[Block]] = {}
+        self.idle: dict[int, float] = {}
+
+    def reset(self, view: View) -> None:
+        """Begin with empty worklists."""
+        self.worklists, self.huge, self.idle = {}, {}, {}
+        self.rng = np.random.default_rng(0)
+        self.scan.begin(view)
+
+    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+        """Append blocks that have become full enough, serve the worklists, read accessed bits when it is time."""
+        self.huge = {}
+        for block, orders in block_orders(view):
+            if not base_mapped(orders):
+                self.huge.setdefault(block.mm, []).append(block)
+                continue
+            worklist = self.worklists.setdefault(block.mm, deque())
+            if int((orders >= 0).sum()) >= self.threshold and block not in worklist:
+                worklist.append(block)
+        self._promote(view)
+        if self.scan.due(view):
+            self._read(view)
+        return view.no_op
+
+    def metric(self, mm: int) -> float:
+        """Return how much a process is owed: what it waits for over what it has and uses."""
+        used = len(self.huge.get(mm, ())) * (1 - self.idle.get(mm, 0.0))
+        return len(self.worklists[mm]) * 100 / max(1.0, used)
+
+    def _promote(self, view: View) -> None:
+        while waiting := [mm for mm, worklist in self.worklists.items() if worklist]:
+            mm = max(waiting, key=lambda m: (self.metric(m), -m))
+            block = self.worklists[mm].popleft()
+            if view.collapse(block.mm, block.start, block.end) == 0:
+                self.huge.setdefault(mm, []).append(block)
+
+    def _read(self, view: View) -> None:
+        for mm, blocks in self.huge.items():
+            drawn = [block for block in blocks if self.rng.random() < self.sample]
+            if drawn:
+                self.idle[mm] = float((young_pages(view, drawn) == 0).mean())

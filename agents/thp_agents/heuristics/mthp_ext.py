@@ -1,0 +1,60 @@
+"""mthp_ext: no large folios for small control groups and under memory pressure (Vernon Yang, May 2026, v2).
+
+A BPF program on cgroups. Every second: order 0 while the group has less than 16 MB of anonymous and shared memory, or
+if its PSI "full" stall for memory grew by 100 ms or more in that second; else up to order 9. Faults are masked to
+orders no higher than that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from thp_agents.heuristics.blocks import Timer
+from thp_agents.policy import Policy
+from thp_agents.view import View
+from thp_env.machine import layout
+
+SMALL = (16 << 20) // layout.PAGE_SIZE
+
+
+class MthpExt(Policy):
+    """One group holds everything that runs.
+
+    Args:
+        interval_ms: between two looks.
+        small: pages below which there are no large folios.
+        stall_ms: growth of the stall in an interval that stops them.
+    """
+
+    name = "mthp_ext"
+    source = "V. Yang, mthp_ext v2, linux-mm, 8 May 2026"
+    environment = "thp_env/VmaHints-v0"
+    arguments = {"scan_share": 0, "slots": 1, "window_ms": 100.0}  # noqa: RUF012
+
+    def __init__(self, interval_ms: float = 1000, small: int = SMALL, stall_ms: float = 100) -> None:
+        """Make the policy."""
+        self.interval, self.small, self.stall_ns = Timer(interval_ms), small, stall_ms * 1e6
+
+    def reset(self, view: View) -> None:
+        """Begin an interval, with order 0: the group has no memory yet."""
+        self.interval.begin(view)
+        self.stalled = self.stall(view)
+
+    def stall(self, view: View) -> int:
+        """Return the time in which all that runs waited for memory: reclaim, swap and compaction."""
+        return view.time_ns("swapping", "compaction")
+
+    def order(self, resident: int, stalled_ns: float) -> int:
+        """Return the highest order for a group of so many pages that stalled so long in an interval."""
+        return 0 if resident < self.small or stalled_ns >= self.stall_ns else layout.PMD_ORDER
+
+    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+        """Look when it is time."""
+        if self.interval.due(view):
+            before, self.stalled = self.stalled, self.stall(view)
+            resident = view.counters("nr_resident")["nr_resident"]
+            order = self.order(resident, self.stalled - before)
+            view.set_default_orders(layout.ORDERS_ALL & ~1 & ((2 << order) - 1) or 1)
+        return view.no_op

@@ -1,0 +1,47 @@
+"""OPPO's dynamic hugepage: 64K or nothing, from a reserve (mm/cont_pte_hugepage.c of OnePlusOSS' android kernel).
+
+What phones by OPPO ship, on a kernel based on 5.15, and what its author described in the thread that these environments
+grew from (Barry Song, linux-mm, 28 November 2023). VMAs of the heap of 2 MiB and more get 64K folios, which are copied,
+swapped and reclaimed whole; without the reserve "large folios totally disappeared after a couple of hours". khugepaged
+does not run. The simulated kernel's switches do all this (docs/features.md); two of them need arm64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from thp_agents.policy import Policy
+from thp_agents.view import View
+from thp_env.envs.actions import ACTIONS
+
+MIN_LENGTH = 2 << 20
+"""Bytes: vma_is_chp_anonymous asks for HPAGE_CONT_PTE_SIZE * 32."""
+
+
+class Oppo(Policy):
+    """Marks VMAs of 2 MiB and more.
+
+    OPPO's other conditions (the process, the VMA's name) tell heaps of apps from everything else; simulated programs
+    have no names.
+
+    Args:
+        min_length: bytes.
+    """
+
+    name = "oppo"
+    source = "OPPO: mm/cont_pte_hugepage.c, OnePlusOSS/android_kernel; Barry Song, linux-mm, November 2023"
+    default = "4K"
+    arguments = {"scan_share": 0, "features": "oppo-5.15"}  # noqa: RUF012
+
+    def __init__(self, min_length: int = MIN_LENGTH) -> None:
+        """Make the policy."""
+        self.min_length = min_length
+
+    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+        """Give a VMA 64K if it is long enough."""
+        vma = view.vma
+        assert vma is not None
+        action = ACTIONS.index("64K" if vma.end - vma.start >= self.min_length else "4K")
+        return action if view.masks[action] else view.no_op

@@ -1,0 +1,56 @@
+"""Quicksilver: fill a block one page at a time until it is worth it, then all at once (Zhu et al., USENIX ATC 2020).
+
+FreeBSD reserves 2M at the first fault and Quicksilver fills the rest once enough pages are there: in the fault (Sync),
+or in a thread that looks every second (Async). The simulated kernel has no reservations, so filling is a collapse,
+which also copies the pages that are there; and evicting the pages of reservations that lie idle has nothing to evict.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from thp_agents.heuristics.blocks import Timer, base_mapped, block_orders
+from thp_agents.policy import Policy
+from thp_agents.view import View
+
+
+class Quicksilver(Policy):
+    """Promotes a block that has enough pages.
+
+    Args:
+        mode: "sync" or "async".
+        threshold: pages.
+        scan_ms: how often the thread of "async" looks.
+    """
+
+    source = "Zhu et al., USENIX ATC 2020"
+    environment = "thp_env/VmaHints-v0"
+
+    def __init__(self, mode: str = "sync", threshold: int = 64, scan_ms: float = 1000) -> None:
+        """Make the policy."""
+        self.name = f"quicksilver_{mode}_{threshold}"
+        self.mode, self.threshold, self.scan = mode, threshold, Timer(scan_ms)
+        if mode == "sync" and threshold == 1:
+            self.default = "2M"  # the first fault fills the block
+        faults = 64 if mode == "sync" else 512
+        self.arguments = {"scan_share": 0, "slots": 1, "window_ms": 50.0, "window_faults": faults}
+
+    def reset(self, view: View) -> None:
+        """Begin an interval."""
+        self.scan.begin(view)
+        self.failed: dict[Any, int] = {}
+
+    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+        """Collapse the blocks that have enough pages; one that failed is tried again when it has more."""
+        if self.mode == "async" and not self.scan.due(view):
+            return view.no_op
+        for block, orders in block_orders(view):
+            pages = int((orders >= 0).sum())
+            if base_mapped(orders) and pages >= self.threshold and self.failed.get(block, 0) < pages:
+                if view.collapse(block.mm, block.start, block.end):
+                    self.failed[block] = pages
+                else:
+                    self.failed.pop(block, None)
+        return view.no_op

@@ -1,0 +1,34 @@
+"""A random policy: what choosing without looking is worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from thp_agents.policy import Policy
+from thp_agents.view import View
+
+
+class Random(Policy):
+    """Takes any of the actions that can have an effect, with equal chances.
+
+    Args:
+        seed: of its choices.
+    """
+
+    name = "random"
+    source = "a reference"
+    arguments = {"scan_share": 0}  # noqa: RUF012
+
+    def __init__(self, seed: int = 0) -> None:
+        """Make the policy."""
+        self.seed = seed
+
+    def reset(self, view: View) -> None:
+        """Begin the same draws anew."""
+        self.rng = np.random.default_rng(self.seed)
+
+    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+        """Draw an action."""
+        return int(self.rng.choice(np.flatnonzero(view.masks)))

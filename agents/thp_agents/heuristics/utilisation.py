@@ -1,0 +1,225 @@
+"""The utilisation rule: sizes follow the share of pages in use, weighed with what memory and page walks cost.
+
+Our own. It begins with all sizes; now and then a window of faults gets 4K: probes, around which it can be seen which
+pages the program asks for. What is mapped shows for free how full larger blocks are: the share of an aligned block's
+pages that faults have asked for. Sampled page walks show where time is lost; accessed bits would, too, but clearing
+them costs a core that coalesces PTEs its larger TLB entries, since these need equal bits. A larger size saves faults
+and page walks, and maps pages that nobody asked for; each page is expected to live as long again as the run has
+lasted, or as long as pages of its VMA live before they are unmapped (Little's law). Later faults get the size of the
+greatest gain, blocks that gain most from one 2M entry are collapsed, and large folios with holes are split. A new
+VMA gets what most of the memory deserves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from thp_agents.heuristics.blocks import PAGES, Block, Timer, inside
+from thp_agents.heuristics.cbmm import note_walks
+from thp_agents.policy import Policy
+from thp_agents.view import NOTHING, View
+from thp_env.machine import Vma, layout
+from thp_env.machine.clock import COSTS
+from thp_env.machine.prices import PAGES_PER_MIB, Prices
+
+FAULT, ZERO, COPY = (COSTS[name].ps / 1000 for name in ("fault", "zero_page", "copy_page"))
+SPLIT_FOLIO, SPLIT_PAGE = COSTS["split_folio"].ps / 1000, COSTS["split_page"].ps // 1000
+PAGE_SECOND = Prices().memory * 1000 / PAGES_PER_MIB
+"""What a 4K page costs in a second, in nanoseconds."""
+SIZES = (2, 3, 4, 5, 6, 7, 9)
+LIFE = (0.2, 60.0)
+"""Seconds that a page is expected to live, at least and at most."""
+
+
+class Utilisation(Policy):
+    """Weighs the share of pages in use.
+
+    Args:
+        own_pages: smaller VMAs get what most memory deserves: a size of its own keeps a VMA from merging.
+        probe_every: looks between two probes.
+        saved_small, saved_2m: share of its page walks that a page saves in a folio below 2M, in one of 2M.
+        look_ms: between two looks at samples and at everything mapped.
+        collapses: 2M blocks collapsed after a look at most.
+        prior: nanoseconds a second that page walks are expected to cost a 4K page, before that is measured.
+        life: seconds that a page is expected to live, before the run has lasted as long.
+        period: page walks between two samples.
+    """
+
+    name = "utilisation"
+    source = "thp_env: by the share of touched pages in the blocks mapped so far"
+    default = "all"
+    environment = "thp_env/VmaHints-v0"
+    arguments = {"scan_share": 0, "slots": 1, "window_ms": 20.0, "window_faults": 128}  # noqa: RUF012
+
+    def __init__(
+        self, own_pages: int = 2048, probe_every: int = 30, saved_small: float = 0.3, saved_2m: float = 0.9,
+        look_ms: float = 1000, collapses: int = 256, prior: float = 5000, life: float = 5, period: int = 2003,
+    ) -> None:  # fmt: skip
+        """Make the policy."""
+        self.probe_every = probe_every
+        self.own_pages, self.saved = own_pages, {o: saved_2m if o == layout.PMD_ORDER else saved_small for o in SIZES}
+        self.period = period
+        self.look, self.collapses, self.prior, self.young = Timer(look_ms), collapses, prior, life
+
+    def reset(self, view: View) -> None:
+        """Begin without knowledge."""
+        self.began = view.clock_ns
+        self.seen: dict[int, int] = {}
+        self.best: dict[int, int] = {}
+        self.default_order, self.looks = layout.PMD_ORDER, 0
+        self.zapped: dict[int, tuple[int, int]] = {}
+        self.life: dict[int, float] = {}
+        self.walked, self.walk_rate = (view.clock_ns, view.time_ns("translation")), self.prior
+        self.heat: dict[Block, float] = {}
+        view.sample_walks(self.period)
+        self.look.begin(view)
+
+    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+        """Look at VMAs that are new or have faulted; once a second at everything."""
+        looked = self.look.due(view)
+        if looked:
+            self.measure(view)
+            self.looks += 1
+        vmas = [vma for vma in view.vmas() if vma.pages >= 4]
+        for vma in vmas:
+            if looked or self.seen.get(vma.id) != vma.faults:
+                self.seen[vma.id] = vma.faults
+                if vma.faults:
+                    self.best[vma.id] = self.order(view, vma)
+        votes = np.zeros(layout.PMD_ORDER + 1)
+        for vma in vmas:
+            if vma.id in self.best:
+                votes[self.best[vma.id]] += vma.pages
+        if votes.any():
+            self.default_order = int(votes.argmax())
+        probe = looked and self.looks % self.probe_every == 0
+        view.set_default_orders(1 if probe else mask_up_to(self.default_order))
+        for vma in vmas:
+            order = self.best.get(vma.id, self.default_order)
+            own = mask_up_to(order) if order != self.default_order and vma.pages >= self.own_pages else 0
+            if own != vma.orders:
+                view.set_orders(vma.mm, vma.start, vma.end, own)
+        return view.no_op
+
+    def lifetime(self, view: View, vma: Vma) -> float:
+        """Return how many seconds a page of a VMA is expected to live."""
+        run = max(self.young, (view.clock_ns - self.began) / 1e9)
+        return float(np.clip(min(run, self.life.get(vma.id, run)), *LIFE))
+
+    def order(self, view: View, vma: Vma) -> int:
+        """Return the order of the greatest gain for the VMA's later faults."""
+        orders = view.mapped_pages(vma.mm, vma.start, vma.end)
+        life = self.lifetime(view, vma)
+        best, most = 0, 0.0
+        for order in SIZES:
+            share = density(orders, vma.start // layout.PAGE_SIZE, order)
+            gain = self.gain(order, share, life)
+            if gain > most:
+                best, most = order, gain
+        return best
+
+    def gain(self, order: int, share: float, life: float) -> float:
+        """Return what a size gains over 4K, in nanoseconds per page in use.
+
+        Args:
+            order: the size.
+            share: of the pages of a block that are in use.
+            life: seconds.
+        """
+        if share <= 0:
+            return 0.0
+        faults = FAULT * (1 - 1 / max(1.0, share * (1 << order)))
+        walks = self.walk_rate * self.saved[order] * life
+        waste = (1 / share - 1) * (ZERO + PAGE_SECOND * life)
+        return faults + walks - waste
+
+    def measure(self, view: View) -> None:
+        """Note what page walks cost, how long pages live, and collapse where it pays."""
+        since, spent = self.walked
+        now, walked = view.clock_ns, view.time_ns("translation")
+        resident = max(1, view.counters("nr_resident")["nr_resident"])
+        spending = (walked - spent) / max(1e-9, (now - since) / 1e9)
+        rate = spending / resident
+        counts: dict[Block, float] = {}
+        note_walks(counts, view, self.period)
+        total = max(1.0, sum(counts.values()))
+        self.heat = {block: count / total * spending for block, count in counts.items()}
+        self.walk_rate = max(rate, 0.5 * self.walk_rate)
+        self.walked = (now, walked)
+        worth: list[tuple[float, Block]] = []
+        for vma in view.vmas():
+            self._live(view, vma, now)
+            self._split(view, vma)
+            worth += self._worth(view, vma)
+        worth.sort(key=lambda item: (-item[0], item[1]))
+        spare = sum(view.buddyinfo()[layout.PMD_ORDER :])
+        for _, block in worth[: min(self.collapses, spare // 2)]:
+            view.collapse(block.mm, block.start, block.end)
+
+    def _live(self, view: View, vma: Vma, now: int) -> None:
+        smaps = view.smaps(vma.id)
+        zapped, resident = int(smaps["zapped"]), int(smaps["by_order"].sum())
+        before, at = self.zapped.get(vma.id, (0, self.began))
+        self.zapped[vma.id] = (zapped, now)
+        rate = (zapped - before) / max(1e-9, (now - at) / 1e9)
+        self.life[vma.id] = max(1, resident) / rate if rate else LIFE[1]
+
+    def _split(self, view: View, vma: Vma) -> None:
+        """Split large folios of which so much was unmapped that giving it back pays for the split and its walks."""
+        first = vma.start // layout.PAGE_SIZE
+        orders = view.mapped_pages(vma.mm, vma.start, vma.end)
+        life = self.lifetime(view, vma)
+        for order in SIZES:
+            whole, at = aligned(orders, first, order)
+            held = (whole == order).sum(1)
+            lost = held * self.walk_rate * self.saved[order] * life
+            gain = (whole == NOTHING).sum(1) * PAGE_SECOND * life - lost - SPLIT_FOLIO - (SPLIT_PAGE << order)
+            for i in np.flatnonzero((held > 0) & (gain > 0)):
+                start = (at + (int(i) << order)) * layout.PAGE_SIZE
+                view.split(vma.mm, start, start + (layout.PAGE_SIZE << order))
+
+    def _worth(self, view: View, vma: Vma) -> list[tuple[float, Block]]:
+        """Return the gain of each 2M block that should be collapsed."""
+        start, end = inside(vma)
+        if start == end:
+            return []
+        orders = view.mapped_pages(vma.mm, start, end).reshape(-1, PAGES)
+        mapped = (orders >= 0).sum(1)
+        small = ((orders >= 0) & (orders < layout.PMD_ORDER)).any(1)
+        life = self.lifetime(view, vma)
+        starts = range(start, end, layout.PMD_SIZE)
+        walks = np.array([self.heat.get(Block(vma.mm, at), 0.0) for at in starts])
+        gain = walks * self.saved[layout.PMD_ORDER] * life
+        gain = gain - COPY * mapped - (PAGES - mapped) * (ZERO + PAGE_SECOND * life)
+        chosen = np.flatnonzero(small & (gain > 0))
+        return [(float(gain[i]), Block(vma.mm, start + int(i) * layout.PMD_SIZE)) for i in chosen]
+
+
+def mask_up_to(order: int) -> int:
+    """Return the mask of a size and those below it, to which a fault can fall back."""
+    return sum(1 << o for o in layout.ORDERS if o <= order) or 1
+
+
+def aligned(orders: np.ndarray, first: int, order: int) -> tuple[np.ndarray, int]:
+    """Return a range's whole aligned blocks of a size, one a row, and the number of the first one's first page."""
+    nr = 1 << order
+    skip = min(len(orders), -first % nr)
+    return orders[skip : skip + (len(orders) - skip) // nr * nr].reshape(-1, nr), first + skip
+
+
+def density(orders: np.ndarray, first: int, order: int) -> float:
+    """Return the share of mapped pages in the aligned blocks of a size that faults have begun, 0 if none tells.
+
+    Args:
+        orders: what each page of a range maps (`View.mapped_pages`).
+        first: number of its first page.
+        order: the size. Blocks that one folio of this size or larger fills tell nothing.
+    """
+    whole, _ = aligned(orders, first, order)
+    begun = (whole >= 0).any(1)
+    told = whole[begun & (whole < order).any(1)]
+    if len(told):
+        return float((told >= 0).mean())
+    return 1.0 if begun.any() else 0.0

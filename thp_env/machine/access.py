@@ -1,0 +1,81 @@
+"""What a policy reads of a machine and does to it, beside decisions about whole VMAs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from thp_env.machine import layout
+from thp_env.machine.config import MachineError
+from thp_env.machine.records import WALK_DTYPE, Verb
+
+
+class Access:
+    """A part of `Machine`."""
+
+    _core: Any
+
+    def set(self, name: str, value: int) -> None:
+        """Write one of `layout.SETTINGS`, as the trace program's `set` does.
+
+        Raises:
+            MachineError: for an unknown setting or value.
+        """
+        if name not in layout.SETTINGS:
+            raise MachineError(f"no setting {name!r}: one of {', '.join(layout.SETTINGS)}")
+        which = list(layout.SETTINGS).index(name)
+        if not 0 <= value < layout.SETTING_VALUES[which]:
+            raise MachineError(f"{name} is 0 to {layout.SETTING_VALUES[which] - 1}, not {value}")
+        self._core.set(which, value)
+
+    def khugepaged(self, pages: int = 4096, sleep_ms: float = 10_000, alloc_sleep_ms: float = 60_000) -> None:
+        """Let khugepaged run by itself; it does not, unless told.
+
+        Args:
+            pages: pages_to_scan: after so many it sleeps; 0: stop it.
+            sleep_ms: scan_sleep_millisecs.
+            alloc_sleep_ms: alloc_sleep_millisecs: how long it sleeps when it got no huge page.
+        """
+        self._core.khugepaged(pages, int(sleep_ms * 1e9), int(alloc_sleep_ms * 1e9))
+
+    # -- address ranges and samples ----------------------------------------------------------------
+
+    def decide_range(self, mm: int, start: int, end: int, verb: Verb, value: int = 0) -> int:
+        """Do to an address range what a decision does to a VMA; returns the errno, 0 on success.
+
+        Raises:
+            MachineError: when there is no such range.
+        """
+        try:
+            return -self._core.decide_range(mm, start, end, int(verb), value)
+        except (ValueError, IndexError, TypeError) as error:
+            raise MachineError(f"cannot decide about {start:#x} to {end:#x}: {error}") from None
+
+    def test_and_clear_young(self, mm: int, addresses: np.ndarray) -> np.ndarray:
+        """Read the entries that map addresses and clear their accessed bits; this costs simulated time.
+
+        What stays in the TLB looks idle until it is flushed, and neighbours in the list that one PMD or one contpte
+        block maps have one bit, and cost one reading.
+
+        Args:
+            mm: the address space.
+            addresses: uint64, any number.
+
+        Returns:
+            uint8 for each address: `YOUNG_MAPPED`, `YOUNG_ACCESSED`, `YOUNG_PMD` (mapped by a PMD), `YOUNG_ZERO_PAGE`.
+        """
+        bits = self._core.test_and_clear_young(mm, np.ascontiguousarray(addresses, np.uint64))
+        return np.frombuffer(bits, np.uint8)
+
+    def count_zero_pages(self, mm: int, start: int, end: int) -> int:
+        """Read the pages of large folios in a range, and return how many are all zeros; this costs simulated time."""
+        return self._core.count_zero_pages(mm, start, end)
+
+    def sample_walks(self, period: int) -> None:
+        """Let the PMU sample the address of every so many-th page walk (0: none); each sample costs simulated time."""
+        self._core.sample_walks(period)
+
+    def take_walk_samples(self) -> np.ndarray:
+        """Return the `WALK_DTYPE` samples since they were last taken; of those beyond 16384 nothing is known."""
+        return np.frombuffer(self._core.take_walk_samples(), WALK_DTYPE)

@@ -1,0 +1,53 @@
+#include "page_idle.hpp"
+#include "contpte.hpp"
+#include "page_alloc.hpp"
+#include "page_table.hpp"
+
+namespace thp {
+
+void test_and_clear_young(machine &m, u32 mm, const u64 *addresses, u64 n, u8 *bits) {
+    const u64 *last = nullptr;
+    u8 seen = 0;
+    u64 read = 0;
+    for (u64 i = 0; i < n; ++i) {
+        u64 *entry = pmd_offset(m, mm, addresses[i]);
+        const bool huge = entry && pmd_trans_huge(*entry);
+        if (entry && !huge) entry = pte_none(*entry) ? nullptr : pte_offset(m, *entry, addresses[i]);
+        if (entry && !huge && (*entry & PTE_CONT)) entry = contpte_align_down(m, entry);
+        if (!entry || !pte_present(*entry)) {
+            bits[i] = 0;
+            continue;
+        }
+        if (entry != last) {
+            last = entry;
+            ++read;
+            const u64 value = huge ? *entry : ptep_get(m, entry);
+            seen = static_cast<u8>(YOUNG_MAPPED | (value & PTE_ACCESSED ? YOUNG_ACCESSED : 0) |
+                                   (huge ? YOUNG_PMD : 0) | (value & PTE_SPECIAL ? YOUNG_ZERO_PAGE : 0));
+            if (huge) {
+                *entry &= ~u64{PTE_ACCESSED};
+            } else {
+                ptep_test_and_clear_young(m, entry);
+            }
+        }
+        bits[i] = seen;
+    }
+    m.spend(TIME_monitoring, m.cost().scan_pte * read);
+}
+
+u64 count_zero_pages(machine &m, u32 mm, u64 start, u64 end) {
+    u64 zero = 0, used = 0;
+    for (u64 at = start; at < end; at += PAGE_SIZE) {
+        const u64 entry = follow_entry(m, mm, at);
+        if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
+        const u32 pfn = pte_pfn(entry) + (entry & PTE_PSE ? pte_index(at) : 0);
+        if (m.pages[page_head(m, pfn)].order == 0) continue;
+        const bool empty = (m.contents[pfn] & CONTENT_MASK) == 0;
+        zero += empty;
+        used += !empty;
+    }
+    m.spend(TIME_monitoring, m.cost().zero_page * zero + m.cost().scan_pte * used);
+    return zero;
+}
+
+} // namespace thp
