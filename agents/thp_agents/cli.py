@@ -80,6 +80,16 @@ def _record(args: argparse.Namespace) -> int:
     return 0
 
 
+def _import(args: argparse.Namespace) -> int:
+    from thp_workloads.importing import import_file
+
+    program = import_file(args.kind, args.file, args.out, args.pid)
+    print(f"wrote {args.out}: {len(program)} operations, {program.work.sum():.0f} accesses")
+    for note in program.meta["distortions"]:
+        print(f"note: {note}")
+    return 0
+
+
 def _train(args: argparse.Namespace) -> int:
     import dataclasses
 
@@ -116,8 +126,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     for path in (args.report, args.csv):
         if path:
             writable(path)
-    return _run_and_report(chosen, names, args.seeds, args.report, args.csv, args.quiet, "Policies compared",
-                           names if args.probe else ())
+    return _run_and_report(
+        chosen, names, args.seeds, args.report, args.csv, args.quiet, "Policies compared", names if args.probe else ()
+    )
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -132,8 +143,16 @@ def _demo(args: argparse.Namespace) -> int:
     print("2/2 evaluating on a recording that no agent was trained on")
     chosen = [agent, *(make() for make in policies().values())]
     title = "Which folio size? A learned agent and the kernel's settings on a recording of sqlite3"
-    return _run_and_report(chosen, ["sqlite_memory"], [0], out / "report.html", out / "runs.csv", args.quiet, title,
-                           [*dict.fromkeys(config.workloads), "sqlite_memory"])
+    return _run_and_report(
+        chosen,
+        ["sqlite_memory"],
+        [0],
+        out / "report.html",
+        out / "runs.csv",
+        args.quiet,
+        title,
+        [*dict.fromkeys(config.workloads), "sqlite_memory"],
+    )
 
 
 def _run_and_report(
@@ -245,6 +264,13 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--out", default="recording.npz")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     c.set_defaults(run=_record)
+
+    c = sub.add_parser("import", help="turn a log of perf, strace, DAMON or lackey into a trace program")
+    c.add_argument("--from", dest="kind", required=True, choices=("perf", "strace", "damon", "lackey"))
+    c.add_argument("file", type=Path, metavar="FILE")
+    c.add_argument("--out", type=Path, default=Path("imported.npz"), help="(default: %(default)s)")
+    c.add_argument("--pid", type=_natural, help="which process, or target of DAMON (default: the first one)")
+    c.set_defaults(run=_import)
 
     c = sub.add_parser("conformance", help="compare with a real kernel: its recordings, or this host's own")
     c.add_argument("files", nargs="*", type=Path, help="recordings; with --live programs, or folders of them")

@@ -11,6 +11,7 @@ The recorded programs lie in `programs/`. The files in `thp_workloads/data` were
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,18 +30,41 @@ RECORDINGS: dict[str, dict[str, Any]] = {
         "command": ["/usr/bin/sqlite3", ":memory:", ".read memory_table.sql"],
         "environment": {"LD_PRELOAD": "libjemalloc.so.2"},
     },
-}
+    "redis_server": {
+        "command": ["/usr/bin/redis-server", "--port", "7401", "--save", "", "--appendonly", "no",
+                    "--disable-thp", "no"],
+        "beside": [sys.executable, "redis_load.py", "7401"],
+    },
+    "zstd_long": {
+        "command": ["/usr/bin/zstd", "-q", "--ultra", "-20", "--long=27", "--single-thread", "-f", "-o", "/dev/null"],
+        "input": "/usr/share/perl/5.36.0/unicore/UCD.pl",
+    },
+    "node_jitless": {
+        "command": ["/usr/bin/node", "--jitless", "heap.js"],
+    },
+}  # fmt: skip
+"""What to run: `record`'s arguments, a program that runs `beside` it, and the file that is its `input`."""
 
 
 def make(name: str) -> Path:
     """Record one program of `RECORDINGS` anew and return the file."""
     out = DATA / f"{name}.npz"
     out.parent.mkdir(exist_ok=True)
-    before = Path.cwd()
+    what = dict(RECORDINGS[name])
+    beside, read = what.pop("beside", None), what.pop("input", os.devnull)
+    before, standard = Path.cwd(), os.dup(0)
     os.chdir(PROGRAMS)  # so that commands need no paths
+    with open(read) as file:
+        os.dup2(file.fileno(), 0)
+    load = subprocess.Popen(beside) if beside else None
     try:
-        record(**RECORDINGS[name], out=out, name=name)
+        record(**what, out=out, name=name)
     finally:
+        if load:
+            load.kill()
+            load.wait()
+        os.dup2(standard, 0)
+        os.close(standard)
         os.chdir(before)
     return out
 

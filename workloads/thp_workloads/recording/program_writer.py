@@ -114,8 +114,9 @@ def write_program(
     builder = ProgramBuilder(**meta)
     writer = _EventWriter(builder, ns)
     writer.operations(replayer.initial)
-    stack = next(args[1] for _, args, _ in replayer.initial if args[0] == "stack")
-    builder.touch("stack", stack - stack_touched, stack_touched)
+    if stack_touched:
+        stack = next(args[1] for _, args, _ in replayer.initial if args[0] == "stack")
+        builder.touch("stack", stack - stack_touched, stack_touched)
     for i in range(len(log.calls) + 1):
         end = int(ends[i]) if i < len(log.calls) else log.instructions
         part = events[cuts[i] : cuts[i + 1]]

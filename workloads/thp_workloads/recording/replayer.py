@@ -76,7 +76,7 @@ class Replayer:
                 continue
             # The executable's .bss has no path; ld.so has not mapped anything yet.
             file = not line.anonymous
-            name = os.path.basename(line.path).strip("[]") if file else "bss"
+            name = os.path.basename(line.path).strip("[]") or "bss"
             region = self._name(name if not file or not line.path.startswith("/") else f"{name}:0")
             self.occupied.add(line.start, line.end)
             call = {"at": line.start, "prot": line.prot, "file": file}
