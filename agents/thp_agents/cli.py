@@ -76,6 +76,11 @@ def _record(args: argparse.Namespace) -> int:
     from thp_workloads.recording.record import record
 
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if args.follow:
+        from thp_workloads.recording.tree import record_tree
+
+        record_tree(command, Path(args.out))
+        return 0
     record(command, Path(args.out), progress=not args.quiet)
     return 0
 
@@ -262,6 +267,7 @@ def parser() -> argparse.ArgumentParser:
 
     c = sub.add_parser("record", help="turn a real run into a trace program (needs valgrind)")
     c.add_argument("--out", default="recording.npz")
+    c.add_argument("--follow", action="store_true", help="also what it forks and executes")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     c.set_defaults(run=_record)
 

@@ -149,7 +149,7 @@ def _read_json(path: Path, text: str, target: int | None) -> list[Snapshot]:
             where = f"snapshot {i}"
             found.append(_checked(_duration(snapshot["start_time"]), _duration(snapshot["end_time"]), regions))
     except (KeyError, TypeError, ValueError) as error:
-        reason = f"there is no {error.args[0]}" if isinstance(error, KeyError) else error
+        reason = f"there is no {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise ImportingError(f"{path}: {where}: {reason}") from None
     return found
 
