@@ -17,6 +17,7 @@ FAMILIES = {
     "python_dict": "interpreter",
     "sqlite_memory": "database",
     "redis_server": "key-value store",
+    "zstd_long": "compression",
 }
 """The family of each recording; `thp_workloads.splits` says on which side it stands."""
 
