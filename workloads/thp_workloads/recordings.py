@@ -18,6 +18,7 @@ FAMILIES = {
     "sqlite_memory": "database",
     "redis_server": "key-value store",
     "zstd_long": "compression",
+    "make_tcc": "fork-heavy",
 }
 """The family of each recording; `thp_workloads.splits` says on which side it stands."""
 
