@@ -76,7 +76,22 @@ def _record(args: argparse.Namespace) -> int:
     from thp_workloads.recording.record import record
 
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if args.follow:
+        from thp_workloads.recording.tree import record_tree
+
+        record_tree(command, Path(args.out))
+        return 0
     record(command, Path(args.out), progress=not args.quiet)
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from thp_workloads.importing import import_file
+
+    program = import_file(args.kind, args.file, args.out, args.pid)
+    print(f"wrote {args.out}: {len(program)} operations, {program.work.sum():.0f} accesses")
+    for note in program.meta["distortions"]:
+        print(f"note: {note}")
     return 0
 
 
@@ -229,8 +244,16 @@ def parser() -> argparse.ArgumentParser:
 
     c = sub.add_parser("record", help="turn a real run into a trace program (needs valgrind)")
     c.add_argument("--out", default="recording.npz")
+    c.add_argument("--follow", action="store_true", help="also what it forks and executes")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     c.set_defaults(run=_record)
+
+    c = sub.add_parser("import", help="turn a log of perf, strace, DAMON or lackey into a trace program")
+    c.add_argument("--from", dest="kind", required=True, choices=("perf", "strace", "damon", "lackey"))
+    c.add_argument("file", type=Path, metavar="FILE")
+    c.add_argument("--out", type=Path, default=Path("imported.npz"), help="(default: %(default)s)")
+    c.add_argument("--pid", type=_natural, help="which process, or target of DAMON (default: the first one)")
+    c.set_defaults(run=_import)
 
     c = sub.add_parser("conformance", help="compare with a real kernel: its recordings, or this host's own")
     c.add_argument("files", nargs="*", type=Path, help="recordings; with --live programs, or folders of them")

@@ -26,7 +26,7 @@ acme = "acme_workloads:catalogue"
 py-modules = ["acme_workloads"]
 """
 
-MODULE = '''
+MODULE = """
 from thp_env import Instance, MachineConfig, ProgramBuilder, Workload
 
 
@@ -40,7 +40,7 @@ def sample(rng):
 
 def catalogue():
     return [Workload("acme_queue", "generator", "queues", "train", "a queue of acme", sample)]
-'''
+"""
 
 
 @pytest.fixture(scope="module")

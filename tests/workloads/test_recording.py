@@ -12,8 +12,9 @@ import pytest
 from thp_workloads.recording import record as recorder
 from thp_workloads.recording.record import RecordingError, record, sampling_error
 
-from thp_env.machine import Machine, Status, layout
+from thp_env.machine import Machine, MachineConfig, Status, layout
 from thp_env.traces import Program, load_program
+from thp_env.workload import memory_for
 
 PMD = layout.PMD_SIZE
 needs_valgrind = pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
@@ -289,3 +290,52 @@ def test_interrupt_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_unlimited_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda which: (-1, -1))
     refused("an unlimited stack", [sys.executable])
+
+
+TREE = r"""
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    long pages = argc > 1 ? 100 : 300;
+    char *p = mmap(0, pages * 4096, 3, 0x22, -1, 0);
+    for (long i = 0; i < pages; i++) ((volatile char *)p)[i * 4096] = 1;
+    for (int i = 0; argc == 1 && i < 2; i++)
+        if (fork() == 0) execl(argv[0], argv[0], "child", (char *)0);
+    while (argc == 1 && wait(0) > 0) {}
+    munmap(p, pages * 4096);
+    return 0;
+}
+"""
+
+
+@needs_valgrind
+@needs_gcc
+def test_children_are_followed_across_fork_and_exec(tmp_path: Path) -> None:
+    from thp_workloads.recording.tree import record_tree
+
+    source, binary = tmp_path / "tree.c", tmp_path / "tree"
+    source.write_text(TREE)
+    subprocess.run(["gcc", "-O1", "-o", binary, source], check=True)
+    program = record_tree([str(binary)])
+    assert sorted(program.processes) == ["P", "tree0", "tree1", "tree2"]
+    assert program.meta["programs"] == [str(binary), f"{binary} child", f"{binary} child"]
+    ops = [(layout.OPS[op["op"]], program.processes[op["process"]], int(op["length"])) for op in program.ops]
+    assert ("mmap", "tree0", 300 * layout.PAGE_SIZE) in ops
+    for child in ("tree1", "tree2"):
+        at = ops.index(("mmap", child, 100 * layout.PAGE_SIZE))
+        # The parent waits with its memory mapped.
+        assert ops.index(("mmap", "tree0", 300 * layout.PAGE_SIZE)) < at
+        assert at < ops.index(("munmap", "tree0", 300 * layout.PAGE_SIZE))
+    machine = Machine(program, MachineConfig(memory=memory_for(program)))
+    assert machine.run(go_on=True) == Status.DONE
+    assert machine.counters["peak_resident"] >= 300 + 100
+    assert machine.counters["nr_resident"] == 0
+
+
+def test_a_child_that_cannot_be_recorded_is_named(tmp_path: Path) -> None:
+    from thp_workloads.recording.tree import record_tree
+
+    with pytest.raises(RecordingError, match="command not found: nonesuch"):
+        record_tree(["nonesuch"])

@@ -13,7 +13,13 @@ from thp_env.traces import Program, load_program
 from thp_env.workload import Instance, Workload, memory_for
 from thp_workloads.splits import side_of
 
-FAMILIES = {"python_dict": "interpreter", "sqlite_memory": "database"}
+FAMILIES = {
+    "python_dict": "interpreter",
+    "sqlite_memory": "database",
+    "redis_server": "key-value store",
+    "zstd_long": "compression",
+    "make_tcc": "fork-heavy",
+}
 """The family of each recording; `thp_workloads.splits` says on which side it stands."""
 
 

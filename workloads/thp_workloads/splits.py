@@ -10,7 +10,7 @@ from thp_env.workload import WorkloadError
 
 FAMILIES = {
     "train": ("allocators", "SPEC-like", "key-value store", "fork-heavy"),
-    "validation": ("HPC", "interpreter"),
+    "validation": ("HPC", "interpreter", "compression"),
     "test": ("graph", "PARSEC", "browser", "phone", "data centre", "database"),
 }
 """The families of each side."""

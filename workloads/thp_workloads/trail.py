@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from thp_env.workload import Instance
 CELLS, COLUMNS = 300, 160
 """Cells of the address axis and of the time axis."""
 MIB = 1 << 20
+CHUNK = 16
+"""Pages of a recording that are drawn as one."""
 
 
 @dataclass
@@ -76,7 +79,19 @@ class _Step:
     name: str
     begin: float
     end: float
+    uses: list[_Use]
+
+
+class _Use(NamedTuple):
+    """Accesses to a range: whose, when, where, to which region, and how many real ones."""
+
+    process: int
+    begin: float
+    end: float
     start: int
+    length: int
+    region: int
+    accesses: float
 
 
 class _Look(NamedTuple):
@@ -102,8 +117,7 @@ def _run(instance: Instance, mask: int) -> tuple[list[_Step], list[_Look]]:
             break  # memory ran out
         machine.run(ops=1, go_on=True)
         name = layout.OPS[op["op"]]
-        start = machine.region(instance.program.regions[op["region"]])[0] if name in layout.REGION_OPS else 0
-        steps.append(_Step(op, name, begin, machine.clock_ps / 1e12, start))
+        steps.append(_Step(op, name, begin, machine.clock_ps / 1e12, list(_uses(machine, op, name, begin))))
         if i % every == 0 or i == len(instance.program) - 1:
             rows = [machine.process(name) for name in instance.program.processes]
             processes = {row[0]: number for number, row in enumerate(rows) if row}
@@ -112,15 +126,34 @@ def _run(instance: Instance, mask: int) -> tuple[list[_Step], list[_Look]]:
     return steps, looks
 
 
+def _uses(machine: Machine, op: np.void, name: str, begin: float) -> Iterator[_Use]:
+    """Yield what an operation that has just run accessed; recorded accesses in chunks of `CHUNK` pages."""
+    program, end, process = machine.program, machine.clock_ps / 1e12, int(op["process"])
+    if name in ("touch", "access"):
+        region, length = int(op["region"]), int(op["length"])
+        start = machine.region(program.regions[region])[0] + int(op["offset"])
+        number = float(op["b"] * op["weight"]) if name == "access" else float(op["length"] / op["a"])
+        yield _Use(process, begin, end, start, length, region, number)
+    elif name == "replay":
+        records = program.accesses[int(op["offset"]) : int(op["offset"] + op["length"])]
+        for region in np.unique(records["region"]).tolist():
+            start = machine.region(program.regions[region])[0]
+            mine = records[records["region"] == region]
+            chunks, where = np.unique(mine["page"] // CHUNK, return_inverse=True)
+            numbers = np.bincount(where, mine["count"]) * float(op["weight"])
+            size = CHUNK * layout.PAGE_SIZE
+            for chunk, number in zip(chunks.tolist(), numbers.tolist(), strict=True):
+                yield _Use(process, begin, end, start + chunk * size, size, region, number)
+
+
 def trail(instance: Instance) -> Trail:
     """Run an instance twice, with folios of 4K and of 2M, and return what it did."""
     program = instance.program
     steps, looks = _run(instance, 1)
     looks_2m = _run(instance, 1 << layout.PMD_ORDER)[1]
     own = [s for s in steps if program.processes[s.op["process"]] != "others"]
-    used = [s for s in own if s.name in ("touch", "access")]
-    axis = _Axis([(int(s.op["process"]), s.start + int(s.op["offset"]),
-                   s.start + int(s.op["offset"] + s.op["length"])) for s in used] or [(0, 0, 4096)])  # fmt: skip
+    used = [use for s in own for use in s.uses]
+    axis = _Axis([(u.process, u.start, u.start + u.length) for u in used] or [(0, 0, 4096)])
     begin = next((s.begin for s in own if s.name == "mmap" and not s.op["d"] & layout.VM_FILE), 0.0)
     seconds = np.linspace(begin, max(steps[-1].end, begin + 1e-9), COLUMNS + 1)
     middle = (seconds[:-1] + seconds[1:]) / 2
@@ -145,26 +178,23 @@ def trail(instance: Instance) -> Trail:
     )  # fmt: skip
 
 
-def _heat(used: list[_Step], axis: _Axis, seconds: np.ndarray) -> np.ndarray:
+def _heat(used: list[_Use], axis: _Axis, seconds: np.ndarray) -> np.ndarray:
     heat = np.zeros((CELLS, COLUMNS))
-    for s in used:
-        weight = float(s.op["b"] * s.op["weight"]) if s.name == "access" else float(s.op["length"] / s.op["a"])
-        start = s.start + int(s.op["offset"])
-        places = axis.cells(int(s.op["process"]), start, start + int(s.op["length"]))
-        columns = np.clip(np.searchsorted(seconds, [s.begin, s.end], "right") - 1, 0, COLUMNS - 1)
+    for u in used:
+        places = axis.cells(u.process, u.start, u.start + u.length)
+        columns = np.clip(np.searchsorted(seconds, [u.begin, u.end], "right") - 1, 0, COLUMNS - 1)
         number = sum(z - a for a, z in places) * (columns[1] - columns[0] + 1)
         for a, z in places:
-            heat[a:z, columns[0] : columns[1] + 1] += weight / number
+            heat[a:z, columns[0] : columns[1] + 1] += u.accesses / number
     return heat
 
 
-def _roles(used: list[_Step], axis: _Axis, regions: tuple[str, ...]) -> list[tuple[str, float]]:
+def _roles(used: list[_Use], axis: _Axis, regions: tuple[str, ...]) -> list[tuple[str, float]]:
     """Name the places: the middle of the cells of each kind of region, the largest ones."""
     cells: dict[str, set[int]] = {}
-    for s in used:
-        role = re.sub(r"\d+", "", regions[s.op["region"]])
-        start = s.start + int(s.op["offset"])
-        for a, z in axis.cells(int(s.op["process"]), start, start + int(s.op["length"])):
+    for u in used:
+        role = re.sub(r"\d+", "", regions[u.region])
+        for a, z in axis.cells(u.process, u.start, u.start + u.length):
             cells.setdefault(role, set()).update(range(a, z))
     largest = sorted(cells.items(), key=lambda item: -len(item[1]))[:10]
     return [(role, float(np.median(list(where)))) for role, where in largest]

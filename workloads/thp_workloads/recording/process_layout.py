@@ -29,7 +29,7 @@ class MapsLine:
     @property
     def anonymous(self) -> bool:
         """Whether the mapping is private anonymous memory."""
-        return not self.path or self.path in ("[heap]", "[stack]")
+        return not self.path or self.path in ("[heap]", "[stack]") or self.path.startswith("[anon")
 
     @property
     def prot(self) -> str:

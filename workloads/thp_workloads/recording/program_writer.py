@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -70,7 +71,7 @@ def write_program(
     ns: float,
     meta: dict[str, Any],
 ) -> Program:
-    """Write the program.
+    """Write the program of one process.
 
     Args:
         log: the parsed log.
@@ -81,48 +82,69 @@ def write_program(
         ns: nanoseconds an instruction takes.
         meta: for `Program.meta`.
     """
-    exact = log.touches[windows.outside(log.touches["instruction"])]
-    stream = np.concatenate([exact, log.runs])
-    order = np.argsort(stream["instruction"], kind="stable")
-    events = np.zeros(len(stream), EVENT_DTYPE)
-    for name in ("instruction", "page", "count", "written"):
-        events[name] = stream[name][order]
-    events["exact"] = order < len(exact)
-    events["weight"][events["exact"] == 0] = windows.weights(log.runs)
-    events["count"] = np.maximum(events["count"], 1)
-    sampled = np.array(sorted(samples), dtype=np.int64).reshape(-1, 3)
-
-    # First pass: follow the calls, translate pages to regions, learn what the pages hold.
-    classes = ContentClasses()
-    ends = log.calls["instruction"]
-    cuts = [0, *np.searchsorted(events["instruction"], ends, side="right").tolist(), len(events)]
-    sample_cuts = [0, *np.searchsorted(sampled[:, 0], ends, side="right").tolist(), len(sampled)]
-    operations: list[list[Operation]] = []
-    for i in range(len(log.calls) + 1):
-        part = events[cuts[i] : cuts[i + 1]]
-        part["region"], part["page"] = replayer.space.translate(part["page"])
-        mine = sampled[sample_cuts[i] : sample_cuts[i + 1]]
-        classes.add(*replayer.space.translate(mine[:, 1]), mine[:, 2])
-        if i < len(log.calls):
-            file = int(log.calls["name"][i])
-            operations.append(list(replayer.call(log.calls[i], log.files[file] if file >= 0 else "")))
-    classes.finish()
-    events["content"] = classes.of(events["region"], events["page"])
-
-    # Second pass: write.
-    meta = {**meta, "brk_start": replayer.brk_start, "mmap_base": replayer.mmap_base}
-    builder = ProgramBuilder(**meta)
-    writer = _EventWriter(builder, ns)
-    writer.operations(replayer.initial)
-    stack = next(args[1] for _, args, _ in replayer.initial if args[0] == "stack")
-    builder.touch("stack", stack - stack_touched, stack_touched)
-    for i in range(len(log.calls) + 1):
-        end = int(ends[i]) if i < len(log.calls) else log.instructions
-        part = events[cuts[i] : cuts[i + 1]]
-        writer.events(part[part["region"] >= 0], end)
-        if i < len(log.calls):
-            writer.operations(operations[i])
+    part = ProcessWriter(log, windows, replayer, samples, stack_touched)
+    builder = ProgramBuilder(**meta, brk_start=replayer.brk_start, mmap_base=replayer.mmap_base)
+    for _ in part.write(builder, ns):
+        pass
     return builder.build()
+
+
+class ProcessWriter:
+    """Writes what one process did, from call to call, so that several can take turns."""
+
+    def __init__(
+        self, log: Log, windows: Windows, replayer: Replayer, samples: list[tuple[int, int, int]], stack_touched: int
+    ) -> None:
+        """Follow the calls, translate pages to regions and learn what the pages hold; arguments as `write_program`."""
+        self._log, self._replayer, self._stack_touched = log, replayer, stack_touched
+        exact = log.touches[windows.outside(log.touches["instruction"])]
+        stream = np.concatenate([exact, log.runs])
+        order = np.argsort(stream["instruction"], kind="stable")
+        events = np.zeros(len(stream), EVENT_DTYPE)
+        for name in ("instruction", "page", "count", "written"):
+            events[name] = stream[name][order]
+        events["exact"] = order < len(exact)
+        events["weight"][events["exact"] == 0] = windows.weights(log.runs)
+        events["count"] = np.maximum(events["count"], 1)
+        sampled = np.array(sorted(samples), dtype=np.int64).reshape(-1, 3)
+        classes = ContentClasses()
+        ends = log.calls["instruction"]
+        cuts = [0, *np.searchsorted(events["instruction"], ends, side="right").tolist(), len(events)]
+        sample_cuts = [0, *np.searchsorted(sampled[:, 0], ends, side="right").tolist(), len(sampled)]
+        self._operations: list[list[Operation]] = []
+        for i in range(len(log.calls) + 1):
+            part = events[cuts[i] : cuts[i + 1]]
+            part["region"], part["page"] = replayer.space.translate(part["page"])
+            mine = sampled[sample_cuts[i] : sample_cuts[i + 1]]
+            classes.add(*replayer.space.translate(mine[:, 1]), mine[:, 2])
+            if i < len(log.calls):
+                file = int(log.calls["name"][i])
+                self._operations.append(list(replayer.call(log.calls[i], log.files[file] if file >= 0 else "")))
+        classes.finish()
+        events["content"] = classes.of(events["region"], events["page"])
+        self._events, self._cuts = events, cuts
+
+    def write(self, builder: ProgramBuilder, ns: float) -> Iterator[int]:
+        """Write the operations; yield the instruction before each call and the accesses after it, and at the end."""
+        log, replayer = self._log, self._replayer
+        writer = _EventWriter(builder, ns)
+        writer.operations(replayer.initial)
+        numbers = np.zeros(len(replayer.names), np.int64)  # the builder counts the regions of all processes
+        if self._stack_touched:
+            name, stack = next((a[0], a[1]) for _, a, _ in replayer.initial if a[0] == replayer.stack)
+            builder.touch(name, stack - self._stack_touched, self._stack_touched)
+        for i in range(len(log.calls) + 1):
+            yield int(log.calls["instruction"][i - 1]) if i else 0
+            if i:
+                writer.operations(self._operations[i - 1])
+            end = int(log.calls["instruction"][i]) if i < len(log.calls) else log.instructions
+            part = self._events[self._cuts[i] : self._cuts[i + 1]]
+            part = part[part["region"] >= 0]
+            for region in np.unique(part["region"]).tolist():
+                numbers[region] = builder.region_number(replayer.names[region])
+            part["region"] = numbers[part["region"]]
+            writer.events(part, end)
+        yield log.instructions
 
 
 class _EventWriter:

@@ -1,7 +1,7 @@
 """`record`: runs a program under valgrind and writes what it does to memory as a trace program.
 
-Only the first process is followed: children after fork are silent, and a program that replaces itself by
-exec (a shell wrapper) cannot be recorded; name the real program instead.
+Only the first process is followed here: children after fork are silent, and a program that replaces itself by
+exec (a shell wrapper) cannot be recorded. `thp_workloads.recording.tree` follows children.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from thp_workloads.recording._lackey import Lackey
 from thp_workloads.recording.content import ContentSampler
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.process_layout import ClientLayout, NativeLayout, client_layout, native_layout
-from thp_workloads.recording.program_writer import log_arrays, write_program
+from thp_workloads.recording.program_writer import Log, log_arrays, write_program
 from thp_workloads.recording.replayer import Replayer
 from thp_workloads.recording.unmapped_area import mmap_base
 
@@ -60,7 +60,7 @@ LIMITATIONS = (
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """A finished run under valgrind."""
 
     log: Lackey
@@ -107,13 +107,13 @@ def record(
         RecordingError: when the command cannot be recorded or the file cannot be written.
     """
     if out is not None:
-        _check_writable(Path(out))
+        check_writable(Path(out))
     added = dict(environment or {})
     log = Lackey(window, 0 if keep_full else budget, 1 if keep_full else 4)
     run = _run(list(command), {"GLIBC_TUNABLES": TUNABLES, **os.environ, **added}, log, progress)
     program = _program(run, command, added, name, window, ns_per_instruction)
     if out is not None:
-        _save(program, Path(out))
+        save(program, Path(out))
     return program
 
 
@@ -133,57 +133,96 @@ def sampling_error(command: Sequence[str], **options: Any) -> dict[str, float]:
     return record(command, **options).meta["sampling_error"]
 
 
-def _program(
-    run: _Run,
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    name: str | None,
-    window: int,
-    ns: float,
-) -> Program:
+@dataclass(frozen=True)
+class Prepared:
+    """A process's run, ready to be written.
+
+    Attributes:
+        log: its arrays.
+        windows: its sampled windows.
+        replayer: its address space before the first instruction.
+        stack_touched: bytes of the stack that hold arguments and environment.
+        sampling_error: see `sampling_error`.
+    """
+
+    log: Log
+    windows: sampling.Windows
+    replayer: Replayer
+    stack_touched: int
+    sampling_error: dict[str, float]
+
+    @property
+    def maps_memory(self) -> bool:
+        """Whether the process made anonymous mappings."""
+        return any(call["number"] in (9, 12) and _is_anonymous(call) for call in self.log.calls)
+
+
+def prepare(run: Run, window: int, prefix: str = "") -> Prepared:
+    """Weigh the windows of a run and lay out its address space; its regions' names begin with `prefix`."""
     log = log_arrays(run.log, window)
     begun = np.frombuffer(run.log.windows).reshape(-1, 3)
     windows = sampling.weigh(window, log.runs, begun, run.log.misses)
     top = run.client.stack_top
     address = log.touches["page"] * PAGE_SIZE
     stack = address[(address < top) & (address >= top - _stack_limit())]
-    low = int(stack.min(initial=run.stack_address))
-    replayer = Replayer(run.native, run.client, low)
+    replayer = Replayer(run.native, run.client, int(stack.min(initial=run.stack_address)), prefix)
     exact = log.touches[windows.outside(log.touches["instruction"])]
+    touched = -(-(run.client.stack_top - run.stack_address) // PAGE_SIZE) * PAGE_SIZE
+    error = sampling.sampling_error(windows, log.runs, exact, run.log.misses)
+    return Prepared(log, windows, replayer, touched, error)
+
+
+def _program(
+    run: Run,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    name: str | None,
+    window: int,
+    ns: float,
+) -> Program:
+    p = prepare(run, window)
     meta = {
-        "name": name or os.path.basename(command[0]),
-        "source": "recording",
-        "command": " ".join(command),
-        "environment": dict(environment),
-        "version": _version(command[0]),
-        "exit_status": run.status,
-        "recorder": RECORDER_VERSION,
-        "valgrind": _version("valgrind"),
-        "instructions": log.instructions,
+        **facts(command, environment, name, run.status),
+        "instructions": p.log.instructions,
         "accesses_anonymous": run.log.accesses_anonymous,
         "accesses_other": run.log.accesses_other,
-        "touched_bytes": len(np.unique(log.touches["page"])) * PAGE_SIZE,
+        "touched_bytes": len(np.unique(p.log.touches["page"])) * PAGE_SIZE,
         "log_lines": run.log.lines,
         "log_bytes": run.log.bytes,
         "seconds": round(run.seconds, 1),
         "window": window,
         "period": window << run.log.level,
-        "sampling_error": sampling.sampling_error(windows, log.runs, exact, run.log.misses),
+        "sampling_error": p.sampling_error,
     }
-    touched = -(-(run.client.stack_top - run.stack_address) // PAGE_SIZE) * PAGE_SIZE
     try:
-        program = write_program(log, windows, replayer, run.samples, stack_touched=touched, ns=ns, meta=meta)
+        program = write_program(
+            p.log, p.windows, p.replayer, run.samples, stack_touched=p.stack_touched, ns=ns, meta=meta
+        )
     except ProgramError as error:
         raise RecordingError(f"the run of {command[0]} is not a trace program: {error}") from error
-    notes = [*LIMITATIONS, *sorted(replayer.notes)]
+    notes = [*LIMITATIONS, *sorted(p.replayer.notes)]
     if run.log.forks:
         notes.append(f"{run.log.forks} children or threads were started; children were not followed")
     if run.log.brk_refused:
         program.meta["brk_refused"] = run.log.brk_refused
     program.meta["distortions"] = notes
-    if not any(call["number"] in (9, 12) and _is_anonymous(call) for call in log.calls):
+    if not p.maps_memory:
         raise RecordingError(f"{command[0]} made no anonymous mapping: there is nothing to record")
     return program
+
+
+def facts(command: Sequence[str], environment: Mapping[str, str], name: str | None, status: int) -> dict[str, Any]:
+    """Return what a recording says of its origin."""
+    return {
+        "name": name or os.path.basename(command[0]),
+        "source": "recording",
+        "command": " ".join(command),
+        "environment": dict(environment),
+        "version": _version(command[0]),
+        "exit_status": status,
+        "recorder": RECORDER_VERSION,
+        "valgrind": _version("valgrind"),
+    }
 
 
 def _is_anonymous(call: np.void) -> bool:
@@ -193,19 +232,14 @@ def _is_anonymous(call: np.void) -> bool:
 # -- running ---------------------------------------------------------------------------------------
 
 
-def _run(command: list[str], environment: dict[str, str], log: Lackey, progress: bool) -> _Run:
-    path = shutil.which(command[0]) if command else None
-    if path is None:
-        raise RecordingError(f"command not found: {command[0] if command else '(none)'}")
-    if shutil.which(VALGRIND[0]) is None:
-        raise RecordingError("recording needs valgrind: apt-get install valgrind")
-    mmap_base()  # refuses a layout that is not simulated
+def _run(command: list[str], environment: dict[str, str], log: Lackey, progress: bool) -> Run:
+    path = executable(command)
     try:
         native = native_layout(path, command, environment)
     except OSError as error:
         raise RecordingError(f"cannot read the layout of {command[0]}: {error.strerror}") from error
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, _bar(progress) as show:
+    with tempfile.TemporaryDirectory() as folder, bar(progress) as show:
         fifo = os.path.join(folder, "log")
         os.mkfifo(fifo)
         fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -219,13 +253,7 @@ def _run(command: list[str], environment: dict[str, str], log: Lackey, progress:
             client = client_layout(process.pid, native, stack_address)
             with suppress(OSError):  # a smaller pipe is only slower
                 fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            low = client.stack_top - _stack_limit()
-            log.anonymous(low, client.stack_top)
-            log.anonymous(stack_address, client.stack_top, written=True)
-            for line in native.mappings:
-                if line.anonymous and line.path != "[stack]":
-                    moved = client.moved[native.executable]
-                    log.anonymous(line.start + moved, line.end + moved)
+            declare(log, native, client, stack_address)
             sampler = ContentSampler(process.pid)
             _follow(fd, process, log, head, sampler, show)
             status = process.wait()
@@ -240,16 +268,41 @@ def _run(command: list[str], environment: dict[str, str], log: Lackey, progress:
         raise RecordingError(f"{command[0]} was killed by signal {-status} under valgrind")
     if not log.finish():
         raise RecordingError(f"cannot record {command[0]}: {log.error}")
-    return _Run(log, native, client, stack_address, sampler.samples, status, time.monotonic() - started)
+    return Run(log, native, client, stack_address, sampler.samples, status, time.monotonic() - started)
+
+
+def executable(command: Sequence[str]) -> str:
+    """Return the path of a command that can be recorded.
+
+    Raises:
+        RecordingError: when it or valgrind is not there, or the address space is not one that is simulated.
+    """
+    path = shutil.which(command[0]) if command else None
+    if path is None:
+        raise RecordingError(f"command not found: {command[0] if command else '(none)'}")
+    if shutil.which(VALGRIND[0]) is None:
+        raise RecordingError("recording needs valgrind: apt-get install valgrind")
+    mmap_base()  # refuses a layout that is not simulated
+    return path
+
+
+def declare(log: Lackey, native: NativeLayout, client: ClientLayout, stack_address: int) -> None:
+    """Tell the log's reader which memory is anonymous from the start."""
+    log.anonymous(client.stack_top - _stack_limit(), client.stack_top)
+    log.anonymous(stack_address, client.stack_top, written=True)
+    for line in native.mappings:
+        if line.anonymous and line.path != "[stack]":
+            moved = client.moved[native.executable]
+            log.anonymous(line.start + moved, line.end + moved)
 
 
 def _head(fd: int, process: subprocess.Popen) -> tuple[bytes, int]:
     """Read the log up to its first access, which is to the stack; return the text and the address."""
     text = b""
     while True:
-        for line in text.split(b"\n")[:-1]:
-            if line[:3] in (b" S ", b" L ", b" M "):
-                return text, int(line[3:].split(b",")[0], 16)
+        first = first_access(text)
+        if first is not None:
+            return text, first
         ended = process.poll() is not None
         try:
             data = os.read(fd, PAGE_SIZE)
@@ -261,6 +314,14 @@ def _head(fd: int, process: subprocess.Popen) -> tuple[bytes, int]:
                 raise RecordingError(f"valgrind died before the program's first access: {reason}")
             time.sleep(0.005)
         text += data
+
+
+def first_access(text: bytes) -> int | None:
+    """Return the first address in whole lines of a log, which is in the stack."""
+    for line in text.split(b"\n")[:-1]:
+        if line[:3] in (b" S ", b" L ", b" M "):
+            return int(line[3:].split(b",")[0], 16)
+    return None
 
 
 def _follow(fd: int, process: subprocess.Popen, log: Lackey, head: bytes, sampler: ContentSampler, show: Any) -> None:
@@ -284,7 +345,7 @@ def _follow(fd: int, process: subprocess.Popen, log: Lackey, head: bytes, sample
 
 
 @contextmanager
-def _bar(progress: bool) -> Iterator[Any]:
+def bar(progress: bool) -> Iterator[Any]:
     """Yield a function that shows how far a log is read."""
     try:
         from tqdm import tqdm
@@ -293,11 +354,11 @@ def _bar(progress: bool) -> Iterator[Any]:
     if not progress:
         yield lambda log: None
         return
-    with tqdm(desc="recording", unit=" lines", unit_scale=True) as bar:
+    with tqdm(desc="recording", unit=" lines", unit_scale=True) as shown:
 
         def show(log: Lackey) -> None:
-            bar.set_postfix_str(f"{log.bytes / 1e9:.2f} GB of log", refresh=False)
-            bar.update(log.lines - bar.n)
+            shown.set_postfix_str(f"{log.bytes / 1e9:.2f} GB of log", refresh=False)
+            shown.update(log.lines - shown.n)
 
         yield show
 
@@ -338,7 +399,7 @@ def _version(command: str) -> str:
 # -- output ----------------------------------------------------------------------------------------
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Refuse before a long run what could not be written after it."""
     try:
         if path.is_dir():
@@ -349,7 +410,8 @@ def _check_writable(path: Path) -> None:
         raise RecordingError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _save(program: Program, path: Path) -> None:
+def save(program: Program, path: Path) -> None:
+    """Write a recording; a `RecordingError` says why it cannot be."""
     try:
         save_program(program, path)
     except ProgramError as error:

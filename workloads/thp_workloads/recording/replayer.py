@@ -47,16 +47,18 @@ class Replayer:
         space: the pieces by client address.
         occupied: the mapped native addresses.
         names: the regions' names; a region's number is its place here.
+        stack: the stack's name.
         notes: how the program will differ from the run, one sentence each.
     """
 
-    def __init__(self, native: NativeLayout, client: ClientLayout, stack_low: int) -> None:
+    def __init__(self, native: NativeLayout, client: ClientLayout, stack_low: int, prefix: str = "") -> None:
         """Map what the program starts with.
 
         Args:
             native: the native layout at the first instruction.
             client: where valgrind put it.
             stack_low: the lowest client address of the stack that the run touched.
+            prefix: what the regions' names begin with.
         """
         self.space = AddressSpace()
         self.occupied = Intervals()
@@ -66,6 +68,8 @@ class Replayer:
         self.brk_start = native.brk_start
         self.initial: list[Operation] = []
         self._mmaps = 0
+        self._prefix = prefix
+        self.stack = prefix + "stack"
         self._taken: set[str] = set()
         self._heap = HIDDEN
         self._brk = 0
@@ -76,7 +80,7 @@ class Replayer:
                 continue
             # The executable's .bss has no path; ld.so has not mapped anything yet.
             file = not line.anonymous
-            name = os.path.basename(line.path).strip("[]") if file else "bss"
+            name = os.path.basename(line.path).strip("[]") or "bss"
             region = self._name(name if not file or not line.path.startswith("/") else f"{name}:0")
             self.occupied.add(line.start, line.end)
             call = {"at": line.start, "prot": line.prot, "file": file}
@@ -90,10 +94,11 @@ class Replayer:
         length = max(length, client_top - stack_low // PAGE_SIZE * PAGE_SIZE)
         region = self._name("stack")
         self.occupied.add(native_top - length, native_top)
-        self.initial.append(("mmap", ("stack", length), {"at": native_top - length}))
+        self.initial.append(("mmap", (self.stack, length), {"at": native_top - length}))
         self.space.add(Piece(client_top - length, client_top, region, 0, native_top - length, True))
 
     def _name(self, name: str) -> int:
+        name = self._prefix + name
         base, _, number = name.rpartition(":")
         while name in self._taken:
             number = str(int(number) + 1) if base and number.isdigit() else "1"
@@ -205,7 +210,7 @@ class Replayer:
             self.space.add(Piece(start + self._brk, start + length, self._heap, self._brk, native, True))
             self.occupied.add(native, self.brk_start + length)
         self._brk = length
-        return [("brk", ("heap", length), {})]
+        return [("brk", (self.names[self._heap], length), {})]
 
     def _mremap(self, args: list[int], result: int, file: str) -> Iterable[Operation]:
         old, new = _up(args[1]), _up(args[2])
