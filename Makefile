@@ -78,15 +78,15 @@ sanitize: install
 
 # A libFuzzer target over the interpreter; what it finds stays in build/fuzz, and so does its corpus.
 SECONDS ?= 60
-FUZZED := $(filter-out %/bindings.cpp,$(wildcard $(addprefix thp_env/machine/,*.cpp kernel/*.cpp hardware/*.cpp)))
+FUZZED := $(filter-out thp_env/machine/bindings%,$(wildcard $(addprefix thp_env/machine/,*.cpp kernel/*.cpp hardware/*.cpp)))
 build/fuzz/program: tests/fuzz/program.cpp $(NATIVE)
 	@command -v clang++ >/dev/null || { echo 'clang with libFuzzer is needed: apt-get install clang' >&2; exit 1; }
 	@mkdir -p build/fuzz/corpus
-	clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	clang++ -std=c++20 -g1 -O2 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 	  -fno-strict-aliasing -Ithp_env/machine $(FUZZED) $< -o $@
 
 fuzz: build/fuzz/program
-	$< -max_total_time=$(SECONDS) -max_len=512 -timeout=60 -print_final_stats=1 -artifact_prefix=build/fuzz/ \
+	$< -max_total_time=$(SECONDS) -max_len=512 -len_control=0 -timeout=60 -print_final_stats=1 -artifact_prefix=build/fuzz/ \
 	  build/fuzz/corpus
 
 clean:

@@ -23,7 +23,8 @@ constexpr u64 advices[] = {
     MADV_COLD,          MADV_PAGEOUT,      MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE,
     MADV_GUARD_INSTALL, MADV_GUARD_REMOVE,
 };
-constexpr u64 setting_values[NR_SETTINGS] = {4, 2, 2, 512, 512, 512, 5, 201, 2};
+constexpr u64 setting_values[] = {4, 2, 2, 512, 512, 512, 5, 201, 2, 2};
+static_assert(std::size(setting_values) == NR_SETTINGS);
 // Edges of blocks are where rules differ.
 constexpr u64 edges[] = {0, 1, 4, 15, 16, 17, 64, 255, 256, 511, 512, 513, 768, 1024, 1535};
 
@@ -114,7 +115,14 @@ op_record next_op(decoder &d) {
         op.a = 1 + d.below(2);
         break;
     case OP_swap:
-        op.length *= 4;
+        op.length = (1 + d.below(2047)) * PAGE_SIZE;
+        break;
+    case OP_pollute:
+        op.a = d.below(257) << 8;
+        break;
+    case OP_fragment:
+        op.a = 1 + d.below(MAX_PAGE_ORDER);
+        op.b = d.below(1001);
         break;
     default:
         break;
@@ -122,14 +130,19 @@ op_record next_op(decoder &d) {
     return op;
 }
 
-machine_config small_machine(bool shadow) {
+machine_config small_machine(decoder &d) {
     machine_config c{};
-    c.nr_pages = 6144;
+    c.nr_pages = 4096;
     c.max_vmas = 64;
     c.max_mms = 4;
     c.max_tables = 96;
     c.nr_cpus = 2;
-    c.shadow_tlb = shadow;
+    c.shadow_tlb = d.below(2);
+    c.arch = static_cast<u32>(d.below(NR_ARCHS));
+    c.features = static_cast<u32>(d.below(1U << NR_FEATURES));
+    if (c.arch == ARCH_X86_64) c.features &= ~(1U << FEATURE_entire_mapcount | 1U << FEATURE_zero_64k);
+    c.pool_blocks = c.features >> FEATURE_pool_64k & 1 ? 32 : 0;
+    c.min_free_kbytes = d.below(2) ? NIL : 0;
     for (tlb_geometry &array : c.tlb.arrays) array = {1, 0};
     c.tlb.arrays[0] = {4, 2};
     c.tlb.arrays[1] = {2, 2};
@@ -139,6 +152,10 @@ machine_config small_machine(bool shadow) {
     c.tlb.of_size[0][SIZE_4K] = 0;
     c.tlb.of_size[0][SIZE_2M] = 1;
     c.tlb.of_size[1][SIZE_4K] = c.tlb.of_size[1][SIZE_2M] = 2;
+    if (c.arch != ARCH_X86_64) {
+        c.tlb.of_size[0][SIZE_CONTPTE] = 0;
+        c.tlb.of_size[1][SIZE_CONTPTE] = 2;
+    }
     c.tlb.nested = {1, 0};
     c.clock.fault = c.clock.syscall = 1000;
     return c;
@@ -155,7 +172,7 @@ void expect_consistent(machine &m, const op_record *op) {
 
 extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
     decoder d(data, size);
-    const bool shadow = d.below(2);
+    const machine_config config = small_machine(d);
     std::vector<op_record> ops;
     // Two regions first, and who forks does it once: what comes later finds something.
     for (u32 i = 0; i < 2; ++i) {
@@ -181,7 +198,7 @@ extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
         op.aux = op.process = static_cast<u16>(i);
         ops.push_back(op);
     }
-    machine m(small_machine(shadow), {NR_REGIONS, NR_PROCESSES, 8192, 8 * REGION_PAGES});
+    machine m(config, {NR_REGIONS, NR_PROCESSES, 2048, 8 * REGION_PAGES});
     for (u32 order = 2; order <= PMD_ORDER; ++order) m.h->thp_mode[order] = THP_MADVISE;
     boot(m, 0, 0);
     program_view program{ops.data(), nullptr, nullptr, nullptr, ops.size(), 1};

@@ -184,7 +184,7 @@ struct scan : frame_census {
         u32 used = 0;
         for (u32 slot = 0; slot < swapped.size(); ++slot) {
             const u32 page = swap_cache_get(m, slot);
-            expect_equal(m.swap[slot].count, swapped[slot], "count of swap slot " + std::to_string(slot));
+            expect(m.swap[slot].count == swapped[slot], "count of swap slot", slot);
             used += m.swap[slot].count > 0 || page != NIL;
             if (page == NIL) continue;
             const bool ours =

@@ -34,7 +34,7 @@ struct tag_bytes {
 struct lru_word {
     static constexpr u64 ONES = 0x1111111111111111ULL;
 
-    static u64 first(u32 ways) { return 0xfedcba9876543210ULL & ~0ULL >> (64 - 4 * ways); }
+    static u64 first(u32 ways) { return ways ? 0xfedcba9876543210ULL & ~0ULL >> (64 - 4 * ways) : 0; }
     static u32 position(u64 order, u32 way) { // in bits
         const u64 x = order ^ way * ONES;
         return static_cast<u32>(std::countr_zero((x - ONES) & ~x & ONES << 3)) & ~3U;

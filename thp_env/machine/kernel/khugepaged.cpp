@@ -56,15 +56,14 @@ scan_result scan_ptes(machine &m, u64 *pte, bool khugepaged, u32 max_ptes_none, 
         return true;
     };
     for (u32 i = 0; i < HPAGE_PMD_NR; ++i) {
-        if (is_swap_pte(pte[i])) {
+        if (!pte_none(pte[i]) && !pte_present(pte[i])) { // also a guard marker, which swap-in stumbles over
             if (exceeds(++*unmapped, m.h->max_ptes_swap, VM_thp_scan_exceed_swap_pte)) return EXCEED;
             continue;
         }
-        if (pte_none(pte[i]) || (pte_present(pte[i]) && (pte[i] & PTE_SPECIAL))) {
+        if (pte_none(pte[i]) || (pte[i] & PTE_SPECIAL)) {
             if (exceeds(++none, max_ptes_none, VM_thp_scan_exceed_none_pte)) return EXCEED;
             continue;
         }
-        if (!pte_present(pte[i])) return FAIL; // a guard marker
         const u32 head = page_head(m, pte_pfn(pte[i]));
         if (folio_maybe_mapped_shared(m, head) &&
             exceeds(++shared, m.h->max_ptes_shared, VM_thp_scan_exceed_share_pte))
@@ -82,8 +81,9 @@ bool swap_in(machine &m, u32 vma, u64 start, u64 *pte) {
     const u64 majflt = m.mms[m.vmas[vma].vm_mm].majflt;
     bool done = true;
     for (u32 i = 0; i < HPAGE_PMD_NR && done; ++i) {
-        if (!is_swap_pte(pte[i])) continue;
-        done = do_swap_page(m, vma, start + (u64{i} << PAGE_SHIFT), pte + i, false) == FAULT_DONE;
+        if (pte_none(pte[i]) || pte_present(pte[i])) continue;
+        done = is_swap_pte(pte[i]) &&
+               do_swap_page(m, vma, start + (u64{i} << PAGE_SHIFT), pte + i, false) == FAULT_DONE;
     }
     m.mms[m.vmas[vma].vm_mm].majflt = majflt;
     return done;
