@@ -19,8 +19,8 @@ from support.episodes import small_program
 from thp_agents.episode import evaluate_one
 from thp_agents.learned.config import AgentConfig, agents, load_config
 from thp_agents.learned.policy_file import load_policy
-from thp_agents.learned.training import make_envs, train
 from thp_agents.learned.rollouts import try_all
+from thp_agents.learned.training import make_envs, train
 from thp_agents.policy import PolicyError, find_policy
 from thp_agents.profile import finish
 
