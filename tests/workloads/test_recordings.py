@@ -14,7 +14,7 @@ from thp_env.traces.npz import checksum
 from thp_env.workload import find
 
 PACKED_LIMIT = 3 << 20
-LEAST = {"zstd_long": 70e6, "make_tcc": 2e6}
+LEAST = {"zstd_long": 70e6, "make_tcc": 2e6, "java_interpreter": 40e6}
 """Bytes of anonymous memory of programs that do not take 100 MB."""
 pytestmark = pytest.mark.parametrize("name", FAMILIES)
 

@@ -19,6 +19,7 @@ FAMILIES = {
     "redis_server": "key-value store",
     "zstd_long": "compression",
     "make_tcc": "fork-heavy",
+    "java_interpreter": "data centre",
 }
 """The family of each recording; `thp_workloads.splits` says on which side it stands."""
 
