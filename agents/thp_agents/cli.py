@@ -133,7 +133,7 @@ def _demo(args: argparse.Namespace) -> int:
     from thp_agents.episode import evaluate_one
     from thp_agents.learned.config import load_config
     from thp_agents.learned.training import train
-    from thp_agents.policy import find_policy
+    from thp_agents.policy import Policy, find_policy
     from thp_agents.report import verdict, write_report
     from thp_agents.tables import format_table, table, write_csv
 
@@ -142,7 +142,7 @@ def _demo(args: argparse.Namespace) -> int:
     print(f"1/2 training {config.name} on {', '.join(DEMO_TRAINING)}")
     agent = train(config, out / f"{config.name}.npz", folder=out, quiet=args.quiet, command=_command())
     print("2/2 evaluating on a recording that no agent was trained on")
-    chosen = [agent, *(find_policy(name) for name in DEMO_POLICIES)]
+    chosen: list[Policy] = [agent, *(find_policy(name) for name in DEMO_POLICIES)]
     runs = [evaluate_one(policy, DEMO_WORKLOAD, 0, frames=60) for policy in chosen]
     print(f"\n{format_table(*table(runs))}\n\n{verdict(runs)}")
     write_csv(runs, out / "runs.csv")
@@ -234,7 +234,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--csv", type=Path, help="write one row a run")
     c.add_argument("--store", type=Path, help="results, to go on from (default: runs/evaluate/SUITE.jsonl)")
     c.add_argument("--processes", type=_natural, default=0, help="(default: one for each CPU)")
-    c.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; no address: a local one")
+    c.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; default: a local one")
     c.add_argument("--limit", type=_natural, default=300, metavar="SECONDS", help="of one run (default: %(default)s)")
     c.add_argument("--recompute-oracle", action="store_true", help="search the static oracle again")
     c.add_argument("--save-oracle", action="store_true", help="keep its results in the package")

@@ -143,9 +143,10 @@ class Scores:
 
     def score(self, policy: str) -> np.ndarray:
         """Return a policy's score in each family, the mean over its training seeds."""
-        return self.by_family[self._rows_of(policy)].mean(0)
+        return self.by_family[self.rows_of(policy)].mean(0)
 
-    def _rows_of(self, policy: str) -> list[int]:
+    def rows_of(self, policy: str) -> list[int]:
+        """Return the rows of a policy, one for each training seed."""
         return [i for i, (name, _) in enumerate(self.rows) if name == policy]
 
     @cached_property
@@ -160,7 +161,7 @@ class Scores:
                 drawn[r, :, f] = self.saved[:, c].sum(1) / self._oracle[c].sum()
         seeds = {}
         for policy in self.policies:
-            rows = np.array(self._rows_of(policy))
+            rows = np.array(self.rows_of(policy))
             seeds[policy] = rows[rng.integers(len(rows), size=(self.resamples, len(rows)))]
         return drawn, seeds
 
@@ -174,7 +175,7 @@ class Scores:
 
         The interval resamples families, then training seeds, then workload seeds.
         """
-        value = float(iqm(self.by_family[self._rows_of(policy)].reshape(-1)))
+        value = float(iqm(self.by_family[self.rows_of(policy)].reshape(-1)))
         return Interval(value, *np.percentile(self._iqms(policy), (2.5, 97.5)).tolist())
 
     def difference(self, policy: str, other: str) -> Interval:
@@ -185,7 +186,7 @@ class Scores:
 
     def improvement(self, policy: str, other: str) -> float:
         """Return the probability that a run of one policy is cheaper than the other's, the mean over families."""
-        mine, theirs = self._rows_of(policy), self._rows_of(other)
+        mine, theirs = np.array(self.rows_of(policy)), np.array(self.rows_of(other))
         shares = []
         for columns in self._columns.values():
             c = np.concatenate(columns)
@@ -195,7 +196,7 @@ class Scores:
 
     def profile(self, policy: str, thresholds: np.ndarray) -> np.ndarray:
         """Return the share of (family, training seed) whose score is above each threshold."""
-        scores = self.by_family[self._rows_of(policy)].reshape(-1)
+        scores = self.by_family[self.rows_of(policy)].reshape(-1)
         return (scores[:, None] > thresholds).mean(0)
 
     def ranking(self) -> list[str]:

@@ -76,7 +76,7 @@ def best_by_workload(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
     rows = []
     for workload in sorted({w for _, w, _ in s.instances}):
         columns = [i for i, key in enumerate(s.instances) if key[1] == workload]
-        saved = {name: s.saved[[i for i, r in enumerate(s.rows) if r[0] == name]][:, columns].mean() for name in s.policies}
+        saved = {name: s.saved[np.ix_(s.rows_of(name), columns)].mean() for name in s.policies}
         order = sorted((n for n in saved if n != ORACLE), key=lambda n: -saved[n])
         shown = [f"{n} {np.exp(-saved[n]):.3f}" for n in order[:3]]
         rows.append([workload, *shown, f"{np.exp(-saved[ORACLE]):.3f}"])
@@ -84,8 +84,9 @@ def best_by_workload(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
 
 
 def write_suite_report(
-    verdict: Verdict, pictures: Sequence[Run], failed: Sequence[str], folder: Path, title: str, notes: Sequence[str] = ()
-) -> None:
+    verdict: Verdict, pictures: Sequence[Run], failed: Sequence[str], folder: Path, title: str,
+    notes: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Write index.html, and a page for each workload that there are pictures of.
 
     Args:

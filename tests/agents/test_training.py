@@ -92,7 +92,8 @@ def test_resume_goes_on_where_it_stopped(tmp_path: Path, workload: str) -> None:
     policy = train(config(workload, 192), tmp_path / "a.npz", folder=tmp_path / "run", resume=True, quiet=True)
     assert policy.meta["decisions"] == 192
     again = train(config(workload, 192), tmp_path / "b.npz", folder=tmp_path / "run", resume=True, quiet=True)
-    assert np.array_equal(again.network.weights["weight0"], policy.network.weights["weight0"]), "nothing is left to train"
+    first, second = policy.network.weights, again.network.weights
+    assert np.array_equal(first["weight0"], second["weight0"]), "nothing is left to train"
 
 
 def test_what_cannot_be_trained_is_refused_at_once(tmp_path: Path, workload: str) -> None:
@@ -169,8 +170,8 @@ def test_what_ifs_are_what_happens(workload: str) -> None:
 
 
 def test_ctrl_c_keeps_a_checkpoint_and_resume_goes_on(tmp_path: Path, workload: str) -> None:
-    command = [Path(sys.executable).with_name("thp-env"), "train", "--workloads", workload, "--agent", "ppo", "--folder",
-               "run", "--out", "agent.npz", "--steps"]  # fmt: skip
+    command = [Path(sys.executable).with_name("thp-env"), "train", "--workloads", workload, "--agent", "ppo",
+               "--folder", "run", "--out", "agent.npz", "--steps"]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_MININTERVAL": "0"}
     process = subprocess.Popen([*command, "1000000"], stderr=subprocess.PIPE, text=True, cwd=tmp_path,
                                env=environment, start_new_session=True)  # fmt: skip

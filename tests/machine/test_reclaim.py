@@ -57,12 +57,16 @@ def test_what_is_used_again_gets_a_second_chance():
     for offset in range(0, 4 * MIB, 256 * 1024):
         text += touch + f"write new {offset} 256K\n"
     machine = run(text)
-    swapped = {name: int((machine.pagemap(0, *machine.region(name))["kind"] == KIND_SWAP).sum()) for name in ("hot", "cold")}
+    kinds = {name: machine.pagemap(0, *machine.region(name))["kind"] for name in ("hot", "cold")}
+    swapped = {name: int((kind == KIND_SWAP).sum()) for name, kind in kinds.items()}
     assert swapped["cold"] > 4 * swapped["hot"], swapped
 
 
-@pytest.mark.parametrize(("advice", "defrag", "large"), [("hugepage", "madvise", True), ("normal", "madvise", False),
-                                                         ("normal", "always", True), ("hugepage", "never", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("advice", "defrag", "large"),
+    [("hugepage", "madvise", True), ("normal", "madvise", False), ("normal", "always", True),
+     ("hugepage", "never", False)],
+)  # fmt: skip
 def test_who_waits_for_reclaim_to_make_room_for_a_large_folio(advice, defrag, large):
     """vma_thp_gfp_mask: without direct reclaim the charge fails at the limit, and single pages are used."""
     text = f"swap 64M\nset defrag {defrag}\nthp 64 always\nmmap a 4M\nadvise a 0 4M {advice}\nlimit 1M\nwrite a 0 4M\n"

@@ -114,7 +114,8 @@ def programs(draw, operations: int = 20, forks: bool = False) -> Program:
     for _ in range(2):
         name = f"r{len(regions)}"
         file = draw(st.sampled_from(["", "", "", "file", "shared"]))
-        b.mmap(name, REGION_PAGES * PAGE, offset=draw(st.sampled_from([0, 0, 4 * PAGE])), **{file: True} if file else {})
+        offset = draw(st.sampled_from([0, 0, 4 * PAGE]))
+        b.mmap(name, REGION_PAGES * PAGE, offset=offset, **{file: True} if file else {})
         regions.append(name)
     for _ in range(draw(st.integers(1, operations))):
         if forks:

@@ -48,8 +48,8 @@ from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
 
-__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "WALK_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError", "OrderQuestion",
-           "Status", "Vma"]  # fmt: skip
+__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "WALK_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError",
+           "OrderQuestion", "Status", "Vma"]  # fmt: skip
 
 NEVER = (1 << 64) - 1
 

@@ -50,7 +50,7 @@ COSTS: Mapping[str, Cost] = MappingProxyType(
         "swap_in_page": Cost(2_300_000, "zram_swapin_fault of 4K to 1M compressible folios: per page", 0.2),
         "scan_pte": Cost(20_000, "assumed: reading and clearing one accessed bit"),
         "contpte_convert": Cost(560_000, "assumed: 16 PTEs at change_pte; the invalidation is flush_one"),
-        "migrate_page": Cost(2_300_000, "compact_memory of a fragmented GiB: system time per page moved, less scanning", 0.3),
+        "migrate_page": Cost(2_300_000, "compact_memory of a fragmented GiB: system time per page, less scanning", 0.3),
         "compact_scan": Cost(4_000, "compact_memory when nothing is left to move: per page looked at", 0.5),
         "pmu_sample": Cost(250_000, "assumed: writing one PEBS or SPE record, and reading it"),
     }

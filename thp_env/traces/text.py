@@ -265,11 +265,8 @@ def _format(program: Program, op: np.void) -> str:
             return f"set {path} {b if isinstance(values, int) else values[b]}"
         case "mmap":
             place = _format_place(program, c, a, b, int(op["aux"]))
-            flags = "".join(
-                f" {k}=1"
-                for k, bit in (("file", layout.VM_FILE), ("shared", layout.VM_SHARED), ("nohugepage", layout.VM_NOHUGEPAGE))
-                if d & bit
-            )
+            bits = {"file": layout.VM_FILE, "shared": layout.VM_SHARED, "nohugepage": layout.VM_NOHUGEPAGE}
+            flags = "".join(f" {k}=1" for k, bit in bits.items() if d & bit)
             return f"mmap {region} {op['length']} {place} prot={prot[d & PROTECTION['rw']]}{flags}"
         case "mremap":
             target = program.regions[op["aux"]]

@@ -23,7 +23,7 @@ class VmaEmbedding(BaseFeaturesExtractor):
         """Make the layer."""
         slots, fields = observation_space["vmas"].shape  # type: ignore[misc]
         super().__init__(observation_space, slots * width)
-        shared = sum(int(observation_space[key].shape[0]) for key in ("system", "other"))  # type: ignore[index]
+        shared = sum(int(observation_space[key].shape[0]) for key in ("system", "other"))  # type: ignore[index,misc]
         self.slots, self.embed = slots, nn.Linear(fields + shared, width)
 
     def forward(self, observations: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -79,21 +79,21 @@ class DeepSetsPolicy(MaskableMultiInputActorCriticPolicy):
     def __init__(self, *arguments: Any, net_arch: tuple[int, int] = (64, 64), **named: Any) -> None:
         """Make the networks."""
         self._hidden = int(net_arch[1])
-        super().__init__(
-            *arguments, features_extractor_class=VmaEmbedding, features_extractor_kwargs={"width": int(net_arch[0])},
-            **named,
-        )  # fmt: skip
+        named |= {"features_extractor_class": VmaEmbedding, "features_extractor_kwargs": {"width": int(net_arch[0])}}
+        super().__init__(*arguments, **named)
 
     def _build_mlp_extractor(self) -> None:
-        slots = self.features_extractor.slots
+        slots: Any = self.features_extractor.slots
         self.mlp_extractor = _Mix(slots, self.features_dim // slots, self._hidden)  # type: ignore[assignment]
 
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)
-        slots = self.features_extractor.slots
+        slots: Any = self.features_extractor.slots
         self.action_net = _Heads(slots, self._hidden, int(self.action_space.nvec[0]))  # type: ignore[attr-defined]
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        optimizer: Any = self.optimizer_class
+        self.optimizer = optimizer(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
     def layers(self) -> list[nn.Linear]:
         """Return the actor's layers in the order of `networks.DeepSets`."""
-        return [self.features_extractor.embed, self.mlp_extractor.mix, self.action_net.head]  # type: ignore[union-attr]
+        parts: list[Any] = [self.features_extractor.embed, self.mlp_extractor.mix, self.action_net.head]
+        return parts

@@ -58,7 +58,7 @@ def _linear(net: torch.nn.Module) -> list[torch.nn.Linear]:
 
 
 def _arrays(layers: list[torch.nn.Linear]) -> dict[str, np.ndarray]:
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for i, layer in enumerate(layers):
         arrays |= {f"weight{i}": layer.weight.detach().numpy().copy(), f"bias{i}": layer.bias.detach().numpy().copy()}
     return arrays

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 import numpy as np
 
-ACTIVATIONS = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0.0)}
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0.0)}
 
 
 class Network(Protocol):
@@ -40,7 +41,7 @@ class Mlp:
         activation: a name of `ACTIVATIONS`, after every layer but the last.
     """
 
-    kind = "mlp"
+    kind: ClassVar[str] = "mlp"
 
     def __init__(self, weights: dict[str, np.ndarray], activation: str = "tanh") -> None:
         """Take over the weights.
@@ -79,7 +80,7 @@ class DeepSets:
         activation: as of `Mlp`.
     """
 
-    kind = "deep_sets"
+    kind: ClassVar[str] = "deep_sets"
 
     def __init__(self, weights: dict[str, np.ndarray], activation: str = "tanh") -> None:
         """Take over the weights.
@@ -109,7 +110,7 @@ class DeepSets:
         return (mixed @ self.head[0].T + self.head[1]).reshape(-1)
 
 
-NETWORKS = {kind.kind: kind for kind in (Mlp, DeepSets)}
+NETWORKS: dict[str, Callable[..., Network]] = {"mlp": Mlp, "deep_sets": DeepSets}
 
 
 def _chain(layers: list[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.learned.networks import NETWORKS, Network
-from thp_agents.policy import PolicyError
+from thp_agents.policy import Policy, PolicyError
 from thp_env.envs.actions import INTERFACES, ORDER_MASKS
 from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS, KEPT, ORDERS
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
@@ -44,7 +44,7 @@ def signature(environment: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
 
 
-class LearnedPolicy:
+class LearnedPolicy(Policy):
     """Takes the action of the highest value among those that can have an effect.
 
     Args:
@@ -136,7 +136,8 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
     widths = {key: len(names) for key, names in now["seen"].items()}
     inputs = sum(widths.values()) - widths.get("present", 0)
     if network.shape != (inputs, len(now["actions"])):
-        raise PolicyError(f"{path}: its network maps {network.shape}, not {inputs} fields to {len(now['actions'])} values")
+        wanted = (inputs, len(now["actions"]))
+        raise PolicyError(f"{path}: its network maps fields to values as {network.shape}, not {wanted}")
     return LearnedPolicy(network, now, meta | {"name": name or Path(path).stem})
 
 

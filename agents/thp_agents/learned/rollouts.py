@@ -7,6 +7,7 @@ random draws as the original, so a difference between two of them is due to the 
 
 from __future__ import annotations
 
+import itertools
 import os
 import zipfile
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from thp_agents.learned.networks import Mlp
 from thp_agents.mapping import mapped
 from thp_agents.policy import PolicyError
 from thp_agents.profile import finish
-from thp_env.envs.actions import ACTIONS, COLLAPSE, KEEP
+from thp_env.envs.actions import ACTIONS, COLLAPSE, INTERFACES, KEEP
 from thp_env.envs.vma_order import VmaOrderEnv
 from thp_env.files import whole_file
 from thp_env.machine.batch import Batch, Window
@@ -134,7 +135,7 @@ def try_all(env: VmaOrderEnv, state: dict[str, Any]) -> np.ndarray:
     chosen = np.array(actions)
     decisions = np.empty((len(actions), 1, 3), np.uint32)
     decisions[:, 0, 0] = env.task.rows["id"][0, 0]
-    decisions[:, 0, 1:] = env.task.actions.decisions[chosen]
+    decisions[:, 0, 1:] = INTERFACES["orders"].decisions[chosen]
     Batch(machines, 1).run(Window(), decisions=decisions)
     costs = np.array([finish(m)[0]["total_ns"] for m in machines])
     worth = np.full(len(ACTIONS), np.nan, np.float32)
@@ -148,7 +149,7 @@ def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
     torch.manual_seed(config.seed)
     sizes = [samples.seen.shape[1], *config.net_arch]
     layers: list[nn.Module] = []
-    for i, o in zip(sizes, sizes[1:], strict=False):
+    for i, o in itertools.pairwise(sizes):
         layers += [nn.Linear(i, o), nn.Tanh()]
     head = nn.Linear(sizes[-1], len(_TRIED))
     net = nn.Sequential(*layers, head)
@@ -170,7 +171,7 @@ def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
         optimizer.step()
         schedule.step()
     linear = [m for m in net if isinstance(m, nn.Linear)]
-    weights = {}
+    weights: dict[str, np.ndarray] = {}
     for i, layer in enumerate(linear):
         weights |= {f"weight{i}": layer.weight.detach().numpy().copy(), f"bias{i}": layer.bias.detach().numpy().copy()}
     last = len(linear) - 1
@@ -231,8 +232,8 @@ class Rollouts:
     def save(self, path: str | os.PathLike) -> None:
         """Write the samples and the network that plays now."""
         with whole_file(Path(path)) as file:
-            np.savez(file, seen=self.samples.seen, worth=self.samples.worth, episodes=self.samples.episodes,
-                     **self.weights)  # fmt: skip
+            arrays: dict[str, Any] = {**self.weights, "seen": self.samples.seen, "worth": self.samples.worth}
+            np.savez(file, episodes=self.samples.episodes, **arrays)
 
     def load(self, path: str | os.PathLike) -> None:
         """Go on from what `save` wrote.

@@ -150,7 +150,8 @@ def train(
     progress = _Progress(folder, config, quiet)
     try:
         log = str(folder) if tensorboard and _has_tensorboard() else None
-        model: Any = make_model(config, envs, log) if envs else Rollouts(config, config.workloads or train_workloads(), threads)
+        names = config.workloads or train_workloads()
+        model: Any = make_model(config, envs, log) if envs else Rollouts(config, names, threads)
         if resume:
             model = _loaded(model, progress.path, envs)
         progress.saved = model.num_timesteps
