@@ -12,7 +12,7 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "R3": ("kernel/memory.cpp", "dontneed && m.h->config.arch == ARCH_X86_64", "false && dontneed",
            "a21_pmd_after_full_zap"),
     "R4": ("kernel/memory.cpp", "orders &= ~(1U << *order);\n    }\n    *order = 0;", "orders = 0;\n    }\n    *order = 0;",
-           "a24_two_sizes"),
+           "a09_pte_range_none"),
     "R5": ("kernel/memory.cpp", "if (order) m.count(MTHP_anon_fault_alloc, order);", "", "a16_populate_write"),
     "R6": ("kernel/memory.cpp", "if (charge_failed) m.count(MTHP_anon_fault_fallback_charge, *order);", "",
            "s18_charge_fallback"),
@@ -41,7 +41,7 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "R17": ("kernel/memory.cpp", "if (huge && !split_huge_pmd(m, vma, pmd, at)) return false; // R17",
             "const u64 old = *pmd;\n"
             "            if (huge && !split_huge_pmd(m, vma, pmd, at)) return false;\n"
-            "            if (huge && !(old & PTE_SPECIAL)) split_folio(m, pte_pfn(old));", "u10_pmd_munmap_head"),
+            "            if (huge && !(old & PTE_SPECIAL)) split_folio(m, pte_pfn(old));", "u07_pmd_partial_dontneed"),
     "R18": ("kernel/memory.cpp", "gather.flush(m, mm);\n", "gather.flush(m, mm);\n    deferred_split_scan(m, m.h->deferred_len);\n",
             "u05_refault_into_hole"),
     "R19": ("kernel/huge_memory.cpp", "(flagged || underused) && split_folio", "underused && split_folio",
@@ -74,7 +74,7 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "R34": ("kernel/vmscan.cpp", "slot = swap_alloc(m, order);", "slot = order ? NIL : swap_alloc(m, order);",
             "s01_pageout_64k"),
     "R35": ("kernel/vmscan.cpp", "if (order && (folio.flags & PG_partially_mapped))", "if (false)",
-            "s30_pageout_partially_mapped"),
+            "u15_shrink_by_reclaim"),
     "R36": ("kernel/vmscan.cpp", "for (u32 i = 1; i < nr; ++i) stack.push_back(head + i);",
             "for (u32 i = nr; --i > 0;) stack.push_back(head + i);", "s11_swap_full"),
     "R37": ("kernel/swap.cpp", "m.swap[slot + i].zeromap = zero;\n    }\n    if (zero) {",
