@@ -202,14 +202,14 @@ def test_the_shadow_sees_4k_pages_whatever_maps_them():
 
 
 def test_the_shadow_forgets_an_unmapped_huge_page():
-    """Small pages that have been unmapped are walked for again: 512 of them are beyond the ceiling of single flushes."""
+    """Small pages that have been unmapped are walked for again: 512 are beyond the ceiling of single flushes."""
     text = "mmap a 2M\nwrite a 0 2M\nadvise a 0 2M dontneed\n"
     before, after = (run(text + more, "2048", shadow_tlb=True).counters for more in ("", "read a 2044K 4K\n"))
     assert (after - before)["shadow_l2_miss"] == 1
 
 
 def test_a_move_that_runs_out_of_tables_leaves_no_translation():
-    """What moved before is not there any more. `b` finds tables for its first block of twenty: a PMD and a PTE table."""
+    """What moved before is not there any more. `b` finds tables for its first block: a PMD and a PTE table."""
     text = "mmap a 40M\nwrite a 0 40M 2M\nread a 0 4K\n"
     machine = machine_of(text + "mremap a 0 40M b\n", max_tables=run(text).counters["nr_page_table"] + 2)
     while machine.run(ops=1, go_on=True) == Status.WINDOW:
