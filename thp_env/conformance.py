@@ -58,8 +58,8 @@ COUNTED_LOOSELY = frozenset(
 
 LIMIT_TOLERANCE = 64
 """Pages (256 KiB) to which results of reclaim are compared, by a memory limit or, where the kernel's own runs differed,
-on demand: a CPU's stock of charges, and the kernel's own memory in the same control group, shift what has to be reclaimed
-(part L of the rules)."""
+on demand: a CPU's stock of charges, and the kernel's own memory in the same control group, shift what has to be
+reclaimed (part L of the rules)."""
 
 KINDS = {"F": KIND_FOLIO, "Z": KIND_ZERO, "HZ": KIND_HUGE_ZERO, "G": KIND_GUARD, "S": KIND_SWAP}
 FLAGS = {"P": LAYOUT_PMD, "x": LAYOUT_EXCLUSIVE, "l": LAYOUT_NOT_SWAPBACKED, "u": LAYOUT_NOT_LRU, "c": LAYOUT_SWAPCACHE}
