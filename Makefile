@@ -8,7 +8,7 @@ CHECKED := thp_env $(wildcard agents workloads benchmarks)
 # The dependencies without the package itself, so that an edit of a C++ file does not ask the package index.
 EDITABLE := $(PIP) install --no-build-isolation
 
-.PHONY: install demo test bench full rllib docs lint format sanitize fuzz clean
+.PHONY: install demo test bench full rllib docs lint format sanitize fuzz mutations clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/installed
@@ -38,6 +38,7 @@ bench: install
 full: install
 	$(BIN)/python -m pytest -m 'full or not full'
 	$(MAKE) sanitize
+	$(MAKE) mutations
 	$(MAKE) rllib
 
 # RLlib pins the oldest gymnasium that is supported, so its venv tests the environments with that one too.
@@ -88,6 +89,10 @@ build/fuzz/program: tests/fuzz/program.cpp $(NATIVE)
 fuzz: build/fuzz/program
 	$< -max_total_time=$(SECONDS) -max_len=512 -len_control=0 -timeout=60 -print_final_stats=1 -artifact_prefix=build/fuzz/ \
 	  build/fuzz/corpus
+
+# Disables each rule of the kernel in a copy of the source; the recorded scenario that is named for it has to fail.
+mutations: install
+	$(BIN)/python tests/mutations/run.py
 
 clean:
 	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -33,12 +33,17 @@ print(replay(found[0]).difference)
 """
 
 
+def update(source: str, target: str) -> None:
+    """Copy a file that differs, so that only that is built again."""
+    if not Path(target).exists() or Path(source).read_bytes() != Path(target).read_bytes():
+        shutil.copyfile(source, target)
+
+
 def prepare() -> None:
     """Copy the source and configure its build."""
-    shutil.copytree(ROOT / "thp_env", TREE / "thp_env", dirs_exist_ok=True)
-    shutil.copy(ROOT / "CMakeLists.txt", TREE)
-    recording = Path("workloads/thp_workloads/recording")
-    shutil.copytree(ROOT / recording, TREE / recording, dirs_exist_ok=True)
+    for folder in ("thp_env", "workloads/thp_workloads/recording"):
+        shutil.copytree(ROOT / folder, TREE / folder, dirs_exist_ok=True, copy_function=update)
+    update(str(ROOT / "CMakeLists.txt"), str(TREE / "CMakeLists.txt"))
     subprocess.run(
         [CMAKE, "-S", TREE, "-B", TREE / "build", "-G", "Ninja",
          "-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}",

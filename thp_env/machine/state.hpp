@@ -266,8 +266,8 @@ struct header {
     u64 vm[NR_VM_EVENTS];
     u64 mthp[PMD_ORDER + 1][NR_MTHP_STATS];
     u64 fault_latency[NR_LATENCIES]; // page faults by latency_bucket()
-    u64 memory_clock;   // ps: until when memory over time is integrated
-    u64 memory_rest[3]; // page-picoseconds below one page-microsecond
+    u64 memory_clock;                // ps: until when memory over time is integrated
+    u64 memory_rest[3];              // page-picoseconds below one page-microsecond
     // Memory.
     zone_struct zone;
     u32 zero_pfn, huge_zero_pfn, huge_zero_users, next_vma_id;

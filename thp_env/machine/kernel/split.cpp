@@ -12,8 +12,8 @@ namespace thp {
 
 namespace {
 
-// R20: a page that is all zero becomes the shared zero page, in every mm, unless it is locked. A locked VMA locks
-// it, so that the mms after it keep it, too. Returns whether one did.
+// R20: a page that is all zero becomes the shared zero page, in every mm, unless it is locked. A locked VMA
+// locks it, so that the mms after it keep it, too. Returns whether one did.
 bool try_to_map_unused_to_zeropage(machine &m, u32 head, u32 i, bool mlocked) {
     const bool before = mlocked;
     if (mlocked || (m.contents[head + i] & CONTENT_MASK) != 0) return false;
