@@ -12,10 +12,10 @@ import inspect
 from importlib import import_module
 from pathlib import Path
 
-from thp_agents.evaluation import format_table
 from thp_agents.heuristics import POLICIES, add_ons
 from thp_agents.profile import from_json
 from thp_agents.profile_report import claims_table, summary_table, verdict, workload_table
+from thp_agents.tables import format_table
 from thp_workloads import generators
 from thp_workloads.generator import SIZES, Generator
 from thp_workloads.recording.fragmentation.compare import Share, compare, load

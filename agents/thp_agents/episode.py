@@ -157,5 +157,7 @@ def _action(policy: Policy, env: ThpEnv, chosen: Any) -> Any:
 def _ask(policy: Policy, verb: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return verb(*arguments)
+    except PolicyError:
+        raise
     except Exception as error:
         raise PolicyError(f"policy {policy.name} raised {type(error).__name__}: {error}") from error

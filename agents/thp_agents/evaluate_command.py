@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     title = f"Suite {suite}" if suite else f"Workloads {', '.join(args.workloads)}"
     if args.csv:
         writable(args.csv)
+    if args.report and args.report.exists() and not args.report.is_dir():
+        raise PolicyError(f"cannot make {args.report}: it is there and no folder")
     store = args.store or (Path("runs") / "evaluate" / f"{suite}.jsonl" if suite else None)
     processes = args.processes or len(os.sched_getaffinity(0))
     found = oracle(wanted, recompute=args.recompute_oracle, processes=processes, ray=args.ray, quiet=args.quiet)

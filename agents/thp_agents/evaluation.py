@@ -95,6 +95,7 @@ def run_case(entries: Sequence[Entry], frames: int, limit: float, case: Case) ->
             results.append(Failure(e.key, case, str(error)))
             continue
         run.policy, run.training, run.key, run.family, run.size = e.name, e.training, e.key, fixed.family, case.size
+        run.workload = case.workload
         results.append(run)
     return results
 

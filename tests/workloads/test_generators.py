@@ -196,7 +196,8 @@ def test_size_decides_something(kind: type[Generator]) -> None:
         walks.append(len({c["walk_cycles"] for c in runs}))
         faults.append(len({c["pgfault"] for c in runs}))
     assert max(walks) >= 3
-    assert max(faults) == len(SETTINGS)
+    # A phone's aged memory has no room for 2M, which so faults like 4K.
+    assert max(faults) == len(SETTINGS) - (kind.name == "android_switch")
 
 
 # -- parameters ------------------------------------------------------------------------------------

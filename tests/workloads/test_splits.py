@@ -35,11 +35,13 @@ def test_the_installed_catalogue_has_the_same_sides() -> None:
 
 
 def test_training_defaults_know_no_test_family() -> None:
-    from thp_agents.learned.ppo import PpoConfig
+    from thp_agents.learned.config import agents, load_config
+    from thp_agents.learned.training import train_workloads
 
-    for name in PpoConfig().workloads:
-        assert find(name).split == "train", name
-    assert PpoConfig().seed in SEEDS["train"]
+    for agent in map(load_config, agents()):
+        for name in agent.workloads or train_workloads():
+            assert find(name).split == "train", name
+        assert agent.seed in SEEDS["train"]
 
 
 def test_one_core_is_held_out() -> None:

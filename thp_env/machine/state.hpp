@@ -3,10 +3,11 @@
 #include "config.hpp"
 #include "counters.hpp"
 #include "hardware/tlb_levels.hpp"
+#include "latency.hpp"
+#include "mmzone.hpp"
 #include "ops.hpp"
 #include "policy_signals.hpp"
 #include "types.hpp"
-#include <bit>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -221,40 +222,10 @@ enum table_id : u32 {
     NR_TABLES
 };
 
-// include/linux/mmzone.h: enum migratetype.
-enum migratetype : u32 { MIGRATE_UNMOVABLE, MIGRATE_MOVABLE, MIGRATE_RECLAIMABLE, MIGRATE_PCPTYPES };
-
-struct free_area {
-    u32 head[MIGRATE_PCPTYPES], tail[MIGRATE_PCPTYPES], nr_free[MIGRATE_PCPTYPES];
-};
-
-enum zone_watermarks : u32 { WMARK_MIN, WMARK_LOW, WMARK_HIGH, NR_WMARK };
-
-// All memory is one zone (struct zone).
-struct zone_struct {
-    free_area area[MAX_PAGE_ORDER + 1];
-    u32 orders[MIGRATE_PCPTYPES]; // bit o: there are free blocks of order o
-    u32 nr_free;                  // pages, with those that have no record yet
-    u32 watermark[NR_WMARK];
-    u32 migrate_pfn, free_pfn; // where the last compaction stopped
-    u32 compact_considered, compact_defer_shift, compact_order_failed;
-    u32 kswapd_wakeup, kswapd_failures; // woken; in vain, so many times in a row
-    u32 kcompactd_order;                // woken, for this order
-    u32 compact_blockskip_flush, reserved;
-};
-
 struct cursor {
     u64 op, step; // operation, how far into it
     i64 error;    // what the last system call returned: 0 or a negative errno
 };
-
-// Page faults by how long they took: four buckets an octave of nanoseconds.
-constexpr u32 NR_LATENCIES = 160;
-constexpr u32 latency_bucket(u64 ps) {
-    const u64 quarters = 4 * ps / 1000 + 4; // 4: the first bucket begins at 0 ns
-    const u32 octave = static_cast<u32>(std::bit_width(quarters)) - 3;
-    return std::min(4 * octave + static_cast<u32>(quarters >> octave & 3), NR_LATENCIES - 1);
-}
 
 struct header {
     u64 magic, size;

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -27,6 +26,7 @@ from thp_env.traces.npz import save_program
 from thp_env.traces.program import Program, ProgramError
 from thp_workloads.recording import windows as sampling
 from thp_workloads.recording._lackey import Lackey
+from thp_workloads.recording.command import facts
 from thp_workloads.recording.content import ContentSampler
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.process_layout import ClientLayout, NativeLayout, client_layout, native_layout
@@ -34,7 +34,6 @@ from thp_workloads.recording.program_writer import Log, log_arrays, write_progra
 from thp_workloads.recording.replayer import Replayer
 from thp_workloads.recording.unmapped_area import mmap_base
 
-RECORDER_VERSION = 1
 WINDOW = 1 << 15
 BUDGET = 600_000
 PIPE_BYTES = 1 << 20
@@ -211,20 +210,6 @@ def _program(
     return program
 
 
-def facts(command: Sequence[str], environment: Mapping[str, str], name: str | None, status: int) -> dict[str, Any]:
-    """Return what a recording says of its origin."""
-    return {
-        "name": name or os.path.basename(command[0]),
-        "source": "recording",
-        "command": " ".join(command),
-        "environment": dict(environment),
-        "version": _version(command[0]),
-        "exit_status": status,
-        "recorder": RECORDER_VERSION,
-        "valgrind": _version("valgrind"),
-    }
-
-
 def _is_anonymous(call: np.void) -> bool:
     return (call["number"] == 12 and call["args"][0] > 0) or bool(int(call["args"][3]) & 0x20)
 
@@ -369,31 +354,6 @@ def _stack_limit() -> int:
 
     limit, _ = resource.getrlimit(resource.RLIMIT_STACK)
     return 16 << 20 if limit == resource.RLIM_INFINITY else min(max(limit, 1 << 20), 16 << 20)
-
-
-def _version(command: str) -> str:
-    """Return the first line that `command --version` prints if it names a version, or an empty string."""
-    path = shutil.which(command)
-    if path is None:
-        return ""
-    try:
-        # A program that takes the word for the name of its output writes where nobody minds.
-        with tempfile.TemporaryDirectory() as folder:
-            answer = subprocess.run(
-                [os.path.abspath(path), "--version"],
-                capture_output=True,
-                text=True,
-                timeout=5,
-                stdin=subprocess.DEVNULL,
-                check=False,
-                cwd=folder,
-            )
-    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
-        return ""
-    lines = (answer.stdout or answer.stderr).strip().splitlines()
-    if answer.returncode or not lines or not re.search(r"\d\.\d", lines[0]):
-        return ""
-    return lines[0].strip()[:200]
 
 
 # -- output ----------------------------------------------------------------------------------------

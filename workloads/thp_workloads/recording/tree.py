@@ -25,9 +25,10 @@ import numpy as np
 from thp_env.traces.builder import ProgramBuilder
 from thp_env.traces.program import Program, ProgramError
 from thp_workloads.recording._lackey import Lackey
+from thp_workloads.recording.command import facts
 from thp_workloads.recording.content import ContentSampler
 from thp_workloads.recording.errors import RecordingError
-from thp_workloads.recording.process_layout import client_layout, native_layout
+from thp_workloads.recording.process_layout import ClientLayout, NativeLayout, client_layout, native_layout
 from thp_workloads.recording.program_writer import ProcessWriter
 from thp_workloads.recording.record import (
     LIMITATIONS,
@@ -40,7 +41,6 @@ from thp_workloads.recording.record import (
     check_writable,
     declare,
     executable,
-    facts,
     first_access,
     prepare,
     save,
@@ -87,15 +87,10 @@ class _Process:
     def _follow(self) -> None:
         started = time.monotonic()
         head, pid, stack_address = self._head()
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
-        self.command = [word.decode(errors="surrogateescape") for word in words[_program_at(words) :]]
-        environment = dict(
-            line.decode(errors="surrogateescape").split("=", 1)
-            for line in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            if b"=" in line and not line.startswith((b"VALGRIND_", b"LD_PRELOAD=", b"GLIBCPP_"))
-        )
-        native = native_layout(self.command[0], self.command, environment)
-        client = client_layout(pid, native, stack_address)
+        try:
+            native, client = self._layout(pid, stack_address)
+        finally:
+            os.kill(pid, signal.SIGCONT)
         declare(self.log, native, client, stack_address)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIPE_BYTES)
         sampler = ContentSampler(pid)
@@ -107,17 +102,35 @@ class _Process:
             raise RecordingError(self.log.error)
         self.run = Run(self.log, native, client, stack_address, sampler.samples, 0, time.monotonic() - started)
 
+    def _layout(self, pid: int, stack_address: int) -> tuple[NativeLayout, ClientLayout]:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+        self.command = [word.decode(errors="surrogateescape") for word in words[_program_at(words) :]]
+        environment = dict(
+            line.decode(errors="surrogateescape").split("=", 1)
+            for line in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            if b"=" in line and not line.startswith((b"VALGRIND_", b"LD_PRELOAD=", b"GLIBCPP_"))
+        )
+        native = native_layout(self.command[0], self.command, environment)
+        return native, client_layout(pid, native, stack_address)
+
     def _head(self) -> tuple[bytes, int, int]:
-        """Read until the log has named the process and its first access; return the text, the pid and the address."""
-        text = b""
+        """Read until the log has named the process, which is then stopped; return the text, the pid and the address.
+
+        The first system call comes after the first access.
+        """
+        text = bytearray()
         while True:
-            pid, first = PID.search(text), first_access(text)
-            if pid and first is not None:
-                return text, int(pid[1]), first
-            data = self.connection.recv(1 << 16)
+            data = self.connection.recv(1 << 20)
             if not data:
                 raise RecordingError("a program ended before its first system call")
+            seen = text.rfind(b"\n") + 1
             text += data
+            if pid := PID.search(text, seen):
+                os.kill(int(pid[1]), signal.SIGSTOP)
+                first = first_access(bytes(text))
+                if first is None:
+                    raise RecordingError("a program made a system call before its first access to memory")
+                return bytes(text), int(pid[1]), first
 
     def _read(self, head: bytes, sampler: ContentSampler) -> None:
         whole = self.log.feed(head)
