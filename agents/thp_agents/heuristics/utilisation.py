@@ -48,7 +48,7 @@ class Utilisation(Policy):
     """
 
     name = "utilisation"
-    source = "thp_env: by the share of touched pages in the blocks mapped so far"
+    source = "thp_env: by the share of pages that faults asked for, sampled page walks, and what both cost"
     default = "all"
     environment = "thp_env/VmaHints-v0"
     arguments = {"scan_share": 0, "slots": 1, "window_ms": 20.0, "window_faults": 128}  # noqa: RUF012

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -65,6 +66,10 @@ class _Process:
     number: int
     connection: socket.socket
     log: Lackey
+    family: list[_Process]
+    pid: int = 0
+    read: bool = False
+    """Whether the log has come to its end."""
     command: list[str] = field(default_factory=list)
     run: Run | None = None
     marks: list[tuple[int, float]] = field(default_factory=list)
@@ -75,6 +80,11 @@ class _Process:
     def name(self) -> str:
         return f"{os.path.basename(self.command[0])}{self.number}"
 
+    @property
+    def ended_unread(self) -> bool:
+        """Whether the process has ended before its log was read."""
+        return self.pid > 0 and not self.read and not os.path.exists(f"/proc/{self.pid}")
+
     def follow(self) -> None:
         """Read the log to its end, in a thread of its own."""
         try:
@@ -82,11 +92,13 @@ class _Process:
         except (RecordingError, OSError) as error:
             self.error = str(error)
         finally:
+            self.read = True
             self.connection.close()
 
     def _follow(self) -> None:
         started = time.monotonic()
         head, pid, stack_address = self._head()
+        self.pid = pid
         try:
             native, client = self._layout(pid, stack_address)
         finally:
@@ -136,7 +148,12 @@ class _Process:
         whole = self.log.feed(head)
         last = 0.0
         while whole:
-            n = self.log.feed_fd(self.connection.fileno(), 16 << 20, 50)
+            select.select([self.connection], [], [], 0.05)
+            # Whoever has waited for a process goes on after all that it did, however late that is read.
+            while any(p.ended_unread for p in self.family[self.number + 1 :]):
+                time.sleep(0.005)
+            self.marks.append((self.log.instructions, time.monotonic()))  # it may have slept since the last one
+            n = self.log.feed_fd(self.connection.fileno(), 1, 50)
             whole = n >= 0
             self.marks.append((self.log.instructions, time.monotonic()))
             if n == 0 and self._closed():
@@ -228,7 +245,7 @@ def _run(command: list[str], environment: dict[str, str], window: int, budget: i
                 except TimeoutError:
                     continue
                 connection.setblocking(True)
-                processes.append(_Process(len(processes), connection, Lackey(window, budget)))
+                processes.append(_Process(len(processes), connection, Lackey(window, budget), processes))
                 threads.append(threading.Thread(target=processes[-1].follow, daemon=True))
                 threads[-1].start()
         finally:
