@@ -60,6 +60,11 @@ int rings[256]; // io_uring instances, each of which pins one range
 int nr_rings;
 int sock;
 
+// Addresses come as numbers from who observes.
+template <typename T = void> T *pointer(uint64_t address) {
+    return reinterpret_cast<T *>(address); // NOLINT(performance-no-int-to-ptr)
+}
+
 sigjmp_buf fault;
 volatile sig_atomic_t touching;
 
@@ -70,13 +75,13 @@ void on_fault(int signal) {
 
 void find_own_memory() {
     FILE *maps = fopen("/proc/self/maps", "r");
-    char line[512], rights[5];
-    unsigned long start = 0, end = 0;
+    char line[512];
     while (maps && fgets(line, sizeof line, maps) && nr_own < 256) {
-        if (sscanf(line, "%lx-%lx %4s", &start, &end, rights) == 3 && rights[0] == 'r' &&
-            !strstr(line, "[v")) {
-            own[nr_own++] = {start, end};
-        }
+        char *rest = line; // start-end rights ...
+        const uint64_t start = strtoull(rest, &rest, 16);
+        if (*rest++ != '-') continue;
+        const uint64_t end = strtoull(rest, &rest, 16);
+        if (strncmp(rest, " r", 2) == 0 && !strstr(line, "[v")) own[nr_own++] = {start, end};
     }
     if (maps) fclose(maps);
 }
@@ -84,14 +89,14 @@ void find_own_memory() {
 // Locking again also breaks copy-on-write after a fork, of which the kernel would otherwise count faults
 // later.
 void lock_own_memory() {
-    for (int i = 0; i < nr_own; ++i) mlock(reinterpret_cast<void *>(own[i].start), own[i].end - own[i].start);
+    for (int i = 0; i < nr_own; ++i) mlock(pointer(own[i].start), own[i].end - own[i].start);
 }
 
 // One byte per `stride`; fill: every byte of a page, random.
 void touch(const request &r) {
     const uint64_t stride = r.a ? r.a : PAGE;
     for (uint64_t at = r.address; at < r.address + r.length; at += stride) {
-        auto *byte = reinterpret_cast<volatile unsigned char *>(at);
+        auto *byte = pointer<volatile unsigned char>(at);
         if (r.code == READ) {
             (void)*byte;
         } else if (r.code == WRITE) {
@@ -99,7 +104,7 @@ void touch(const request &r) {
         } else if (r.code == WRITEZ) {
             *byte = 0;
         } else {
-            auto *word = reinterpret_cast<volatile uint64_t *>(at / PAGE * PAGE);
+            auto *word = pointer<volatile uint64_t>(at / PAGE * PAGE);
             uint64_t x = at * 0x9E3779B97F4A7C15 | 1;
             for (int i = 0; i < 512; ++i) {
                 x ^= x << 13;
@@ -117,7 +122,7 @@ int pin(const request &r) {
     char parameters[256] = {};
     const int ring = static_cast<int>(syscall(SYS_io_uring_setup, 1, parameters));
     if (ring < 0) return -1;
-    const iovec buffer = {reinterpret_cast<void *>(r.address), r.length};
+    const iovec buffer = {pointer(r.address), r.length};
     if (syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &buffer, 1) < 0) {
         const int error = errno;
         close(ring);
@@ -136,7 +141,7 @@ int unpin() {
 }
 
 int call(const request &r) {
-    auto *address = reinterpret_cast<void *>(r.address);
+    void *address = pointer(r.address);
     switch (r.code) {
     case MMAP: // a: protection, b: further flags
         return mmap(address, r.length, static_cast<int>(r.a),
@@ -148,10 +153,8 @@ int call(const request &r) {
     case MPROTECT:
         return mprotect(address, r.length, static_cast<int>(r.a));
     case MREMAP: // a: target, b: new length
-        return mremap(address, r.length, r.b, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void *>(r.a)) ==
-                       MAP_FAILED
-                   ? -1
-                   : 0;
+        return mremap(address, r.length, r.b, MREMAP_MAYMOVE | MREMAP_FIXED, pointer(r.a)) == MAP_FAILED ? -1
+                                                                                                         : 0;
     case MADVISE:
         return madvise(address, r.length, static_cast<int>(r.a));
     case MLOCK:
@@ -223,7 +226,7 @@ int guard() {
     *static_cast<volatile char *>(listed) = *static_cast<volatile char *>(other) = 1;
     madvise(listed, LENGTH, MADV_HUGEPAGE);
     madvise(listed, LENGTH, MADV_NOHUGEPAGE);
-    auto *edge = reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(other) + PMD - 1) / PMD * PMD);
+    void *edge = pointer((reinterpret_cast<uintptr_t>(other) + PMD - 1) / PMD * PMD);
     for (char error = 0; write(sock, &error, 1) == 1 && read(sock, &error, 1) == 1;) {
         error = madvise(edge, PAGE, ADVISE_COLLAPSE) < 0 ? static_cast<char>(errno) : '\0';
     }
@@ -238,7 +241,7 @@ int main(int argc, char **argv) {
     prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0); // inherited from the process that observes
     signal(SIGINT, SIG_IGN);               // who observes ends this process
     signal(SIGCHLD, SIG_IGN);
-    sock = atoi(argv[2]);
+    sock = static_cast<int>(strtol(argv[2], nullptr, 10));
     if (strcmp(argv[1], "guard") == 0) return guard();
     struct sigaction action = {};
     action.sa_handler = on_fault;

@@ -59,8 +59,8 @@ std::string check_tlb(const tlb_config &c) {
         if (!wrong.empty()) return wrong;
     }
     if (std::string wrong = check_array(c.nested, false, false, "nested TLB"); !wrong.empty()) return wrong;
-    for (u32 level = 0; level < 2; ++level) {
-        for (const u32 array : c.of_size[level]) {
+    for (const auto &level : c.of_size) {
+        for (const u32 array : level) {
             if (array == NIL) continue;
             if (array >= NR_TLB_ARRAYS) return "no such TLB array";
             if (c.arrays[array].ways == 0) return std::string(ARRAY_NAME[array]) + ": no ways";

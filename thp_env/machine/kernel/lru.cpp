@@ -39,7 +39,7 @@ void lazyfree(machine &m, u32 head) {
     page &folio = m.pages[head];
     if (!(folio.flags & PG_swapbacked) || (folio.flags & (PG_swapcache | PG_mlocked))) return;
     lru_del(m, head);
-    folio.flags &= ~u32{PG_swapbacked | PG_active | PG_referenced};
+    folio.flags &= ~(PG_swapbacked | PG_active | PG_referenced);
     link_first(m, head);
     m.count(VM_pglazyfree, folio_nr_pages(m, head));
 }
