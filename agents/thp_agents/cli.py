@@ -127,10 +127,11 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 DEMO_TRAINING = ("hot_island", "alloc_purge", "kernel_build")
 DEMO_WORKLOAD = "sqlite_memory"
+DEMO_POLICIES = ("never", "64K", "16K_32K_64K", "always_2M", "all_sizes", "mthp_autopilot")
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from thp_agents.episode import evaluate_one
+    from thp_agents.evaluation import compare
     from thp_agents.learned.config import load_config
     from thp_agents.learned.training import train
     from thp_agents.policy import Policy, find_policy
@@ -143,16 +144,14 @@ def _demo(args: argparse.Namespace) -> int:
     agent = train(config, out / f"{config.name}.npz", folder=out, quiet=args.quiet, command=_command())
     print("2/2 evaluating on a recording that no agent was trained on")
     chosen: list[Policy] = [agent, *(find_policy(name) for name in DEMO_POLICIES)]
-    runs = [evaluate_one(policy, DEMO_WORKLOAD, 0, frames=60) for policy in chosen]
+    runs, failed = compare(chosen, [DEMO_WORKLOAD], frames=60, quiet=args.quiet)
     print(f"\n{format_table(*table(runs))}\n\n{verdict(runs)}")
     write_csv(runs, out / "runs.csv")
     title = "Which folio size? A learned agent and the kernel's settings on a recording of sqlite3"
-    write_report(runs, {}, out / "report.html", title, [f"Workload: {DEMO_WORKLOAD}. Reward: ns per access, negative."])
+    notes = [f"Workload: {DEMO_WORKLOAD}. Reward: ns per access, negative."]
+    write_report(runs, failed, out / "report.html", title, notes)
     print(f"report: {out / 'report.html'}")
     return 0
-
-
-DEMO_POLICIES = ("never", "64K", "16K_32K_64K", "always_2M", "all_sizes", "mthp_autopilot")
 
 
 def _probe(args: argparse.Namespace) -> int:
@@ -225,7 +224,7 @@ def parser() -> argparse.ArgumentParser:
     c.set_defaults(run=_train)
 
     c = sub.add_parser("evaluate", help="compare policies on workloads")
-    c.add_argument("--suite", metavar="NAME", help="test, validation, train or ci (default: validation)")
+    c.add_argument("--suite", metavar="NAME", help="test, validation or ci (default: validation)")
     c.add_argument("--policies", nargs="+", metavar="NAME",
                    help="names, .npz files or module:Class (default: all there are)")  # fmt: skip
     c.add_argument("--workloads", nargs="+", metavar="NAME", help="instead of a suite")

@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     suite = args.suite or ("" if args.workloads else "validation")
     wanted = cases(suite) if suite else named_cases(args.workloads, args.seeds)
     title = f"Suite {suite}" if suite else f"Workloads {', '.join(args.workloads)}"
+    if args.choose and suite != "validation":
+        raise PolicyError("--choose goes with --suite validation: choosing on anything else would be cheating")
     if args.csv:
         writable(args.csv)
     if args.report and args.report.exists() and not args.report.is_dir():
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         report(verdict, entries, wanted, failures, args, title)
     if args.choose:
-        choose(verdict, suite)
+        choose(verdict)
     return 0
 
 
@@ -118,14 +120,8 @@ def report(
     print(f"report: {args.report / 'index.html'}")
 
 
-def choose(verdict: Verdict, suite: str) -> None:
-    """Keep the best learned policy and the best heuristic of a validation suite, for the test.
-
-    Raises:
-        PolicyError: on test workloads.
-    """
-    if suite != "validation":
-        raise PolicyError("--choose goes with --suite validation: choosing on anything else would be cheating")
+def choose(verdict: Verdict) -> None:
+    """Keep the best learned policy and the best heuristic of the validation suite, for the test."""
     fresh = Verdict(verdict.runs, verdict.kinds, resamples=verdict.resamples)
     names = {"headline": fresh.best("learned"), "rival": fresh.best("heuristic")}
     figures = {name: fresh.scores.iqm(name).value for name in names.values() if name}

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import thp_env
 from thp_agents.episode import Run, evaluate_one
+from thp_agents.learned import shipped
 from thp_agents.mapping import mapped
 from thp_agents.oracle import Found
 from thp_agents.policy import Policy, PolicyError, find_policy
@@ -61,10 +62,8 @@ def entry(spec: str) -> Entry:
     """
     policy = find_policy(spec)
     meta = getattr(policy, "meta", {})
-    digest = str(getattr(policy, "digest", ""))
-    path = Path(spec)
-    if not digest and path.suffix == ".npz" and path.is_file():
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    path = Path(shipped().get(spec, spec))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.suffix == ".npz" else ""
     return Entry(spec, policy.name, int(meta.get("seed", 0)), policy.kind, digest)
 
 
@@ -195,9 +194,7 @@ def evaluate(
     Raises:
         PolicyError: when two entries could not be told apart, or the store cannot be written.
     """
-    names = [(e.name, e.training) for e in entries]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise PolicyError(f"two policies are called {twice[0][0]!r}: a table could not tell them apart")
+    _check_names([(e.name, e.training) for e in entries])
     kept = Store(store)
     todo: dict[tuple[Entry, ...], list[Case]] = {}
     for case in cases:
@@ -229,9 +226,7 @@ def compare(
     Raises:
         PolicyError: when two policies have one name.
     """
-    names = [p.name for p in policies]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise PolicyError(f"two policies are called {twice[0]!r}: a table could not tell them apart")
+    _check_names([(p.name, 0) for p in policies])
     runs: list[Run] = []
     failed: dict[str, str] = {}
     jobs = [(p, w, s) for w in workloads for s in seeds for p in policies]
@@ -245,6 +240,11 @@ def compare(
             except PolicyError as error:
                 failed[policy.name] = str(error)
     return [r for r in runs if r.policy not in failed], failed
+
+
+def _check_names(names: Sequence[tuple[str, int]]) -> None:
+    if twice := [name for name, training in names if names.count((name, training)) > 1]:
+        raise PolicyError(f"two policies are called {twice[0]!r}: a table could not tell them apart")
 
 
 def oracle_runs(found: dict[Case, Found]) -> list[Run]:

@@ -80,20 +80,28 @@ def costs(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def html_report(runs: Sequence[Run], failed: dict[str, str], title: str, notes: Sequence[str] = ()) -> str:
-    """Return the page."""
-    header, rows = table(runs)
+def page(title: str, parts: Sequence[str]) -> str:
+    """Return an HTML page."""
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
+    return "\n".join([f"{head}<style>{STYLE}</style>", f"<h1>{html.escape(title)}</h1>", *parts]) + "</html>\n"
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], best: int | None = None) -> str:
+    """Return a table as an HTML element, with one row set off."""
     cells = "".join(f"<th>{html.escape(h)}</th>" for h in header)
     body = "".join(
-        f"<tr{' class=best' if i == 0 else ''}>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>"
+        f"<tr{' class=best' if i == best else ''}>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>"
         for i, row in enumerate(rows)
     )
+    return f"<table><tr>{cells}</tr>{body}</table>"
+
+
+def html_report(runs: Sequence[Run], failed: dict[str, str], title: str, notes: Sequence[str] = ()) -> str:
+    """Return the page."""
     parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>",
-        f"<h1>{html.escape(title)}</h1>",
         *(f"<p class=note>{html.escape(note)}</p>" for note in notes),
         f"<h2>Who won</h2><p>{html.escape(verdict(runs))}</p>",
-        f"<table><tr>{cells}</tr>{body}</table>",
+        html_table(*table(runs), best=0),
         *(f"<p class=note>Left out: {html.escape(n)}: {html.escape(why)}</p>" for n, why in failed.items()),
         "<h2>Where the cost goes</h2>",
         png(costs(runs)),
@@ -108,7 +116,7 @@ def html_report(runs: Sequence[Run], failed: dict[str, str], title: str, notes: 
                 "<p class=note>Anonymous memory in address order, from low to high; colours are folio sizes.</p>",
                 png(address_space(shown)),
             ]
-    return "\n".join(parts) + "</html>\n"
+    return page(title, parts)
 
 
 def verdict(runs: Sequence[Run]) -> str:

@@ -175,12 +175,14 @@ class Scores:
 
         The interval resamples families, then training seeds, then workload seeds.
         """
-        value = float(iqm(self.by_family[self.rows_of(policy)].reshape(-1)))
-        return Interval(value, *np.percentile(self._iqms(policy), (2.5, 97.5)).tolist())
+        return Interval(self._value(policy), *np.percentile(self._iqms(policy), (2.5, 97.5)).tolist())
+
+    def _value(self, policy: str) -> float:
+        return float(iqm(self.by_family[self.rows_of(policy)].reshape(-1)))
 
     def difference(self, policy: str, other: str) -> Interval:
         """Return by how much one interquartile mean is above another's, on the same resamples."""
-        value = self.iqm(policy).value - self.iqm(other).value
+        value = self._value(policy) - self._value(other)
         low, high = np.percentile(self._iqms(policy) - self._iqms(other), (2.5, 97.5)).tolist()
         return Interval(value, low, high)
 
@@ -201,4 +203,4 @@ class Scores:
 
     def ranking(self) -> list[str]:
         """Return the policies, highest interquartile mean first, equal ones by name."""
-        return sorted(self.policies, key=lambda policy: (-self.iqm(policy).value, policy))
+        return sorted(self.policies, key=lambda policy: (-self._value(policy), policy))

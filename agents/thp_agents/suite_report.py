@@ -11,25 +11,12 @@ from matplotlib.figure import Figure
 
 from thp_agents.episode import Run
 from thp_agents.policy import PolicyError
-from thp_agents.report import STYLE, address_space, costs, png
+from thp_agents.report import address_space, costs, html_table, page, png
 from thp_agents.scores import NEVER, ORACLE
 from thp_agents.tables import write_text
 from thp_agents.verdicts import Verdict
 
 COLOURS = {"heuristic": "#7a8ba0", "learned": "#d1495b", "reference": "#2e4057"}
-
-
-def page(title: str, parts: Sequence[str]) -> str:
-    """Return an HTML page."""
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
-    return "\n".join([f"{head}<style>{STYLE}</style>", f"<h1>{html.escape(title)}</h1>", *parts]) + "</html>\n"
-
-
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table."""
-    cells = "".join(f"<th>{html.escape(h)}</th>" for h in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-    return f"<table><tr>{cells}</tr>{body}</table>"
 
 
 def score_picture(verdict: Verdict) -> Figure:

@@ -47,12 +47,12 @@ class Verdict:
     @cached_property
     def scores(self) -> Scores:
         """At the usual prices."""
-        return self.priced(1.0, 1.0, self.resamples)
+        return self.priced(1.0, 1.0)
 
-    def priced(self, walk: float, memory: float, resamples: int = 200) -> Scores:
+    def priced(self, walk: float, memory: float) -> Scores:
         """Return the scores at other prices; the oracle's sizes stay those of the usual ones."""
         costs = [Cost(r.policy, r.training, r.family, r.workload, r.seed, cost(r, walk, memory)) for r in self.runs]
-        return Scores(costs, resamples)
+        return Scores(costs, self.resamples)
 
     def best(self, kind: str) -> str | None:
         """Return the policy of a kind that was chosen, or else scores best; None when there is none."""
@@ -116,10 +116,10 @@ class Verdict:
     def prices(self) -> tuple[list[str], list[list[str]]]:
         """Return, for each pair of prices, the best three policies and the headline's lead over the heuristic."""
         rows = []
+        learned, heuristic = self.best("learned"), self.best("heuristic")
         for walk in FACTORS:
             for memory in FACTORS:
-                s = self.scores if walk == memory == 1 else self.priced(walk, memory, self.resamples)
-                learned, heuristic = self.best("learned"), self.best("heuristic")
+                s = self.scores if walk == memory == 1 else self.priced(walk, memory)
                 names = [name for name in s.ranking() if name != ORACLE]
                 gap: Interval | str = s.difference(learned, heuristic) if learned and heuristic else "-"
                 rows.append([f"{walk:g}", f"{memory:g}", ", ".join(names[:3]), str(gap)])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 import thp_env
 from thp_agents.learned.bandit import Bandit
 from thp_agents.learned.config import AgentConfig
 from thp_agents.learned.deep_sets import DeepSetsPolicy
+from thp_agents.learned.layers import layer_arrays, linear_layers
 from thp_agents.learned.networks import DeepSets, Mlp, Network
 from thp_agents.learned.policy_file import LearnedPolicy, signature
 from thp_agents.learned.rollouts import Rollouts
@@ -39,29 +39,18 @@ def _network(model: Any) -> Network:
         return Mlp(model.weights)
     policy = model.policy
     if isinstance(policy, DeepSetsPolicy):
-        return DeepSets(_arrays(policy.layers()))
+        return DeepSets(layer_arrays(policy.layers()))
     if hasattr(policy, "mlp_extractor"):
-        return Mlp(_arrays([*_linear(policy.mlp_extractor.policy_net), policy.action_net]))
+        return Mlp(layer_arrays([*linear_layers(policy.mlp_extractor.policy_net), policy.action_net]))
     if hasattr(policy, "q_net"):
-        return Mlp(_arrays(_linear(policy.q_net.q_net)), "relu")
+        return Mlp(layer_arrays(linear_layers(policy.q_net.q_net)), "relu")
     # QR-DQN picks by the mean of an action's quantiles, which is linear in the last layer.
-    weights = _arrays(_linear(policy.quantile_net.quantile_net))
+    weights = layer_arrays(linear_layers(policy.quantile_net.quantile_net))
     last = len(weights) // 2 - 1
     n = policy.quantile_net.n_quantiles
     weights[f"weight{last}"] = _means(weights[f"weight{last}"], n)
     weights[f"bias{last}"] = _means(weights[f"bias{last}"], n)
     return Mlp(weights, "relu")
-
-
-def _linear(net: torch.nn.Module) -> list[torch.nn.Linear]:
-    return [m for m in net.modules() if isinstance(m, torch.nn.Linear)]
-
-
-def _arrays(layers: list[torch.nn.Linear]) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
-    for i, layer in enumerate(layers):
-        arrays |= {f"weight{i}": layer.weight.detach().numpy().copy(), f"bias{i}": layer.bias.detach().numpy().copy()}
-    return arrays
 
 
 def _means(rows: np.ndarray, quantiles: int) -> np.ndarray:

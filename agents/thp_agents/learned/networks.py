@@ -33,6 +33,11 @@ class Network(Protocol):
         ...
 
 
+def flat(observation: dict[str, np.ndarray]) -> np.ndarray:
+    """Return all fields of an observation, float32, in the order of the keys, as `FlattenObservation` puts them."""
+    return np.concatenate([observation[key].reshape(-1) for key in sorted(observation)], dtype=np.float32)
+
+
 class Mlp:
     """A multilayer perceptron over all fields, in the order of the keys.
 
@@ -62,7 +67,7 @@ class Mlp:
 
     def __call__(self, observation: dict[str, np.ndarray]) -> np.ndarray:
         """Return the last layer's values."""
-        x = np.concatenate([observation[key].reshape(-1) for key in sorted(observation)]).astype(np.float32)
+        x = flat(observation)
         for weight, bias in self.layers[:-1]:
             x = self._apply(weight @ x + bias)
         weight, bias = self.layers[-1]

@@ -70,10 +70,7 @@ class LearnedPolicy(Policy):
 
     def decide(self, observation: dict[str, np.ndarray], view: Any) -> Any:
         """Return the action, or one for each slot."""
-        values = self.network(observation)
-        masks = view.masks
-        if masks is not None:
-            values = np.where(np.asarray(masks).reshape(-1) != 0, values, -np.inf)
+        values = np.where(np.asarray(view.masks).reshape(-1) != 0, self.network(observation), -np.inf)
         if self.many:
             return values.reshape(-1, len(self.signature["actions"])).argmax(1)
         return int(values.argmax())

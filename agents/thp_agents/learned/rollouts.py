@@ -23,7 +23,9 @@ from torch import nn
 
 import thp_env  # noqa: F401 -- registers the environments
 from thp_agents.learned.config import AgentConfig
-from thp_agents.learned.networks import Mlp
+from thp_agents.learned.layers import layer_arrays, linear_layers
+from thp_agents.learned.networks import Mlp, flat
+from thp_agents.learned.policy_file import signature
 from thp_agents.mapping import mapped
 from thp_agents.policy import PolicyError
 from thp_agents.profile import finish
@@ -111,7 +113,7 @@ def play(how: Play, seed: int) -> Samples:
             # A weighted sample of fixed size without knowing how many there will be (Efraimidis and Spirakis, 2006).
             weight = 4.0 if not env.task.rows["asked"][0, 0] else 1.0
             key = float(rng.random() ** (1 / weight))
-            states.append((key, env.clone_state().task, _flat(observation)))
+            states.append((key, env.clone_state().task, flat(observation)))
             states = sorted(states, key=lambda s: -s[0])[: how.tried]
         action = 0
         if rng.random() < how.epsilon:
@@ -119,7 +121,7 @@ def play(how: Play, seed: int) -> Samples:
         elif network is not None:
             action = int(np.where(masks != 0, network(observation), -np.inf).argmax())
         observation, _, over, _, _ = env.step(action)
-    samples = Samples.none(len(_flat(observation)))
+    samples = Samples.none(len(flat(observation)))
     samples.episodes = 1
     for _, state, seen in states:
         samples.add(Samples(seen[None], try_all(env, state)[None]))
@@ -170,11 +172,7 @@ def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
         loss.backward()
         optimizer.step()
         schedule.step()
-    linear = [m for m in net if isinstance(m, nn.Linear)]
-    weights: dict[str, np.ndarray] = {}
-    for i, layer in enumerate(linear):
-        weights |= {f"weight{i}": layer.weight.detach().numpy().copy(), f"bias{i}": layer.bias.detach().numpy().copy()}
-    last = len(linear) - 1
+    weights, last = layer_arrays(linear_layers(net)), len(config.net_arch)
     narrow, bias = weights[f"weight{last}"], weights[f"bias{last}"]
     wide = np.zeros((len(ACTIONS), narrow.shape[1]), np.float32)
     level = np.full(len(ACTIONS), UNKNOWN, np.float32)
@@ -199,7 +197,7 @@ class Rollouts:
     def __init__(self, config: AgentConfig, workloads: tuple[str, ...], processes: int = 1) -> None:
         """Know nothing yet."""
         self.config, self.workloads, self.processes = config, workloads, processes
-        fields = _fields()
+        fields = sum(map(len, signature(config.environment, config.arguments)["seen"].values()))
         self.samples, self.weights = Samples.none(fields), dict[str, np.ndarray]()
 
     @property
@@ -247,14 +245,3 @@ class Rollouts:
                 self.weights = {name: file[name] for name in file.files if name.startswith(("weight", "bias"))}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise PolicyError(f"{path}: not a checkpoint of this agent ({error})") from None
-
-
-def _fields() -> int:
-    """Return the number of fields of VmaOrder-v0."""
-    from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
-
-    return len(SYSTEM_FIELDS) + len(VMA_FIELDS)
-
-
-def _flat(observation: dict[str, np.ndarray]) -> np.ndarray:
-    return np.concatenate([observation[key].reshape(-1) for key in sorted(observation)])
