@@ -21,12 +21,13 @@ def generators() -> dict[str, type[Generator]]:
     from thp_workloads.js_heap import JsHeap
     from thp_workloads.kernel_build import KernelBuild
     from thp_workloads.memcached import Memcached
+    from thp_workloads.mixture import Mixture
     from thp_workloads.redis_delete import RedisDelete
     from thp_workloads.xsbench import XsBench
 
     kinds: tuple[type[Generator], ...] = (
         RedisDelete, Memcached, Gups, GraphBfs, XsBench, HotIsland, Canneal, JsHeap, KernelBuild, AndroidSwitch,
-        AllocPurge, Colocate,
+        AllocPurge, Colocate, Mixture,
     )  # fmt: skip
     return {kind.name: kind for kind in kinds}
 

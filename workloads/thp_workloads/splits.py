@@ -9,7 +9,7 @@ from thp_env.machine.cores import CORES
 from thp_env.workload import WorkloadError
 
 FAMILIES = {
-    "train": ("allocators", "SPEC-like", "key-value store", "fork-heavy"),
+    "train": ("allocators", "SPEC-like", "key-value store", "fork-heavy", "mixture"),
     "validation": ("HPC", "interpreter", "compression"),
     "test": ("graph", "PARSEC", "browser", "phone", "data centre", "database"),
 }
