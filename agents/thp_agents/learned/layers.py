@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import torch
 from torch import nn
 
 
@@ -19,3 +20,19 @@ def layer_arrays(layers: Iterable[nn.Linear]) -> dict[str, np.ndarray]:
     for i, layer in enumerate(layers):
         arrays |= {f"weight{i}": layer.weight.detach().numpy().copy(), f"bias{i}": layer.bias.detach().numpy().copy()}
     return arrays
+
+
+def side_by_side(networks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return one network whose output is the mean of several of the same shape."""
+    layers = len(networks[0]) // 2
+    weights: dict[str, np.ndarray] = {}
+    for i in range(layers):
+        parts, biases = [n[f"weight{i}"] for n in networks], [n[f"bias{i}"] for n in networks]
+        if i == layers - 1:
+            weights[f"weight{i}"] = np.concatenate(parts, 1) / len(networks)
+            weights[f"bias{i}"] = np.stack(biases).mean(0)
+        else:
+            inner = torch.block_diag(*map(torch.as_tensor, parts)).numpy()
+            weights[f"weight{i}"] = np.concatenate(parts) if i == 0 else inner
+            weights[f"bias{i}"] = np.concatenate(biases)
+    return weights

@@ -23,7 +23,7 @@ from torch import nn
 
 import thp_env  # noqa: F401 -- registers the environments
 from thp_agents.learned.config import AgentConfig
-from thp_agents.learned.layers import layer_arrays, linear_layers
+from thp_agents.learned.layers import layer_arrays, linear_layers, side_by_side
 from thp_agents.learned.networks import Mlp, flat
 from thp_agents.learned.policy_file import signature
 from thp_agents.mapping import mapped
@@ -146,15 +146,29 @@ def try_all(env: VmaOrderEnv, state: dict[str, Any]) -> np.ndarray:
 
 
 def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
-    """Fit the network to samples, and return its weights as `networks.Mlp` takes them."""
+    """Fit networks to samples, and return the weights of their mean as `networks.Mlp` takes them."""
+    members = int(config.hyperparameters.get("members", 1))
+    weights = side_by_side([_fit_one(samples, config, config.seed * members + i) for i in range(members)])
+    last = len(config.net_arch)
+    narrow, bias = weights[f"weight{last}"], weights[f"bias{last}"]
+    wide = np.zeros((len(ACTIONS), narrow.shape[1]), np.float32)
+    level = np.full(len(ACTIONS), UNKNOWN, np.float32)
+    # Doing nothing is worth nothing; whatever the networks think of it is taken off the others.
+    margin = float(config.hyperparameters.get("margin", 0.0))
+    wide[_TRIED], level[_TRIED] = narrow - narrow[0], bias - bias[0] - margin
+    level[_TRIED[0]] = 0.0
+    weights[f"weight{last}"], weights[f"bias{last}"] = wide, level
+    return weights
+
+
+def _fit_one(samples: Samples, config: AgentConfig, seed: int) -> dict[str, np.ndarray]:
     h = config.hyperparameters
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed)
     sizes = [samples.seen.shape[1], *config.net_arch]
     layers: list[nn.Module] = []
     for i, o in itertools.pairwise(sizes):
         layers += [nn.Linear(i, o), nn.Tanh()]
-    head = nn.Linear(sizes[-1], len(_TRIED))
-    net = nn.Sequential(*layers, head)
+    net = nn.Sequential(*layers, nn.Linear(sizes[-1], len(_TRIED)))
     seen = torch.as_tensor(samples.seen)
     worth = torch.as_tensor(samples.worth[:, _TRIED]).clip(-h.get("clip", 20.0), h.get("clip", 20.0))
     known = ~worth.isnan()
@@ -163,7 +177,7 @@ def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
     epochs, size = int(h.get("epochs", 150)), int(h.get("batch_size", 128))
     steps = max(1, epochs * max(1, len(seen) // size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         rows = torch.randint(len(seen), (min(size, len(seen)),), generator=generator)
         error = nn.functional.huber_loss(net(seen[rows]), worth[rows], reduction="none", delta=5.0)
@@ -172,15 +186,7 @@ def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
         loss.backward()
         optimizer.step()
         schedule.step()
-    weights, last = layer_arrays(linear_layers(net)), len(config.net_arch)
-    narrow, bias = weights[f"weight{last}"], weights[f"bias{last}"]
-    wide = np.zeros((len(ACTIONS), narrow.shape[1]), np.float32)
-    level = np.full(len(ACTIONS), UNKNOWN, np.float32)
-    # Doing nothing is worth nothing; whatever the network thinks of it is taken off the others.
-    wide[_TRIED], level[_TRIED] = narrow - narrow[0], bias - bias[0] - float(h.get("margin", 0.0))
-    level[_TRIED[0]] = 0.0
-    weights[f"weight{last}"], weights[f"bias{last}"] = wide, level
-    return weights
+    return layer_arrays(linear_layers(net))
 
 
 class Rollouts:
