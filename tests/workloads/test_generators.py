@@ -53,9 +53,9 @@ def finish(instance: Instance, setting: str) -> Machine:
 
 
 def test_all_that_the_literature_calls_for() -> None:
-    assert set(GENERATORS) == ASKED
+    assert set(GENERATORS) == {*ASKED, "mixture"}, "and one that is no program"
     files = {inspect.getfile(kind) for kind in GENERATORS.values()}
-    assert len(files) == len(ASKED), "one file each"
+    assert len(files) == len(GENERATORS), "one file each"
 
 
 @each
@@ -88,7 +88,7 @@ def test_machines_are_drawn_too(kind: type[Generator]) -> None:
     assert len({i.config.memory for i in drawn}) > 20
     pressed = sum(len(ops(i.program, "limit")) > 0 for i in drawn)
     assert 18 <= pressed <= 42, "every second"
-    first = [i.program.regions[int(ops(i.program, "touch")["region"][-1])] for i in drawn[:8]]
+    first = [i.program.regions[int(ops(i.program, "access")["region"][-1])] for i in drawn[:8]]
     starts = {finish(i, "4K").region(name)[0] % (2 << 20) for i, name in zip(drawn[:8], first, strict=True)}
     assert len(starts) > 2, "addresses are not always aligned alike"
 
@@ -154,9 +154,9 @@ def test_it_maps_no_more_than_its_footprint(kind: type[Generator]) -> None:
 @each
 def test_tiny_programs_run_in_no_time(kind: type[Generator]) -> None:
     def seconds() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         finish(draw(kind, 1), "4K")
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     assert min(seconds() for _ in range(3)) < 0.1
 
@@ -214,7 +214,7 @@ def test_every_parameter_is_documented(kind: type[Generator]) -> None:
         assert meaning[-1] == "."
         assert default is not None
     assert kind.sources
-    assert kind.claims
+    assert kind.claims or kind.family == "mixture", "which is no program"
 
 
 PARAMETERS = [(kind, f) for kind in GENERATORS.values() for f in dataclasses.fields(kind)]

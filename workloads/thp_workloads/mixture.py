@@ -111,9 +111,9 @@ class Mixture(Generator):
     def draw(cls, rng: np.random.Generator) -> dict[str, Any]:
         """Draw the regions' habits."""
         return {
-            "regions": int(log_uniform(rng, 1, 25)),
+            "regions": int(log_uniform(rng, 1, 13)),
             "spread": log_uniform(rng, 1, 200),
-            "lifetime": log_uniform(rng, 3, 600),
+            "lifetime": log_uniform(rng, 12, 600),
             "filled": log_uniform(rng, 1, 200),
             "density": log_uniform(rng, 0.05, 1.0),
             "piece": PAGE << int(rng.integers(0, 7)),

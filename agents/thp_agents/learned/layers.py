@@ -28,11 +28,11 @@ def side_by_side(networks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndar
     weights: dict[str, np.ndarray] = {}
     for i in range(layers):
         parts, biases = [n[f"weight{i}"] for n in networks], [n[f"bias{i}"] for n in networks]
-        if i == layers - 1:
-            weights[f"weight{i}"] = np.concatenate(parts, 1) / len(networks)
-            weights[f"bias{i}"] = np.stack(biases).mean(0)
-        else:
+        if i < layers - 1:
             inner = torch.block_diag(*map(torch.as_tensor, parts)).numpy()
-            weights[f"weight{i}"] = np.concatenate(parts) if i == 0 else inner
+            weights[f"weight{i}"] = inner if i else np.concatenate(parts)
             weights[f"bias{i}"] = np.concatenate(biases)
+        else:
+            weights[f"weight{i}"] = np.concatenate(parts, 1) / len(parts) if i else np.stack(parts).mean(0)
+            weights[f"bias{i}"] = np.stack(biases).mean(0)
     return weights
