@@ -59,6 +59,10 @@ BAD = {
     "nothing to resume": (["train", "--workloads", "small.npz", "--steps", "8", "--resume"], "nothing to resume"),
     "policy over a folder": (["train", "--workloads", "small.npz", "--steps", "8", "--out", "."], "cannot write ."),
     "folder that is a file": (["train", "--workloads", "small.npz", "--folder", "small.npz"], "cannot write to"),
+    "distill nothing": (["distill", "gone.npz", "--no-score"], "gone.npz: no such file"),
+    "distill a heuristic": (["distill", "64K", "--no-score"], "64K is a heuristic"),
+    "distill to no leaf": (["distill", "gone.npz", "--leaves", "0"], "1 or more"),
+    "distill and score on an unknown suite": (["distill", "gone.npz", "--suite", "tset"], "did you mean 'test'"),
     "recording that is missing": (["conformance", "gone.jsonl"], "gone.jsonl: no such file"),
     "recording that is none": (["conformance", "small.npz"], "small.npz"),
 }  # fmt: skip
@@ -78,7 +82,7 @@ def test_bad_input_is_one_clear_line(folder: Path, capfd: pytest.CaptureFixture[
     words, expected = BAD[what]
     before = sorted(folder.iterdir())
     try:
-        code = main([*words, *(["--quiet"] if words[:1] in (["evaluate"], ["train"]) else [])])
+        code = main([*words, *(["--quiet"] if words[:1] in (["evaluate"], ["train"], ["distill"]) else [])])
     except SystemExit as stop:  # argparse
         code = stop.code
     one_line(code, *capfd.readouterr(), expected)
@@ -169,7 +173,7 @@ def test_conformance_of_a_recording_and_of_a_changed_one(folder: Path, capsys: p
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "train", "evaluate", "record", "conformance", "workloads", "policies", "bench"]
+    "verb", ["demo", "train", "evaluate", "distill", "record", "conformance", "workloads", "policies", "bench"]
 )
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     with pytest.raises(SystemExit) as stop:
