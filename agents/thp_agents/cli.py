@@ -250,6 +250,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--recompute-oracle", action="store_true", help="search the static oracle again")
     c.add_argument("--save-oracle", action="store_true", help="keep its results in the package")
     c.add_argument("--choose", action="store_true", help="keep the best agent and heuristic of --suite validation")
+    c.add_argument("--probe", action="store_true", help="also say how far observations give the families away")
     c.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     c.set_defaults(run=_evaluate)
 

@@ -51,6 +51,8 @@ BAD = {
     "unknown suite": (["evaluate", "--suite", "tset"], "did you mean 'test'"),
     "chosen on anything but validation": (["evaluate", "--policies", "never", "64K", "--workloads", "small.npz",
                                            "--choose"], "cheating"),
+    "probe of one family beside results": (["evaluate", "--policies", "never", "--workloads", "small.npz", "--probe"],
+                                           "two or more"),
     "unknown agent": (["train", "--agent", "pppo"], "no agent 'pppo'"),
     "csv in no folder": (["evaluate", "--workloads", "small.npz", "--csv", "gone/r.csv"], "gone"),
     "train on an unknown workload": (["train", "--workloads", "hot_iland", "--steps", "8"], "did you mean"),
@@ -110,6 +112,17 @@ def test_evaluate_prints_a_table_and_writes_files(folder: Path) -> None:
     assert sorted(p.name for p in (folder / "report").iterdir()) == ["index.html", "small.npz.html"]
     assert len((folder / "runs.csv").read_text().splitlines()) == 7, "a header, and two runs of each and of the oracle"
     assert sorted(p.name for p in folder.iterdir()) == ["report", "runs.csv", "small.npz"]
+
+
+def test_a_probe_stands_beside_the_results(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The line that is printed is in the report, too."""
+    save_program(small_program(), folder / "other.npz")
+    words = ["--policies", "never", "64K", "--workloads", "small.npz", "other.npz", "--report", "report", "--quiet"]
+    assert main(["evaluate", *words, "--probe"]) == 0
+    line = next(line for line in capfd.readouterr().out.splitlines() if "a probe names" in line)
+    assert line.startswith("thp_env/VmaOrder-v0: a probe names the family of ")
+    assert "guessing 50% (other " in line
+    assert line in (folder / "report" / "index.html").read_text()
 
 
 def test_an_evaluation_goes_on_where_it_was(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
