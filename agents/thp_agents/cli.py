@@ -119,6 +119,12 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(args: argparse.Namespace) -> int:
+    from thp_agents.tune_command import run
+
+    return run(args, _command())
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     from thp_agents.evaluate_command import run
 
@@ -235,6 +241,14 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     c.set_defaults(run=_train)
 
+    c = sub.add_parser("tune", help="search an agent's hyperparameters on the validation families")
+    c.add_argument("--agent", default="maskable_ppo", metavar="NAME", help="or a .toml file (default: %(default)s)")
+    c.add_argument("--trials", type=_positive, default=30, help="at most 30 (default: %(default)s)")
+    c.add_argument("--seconds", type=_positive, default=180, help="of each training, at most 180 (default: 180)")
+    c.add_argument("--seed", type=_natural, default=0, help="of the search and of each training")
+    c.add_argument("--out", type=Path, help="the search, to go on from (default: AGENT.trials.json beside its file)")
+    c.set_defaults(run=_tune)
+
     c = sub.add_parser("evaluate", help="compare policies on workloads")
     c.add_argument("--suite", metavar="NAME", help="test, validation or ci (default: validation)")
     c.add_argument("--policies", nargs="+", metavar="NAME",
@@ -320,7 +334,7 @@ def parser() -> argparse.ArgumentParser:
     c.set_defaults(run=_bench)
 
     for name, command in sub.choices.items():
-        if name in ("demo", "train", "evaluate", "distill", "record", "workloads", "conformance"):
+        if name in ("demo", "train", "tune", "evaluate", "distill", "record", "workloads", "conformance"):
             command.add_argument("--quiet", action="store_true", help="no progress bars")
     return p
 

@@ -61,6 +61,9 @@ BAD = {
     "nothing to resume": (["train", "--workloads", "small.npz", "--steps", "8", "--resume"], "nothing to resume"),
     "policy over a folder": (["train", "--workloads", "small.npz", "--steps", "8", "--out", "."], "cannot write ."),
     "folder that is a file": (["train", "--workloads", "small.npz", "--folder", "small.npz"], "cannot write to"),
+    "tune an unknown agent": (["tune", "--agent", "pppo"], "no agent 'pppo'"),
+    "tune for too long": (["tune", "--seconds", "181", "--out", "s.json"], "at most 30 trials of 180 s"),
+    "tune into no folder": (["tune", "--out", "gone/s.json"], "gone"),
     "distill nothing": (["distill", "gone.npz", "--no-score"], "gone.npz: no such file"),
     "distill a heuristic": (["distill", "64K", "--no-score"], "64K is a heuristic"),
     "distill to no leaf": (["distill", "gone.npz", "--leaves", "0"], "1 or more"),
@@ -186,7 +189,7 @@ def test_conformance_of_a_recording_and_of_a_changed_one(folder: Path, capsys: p
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "train", "evaluate", "distill", "record", "conformance", "workloads", "policies", "bench"]
+    "verb", ["demo", "train", "tune", "evaluate", "distill", "record", "conformance", "workloads", "policies", "bench"]
 )
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from support.episodes import MIB
+from support.trees import FAULT, VMA, stump
 from thp_agents.cli import main
 from thp_agents.distill_command import kept
 from thp_agents.episode import evaluate_one
 from thp_agents.learned.distill import Pairs, distill, grow, play
 from thp_agents.learned.networks import Tree
-from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy, signature
-from thp_agents.learned.tree_text import fields_of
+from thp_agents.learned.policy_file import load_policy, save_policy
 from thp_agents.policy import PolicyError
 from thp_agents.suites import Case
 
@@ -23,8 +23,6 @@ from thp_env.traces import ProgramBuilder, save_program
 
 pytest.importorskip("sklearn")
 
-FAULT = signature("thp_env/FaultOrder-v0", {"interface": "bpf"})
-VMA = signature("thp_env/VmaOrder-v0", {"default": "4K", "scan_share": 0})
 BOTH = pytest.mark.parametrize("made_for", [FAULT, VMA], ids=["fault", "vma"])
 
 
@@ -38,17 +36,6 @@ def workload(tmp_path: Path) -> str:
         b.access(f"r{i}", 0, 2 * MIB, "uniform", 500, weight=50)
     save_program(b.build(), tmp_path / "vmas.npz")
     return str(tmp_path / "vmas.npz")
-
-
-def stump(made_for: dict[str, Any], field: str, threshold: float, below: str, above: str) -> LearnedPolicy:
-    """A policy that takes one action where a field is at most a threshold, and another one above."""
-    names, actions = list(fields_of(made_for)), made_for["actions"]
-    values = np.zeros((3, len(actions)), np.float32)
-    values[1, actions.index(below)] = values[2, actions.index(above)] = 1
-    arrays = {"inputs": [len(names)], "feature": [names.index(field), -1, -1], "threshold": [threshold, 0, 0],
-              "left": [1, 0, 0], "right": [2, 0, 0]}  # fmt: skip
-    tree = Tree({k: np.array(v, np.float32) for k, v in arrays.items()} | {"values": values})
-    return LearnedPolicy(tree, made_for, {"name": "stump", "seed": 3})
 
 
 def pairs(seen: np.ndarray, best: np.ndarray, gap: np.ndarray | float = 1.0) -> Pairs:

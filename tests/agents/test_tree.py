@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.trees import FAULT, VMA, stump
 from thp_agents.learned.networks import Tree
 from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy, signature
 from thp_agents.learned.tree_c import c_source
 from thp_agents.learned.tree_text import fields_of, integer_below, largest, normalised, rules, shown
 from thp_agents.policy import PolicyError
 
-FAULT = signature("thp_env/FaultOrder-v0", {"interface": "bpf"})
-VMA = signature("thp_env/VmaOrder-v0", {})
 BOTH = pytest.mark.parametrize("made_for", [FAULT, VMA], ids=["fault", "vma"])
 
 
@@ -41,24 +40,13 @@ def grown(made_for: dict[str, Any], leaves: int = 30, seed: int = 3) -> LearnedP
     return LearnedPolicy(Tree(weights), made_for, {"name": "tree"})
 
 
-def stump(made_for: dict[str, Any], name: str, threshold: float) -> LearnedPolicy:
-    names = list(fields_of(made_for))
-    values = np.zeros((3, len(made_for["actions"])), np.float32)
-    values[1, 1], values[2, 2] = 1, 1
-    arrays = {"inputs": [len(names)], "feature": [names.index(name), -1, -1], "threshold": [threshold, 0, 0],
-              "left": [1, 0, 0], "right": [2, 0, 0]}  # fmt: skip
-    return LearnedPolicy(
-        Tree({k: np.array(v, np.float32) for k, v in arrays.items()} | {"values": values}), made_for, {}
-    )
-
-
 def test_thresholds_are_told_in_units() -> None:
     size, resident = VMA_SIZE, fields_of(VMA)["vma_resident"]
     assert integer_below(size, np.log2(1 + 512) / 24) == 512, "log2(1 + 512 pages) / 24"
     assert shown(size, 512) == "2048 KiB"
     assert shown(resident, integer_below(resident, 0.25)) == "25 %"
-    assert "if vma_resident <= 25 %:\n    4K" in rules(stump(VMA, "vma_resident", 0.25))
-    assert "if not vma_advised:\n    order 2" in rules(stump(FAULT, "vma_advised", 0.5))
+    assert "if vma_resident <= 25 %:\n    4K" in rules(stump(VMA, "vma_resident", 0.25, "4K", "16K"))
+    assert "if not vma_advised:\n    order 2" in rules(stump(FAULT, "vma_advised", 0.5, "order 2", "order 3"))
 
 
 VMA_SIZE = fields_of(VMA)["vma_size"]
