@@ -97,6 +97,11 @@ def test_nothing_to_learn_from_is_refused() -> None:
         grow(pairs(np.zeros((0, 3)), np.zeros(0, int)), 30)
 
 
+def test_a_tree_without_a_branch_is_refused() -> None:
+    with pytest.raises(PolicyError, match="at least 2 leaves, not 1"):
+        distill(stump(VMA, "vma_size", 0.5, "16K", "64K"), leaves=1)
+
+
 @BOTH
 def test_a_tree_is_distilled_to_what_it_is(made_for: dict[str, Any], workload: str) -> None:
     """The teacher is a rule of two leaves on the VMA's length."""

@@ -100,7 +100,7 @@ def grow(pairs: Pairs, leaves: int) -> Tree:
         raise PolicyError("nothing to distill: the policy never had a choice on these workloads")
     weight = pairs.gap + 1e-6  # all gaps may be 0
     tree = None
-    for n in range(max(2, leaves), 3 * leaves, 1 + leaves // 8):
+    for n in range(leaves, 3 * leaves, 1 + leaves // 8):
         model = DecisionTreeClassifier(max_leaf_nodes=n, min_samples_leaf=5, random_state=0)
         model.fit(pairs.seen, pairs.best, weight)
         grown = _Grown(model, pairs).tree()
@@ -175,9 +175,12 @@ def distill(
         told: takes a line on each round.
 
     Raises:
-        PolicyError: when the teacher decides about many VMAs at once, or scikit-learn is not installed.
+        PolicyError: when the teacher decides about many VMAs at once, the tree would have no branch, or scikit-learn
+            is not installed.
     """
     fields_of(teacher.signature)
+    if leaves < 2:
+        raise PolicyError(f"a tree has at least 2 leaves, not {leaves}")
     names = sorted({*(workloads or teacher.meta.get("config", {}).get("workloads") or train_workloads())})
     parts: list[Pairs] = []
     policy = teacher
