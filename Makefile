@@ -41,7 +41,7 @@ full: install
 	$(MAKE) mutations
 	$(MAKE) rllib
 
-# RLlib pins the oldest gymnasium that is supported, so its venv tests the environments with that one too.
+# RLlib pins the oldest gymnasium that is supported, so its venv tests the environments with that one too, and has Ray.
 RLLIB := build/rllib
 rllib: install
 	$(PYTHON) -m venv $(RLLIB)
@@ -51,6 +51,7 @@ rllib: install
 	$(RLLIB)/bin/python -m pip -q install --no-deps --force-reinstall $(RLLIB)/wheel/*.whl
 	$(RLLIB)/bin/python examples/rllib_ppo.py --iterations 2 --batch 256
 	cd $(RLLIB) && bin/python -P -m pytest -p no:cacheprovider -c ../../pyproject.toml ../../tests/envs
+	cd $(RLLIB) && bin/python -P -m pytest -p no:cacheprovider -c ../../pyproject.toml -m full ../../tests/agents/test_ray.py
 
 docs: install
 	$(BIN)/mkdocs build --strict -q

@@ -119,10 +119,22 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(args: argparse.Namespace) -> int:
+    from thp_agents.tune_command import run
+
+    return run(args, _command())
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     from thp_agents.evaluate_command import run
 
     return run(args)
+
+
+def _distill(args: argparse.Namespace) -> int:
+    from thp_agents.distill_command import run
+
+    return run(args, _command())
 
 
 DEMO_TRAINING = ("hot_island", "alloc_purge", "kernel_build")
@@ -198,6 +210,12 @@ def _natural(text: str) -> int:
     return int(text)
 
 
+def _positive(text: str) -> int:
+    if not _natural(text):
+        raise argparse.ArgumentTypeError("0 is too few: take 1 or more")
+    return int(text)
+
+
 def _command() -> str:
     return shlex.join(["thp-env", *sys.argv[1:]])
 
@@ -223,6 +241,14 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     c.set_defaults(run=_train)
 
+    c = sub.add_parser("tune", help="search an agent's hyperparameters on the validation families")
+    c.add_argument("--agent", default="maskable_ppo", metavar="NAME", help="or a .toml file (default: %(default)s)")
+    c.add_argument("--trials", type=_positive, default=30, help="at most 30 (default: %(default)s)")
+    c.add_argument("--seconds", type=_positive, default=180, help="of each training, at most 180 (default: 180)")
+    c.add_argument("--seed", type=_natural, default=0, help="of the search and of each training")
+    c.add_argument("--out", type=Path, help="the search, to go on from (default: AGENT.trials.json beside its file)")
+    c.set_defaults(run=_tune)
+
     c = sub.add_parser("evaluate", help="compare policies on workloads")
     c.add_argument("--suite", metavar="NAME", help="test, validation or ci (default: validation)")
     c.add_argument("--policies", nargs="+", metavar="NAME",
@@ -238,8 +264,23 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--recompute-oracle", action="store_true", help="search the static oracle again")
     c.add_argument("--save-oracle", action="store_true", help="keep its results in the package")
     c.add_argument("--choose", action="store_true", help="keep the best agent and heuristic of --suite validation")
+    c.add_argument("--probe", action="store_true", help="also say how far observations give the families away")
     c.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     c.set_defaults(run=_evaluate)
+
+    c = sub.add_parser("distill", help="turn a trained policy into a small decision tree: rules and C for a BPF hook")
+    c.add_argument("file", metavar="FILE", help="a trained policy's .npz file, or AGENT#SEED of one that ships")
+    c.add_argument("--out", type=Path, help="the tree; .txt and .c beside it (default: runs/FILE-tree.npz)")
+    c.add_argument("--leaves", type=_positive, default=30, help="at most (default: %(default)s)")
+    c.add_argument("--rounds", type=_positive, default=3, help="of playing and fitting (default: %(default)s)")
+    c.add_argument("--episodes", type=_positive, default=4, help="of each workload a round (default: %(default)s)")
+    c.add_argument("--seed", type=_natural, default=0, help="of the first episode (default: %(default)s)")
+    c.add_argument("--workloads", nargs="+", metavar="NAME", default=[], help="(default: the training's)")
+    c.add_argument("--suite", metavar="NAME", default="validation", help="to score both on (default: %(default)s)")
+    c.add_argument("--no-score", action="store_true", help="score nothing")
+    c.add_argument("--store", type=Path, help="results of the scoring, to go on from")
+    c.add_argument("--processes", type=_natural, default=0, help="(default: one for each CPU)")
+    c.set_defaults(run=_distill)
 
     c = sub.add_parser("record", help="turn a real run into a trace program (needs valgrind)")
     c.add_argument("--out", default="recording.npz")
@@ -293,7 +334,7 @@ def parser() -> argparse.ArgumentParser:
     c.set_defaults(run=_bench)
 
     for name, command in sub.choices.items():
-        if name in ("demo", "train", "evaluate", "record", "workloads", "conformance"):
+        if name in ("demo", "train", "tune", "evaluate", "distill", "record", "workloads", "conformance"):
             command.add_argument("--quiet", action="store_true", help="no progress bars")
     return p
 

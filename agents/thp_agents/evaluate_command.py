@@ -13,14 +13,17 @@ from typing import Any
 from thp_agents.evaluation import Entry, Failure, entry, evaluate, oracle_runs
 from thp_agents.learned import shipped
 from thp_agents.oracle import oracle, save
-from thp_agents.policy import PolicyError, policies
+from thp_agents.policy import Policy, PolicyError, find_policy, policies
 from thp_agents.scores import NEVER, ORACLE
-from thp_agents.suites import Case, cases
+from thp_agents.suites import Case, cases, workload_of
 from thp_agents.tables import format_table, writable, write_csv, write_text
 from thp_agents.verdicts import Verdict
 
 CHOSEN = Path(__file__).with_name("data") / "chosen.json"
 """The headline agent and the heuristic it is held against, as chosen on validation before the test families ran."""
+
+PROBED = 2
+"""Episodes of each workload in either half of the probe."""
 
 PICTURED = 6
 """Policies that have pictures of every workload."""
@@ -52,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise PolicyError(f"cannot make {args.report}: it is there and no folder")
     store = args.store or (Path("runs") / "evaluate" / f"{suite}.jsonl" if suite else None)
     processes = args.processes or len(os.sched_getaffinity(0))
+    notes = probes(entries, wanted) if args.probe else []
     found = oracle(wanted, recompute=args.recompute_oracle, processes=processes, ray=args.ray, quiet=args.quiet)
     if args.save_oracle:
         save(found)
@@ -69,15 +73,28 @@ def run(args: argparse.Namespace) -> int:
     verdict = Verdict(runs, kinds, choice.get("headline"), choice.get("rival"))
     header, rows = verdict.table()
     print(f"\n{format_table(header, rows, args.markdown)}\n\n{verdict.lead()}")
-    for line in verdict.apart():
+    for line in [*verdict.apart(), *notes]:
         print(line)
     if args.csv:
         write_csv(runs, args.csv)
     if args.report:
-        report(verdict, entries, wanted, failures, args, title)
+        report(verdict, entries, wanted, failures, args, title, notes)
     if args.choose:
         choose(verdict)
     return 0
+
+
+def probes(entries: Sequence[Entry], wanted: Sequence[Case]) -> list[str]:
+    """Say, for each environment that learned policies decide in, how far observations give the families away.
+
+    Raises:
+        WorkloadError: when all cases are of one family.
+    """
+    from thp_agents.probe import probe
+
+    workloads = {case.workload: workload_of(case) for case in wanted}
+    environments = {find_policy(e.spec).environment for e in entries if e.kind == "learned"} or {Policy.environment}
+    return [f"{name}: {probe(name, list(workloads.values()), PROBED)}" for name in sorted(environments)]
 
 
 def named_cases(names: Sequence[str], seeds: Sequence[int]) -> list[Case]:
@@ -103,9 +120,9 @@ def told(failures: Sequence[Failure]) -> list[str]:
 
 def report(
     verdict: Verdict, entries: Sequence[Entry], wanted: Sequence[Case], failures: Sequence[Failure],
-    args: argparse.Namespace, title: str,
+    args: argparse.Namespace, title: str, more: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Write the HTML report, with pictures of the best policies on each workload's first seed."""
+    """Write the HTML report, with pictures of the best policies on each workload's first seed, and more notes."""
     from thp_agents.suite_report import write_suite_report
 
     ranking = [name for name in verdict.scores.ranking() if name != ORACLE]
@@ -115,7 +132,7 @@ def report(
     pictured = [by_name[name] for name in shown]
     pictures, _ = evaluate(pictured, sorted(first.values()), frames=60, limit=args.limit, quiet=args.quiet)
     notes = [f"{len(entries)} policies on {len(wanted)} cases. Costs are ns per access that a policy can change, with "
-             "resident memory at its price; scores count logarithms of costs."]  # fmt: skip
+             "resident memory at its price; scores count logarithms of costs.", *more]  # fmt: skip
     write_suite_report(verdict, pictures, told(failures), args.report, title, notes)
     print(f"report: {args.report / 'index.html'}")
 

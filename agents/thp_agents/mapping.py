@@ -39,9 +39,9 @@ def _on_ray(work: Callable[[Job], Result], jobs: Sequence[Job], address: str) ->
     try:
         import ray
     except ImportError:
-        raise ValueError("--ray needs Ray: pip install 'ray>=2.30'") from None
+        raise ValueError("--ray needs Ray: pip install 'thp-env[ray]'") from None
     if not ray.is_initialized():
-        ray.init(address=address or None, log_to_driver=False)
+        ray.init(address=address or "local", log_to_driver=False)
     task = ray.remote(_call).options(max_retries=5)
     waiting = [task.remote(work, job) for job in jobs]
     while waiting:

@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 
 import thp_env
-from thp_env.workload import WorkloadError, find
+from thp_env.workload import Workload, WorkloadError, find
 
 PENALTY = 1e-3
 ROUNDS = 400
@@ -59,26 +59,26 @@ class Probe(NamedTuple):
                 f"guessing {self.guessing:.0%} ({parts})")  # fmt: skip
 
 
-def collect(env_id: str, workloads: Sequence[str], seeds: Sequence[int], steps: int = 100) -> Samples:
+def collect(env_id: str, workloads: Sequence[Workload], seeds: Sequence[int], steps: int = 100) -> Samples:
     """Play at random and keep what is seen.
 
     Args:
         env_id: one of `thp_env.ENVIRONMENTS`.
-        workloads: names or files; those of one family count as one.
+        workloads: those of one family count as one.
         seeds: episodes of each.
         steps: of an episode at most.
     """
-    families = sorted({find(name).family for name in workloads})
+    families = sorted({w.family for w in workloads})
     seen, family = [], []
-    for name in workloads:
-        env = gymnasium.make(env_id, workload=name, disable_env_checker=True)
+    for workload in workloads:
+        env = gymnasium.make(env_id, workload=workload, disable_env_checker=True)
         flat = gymnasium.wrappers.FlattenObservation(env)
         for seed in seeds:
             env.action_space.seed(seed)
             observation, _ = flat.reset(seed=seed)
             for _ in range(steps):
                 seen.append(observation)
-                family.append(families.index(find(name).family))
+                family.append(families.index(workload.family))
                 observation, _, over, _, _ = flat.step(env.action_space.sample())
                 if over:
                     break
@@ -122,23 +122,26 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(1, keepdims=True)
 
 
-def probe(env_id: str = "thp_env/VmaOrder-v0", workloads: Sequence[str] = (), seeds: int = 4) -> Probe:
+def probe(
+    env_id: str = "thp_env/VmaOrder-v0", workloads: Sequence[str | Workload] = (), seeds: int = 4
+) -> Probe:  # fmt: skip
     """Train on one half of the episodes, and name the families of the other half's observations.
 
     Args:
         env_id: whose observations.
-        workloads: names or files, of at least two families; none: every installed generator.
+        workloads: of at least two families, by name or file or themselves; none: every installed generator.
         seeds: episodes of each workload in either half.
 
     Raises:
         WorkloadError: for an unknown workload, or less than two families.
     """
-    names = list(workloads) or [w.name for w in thp_env.workloads().values() if w.kind == "generator"]
-    families = {find(name).family for name in names}
+    chosen = [find(w) if isinstance(w, str) else w for w in workloads]
+    chosen = chosen or [w for w in thp_env.workloads().values() if w.kind == "generator"]
+    families = {w.family for w in chosen}
     if len(families) < 2:
         raise WorkloadError(f"a probe tells families apart: name workloads of two or more, not {', '.join(families)}")
-    known = collect(env_id, names, range(seeds))
-    held_out = collect(env_id, names, range(seeds, 2 * seeds))
+    known = collect(env_id, chosen, range(seeds))
+    held_out = collect(env_id, chosen, range(seeds, 2 * seeds))
     named = Classifier(known.seen, known.family, len(known.names))(held_out.seen)
     recall = {
         name: float((named == i)[held_out.family == i].mean())

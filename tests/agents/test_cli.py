@@ -51,6 +51,8 @@ BAD = {
     "unknown suite": (["evaluate", "--suite", "tset"], "did you mean 'test'"),
     "chosen on anything but validation": (["evaluate", "--policies", "never", "64K", "--workloads", "small.npz",
                                            "--choose"], "cheating"),
+    "probe of one family beside results": (["evaluate", "--policies", "never", "--workloads", "small.npz", "--probe"],
+                                           "two or more"),
     "unknown agent": (["train", "--agent", "pppo"], "no agent 'pppo'"),
     "csv in no folder": (["evaluate", "--workloads", "small.npz", "--csv", "gone/r.csv"], "gone"),
     "train on an unknown workload": (["train", "--workloads", "hot_iland", "--steps", "8"], "did you mean"),
@@ -59,6 +61,13 @@ BAD = {
     "nothing to resume": (["train", "--workloads", "small.npz", "--steps", "8", "--resume"], "nothing to resume"),
     "policy over a folder": (["train", "--workloads", "small.npz", "--steps", "8", "--out", "."], "cannot write ."),
     "folder that is a file": (["train", "--workloads", "small.npz", "--folder", "small.npz"], "cannot write to"),
+    "tune an unknown agent": (["tune", "--agent", "pppo"], "no agent 'pppo'"),
+    "tune for too long": (["tune", "--seconds", "181", "--out", "s.json"], "at most 30 trials of 180 s"),
+    "tune into no folder": (["tune", "--out", "gone/s.json"], "gone"),
+    "distill nothing": (["distill", "gone.npz", "--no-score"], "gone.npz: no such file"),
+    "distill a heuristic": (["distill", "64K", "--no-score"], "64K is a heuristic"),
+    "distill to no leaf": (["distill", "gone.npz", "--leaves", "0"], "1 or more"),
+    "distill and score on an unknown suite": (["distill", "gone.npz", "--suite", "tset"], "did you mean 'test'"),
     "recording that is missing": (["conformance", "gone.jsonl"], "gone.jsonl: no such file"),
     "recording that is none": (["conformance", "small.npz"], "small.npz"),
 }  # fmt: skip
@@ -78,7 +87,7 @@ def test_bad_input_is_one_clear_line(folder: Path, capfd: pytest.CaptureFixture[
     words, expected = BAD[what]
     before = sorted(folder.iterdir())
     try:
-        code = main([*words, *(["--quiet"] if words[:1] in (["evaluate"], ["train"]) else [])])
+        code = main([*words, *(["--quiet"] if words[:1] in (["evaluate"], ["train"], ["distill"]) else [])])
     except SystemExit as stop:  # argparse
         code = stop.code
     one_line(code, *capfd.readouterr(), expected)
@@ -106,6 +115,17 @@ def test_evaluate_prints_a_table_and_writes_files(folder: Path) -> None:
     assert sorted(p.name for p in (folder / "report").iterdir()) == ["index.html", "small.npz.html"]
     assert len((folder / "runs.csv").read_text().splitlines()) == 7, "a header, and two runs of each and of the oracle"
     assert sorted(p.name for p in folder.iterdir()) == ["report", "runs.csv", "small.npz"]
+
+
+def test_a_probe_stands_beside_the_results(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The line that is printed is in the report, too."""
+    save_program(small_program(), folder / "other.npz")
+    words = ["--policies", "never", "64K", "--workloads", "small.npz", "other.npz", "--report", "report", "--quiet"]
+    assert main(["evaluate", *words, "--probe"]) == 0
+    line = next(line for line in capfd.readouterr().out.splitlines() if "a probe names" in line)
+    assert line.startswith("thp_env/VmaOrder-v0: a probe names the family of ")
+    assert "guessing 50% (other " in line
+    assert line in (folder / "report" / "index.html").read_text()
 
 
 def test_an_evaluation_goes_on_where_it_was(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +189,7 @@ def test_conformance_of_a_recording_and_of_a_changed_one(folder: Path, capsys: p
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "train", "evaluate", "record", "conformance", "workloads", "policies", "bench"]
+    "verb", ["demo", "train", "tune", "evaluate", "distill", "record", "conformance", "workloads", "policies", "bench"]
 )
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     with pytest.raises(SystemExit) as stop:

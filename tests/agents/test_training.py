@@ -17,7 +17,7 @@ import pytest
 import torch
 from support.episodes import small_program
 from thp_agents.episode import evaluate_one
-from thp_agents.learned.config import AgentConfig, agents, load_config
+from thp_agents.learned.config import AgentConfig, agents, load_config, train_workloads
 from thp_agents.learned.policy_file import load_policy
 from thp_agents.learned.rollouts import try_all
 from thp_agents.learned.training import make_envs, train
@@ -143,8 +143,6 @@ def test_unknown_agents_and_broken_files_are_refused(tmp_path: Path) -> None:
 def test_training_draws_from_the_train_side_alone() -> None:
     for name in agents():
         assert not load_config(name).workloads, "an agent's file names no workload"
-    from thp_agents.learned.training import train_workloads
-
     assert {find(name).split for name in train_workloads()} == {"train"}
 
 

@@ -72,6 +72,13 @@ class AgentConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
+def train_workloads() -> tuple[str, ...]:
+    """Return the names of the split's train side."""
+    from thp_workloads import split
+
+    return tuple(w.name for w in split("train"))
+
+
 def agents() -> list[str]:
     """Return the names of the agents that there are files for."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))

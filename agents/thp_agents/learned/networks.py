@@ -115,7 +115,61 @@ class DeepSets:
         return (mixed @ self.head[0].T + self.head[1]).reshape(-1)
 
 
-NETWORKS: dict[str, Callable[..., Network]] = {"mlp": Mlp, "deep_sets": DeepSets}
+class Tree:
+    """A binary decision tree; the network of a distilled policy.
+
+    Args:
+        weights: `inputs`, shape (1,), the number of fields; of each node `feature` (-1 at a leaf), `threshold`,
+            `left` (taken where field <= threshold) and `right`, children after their parents; `values`, shape
+            (nodes, actions), used at leaves.
+        activation: has no meaning here; files of every kind have one.
+    """
+
+    kind: ClassVar[str] = "tree"
+
+    def __init__(self, weights: dict[str, np.ndarray], activation: str = "relu") -> None:
+        """Take over the nodes.
+
+        Raises:
+            ValueError: when they are no tree.
+        """
+        self.weights, self.activation = weights, activation
+        self.threshold, self.values = weights["threshold"].astype(np.float32), weights["values"]
+        for name in ("inputs", "feature", "left", "right"):
+            if not np.array_equal(weights[name], np.round(weights[name])):
+                raise ValueError(f"its tree's {name} are no whole numbers")
+        self.feature, self.left, self.right = (weights[n].astype(int) for n in ("feature", "left", "right"))
+        nodes = np.arange(len(self.feature))
+        sizes = {len(a) for a in (self.threshold, self.left, self.right, self.values)}
+        if sizes != {len(nodes)} or not len(nodes) or self.values.ndim != 2 or weights["inputs"].shape != (1,):
+            raise ValueError("its tree's arrays do not fit together")
+        inner = self.feature >= 0
+        children = np.concatenate([self.left[inner], self.right[inner]])
+        # Children after their parents: no walk goes in circles.
+        if (children <= np.tile(nodes[inner], 2)).any() or sorted(children) != list(range(1, len(nodes))):
+            raise ValueError("its nodes are no tree")
+        if self.feature.max() >= self.shape[0]:
+            raise ValueError("its tree asks for a field that there is not")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Fields and actions."""
+        return int(self.weights["inputs"][0]), self.values.shape[1]
+
+    def leaf(self, fields: np.ndarray) -> int:
+        """Return the node that flat fields end at."""
+        node = 0
+        while self.feature[node] >= 0:
+            below = fields[self.feature[node]] <= self.threshold[node]
+            node = int((self.left if below else self.right)[node])
+        return node
+
+    def __call__(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the leaf's values."""
+        return self.values[self.leaf(flat(observation))]
+
+
+NETWORKS: dict[str, Callable[..., Network]] = {"mlp": Mlp, "deep_sets": DeepSets, "tree": Tree}
 
 
 def _chain(layers: list[tuple[np.ndarray, np.ndarray]]) -> None:

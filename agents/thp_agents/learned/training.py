@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import thp_env  # noqa: F401 -- registers the environments
 from thp_agents.learned.bandit import Bandit
-from thp_agents.learned.config import AgentConfig
+from thp_agents.learned.config import AgentConfig, train_workloads
 from thp_agents.learned.deep_sets import DeepSetsPolicy
 from thp_agents.learned.export import export
 from thp_agents.learned.policy_file import LearnedPolicy, save_policy
@@ -44,13 +44,6 @@ def make_envs(config: AgentConfig, threads: int | None = None) -> SB3VecEnv:
         **config.arguments,
     )  # fmt: skip
     return SB3VecEnv(ShadowVectorReward(envs, config.shadow, config.scale), flat=config.network == "mlp")
-
-
-def train_workloads() -> tuple[str, ...]:
-    """Return the names of the split's train side."""
-    from thp_workloads import split
-
-    return tuple(w.name for w in split("train"))
 
 
 OWN = ("bandit", "rollouts")

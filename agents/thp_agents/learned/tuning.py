@@ -1,0 +1,263 @@
+"""Searches hyperparameters with Optuna: short trainings, held against the validation families, the worse cut short."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import thp_env
+from thp_agents.evaluation import entry, evaluate, oracle_runs
+from thp_agents.learned.config import AgentConfig, train_workloads
+from thp_agents.learned.export import export
+from thp_agents.learned.policy_file import LearnedPolicy, save_policy
+from thp_agents.learned.rollouts import Rollouts, fit
+from thp_agents.learned.training import OWN, make_envs, make_model
+from thp_agents.oracle import oracle
+from thp_agents.policy import PolicyError
+from thp_agents.scores import NEVER
+from thp_agents.suites import Case, cases, workload_of
+from thp_agents.verdicts import Verdict
+from thp_env.files import whole_file
+
+try:
+    import optuna
+except ImportError:
+    raise PolicyError("tuning needs Optuna: pip install 'thp-env[tune]'") from None
+
+TRIALS, SECONDS, LOOKS = 30, 180.0, 3
+"""At most so many trials, each of at most so much training, and how often a trial is scored on the way."""
+
+
+class Range(NamedTuple):
+    """Numbers between two, evenly by their logarithm if `log`; whole ones if both ends are."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def distribution(self) -> optuna.distributions.BaseDistribution:
+        """Return it as Optuna has it."""
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return optuna.distributions.IntDistribution(self.low, self.high, log=self.log)
+        return optuna.distributions.FloatDistribution(self.low, self.high, log=self.log)
+
+
+class Choice(NamedTuple):
+    """One of several values."""
+
+    values: tuple[Any, ...]
+
+    def distribution(self) -> optuna.distributions.BaseDistribution:
+        """Return it as Optuna has it."""
+        return optuna.distributions.CategoricalDistribution(self.values)
+
+
+_POLICY_GRADIENT: dict[str, Range | Choice] = {
+    "learning_rate": Range(1e-4, 3e-3, True),
+    "n_steps": Choice((32, 64, 128, 256)),
+    "ent_coef": Range(1e-4, 3e-2, True),
+    "gamma": Choice((0.9, 0.97, 0.99, 0.997)),
+    "gae_lambda": Choice((0.8, 0.9, 0.95, 0.98)),
+}
+_PPO: dict[str, Range | Choice] = {**_POLICY_GRADIENT, "n_epochs": Range(2, 10)}
+_Q: dict[str, Range | Choice] = {
+    "learning_rate": Range(1e-4, 3e-3, True),
+    "gamma": Choice((0.9, 0.97, 0.99, 0.997)),
+    "train_freq": Choice((1, 4, 8)),
+    "target_update_interval": Choice((500, 2000, 5000)),
+    "exploration_fraction": Range(0.1, 0.5),
+}
+SPACES: dict[str, dict[str, Range | Choice]] = {
+    "PPO": _PPO, "MaskablePPO": _PPO, "A2C": _POLICY_GRADIENT, "DQN": _Q, "QRDQN": _Q,
+    "bandit": {"ridge": Range(0.01, 100.0, True), "epsilon": Range(0.05, 0.5)},
+    "rollouts": {
+        "learning_rate": Range(5e-4, 1e-2, True), "decay": Range(1e-3, 1.0, True), "clip": Range(5.0, 50.0, True),
+        "epochs": Range(50, 300), "margin": Range(0.0, 2.0), "epsilon": Range(0.05, 0.5),
+    },
+}  # fmt: skip
+"""What is searched, by algorithm."""
+
+
+@dataclass
+class Trial:
+    """One trial.
+
+    Attributes:
+        params: its hyperparameters that were searched.
+        state: "complete", or "pruned" when it was cut short.
+        scores: at each look, as `scores.Scores` has them.
+        decisions: how many it was trained for.
+        seconds: of training and scoring.
+    """
+
+    params: dict[str, Any]
+    state: str
+    scores: list[float]
+    decisions: int
+    seconds: float
+
+
+def validation_cases() -> list[Case]:
+    """Return the cases that agents are tuned on: those of the families of the validation side alone."""
+    return [case for case in cases("validation") if workload_of(case).split == "validation"]
+
+
+class Judge:
+    """Scores policies on cases.
+
+    Args:
+        wanted: the cases.
+        processes: to run in.
+    """
+
+    def __init__(self, wanted: Sequence[Case], processes: int = 1) -> None:
+        """Run what scores count from and to."""
+        self.wanted, self.processes = list(wanted), processes
+        self.ends, _ = evaluate([entry(NEVER)], self.wanted, processes=processes, quiet=True)
+        self.ends += oracle_runs(oracle(self.wanted, processes=processes, quiet=True))
+
+    def __call__(self, policy: LearnedPolicy) -> float:
+        """Return the interquartile mean of a policy's scores.
+
+        Raises:
+            PolicyError: when it fails somewhere, or nothing tells policies apart on the cases.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trial.npz"
+            save_policy(policy, path)
+            tried = entry(str(path))
+            runs, failures = evaluate([tried], self.wanted, processes=self.processes, quiet=True)
+        for failure in failures:
+            raise PolicyError(f"{failure.case.workload}: {failure.reason}")
+        scores = Verdict([*self.ends, *runs], {tried.name: tried.kind}, resamples=1).scores
+        if not scores.families:
+            raise PolicyError("on these workloads 4K everywhere and the oracle differ too little to compare policies")
+        return scores.iqm(tried.name).value
+
+
+def learning(config: AgentConfig, seconds: float, looks: int = LOOKS) -> Iterator[LearnedPolicy]:
+    """Train for so long, and yield the policy at each look; sooner when all steps are done."""
+    names = config.workloads or train_workloads()
+    envs = None if config.algorithm == "rollouts" else make_envs(replace(config, workloads=names), 1)
+    model: Any = make_model(config, envs) if envs else Rollouts(config, names)
+    try:
+        for _ in range(looks):
+            end = time.monotonic() + seconds / looks
+            left = config.steps - model.num_timesteps
+            if config.algorithm in OWN:
+                model.learn(left, lambda infos, end=end: time.monotonic() < end)
+            else:
+                model.learn(left, lambda *_, end=end: time.monotonic() < end, reset_num_timesteps=False)
+            playing = model.weights if isinstance(model, Rollouts) else None
+            if isinstance(model, Rollouts) and len(model.samples):
+                model.weights = fit(model.samples, config)
+            yield export(model, config)
+            if playing is not None:
+                model.weights = playing
+            if model.num_timesteps >= config.steps:
+                return
+    finally:
+        if envs:
+            envs.close()
+
+
+class Search:
+    """A search that is written to a file after each trial, and goes on from it.
+
+    Args:
+        config: of the agent, as it is now: the first trial.
+        path: of the file.
+        judge: gives a policy's score.
+        seconds: of training a trial.
+        seed: of what is tried.
+        command: how it was started, kept with it.
+    """
+
+    def __init__(
+        self, config: AgentConfig, path: Path, judge: Callable[[LearnedPolicy], float], *, seconds: float = SECONDS,
+        seed: int = 0, command: str = "",
+    ) -> None:  # fmt: skip
+        """Read what the file holds.
+
+        Raises:
+            PolicyError: when it holds the search of another agent, of another version or with other settings.
+        """
+        self.config, self.path, self.judge, self.seconds = config, path, judge, seconds
+        self.space = {name: kind.distribution() for name, kind in SPACES[config.algorithm].items()}
+        self.about = {"agent": config.as_dict(), "seconds": seconds, "seed": seed, "version": thp_env.__version__}
+        self.command, self.trials = command, list[Trial]()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = optuna.create_study(
+            direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=8),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+        )  # fmt: skip
+        if path.exists():
+            self._read()
+        if not self.trials:
+            now = {name: config.hyperparameters[name] for name in self.space if name in config.hyperparameters}
+            self.study.enqueue_trial({name: v for name, v in now.items() if self._contains(name, v)})
+
+    def _contains(self, name: str, value: Any) -> bool:
+        kind = SPACES[self.config.algorithm][name]
+        return value in kind.values if isinstance(kind, Choice) else kind.low <= value <= kind.high
+
+    def _read(self) -> None:
+        try:
+            data = json.loads(self.path.read_text())
+            about = {name: data[name] for name in self.about}
+            self.trials = [Trial(**trial) for trial in data["trials"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PolicyError(f"{self.path}: not a search ({error}); name another --out") from None
+        if about != self.about:
+            differs = next(name for name in about if about[name] != self.about[name])
+            raise PolicyError(f"{self.path}: the search of another {differs}; name another --out")
+        for trial in self.trials:
+            state = optuna.trial.TrialState[trial.state.upper()]
+            looks = dict(enumerate(trial.scores))
+            self.study.add_trial(optuna.trial.create_trial(
+                state=state, params=trial.params, distributions=self.space, value=trial.scores[-1],
+                intermediate_values=looks,
+            ))  # fmt: skip
+
+    @property
+    def best(self) -> Trial | None:
+        """The best of the trials that were not cut short."""
+        whole = [trial for trial in self.trials if trial.state == "complete"]
+        return max(whole, key=lambda trial: trial.scores[-1], default=None)
+
+    def run(self, trials: int, told: Callable[[str], None] = lambda line: None) -> None:
+        """Go on until there have been so many trials; `told` takes a line on each."""
+        while len(self.trials) < trials:
+            trial = self._try(self.study.ask(self.space))
+            self.trials.append(trial)
+            self._write()
+            params = ", ".join(f"{name} {value:.4g}" for name, value in trial.params.items())
+            told(f"trial {len(self.trials)}: {trial.state}, score {trial.scores[-1]:.3f} after {trial.decisions} "
+                 f"decisions; {params}")  # fmt: skip
+
+    def _try(self, asked: optuna.Trial) -> Trial:
+        start, state, scores, decisions = time.monotonic(), "complete", list[float](), 0
+        config = replace(self.config, hyperparameters={**self.config.hyperparameters, **asked.params})
+        for look, policy in enumerate(learning(config, self.seconds)):
+            scores.append(self.judge(policy))
+            decisions = policy.meta["decisions"]
+            asked.report(scores[-1], look)
+            if look < LOOKS - 1 and asked.should_prune():
+                state = "pruned"
+                break
+        self.study.tell(asked, scores[-1] if state == "complete" else None, optuna.trial.TrialState[state.upper()])
+        return Trial(dict(asked.params), state, scores, decisions, round(time.monotonic() - start, 1))
+
+    def _write(self) -> None:
+        found = {"command": self.command, **self.about, "best": asdict(self.best) if self.best else None,
+                 "trials": [asdict(trial) for trial in self.trials]}  # fmt: skip
+        try:
+            with whole_file(self.path) as file:
+                file.write((json.dumps(found, indent=1) + "\n").encode())
+        except OSError as error:
+            raise PolicyError(f"cannot write {self.path}: {error.strerror or error}") from None
