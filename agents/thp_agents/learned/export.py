@@ -11,7 +11,7 @@ from thp_agents.learned.bandit import Bandit
 from thp_agents.learned.config import AgentConfig
 from thp_agents.learned.deep_sets import DeepSetsPolicy
 from thp_agents.learned.layers import layer_arrays, linear_layers
-from thp_agents.learned.networks import DeepSets, Mlp, Network
+from thp_agents.learned.networks import DeepSets, Forest, Mlp, Network
 from thp_agents.learned.policy_file import LearnedPolicy, signature
 from thp_agents.learned.rollouts import Rollouts
 
@@ -36,7 +36,7 @@ def _network(model: Any) -> Network:
         c = model.coefficients.astype(np.float32)
         return Mlp({"weight0": c[:, :-1].copy(), "bias0": c[:, -1].copy()})
     if isinstance(model, Rollouts):
-        return Mlp(model.weights)
+        return Forest(model.weights)
     policy = model.policy
     if isinstance(policy, DeepSetsPolicy):
         return DeepSets(layer_arrays(policy.layers()))

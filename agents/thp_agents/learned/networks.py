@@ -115,30 +115,32 @@ class DeepSets:
         return (mixed @ self.head[0].T + self.head[1]).reshape(-1)
 
 
-class Tree:
-    """A binary decision tree; the network of a distilled policy.
+class Forest:
+    """Binary decision trees; the values are the mean of theirs.
 
     Args:
         weights: `inputs`, shape (1,), the number of fields; of each node `feature` (-1 at a leaf), `threshold`,
             `left` (taken where field <= threshold) and `right`, children after their parents; `values`, shape
-            (nodes, actions), used at leaves.
+            (nodes, actions), used at leaves; `roots`, the first node of each tree, where there are several.
         activation: has no meaning here; files of every kind have one.
     """
 
-    kind: ClassVar[str] = "tree"
+    kind: ClassVar[str] = "forest"
 
     def __init__(self, weights: dict[str, np.ndarray], activation: str = "relu") -> None:
         """Take over the nodes.
 
         Raises:
-            ValueError: when they are no tree.
+            ValueError: when they are no trees.
         """
         self.weights, self.activation = weights, activation
         self.threshold, self.values = weights["threshold"].astype(np.float32), weights["values"]
-        for name in ("inputs", "feature", "left", "right"):
-            if not np.array_equal(weights[name], np.round(weights[name])):
+        roots = weights.get("roots", np.zeros(1, np.float32))
+        for name, numbers in ((n, weights[n]) for n in ("inputs", "feature", "left", "right")):
+            if not np.array_equal(numbers, np.round(numbers)):
                 raise ValueError(f"its tree's {name} are no whole numbers")
         self.feature, self.left, self.right = (weights[n].astype(int) for n in ("feature", "left", "right"))
+        self.roots = roots.astype(int)
         nodes = np.arange(len(self.feature))
         sizes = {len(a) for a in (self.threshold, self.left, self.right, self.values)}
         if sizes != {len(nodes)} or not len(nodes) or self.values.ndim != 2 or weights["inputs"].shape != (1,):
@@ -146,7 +148,7 @@ class Tree:
         inner = self.feature >= 0
         children = np.concatenate([self.left[inner], self.right[inner]])
         # Children after their parents: no walk goes in circles.
-        if (children <= np.tile(nodes[inner], 2)).any() or sorted(children) != list(range(1, len(nodes))):
+        if (children <= np.tile(nodes[inner], 2)).any() or not np.array_equal(np.sort([*children, *self.roots]), nodes):
             raise ValueError("its nodes are no tree")
         if self.feature.max() >= self.shape[0]:
             raise ValueError("its tree asks for a field that there is not")
@@ -156,20 +158,40 @@ class Tree:
         """Fields and actions."""
         return int(self.weights["inputs"][0]), self.values.shape[1]
 
-    def leaf(self, fields: np.ndarray) -> int:
-        """Return the node that flat fields end at."""
-        node = 0
-        while self.feature[node] >= 0:
-            below = fields[self.feature[node]] <= self.threshold[node]
-            node = int((self.left if below else self.right)[node])
-        return node
+    def leaves(self, fields: np.ndarray) -> np.ndarray:
+        """Return the node of each tree that flat fields end at."""
+        at = self.roots
+        while (inner := self.feature[at] >= 0).any():
+            below = fields[self.feature[at]] <= self.threshold[at]
+            at = np.where(inner, np.where(below, self.left[at], self.right[at]), at)
+        return at
 
     def __call__(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """Return the leaf's values."""
-        return self.values[self.leaf(flat(observation))]
+        """Return the mean of the leaves' values."""
+        return self.values[self.leaves(flat(observation))].mean(0)
 
 
-NETWORKS: dict[str, Callable[..., Network]] = {"mlp": Mlp, "deep_sets": DeepSets, "tree": Tree}
+class Tree(Forest):
+    """A decision tree; the network of a distilled policy."""
+
+    kind: ClassVar[str] = "tree"
+
+    def __init__(self, weights: dict[str, np.ndarray], activation: str = "relu") -> None:
+        """Take over the nodes.
+
+        Raises:
+            ValueError: when they are no tree, or several.
+        """
+        if "roots" in weights:
+            raise ValueError("its nodes are no tree")
+        super().__init__(weights, activation)
+
+    def leaf(self, fields: np.ndarray) -> int:
+        """Return the node that flat fields end at."""
+        return int(self.leaves(fields)[0])
+
+
+NETWORKS: dict[str, Callable[..., Network]] = {"mlp": Mlp, "deep_sets": DeepSets, "forest": Forest, "tree": Tree}
 
 
 def _chain(layers: list[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -93,7 +93,7 @@ def save_policy(policy: LearnedPolicy, path: str | os.PathLike) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None
 

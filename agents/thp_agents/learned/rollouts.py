@@ -1,13 +1,12 @@
 """An agent that learns from what-ifs: the simulator is cloned at a decision and every choice is run to the end.
 
-Rollout classification policy iteration (Lagoudakis and Parr, 2003), with values instead of classes: the network learns
+Rollout classification policy iteration (Lagoudakis and Parr, 2003), with values instead of classes: a forest learns
 by how much of the run's cost each action is cheaper than doing nothing, all else left as it is. A clone makes the same
 random draws as the original, so a difference between two of them is due to the action alone.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import zipfile
 from collections.abc import Callable
@@ -18,13 +17,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
-from torch import nn
 
 import thp_env  # noqa: F401 -- registers the environments
 from thp_agents.learned.config import AgentConfig
-from thp_agents.learned.layers import layer_arrays, linear_layers, side_by_side
-from thp_agents.learned.networks import Mlp, flat
+from thp_agents.learned.forest import grow
+from thp_agents.learned.networks import Forest, flat
 from thp_agents.learned.policy_file import signature
 from thp_agents.mapping import mapped
 from thp_agents.policy import PolicyError
@@ -78,7 +75,7 @@ class Play:
     """How an episode is played.
 
     Attributes:
-        weights: of the network that decides; empty: nothing is decided.
+        weights: nodes of the forest that decides; empty: nothing is decided.
         workloads: names that one is drawn from.
         arguments: of VmaOrder-v0.
         epsilon: share of decisions that are drawn from all actions.
@@ -103,7 +100,7 @@ def play(how: Play, seed: int) -> Samples:
     made = gymnasium.make("thp_env/VmaOrder-v0", workload=[find(name) for name in how.workloads],
                           disable_env_checker=True, **how.arguments)  # fmt: skip
     env: VmaOrderEnv = made.unwrapped  # type: ignore[assignment]
-    network = Mlp(how.weights) if how.weights else None
+    network = Forest(how.weights) if how.weights else None
     states: list[tuple[float, dict, np.ndarray]] = []
     observation, _ = env.reset(seed=seed)
     over = False
@@ -146,51 +143,21 @@ def try_all(env: VmaOrderEnv, state: dict[str, Any]) -> np.ndarray:
 
 
 def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
-    """Fit networks to samples, and return the weights of their mean as `networks.Mlp` takes them."""
-    members = int(config.hyperparameters.get("members", 1))
-    weights = side_by_side([_fit_one(samples, config, config.seed * members + i) for i in range(members)])
-    last = len(config.net_arch)
-    narrow, bias = weights[f"weight{last}"], weights[f"bias{last}"]
-    wide = np.zeros((len(ACTIONS), narrow.shape[1]), np.float32)
-    level = np.full(len(ACTIONS), UNKNOWN, np.float32)
-    # Doing nothing is worth nothing; whatever the networks think of it is taken off the others.
-    margin = float(config.hyperparameters.get("margin", 0.0))
-    wide[_TRIED], level[_TRIED] = narrow - narrow[0], bias - bias[0] - margin
-    level[_TRIED[0]] = 0.0
-    weights[f"weight{last}"], weights[f"bias{last}"] = wide, level
-    return weights
-
-
-def _fit_one(samples: Samples, config: AgentConfig, seed: int) -> dict[str, np.ndarray]:
+    """Grow the forest from samples, and return its nodes as `networks.Forest` takes them."""
     h = config.hyperparameters
-    torch.manual_seed(seed)
-    sizes = [samples.seen.shape[1], *config.net_arch]
-    layers: list[nn.Module] = []
-    for i, o in itertools.pairwise(sizes):
-        layers += [nn.Linear(i, o), nn.Tanh()]
-    net = nn.Sequential(*layers, nn.Linear(sizes[-1], len(_TRIED)))
-    seen = torch.as_tensor(samples.seen)
-    worth = torch.as_tensor(samples.worth[:, _TRIED]).clip(-h.get("clip", 20.0), h.get("clip", 20.0))
-    known = ~worth.isnan()
-    worth = worth.nan_to_num()
-    optimizer = torch.optim.AdamW(net.parameters(), h.get("learning_rate", 2e-3), weight_decay=h.get("decay", 1e-2))
-    epochs, size = int(h.get("epochs", 150)), int(h.get("batch_size", 128))
-    steps = max(1, epochs * max(1, len(seen) // size))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        rows = torch.randint(len(seen), (min(size, len(seen)),), generator=generator)
-        error = nn.functional.huber_loss(net(seen[rows]), worth[rows], reduction="none", delta=5.0)
-        loss = (error * known[rows]).sum() / known[rows].sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return layer_arrays(linear_layers(net))
+    clip = float(h.get("clip", 20.0))
+    # An action that cannot have an effect saves nothing.
+    worth = np.nan_to_num(samples.worth[:, _TRIED]).clip(-clip, clip)
+    weights = grow(samples.seen, worth, int(h.get("trees", 50)), int(h.get("leaf", 4)), config.seed)
+    values = np.full((len(weights["values"]), len(ACTIONS)), UNKNOWN, np.float32)
+    values[:, _TRIED] = weights["values"]
+    # Doing nothing saves nothing; whatever promises no more than the margin is left undone.
+    values[:, ACTIONS.index(KEEP)] = float(h.get("margin", 0.0))
+    return weights | {"values": values}
 
 
 class Rollouts:
-    """Plays rounds of episodes, and fits the network to all samples after each.
+    """Plays rounds of episodes, and grows the forest from all samples after each.
 
     It has the few verbs of Stable-Baselines3's algorithms that training needs.
 
@@ -234,9 +201,10 @@ class Rollouts:
         self.weights = fit(self.samples, self.config)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the samples and the network that plays now."""
+        """Write the samples and the forest that plays now."""
         with whole_file(Path(path)) as file:
-            arrays: dict[str, Any] = {**self.weights, "seen": self.samples.seen, "worth": self.samples.worth}
+            arrays: dict[str, Any] = {f"forest_{name}": nodes for name, nodes in self.weights.items()}
+            arrays |= {"seen": self.samples.seen, "worth": self.samples.worth}
             np.savez(file, episodes=self.samples.episodes, **arrays)
 
     def load(self, path: str | os.PathLike) -> None:
@@ -248,6 +216,6 @@ class Rollouts:
         try:
             with np.load(path, allow_pickle=False) as file:
                 self.samples = Samples(file["seen"], file["worth"], int(file["episodes"]))
-                self.weights = {name: file[name] for name in file.files if name.startswith(("weight", "bias"))}
+                self.weights = {n.removeprefix("forest_"): file[n] for n in file.files if n.startswith("forest_")}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise PolicyError(f"{path}: not a checkpoint of this agent ({error})") from None
