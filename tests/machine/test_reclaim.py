@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from support.machines import machine_of, orders_of
+from support.machines import machine_of, orders_of, pages_of
 
-from thp_env.machine import KIND_FOLIO, KIND_SWAP, Machine, Status
+from thp_env.machine import KIND_FOLIO, KIND_SWAP, LAYOUT_DIRTY, LAYOUT_SWAPCACHE, Machine, Status
 from thp_env.traces import parse_program
 
 MIB = 1 << 20
@@ -174,3 +174,30 @@ def test_r32_a_lazily_freed_folio_with_a_hole_loses_what_lies_before_the_first_p
     assert machine.counters.stat("split_deferred", 4) == machine.counters.stat("split", 4) == 1
     machine = run(text + "write a 4K 4K\nreclaim\n")  # now the first does, so both stay
     assert orders_of(machine, "a") == [0] * 4 + [None] * 4 + [0] * 8
+
+
+def test_a_page_in_the_swap_cache_that_was_written_to_is_written_again():
+    """pageout: MADV_WILLNEED reads 16 pages into the cache, reading maps them, writing makes three dirty."""
+    text = "swap 64M\nmmap a 64K\nfill a 0 64K\nadvise a 0 64K pageout\nadvise a 0 64K willneed\nread a 0 64K\n"
+    clean, dirty = run(text), run(text + "write a 16K 12K\n")
+    assert clean.counters["pswpout"] == dirty.counters["pswpout"] == 16
+    assert run(text + "advise a 0 64K pageout\n").counters["pswpout"] == 16
+    assert run(text + "write a 16K 12K\nadvise a 0 64K pageout\n").counters["pswpout"] == 16 + 3
+
+
+@pytest.mark.parametrize(("slots", "cached"), [(63, True), (31, False)])
+def test_where_more_than_half_of_the_swap_is_used_a_page_that_is_read_leaves_the_cache(slots, cached):
+    """vm_swap_full: 16 pages are more than half of 31 slots, and less than half of 63."""
+    text = f"swap {4 * (slots + 1)}K\nmmap a 64K\nfill a 0 64K\nadvise a 0 64K pageout\nadvise a 0 64K willneed\n"
+    page = pages_of(run(text + "read a 0 4K\n"), "a")
+    assert bool(page["flags"][0] & LAYOUT_SWAPCACHE) == cached
+
+
+@pytest.mark.parametrize(("protection", "dirty"), [("0 64K", [True] * 16), ("0 16K", [True] * 4 + [False] * 12)])
+def test_mprotect_makes_all_entries_of_a_folio_that_it_changes_dirty_when_one_is(protection, dirty):
+    """modify_prot_start_ptes: a lazily freed folio, of which one page was written to."""
+    text = "thp 64 always\nmmap a 64K\nfill a 0 64K\nadvise a 0 64K free\nwrite a 8K 4K\n"
+    pages = pages_of(run(text), "a")
+    assert [bool(f & LAYOUT_DIRTY) for f in pages["flags"]] == [i == 2 for i in range(16)]
+    pages = pages_of(run(text + f"mprotect a {protection} r\n"), "a")
+    assert [bool(f & LAYOUT_DIRTY) for f in pages["flags"]] == dirty

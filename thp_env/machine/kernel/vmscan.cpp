@@ -145,7 +145,10 @@ outcome shrink_folio(machine &m, const scan_control &sc, u32 head) {
         }
     }
     if (folio.entire_mapcount && !unmap_pmds(m, head)) return KEEP;
-    if (!cached) swap_write_folio(m, head, slot);
+    if (!cached || (folio.flags & PG_dirty) || folio_any_pte_dirty(m, head)) { // pageout
+        swap_write_folio(m, head, slot);
+        folio.flags &= ~u32{PG_dirty};
+    }
     workingset_eviction(m, head, slot, sc.memcg);
     try_to_unmap(m, head, slot);
     for (u32 i = 0; i < (1U << order); ++i) m.swap[slot + i].taken = 0;
@@ -178,6 +181,7 @@ u64 shrink_folio_list(machine &m, const scan_control &sc, const std::vector<u32>
         const u32 nr = folio_nr_pages(m, head);
         switch (shrink_folio(m, sc, head)) {
         case ACTIVATE:
+            if (vm_swap_full(m)) folio_free_swap(m, head);
             folio_activate(m, head);
             break;
         case RECLAIMED:
