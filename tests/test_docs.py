@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import lzma
 import re
 from pathlib import Path
 
 import pytest
+from support.docs import DOCS, module
 from thp_agents.cli import parser
 
 from thp_env.machine import Machine, MachineConfig, Status
 from thp_env.traces import ProgramError, parse_program
 
-DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 
 
@@ -24,10 +23,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def test_pages_made_from_the_code_are_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("build", DOCS / "build.py")
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
-    made = build.pages()
+    made = module("build").pages()
     assert {p.relative_to(DOCS).as_posix() for p in made} >= {"costs.md", "environments/vma_order.md"}
     for path, text in made.items():
         assert path.read_text() == text, f"run: python docs/build.py ({path.name})"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from support.machines import machine_of
+from support.machines import machine_of, orders_of, pages_of
 
-from thp_env.machine import KIND_FOLIO, KIND_SWAP, Machine, Status
+from thp_env.machine import KIND_FOLIO, KIND_SWAP, LAYOUT_DIRTY, LAYOUT_SWAPCACHE, Machine, Status
 from thp_env.traces import parse_program
 
 MIB = 1 << 20
@@ -126,3 +126,78 @@ def test_a_page_that_returns_within_the_working_set_is_active_at_once():
     counters = run(text).counters
     assert counters["workingset_refault_anon"] == 16
     assert counters["workingset_activate_anon"] == 16
+
+
+def held_by(machine: Machine, *processes: str, region: str = "a") -> list[bool]:
+    """Whether each process still maps the first page of a region."""
+    pages = [machine.pagemap(machine.process(name)[0], *machine.region(region)) for name in processes]
+    return [page["kind"][0] == KIND_FOLIO for page in pages]
+
+
+@pytest.mark.parametrize("size", [4, 64])
+def test_r32_reclaim_that_finds_a_lazily_freed_page_written_to_makes_it_dirty(size):
+    """The parent's entry is dirty, so the page stays, dirty: while two processes map it MADV_FREE lets it be then."""
+    text = f"swap 64M\nthp 64 always\nmmap a 64K\nfill a 0 {size}K\nfork C\nin C advise a 0 {size}K free\nreclaim\n"
+    text = text if size == 64 else text.replace("thp 64 always\n", "")
+    once, again = run(text), run(text + f"in C advise a 0 {size}K free\n")
+    assert once.counters["pglazyfree"] == again.counters["pglazyfree"] == size // 4
+    assert once.counters["pglazyfreed"] == once.counters["pswpout"] == 0
+    assert held_by(again, "P", "C") == [True, True]
+    assert run(text.replace("reclaim\n", "in C advise a 0 4K free\n")).counters["pglazyfree"] == size // 4
+
+
+@pytest.mark.parametrize(
+    ("between", "left"),
+    [
+        ("advise a 0 4K free", [False, True, True]),  # the parent's, then comes the first child's, which is dirty
+        ("in D advise a 0 4K free", [True, True, True]),  # the parent's is dirty and comes first
+        ("advise a 0 4K free\nin D advise a 0 4K free", [False, True, True]),
+        ("advise a 0 4K free\nin C advise a 0 4K free", [False, False, True]),
+        # A VMA that was cut comes last, also when it is whole again.
+        ("mprotect a 8K 4K r\nin C advise a 0 4K free\nin D advise a 0 4K free", [True, False, False]),
+        ("mprotect a 8K 4K r\nmprotect a 8K 4K rw\nin C advise a 0 4K free", [True, False, True]),
+        # A VMA that starts elsewhere comes by its first page.
+        ("in C munmap a 4K 4K\nin C advise a 0 4K free\nadvise a 0 4K free", [False, True, True]),
+    ],
+)
+def test_r32_lazily_freed_mappings_go_in_the_order_of_the_vmas_up_to_one_that_was_written_to(between, left):
+    machine = run(f"swap 64M\nmmap a 64K\nfill a 0 4K\nfork C\nfork D\n{between}\nreclaim\n")
+    assert held_by(machine, "P", "C", "D") == left
+    assert machine.counters["pglazyfreed"] == 0
+
+
+def test_r32_a_lazily_freed_folio_with_a_hole_loses_what_lies_before_the_first_page_written_to():
+    """Two batches of entries, before and behind the hole; the second holds page 12. What is left is split (R19)."""
+    text = "swap 64M\nthp 64 always\nmmap a 64K\nfill a 0 64K\nadvise a 0 64K free\nadvise a 16K 16K dontneed\n"
+    machine = run(text + "write a 48K 4K\nreclaim\n")
+    assert orders_of(machine, "a") == [None] * 8 + [0] * 8
+    assert machine.counters.stat("split_deferred", 4) == machine.counters.stat("split", 4) == 1
+    machine = run(text + "write a 4K 4K\nreclaim\n")  # now the first does, so both stay
+    assert orders_of(machine, "a") == [0] * 4 + [None] * 4 + [0] * 8
+
+
+def test_a_page_in_the_swap_cache_that_was_written_to_is_written_again():
+    """pageout: MADV_WILLNEED reads 16 pages into the cache, reading maps them, writing makes three dirty."""
+    text = "swap 64M\nmmap a 64K\nfill a 0 64K\nadvise a 0 64K pageout\nadvise a 0 64K willneed\nread a 0 64K\n"
+    clean, dirty = run(text), run(text + "write a 16K 12K\n")
+    assert clean.counters["pswpout"] == dirty.counters["pswpout"] == 16
+    assert run(text + "advise a 0 64K pageout\n").counters["pswpout"] == 16
+    assert run(text + "write a 16K 12K\nadvise a 0 64K pageout\n").counters["pswpout"] == 16 + 3
+
+
+@pytest.mark.parametrize(("slots", "cached"), [(63, True), (31, False)])
+def test_where_more_than_half_of_the_swap_is_used_a_page_that_is_read_leaves_the_cache(slots, cached):
+    """vm_swap_full: 16 pages are more than half of 31 slots, and less than half of 63."""
+    text = f"swap {4 * (slots + 1)}K\nmmap a 64K\nfill a 0 64K\nadvise a 0 64K pageout\nadvise a 0 64K willneed\n"
+    page = pages_of(run(text + "read a 0 4K\n"), "a")
+    assert bool(page["flags"][0] & LAYOUT_SWAPCACHE) == cached
+
+
+@pytest.mark.parametrize(("protection", "dirty"), [("0 64K", [True] * 16), ("0 16K", [True] * 4 + [False] * 12)])
+def test_mprotect_makes_all_entries_of_a_folio_that_it_changes_dirty_when_one_is(protection, dirty):
+    """modify_prot_start_ptes: a lazily freed folio, of which one page was written to."""
+    text = "thp 64 always\nmmap a 64K\nfill a 0 64K\nadvise a 0 64K free\nwrite a 8K 4K\n"
+    pages = pages_of(run(text), "a")
+    assert [bool(f & LAYOUT_DIRTY) for f in pages["flags"]] == [i == 2 for i in range(16)]
+    pages = pages_of(run(text + f"mprotect a {protection} r\n"), "a")
+    assert [bool(f & LAYOUT_DIRTY) for f in pages["flags"]] == dirty

@@ -268,6 +268,18 @@ def test_r20_zero_pages_of_a_split_folio_become_the_zero_page():
     assert kinds_of(machine) == [KIND_FOLIO] * 15 + [0]
 
 
+@pytest.mark.parametrize(
+    ("cut", "locks", "kept"), [("PCD", "P", "PCD"), ("PCD", "C", "CD"), ("PCD", "D", "D"), ("DCP", "C", "PC")]
+)
+def test_r20_a_locked_vma_keeps_a_zero_page_for_itself_and_the_vmas_after_it(cut, locks, kept):
+    """remove_migration_ptes goes from the VMA that was cut first to the last; one that is locked locks the page."""
+    text = "set khugepaged/max_ptes_none 100\nmmap a 2M\nwrite a 0 4K\nfork C\nfork D\n"
+    text += "".join(f"in {p} mprotect a 64K 256K r\n" for p in cut) + f"in {locks} mlock a 64K 256K\nshrink\n"
+    machine = run(text, "2048")
+    assert "".join(p for p in "PCD" if pages_of(machine, "a", p)["kind"][20] == KIND_FOLIO) == kept
+    assert all(pages_of(machine, "a", p)["kind"][100] == KIND_ZERO for p in "PCD")
+
+
 def test_r20_a_page_written_back_to_zero_counts_as_zero():
     text = "mmap a 64K\nfill a 0 64K\nwritez a 8K 8K\nwrite a 8K 4K\nwritez a 8K 4K\nadvise a 0 4K dontneed\nshrink\n"
     machine = run(text, "64")

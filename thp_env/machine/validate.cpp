@@ -230,6 +230,8 @@ struct scan : frame_census {
                     m.vmas[v].anon_vma < users.size() && m.anon_vmas[m.vmas[v].anon_vma].root == a;
                 expect(ours && m.vmas[v].anon_prev == before, "list of an anon_vma broken", a);
                 if (!ours) break;
+                expect(before == NIL || m.vmas[before].vm_pgoff <= m.vmas[v].vm_pgoff,
+                       "VMAs of an anon_vma out of order", a);
                 before = v;
                 ++linked;
             }

@@ -112,6 +112,7 @@ void merge(machine &m, u32 a, u32 b) {
     if (left.anon_vma == NIL && anon != NIL) anon_vma_link(m, a, anon);
     vma_remove(m, b);
     left.vm_end = end;
+    anon_vma_update(m, a);
 }
 
 } // namespace
@@ -197,6 +198,7 @@ int split_vma(machine &m, u32 vma, u64 address) {
     upper.vm_pgoff = old.vm_pgoff + ((address - old.vm_start) >> PAGE_SHIFT);
     upper.born = old.born;
     if (old.anon_vma != NIL) anon_vma_link(m, v, old.anon_vma);
+    anon_vma_update(m, vma);
     if (upper_is_larger) {
         std::swap(upper.id, lower.id);
         std::swap(upper.faults, lower.faults);
@@ -229,6 +231,7 @@ int vma_expand(machine &m, u32 vma, u64 end) {
     const u32 next = vma_next(m, vma);
     if ((next != NIL && m.vmas[next].vm_start < end) || end > TASK_SIZE) return -EFAULT;
     m.vmas[vma].vm_end = end;
+    anon_vma_update(m, vma);
     vma_merge_range(m, m.vmas[vma].vm_mm, m.vmas[vma].vm_start, end);
     return 0;
 }

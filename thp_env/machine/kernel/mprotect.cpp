@@ -15,15 +15,30 @@ namespace thp {
 
 namespace {
 
-void change_pte(machine &m, const vm_area_struct &vma, u64 address, u64 *pte) {
-    if (!pte_present(*pte)) return;
+constexpr u64 RIGHTS = PTE_PRESENT | PTE_PROTNONE | PTE_RW;
+
+void change_pte(machine &m, const vm_area_struct &vma, u64 address, u64 *pte, u64 noted) {
     // R29: an exclusive page becomes writable at once, others wait for their fault.
     const bool writable = !(*pte & PTE_SPECIAL) && (m.pages[pte_pfn(*pte)].flags & PG_anon_exclusive) &&
                           !feature(m, FEATURE_page_count_reuse);
     contpte_try_unfold(m, vma.vm_mm, address, pte);
-    const u64 kept = *pte & ~(PTE_PRESENT | PTE_PROTNONE | PTE_RW);
+    const u64 kept = (*pte & ~RIGHTS) | noted;
     set_pte(m, vma.vm_mm, address, pte, kept | vma_pte_bits(vma, writable));
     m.spend(TIME_syscall, m.cost().change_pte);
+}
+
+// change_pte_range: entries of one folio with equal rights are changed at once, which leaves them all
+// accessed or dirty when one is (modify_prot_start_ptes).
+void change_pte_range(machine &m, const vm_area_struct &vma, u64 address, u64 *pte, u32 count) {
+    for (u32 i = 0, nr = 1; i < count; i += nr) {
+        nr = 1;
+        if (!pte_present(pte[i])) continue;
+        const u32 end = i + (pte[i] & PTE_SPECIAL ? 1 : folio_pte_batch(m, pte + i, count - i));
+        u64 noted = 0;
+        for (nr = 0; i + nr < end && !((pte[i] ^ pte[i + nr]) & RIGHTS); ++nr)
+            noted |= ptep_get(m, pte + i + nr) & (PTE_ACCESSED | PTE_DIRTY);
+        for (u32 k = i; k < i + nr; ++k) change_pte(m, vma, address + (u64{k} << PAGE_SHIFT), pte + k, noted);
+    }
 }
 
 bool change_protection(machine &m, u32 v) {
@@ -34,10 +49,7 @@ bool change_protection(machine &m, u32 v) {
             return true;
         }
         if (pmd_trans_huge(*pmd) && !split_huge_pmd(m, v, pmd, at)) return false;
-        u64 *pte = pte_offset(m, *pmd, at);
-        for (u64 i = 0; i < (next - at) >> PAGE_SHIFT; ++i) {
-            change_pte(m, vma, at + (i << PAGE_SHIFT), pte + i);
-        }
+        change_pte_range(m, vma, at, pte_offset(m, *pmd, at), static_cast<u32>((next - at) >> PAGE_SHIFT));
         return true;
     });
     flush_tlb_range(m, vma.vm_mm, vma.vm_start, vma.vm_end);

@@ -10,6 +10,26 @@ namespace thp {
 
 namespace {
 
+void interval_tree_insert(machine &m, u32 vma) {
+    vm_area_struct &v = m.vmas[vma];
+    u32 &head = m.anon_vmas[m.anon_vmas[v.anon_vma].root].head;
+    v.anon_prev = NIL;
+    v.anon_next = head;
+    while (v.anon_next != NIL && m.vmas[v.anon_next].vm_pgoff <= v.vm_pgoff) {
+        v.anon_prev = v.anon_next;
+        v.anon_next = m.vmas[v.anon_next].anon_next;
+    }
+    (v.anon_prev != NIL ? m.vmas[v.anon_prev].anon_next : head) = vma;
+    if (v.anon_next != NIL) m.vmas[v.anon_next].anon_prev = vma;
+}
+
+void interval_tree_remove(machine &m, u32 vma) {
+    const vm_area_struct &v = m.vmas[vma];
+    u32 &head = m.anon_vmas[m.anon_vmas[v.anon_vma].root].head;
+    (v.anon_prev != NIL ? m.vmas[v.anon_prev].anon_next : head) = v.anon_next;
+    if (v.anon_next != NIL) m.vmas[v.anon_next].anon_prev = v.anon_prev;
+}
+
 // precise_sharing: asks the page tables instead of two slots.
 bool folio_mapped_shared(machine &m, u32 head) {
     u32 owner = NIL;
@@ -60,13 +80,8 @@ void note_unmapped(machine &m, u32 head, u32 newly) {
 } // namespace
 
 void anon_vma_link(machine &m, u32 vma, u32 anon) {
-    vm_area_struct &v = m.vmas[vma];
-    u32 &head = m.anon_vmas[m.anon_vmas[anon].root].head;
-    v.anon_vma = anon;
-    v.anon_prev = NIL;
-    v.anon_next = head;
-    if (head != NIL) m.vmas[head].anon_prev = vma;
-    head = vma;
+    m.vmas[vma].anon_vma = anon;
+    interval_tree_insert(m, vma);
     ++m.anon_vmas[anon].users;
 }
 
@@ -75,12 +90,17 @@ void anon_vma_unlink(machine &m, u32 vma) {
     const u32 anon = v.anon_vma;
     if (anon == NIL) return;
     const u32 root = m.anon_vmas[anon].root;
-    (v.anon_prev != NIL ? m.vmas[v.anon_prev].anon_next : m.anon_vmas[root].head) = v.anon_next;
-    if (v.anon_next != NIL) m.vmas[v.anon_next].anon_prev = v.anon_prev;
+    interval_tree_remove(m, vma);
     v.anon_vma = NIL;
     table_header &t = m.h->tables[TABLE_anon_vmas];
     if (--m.anon_vmas[anon].users == 0 && anon != root) table_free(t, m.anon_vmas, anon);
     if (m.anon_vmas[root].head == NIL) table_free(t, m.anon_vmas, root);
+}
+
+void anon_vma_update(machine &m, u32 vma) {
+    if (m.vmas[vma].anon_vma == NIL) return;
+    interval_tree_remove(m, vma);
+    interval_tree_insert(m, vma);
 }
 
 bool anon_vma_fork(machine &m, u32 vma, u32 parent) {
@@ -196,22 +216,17 @@ void folio_remove_rmap_pmd(machine &m, u32 head, u32 mm) {
 }
 
 u32 folio_referenced(machine &m, u32 head) {
-    const u64 first = m.pages[head].index, nr = folio_nr_pages(m, head);
     u32 vmas = 0;
-    if (m.pages[head].anon_vma == NIL) return 0; // in the swap cache, mapped by nobody yet
-    for (u32 v = m.anon_vmas[m.pages[head].anon_vma].head; v != NIL; v = m.vmas[v].anon_next) {
+    rmap_walk(m, head, [&](u32 v, u32 first, u32 nr) {
         const vm_area_struct &vma = m.vmas[v];
-        const u64 from = std::max(first, vma.vm_pgoff);
-        const u64 to = std::min(first + nr, vma.vm_pgoff + ((vma.vm_end - vma.vm_start) >> PAGE_SHIFT));
         bool referenced = false;
-        for (u64 at = from; at < to; ++at) {
-            const u64 address = vma.vm_start + ((at - vma.vm_pgoff) << PAGE_SHIFT);
+        for (u32 i = first; i < first + nr; ++i) {
+            const u64 address = folio_address(m, head, i, v);
             u64 *entry = pmd_offset(m, vma.vm_mm, address);
             const bool huge = entry && pmd_trans_huge(*entry);
             if (entry && !huge) entry = pmd_is_table(*entry) ? pte_offset(m, *entry, address) : nullptr;
             m.spend(TIME_swapping, m.cost().scan_pte);
-            if (!entry || !pte_present(*entry) || pte_pfn(*entry) != (huge ? head : head + (at - first)))
-                continue;
+            if (!entry || !pte_present(*entry) || pte_pfn(*entry) != (huge ? head : head + i)) continue;
             if (!huge) {
                 referenced = ptep_test_and_clear_young(m, entry) || referenced;
                 continue;
@@ -221,7 +236,8 @@ u32 folio_referenced(machine &m, u32 head) {
             break;
         }
         vmas += referenced;
-    }
+        return true;
+    });
     return vmas;
 }
 

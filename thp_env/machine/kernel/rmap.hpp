@@ -2,6 +2,7 @@
 #pragma once
 #include "../state.hpp"
 #include "page_table.hpp"
+#include <algorithm>
 
 namespace thp {
 
@@ -9,6 +10,9 @@ namespace thp {
 bool anon_vma_prepare(machine &m, u32 vma);
 void anon_vma_link(machine &m, u32 vma, u32 anon);
 void anon_vma_unlink(machine &m, u32 vma);
+// The VMA has got other bounds (vma_prepare, vma_complete), which makes it the newest of those that start
+// where it does.
+void anon_vma_update(machine &m, u32 vma);
 // A child's VMA: an anon_vma of its own in the family of the parent's.
 bool anon_vma_fork(machine &m, u32 vma, u32 parent);
 // Whether no parent process shares the VMA's anon_vma (its anon_vma_chain has one entry).
@@ -47,6 +51,26 @@ u32 folio_referenced(machine &m, u32 head);
 
 // Whether any entry that maps the folio, in any process, is dirty.
 bool folio_any_pte_dirty(machine &m, u32 head);
+
+// vma_address: where page `i` of a folio has its place in a VMA.
+inline u64 folio_address(const machine &m, u32 head, u32 i, u32 vma) {
+    return m.vmas[vma].vm_start + ((m.pages[head].index + i - m.vmas[vma].vm_pgoff) << PAGE_SHIFT);
+}
+
+// rmap_walk_anon: calls visit(vma, i, nr) for each VMA that has room for pages i to i + nr of the folio, by
+// their first page and then by age, until it returns false.
+template <typename Machine, typename Visit> void rmap_walk(Machine &m, u32 head, Visit visit) {
+    const page &folio = m.pages[head];
+    const u64 first = folio.index, end = first + (1ULL << folio.order);
+    u32 v = folio.anon_vma == NIL ? NIL : m.anon_vmas[folio.anon_vma].head;
+    for (u32 next = NIL; v != NIL; v = next) {
+        const vm_area_struct &vma = m.vmas[v];
+        next = vma.anon_next;
+        const u64 from = std::max(first, vma.vm_pgoff);
+        const u64 to = std::min(end, vma.vm_pgoff + ((vma.vm_end - vma.vm_start) >> PAGE_SHIFT));
+        if (from < to && !visit(v, static_cast<u32>(from - first), static_cast<u32>(to - from))) return;
+    }
+}
 
 // Calls visit(mm, vma, address) for each address at which a VMA of the folio's anon_vma holds page `i` of it.
 template <typename Machine, typename Visit> void rmap_walk_page(Machine &m, u32 head, u32 i, Visit visit) {

@@ -210,8 +210,9 @@ void swap_free(machine &m, u32 slot, u32 nr) {
         if (--m.swap[i].count > 0) continue;
         if (!m.swap[i].cached) {
             swap_put(m, i);
-        } else if (m.pages[m.swap[i].cached - 1].refcount == 1) { // only the cache holds it
-            delete_from_swap_cache(m, m.swap[i].cached - 1);
+        } else if (m.pages[m.swap[i].cached - 1].refcount == 1 ||
+                   vm_swap_full(m)) { // only the cache holds it
+            folio_free_swap(m, m.swap[i].cached - 1);
         }
     }
 }

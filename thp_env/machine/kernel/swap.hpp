@@ -15,6 +15,10 @@ u32 swap_alloc(machine &m, u32 order);
 void swap_duplicate(machine &m, u32 slot, u32 nr);
 void swap_free(machine &m, u32 slot, u32 nr);
 void swap_put(machine &m, u32 slot); // a slot whose count is zero already
+// Whether more than half of the swap space is used: then pages in memory give up their slots.
+inline bool vm_swap_full(const machine &m) {
+    return 2 * m.h->swap_used >= m.h->swap_slots;
+} // slot 0 is the header
 inline u32 swap_count(const machine &m, u32 slot) { return m.swap[slot].count; }
 
 // Slot in a non-present entry.

@@ -118,11 +118,13 @@ vm_fault do_swap_page(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
     }
     bool exclusive = *pte & PTE_SWP_EXCLUSIVE;
     --m.swap[slot].count;
-    if (m.pages[head].refcount == 1 && write && swap_count(m, slot) == 0) { // nobody else can want it
+    // should_try_to_free_swap: a page that nobody else can want leaves the swap cache to be written to, and
+    // any page does where swap is short or that is locked.
+    const bool alone = m.pages[head].refcount == 1, locked = m.vmas[vma].vm_flags & VM_LOCKED;
+    if ((write && alone) || vm_swap_full(m) || locked || (m.pages[head].flags & PG_mlocked)) {
         folio_get(m, head, 1);
-        folio_free_swap(m, head);
+        exclusive = (folio_free_swap(m, head) && alone) || exclusive;
         --m.pages[head].refcount;
-        exclusive = true;
     }
     map_cached_page(m, vma, address, pte, head, exclusive);
     *pte |= PTE_ACCESSED | (write && exclusive ? u64{PTE_DIRTY} : 0);

@@ -3,6 +3,7 @@
 #include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "lru.hpp"
+#include "memory.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -28,21 +29,17 @@ struct scan_control {
     bool ignore_references = false; // MADV_PAGEOUT knows better
 };
 
-// Turns every PTE that maps the folio into a swap entry, or into nothing where slot is NIL: a lazily freed
-// folio is dropped. The folio must not be PMD-mapped any more.
+// Turns every PTE that maps the folio into a swap entry. The folio must not be PMD-mapped any more.
 void try_to_unmap(machine &m, u32 head, u32 slot) {
     const u32 nr = folio_nr_pages(m, head);
     for (u32 i = 0; i < nr; ++i) {
         rmap_walk_page(m, head, i, [&](u32 mm, u32, u64 address) {
             u64 *pte = pte_lookup(m, mm, address);
             if (!pte || !pte_present(*pte) || (*pte & PTE_SPECIAL) || pte_pfn(*pte) != head + i) return;
-            if (slot != NIL)
-                contpte_try_unfold(m, mm, address, pte); // a lazily freed folio goes in one batch
-            *pte = slot == NIL ? 0 : mk_swap_pte(slot + i, m.pages[head + i].flags & PG_anon_exclusive);
-            if (slot != NIL) {
-                swap_duplicate(m, slot + i, 1);
-                ++m.mms[mm].swapents;
-            }
+            contpte_try_unfold(m, mm, address, pte);
+            *pte = mk_swap_pte(slot + i, m.pages[head + i].flags & PG_anon_exclusive);
+            swap_duplicate(m, slot + i, 1);
+            ++m.mms[mm].swapents;
             --m.mms[mm].rss;
             page &folio = m.pages[head];
             // In the swap cache by now, so that R14 does not see it go page by page.
@@ -78,21 +75,47 @@ outcome folio_check_references(machine &m, u32 head) {
     return referenced_folio || referenced_ptes > 1 ? ACTIVATE : KEEP;
 }
 
-// R32; held: by others than page tables, which is asked only after whether it was written to again.
-outcome shrink_lazyfree(machine &m, u32 head, bool held) {
+// try_to_unmap_one for a lazily freed folio (R32): what one page table maps of it goes in batches, up to one
+// that was written to; then the folio is dirty, and swapbacked again. Returns whether all went.
+bool discard_ptes(machine &m, u32 head, u32 mm, u64 address, u64 *pte, u32 count, bool held) {
     page &folio = m.pages[head];
-    if (folio_any_pte_dirty(m, head) || (folio.flags & PG_dirty)) {
-        lru_del(m, head);
-        folio.flags |= PG_swapbacked;
-        m.h->last_activation = m.h->clock;
-        return ACTIVATE;
+    for (u32 i = 0, nr = 1; i < count; i += nr) {
+        const u64 at = address + (u64{i} << PAGE_SHIFT);
+        nr = 1;
+        if (!pte_present(pte[i]) || (pte[i] & PTE_SPECIAL) || page_head(m, pte_pfn(pte[i])) != head) continue;
+        nr = folio_pte_batch(m, pte + i, count - i);
+        for (u32 k = i; k < i + nr; ++k) folio.flags |= ptep_get(m, pte + k) & PTE_DIRTY ? PG_dirty : 0U;
+        if (folio.flags & PG_dirty) {
+            lru_del(m, head);
+            folio.flags |= PG_swapbacked;
+            m.h->last_activation = m.h->clock;
+        }
+        if ((folio.flags & PG_dirty) || held) return false;
+        unmap_folio_ptes(m, mm, at, pte + i, nr);
+        flush_tlb_range(m, mm, at, at + nr * PAGE_SIZE);
     }
-    if (held) return ACTIVATE;
-    if (folio.entire_mapcount && !unmap_pmds(m, head)) return KEEP;
-    try_to_unmap(m, head, NIL);
-    m.count(VM_pglazyfreed, folio_nr_pages(m, head));
-    free_unmapped(m, head);
-    return RECLAIMED;
+    return true;
+}
+
+// R32; held: by others than page tables.
+outcome shrink_lazyfree(machine &m, u32 head, bool held) {
+    const u32 nr_pages = folio_nr_pages(m, head);
+    bool gone = true;
+    folio_get(m, head, 1);
+    rmap_walk(m, head, [&](u32 vma, u32 first, u32 nr) {
+        const u32 mm = m.vmas[vma].vm_mm;
+        const u64 start = folio_address(m, head, first, vma), end = start + nr * PAGE_SIZE;
+        gone = walk_pmd_range(m, mm, start, end, [&](u64 at, u64 next, u64 *pmd) {
+            if (pmd_trans_huge(*pmd) && pte_pfn(*pmd) != head) return true;
+            if (pmd_trans_huge(*pmd) && !split_huge_pmd(m, vma, pmd, at)) return false;
+            return discard_ptes(m, head, mm, at, pte_offset(m, *pmd, at),
+                                static_cast<u32>((next - at) >> PAGE_SHIFT), held);
+        });
+        return gone;
+    });
+    if (gone) m.count(VM_pglazyfreed, nr_pages);
+    folio_put(m, head, 1);
+    return gone ? RECLAIMED : ACTIVATE;
 }
 
 // shrink_folio_list for one folio. SPLIT: its pages are folios of their own now.
@@ -122,7 +145,10 @@ outcome shrink_folio(machine &m, const scan_control &sc, u32 head) {
         }
     }
     if (folio.entire_mapcount && !unmap_pmds(m, head)) return KEEP;
-    if (!cached) swap_write_folio(m, head, slot);
+    if (!cached || (folio.flags & PG_dirty) || folio_any_pte_dirty(m, head)) { // pageout
+        swap_write_folio(m, head, slot);
+        folio.flags &= ~u32{PG_dirty};
+    }
     workingset_eviction(m, head, slot, sc.memcg);
     try_to_unmap(m, head, slot);
     for (u32 i = 0; i < (1U << order); ++i) m.swap[slot + i].taken = 0;
@@ -155,6 +181,7 @@ u64 shrink_folio_list(machine &m, const scan_control &sc, const std::vector<u32>
         const u32 nr = folio_nr_pages(m, head);
         switch (shrink_folio(m, sc, head)) {
         case ACTIVATE:
+            if (vm_swap_full(m)) folio_free_swap(m, head);
             folio_activate(m, head);
             break;
         case RECLAIMED:

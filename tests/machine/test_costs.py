@@ -1,0 +1,46 @@
+"""The clock against what Linux took (`tests/data/costs.csv`): the cost of a partial unmap decides between sizes."""
+
+from __future__ import annotations
+
+import pytest
+from support.docs import module
+
+from thp_env.machine.clock import COSTS
+
+UNMAPPING = module("unmapping")
+MEASURED = UNMAPPING.measured()
+FLUSH_CEILING = 33
+"""arch/x86/mm/tlb.c: tlb_single_page_flush_ceiling."""
+
+
+def test_what_was_measured_covers_every_folio_size():
+    partial, whole = ({cell for cell in MEASURED if (cell[1] < cell[0]) == part} for part in (True, False))
+    assert partial == {(folio, 4) for folio in UNMAPPING.SIZES[1:]}
+    assert whole == {(folio, granule) for folio in UNMAPPING.SIZES for granule in (folio, 2048)}
+
+
+@pytest.mark.parametrize("folio", UNMAPPING.SIZES)
+@pytest.mark.parametrize("granule", UNMAPPING.SIZES)
+def test_unmapping_a_granule_costs_its_folios_entries_and_flushes(folio, granule):
+    """A 2M folio goes with its PMD or is split first, which flushes once more (R17)."""
+    ns = {name: cost.ps / 1000 for name, cost in COSTS.items()}
+    pages = granule // 4
+    flushed = ns["flush_one"] * pages if pages <= FLUSH_CEILING else ns["flush_all"]
+    expected = ns["syscall"] + ns["zap_folio"] * max(1, granule // folio) + ns["zap_pte"] * pages + flushed
+    if folio == 2048:
+        expected += ns["split_pmd"] + ns["flush_one"]
+    if folio == granule == 2048:
+        expected = ns["syscall"] + ns["zap_pmd"] + ns["flush_one"]
+    assert UNMAPPING.simulated(folio, granule) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("cell", MEASURED, ids=lambda cell: f"{cell[1]}K of {cell[0]}K")
+def test_unmapping_costs_about_what_linux_took(cell):
+    folio, granule = cell
+    median, *_ = MEASURED[cell]
+    assert UNMAPPING.simulated(folio, granule) == pytest.approx(median, rel=0.3 if granule < folio else 0.4)
+
+
+@pytest.mark.parametrize(("folio", "median"), UNMAPPING.splits().items())
+def test_splitting_the_rest_later_costs_about_what_linux_took(folio, median):
+    assert UNMAPPING.simulated_split(folio) == pytest.approx(median, rel=0.2)
