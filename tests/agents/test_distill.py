@@ -92,6 +92,16 @@ def test_what_is_not_allowed_tells_nothing_about_an_action() -> None:
     assert (decided(grow(p, 2), p) == 1).all()
 
 
+def test_states_that_are_worth_more_say_nothing_of_an_action() -> None:
+    """Action 2 is allowed in the better states alone, and is the worse one there."""
+    good = np.arange(100) < 50
+    values = np.stack([np.full(100, -9.0), np.where(good, 100.0, 0.0), np.where(good, 99.0, 5.0)], 1)
+    masks = np.ones((100, 3), bool)
+    masks[~good, 2] = False
+    p = Pairs(np.zeros((100, 2), np.float32), masks, values)
+    assert (decided(grow(p, 2), p) == 1).all()
+
+
 def test_nothing_to_learn_from_is_refused() -> None:
     with pytest.raises(PolicyError, match="never had a choice"):
         grow(pairs(np.zeros((0, 3)), np.zeros(0, int)), 30)

@@ -49,10 +49,15 @@ class Pairs:
         return np.where(self.masks, self.values, -np.inf).argmax(1)
 
     @property
+    def worth(self) -> np.ndarray:
+        """The values above that of the best action, which compare between states; shape (n, actions)."""
+        return self.values - np.take_along_axis(self.values, self.best[:, None], 1)
+
+    @property
     def gap(self) -> np.ndarray:
         """How much worse the worst action is by the network's values, of those that it takes anywhere; shape (n,)."""
         taken = np.isin(np.arange(self.masks.shape[1]), self.best) & self.masks
-        return self.values[np.arange(len(self.best)), self.best] - np.where(taken, self.values, np.inf).min(1)
+        return -np.where(taken, self.worth, 0.0).min(1)
 
 
 class _Noted(Policy):
@@ -114,14 +119,14 @@ def grow(pairs: Pairs, leaves: int) -> Tree:
 
 
 class _Grown:
-    """A fitted scikit-learn tree with the values that the network gives at each node."""
+    """A fitted scikit-learn tree, with the mean worth of each action at its nodes, where it is allowed."""
 
     def __init__(self, model: Any, pairs: Pairs) -> None:
         self.nodes, self.inputs = model.tree_, pairs.seen.shape[1]
         inside = model.decision_path(pairs.seen).T.astype(float)
         allowed = inside @ pairs.masks
-        everywhere = (inside @ pairs.values) / inside.sum(1)
-        where = (inside @ np.where(pairs.masks, pairs.values, 0.0)) / np.maximum(allowed, 1)
+        everywhere = (inside @ pairs.worth) / inside.sum(1)
+        where = (inside @ np.where(pairs.masks, pairs.worth, 0.0)) / np.maximum(allowed, 1)
         self.values = np.where(allowed > 0, where, np.asarray(everywhere))
 
     def tree(self) -> Tree:
