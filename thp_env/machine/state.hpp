@@ -46,8 +46,8 @@ struct page {
     i32 refcount;
     i32 mapcount; // PTE mappings of this page
     u8 order;     // of the folio (head) or of the free block (buddy)
-    u8 spare;
-    u16 tail;       // distance to the head page
+    u8 tails;     // head of a 2M folio: whether the records of the other pages were written to (PTE mappings)
+    u16 tail;     // distance to the head page; not in 2M folios: see page_head()
     u32 next, prev; // buddy free list
     // ------------
     u32 anon_vma;
@@ -64,6 +64,20 @@ struct page {
     u16 mm_id_mapcount[2];
     u32 pincount; // long-term pins of any page of the folio (FOLL_LONGTERM)
 };
+
+// The frames' records. The first of each page block lie together in a table of their own: 2M folios, which
+// use no other record until they are mapped by PTEs, then need little of the host's memory and caches.
+struct page_records {
+    page *records, *block_heads;
+    page &operator[](u32 pfn) const {
+        return pfn % PAGEBLOCK_NR_PAGES ? records[pfn] : block_heads[pfn >> PAGEBLOCK_ORDER];
+    }
+    const page &block_head(u32 pfn) const { return block_heads[pfn >> PAGEBLOCK_ORDER]; }
+    void clear(u32 pfn, u32 nr) const {
+        for (u32 i = pfn; i < pfn + nr; ++i) (*this)[i] = page{};
+    }
+};
+
 // One byte a frame. 0 = all zero, 1-99 = compresses to that percentage of its size, 100 = random data; and
 // whether anybody accessed the 4K page since it was allocated: the truth, not an accessed bit.
 constexpr u8 CONTENT_MASK = 0x7f, CONTENT_TOUCHED = 0x80;
@@ -202,6 +216,7 @@ struct table_header {
 
 enum table_id : u32 {
     TABLE_pages,
+    TABLE_block_heads, // the records of the first pages of page blocks
     TABLE_contents,
     TABLE_pageblocks, // the flags of each (buddy.hpp)
     TABLE_tables,     // page tables: 512 entries each
@@ -289,7 +304,7 @@ struct program_size {
 // A machine: the arena and typed views of it. The trace program it runs is shared and read-only.
 struct machine {
     header *h = nullptr;
-    page *pages = nullptr;
+    page_records pages = {};
     u8 *contents = nullptr;
     u8 *pageblocks = nullptr;
     u64 *tables = nullptr; // entry i of table t: tables[t * 512 + i]
@@ -318,6 +333,8 @@ struct machine {
     // Whether the other was made from the same configuration for a program of the same size.
     bool same_layout(const machine &other) const;
     u64 used_bytes() const;
+    // Asks the host at once for memory that is about to be used: a fault for each page costs more.
+    void populate(u64 offset, u64 bytes);
     std::vector<std::byte> save() const;
     // Returns an error, or nothing and sets *out.
     static std::string load(const std::byte *data, u64 size, machine **out);
@@ -371,6 +388,13 @@ template <typename T> void table_free(table_header &t, T *records, u32 i) {
     records[i].next_free = t.free;
     t.free = i;
     --t.in_use;
+}
+
+// The head of a frame's folio. The tails of 2M folios have no record of it.
+inline u32 page_head(const machine &m, u32 pfn) {
+    const page &first = m.pages.block_head(pfn);
+    if ((first.flags & PG_head) && first.order == PMD_ORDER) return pfn & ~(PAGEBLOCK_NR_PAGES - 1);
+    return pfn - m.pages[pfn].tail;
 }
 
 inline bool feature(const machine &m, kernel_feature f) { return m.h->config.features >> f & 1; }
