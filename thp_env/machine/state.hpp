@@ -6,6 +6,7 @@
 #include "latency.hpp"
 #include "mmzone.hpp"
 #include "ops.hpp"
+#include "page.hpp"
 #include "policy_signals.hpp"
 #include "types.hpp"
 #include <memory>
@@ -14,61 +15,6 @@
 #include <vector>
 
 namespace thp {
-
-enum page_flags : u32 {
-    PG_buddy = 1U << 0, // free, head of a block of the buddy allocator
-    PG_head = 1U << 1,  // head of a folio (also of order 0) that is in use
-    PG_anon = 1U << 2,
-    PG_anon_exclusive = 1U << 3, // include/linux/page-flags.h: PG_anon_exclusive
-    PG_swapbacked = 1U << 4,
-    PG_lru = 1U << 5,
-    PG_mlocked = 1U << 6,
-    PG_dirty = 1U << 7,
-    PG_partially_mapped = 1U << 8,
-    PG_table = 1U << 9,
-    PG_active = 1U << 10,
-    PG_swapcache = 1U << 11,
-    PG_readahead = 1U << 12,
-    PG_referenced = 1U << 13, // used since it was last looked at
-    PG_workingset = 1U << 14, // was active before
-    PG_charged = 1U << 15,    // to the control group: folio->memcg_data
-    PG_file = 1U << 16,       // of the page cache
-    PG_pool = 1U << 19,       // a 64K block of the reserve, free or in use
-    PG_lent = 1U << 20,       // a 64K folio that the buddy allocator lent to the reserve's users
-    PG_double_map = 1U << 21,
-    PG_slab = 1U << 17,      // held by the rest of the kernel, which uses it in place: cannot move
-    PG_filecache = 1U << 18, // held by somebody else's page cache: can move
-};
-
-// struct page and struct folio in one. Fields below the line mean something in the head page only.
-struct page {
-    u32 flags;
-    i32 refcount;
-    i32 mapcount; // PTE mappings of this page
-    u8 order;     // of the folio (head) or of the free block (buddy)
-    u8 spare;
-    u16 tail;       // distance to the head page
-    u32 next, prev; // buddy free list
-    // ------------
-    u32 anon_vma;
-    i32 large_mapcount;  // PTE mappings of all pages + PMD mappings
-    u16 entire_mapcount; // PMD mappings
-    u16 nr_pages_mapped; // pages with a PTE mapping; ENTIRELY_MAPPED is added while a PMD maps it
-    u16 mm_id[2];        // two owners, and how many mappings each has (R27)
-    u64 index;           // page offset inside the anon_vma
-    u32 deferred_next;
-    union {
-        u32 deferred_prev;
-        u32 swap; // the slot of a page in the swap cache: always order 0, so never on the deferred list
-    };
-    u16 mm_id_mapcount[2];
-    u32 pincount; // long-term pins of any page of the folio (FOLL_LONGTERM)
-};
-// One byte a frame. 0 = all zero, 1-99 = compresses to that percentage of its size, 100 = random data; and
-// whether anybody accessed the 4K page since it was allocated: the truth, not an accessed bit.
-constexpr u8 CONTENT_MASK = 0x7f, CONTENT_TOUCHED = 0x80;
-
-constexpr u32 ENTIRELY_MAPPED = 1U << 14;
 
 enum vm_flags : u32 {
     VM_READ = 1U << 0,
@@ -202,6 +148,7 @@ struct table_header {
 
 enum table_id : u32 {
     TABLE_pages,
+    TABLE_block_heads, // the records of the first pages of page blocks
     TABLE_contents,
     TABLE_pageblocks, // the flags of each (buddy.hpp)
     TABLE_tables,     // page tables: 512 entries each
@@ -289,7 +236,7 @@ struct program_size {
 // A machine: the arena and typed views of it. The trace program it runs is shared and read-only.
 struct machine {
     header *h = nullptr;
-    page *pages = nullptr;
+    page_records pages = {};
     u8 *contents = nullptr;
     u8 *pageblocks = nullptr;
     u64 *tables = nullptr; // entry i of table t: tables[t * 512 + i]
@@ -318,6 +265,8 @@ struct machine {
     // Whether the other was made from the same configuration for a program of the same size.
     bool same_layout(const machine &other) const;
     u64 used_bytes() const;
+    // Asks the host at once for memory that is about to be used: a fault for each page costs more.
+    void populate(u64 offset, u64 bytes);
     std::vector<std::byte> save() const;
     // Returns an error, or nothing and sets *out.
     static std::string load(const std::byte *data, u64 size, machine **out);
@@ -371,6 +320,13 @@ template <typename T> void table_free(table_header &t, T *records, u32 i) {
     records[i].next_free = t.free;
     t.free = i;
     --t.in_use;
+}
+
+// The head of a frame's folio. The tails of 2M folios have no record of it.
+inline u32 page_head(const machine &m, u32 pfn) {
+    const page &first = m.pages.block_head(pfn);
+    if ((first.flags & PG_head) && first.order == PMD_ORDER) return pfn & ~(PAGEBLOCK_NR_PAGES - 1);
+    return pfn - m.pages[pfn].tail;
 }
 
 inline bool feature(const machine &m, kernel_feature f) { return m.h->config.features >> f & 1; }

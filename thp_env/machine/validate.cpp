@@ -125,7 +125,7 @@ struct scan : frame_census {
         u32 mapped = 0, by_pte = 0;
         i64 mappings = pmds[head];
         for (u32 i = head; i < head + nr && i < owner.size(); ++i) {
-            expect(m.pages[i].tail == i - head, "tail page of another folio", i);
+            expect(page_head(m, i) == head, "tail page of another folio", i);
             expect(i == head || !(m.pages[i].flags & (PG_head | PG_buddy | PG_table)),
                    "tail page with a head's flag", i);
             expect(m.pages[i].mapcount == ptes[i], "mapcount", i);

@@ -76,9 +76,10 @@ struct list_scan : report {
         }
         expect_equal(m.h->vm[VM_chp_pool_count], n, "chp_pool_count");
         u32 lent = 0;
-        for (const page *p = m.pages; p < m.pages + frames; ++p) {
-            n += (p->flags & PG_pool) && (p->flags & PG_head);
-            lent += (p->flags & PG_lent) != 0;
+        for (u32 pfn = 0; pfn < frames; ++pfn) {
+            const u32 flags = m.pages[pfn].flags;
+            n += (flags & PG_pool) && (flags & PG_head);
+            lent += (flags & PG_lent) != 0;
         }
         expect_equal(m.h->config.pool_blocks, n + m.h->pool_lost, "blocks of the reserve");
         expect_equal(m.h->pool_lent, lent, "lent 64K folios");

@@ -50,6 +50,7 @@ bool init_next_block(machine &m) {
     table_header &blocks = m.h->tables[TABLE_pageblocks];
     for (; blocks.used << PAGEBLOCK_ORDER < t.used; ++blocks.used)
         m.pageblocks[blocks.used] = MIGRATE_MOVABLE;
+    m.h->tables[TABLE_block_heads].used = blocks.used;
     for (u32 order = MAX_PAGE_ORDER; pfn < t.used; --order) {
         if (t.used - pfn < (1U << order)) continue;
         add_to_free_list(m, pfn, order, MIGRATE_MOVABLE, false);
@@ -117,7 +118,7 @@ block_census count_block(const machine &m, u32 start) {
             pfn += 1U << p.order;
             continue;
         }
-        n.movable += (m.pages[pfn - p.tail].flags & (PG_lru | PG_filecache)) != 0;
+        n.movable += (m.pages[page_head(m, pfn)].flags & (PG_lru | PG_filecache)) != 0;
         ++pfn;
     }
     return n;

@@ -91,13 +91,13 @@ struct compact_control {
             }
             ++scanned;
             const page &p = m.pages[pfn];
-            const u32 head = pfn - p.tail, nr = 1U << p.order;
+            const u32 head = page_head(m, pfn), nr = 1U << p.order;
             if (p.flags & PG_buddy) {
                 pfn += nr;
                 continue;
             }
             const u32 limit = all() ? PAGEBLOCK_ORDER : order; // skip_isolation_on_order
-            const bool movable = p.tail == 0 && p.order < limit && folio_isolatable(m, head);
+            const bool movable = head == pfn && p.order < limit && folio_isolatable(m, head);
             // Partially mapped folios are split first (migrate_pages_batch), and looked at again.
             if (movable && (p.flags & PG_partially_mapped) && split_folio(m, head) == 0) continue;
             if (movable && !(p.flags & PG_partially_mapped)) {

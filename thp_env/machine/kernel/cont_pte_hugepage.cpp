@@ -83,7 +83,7 @@ void free_cont_pte_hugepage(machine &m, u32 head) {
     m.h->pool_lent -= lent;
     if (lent && m.h->pool_lost == 0) return free_pages(m, head, CONT_PTE_ORDER);
     m.h->pool_lost -= lent; // a lent block makes up for a lost one
-    std::fill_n(m.pages + head, CONT_PTES, page{});
+    m.pages.clear(head, CONT_PTES);
     std::fill_n(m.contents + head, CONT_PTES, u8{0});
     pool_add(m, head);
 }

@@ -15,7 +15,7 @@ inline u64 *contpte_align_down(const machine &m, u64 *pte) { return pte - (pte -
 // With entire_mapcount, whether a folded entry is part of a mapping that is counted once for all 16.
 inline bool contpte_maps_entirely(const machine &m, u64 entry) {
     return feature(m, FEATURE_entire_mapcount) && (entry & PTE_CONT) && !(entry & PTE_SPECIAL) &&
-           m.pages[pte_pfn(entry) - m.pages[pte_pfn(entry)].tail].order == CONT_PTE_ORDER;
+           m.pages[page_head(m, pte_pfn(entry))].order == CONT_PTE_ORDER;
 }
 
 // X3: folds the block whose last entry this is, if one folio covers it with equal protection.

@@ -39,13 +39,13 @@ void migrate_folio(machine &m, u32 from, u32 to) {
         for (u32 i = 0; i < nr; ++i) move_ptes(m, from, to, i);
         lru_del(m, from);
     }
-    std::copy_n(m.pages + from, nr, m.pages + to);
+    for (u32 i = 0; i < nr; ++i) m.pages[to + i] = m.pages[from + i];
     std::copy_n(m.contents + from, nr, m.contents + to);
     if (folio) {
         if (m.pages[to].flags & PG_swapcache) m.swap[m.pages[to].swap].cached = to + 1;
         lru_add(m, to); // putback: at the head of its list
     }
-    std::fill_n(m.pages + from, nr, page{});
+    m.pages.clear(from, nr);
     std::fill_n(m.contents + from, nr, u8{0});
     free_one_page(m, from, order);
     m.spend(TIME_compaction, m.cost().migrate_page * nr);

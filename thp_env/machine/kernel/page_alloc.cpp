@@ -75,7 +75,7 @@ u32 alloc_pages(machine &m, u32 order, u32 migratetype, u32 gfp) {
 
 void free_pages(machine &m, u32 pfn, u32 order) {
     const u32 freed = 1U << order;
-    std::fill_n(m.pages + pfn, freed, page{});
+    m.pages.clear(pfn, order == PMD_ORDER && !m.pages[pfn].tails ? 1 : freed);
     std::fill_n(m.contents + pfn, freed, u8{0});
     m.count(VM_pgfree, freed);
     free_one_page(m, pfn, order);
@@ -131,7 +131,7 @@ u32 folio_alloc(machine &m, u32 order, u32 gfp) {
                                                    : alloc_pages(m, order, MIGRATE_MOVABLE, gfp);
     if (head == NIL) return NIL;
     const u32 nr = 1U << order;
-    for (u32 i = 1; i < nr; ++i) m.pages[head + i].tail = static_cast<u16>(i);
+    for (u32 i = 1; i < nr && order < PMD_ORDER; ++i) m.pages[head + i].tail = static_cast<u16>(i);
     page &folio = m.pages[head];
     folio.flags = PG_head | PG_swapbacked | (folio.flags & (PG_pool | PG_lent));
     folio.order = static_cast<u8>(order);

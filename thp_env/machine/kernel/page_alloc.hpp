@@ -33,8 +33,6 @@ void mod_memory(machine &m, vm_event which, i64 pages);
 // Integrates memory over time up to now.
 void memory_tick(machine &m);
 
-// The head of a frame's folio.
-inline u32 page_head(const machine &m, u32 pfn) { return pfn - m.pages[pfn].tail; }
 inline u32 folio_nr_pages(const machine &m, u32 head) { return 1U << m.pages[head].order; }
 
 // Allocates a folio of zeroed, unmapped, untouched pages with one reference; NIL on failure.

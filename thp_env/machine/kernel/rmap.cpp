@@ -142,6 +142,7 @@ void folio_add_new_anon_rmap(machine &m, u32 head, u32 vma, u64 address, bool pm
             m.pages[head + i].flags |= PG_anon_exclusive;
         add_owner(folio, v.vm_mm, 1);
     } else {
+        folio.tails = folio.order == PMD_ORDER;
         for (u32 i = 0; i < nr; ++i) {
             m.pages[head + i].mapcount = 1;
             m.pages[head + i].flags |= PG_anon_exclusive;
@@ -159,6 +160,7 @@ void folio_add_new_anon_rmap(machine &m, u32 head, u32 vma, u64 address, bool pm
 void folio_add_anon_rmap_ptes(machine &m, u32 pfn, u32 nr, u32 mm) {
     const u32 head = page_head(m, pfn);
     page &folio = m.pages[head];
+    folio.tails = folio.order == PMD_ORDER;
     for (u32 i = 0; i < nr; ++i) {
         if (m.pages[pfn + i].mapcount++ == 0 && folio.order) ++folio.nr_pages_mapped;
     }

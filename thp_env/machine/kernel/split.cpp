@@ -101,6 +101,7 @@ int split_folio(machine &m, u32 head) {
                   (i ? 0U : whole.flags & (PG_lru | PG_active | PG_referenced | PG_workingset));
         p.order = 0;
         p.tail = 0;
+        p.tails = 0;
         p.refcount = p.mapcount;
         p.anon_vma = whole.anon_vma;
         p.index = whole.index + i;
