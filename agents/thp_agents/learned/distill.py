@@ -100,7 +100,7 @@ def grow(pairs: Pairs, leaves: int) -> Tree:
     try:
         from sklearn.tree import DecisionTreeClassifier
     except ImportError:
-        raise PolicyError("distilling needs scikit-learn: pip install 'thp-env[distill]'") from None
+        raise PolicyError("distilling needs scikit-learn: pip install 'thp-env[agents]'") from None
     if not len(pairs.seen):
         raise PolicyError("nothing to distill: the policy never had a choice on these workloads")
     weight = pairs.gap + 1e-6  # all gaps may be 0
