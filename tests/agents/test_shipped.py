@@ -1,0 +1,33 @@
+"""The trained policies that ship: what made them, and that what was chosen is there."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from thp_agents.cli import parser
+from thp_agents.evaluate_command import chosen
+from thp_agents.learned import shipped
+from thp_agents.learned.config import load_config
+from thp_agents.policy import find_policy, policies
+
+import thp_env
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_policy_says_what_made_it(name: str) -> None:
+    policy = find_policy(name)
+    agent, seed = name.split("#")
+    command = shlex.split(policy.source)
+    args = parser().parse_args(command[1:])
+    assert (args.agent, args.seed or 0, policy.meta["seed"]) == (agent, int(seed), int(seed))
+    assert policy.meta["version"] == thp_env.__version__
+    config = load_config(agent, seed=int(seed))
+    assert policy.meta["config"] == config.as_dict(), "its file as it is now"
+    assert policy.meta["decisions"] >= config.steps
+
+
+def test_the_headline_agent_has_five_trainings() -> None:
+    names = chosen()
+    assert sum(name.startswith(f"{names['headline']}#") for name in shipped()) == 5
+    assert names["rival"] in policies()
