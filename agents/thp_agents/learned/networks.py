@@ -135,12 +135,11 @@ class Forest:
         """
         self.weights, self.activation = weights, activation
         self.threshold, self.values = weights["threshold"].astype(np.float32), weights["values"]
-        roots = weights.get("roots", np.zeros(1, np.float32))
-        for name, numbers in ((n, weights[n]) for n in ("inputs", "feature", "left", "right")):
-            if not np.array_equal(numbers, np.round(numbers)):
+        for name in ("inputs", "feature", "left", "right"):
+            if not np.array_equal(weights[name], np.round(weights[name])):
                 raise ValueError(f"its tree's {name} are no whole numbers")
         self.feature, self.left, self.right = (weights[n].astype(int) for n in ("feature", "left", "right"))
-        self.roots = roots.astype(int)
+        self.roots = weights.get("roots", np.zeros(1)).astype(int)
         nodes = np.arange(len(self.feature))
         sizes = {len(a) for a in (self.threshold, self.left, self.right, self.values)}
         if sizes != {len(nodes)} or not len(nodes) or self.values.ndim != 2 or weights["inputs"].shape != (1,):

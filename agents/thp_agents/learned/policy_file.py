@@ -123,9 +123,9 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
         raise
     except FileNotFoundError:
         raise PolicyError(f"{path}: no such file") from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise PolicyError(f"{path}: not a policy file ({error})") from None
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (
+        OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError,
+    ) as error:  # fmt: skip
         raise PolicyError(f"{path}: not a policy file ({error})") from None
     if now != made_for:
         raise PolicyError(f"{path}: made for other observations or actions; train it again")

@@ -76,8 +76,8 @@ SPACES: dict[str, dict[str, Range | Choice]] = {
     "PPO": _PPO, "MaskablePPO": _PPO, "A2C": _POLICY_GRADIENT, "DQN": _Q, "QRDQN": _Q,
     "bandit": {"ridge": Range(0.01, 100.0, True), "epsilon": Range(0.05, 0.5)},
     "rollouts": {
-        "learning_rate": Range(5e-4, 1e-2, True), "decay": Range(1e-3, 1.0, True), "clip": Range(5.0, 50.0, True),
-        "epochs": Range(50, 300), "margin": Range(0.0, 2.0), "epsilon": Range(0.05, 0.5),
+        "trees": Range(20, 100), "leaf": Range(1, 16, True), "clip": Range(5.0, 50.0, True),
+        "margin": Range(0.0, 2.0), "epsilon": Range(0.05, 0.5),
     },
 }  # fmt: skip
 """What is searched, by algorithm."""
