@@ -7,14 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from thp_workloads.generator import Generator, Stage, number, part
-from thp_workloads.surroundings import MIB, PAGE, log_uniform, pages, runs
-
-MOST_PIECES = 1024
-"""Pieces of a region that are freed or filled on their own; a larger region has larger ones."""
-
-HOT_SPOTS = 4
-"""Parts of a region that are hot at a time, where its accesses are not spread over all of it."""
+from thp_workloads.generator import Generator, Stage, number
+from thp_workloads.habits import Region
+from thp_workloads.surroundings import MIB, PAGE, log_uniform, pages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +19,7 @@ class Mixture(Generator):
     A region is filled from the start, in scattered pieces, or by whatever first uses it. It is used evenly, by rank,
     front to back, or at a few spots that drift. Some of it, all of it or nothing is given back now and then, and after
     a lifetime it is unmapped. Children are forked that write to what they share, or live while their parent does.
+    There may be a crowd of processes, of which some sleep and are put out to swap.
 
     Attributes:
         regions: mapped at a time.
@@ -36,6 +32,9 @@ class Mixture(Generator):
         forks: children a phase.
         shared: share of what is mapped that a child writes, or its parent while it lives.
         writes: share of accesses that write.
+        processes: that live at a time, each forked from the first and with its share of the regions.
+        asleep: share of the processes that sleep in a phase.
+        put_out: share of those who go to sleep whose memory is paged out or called cold.
     """
 
     name = "mixture"
@@ -58,6 +57,9 @@ class Mixture(Generator):
     forks: float = number(0.02, 0, 4)
     shared: float = number(0.1, 0, 1)
     writes: float = number(0.3, 0, 1)
+    processes: int = number(1, 1, 64)
+    asleep: float = number(0.0, 0, 1)
+    put_out: float = number(0.0, 0, 1)
 
     @property
     def touched(self) -> float:
@@ -65,34 +67,38 @@ class Mixture(Generator):
         return 1.0
 
     def compose(self, s: Stage) -> None:
-        """Let every region have its phase, and children their time."""
-        fair = self.footprint * 0.85 / self.regions
-        slots: list[_Region | None] = [None] * self.regions
-        children: list[tuple[str, int]] = []
-        made = forked = 0
+        """Let every process that is awake have its phase, and children their time."""
+        first = _Process(s, self, "P")
+        crowd, children = [first], list[tuple[str, int]]()
+        forked = 0
         for i in s.phases(self.phases):
-            for k, region in enumerate(slots):
-                if region is None or region.over:
-                    if region:
-                        s.b.munmap(region.name, 0, region.length)
-                    size = fair * self.spread ** s.rng.uniform(-0.5, 0.5)
-                    slots[k] = _Region(s, self, f"region{made}", min(size, 2 * fair))
-                    made += 1
-            there = [region for region in slots if region]
-            weight = np.array([region.heat for region in there])
-            for region, share in zip(there, weight / weight.sum(), strict=True):
+            s.b.slice("P")
+            for process in [p for p in crowd[1:] if p.over]:
+                s.b.exit(process.name)
+                crowd.remove(process)
+            while len(crowd) < self.processes:
+                s.b.fork(f"process{forked}")
+                crowd.append(_Process(s, self, f"process{forked}"))
+                forked += 1
+            awake = [p for p in crowd if p.wakes(s, self)] or [first]
+            there = [(p.name, region) for p in awake for region in p.renewed(s, self)]
+            weight = np.array([region.heat for _, region in there])
+            for (name, region), share in zip(there, weight / weight.sum(), strict=True):
+                s.b.slice(name)
                 region.phase(s, self, float(share))
+            s.b.slice("P")
             for name, _ in [c for c in children if c[1] <= i]:
                 s.b.exit(name)
             children = [c for c in children if c[1] > i]
             if s.rng.random() < self.forks and len(children) < 4:
                 children.append((f"child{forked}", i + 1 + int(s.rng.exponential(4))))
-                self._fork(s, f"child{forked}", there)
+                self._fork(s, f"child{forked}", first.regions)
                 forked += 1
-        for name, _ in children:
+        s.b.slice("P")
+        for name in [p.name for p in crowd[1:]] + [name for name, _ in children]:
             s.b.exit(name)
 
-    def _fork(self, s: Stage, name: str, regions: list[_Region]) -> None:
+    def _fork(self, s: Stage, name: str, regions: list[Region]) -> None:
         """Fork a child; it or its parent writes some of what both have then."""
         s.b.slice("P")
         s.b.fork(name)
@@ -111,9 +117,9 @@ class Mixture(Generator):
     def draw(cls, rng: np.random.Generator) -> dict[str, Any]:
         """Draw the regions' habits."""
         return {
-            "regions": int(log_uniform(rng, 1, 13)),
+            "regions": int(log_uniform(rng, 1, 65)),
             "spread": log_uniform(rng, 1, 200),
-            "lifetime": log_uniform(rng, 12, 600),
+            "lifetime": log_uniform(rng, 3, 600),
             "filled": log_uniform(rng, 1, 200),
             "density": log_uniform(rng, 0.05, 1.0),
             "piece": PAGE << int(rng.integers(0, 7)),
@@ -121,83 +127,49 @@ class Mixture(Generator):
             "forks": log_uniform(rng, 0.02, 0.5) if rng.random() < 0.4 else 0.0,
             "shared": log_uniform(rng, 0.005, 0.2),
             "writes": float(rng.uniform(0.0, 0.7)),
+            "processes": int(log_uniform(rng, 2, 13)) if rng.random() < 0.4 else 1,
+            "asleep": float(rng.uniform(0.0, 0.9)),
+            "put_out": float(rng.uniform(0.0, 0.5)),
         }
 
 
-class _Region:
-    """A region and its habits."""
+class _Process:
+    """A process and its share of the regions."""
 
-    def __init__(self, s: Stage, g: Mixture, name: str, size: float) -> None:
-        self.name, self.length = name, pages(size)
+    def __init__(self, s: Stage, g: Mixture, name: str) -> None:
+        """Begin in the process whose turn it is next; the first one lives as long as the run."""
+        self.name, self.made, self.asleep = name, 0, False
         self.left = 1 + int(s.rng.exponential(g.lifetime))
-        self.fill = str(s.rng.choice(["front", "pieces", "use"]))
-        self.pattern = str(s.rng.choice(["uniform", "zipf", "stride", "spots"]))
-        self.gives = str(s.rng.choice(["nothing", "pieces", "all"], p=[0.5, 0.35, 0.15]))
-        self.heat = log_uniform(s.rng, 0.05, 1.0)
-        least = -(-self.length // MOST_PIECES)
-        self.piece = min(self.length, max(g.piece, 1 << (least - 1).bit_length()))
-        self.filling = 1 + int(s.rng.exponential(g.filled))
-        self.age = 0
-        n = self.length // self.piece
-        self.resident = np.zeros(n, bool)
-        self.order = np.arange(n)
-        if self.fill == "pieces":
-            self.order = s.rng.permutation(n)[: max(1, int(n * g.density))]
-        self.spots = s.rng.random(HOT_SPOTS)
-        s.b.slice("P")
-        s.b.mmap(name, self.length, at="auto")
+        self.regions: list[Region] = []
+        self.slots = -(-g.regions // g.processes)
 
     @property
     def over(self) -> bool:
         """Whether it has lived its life."""
         return self.left <= 0
 
-    def phase(self, s: Stage, g: Mixture, share: float) -> None:
-        """Fill, use and give back its part."""
+    def wakes(self, s: Stage, g: Mixture) -> bool:
+        """Live a phase; return whether awake. Who goes to sleep may be put out first."""
         self.left -= 1
-        if self.fill == "use":
-            self.resident[:] = True
-        elif self.age < self.filling:
-            first, count = part(len(self.order), self.age, self.filling, 1)
-            self._touch(s, np.sort(self.order[first : first + count]))
-        self.age += 1
-        if self.gives == "pieces":
-            self._give_back(s, g)
-        elif self.gives == "all" and s.rng.random() < g.churn / 4:
-            s.b.advise(self.name, 0, self.length, "dontneed")
-            self.resident[:] = False
-            self.age = 0
-        self._use(s, g, share)
+        slept, self.asleep = self.asleep, bool(self.regions) and g.processes > 1 and s.rng.random() < g.asleep
+        if self.asleep and not slept and s.rng.random() < g.put_out:
+            s.b.slice(self.name)
+            advice = str(s.rng.choice(["pageout", "cold"]))
+            for region in self.regions:
+                region.put_out(s, advice)
+        return not self.asleep
 
-    def _touch(self, s: Stage, pieces: np.ndarray) -> None:
-        self.resident[pieces] = True
-        for a, z in runs(pieces):
-            s.b.touch(self.name, a * self.piece, (z - a) * self.piece, content=40)
-
-    def _give_back(self, s: Stage, g: Mixture) -> None:
-        """Free some pieces; as many of those that are free come back."""
-        there, free = np.flatnonzero(self.resident), np.flatnonzero(~self.resident)
-        gone = s.rng.choice(there, s.rng.binomial(len(there), g.churn), replace=False)
-        for a, z in runs(np.sort(gone)):
-            s.b.advise(self.name, a * self.piece, (z - a) * self.piece, "dontneed")
-        self.resident[gone] = False
-        if self.age >= self.filling and len(free):
-            self._touch(s, np.sort(s.rng.choice(free, min(len(free), len(gone)), replace=False)))
-
-    def _use(self, s: Stage, g: Mixture, share: float) -> None:
-        """Access what is there."""
-        there = runs(np.flatnonzero(self.resident))
-        if not there:
-            s.idle(share)
-            return
-        if self.pattern == "spots":
-            if s.rng.random() < 0.1:
-                self.spots[int(s.rng.integers(HOT_SPOTS))] = s.rng.random()
-            there = [there[int(spot * len(there))] for spot in self.spots]
-        elif len(there) > HOT_SPOTS:
-            there = [there[int(k)] for k in np.sort(s.rng.integers(len(there), size=4 * HOT_SPOTS))]
-        pattern = "gauss" if self.pattern == "spots" else self.pattern
-        total = sum(z - a for a, z in there)
-        for a, z in there:
-            s.use(self.name, a * self.piece, (z - a) * self.piece, pattern, share * (z - a) / total, write=g.writes,
-                  content=40, zipf=0.9 if pattern == "zipf" else None, stride=PAGE, sigma=0.1)  # fmt: skip
+    def renewed(self, s: Stage, g: Mixture) -> list[Region]:
+        """Return its regions; new ones are mapped in the place of those whose time is over."""
+        s.b.slice(self.name)
+        fair = g.footprint * 0.85 / (self.slots * g.processes)
+        for k in range(self.slots):
+            if k < len(self.regions) and not self.regions[k].over:
+                continue
+            if k < len(self.regions):
+                s.b.munmap(self.regions[k].name, 0, self.regions[k].length)
+            size = min(2 * fair, fair * g.spread ** s.rng.uniform(-0.5, 0.5))
+            name = f"{self.name}.region{self.made}" if g.processes > 1 else f"region{self.made}"
+            self.regions[k : k + 1] = [Region(s, g, name, size)]
+            self.made += 1
+        return self.regions
