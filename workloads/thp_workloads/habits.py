@@ -95,7 +95,7 @@ class Region:
                 self.spots[int(s.rng.integers(HOT_SPOTS))] = s.rng.random()
             there = [there[int(spot * len(there))] for spot in self.spots]
         elif len(there) > HOT_SPOTS:
-            there = [there[int(k)] for k in np.sort(s.rng.integers(len(there), size=4 * HOT_SPOTS))]
+            there = [there[int(k)] for k in np.sort(s.rng.integers(len(there), size=HOT_SPOTS))]
         pattern = "gauss" if self.pattern == "spots" else self.pattern
         total = sum(z - a for a, z in there)
         for a, z in there:

@@ -117,7 +117,7 @@ class Mixture(Generator):
     def draw(cls, rng: np.random.Generator) -> dict[str, Any]:
         """Draw the regions' habits."""
         return {
-            "regions": int(log_uniform(rng, 1, 65)),
+            "regions": int(log_uniform(rng, 1, 33)),
             "spread": log_uniform(rng, 1, 200),
             "lifetime": log_uniform(rng, 3, 600),
             "filled": log_uniform(rng, 1, 200),

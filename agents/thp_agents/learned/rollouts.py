@@ -110,8 +110,9 @@ def play(how: Play, seed: int) -> Samples:
             # A weighted sample of fixed size without knowing how many there will be (Efraimidis and Spirakis, 2006).
             weight = 4.0 if not env.task.rows["asked"][0, 0] else 1.0
             key = float(rng.random() ** (1 / weight))
-            states.append((key, env.clone_state().task, flat(observation)))
-            states = sorted(states, key=lambda s: -s[0])[: how.tried]
+            if len(states) < how.tried or key > states[-1][0]:
+                states.append((key, env.clone_state().task, flat(observation)))
+                states = sorted(states, key=lambda s: -s[0])[: how.tried]
         action = 0
         if rng.random() < how.epsilon:
             action = int(rng.choice(np.flatnonzero(masks)))
