@@ -116,12 +116,13 @@ class DeepSets:
 
 
 class Forest:
-    """Binary decision trees; the values are the mean of theirs.
+    """Binary decision trees; the values are the mean of theirs, less their standard deviation times `doubt`.
 
     Args:
         weights: `inputs`, shape (1,), the number of fields; of each node `feature` (-1 at a leaf), `threshold`,
             `left` (taken where field <= threshold) and `right`, children after their parents; `values`, shape
-            (nodes, actions), used at leaves; `roots`, the first node of each tree, where there are several.
+            (nodes, actions), used at leaves; `roots`, the first node of each tree, where there are several; `doubt`,
+            shape (1,), where it is not 0.
         activation: has no meaning here; files of every kind have one.
     """
 
@@ -140,9 +141,11 @@ class Forest:
                 raise ValueError(f"its tree's {name} are no whole numbers")
         self.feature, self.left, self.right = (weights[n].astype(int) for n in ("feature", "left", "right"))
         self.roots = weights.get("roots", np.zeros(1)).astype(int)
+        self.doubt = weights.get("doubt", np.zeros(1))
         nodes = np.arange(len(self.feature))
         sizes = {len(a) for a in (self.threshold, self.left, self.right, self.values)}
-        if sizes != {len(nodes)} or not len(nodes) or self.values.ndim != 2 or weights["inputs"].shape != (1,):
+        single = weights["inputs"].shape == self.doubt.shape == (1,)
+        if sizes != {len(nodes)} or not len(nodes) or self.values.ndim != 2 or not single:
             raise ValueError("its tree's arrays do not fit together")
         inner = self.feature >= 0
         children = np.concatenate([self.left[inner], self.right[inner]])
@@ -166,8 +169,9 @@ class Forest:
         return at
 
     def __call__(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """Return the mean of the leaves' values."""
-        return self.values[self.leaves(flat(observation))].mean(0)
+        """Return the mean of the leaves' values, less what they differ."""
+        values = self.values[self.leaves(flat(observation))]
+        return values.mean(0) - self.doubt * values.std(0)
 
 
 class Tree(Forest):
