@@ -74,7 +74,7 @@ def write_suite_report(
     verdict: Verdict, pictures: Sequence[Run], failed: Sequence[str], folder: Path, title: str,
     notes: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Write index.html, and a page for each workload that there are pictures of.
+    """Write index.html, its first picture as scores.png, and a page for each workload that there are pictures of.
 
     Args:
         verdict: what was found.
@@ -91,13 +91,18 @@ def write_suite_report(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PolicyError(f"cannot make {folder}: {error.strerror or error}") from None
+    scores = score_picture(verdict)
+    try:
+        scores.savefig(folder / "scores.png", dpi=110)
+    except OSError as error:
+        raise PolicyError(f"cannot write {folder / 'scores.png'}: {error.strerror or error}") from None
     shown = list(dict.fromkeys(r.workload for r in pictures))
     links = " · ".join(f'<a href="{html.escape(w)}.html">{html.escape(w)}</a>' for w in shown)
     apart = "".join(f"<p class=note>{html.escape(line)}</p>" for line in verdict.apart())
     write_text(folder / "index.html", page(title, [
         *(f"<p class=note>{html.escape(note)}</p>" for note in notes),
         f"<p>{html.escape(verdict.lead())}</p>",
-        png(score_picture(verdict)),
+        png(scores),
         html_table(*verdict.table()),
         *(f"<p class=note>Left out: {html.escape(line)}</p>" for line in failed),
         "<h2>Who wins where</h2>", html_table(*best_by_workload(verdict)),

@@ -112,7 +112,7 @@ def test_evaluate_prints_a_table_and_writes_files(folder: Path) -> None:
     assert float(lines[0][1]) > float(lines[1][1]) == 0, "the score"
     assert "report: report/index.html" in done.stdout
     assert (folder / "report" / "index.html").read_text().startswith("<!doctype html>")
-    assert sorted(p.name for p in (folder / "report").iterdir()) == ["index.html", "small.npz.html"]
+    assert sorted(p.name for p in (folder / "report").iterdir()) == ["index.html", "scores.png", "small.npz.html"]
     assert len((folder / "runs.csv").read_text().splitlines()) == 7, "a header, and two runs of each and of the oracle"
     assert sorted(p.name for p in folder.iterdir()) == ["report", "runs.csv", "small.npz"]
 
