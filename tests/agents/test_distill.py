@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from thp_agents.learned.policy_file import load_policy, save_policy
 from thp_agents.policy import PolicyError
 from thp_agents.suites import Case
 
+from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.traces import ProgramBuilder, save_program
 
 pytest.importorskip("sklearn")
@@ -157,7 +159,11 @@ def test_the_command_writes_a_policy_rules_and_c(
     assert load_policy("runs/agent-tree.npz").network.kind == "tree"
     text = Path("runs/agent-tree.txt").read_text()
     assert "\n    16K (where it is not allowed: " in text
-    assert "vma_size: its length (pages)" in text
+    asked = re.search(r"^if (\w+) <= ", text, re.M)
+    assert asked
+    part, name = asked[1].split("_", 1)
+    meaning = {"vma": VMA_FIELDS, "system": SYSTEM_FIELDS}[part][name].meaning
+    assert f"\n{asked[1]}: {meaning} (" in text
     assert "thp_get_order" in Path("runs/agent-tree.c").read_text()
     assert main(["evaluate", "--policies", "runs/agent-tree.npz", "--workloads", workload, "--quiet"]) == 0
     assert "agent-tree" in capsys.readouterr().out

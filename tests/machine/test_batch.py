@@ -83,6 +83,28 @@ def test_facts_are_what_each_machine_says() -> None:
         assert facts.stat("split")[i].sum() == theirs["split"]
 
 
+def test_facts_know_of_processes_swap_and_the_limit() -> None:
+    """Two processes that share 6 MiB and have 4 MiB each of their own, under a limit of 8 MiB."""
+    calm = of(("mmap", "a", 6 * MIB), ("touch", "a", 0, 6 * MIB))
+    pressed = of(
+        ("swap", 64 * MIB), ("mmap", "a", 6 * MIB), ("touch", "a", 0, 6 * MIB), ("limit", 8 * MIB), ("fork", "C"),
+        ("mmap", "b", 4 * MIB), ("touch", "b", 0, 4 * MIB), ("slice", "C"), ("mmap", "c", 4 * MIB),
+        ("touch", "c", 0, 4 * MIB),
+    )  # fmt: skip
+    batch = Batch([calm, pressed])
+    batch.run(Window())
+    facts = batch.facts()
+    assert facts["processes"].tolist() == [1, 2]
+    assert facts["memory_max"].tolist() == [1 << 62, 2048]
+    assert facts["memory_current"][0] >= 1536
+    assert facts["memory_current"][0] < 1536 + 64, "a CPU charges 64 pages ahead"
+    assert 2048 - 64 <= facts["memory_current"][1] <= 2048
+    entries = sum(int(batch[1].smaps(vma.id)["swapped"]) for vma in batch[1].vmas())
+    assert facts["swapped"].tolist() == [0, entries]
+    assert facts["pswpout"][1] >= 3584 - 2048
+    assert entries >= 3584 - 2048
+
+
 def test_only_the_chosen_machines_run() -> None:
     batch = Batch([machine(0), machine(1), None])
     status, *_ = batch.run(Window(choices=1), active=np.array([True, False, False]))

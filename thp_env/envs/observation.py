@@ -78,6 +78,11 @@ SYSTEM_FIELDS = {
     "memory": Field("memory", "MiB", 20, "mib"),
     "resident": Field("memory in anonymous folios", "share of memory", 0, "nr_resident", "memory"),
     "deferred": Field("folios on the deferred split queue", "folios", 16, "deferred"),
+    "limit": Field("memory.current of the control group", "share of memory.max", 0, "memory_current", "memory_max"),
+    "swapped": Field("memory in swap", "share of memory", 0, "swapped", "memory"),
+    "swapped_in": Field("pages read from swap in the last window (pswpin)", "pages", 20, "new_pswpin"),
+    "swapped_out": Field("pages written to swap in the last window (pswpout)", "pages", 20, "new_pswpout"),
+    "processes": Field("processes that are alive", "processes", 8, "processes"),
     "vmas": Field("VMAs that are decided about", "VMAs", 16, "asked_vmas"),
     "faults": Field("faults of the last window", "faults", 16, "new_pgfault"),
     "splits": Field("folios split in the last window", "folios", 16, "splits"),
@@ -191,8 +196,9 @@ def vma_observation(
 
 _PAGE, _PMD = layout.PAGE_SIZE.bit_length() - 1, layout.PMD_SIZE.bit_length() - 1
 
-_STATES = ("free_pages", "nr_resident", "asked_vmas", "listed", "listed_64K", "listed_2M")
-_CHANGES = ("pgfault", "clock", "accesses", "translation", "fault", "zeroing", "copying")
+_STATES = ("free_pages", "nr_resident", "asked_vmas", "processes", "swapped", "memory_current", "memory_max",
+           "listed", "listed_64K", "listed_2M")  # fmt: skip
+_CHANGES = ("pgfault", "clock", "accesses", "pswpin", "pswpout", "translation", "fault", "zeroing", "copying")
 _EVENTS = ("dtlb_l1_miss", "dtlb_l2_miss")
 _BEFORE = [FACTS[name] for name in (*_CHANGES, *_EVENTS)] + stat_columns("split")
 _NOW = _BEFORE + [FACTS[name] for name in _STATES] + stat_columns("nr_anon_partially_mapped")
@@ -223,8 +229,8 @@ def system_observation(now: Facts, last: Facts, hardware: np.ndarray, pmu_period
     q[:, -6] = hardware[:, 0] / 256
     q[:, -5] = after[:, len(_BEFORE) + len(_STATES) :].sum(1)
     q[:, -4] = changes[:, splits].sum(1)
-    q[:, -3] = changes[:, 4:7].sum(1)
-    q[:, -2:] = states[:, 4:] + (states[:, :1] - states[:, 3:4])  # never used, so not listed: whole
+    q[:, -3] = changes[:, _CHANGES.index("fault") : len(_CHANGES)].sum(1)
+    q[:, -2:] = states[:, -2:] + (states[:, :1] - states[:, -3:-2])  # never used, so not listed: whole
     return _system(q)
 
 

@@ -143,6 +143,13 @@ void read_facts(const machine &m, u64 *out) {
         if (order >= PMD_ORDER) figures[FIGURE_listed_2M] += pages;
     }
     figures[FIGURE_asked_vmas] = nr_asked_vmas(m);
+    for (u32 i = 0; i < m.h->tables[TABLE_mms].used; ++i) {
+        if (!m.mms[i].in_use) continue;
+        ++figures[FIGURE_processes];
+        figures[FIGURE_swapped] += m.mms[i].swapents;
+    }
+    figures[FIGURE_memory_current] = m.h->memcg_usage;
+    figures[FIGURE_memory_max] = std::min(m.h->memcg_max, u64{1} << 62);
     figures[FIGURE_op] = m.h->at.op;
     figures[FIGURE_step] = m.h->at.step;
     figures[FIGURE_error] = static_cast<u64>(-m.h->at.error);

@@ -39,6 +39,10 @@ u32 vma_of_id(const machine &m, u32 id);
     X(listed_2M)  /* ... of 2M or more */                                                                    \
     X(listed)     /* ... in any */                                                                           \
     X(asked_vmas) /* VMAs that a policy decides about */                                                     \
+    X(processes)                                                                                             \
+    X(swapped)        /* pages of processes that are in swap */                                              \
+    X(memory_current) /* pages charged to the control group */                                               \
+    X(memory_max)     /* ... and how many may be; 2^62 where there is no limit */                            \
     X(op)         /* position in the program */                                                              \
     X(step)                                                                                                  \
     X(error)         /* errno of the last system call */                                                     \
