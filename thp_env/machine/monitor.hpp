@@ -43,7 +43,7 @@ u32 vma_of_id(const machine &m, u32 id);
     X(swapped)        /* pages of processes that are in swap */                                              \
     X(memory_current) /* pages charged to the control group */                                               \
     X(memory_max)     /* ... and how many may be; 2^62 where there is no limit */                            \
-    X(op)         /* position in the program */                                                              \
+    X(op)             /* position in the program */                                                          \
     X(step)                                                                                                  \
     X(error)         /* errno of the last system call */                                                     \
     X(order_address) /* order_question: where; these are 0 while no fault waits */                           \
