@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,23 @@ def profile_picture(verdict: Verdict, most: int = 8) -> Figure:
     return figure
 
 
+def curve_picture(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
+    """Draw what agents saved while they were trained.
+
+    Args:
+        curves: of each agent (decisions, mean return of the last 100 episodes).
+    """
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for name, curve in curves.items():
+        ax.plot(*zip(*curve, strict=True), label=name, lw=1.5)
+    ax.axhline(0, color="#999", lw=0.8)
+    ax.set_xlabel("decisions")
+    ax.set_ylabel("mean return of 100 episodes")
+    ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
 def best_by_workload(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
     """Return who won where: the best policies of each workload by the sum of log savings."""
     s = verdict.scores
@@ -72,7 +89,7 @@ def best_by_workload(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
 
 def write_suite_report(
     verdict: Verdict, pictures: Sequence[Run], failed: Sequence[str], folder: Path, title: str,
-    notes: Sequence[str] = (),
+    notes: Sequence[str] = (), curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
 ) -> None:  # fmt: skip
     """Write index.html, its first picture as scores.png, and a page for each workload that there are pictures of.
 
@@ -83,6 +100,7 @@ def write_suite_report(
         folder: where the pages go.
         title: of the report.
         notes: lines below the title.
+        curves: as `curve_picture` takes them.
 
     Raises:
         PolicyError: when the folder cannot be made or written.
@@ -112,6 +130,7 @@ def write_suite_report(
         "<h2>Other prices</h2>",
         "<p class=note>Policies decided at the usual prices; their runs are charged at others.</p>",
         html_table(*verdict.prices()),
+        *(["<h2>Learning curves</h2>", png(curve_picture(curves))] if curves else []),
         *([f"<h2>What policies did</h2><p>{links}</p>"] if links else []),
     ]))  # fmt: skip
     order = verdict.scores.ranking()

@@ -60,7 +60,8 @@ def test_a_short_training_gives_a_policy_that_runs(tmp_path: Path, workload: str
     for name, weight in policy.network.weights.items():
         assert np.array_equal(weight, read.network.weights[name])
     assert evaluate_one(read, workload, 0).reason == "done"
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["checkpoint.zip", "small_0"], "TensorBoard's too"
+    files = ["checkpoint.zip", "curve.json", "small_0"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == files, "TensorBoard's too"
 
 
 def test_a_seed_fixes_the_policy(tmp_path: Path, workload: str) -> None:
@@ -91,6 +92,7 @@ def test_resume_goes_on_where_it_stopped(tmp_path: Path, workload: str) -> None:
     train(config(workload, 64), tmp_path / "a.npz", folder=tmp_path / "run", quiet=True)
     policy = train(config(workload, 192), tmp_path / "a.npz", folder=tmp_path / "run", resume=True, quiet=True)
     assert policy.meta["decisions"] == 192
+    assert [n for n, _ in policy.meta["curve"]] == [64, 192]
     again = train(config(workload, 192), tmp_path / "b.npz", folder=tmp_path / "run", resume=True, quiet=True)
     first, second = policy.network.weights, again.network.weights
     assert np.array_equal(first["weight0"], second["weight0"]), "nothing is left to train"

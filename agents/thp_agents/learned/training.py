@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from thp_agents.learned.policy_file import LearnedPolicy, save_policy
 from thp_agents.learned.rollouts import Rollouts
 from thp_agents.policy import PolicyError
 from thp_agents.sb3 import SB3VecEnv
-from thp_agents.tables import writable
+from thp_agents.tables import writable, write_text
 from thp_env.envs.shadow import ShadowVectorReward
 from thp_env.workload import find
 
@@ -51,11 +52,15 @@ OWN = ("bandit", "rollouts")
 
 
 class _Progress:
-    """Counts decisions, shows them, and saves the model now and then, whole or not at all."""
+    """Counts decisions, shows them, and saves the model now and then, whole or not at all.
+
+    `curve` holds (decisions, mean return of the last 100 episodes) of each checkpoint so far.
+    """
 
     def __init__(self, folder: Path, config: AgentConfig, quiet: bool) -> None:
         self.path, self.config, self.stop = folder / checkpoint_name(config), config, False
         self.saved, self.returns = 0, deque[float](maxlen=100)
+        self.curve: list[tuple[int, float]] = []
         self.bar = tqdm(total=config.steps, desc=f"training {config.name}", unit="decision", disable=quiet)
 
     def step(self, model: Any, infos: list[dict[str, Any]]) -> bool:
@@ -77,6 +82,15 @@ class _Progress:
         part = self.path.with_name(f"part-{self.path.name}")
         model.save(part)
         os.replace(part, self.path)
+        if self.returns:
+            self.curve.append((self.saved, round(float(np.mean(self.returns)), 4)))
+            write_text(self.path.with_name("curve.json"), json.dumps(self.curve))
+
+    def go_on(self, decisions: int) -> None:
+        """Take up the curve of a training that is resumed after so many decisions."""
+        with suppress(OSError, ValueError):
+            kept = json.loads(self.path.with_name("curve.json").read_text())
+            self.curve = [(n, r) for n, r in kept if n <= decisions]
 
     @contextmanager
     def stopped_by_ctrl_c(self) -> Iterator[None]:
@@ -147,6 +161,7 @@ def train(
         model: Any = make_model(config, envs, log) if envs else Rollouts(config, names, threads)
         if resume:
             model = _loaded(model, progress.path, envs)
+            progress.go_on(model.num_timesteps)
         progress.saved = model.num_timesteps
         left = config.steps - model.num_timesteps
         with progress.stopped_by_ctrl_c():
@@ -158,6 +173,8 @@ def train(
         if progress.stop:
             raise KeyboardInterrupt
         policy = export(model, config, command)
+        if progress.curve:
+            policy.meta["curve"] = progress.curve
         save_policy(policy, out)
         return policy
     finally:
