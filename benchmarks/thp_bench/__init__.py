@@ -61,6 +61,7 @@ def measure(n: int) -> dict[str, Any]:
         "peak_memory_mib": machines.peak_memory_mib(),
         "state_mib_of_1_gib_machine": machines.state_mib(),
         "clone_ms_of_64_mib_machine": median_of({"clone": machines.clone()})["clone"],
+        f"fork_ms_of_{machines.FORKED_PTES}_ptes": median_of({"fork": machines.fork()})["fork"],
     }
 
 
@@ -107,7 +108,8 @@ def table(result: dict[str, Any]) -> str:
         (f"build from a clean clone {result['build_seconds']:.0f} s (once), " if result["build_seconds"] else "")
         + f"import {result['import_seconds']:.2f} s, peak memory {result['peak_memory_mib']:.0f} MiB",
         f"state of a 1 GiB machine {result['state_mib_of_1_gib_machine']:.1f} MiB, clone of a 64 MiB machine "
-        f"{result['clone_ms_of_64_mib_machine']:.2f} ms",
+        f"{result['clone_ms_of_64_mib_machine']:.2f} ms, fork of {machines.FORKED_PTES} PTEs "
+        f"{result[f'fork_ms_of_{machines.FORKED_PTES}_ptes']:.2f} ms",
     ]
     return "\n".join(lines)
 

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from thp_env.machine import Machine, MachineConfig, layout
 from thp_env.traces import ProgramBuilder
 
+FORKED_PTES = 102_400
+"""Of an address space of 400 MiB."""
+
 
 def faults(order: int, size: int = 256 << 20) -> Callable[[], float]:
     """Return a function that measures page faults per second at one folio size."""
@@ -54,6 +57,24 @@ def clone(size: int = 64 << 20) -> Callable[[], float]:
     def run() -> float:
         start = time.thread_time()
         machine.clone()
+        return (time.thread_time() - start) * 1000
+
+    return run
+
+
+def fork(pages: int = FORKED_PTES) -> Callable[[], float]:
+    """Return a function that measures the milliseconds that forking an address space of 4K pages takes."""
+    b = ProgramBuilder("fork")
+    b.mmap("a", pages << 12, at="auto")
+    b.touch("a", 0, pages << 12)
+    b.fork("C")
+    program = b.build()
+
+    def run() -> float:
+        machine = Machine(program, MachineConfig(memory=1 << 30))
+        machine.run(ops=2)
+        start = time.thread_time()
+        machine.run(ops=1)
         return (time.thread_time() - start) * 1000
 
     return run

@@ -127,6 +127,23 @@ def test_x3_mprotect_folds_when_the_last_entry_makes_the_block_even():
     assert folded(on_arm(cut + "mprotect a 0 32K rw\n")) == "." * 16
 
 
+@pytest.mark.parametrize(
+    ("change", "bits", "fold", "unfold"),
+    [
+        ("0 128K r", "c" * 32, 2, 2),  # whole blocks: entry 0 unfolds each, entry 15 folds it again
+        ("0 128K none", "." * 32, 0, 2),  # not valid: cannot fold
+        ("0 64K r", "c" * 32, 1, 1),
+        ("64K 32K r", "c" * 16 + "." * 16, 0, 1),  # ends with entry 7: nothing tries to fold
+        ("32K 32K r", "." * 16 + "c" * 16, 0, 1),  # ends with entry 15, but the halves differ
+        ("32K 64K r", "." * 32, 0, 2),
+    ],
+)
+def test_x3_mprotect_goes_entry_by_entry(change, bits, fold, unfold):
+    machine = on_arm(f"mmap a 128K\nwrite a 0 128K\nmprotect a {change}\n")
+    assert folded(machine) == bits
+    assert events(machine) == {"fold": fold, "unfold": unfold, "tlbi": fold + unfold}
+
+
 def test_x3_protection_must_be_equal_young_and_dirty_need_not():
     machine = on_arm("mmap a 64K\nread a 0 4K\nmprotect a 60K 4K r\nmprotect a 60K 4K rw\n", "")
     assert folded(machine) == "." * 16  # the zero page is special: never folds

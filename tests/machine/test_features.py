@@ -242,6 +242,14 @@ def test_a_cut_through_folded_zero_pages_leaves_base_ones():
     assert orders_of(machine, "a")[1] == 0
 
 
+def test_folded_zero_pages_of_two_vmas_are_copied_page_by_page():
+    """A 64K folio would reach beyond the VMA (R4), which madvise has cut off at 8K."""
+    machine = having("mmap a 64K\nread a 0 4K\nadvise a 0 8K hugepage\nwrite a 12K 4K\n", "zero_64k")
+    assert orders_of(machine, "a") == [None] * 3 + [0] + [None] * 12
+    assert folded(machine) == [False] * 16
+    assert machine.counters.stat("anon_fault_fallback", 4) == 0  # R6: what does not fit is silent
+
+
 def test_fork_shares_folded_zero_pages():
     text = "mmap a 128K\nwrite a 64K 4K\nread a 0 4K\nfork C\nin C read a 32K 4K\n"
     machine = having(text, "zero_64k")

@@ -201,3 +201,23 @@ def test_mprotect_makes_all_entries_of_a_folio_that_it_changes_dirty_when_one_is
     assert [bool(f & LAYOUT_DIRTY) for f in pages["flags"]] == [i == 2 for i in range(16)]
     pages = pages_of(run(text + f"mprotect a {protection} r\n"), "a")
     assert [bool(f & LAYOUT_DIRTY) for f in pages["flags"]] == dirty
+
+
+def test_a_page_leaves_the_swap_cache_with_its_last_mapping():
+    """free_swap_cache: both processes have read the page back, so that no entry refers to its slot any more."""
+    text = "swap 8M\nmmap a 64K\nfill a 0 64K\nfork C\nreclaim\nread a 0 4K\nin C read a 0 4K\n"
+    machine = run(text)
+    assert pages_of(machine, "a")["flags"][0] & LAYOUT_SWAPCACHE
+    held = machine.counters["nr_resident"]
+    assert run(text + "in P munmap a 0 4K\n").counters["nr_resident"] == held
+    assert run(text + "in P munmap a 0 4K\nin C munmap a 0 4K\n").counters["nr_resident"] == held - 1
+
+
+@pytest.mark.parametrize("advice", ["", "advise a 0 64K free\n"])
+def test_pinned_pages_that_nobody_maps_stay(advice):
+    """Nothing leads from such a page to VMAs (folio_lock_anon_vma_read), and who pinned it still holds it."""
+    text = f"swap 8M\nmmap a 64K\nfill a 0 64K\npin a 0 64K\n{advice}munmap a 0 64K\nreclaim\n"
+    machine = run(text)
+    assert machine.counters["nr_resident"] == 16
+    assert machine.counters["pglazyfreed"] == machine.counters["pswpout"] == 0
+    assert run(text + "unpin\n").counters["nr_resident"] == 0

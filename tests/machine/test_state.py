@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -166,3 +169,41 @@ def test_views_keep_their_machine_alive():
     assert int(vm.sum()) > 0
     with pytest.raises(ValueError, match="read-only"):
         vm[0] = 1
+
+
+def test_a_program_that_is_written_while_it_runs_does_the_same():
+    program = program_of(WORK)
+    machine = machine_of(program)
+    for end in range(1, len(program) + 1):
+        machine.extend(replace(program, ops=program.ops[:end]))
+        assert machine.run() == Status.DONE
+    assert machine.save() == finish(machine_of(program))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (WORK.replace("mmap a 4M", "mmap a 6M"), "does not begin with the 3 operations that have run"),
+        (WORK.replace("seed 3", "seed 4"), "does not begin with"),
+        (WORK + "mmap c 4K\n", "no room for so many regions or processes"),
+        (WORK + "fork C\n", "no room for so many regions or processes"),
+    ],
+)
+def test_a_program_that_cannot_follow_is_refused(change, message):
+    machine = machine_of(WORK)
+    machine.run(ops=3)
+    with pytest.raises(MachineError, match=message):
+        machine.extend(program_of(change))
+    assert finish(machine) == finish(machine_of(WORK))
+
+
+def test_an_extended_machine_has_the_swap_and_files_that_it_was_built_with():
+    machine = machine_of("swap 1M\nmmap a 64K\n")
+    machine.run(ops=0)
+    machine.extend(program_of("swap 2M\n"))
+    assert machine.run() == Status.ERROR
+    assert machine.error == errno.ENOMEM
+    machine = machine_of("mmap a 64K file=1\n")
+    machine.extend(program_of("mmap a 128K file=1\n"))
+    assert machine.run() == Status.ERROR
+    assert machine.error == errno.ENFILE

@@ -114,6 +114,18 @@ def check_seen_from_outside(machine: Machine) -> None:
     assert (pages["flags"][pages["order"] < layout.PMD_ORDER] & LAYOUT_PMD == 0).all()
 
 
+def check_nothing_lost(machine: Machine) -> None:
+    """Check that every frame is free again after the last process has ended, but for what the kernel keeps."""
+    assert machine.vmas() == []
+    counters = machine.counters
+    for name in ("nr_resident", "nr_untouched", "nr_unmapped", "nr_page_table", "nr_anon", "nr_anon_partially_mapped"):
+        assert counters[name] == 0, name
+    total = machine.config.memory // PAGE
+    held = counters["nr_file_pages"] + counters["nr_held"] + 16 * counters["chp_pool_count"] + 1  # and the zero page
+    huge_zero = 512 if counters["thp_zero_page_alloc"] and machine.free_pages != total - held else 0
+    assert machine.free_pages == total - held - huge_zero, "leaked frames"
+
+
 def with_checksum(state: bytes) -> bytes:
     """Return saved state with the checksum that `state.cpp` puts behind it."""
     total = 0xCBF29CE484222325

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -11,6 +13,7 @@ from thp_env.traces import Program, ProgramBuilder
 PAGE, PMD = layout.PAGE_SIZE, layout.PMD_SIZE
 REGION_PAGES = 1536
 """Three 2M blocks."""
+MAX_REGIONS, MAX_PROCESSES = 9, 4
 QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150, derandomize=True)
 """For tests that run machines: the same examples every time."""
 
@@ -28,65 +31,84 @@ def _range(draw) -> tuple[int, int]:
     return start * PAGE, min(draw(_lengths), REGION_PAGES - start) * PAGE
 
 
-def _line(draw, b: ProgramBuilder, regions: list[str]) -> None:
-    kind = draw(st.sampled_from(KINDS))
-    region = draw(st.sampled_from(regions))
-    offset, length = draw(_range())
-    match kind:
-        case "mmap" | "map_over" | "mremap" if len(regions) > 7:
-            b.shrink()
-        case "mmap":
-            at = draw(st.sampled_from(["slot", "auto"]))
-            file, nohuge = draw(st.sampled_from([(False, False)] * 4 + [(True, False), (False, True)]))
-            shift = draw(st.sampled_from([0, 0, PAGE, 16 * PAGE])) if at == "slot" else 0
-            name = f"r{len(regions)}"
-            b.mmap(name, REGION_PAGES * PAGE, at=at, offset=shift, file=file, nohugepage=nohuge)
-            regions.append(name)
-        case "map_over":
-            b.mmap(f"r{len(regions)}", length, at=(region, offset))
-            regions.append(f"r{len(regions)}")
-        case "mremap":
-            at = draw(st.sampled_from(["slot", "auto"]))
-            shift = draw(st.sampled_from([0, PAGE])) if at == "slot" else 0
-            size = length if at == "slot" else draw(st.sampled_from([length, PMD, 2 * PMD, 4 * PAGE]))
-            b.mremap(region, offset, length, f"r{len(regions)}", size, at=at, slot_offset=shift)
-            regions.append(f"r{len(regions)}")
-        case "brk":
-            b.brk("heap", draw(st.sampled_from([0, PAGE, PMD, 3 * PMD])))
-        case "munmap" | "mlock" | "munlock" | "split":
-            getattr(b, kind)(region, offset, length)
-        case "mprotect":
-            b.mprotect(region, offset, length, draw(st.sampled_from(["none", "r", "rw"])))
-        case "advise":
-            b.advise(region, offset, length, draw(st.sampled_from(sorted(layout.ADVICE))))
-        case "touch":
-            how = draw(st.sampled_from(layout.TOUCH))
-            b.touch(region, offset, length, how, draw(st.sampled_from([PAGE, 16 * PAGE, PMD])))
-        case "access":
-            pattern = draw(st.sampled_from(["uniform", "zipf", "chase", "stride"]))
-            b.access(region, offset, length, pattern, draw(st.integers(1, 200)), write=draw(st.sampled_from([0, 0.5])))
-        case "orders":
-            b.orders(region, offset, length, draw(st.integers(0, layout.ORDERS_ALL)) & layout.ORDERS_ALL)
-        case "thp":
-            b.thp(draw(st.sampled_from(layout.THP_KILOBYTES)), draw(st.sampled_from(layout.THP_MODES)))
-        case "set":
-            b.set("use_zero_page", draw(st.integers(0, 1)))
-        case "prctl":
-            b.prctl(draw(st.integers(0, 1)), draw(st.sampled_from([0, 2])))
-        case "shrink":
-            b.shrink()
-        case "khugepaged":
-            b.khugepaged(1)
-        case "compute":
-            b.compute(1000)
-        case "pollute":
-            b.pollute(draw(st.sampled_from([0.05, 0.34, 1.0])))
-        case "fragment":
-            b.fragment(draw(st.integers(1, layout.MAX_PAGE_ORDER)), draw(st.sampled_from([0.1, 0.5, 1.0])))
-        case "compact":
-            b.compact()
-        case "defrag":
-            b.set("defrag", draw(st.sampled_from(layout.DEFRAG_MODES)))
+class RandomProgram(ProgramBuilder):
+    """A program that may fail anywhere (run it with go_on=True); operations are drawn one by one."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__("random", seed=seed, checked=False)
+        self.brk("heap", 0)
+
+    def random(self, draw: Callable, kind: str) -> None:
+        """Add an operation of one of `KINDS` or `SHARED`, with all else about it drawn."""
+        regions = list(self._regions)
+        region = draw(st.sampled_from(regions))
+        offset, length = draw(_range())
+        name = f"r{len(regions)}"
+        match kind:
+            case "mmap" | "map_over" | "mremap" if len(regions) >= MAX_REGIONS:
+                self.munmap(region, offset, length)
+            case "mmap":
+                at = draw(st.sampled_from(["slot", "auto"]))
+                how = draw(st.sampled_from(["", "", "", "file", "shared", "nohugepage"]))
+                shift = draw(st.sampled_from([0, 0, PAGE, 4 * PAGE, 16 * PAGE])) if at == "slot" else 0
+                self.mmap(name, REGION_PAGES * PAGE, at=at, offset=shift, **{how: True} if how else {})
+            case "map_over":
+                self.mmap(name, length, at=(region, offset))
+            case "mremap":
+                at = draw(st.sampled_from(["slot", "auto"]))
+                shift = draw(st.sampled_from([0, PAGE])) if at == "slot" else 0
+                size = length if at == "slot" else draw(st.sampled_from([length, PMD, 2 * PMD, 4 * PAGE]))
+                self.mremap(region, offset, length, name, size, at=at, slot_offset=shift)
+            case "brk":
+                self.brk("heap", draw(st.sampled_from([0, PAGE, PMD, 3 * PMD])))
+            case "munmap" | "mlock" | "munlock" | "split":
+                getattr(self, kind)(region, offset, length)
+            case "mprotect":
+                self.mprotect(region, offset, length, draw(st.sampled_from(["none", "r", "rw"])))
+            case "advise":
+                self.advise(region, offset, length, draw(st.sampled_from(sorted(layout.ADVICE))))
+            case "collapse":
+                self.advise(region, offset, length, "collapse")
+            case "touch":
+                how = draw(st.sampled_from(layout.TOUCH))
+                self.touch(region, offset, length, how, draw(st.sampled_from([PAGE, 16 * PAGE, PMD])))
+            case "access":
+                pattern = draw(st.sampled_from(["uniform", "zipf", "chase", "stride"]))
+                count, write = draw(st.integers(1, 200)), draw(st.sampled_from([0, 0.5]))
+                self.access(region, offset, length, pattern, count, write=write)
+            case "orders":
+                self.orders(region, offset, length, draw(st.integers(0, layout.ORDERS_ALL)) & layout.ORDERS_ALL)
+            case "thp":
+                self.thp(draw(st.sampled_from(layout.THP_KILOBYTES)), draw(st.sampled_from(layout.THP_MODES)))
+            case "set":
+                self.set("use_zero_page", draw(st.integers(0, 1)))
+            case "prctl":
+                self.prctl(draw(st.integers(0, 1)), draw(st.sampled_from([0, 2])))
+            case "shrink" | "compact" | "reclaim" | "unpin":
+                getattr(self, kind)()
+            case "khugepaged":
+                self.khugepaged(1)
+            case "compute":
+                self.compute(1000)
+            case "pollute":
+                self.pollute(draw(st.sampled_from([0.05, 0.34, 1.0])))
+            case "fragment":
+                self.fragment(draw(st.integers(1, layout.MAX_PAGE_ORDER)), draw(st.sampled_from([0.1, 0.5, 1.0])))
+            case "defrag":
+                self.set("defrag", draw(st.sampled_from(layout.DEFRAG_MODES)))
+            case "fork" if len(self.processes) < MAX_PROCESSES:
+                self.fork(f"C{len(self.processes)}")
+            case "exit" | "fork":
+                self.exit(draw(st.sampled_from(self.processes)))
+            case "pin":
+                self.pin(region, offset, min(length, 64 * PAGE))
+            case "limit":
+                self.limit(draw(st.sampled_from([64 * PAGE, 512 * PAGE, PMD, layout.NO_LIMIT])))
+            case "swapoff":
+                self.swapoff()
+                self.swap(1 << 20)
+            case "batches":
+                self.autodrain(draw(st.sampled_from(["on", "off"])))
 
 
 KINDS = (
@@ -102,42 +124,15 @@ SHARED = ["fork", "exit", "reclaim", "pin", "unpin", "limit", "swapoff", "batche
 
 @st.composite
 def programs(draw, operations: int = 20, forks: bool = False) -> Program:
-    """Return a program that may fail anywhere: run it with go_on=True. With `forks` up to four processes run
-    it, on a machine with swap."""
-    b = ProgramBuilder("random", seed=draw(st.integers(0, 9)), checked=False)
+    """Return a `RandomProgram`. With `forks` up to four processes run it, on a machine with swap."""
+    b = RandomProgram(draw(st.integers(0, 9)))
     for kilobytes in draw(st.sets(st.sampled_from(layout.THP_KILOBYTES))):
         b.thp(kilobytes, "always")
     if forks:
         b.swap(draw(st.sampled_from([1 << 20, 32 << 20])))
-    b.brk("heap", 0)
-    regions = ["heap"]
     for _ in range(2):
-        name = f"r{len(regions)}"
-        file = draw(st.sampled_from(["", "", "", "file", "shared"]))
-        offset = draw(st.sampled_from([0, 0, 4 * PAGE]))
-        b.mmap(name, REGION_PAGES * PAGE, offset=offset, **{file: True} if file else {})
-        regions.append(name)
+        b.random(draw, "mmap")
     for _ in range(draw(st.integers(1, operations))):
-        if forks:
-            b.process = draw(st.sampled_from(b.processes))
-            step = draw(st.sampled_from(["line"] * 12 + SHARED))
-            if step == "fork" and len(b.processes) < 4:
-                b.fork(f"C{len(b.processes)}")
-            elif step == "reclaim":
-                b.reclaim()
-            elif step == "pin":
-                offset, length = draw(_range())
-                b.pin(draw(st.sampled_from(regions)), offset, min(length, 64 * PAGE))
-            elif step == "unpin":
-                b.unpin()
-            elif step == "limit":
-                b.limit(draw(st.sampled_from([64 * PAGE, 512 * PAGE, PMD, layout.NO_LIMIT])))
-            elif step == "swapoff":
-                b.swapoff()
-                b.swap(1 << 20)
-            elif step == "batches":
-                b.autodrain(draw(st.sampled_from(["on", "off"])))
-            elif step == "exit":
-                b.exit(draw(st.sampled_from(b.processes)))
-        _line(draw, b, regions)
+        b.process = draw(st.sampled_from(b.processes))
+        b.random(draw, draw(st.sampled_from(KINDS + 2 * SHARED if forks else KINDS)))
     return b.build()

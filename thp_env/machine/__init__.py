@@ -69,6 +69,12 @@ class Status(IntEnum):
     """A fault waits for an order: see `Machine.question`, and answer with `Machine.resolve`."""
 
 
+def _records(program: Program) -> tuple[np.ndarray | int, ...]:
+    """Return the arrays of a program as the core reads them, and its seed."""
+    arrays = (program.ops, program.accesses, program.bins, program.tables.astype(np.uint32))
+    return *(np.ascontiguousarray(a).view(np.uint8).reshape(-1) for a in arrays), program.seed & NEVER
+
+
 class Machine(Access):
     """A simulated machine that executes one trace program.
 
@@ -84,13 +90,11 @@ class Machine(Access):
         """Build the machine; nothing has run yet."""
         self.program = program
         self.config = config or MachineConfig()
-        raw = [np.ascontiguousarray(a).view(np.uint8).reshape(-1) for a in
-               (program.ops, program.accesses, program.bins, program.tables.astype(np.uint32))]  # fmt: skip
         brk, base = (int(program.meta.get(key, 0)) for key in ("brk_start", "mmap_base"))
         try:
             self._core = _core.CoreMachine.create(
                 self.config.as_dict(), max(1, len(program.regions)), len(program.processes),
-                program.swap_slots, program.file_pages, brk, base, *raw, program.seed & NEVER,
+                program.swap_slots, program.file_pages, brk, base, *_records(program),
             )  # fmt: skip
         except (ValueError, TypeError, MemoryError, RuntimeError) as error:
             raise MachineError(f"cannot build the machine: {error}") from None
@@ -122,6 +126,24 @@ class Machine(Access):
         """
         limits = (min(limit, NEVER) for limit in (until_ps, choices, ops, accesses))
         return Status(self._core.run(*limits, new_vma, go_on))
+
+    def extend(self, program: Program) -> None:
+        """Go on with a program that begins with what has run so far: what follows may be written step by step.
+
+        The machine keeps the size that it was built with. A larger device of swap is refused when it is added
+        (ENOMEM), further files when they are mapped (ENFILE).
+
+        Raises:
+            MachineError: when the program begins otherwise, or has more regions or processes than the first one.
+        """
+        done = self.position[0]
+        if program.seed != self.program.seed or not np.array_equal(program.ops[:done], self.program.ops[:done]):
+            raise MachineError(f"the program does not begin with the {done} operations that have run")
+        try:
+            self._core.extend(len(program.regions), len(program.processes), *_records(program))
+        except ValueError as error:
+            raise MachineError(f"cannot go on with the program: {error}") from None
+        self.program = program
 
     @property
     def clock_ps(self) -> int:

@@ -201,6 +201,15 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                  if (!m->same_layout(*c.m)) throw nb::value_error("it has another configuration or program");
                  c.m = std::move(m);
              })
+        .def("extend",
+             [](core_machine &c, u32 regions, u32 processes, const bytes_array &ops,
+                const bytes_array &accesses, const bytes_array &bins, const bytes_array &tables, u64 seed) {
+                 const table_header *const t = c.m->h->tables;
+                 if (regions > t[TABLE_regions].capacity || processes > t[TABLE_processes].capacity)
+                     throw nb::value_error("the machine has no room for so many regions or processes");
+                 c.program = view_of(ops, accesses, bins, tables, seed);
+                 c.keep = owners(ops, accesses, bins, tables);
+             })
         .def(
             "run",
             [](core_machine &c, u64 until, u64 choices, u64 ops, u64 accesses, bool new_vma, bool go_on) {

@@ -189,7 +189,7 @@ class Program:
         code, end = ops["op"], ops["offset"] + ops["length"]
 
         def uses(*names: str) -> np.ndarray:
-            return np.isin(code, [layout.OPS.index(name) for name in names])
+            return np.logical_or.reduce([code == layout.OPS.index(name) for name in names])
 
         def limit(name: str, field: str, size: int, what: str) -> None:
             refuse(uses(name) & (ops[field] >= size), f"unknown {what}")

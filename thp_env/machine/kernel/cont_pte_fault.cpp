@@ -39,6 +39,10 @@ bool set_cont_pte_huge_zero_page(machine &m, u32 vma, u64 address, u64 *pte) {
 vm_fault do_cont_pte_zero_wp(machine &m, u32 vma, u64 address, u64 *pte) {
     if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
     const vm_area_struct &v = m.vmas[vma];
+    if (!thp_vma_suitable_orders(v, address, 1U << CONT_PTE_ORDER)) { // the VMA was cut since
+        contpte_try_unfold(m, v.vm_mm, address, pte);
+        return FAULT_FALLBACK;
+    }
     bool charge_failed = false;
     const u32 head = folio_alloc_charged(m, CONT_PTE_ORDER, vma_thp_gfp_mask(m, v), &charge_failed);
     if (head == NIL) {

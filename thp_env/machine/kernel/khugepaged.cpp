@@ -101,7 +101,7 @@ void copy_and_release(machine &m, u32 mm, u64 start, u64 *pte, u32 count, u32 to
         const u32 nr = folio_pte_batch(m, pte + i, count - i);
         std::copy_n(m.contents + pfn, nr, m.contents + to + i);
         unmap_folio_ptes(m, mm, at, pte + i, nr);
-        if ((m.pages[head].flags & PG_swapcache) && m.pages[head].mapcount == 0) folio_free_swap(m, head);
+        free_swap_cache(m, head);
         m.spend(TIME_copying, m.cost().copy_page * nr);
         i += nr;
     }

@@ -93,6 +93,7 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     folio_remove_rmap_ptes(m, pfn, 1, v.vm_mm);
     if (v.vm_flags & VM_LOCKED) folio_set_mlocked(m, head, false); // munlock_vma_folio
     folio_put(m, head, 1);
+    free_swap_cache(m, head);
     return FAULT_DONE;
 }
 
@@ -281,9 +282,10 @@ bool zap_pte_range(machine &m, u32 vma, u64 address, u64 *pte, u32 nr, bool drop
         }
         const u32 n = folio_pte_batch(m, pte + i, nr - i);
         m.spend(TIME_unmapping, m.cost().zap_folio + m.cost().zap_pte * n);
-        if (m.vmas[vma].vm_flags & VM_LOCKED) // munlock_vma_folio
-            folio_set_mlocked(m, page_head(m, pte_pfn(pte[i])), false);
+        const u32 head = page_head(m, pte_pfn(pte[i]));
+        if (m.vmas[vma].vm_flags & VM_LOCKED) folio_set_mlocked(m, head, false); // munlock_vma_folio
         unmap_folio_ptes(m, mm, at, pte + i, n);
+        free_swap_cache(m, head);
         i += n;
     }
     return skipped;

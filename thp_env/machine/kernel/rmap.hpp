@@ -57,13 +57,19 @@ inline u64 folio_address(const machine &m, u32 head, u32 i, u32 vma) {
     return m.vmas[vma].vm_start + ((m.pages[head].index + i - m.vmas[vma].vm_pgoff) << PAGE_SHIFT);
 }
 
+// folio_lock_anon_vma_read: the first VMA of the folio's anon_vma; NIL where nothing maps the folio, since
+// its anon_vma may be gone.
+inline u32 folio_first_vma(const machine &m, u32 head) {
+    const u32 anon = m.pages[head].anon_vma;
+    return anon == NIL || !folio_mapped(m, head) ? NIL : m.anon_vmas[anon].head;
+}
+
 // rmap_walk_anon: calls visit(vma, i, nr) for each VMA that has room for pages i to i + nr of the folio, by
 // their first page and then by age, until it returns false.
 template <typename Machine, typename Visit> void rmap_walk(Machine &m, u32 head, Visit visit) {
     const page &folio = m.pages[head];
     const u64 first = folio.index, end = first + (1ULL << folio.order);
-    u32 v = folio.anon_vma == NIL ? NIL : m.anon_vmas[folio.anon_vma].head;
-    for (u32 next = NIL; v != NIL; v = next) {
+    for (u32 next = NIL, v = folio_first_vma(m, head); v != NIL; v = next) {
         const vm_area_struct &vma = m.vmas[v];
         next = vma.anon_next;
         const u64 from = std::max(first, vma.vm_pgoff);
@@ -74,17 +80,14 @@ template <typename Machine, typename Visit> void rmap_walk(Machine &m, u32 head,
 
 // Calls visit(mm, vma, address) for each address at which a VMA of the folio's anon_vma holds page `i` of it.
 template <typename Machine, typename Visit> void rmap_walk_page(Machine &m, u32 head, u32 i, Visit visit) {
-    const page &folio = m.pages[head];
-    const u64 index = folio.index + i;
-    if (folio.anon_vma == NIL) return;
-    for (u32 v = m.anon_vmas[folio.anon_vma].head; v != NIL;) {
+    const u64 index = m.pages[head].index + i;
+    for (u32 next = NIL, v = folio_first_vma(m, head); v != NIL; v = next) {
         const vm_area_struct &vma = m.vmas[v];
-        const u32 next = vma.anon_next;
+        next = vma.anon_next;
         const u64 pages = (vma.vm_end - vma.vm_start) >> PAGE_SHIFT;
         if (index >= vma.vm_pgoff && index < vma.vm_pgoff + pages) {
             visit(vma.vm_mm, v, vma.vm_start + ((index - vma.vm_pgoff) << PAGE_SHIFT));
         }
-        v = next;
     }
 }
 

@@ -45,6 +45,8 @@ void map_cached_page(machine &m, u32 vma, u64 address, u64 *pte, u32 head, bool 
 void add_to_swap_cache(machine &m, u32 pfn, u32 slot);
 // Takes a page out of the cache if no entry refers to its slot any more (folio_free_swap).
 bool folio_free_swap(machine &m, u32 head);
+// For who took a mapping away: if it was the last one, and no entry refers to the slot, the cache goes, too.
+void free_swap_cache(machine &m, u32 head);
 void delete_from_swap_cache(machine &m, u32 head);
 
 // Of `orders`, those of which the block around an address can be swapped in as one folio (R40, R42).

@@ -107,6 +107,10 @@ bool folio_free_swap(machine &m, u32 head) {
     return true;
 }
 
+void free_swap_cache(machine &m, u32 head) {
+    if ((m.pages[head].flags & PG_swapcache) && m.pages[head].mapcount == 0) folio_free_swap(m, head);
+}
+
 int willneed(machine &m, u32 vma, u64 start, u64 end) {
     for (u64 at = start; at < end; at += PAGE_SIZE) {
         const u64 *pte = pte_lookup(m, m.vmas[vma].vm_mm, at);

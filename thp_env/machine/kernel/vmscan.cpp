@@ -99,6 +99,7 @@ bool discard_ptes(machine &m, u32 head, u32 mm, u64 address, u64 *pte, u32 count
 
 // R32; held: by others than page tables.
 outcome shrink_lazyfree(machine &m, u32 head, bool held) {
+    if (held && !folio_mapped(m, head)) return KEEP; // folio_ref_freeze
     const u32 nr_pages = folio_nr_pages(m, head);
     bool gone = true;
     folio_get(m, head, 1);
