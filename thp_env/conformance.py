@@ -51,6 +51,7 @@ COUNTED_LOOSELY = frozenset(
         ("shrink", "thp_split_page_failed"),
         ("reclaim", "split_failed"),
         ("reclaim", "thp_split_page_failed"),
+        ("khugepaged", "thp_collapse_alloc"),
         ("khugepaged", "thp_scan_exceed_none_pte"),
         ("khugepaged", "thp_scan_exceed_swap_pte"),
         ("khugepaged", "thp_scan_exceed_share_pte"),
