@@ -56,8 +56,9 @@ def check(name: str, lines: list[str], host: Host, kernel: Kernel, always_repeat
 
 
 def _reclaims(lines: list[str]) -> bool:
-    """Whether a program reclaims: what is taken depends on statistics that are flushed every 2 s, so agreement of runs
-    that follow one another does not show that it is determined (part L of the rules)."""
+    """Whether a program reclaims: what is taken depends on when statistics are flushed, every 2 s, and on whether
+    something else clears accessed bits (DAMON does), so agreement of runs that follow one another does not show that
+    it is determined (part L of the rules)."""
     return any(line.split()[-1:] == ["reclaim"] for line in lines)
 
 

@@ -8,7 +8,7 @@ namespace thp {
 inline bool on_cont_pte_lru(const machine &m, u32 head) {
     return feature(m, FEATURE_reclaim_whole) && m.pages[head].order == CONT_PTE_ORDER;
 }
-constexpr u64 SWAP_CLUSTER_MAX = 32; // include/linux/swap.h: pages reclaimed in one go (R39)
+constexpr u64 SWAP_CLUSTER_MAX = 32; // include/linux/swap.h: pages
 
 // Which list a folio belongs to.
 lru_index folio_lru_list(const machine &m, u32 head);

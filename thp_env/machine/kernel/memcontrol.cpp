@@ -11,7 +11,6 @@ namespace {
 
 constexpr u64 MEMCG_CHARGE_BATCH = 64; // include/linux/memcontrol.h: pages a CPU charges in advance
 constexpr u32 MAX_RECLAIM_RETRIES = 16;
-constexpr u64 FLUSH_TIME = 2'000'000'000'000; // ps
 
 bool page_counter_try_charge(machine &m, u64 nr) {
     if (m.h->memcg_usage + nr > m.h->memcg_max) return false;
@@ -97,7 +96,7 @@ void mem_cgroup_flush_stats(machine &m) {
 }
 
 void mem_cgroup_flush_stats_ratelimited(machine &m) {
-    if (m.h->clock - m.h->lru_stats_flushed_at >= FLUSH_TIME) mem_cgroup_flush_stats(m);
+    if (m.h->clock - m.h->lru_stats_flushed_at >= m.h->config.flush_time) mem_cgroup_flush_stats(m);
 }
 
 } // namespace thp

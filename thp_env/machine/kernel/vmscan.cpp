@@ -309,6 +309,7 @@ u64 shrink_list(machine &m, scan_control &sc, lru_index list, u64 nr) {
     return 0;
 }
 
+// In steps of SWAP_CLUSTER_MAX pages of each list, until enough is reclaimed (R39).
 void shrink_lruvec(machine &m, scan_control &sc) {
     u64 nr[NR_LRU_LISTS] = {}, targets[NR_LRU_LISTS] = {}, nr_reclaimed = 0;
     for (const lru_index list : EVICTABLE) nr[list] = targets[list] = scan_count(m, sc, list);
