@@ -51,6 +51,7 @@ COUNTED_LOOSELY = frozenset(
         ("shrink", "thp_split_page_failed"),
         ("reclaim", "split_failed"),
         ("reclaim", "thp_split_page_failed"),
+        ("khugepaged", "thp_collapse_alloc"),
         ("khugepaged", "thp_scan_exceed_none_pte"),
         ("khugepaged", "thp_scan_exceed_swap_pte"),
         ("khugepaged", "thp_scan_exceed_share_pte"),
@@ -58,10 +59,13 @@ COUNTED_LOOSELY = frozenset(
 )
 """(operation, counter): only whether it counted at all is compared, since the kernel makes several passes."""
 
+FLUSH_TIME = 2_000_000_000_000
+"""Picoseconds: mm/memcontrol.c."""
 LIMIT_TOLERANCE = 64
 """Pages (256 KiB) to which results of reclaim are compared, by a memory limit or, where the kernel's own runs differed,
 on demand: a CPU's stock of charges, and the kernel's own memory in the same control group, shift what has to be
-reclaimed (part L of the rules)."""
+reclaimed; the moment at which statistics were flushed, and DAMON, which clears accessed bits, what is taken (part L of
+the rules)."""
 
 KINDS = {"F": KIND_FOLIO, "Z": KIND_ZERO, "HZ": KIND_HUGE_ZERO, "G": KIND_GUARD, "S": KIND_SWAP}
 FLAGS = {"P": LAYOUT_PMD, "x": LAYOUT_EXCLUSIVE, "l": LAYOUT_NOT_SWAPBACKED, "u": LAYOUT_NOT_LRU, "c": LAYOUT_SWAPCACHE}
@@ -146,7 +150,7 @@ def replay(record: dict) -> Result:
             raise RecordingFileError(f"{record['name']}: step {step['i']}: {error}") from None
         modelled.append(step)
     result = Result(record["name"], 0, len(modelled), len(steps) - len(modelled), reason=reason)
-    machine = Machine(builder.build(), MachineConfig(memory=2 << 30))
+    machine = Machine(builder.build(), MachineConfig(memory=2 << 30, flush_time=FLUSH_TIME))
     for order in layout.ORDERS:  # as the recorder does before each scenario
         machine.set_thp(order, "never")
     causes = {"limit"} if record.get("deterministic", True) else {"limit", "reclaim"}

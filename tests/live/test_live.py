@@ -13,7 +13,7 @@ import pytest
 
 from thp_env.conformance import read_recordings, replay
 from thp_env.live import host, observe
-from thp_env.live.check import _most_frequent, check_programs, programs_of, random_programs
+from thp_env.live.check import _most_frequent, _undisturbed, check_programs, programs_of, random_programs
 from thp_env.live.record import program_of, refuse
 from thp_env.live.scenarios import FAMILIES, generate
 from thp_env.live.workers import LiveError, helper
@@ -81,6 +81,16 @@ def test_what_most_runs_agree_on_counts():
     quiet, disturbed = ({"vm": {"thp_fault_alloc": n, "thp_zero_page_alloc": n}} for n in (0, 1))
     assert _most_frequent((disturbed, quiet, quiet)) == (quiet, 2)
     assert _most_frequent((quiet, {"vm": {"thp_fault_alloc": 0, "thp_zero_page_alloc": 9}}))[1] == 2
+
+
+def test_what_others_did_at_the_same_time_does_not_count():
+    def step(fault, gauge, mapped=4):
+        return {"err": 0, "mthp": {"128": {"anon_fault_alloc": fault, "nr_anon": gauge}}, "vm": {}, "map": [mapped]}
+
+    quiet = {**step(0, 0), "mthp": {"128": {"nr_anon": 1}}}
+    assert _undisturbed((step(2, 1), step(1, 3), quiet)) == quiet
+    assert _undisturbed((step(1, 1), step(1, 1))) == step(1, 1)
+    assert _undisturbed((step(0, 1, 8), step(1, 1), step(1, 1))) == step(1, 1)  # memory went another way
 
 
 def test_pages_become_runs():

@@ -84,7 +84,7 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "R38": ("kernel/vmscan.cpp", "if (held) return KEEP;",
             "if (held || folio_maybe_mapped_shared(m, head)) return KEEP;",
             "s32_reclaim_shared"),
-    "R39": ("kernel/vmscan.cpp", "if (!swap) return anon ? 0 : size;", "if (!swap) return size;", "s43_no_swap_limit"),
+    "R39": ("kernel/vmscan.cpp", "if (!swap) return file ? size : 0;", "if (!swap) return size;", "s43_no_swap_limit"),
     "R40": ("kernel/swap_fault.cpp", "u32 orders = swapin_orders(m, v, address, pte, allowed);",
             "u32 orders = swapin_orders(m, v, address, pte, allowed) & 0U;", "s04_swapin_smaller"),
     "R41": ("kernel/swap_fault.cpp", "if (charge_failed) m.count(MTHP_swpin_fallback_charge, order);", "",

@@ -27,17 +27,19 @@ def check(name: str, lines: list[str], host: Host, kernel: Kernel, always_repeat
     """Run a program; return its recording and how the simulator compares.
 
     The counters are the whole system's, and others fault madvised memory, too: so each step is taken as most runs
-    agree on it. A run that equals the simulator needs no second one, unless `always_repeat` asks for a recording
-    that stands by itself. Where the kernel's own runs differ (part L of the rules), the simulator has to do what it did
-    in one of them.
+    agree on it, without what others can have added. A run that equals the simulator needs no second one, unless
+    `always_repeat` asks for a recording that stands by itself. Where the kernel's own runs differ (part L of the
+    rules), the simulator has to do what it did in one of them.
     """
     runs: list[list[dict]] = []
     for _ in range(MAX_RUNS):
         runs.append(run_once(name, lines, host, kernel))
-        steps, votes = zip(*(_most_frequent(versions) for versions in zip(*runs, strict=True)), strict=True)
+        versions = list(zip(*runs, strict=True))
+        votes = [_most_frequent(same)[1] for same in versions]
         agreed = min(votes) >= min(VOTES, len(runs)) and len(runs) > 1
         recording = {
-            "name": name, "desc": [], "kernel": platform.release(), "arch": platform.machine(), "steps": list(steps),
+            "name": name, "desc": [], "kernel": platform.release(), "arch": platform.machine(),
+            "steps": [_undisturbed(same) for same in versions],
             "runs": len(runs), "agreed": agreed, "deterministic": min(votes) == len(runs) > 1 and not _reclaims(lines),
         }  # fmt: skip
         result = replay(recording)
@@ -54,8 +56,9 @@ def check(name: str, lines: list[str], host: Host, kernel: Kernel, always_repeat
 
 
 def _reclaims(lines: list[str]) -> bool:
-    """Whether a program reclaims: what is taken depends on statistics that are flushed every 2 s, so agreement of runs
-    that follow one another does not show that it is determined (part L of the rules)."""
+    """Whether a program reclaims: what is taken depends on when statistics are flushed, every 2 s, and on whether
+    something else clears accessed bits (DAMON does), so agreement of runs that follow one another does not show that
+    it is determined (part L of the rules)."""
     return any(line.split()[-1:] == ["reclaim"] for line in lines)
 
 
@@ -63,6 +66,27 @@ def _most_frequent(versions: tuple[dict, ...]) -> tuple[dict, int]:
     """Return what most runs agree that a step did, and how many do."""
     votes = [sum(_repeatable(one) == _repeatable(other) for other in versions) for one in versions]
     return versions[votes.index(max(votes))], max(votes)
+
+
+def _undisturbed(versions: tuple[dict, ...]) -> dict:
+    """Return what a program itself did in a step: where memory went the same way, others have only added events.
+
+    Of a gauge (nr_anon), which they move both ways, it is what most runs agree on.
+    """
+    effects = [{**step, "mthp": {}, "vm": {}} for step in versions]
+    effect = max(effects, key=effects.count)
+    counts = [_counts(step) for step, own in zip(versions, effects, strict=True) if own == effect]
+    found: dict[str, dict[str, int]] = {"vm": {}}
+    for size, name in {key: None for one in counts for key in one}:
+        values = sorted((one.get((size, name), 0) for one in counts), key=abs)
+        if value := max(values, key=values.count) if name.startswith("nr_") else values[0]:
+            found.setdefault(size, {})[name] = value
+    return {**effect, "vm": found.pop("vm"), "mthp": found}
+
+
+def _counts(step: dict) -> dict[tuple[str, str], int]:
+    sizes = {"vm": step["vm"], **step["mthp"]}
+    return {(size, name): value for size, names in sizes.items() for name, value in names.items()}
 
 
 def _repeatable(step: dict) -> dict:

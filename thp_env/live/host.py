@@ -161,8 +161,13 @@ class Host:
         for name, value in SETTINGS.items():
             write(THP / name, value)
         write(PAGE_CLUSTER, "3")
-        self.cgroup.mkdir(exist_ok=True)
+        if not self._remove_cgroup():  # what reclaim has learned of earlier programs goes with it
+            raise LiveError(f"{self.cgroup} is still in use: remove it with rmdir")
+        self.cgroup.mkdir()
         write(self.cgroup / "memory.swappiness", "60")
+
+    def _remove_cgroup(self) -> bool:
+        return _wait(lambda: not self.cgroup.exists() or _remove(self.cgroup))
 
     def wake_khugepaged(self) -> None:
         """Find the thread, which exists while a size is on, let it run ahead of others, and send it to sleep."""

@@ -40,6 +40,7 @@ KPF_LRU, KPF_SWAPCACHE, KPF_SWAPBACKED, KPF_HEAD, KPF_TAIL, KPF_ZERO, KPF_EXCLUS
 """Bit 34 is PG_owner_2, which is PG_anon_exclusive in the head page of anonymous memory."""
 PAGEMAP_SCAN = 0xC0606610
 PAGE_IS_HUGE = 1 << 6
+NEAR = 16  # frames
 BLOCK = 512  # frames; a folio of anonymous memory lies in one
 
 FLAG_BITS = {"P": 1, "x": 2, "l": 4, "c": 8, "u": 16}
@@ -60,7 +61,7 @@ class Kernel:
     def __init__(self) -> None:
         """Open what is read after every step."""
         self._stats: dict[tuple[str, str], int] = {}
-        self._blocks: dict[int, list[np.ndarray]] = {}
+        self._blocks: dict[int, np.ndarray] = {}
         for size in SIZES:
             for name in MTHP_STATS:
                 path = THP / f"hugepages-{size}kB/stats/{name}"
@@ -129,23 +130,24 @@ class Kernel:
         return list(_runs(rows, ids))
 
     def _folios(self, pfn: np.ndarray, huge: np.ndarray) -> np.ndarray:
-        """Return one row for each frame; all blocks of 512 frames that hold one are read whole."""
-        blocks, of_block = np.unique(pfn // BLOCK, return_inverse=True)
+        """Return one row for each frame; the blocks of 512 frames that hold large folios are read whole."""
+        own, counts = (_entries(file, pfn) for file in (self._flags, self._counts))
+        rows = np.zeros(len(pfn), ROW)
+        rows["at"], rows["head"], rows["mapcount"] = pfn, pfn, counts
+        large = np.flatnonzero(own & (KPF_HEAD | KPF_TAIL))
+        blocks, of_block = np.unique(pfn[large] // BLOCK, return_inverse=True)
         for block in blocks.tolist():
             if block not in self._blocks:
-                self._blocks[block] = [_words(file, block * BLOCK, BLOCK) for file in (self._flags, self._counts)]
-        both = np.array([self._blocks[block] for block in blocks.tolist()], "<u8").reshape(-1, 2, BLOCK)
-        flags, counts = both[:, 0], both[:, 1]
+                self._blocks[block] = _words(self._flags, block * BLOCK, BLOCK)
+        flags = np.array([self._blocks[block] for block in blocks.tolist()], "<u8").reshape(-1, BLOCK)
         # A tail page belongs to the nearest frame before it that is none.
         heads = np.maximum.accumulate(np.where(flags & KPF_TAIL != 0, 0, np.arange(BLOCK)), axis=1)
-        at = (of_block, pfn % BLOCK)
         sizes = np.bincount((heads + np.arange(len(blocks))[:, None] * BLOCK).ravel())
-        rows = np.zeros(len(pfn), ROW)
-        rows["order"] = np.log2(sizes[of_block * BLOCK + heads[at]])
-        own = flags[at]
+        head = heads[of_block, pfn[large] % BLOCK]
+        rows["head"][large] += head - pfn[large] % BLOCK
+        rows["order"][large] = np.log2(sizes[of_block * BLOCK + head])
         zero = own & KPF_ZERO != 0
         rows["kind"] = np.where(zero, np.where(huge, "HZ", "Z"), "F")
-        rows["at"], rows["head"], rows["mapcount"] = pfn, pfn - pfn % BLOCK + heads[at], counts[at]
         rows["flags"] = sum(
             np.where(on, bit, 0)
             for bit, on in zip(FLAG_BITS.values(), (
@@ -169,9 +171,7 @@ def _runs(rows: np.ndarray, ids: dict[int, int]) -> Iterator[list]:
     starts = np.flatnonzero(listed & ~goes_on)
     ends = np.flatnonzero(listed & ~np.append(goes_on[1:], False)) + 1
     columns = (rows[name][starts].tolist() for name in ("kind", "order", "flags", "mapcount", "at", "head"))
-    for start, end, kind, order, bits, mapcount, at, head in zip(
-        starts.tolist(), ends.tolist(), *columns, strict=True
-    ):
+    for start, end, kind, order, bits, mapcount, at, head in zip(starts.tolist(), ends.tolist(), *columns, strict=True):
         run = [start, end - start, kind]
         if kind == "S":
             run.append(at)
@@ -190,6 +190,18 @@ def _words(file: int, first: int, count: int) -> np.ndarray:
             break
         data += chunk
     return np.frombuffer(data.ljust(8 * count, b"\0"), "<u8")
+
+
+def _entries(file: int, frames: np.ndarray) -> np.ndarray:
+    """Return the entry of each frame; what lies close together is read at once."""
+    distinct, back = np.unique(frames, return_inverse=True)
+    cuts = np.flatnonzero(np.diff(distinct) > NEAR) + 1
+    parts = [
+        _words(file, int(run[0]), int(run[-1] - run[0]) + 1)[run - run[0]]
+        for run in np.split(distinct, cuts)
+        if len(run)
+    ]
+    return np.concatenate(parts)[back] if parts else np.zeros(0, "<u8")
 
 
 def _huge_ranges(pagemap: int, start: int, length: int) -> list[tuple[int, int]]:

@@ -179,6 +179,8 @@ def run_once(name: str, lines: list[str], host: Host, kernel: Kernel) -> list[di
         before = kernel.counters()
         for i, (op, text) in enumerate(zip(program.ops, texts, strict=True)):
             error, minflt, majflt = run.step(op)
+            if layout.OPS[op["op"]] == "compute":  # a pause: what was counted meanwhile is not the program's
+                before = kernel.counters()
             if run.autodrain:
                 host.drain()
             after = kernel.counters()

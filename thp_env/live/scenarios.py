@@ -33,6 +33,8 @@ FAMILIES = {
 
 MAX_REGIONS, MAX_PROCESSES, MAX_FORKS = 12, 4, 10
 SWAP_MIB = (1, 4, 64)
+FLUSH_MS = 2200
+"""A little more than FLUSH_TIME of mm/memcontrol.c: reclaim decides by statistics that are flushed so often."""
 
 
 @dataclass
@@ -167,6 +169,11 @@ def _new(s: Scenario, process: str) -> None:
         s.map(process)
 
 
+def _reclaim(s: Scenario, process: str) -> None:
+    s.emit(f"sleep {FLUSH_MS}")
+    s.emit("reclaim")
+
+
 ON_RANGES: dict[str, Callable[[Scenario, str, str, int, int], None]] = {
     **{kind: _touch(kind) for kind in ("write", "read", "writez", "fill")},
     **{
@@ -198,7 +205,7 @@ ELSEWHERE: dict[str, Callable[[Scenario, str], None]] = {
     "mmap": _new,
     "unpin": lambda s, process: s.emit("unpin", process),
     "shrink": lambda s, process: s.emit("shrink"),
-    "reclaim": lambda s, process: s.emit("reclaim"),
+    "reclaim": _reclaim,
     "khugepaged": lambda s, process: s.emit("khugepaged 2"),
 }
 """What acts on a process or the system."""

@@ -93,6 +93,7 @@ machine_config make_config(const nb::dict &d) {
     c.min_free_kbytes = nb::cast<u32>(d["min_free_kbytes"]);
     c.shadow_tlb = nb::cast<bool>(d["shadow_tlb"]) ? 1 : 0;
     c.charge_vmas = nb::cast<bool>(d["charge_vmas"]) ? 1 : 0;
+    c.flush_time = nb::cast<u64>(d["flush_time"]);
     c.arch = nb::cast<u32>(d["arch"]);
     c.features = nb::cast<u32>(d["features"]);
     c.pool_blocks = nb::cast<u32>(d["pool_blocks"]);

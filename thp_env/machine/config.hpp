@@ -76,7 +76,7 @@ struct tlb_config {
 enum architecture : u32 { ARCH_X86_64, ARCH_ARM64, ARCH_ARM64_BBML2, NR_ARCHS };
 
 struct machine_config {
-    u64 nr_pages;
+    u64 nr_pages, flush_time; // flush_time: ps from which on statistics of the LRU lists are out of date
     u32 max_vmas, max_mms, max_tables, nr_cpus;
     u32 shadow_tlb, charge_vmas; // charge_vmas: keep time by VMA too
     u32 arch, min_free_kbytes;   // min_free_kbytes: NIL as the kernel computes it

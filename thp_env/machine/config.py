@@ -40,6 +40,8 @@ class MachineConfig:
         max_tables: pages of page tables; 0: enough for twice the memory.
         min_free_kbytes: /proc/sys/vm/min_free_kbytes, which only the kernel itself would use; None: as Linux computes
             it from the size of memory and from whether folios of 2M are on.
+        flush_time: picoseconds after which the statistics that reclaim decides by are added up again: Linux's FLUSH_TIME
+            is 2 s (mm/memcontrol.c). 0: they are always up to date, as for programs that stand for much longer ones.
         clock: picoseconds by name, as from `clock_table()`.
     """
 
@@ -55,6 +57,7 @@ class MachineConfig:
     max_mms: int = 64
     max_tables: int = 0
     min_free_kbytes: int | None = None
+    flush_time: int = 0
     clock: dict[str, int] = field(default_factory=clock_table, hash=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +92,7 @@ class MachineConfig:
             "features": mask,
             "pool_blocks": (self.pool or self.memory // 8) // CONT_PTE_SIZE if pooled else 0,
             "min_free_kbytes": layout.NIL if self.min_free_kbytes is None else self.min_free_kbytes,
+            "flush_time": self.flush_time,
             "clock": self.clock,
             "tlb": tlb.config(),
         }

@@ -97,6 +97,7 @@ enum lru_index : u32 {
     LRU_INACTIVE_ANON,
     LRU_ACTIVE_ANON,
     LRU_INACTIVE_FILE,
+    LRU_ACTIVE_FILE,
     LRU_UNEVICTABLE,
     LRU_INACTIVE_CONT,
     LRU_ACTIVE_CONT,
@@ -106,6 +107,11 @@ enum lru_index : u32 {
 struct lru_list {
     u32 head, tail;
     u64 nr_pages;
+};
+
+// lruvec_page_state(): pages on each list, and pages that refaults made active.
+struct lruvec_state {
+    u64 nr_pages[NR_LRU_LISTS], workingset_activate;
 };
 
 constexpr u32 FOLIO_BATCH_SIZE = 31; // include/linux/pagevec.h
@@ -201,8 +207,11 @@ struct header {
     u32 cluster_lists[NR_CLUSTER_LISTS], cluster_tails[NR_CLUSTER_LISTS];
     lru_list lru[NR_LRU_LISTS];
     folio_batch lru_adds, lru_lazyfrees;
-    u64 last_activation; // ps
-    u64 nonresident_age; // evictions and activations so far (workingset.cpp)
+    lruvec_state lru_stats;         // what statistics of the LRU say: as of the last flush (memcontrol.cpp)
+    u64 lru_stats_flushed_at;       // ps
+    u64 refaults;                   // activations by refaults, as seen at the end of the last reclaim
+    u64 anon_cost, file_cost;       // of reclaiming either (lru_note_cost)
+    u64 nonresident_age, memcg_age; // evictions and activations so far: all, and the group's (workingset.cpp)
     u64 shrinker_deferred;
     // The memory control group: pages.
     u64 memcg_usage, memcg_max, memcg_stock;

@@ -1,6 +1,7 @@
 #include "cont_pte_fault.hpp"
 #include "../hardware/tlb.hpp"
 #include "huge_memory_bpf.hpp"
+#include "lru.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -58,6 +59,7 @@ vm_fault do_cont_pte_zero_wp(machine &m, u32 vma, u64 address, u64 *pte) {
     m.count(MTHP_anon_fault_alloc, CONT_PTE_ORDER);
     clear_full_ptes(m, v.vm_mm, start, block, CONT_PTES);
     map_anon_folio_pte(m, vma, head, start, block);
+    folio_add_lru_vma(m, head, vma);
     flush_tlb_range(m, v.vm_mm, start, start + CONT_PTE_SIZE);
     ++m.vmas[vma].faults[CONT_PTE_ORDER];
     return FAULT_DONE;
@@ -92,6 +94,7 @@ vm_fault do_cont_pte_wp(machine &m, u32 vma, u64 address, u64 *pte) {
     unmap_folio_ptes(m, v.vm_mm, start, block, CONT_PTES);
     for (u32 i = 0; i < nr; ++i) {
         map_anon_folio_pte(m, vma, copies[i], start + (u64{i * pages} << PAGE_SHIFT), block + i * pages);
+        folio_add_lru_vma(m, copies[i], vma);
     }
     flush_tlb_range(m, v.vm_mm, start, start + CONT_PTE_SIZE);
     return FAULT_DONE;

@@ -1,4 +1,5 @@
 #include "filemap.hpp"
+#include "lru.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -69,6 +70,7 @@ vm_fault do_cow_fault(machine &m, u32 vma, u64 address, u64 *pte) {
     m.contents[copy] = static_cast<u8>(m.contents[copy] | FILE_CONTENT);
     m.spend(TIME_copying, m.cost().copy_page);
     folio_add_new_anon_rmap(m, copy, vma, address, false);
+    folio_add_lru_vma(m, copy, vma);
     *pte = mk_pte(copy, vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY);
     return FAULT_DONE;
 }

@@ -2,6 +2,7 @@
 #include "../hardware/tlb.hpp"
 #include "contpte.hpp"
 #include "huge_memory.hpp"
+#include "lru.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
 #include "page_alloc.hpp"
@@ -22,6 +23,7 @@ bool copy_present_page(machine &m, u32 child_vma, u64 address, u64 source, u64 *
     const u32 copy = folio_prealloc(m);
     if (copy == NIL) return false;
     folio_add_new_anon_rmap(m, copy, child_vma, address, false);
+    folio_add_lru_vma(m, copy, child_vma);
     m.contents[copy] = static_cast<u8>(m.contents[copy] | (m.contents[pte_pfn(source)] & CONTENT_MASK));
     *pte = mk_pte(copy, vma_pte_bits(m.vmas[child_vma], true) | PTE_ACCESSED | PTE_DIRTY);
     m.spend(TIME_copying, m.cost().copy_page);

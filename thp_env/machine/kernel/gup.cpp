@@ -25,11 +25,18 @@ void put_pins(machine &m, u32 from, u32 process) {
     t.used = kept;
 }
 
-int pin_page(machine &m, u32 mm, u64 address, u32 process) {
+// fast: every page of the range up to here was there already, so that no lock is taken (gup_fast).
+int pin_page(machine &m, u32 mm, u64 address, u32 process, bool *fast) {
     table_header &t = m.h->tables[TABLE_pins];
     const u32 v = vma_lookup(m, mm, address);
     if (v == NIL || !(m.vmas[v].vm_flags & VM_WRITE)) return -EFAULT; // check_vma_flags
-    if (int error = populate(m, mm, address, true, false)) return error;
+    const u64 before = follow_entry(m, mm, address);
+    *fast = *fast && pte_present(before) && (before & PTE_RW);
+    if (*fast) {
+        m.pages[page_head(m, pte_pfn(before))].flags |= PG_referenced;
+    } else if (int error = populate(m, mm, address, true)) {
+        return error;
+    }
     if (t.used == t.capacity) return -ENOMEM;
     const u64 entry = follow_entry(m, mm, address);
     const u32 pfn = pte_pfn(entry) + (entry & PTE_PSE ? pte_index(address) : 0);
@@ -45,7 +52,8 @@ int pin_page(machine &m, u32 mm, u64 address, u32 process) {
 int pin_range(machine &m, u32 mm, u64 start, u64 end, u32 process) {
     const u32 before = m.h->tables[TABLE_pins].used;
     int error = 0;
-    for (u64 at = start; at < end && !error; at += PAGE_SIZE) error = pin_page(m, mm, at, process);
+    bool fast = true;
+    for (u64 at = start; at < end && !error; at += PAGE_SIZE) error = pin_page(m, mm, at, process, &fast);
     if (error) put_pins(m, before, process); // all or nothing
     return error;
 }

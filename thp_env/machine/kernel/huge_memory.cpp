@@ -2,6 +2,7 @@
 #include "../hardware/tlb.hpp"
 #include "contpte.hpp"
 #include "khugepaged.hpp"
+#include "lru.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
@@ -54,6 +55,7 @@ vm_fault map_new_huge_pmd(machine &m, u32 vma, u64 address, u64 *pmd) {
     m.spend(TIME_zeroing, m.cost().zero_page * HPAGE_PMD_NR);
     const u64 start = align_down(address, PMD_SIZE);
     folio_add_new_anon_rmap(m, head, vma, start, true);
+    folio_add_lru_vma(m, head, vma);
     *pmd = mk_pte(head, protection(m.vmas[vma], true) | PTE_PSE | YOUNG_DIRTY);
     m.count(VM_thp_fault_alloc);
     m.count(MTHP_anon_fault_alloc, PMD_ORDER);

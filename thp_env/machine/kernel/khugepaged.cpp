@@ -3,6 +3,7 @@
 #include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "huge_memory_bpf.hpp"
+#include "lru.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
 #include "page_alloc.hpp"
@@ -47,6 +48,10 @@ u32 references(const machine &m, u32 head) {
     return mapped + (folio.flags & PG_swapcache ? 1 : 0);
 }
 
+bool in_use(const machine &m, u32 head, u64 *pte) {
+    return (ptep_get(m, pte) & PTE_ACCESSED) || (m.pages[head].flags & PG_referenced);
+}
+
 // hpage_collapse_scan_pmd: whether the range is worth it and nothing is in the way.
 scan_result scan_ptes(machine &m, u64 *pte, bool khugepaged, u32 max_ptes_none, u32 *unmapped) {
     u32 none = 0, shared = 0, referenced = 0;
@@ -69,7 +74,7 @@ scan_result scan_ptes(machine &m, u64 *pte, bool khugepaged, u32 max_ptes_none, 
             exceeds(++shared, m.h->max_ptes_shared, VM_thp_scan_exceed_share_pte))
             return EXCEED;
         if (m.pages[head].refcount != static_cast<i32>(references(m, head))) return PAGE_COUNT; // pinned
-        referenced += (ptep_get(m, pte + i) & PTE_ACCESSED) ? 1 : 0;
+        referenced += in_use(m, head, pte + i);
     }
     if (khugepaged && (referenced == 0 || (*unmapped && referenced < HPAGE_PMD_NR / 2)))
         return LACK_REFERENCED;
@@ -133,6 +138,7 @@ scan_result collapse_huge_page(machine &m, u32 vma, u64 start, u64 *pmd, u32 unm
     copy_and_release(m, mm, start, pte, HPAGE_PMD_NR, head);
     free_pte_table(m, pmd);
     folio_add_new_anon_rmap(m, head, vma, start, true);
+    folio_add_lru_vma(m, head, vma);
     *pmd = mk_pte(head, vma_pte_bits(m.vmas[vma], true) | PTE_PSE | PTE_ACCESSED | PTE_DIRTY);
     deferred_split_folio(m, head, false);
     flush_tlb_range(m, mm, start, start + PMD_SIZE);
@@ -157,7 +163,7 @@ scan_result isolate_ptes(machine &m, u64 *pte, u32 order, u32 max_ptes_none) {
         if (m.pages[head].order >= order) return PTE_MAPPED;
         if (folio_maybe_mapped_shared(m, head)) return exceed(MTHP_collapse_exceed_shared_pte);
         if (m.pages[head].refcount != static_cast<i32>(references(m, head))) return PAGE_COUNT;
-        referenced += (ptep_get(m, pte + i) & PTE_ACCESSED) ? 1 : 0;
+        referenced += in_use(m, head, pte + i);
     }
     return referenced ? SUCCEED : LACK_REFERENCED;
 }
@@ -174,6 +180,7 @@ scan_result collapse_mthp_page(machine &m, u32 vma, u64 start, u64 *pte, u32 ord
     }
     copy_and_release(m, mm, start, pte, nr, head);
     map_anon_folio_pte(m, vma, head, start, pte);
+    folio_add_lru_vma(m, head, vma);
     flush_tlb_range(m, mm, start, start + (PAGE_SIZE << order));
     return SUCCEED;
 }

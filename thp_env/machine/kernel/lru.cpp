@@ -1,5 +1,6 @@
 #include "lru.hpp"
 #include "page_alloc.hpp"
+#include "workingset.hpp"
 #include <algorithm>
 
 namespace thp {
@@ -49,7 +50,7 @@ void lazyfree(machine &m, u32 head) {
 lru_index folio_lru_list(const machine &m, u32 head) {
     const u32 flags = m.pages[head].flags;
     if (flags & PG_mlocked) return LRU_UNEVICTABLE;
-    if (!(flags & PG_swapbacked)) return LRU_INACTIVE_FILE;
+    if (!(flags & PG_swapbacked)) return flags & PG_active ? LRU_ACTIVE_FILE : LRU_INACTIVE_FILE;
     if (on_cont_pte_lru(m, head)) return flags & PG_active ? LRU_ACTIVE_CONT : LRU_INACTIVE_CONT;
     return flags & PG_active ? LRU_ACTIVE_ANON : LRU_INACTIVE_ANON;
 }
@@ -57,6 +58,11 @@ lru_index folio_lru_list(const machine &m, u32 head) {
 void lru_add(machine &m, u32 head) {
     if (m.pages[head].flags & PG_lru) return; // it was in the swap cache
     if (!batch_add(m, m.h->lru_adds, head)) link_first(m, head);
+}
+
+void folio_add_lru_vma(machine &m, u32 head, u32 vma) {
+    lru_add(m, head);
+    if (m.vmas[vma].vm_flags & VM_LOCKED) folio_set_mlocked(m, head, true);
 }
 
 void lru_del(machine &m, u32 head) {
@@ -78,18 +84,29 @@ void folio_activate(machine &m, u32 head) {
     m.pages[head].flags |= PG_active;
     link_first(m, head);
     m.count(VM_pgactivate, folio_nr_pages(m, head));
+    workingset_age_nonresident(m, folio_nr_pages(m, head));
+}
+
+void folio_mark_accessed(machine &m, u32 head) {
+    page &folio = m.pages[head];
+    if (!(folio.flags & PG_referenced)) {
+        folio.flags |= PG_referenced;
+    } else if (!(folio.flags & (PG_mlocked | PG_active))) {
+        folio_activate(m, head);
+        folio.flags &= ~u32{PG_referenced};
+    }
 }
 
 void folio_deactivate(machine &m, u32 head) {
     page &folio = m.pages[head];
     if (!(folio.flags & PG_active)) return;
     lru_del(m, head);
-    folio.flags &= ~u32{PG_active | PG_referenced};
+    folio.flags &= ~u32{PG_active};
     link_first(m, head);
     m.count(VM_pgdeactivate, folio_nr_pages(m, head));
 }
 
-void folio_rotate(machine &m, u32 head) {
+void folio_putback_lru(machine &m, u32 head) {
     lru_del(m, head);
     link_first(m, head);
 }
@@ -115,8 +132,21 @@ void lru_add_split_folio(machine &m, u32 head, u32 tail) {
 }
 
 void lru_shrink_folio(machine &m, u32 head, u32 nr) {
+    if (!(m.pages[head].flags & PG_lru)) return;
     if (on_cont_pte_lru(m, head)) return lru_del(m, head); // its pages go to the lists of small ones
     list_of(m, head).nr_pages -= nr;
+}
+
+void lru_note_cost(machine &m, bool file, u64 nr_io, u64 nr_rotated) {
+    const u64 cost = nr_io * SWAP_CLUSTER_MAX + nr_rotated;
+    if (cost == 0) return;
+    (file ? m.h->file_cost : m.h->anon_cost) += cost;
+    u64 size = 0;
+    for (u32 list = 0; list < NR_LRU_LISTS; ++list)
+        size += list == LRU_UNEVICTABLE ? 0 : m.h->lru_stats.nr_pages[list];
+    if (m.h->file_cost + m.h->anon_cost <= size / 4) return;
+    m.h->file_cost /= 2;
+    m.h->anon_cost /= 2;
 }
 
 void lru_add_drain(machine &m) {

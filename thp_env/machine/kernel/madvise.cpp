@@ -1,6 +1,7 @@
 #include "madvise.hpp"
 #include "../hardware/tlb.hpp"
 #include "khugepaged.hpp"
+#include "lru.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
 #include "page_alloc.hpp"
@@ -76,18 +77,21 @@ int guard_remove(machine &m, u32 v, u64 start, u64 end) {
     return 0;
 }
 
-// FOLL_TOUCH: what is asked for to be written counts as dirty, a PMD in its entry, a page in its folio.
-void mark_dirty(machine &m, u32 mm, u64 address, u64 entry) {
+// FOLL_TOUCH: what is asked for counts as accessed and, to be written, as dirty: a PMD in its entry, a page
+// in its folio.
+void touch_page(machine &m, u32 mm, u64 address, u64 entry, bool write) {
     if (entry & PTE_PSE) {
-        *pmd_offset(m, mm, address) |= PTE_ACCESSED | PTE_DIRTY;
-    } else {
-        m.pages[page_head(m, pte_pfn(entry))].flags |= PG_dirty;
+        *pmd_offset(m, mm, address) |= PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
+    } else if (!(entry & PTE_SPECIAL)) {
+        const u32 head = page_head(m, pte_pfn(entry));
+        if (write && !(entry & PTE_DIRTY)) m.pages[head].flags |= PG_dirty;
+        folio_mark_accessed(m, head);
     }
 }
 
 } // namespace
 
-int populate(machine &m, u32 mm, u64 address, bool write, bool touch) {
+int populate(machine &m, u32 mm, u64 address, bool write) {
     const u32 v = vma_lookup(m, mm, address);
     if (v == NIL) return -ENOMEM;
     const u32 flags = m.vmas[v].vm_flags;
@@ -96,7 +100,7 @@ int populate(machine &m, u32 mm, u64 address, bool write, bool touch) {
     for (;;) {
         const u64 entry = follow_entry(m, mm, address);
         if ((entry & PTE_PRESENT) && (!write || (entry & PTE_RW))) {
-            if (touch && write && !(entry & PTE_DIRTY)) mark_dirty(m, mm, address, entry);
+            touch_page(m, mm, address, entry, write);
             return 0;
         }
         switch (handle_mm_fault(m, v, address, write)) {

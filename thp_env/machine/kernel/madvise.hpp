@@ -11,7 +11,7 @@ int madvise_pages(machine &m, u32 vma, u64 start, u64 end, u64 advice);
 // MADV_WILLNEED: reads swapped pages into the swap cache.
 int willneed(machine &m, u32 vma, u64 start, u64 end);
 
-// Faults one page in if it is not (GUP); 0, -EFAULT or -ENOMEM.
-int populate(machine &m, u32 mm, u64 address, bool write, bool touch = true);
+// Faults one page in if it is not, and touches it (GUP, FOLL_TOUCH); 0, -EFAULT or -ENOMEM.
+int populate(machine &m, u32 mm, u64 address, bool write);
 
 } // namespace thp

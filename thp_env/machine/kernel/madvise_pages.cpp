@@ -41,13 +41,15 @@ struct advised {
     }
 
     void cold_or_pageout(u32 head, u64 *entry, u32 nr) {
-        if (advice == MADV_PAGEOUT) {
-            if (!(m.pages[head].flags & PG_mlocked)) pageout.push_back(head);
-            return;
-        }
+        page &folio = m.pages[head];
         clear_young_dirty_ptes(m, entry, nr, PTE_ACCESSED);
-        m.pages[head].flags &= ~u32{PG_referenced};
-        folio_deactivate(m, head);
+        folio.flags &= ~u32{PG_referenced};
+        if (folio.flags & PG_active) folio.flags |= PG_workingset;
+        if (advice == MADV_COLD) {
+            folio_deactivate(m, head);
+        } else if (!(folio.flags & PG_mlocked)) {
+            pageout.push_back(head);
+        }
     }
 
     // A PMD map, whole or in part; true when the range is done.

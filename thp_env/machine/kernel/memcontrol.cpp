@@ -10,8 +10,7 @@ namespace thp {
 namespace {
 
 constexpr u64 MEMCG_CHARGE_BATCH = 64; // include/linux/memcontrol.h: pages a CPU charges in advance
-constexpr u32 MAX_RECLAIM_RETRIES = 16, FORCE_EMPTY_RETRIES = 5;
-constexpr u64 FLUSH_TIME = 2'000'000'000'000; // mm/memcontrol.c: FLUSH_TIME, ps
+constexpr u32 MAX_RECLAIM_RETRIES = 16;
 
 bool page_counter_try_charge(machine &m, u64 nr) {
     if (m.h->memcg_usage + nr > m.h->memcg_max) return false;
@@ -84,12 +83,20 @@ int mem_cgroup_resize_max(machine &m, u64 pages) {
 void mem_cgroup_force_empty(machine &m) {
     lru_add_drain(m);
     drain_stock(m);
-    // Linux decides by statistics that are flushed every 2 s: what MADV_FREE had given up and a write made
-    // active since then stays (recorded, m03).
-    const bool active = m.h->clock - m.h->last_activation >= FLUSH_TIME;
-    for (u32 retries = 0; retries < FORCE_EMPTY_RETRIES && m.h->memcg_usage;) {
-        if (try_to_free_mem_cgroup_pages(m, 1, active) == 0) ++retries;
+    for (u32 retries = 0; retries < MAX_RECLAIM_RETRIES && m.h->memcg_usage;) {
+        if (try_to_free_mem_cgroup_pages(m, 1) == 0) ++retries;
     }
+}
+
+void mem_cgroup_flush_stats(machine &m) {
+    lruvec_state &state = m.h->lru_stats;
+    for (u32 list = 0; list < NR_LRU_LISTS; ++list) state.nr_pages[list] = m.h->lru[list].nr_pages;
+    state.workingset_activate = m.h->vm[VM_workingset_activate_anon];
+    m.h->lru_stats_flushed_at = m.h->clock;
+}
+
+void mem_cgroup_flush_stats_ratelimited(machine &m) {
+    if (m.h->clock - m.h->lru_stats_flushed_at >= m.h->config.flush_time) mem_cgroup_flush_stats(m);
 }
 
 } // namespace thp

@@ -62,6 +62,7 @@ vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool writ
     m.spend(TIME_zeroing, m.cost().zero_page * nr);
     if (order) m.count(MTHP_anon_fault_alloc, order);
     map_anon_folio_pte(m, vma, head, start, pte - ((address - start) >> PAGE_SHIFT));
+    folio_add_lru_vma(m, head, vma);
     ++m.vmas[vma].faults[order];
     return FAULT_DONE;
 }
@@ -78,6 +79,7 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     const vm_area_struct &v = m.vmas[vma];
     m.spend(TIME_fault, m.cost().fault);
     folio_add_new_anon_rmap(m, copy, vma, align_down(address, PAGE_SIZE), false);
+    folio_add_lru_vma(m, copy, vma);
     set_pte(m, v.vm_mm, address, pte, mk_pte(copy, vma_pte_bits(v, true) | PTE_ACCESSED | PTE_DIRTY));
     flush_tlb_range(m, v.vm_mm, align_down(address, PAGE_SIZE), align_down(address, PAGE_SIZE) + PAGE_SIZE);
     if (old & PTE_SPECIAL) {

@@ -139,6 +139,7 @@ u32 vma_dup(machine &m, u32 vma, u32 mm) {
     m.vmas[v].orders = old.orders;
     m.vmas[v].vm_file = old.vm_file;
     m.vmas[v].file_pages = old.file_pages;
+    m.vmas[v].swap_readahead = old.swap_readahead;
     return v;
 }
 
@@ -195,6 +196,7 @@ int split_vma(machine &m, u32 vma, u64 address) {
     upper.orders = old.orders;
     upper.vm_file = old.vm_file;
     upper.file_pages = old.file_pages;
+    upper.swap_readahead = old.swap_readahead;
     upper.vm_pgoff = old.vm_pgoff + ((address - old.vm_start) >> PAGE_SHIFT);
     upper.born = old.born;
     if (old.anon_vma != NIL) anon_vma_link(m, v, old.anon_vma);
@@ -220,6 +222,9 @@ void vma_merge_range(machine &m, u32 mm, u64 start, u64 end) {
         const u32 next = vma_next(m, v);
         if (next == NIL) return;
         if (can_merge(m, m.vmas[v], m.vmas[next])) {
+            // Linux makes a neighbour longer, here the one above.
+            if (m.vmas[v].vm_start >= start && m.vmas[next].vm_start >= end)
+                m.vmas[v].swap_readahead = m.vmas[next].swap_readahead;
             merge(m, v, next);
         } else {
             v = next;

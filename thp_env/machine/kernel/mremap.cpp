@@ -88,6 +88,7 @@ int move_vma(machine &m, u32 v, u64 from, u64 length, u64 to, u64 new_length) {
     moved.orders = old.orders;
     moved.vm_file = old.vm_file;
     moved.file_pages = old.file_pages;
+    moved.swap_readahead = old.swap_readahead;
     if (old.vm_file) moved.vm_pgoff = old.vm_pgoff;
     if (old.anon_vma != NIL) { // a VMA that was never faulted in takes the offset of its new place
         moved.vm_pgoff = old.vm_pgoff;

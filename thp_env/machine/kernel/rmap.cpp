@@ -130,8 +130,6 @@ void folio_add_new_anon_rmap(machine &m, u32 head, u32 vma, u64 address, bool pm
     const vm_area_struct &v = m.vmas[vma];
     const u32 nr = 1U << folio.order;
     folio.flags |= PG_anon;
-    lru_add(m, head);
-    if (v.vm_flags & VM_LOCKED) folio_set_mlocked(m, head, true);
     folio.anon_vma = m.anon_vmas[v.anon_vma].root;
     folio.index = v.vm_pgoff + ((address - v.vm_start) >> PAGE_SHIFT);
     if (pmd) {
@@ -222,6 +220,7 @@ u32 folio_referenced(machine &m, u32 head) {
     rmap_walk(m, head, [&](u32 v, u32 first, u32 nr) {
         const vm_area_struct &vma = m.vmas[v];
         bool referenced = false;
+        u32 locked = 0;
         for (u32 i = first; i < first + nr; ++i) {
             const u64 address = folio_address(m, head, i, v);
             u64 *entry = pmd_offset(m, vma.vm_mm, address);
@@ -229,6 +228,11 @@ u32 folio_referenced(machine &m, u32 head) {
             if (entry && !huge) entry = pmd_is_table(*entry) ? pte_offset(m, *entry, address) : nullptr;
             m.spend(TIME_swapping, m.cost().scan_pte);
             if (!entry || !pte_present(*entry) || pte_pfn(*entry) != (huge ? head : head + i)) continue;
+            if (vma.vm_flags & VM_LOCKED) {
+                locked += huge ? folio_nr_pages(m, head) : 1;
+                if (huge) break;
+                continue;
+            }
             if (!huge) {
                 referenced = ptep_test_and_clear_young(m, entry) || referenced;
                 continue;
@@ -238,6 +242,10 @@ u32 folio_referenced(machine &m, u32 head) {
             break;
         }
         vmas += referenced;
+        if (locked == folio_nr_pages(m, head)) {
+            folio_set_mlocked(m, head, true);
+            return false;
+        }
         return true;
     });
     return vmas;

@@ -46,7 +46,8 @@ inline i32 folio_mapcount(const machine &m, u32 head) {
     return folio.large_mapcount + folio.entire_mapcount * further;
 }
 
-// In how many VMAs the folio was accessed since the last call; clears the accessed bits.
+// In how many VMAs the folio was accessed since the last call; clears the accessed bits. A locked VMA that
+// maps the whole of it locks it, and ends the search.
 u32 folio_referenced(machine &m, u32 head);
 
 // Whether any entry that maps the folio, in any process, is dirty.

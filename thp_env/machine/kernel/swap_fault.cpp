@@ -2,6 +2,7 @@
 #include "../hardware/tlb.hpp"
 #include "contpte.hpp"
 #include "huge_memory_bpf.hpp"
+#include "lru.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
 #include "rmap.hpp"
@@ -70,6 +71,7 @@ vm_fault swap_in_folio(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
     workingset_refault(m, head, m.swap[slot].evicted);
     swap_free(m, slot, nr);
     m.mms[v.vm_mm].swapents -= nr;
+    lru_add(m, head); // a locked VMA does not lock it: reclaim does, once it comes by
     map_anon_folio_pte(m, vma, head, align_down(address, PAGE_SIZE) - (u64{back} << PAGE_SHIFT), pte, write);
     return FAULT_DONE;
 }
@@ -95,6 +97,7 @@ void map_cached_page(machine &m, u32 vma, u64 address, u64 *pte, u32 head, bool 
     if (mapped) {
         folio_add_anon_rmap_ptes(m, head, 1, m.vmas[vma].vm_mm);
         ++m.mms[m.vmas[vma].vm_mm].rss;
+        if (m.vmas[vma].vm_flags & VM_LOCKED) folio_set_mlocked(m, head, true);
     } else {
         folio_add_new_anon_rmap(m, head, vma, align_down(address, PAGE_SIZE), false);
         if (!exclusive) folio.flags &= ~u32{PG_anon_exclusive};

@@ -3,6 +3,7 @@
 #include "contpte.hpp"
 #include "huge_memory.hpp"
 #include "lru.hpp"
+#include "memcontrol.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
@@ -16,17 +17,22 @@ namespace thp {
 
 namespace {
 
-constexpr u64 SWAP_CLUSTER_MAX = 32; // include/linux/swap.h: pages reclaimed in one go (R39)
-constexpr i32 DEF_PRIORITY = 12;     // include/linux/mmzone.h: the first pass looks at 1/4096 of each list
+constexpr i32 DEF_PRIORITY = 12; // include/linux/mmzone.h: the first pass looks at 1/4096 of each list
 
 struct scan_control {
     u64 nr_to_reclaim;
     bool memcg; // under a memory limit, else for the whole machine
     i32 priority = DEF_PRIORITY;
     u64 nr_reclaimed = 0;
+    bool may_deactivate[2] = {}; // anonymous memory, files
     bool force_deactivate = false, skipped_deactivate = false;
-    bool active = true;             // whether the active list is looked at
+    bool cache_trim_mode = false;   // there are inactive files enough: anonymous memory is left alone
     bool ignore_references = false; // MADV_PAGEOUT knows better
+};
+
+// shrink_folio_list: what was freed, and what was written for it.
+struct reclaim_stat {
+    u64 nr_reclaimed = 0, nr_pageout = 0;
 };
 
 // Turns every PTE that maps the folio into a swap entry. The folio must not be PMD-mapped any more.
@@ -68,6 +74,7 @@ enum outcome : u32 { KEEP, ACTIVATE, RECLAIM, RECLAIMED, SPLIT };
 outcome folio_check_references(machine &m, u32 head) {
     const u32 referenced_ptes = folio_referenced(m, head);
     page &folio = m.pages[head];
+    if (folio.flags & PG_mlocked) return ACTIVATE; // by a locked VMA that maps it
     const bool referenced_folio = folio.flags & PG_referenced;
     folio.flags &= ~u32{PG_referenced};
     if (referenced_ptes == 0) return RECLAIM;
@@ -88,7 +95,6 @@ bool discard_ptes(machine &m, u32 head, u32 mm, u64 address, u64 *pte, u32 count
         if (folio.flags & PG_dirty) {
             lru_del(m, head);
             folio.flags |= PG_swapbacked;
-            m.h->last_activation = m.h->clock;
         }
         if ((folio.flags & PG_dirty) || held) return false;
         unmap_folio_ptes(m, mm, at, pte + i, nr);
@@ -120,7 +126,7 @@ outcome shrink_lazyfree(machine &m, u32 head, bool held) {
 }
 
 // shrink_folio_list for one folio. SPLIT: its pages are folios of their own now.
-outcome shrink_folio(machine &m, const scan_control &sc, u32 head) {
+outcome shrink_folio(machine &m, const scan_control &sc, u32 head, reclaim_stat &stat) {
     page &folio = m.pages[head];
     const u32 order = folio.order;
     const bool cached = folio.flags & PG_swapcache;
@@ -149,6 +155,7 @@ outcome shrink_folio(machine &m, const scan_control &sc, u32 head) {
     if (!cached || (folio.flags & PG_dirty) || folio_any_pte_dirty(m, head)) { // pageout
         swap_write_folio(m, head, slot);
         folio.flags &= ~u32{PG_dirty};
+        stat.nr_pageout += 1U << order;
     }
     workingset_eviction(m, head, slot, sc.memcg);
     try_to_unmap(m, head, slot);
@@ -161,12 +168,11 @@ outcome shrink_folio(machine &m, const scan_control &sc, u32 head) {
     return RECLAIMED;
 }
 
-// Returns how many pages were freed.
-u64 shrink_folio_list(machine &m, const scan_control &sc, const std::vector<u32> &folios) {
+reclaim_stat shrink_folio_list(machine &m, const scan_control &sc, const std::vector<u32> &folios) {
     // A stack, since split folios are dealt with before the next one: head first, then its tails from the
     // last.
     std::vector<u32> stack(folios.rbegin(), folios.rend());
-    u64 reclaimed = 0;
+    reclaim_stat stat;
     while (!stack.empty()) {
         const u32 head = stack.back();
         stack.pop_back();
@@ -176,28 +182,28 @@ u64 shrink_folio_list(machine &m, const scan_control &sc, const std::vector<u32>
             const u32 slot = swap_alloc(m, 0);
             if (slot != NIL) m.swap[slot].taken = 0;
             if (slot != NIL) swap_put(m, slot);
-            ++reclaimed;
+            ++stat.nr_reclaimed;
             continue;
         }
         const u32 nr = folio_nr_pages(m, head);
-        switch (shrink_folio(m, sc, head)) {
+        switch (shrink_folio(m, sc, head, stat)) {
         case ACTIVATE:
-            if (vm_swap_full(m)) folio_free_swap(m, head);
-            folio_activate(m, head);
+            if (vm_swap_full(m) || (m.pages[head].flags & PG_mlocked)) folio_free_swap(m, head);
+            if (!(m.pages[head].flags & PG_mlocked)) folio_activate(m, head);
             break;
         case RECLAIMED:
-            reclaimed += nr;
+            stat.nr_reclaimed += nr;
             break;
         case SPLIT:
             for (u32 i = 1; i < nr; ++i) stack.push_back(head + i);
             stack.push_back(head);
             break;
         default:
-            if (!sc.ignore_references) folio_rotate(m, head);
+            folio_putback_lru(m, head);
         }
     }
-    m.count(VM_pgsteal, reclaimed);
-    return reclaimed;
+    m.count(VM_pgsteal, stat.nr_reclaimed);
+    return stat;
 }
 
 // isolate_lru_folios: the oldest folios of a list, about nr pages of them.
@@ -212,7 +218,20 @@ std::vector<u32> oldest(machine &m, lru_index list, u64 nr) {
     return folios;
 }
 
-bool is_active_lru(lru_index list) { return list == LRU_ACTIVE_ANON || list == LRU_ACTIVE_CONT; }
+bool is_active_lru(lru_index list) {
+    return list == LRU_ACTIVE_ANON || list == LRU_ACTIVE_FILE || list == LRU_ACTIVE_CONT;
+}
+
+bool is_file_lru(lru_index list) { return list == LRU_INACTIVE_FILE || list == LRU_ACTIVE_FILE; }
+
+u64 shrink_inactive_list(machine &m, const scan_control &sc, lru_index list, u64 nr) {
+    const std::vector<u32> folios = oldest(m, list, nr);
+    u64 nr_scanned = 0;
+    for (const u32 head : folios) nr_scanned += folio_nr_pages(m, head);
+    const reclaim_stat stat = shrink_folio_list(m, sc, folios);
+    lru_note_cost(m, is_file_lru(list), stat.nr_pageout, nr_scanned - stat.nr_reclaimed);
+    return stat.nr_reclaimed;
+}
 
 void shrink_active_list(machine &m, lru_index list, u64 nr) {
     for (const u32 head : oldest(m, list, nr)) {
@@ -222,55 +241,91 @@ void shrink_active_list(machine &m, lru_index list, u64 nr) {
     }
 }
 
-// Of the list of small folios or of the one of 64K folios.
+// Of the lists of small folios, of files, or of 64K folios.
 bool inactive_is_low(const machine &m, lru_index inactive_list) {
-    const u64 inactive = m.h->lru[inactive_list].nr_pages, active = m.h->lru[inactive_list + 1].nr_pages;
+    const u64 *nr_pages = m.h->lru_stats.nr_pages;
+    const u64 inactive = nr_pages[inactive_list], active = nr_pages[inactive_list + 1];
     const u64 gigabytes = (inactive + active) >> (30 - PAGE_SHIFT);
     u64 ratio = 1;
     while (gigabytes && (ratio + 1) * (ratio + 1) <= 10 * gigabytes) ++ratio; // int_sqrt(10 * gb)
     return inactive * ratio < active;
 }
 
-// get_scan_count: how much of a list one pass looks at. The cost model of anonymous memory against files is
-// left out: swappiness alone divides between the two.
+void prepare_scan_control(machine &m, scan_control &sc) {
+    if (sc.memcg) {
+        mem_cgroup_flush_stats_ratelimited(m);
+    } else {
+        mem_cgroup_flush_stats(m); // those of the whole system hardly lag behind
+    }
+    const bool refaults = m.h->lru_stats.workingset_activate != m.h->refaults;
+    sc.may_deactivate[0] = sc.force_deactivate || refaults || inactive_is_low(m, LRU_INACTIVE_ANON);
+    sc.may_deactivate[1] = sc.force_deactivate || inactive_is_low(m, LRU_INACTIVE_FILE);
+    sc.cache_trim_mode = m.h->lru_stats.nr_pages[LRU_INACTIVE_FILE] >> sc.priority && !sc.may_deactivate[1];
+}
+
+// get_scan_count: how much of a list one pass looks at.
 u64 scan_count(const machine &m, const scan_control &sc, lru_index list) {
-    if (is_active_lru(list) && !sc.active) return 0;
     const u64 size = m.h->lru[list].nr_pages >> sc.priority;
-    const bool anon = list != LRU_INACTIVE_FILE;
+    const bool file = is_file_lru(list);
     const u64 swappiness = m.h->swappiness;
     const bool swap =
         m.h->swap_used + 1 < m.h->swap_slots && (swappiness || !sc.memcg); // slot 0 is the header
-    if (!swap) return anon ? 0 : size; // SCAN_FILE (R39: without swap anonymous memory is not scanned)
-    if (sc.priority == 0) return size; // SCAN_EQUAL
-    return size * (anon ? swappiness : 200 - swappiness) / 200;
+    if (!swap) return file ? size : 0; // SCAN_FILE (R39: without swap anonymous memory is not scanned)
+    if (sc.priority == 0 && swappiness) return size; // SCAN_EQUAL
+    if (sc.cache_trim_mode) return file ? size : 0;
+    // calculate_pressure_balance: what costs more to reclaim is reclaimed less.
+    const u64 costs = m.h->anon_cost + m.h->file_cost;
+    const u64 anon_cost = costs + m.h->anon_cost, file_cost = costs + m.h->file_cost;
+    const u64 anon = swappiness * (anon_cost + file_cost + 1) / (anon_cost + 1);
+    const u64 files = (200 - swappiness) * (anon_cost + file_cost + 1) / (file_cost + 1);
+    return size * (file ? files : anon) / (anon + files);
 }
 
-void shrink_lruvec(machine &m, scan_control &sc) {
-    constexpr lru_index lists[] = {LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_FILE, LRU_INACTIVE_CONT,
-                                   LRU_ACTIVE_CONT};
-    u64 nr[NR_LRU_LISTS] = {};
-    for (const lru_index list : lists) nr[list] = scan_count(m, sc, list);
-    bool may_deactivate[NR_LRU_LISTS] = {};
-    for (const lru_index list : {LRU_ACTIVE_ANON, LRU_ACTIVE_CONT}) {
-        may_deactivate[list] = sc.force_deactivate || inactive_is_low(m, static_cast<lru_index>(list - 1));
+constexpr lru_index EVICTABLE[] = {LRU_INACTIVE_ANON, LRU_ACTIVE_ANON,   LRU_INACTIVE_FILE,
+                                   LRU_ACTIVE_FILE,   LRU_INACTIVE_CONT, LRU_ACTIVE_CONT};
+
+// Once enough is reclaimed: the kind that has more left goes on, up to the same share of its target.
+void stop_smaller(u64 *nr, const u64 *targets) {
+    const auto left = [](const u64 *pages, bool file) {
+        return file ? pages[LRU_INACTIVE_FILE] + pages[LRU_ACTIVE_FILE]
+                    : pages[LRU_INACTIVE_ANON] + pages[LRU_ACTIVE_ANON] + pages[LRU_INACTIVE_CONT] +
+                          pages[LRU_ACTIVE_CONT];
+    };
+    const bool smaller = left(nr, true) <= left(nr, false); // whether it is files
+    const u64 percentage = left(nr, smaller) * 100 / (left(targets, smaller) + 1);
+    const bool over = left(nr, true) == 0 || left(nr, false) == 0;
+    for (const lru_index list : EVICTABLE) {
+        const u64 scanned = targets[list] - nr[list], target = targets[list] * (100 - percentage) / 100;
+        nr[list] = over || is_file_lru(list) == smaller || target < scanned ? 0 : target - scanned;
     }
-    while (std::any_of(nr, nr + NR_LRU_LISTS, [](u64 pages) { return pages > 0; }) &&
-           sc.nr_reclaimed < sc.nr_to_reclaim) {
-        for (const lru_index list : lists) {
+}
+
+u64 shrink_list(machine &m, scan_control &sc, lru_index list, u64 nr) {
+    if (!is_active_lru(list)) return shrink_inactive_list(m, sc, list, nr);
+    if (sc.may_deactivate[is_file_lru(list)]) {
+        shrink_active_list(m, list, nr);
+    } else {
+        sc.skipped_deactivate = true;
+    }
+    return 0;
+}
+
+// In steps of SWAP_CLUSTER_MAX pages of each list, until enough is reclaimed (R39).
+void shrink_lruvec(machine &m, scan_control &sc) {
+    u64 nr[NR_LRU_LISTS] = {}, targets[NR_LRU_LISTS] = {}, nr_reclaimed = 0;
+    for (const lru_index list : EVICTABLE) nr[list] = targets[list] = scan_count(m, sc, list);
+    while (nr[LRU_INACTIVE_ANON] || nr[LRU_INACTIVE_CONT] || nr[LRU_ACTIVE_FILE] || nr[LRU_INACTIVE_FILE]) {
+        for (const lru_index list : EVICTABLE) {
             const u64 batch = std::min(nr[list], SWAP_CLUSTER_MAX);
             if (batch == 0) continue;
             nr[list] -= batch;
-            if (!is_active_lru(list)) {
-                sc.nr_reclaimed += shrink_folio_list(m, sc, oldest(m, list, batch));
-            } else if (may_deactivate[list]) {
-                shrink_active_list(m, list, batch);
-            } else {
-                sc.skipped_deactivate = true;
-            }
+            nr_reclaimed += shrink_list(m, sc, list, batch);
         }
+        if (nr_reclaimed >= sc.nr_to_reclaim) stop_smaller(nr, targets);
     }
+    sc.nr_reclaimed += nr_reclaimed;
     for (const lru_index list : {LRU_INACTIVE_ANON, LRU_INACTIVE_CONT}) {
-        if (!m.h->swap_slots || !sc.active || !inactive_is_low(m, list)) continue;
+        if (!m.h->swap_slots || !inactive_is_low(m, list)) continue;
         shrink_active_list(m, static_cast<lru_index>(list + 1), SWAP_CLUSTER_MAX);
     }
 }
@@ -279,13 +334,19 @@ u64 do_try_to_free_pages(machine &m, scan_control &sc) {
     if (m.h->in_reclaim) return 0; // PF_MEMALLOC: reclaim does not wait for reclaim
     m.h->in_reclaim = 1;
     lru_add_drain(m);
-    for (;;) {
+    // Again where nothing was reclaimed: once the same way (memcg_full_walk), then taking from the active
+    // list.
+    for (bool full_walk = false;; full_walk = true) {
         for (sc.priority = DEF_PRIORITY; sc.priority >= 0 && sc.nr_reclaimed < sc.nr_to_reclaim;
              --sc.priority) {
+            prepare_scan_control(m, sc);
             shrink_lruvec(m, sc);
             shrink_slab(m, sc.priority);
         }
-        if (sc.nr_reclaimed || !sc.skipped_deactivate || sc.force_deactivate) break;
+        m.h->refaults = m.h->lru_stats.workingset_activate; // snapshot_refaults
+        if (sc.nr_reclaimed) break;
+        if (!full_walk) continue;
+        if (!sc.skipped_deactivate) break;
         sc.force_deactivate = true;
         sc.skipped_deactivate = false;
     }
@@ -301,9 +362,8 @@ u64 try_to_free_pages(machine &m, u64 nr) {
     return do_try_to_free_pages(m, sc);
 }
 
-u64 try_to_free_mem_cgroup_pages(machine &m, u64 nr, bool active) {
+u64 try_to_free_mem_cgroup_pages(machine &m, u64 nr) {
     scan_control sc{std::max(nr, SWAP_CLUSTER_MAX), true};
-    sc.active = active;
     return do_try_to_free_pages(m, sc);
 }
 
@@ -315,7 +375,8 @@ void shrink_cont_pte_folios(machine &m, u32 nr) {
     // A folio in use has a second chance, so each may be looked at twice.
     const u64 limit = 2 * (m.h->lru[LRU_INACTIVE_CONT].nr_pages + m.h->lru[LRU_ACTIVE_CONT].nr_pages);
     for (u64 scanned = 0; scanned < limit && sc.nr_reclaimed < pages; scanned += pages) {
-        sc.nr_reclaimed += shrink_folio_list(m, sc, oldest(m, LRU_INACTIVE_CONT, pages));
+        sc.nr_reclaimed += shrink_inactive_list(m, sc, LRU_INACTIVE_CONT, pages);
+        mem_cgroup_flush_stats(m);
         if (inactive_is_low(m, LRU_INACTIVE_CONT)) shrink_active_list(m, LRU_ACTIVE_CONT, pages);
     }
     m.h->in_reclaim = 0;
@@ -324,6 +385,10 @@ void shrink_cont_pte_folios(machine &m, u32 nr) {
 void reclaim_pages(machine &m, const std::vector<u32> &folios) {
     scan_control sc{0, false};
     sc.ignore_references = true;
+    for (const u32 head : folios) { // isolated, and active no more
+        lru_del(m, head);
+        m.pages[head].flags &= ~u32{PG_active};
+    }
     shrink_folio_list(m, sc, folios);
 }
 

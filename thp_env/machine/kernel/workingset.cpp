@@ -1,5 +1,6 @@
 #include "workingset.hpp"
 #include "lru.hpp"
+#include "memcontrol.hpp"
 #include "page_alloc.hpp"
 
 namespace thp {
@@ -15,23 +16,35 @@ constexpr u32 AGE_MASK = ~0U >> AGE_SHIFT;
 void workingset_eviction(machine &m, u32 head, u32 slot, bool memcg) {
     const u32 nr = folio_nr_pages(m, head);
     const u32 flags = PRESENT | (m.pages[head].flags & PG_workingset ? WORKINGSET : 0) | (memcg ? MEMCG : 0);
-    const auto age = static_cast<u32>(m.h->nonresident_age);
+    const auto age = static_cast<u32>(memcg ? m.h->memcg_age : m.h->nonresident_age);
     for (u32 i = 0; i < nr; ++i) m.swap[slot + i].evicted = age << AGE_SHIFT | flags;
     m.h->nonresident_age += nr;
+    if (memcg) m.h->memcg_age += nr;
 }
 
 void workingset_refault(machine &m, u32 head, u32 evicted) {
     if (!(evicted & PRESENT)) return;
     const u32 nr = folio_nr_pages(m, head);
     m.count(VM_workingset_refault_anon, nr);
-    const u32 distance = (static_cast<u32>(m.h->nonresident_age) - (evicted >> AGE_SHIFT)) & AGE_MASK;
-    const u64 size = m.h->lru[LRU_INACTIVE_FILE].nr_pages + m.h->lru[LRU_ACTIVE_ANON].nr_pages +
-                     (evicted & MEMCG ? 0 : nr_free_pages(m));
-    if (distance > size) return;
-    m.pages[head].flags |= PG_active | (evicted & WORKINGSET ? u32{PG_workingset} : 0);
-    m.h->nonresident_age += nr;
-    m.h->last_activation = m.h->clock;
+    const bool memcg = evicted & MEMCG;
+    const u64 age = memcg ? m.h->memcg_age : m.h->nonresident_age;
+    const u32 distance = (static_cast<u32>(age) - (evicted >> AGE_SHIFT)) & AGE_MASK;
+    mem_cgroup_flush_stats_ratelimited(m);
+    const u64 *stats = m.h->lru_stats.nr_pages;
+    u64 size = stats[LRU_ACTIVE_FILE] + stats[LRU_INACTIVE_FILE];
+    if (m.h->swap_used + 1 < m.h->swap_slots) size += stats[LRU_ACTIVE_ANON]; // slot 0 is the header
+    if (distance > size + (memcg ? 0 : nr_free_pages(m))) return;
+    m.pages[head].flags |= PG_active;
+    workingset_age_nonresident(m, nr);
     m.count(VM_workingset_activate_anon, nr);
+    if (!(evicted & WORKINGSET)) return;
+    m.pages[head].flags |= PG_workingset;
+    lru_note_cost(m, false, nr, 0);
+}
+
+void workingset_age_nonresident(machine &m, u64 nr) {
+    m.h->nonresident_age += nr;
+    m.h->memcg_age += nr;
 }
 
 } // namespace thp
