@@ -43,6 +43,17 @@ def test_the_shadows_own_setting_saves_nothing_at_any_step(setting: str) -> None
         assert reward == pytest.approx(symlog(env.accounts.scale * watched), abs=0.05)
 
 
+@pytest.mark.parametrize("interface", ["bpf", "address"])
+def test_a_shadow_answers_no_faults_and_runs_to_the_end(interface: str) -> None:
+    """Whatever FaultOrder-v0 asks for, the shadow costs what the program costs at its setting."""
+    env = ShadowReward(make("thp_env/FaultOrder-v0", workload=small_program(1), interface=interface), setting="64K")
+    env.reset(seed=0)
+    shadow, alone = env.accounts.shadows[0], metrics("64K")
+    accesses = env.unwrapped.machine.program.work.sum()
+    assert shadow.positions[-1] == shadow.starts[-1]
+    assert shadow.total / accesses == pytest.approx(alone["cost_ns"] - alone["monitor_cost"], rel=0.02)
+
+
 def test_decisions_are_paid() -> None:
     assert saved("64K", "4K", "2M") > saved("64K", "4K", "4K") + 0.1
 

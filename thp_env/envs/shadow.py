@@ -73,6 +73,7 @@ def shadow_run(machine: Machine, setting: str, slices: int = 128, prices: Prices
     prices = prices or Prices()
     starts = np.concatenate([[0], np.cumsum(machine.program.steps)])
     shadow = machine.clone()
+    shadow.ask_orders("none")  # FaultOrder-v0's machines wait for an order at every fault
     for order in layout.ORDERS:
         shadow.set_thp(order, "always")
     shadow.set_default_orders(ORDER_MASKS[setting])

@@ -330,7 +330,7 @@ class Machine(Access):
         Args:
             interface: "bpf": as the proposed thp_get_order (Y. Shao, linux-mm, September 2025): a fault that the
                 chosen order does not fit gets order 0. "address": it falls back to smaller orders. "none": do not
-                ask (the default); earlier answers no longer count.
+                ask (the default); earlier answers no longer count. A fault that waits for an answer is tried again.
 
         Raises:
             ValueError: for another interface.

@@ -351,6 +351,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              [](core_machine &c, u32 interface) {
                  if (interface >= NR_ORDER_INTERFACES) throw nb::value_error("no such interface");
                  c.m->h->order_interface = interface;
+                 if (c.m->h->question.state == ORDER_ASKED) c.m->h->question = {}; // the fault comes again
              })
         .def_prop_ro("question",
                      [](const core_machine &c) {
