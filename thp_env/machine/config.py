@@ -40,8 +40,8 @@ class MachineConfig:
         max_tables: pages of page tables; 0: enough for twice the memory.
         min_free_kbytes: /proc/sys/vm/min_free_kbytes, which only the kernel itself would use; None: as Linux computes
             it from the size of memory and from whether folios of 2M are on.
-        flush_time: picoseconds after which the statistics that reclaim decides by are added up again: Linux's FLUSH_TIME
-            is 2 s (mm/memcontrol.c). 0: they are always up to date, as for programs that stand for much longer ones.
+        flush_time: picoseconds after which the statistics that reclaim decides by are added up again: FLUSH_TIME, in
+            Linux 2 s (mm/memcontrol.c). 0: they are always up to date, as for programs that stand for much longer ones.
         clock: picoseconds by name, as from `clock_table()`.
     """
 

@@ -10,6 +10,8 @@
 #include "page_table.hpp"
 #include <algorithm>
 #include <cerrno>
+#include <utility>
+#include <vector>
 
 namespace thp {
 
@@ -83,19 +85,22 @@ void mlock_pages(machine &m, const vm_area_struct &vma, bool on) {
 int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection) {
     constexpr u32 access = VM_READ | VM_WRITE;
     bool memory = true;
+    std::vector<std::pair<u64, u64>> writable;
     const int error = vma_modify(
         m, mm, start, end, STOP, [&](const vm_area_struct &v) { return (v.vm_flags & access) != protection; },
         [&](u32 v) {
             const u32 before = m.vmas[v].vm_flags;
             m.vmas[v].vm_flags = (before & ~access) | protection;
             memory = memory && change_protection(m, v);
-            // mprotect_fixup: what is locked and becomes writable is faulted in at once; errors do not
-            // matter.
-            if ((before & (VM_WRITE | VM_LOCKED)) != VM_LOCKED || !(protection & VM_WRITE)) return;
-            int failed = 0;
-            for (u64 at = m.vmas[v].vm_start; at < m.vmas[v].vm_end && !failed; at += PAGE_SIZE)
-                failed = populate(m, mm, at, true);
+            if ((before & (VM_WRITE | VM_LOCKED)) == VM_LOCKED && (protection & VM_WRITE))
+                writable.emplace_back(m.vmas[v].vm_start, m.vmas[v].vm_end);
         });
+    // mprotect_fixup: what is locked and becomes writable is faulted in at once, in the VMA that it was
+    // merged into; errors do not matter.
+    for (const auto &[from, to] : writable) {
+        int failed = 0;
+        for (u64 at = from; at < to && !failed; at += PAGE_SIZE) failed = populate(m, mm, at, true);
+    }
     return memory ? error : -ENOMEM;
 }
 

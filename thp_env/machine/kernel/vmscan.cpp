@@ -177,12 +177,14 @@ reclaim_stat shrink_folio_list(machine &m, const scan_control &sc, const std::ve
         const u32 head = stack.back();
         stack.pop_back();
         if (!(m.pages[head].flags & PG_head)) {
-            // A page of a split folio that nobody maps any more. Linux still holds it: it takes a slot, gives
-            // it back and is freed, so the next page gets the slot after (recorded, s30b).
-            const u32 slot = swap_alloc(m, 0);
-            if (slot != NIL) m.swap[slot].taken = 0;
-            if (slot != NIL) swap_put(m, slot);
-            ++stat.nr_reclaimed;
+            // A page of a split folio that nobody maps any more. Linux still holds it: it takes a slot and
+            // gives it back, so the next page gets the slot after (recorded, s30b), and is freed later,
+            // uncounted.
+            if (const u32 slot = swap_alloc(m, 0); slot != NIL) {
+                m.swap[slot].taken = 0;
+                swap_put(m, slot);
+                ++stat.nr_pageout;
+            }
             continue;
         }
         const u32 nr = folio_nr_pages(m, head);
