@@ -70,9 +70,12 @@ def base_mapped(orders: np.ndarray) -> bool:
 
 
 def young_pages(view: View, blocks: list[Block]) -> np.ndarray:
-    """Read and clear the accessed bits of blocks: how many pages of each were accessed, one bit a mapping."""
+    """Read and clear the accessed bits of blocks: how many pages of each were accessed, one bit a mapping.
+
+    A process may have ended since its blocks were chosen; none of theirs were accessed.
+    """
     counts = np.zeros(len(blocks), np.int64)
-    for mm in {block.mm for block in blocks}:
+    for mm in {block.mm for block in blocks} & {vma.mm for vma in view.vmas()}:
         chosen = [i for i, block in enumerate(blocks) if block.mm == mm]
         starts = np.array([blocks[i].start for i in chosen], np.uint64)
         addresses = starts[:, None] + np.arange(PAGES, dtype=np.uint64) * np.uint64(layout.PAGE_SIZE)
