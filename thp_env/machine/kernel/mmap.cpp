@@ -113,6 +113,7 @@ void merge(machine &m, u32 a, u32 b) {
     vma_remove(m, b);
     left.vm_end = end;
     anon_vma_update(m, a);
+    khugepaged_enter_vma(m, a);
 }
 
 } // namespace
