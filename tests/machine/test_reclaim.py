@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.machines import machine_of, orders_of, pages_of
 
+from thp_env.conformance import FLUSH_TIME
 from thp_env.machine import KIND_FOLIO, KIND_SWAP, LAYOUT_DIRTY, LAYOUT_SWAPCACHE, Machine, Status
 from thp_env.traces import parse_program
 
@@ -13,7 +14,7 @@ MIB = 1 << 20
 
 def run(text: str) -> Machine:
     """Run a program whose system calls may fail."""
-    machine = machine_of(text)
+    machine = machine_of(text, flush_time=FLUSH_TIME)
     assert machine.run(go_on=True) == Status.DONE
     machine.validate()
     return machine
