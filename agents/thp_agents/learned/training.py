@@ -82,7 +82,7 @@ class _Progress:
         part = self.path.with_name(f"part-{self.path.name}")
         model.save(part)
         os.replace(part, self.path)
-        if self.returns:
+        if self.returns and (not self.curve or self.curve[-1][0] < self.saved):
             self.curve.append((self.saved, round(float(np.mean(self.returns)), 4)))
             write_text(self.path.with_name("curve.json"), json.dumps(self.curve))
 
