@@ -10,6 +10,7 @@ from thp_workloads.hot_island import HotIsland
 from thp_workloads.js_heap import JsHeap
 from thp_workloads.kernel_build import KernelBuild
 from thp_workloads.memcached import Memcached
+from thp_workloads.mixture import Mixture
 from thp_workloads.redis_delete import RedisDelete
 
 from thp_env.envs.actions import ORDER_MASKS
@@ -110,6 +111,19 @@ def test_phones_swap_and_share() -> None:
     assert c["pswpout"] > 100
     assert c["pswpin"] > 50
     assert c.stat("swpout", 4) > 0
+
+
+def test_a_mixture_may_be_a_crowd_of_which_some_sleep() -> None:
+    """Three processes are forked from the first, have regions of their own, and are put out before they sleep."""
+    alone = Mixture(forks=0.0).program(seed=3).build()
+    assert len(alone.processes) == 1
+    crowd = Mixture(forks=0.0, processes=4, asleep=0.5, put_out=1.0, lifetime=1e6).program(seed=3).build()
+    assert len(ops(crowd, "fork")) == len(ops(crowd, "exit")) == 3
+    advice = ops(crowd, "advise")["a"]
+    put_out = np.isin(advice, [layout.ADVICE[name] for name in ("pageout", "cold")])
+    assert put_out.sum() >= 40, "four processes go to sleep in a quarter of 160 phases"
+    owners = {name.partition(".")[0] for name in crowd.regions if "." in name}
+    assert owners == {"P", "process0", "process1", "process2"}
 
 
 def test_builds_fork_and_exit() -> None:
