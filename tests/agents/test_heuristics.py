@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from thp_agents.policy import find_policy
 from thp_agents.view import View
 
 from thp_env.envs.actions import ACTIONS
-from thp_env.machine import MachineConfig
+from thp_env.machine import MachineConfig, layout
 from thp_env.traces import ProgramBuilder
 from thp_env.workload import Instance
 
@@ -82,6 +83,17 @@ def test_ingens_serves_the_process_that_is_owed_most() -> None:
     policy.idle = {0: 0.75}
     assert policy.metric(0) == 200 / 1, "of 4 huge pages three lie idle"
     assert policy.metric(1) == 200 / 2
+
+
+def test_damos_ethp_advises_no_further_than_the_address_space() -> None:
+    """The stack's last block ends a page behind it."""
+    policy = DamosEthp()
+    policy.advised = {}
+    stack = Region(0, layout.TASK_SIZE - MIB, layout.TASK_SIZE, accesses=policy.damon.samples)
+    advised: list[tuple[int, int]] = []
+    view = SimpleNamespace(madvise=lambda mm, start, end, advice: advised.append((start, end)))
+    policy.advise(view, stack)
+    assert advised == [(layout.TASK_SIZE - 2 * MIB + PAGE, layout.TASK_SIZE)]
 
 
 # -- HawkEye ---------------------------------------------------------------------------------------

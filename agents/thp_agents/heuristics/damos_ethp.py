@@ -66,7 +66,7 @@ class DamosEthp(Policy):
         todo = [b for b in range(first, last) if advice and self.advised.get((region.mm, b)) != advice]
         if not todo:
             return
-        start, end = todo[0] * size, (todo[-1] + 1) * size
+        start, end = todo[0] * size, min((todo[-1] + 1) * size, layout.TASK_SIZE)
         view.madvise(region.mm, start, end, advice)
         if advice == "nohugepage" and self.split:
             view.split(region.mm, start, end)
