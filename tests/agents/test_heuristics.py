@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from support.episodes import MIB, PAGE
 from support.policies import before, mapped, play
-from thp_agents.episode import evaluate_one
 from thp_agents.heuristics import cbmm, leshy
 from thp_agents.heuristics.blocks import Block, block_orders
 from thp_agents.heuristics.cbmm import Cbmm
@@ -28,7 +26,7 @@ from thp_agents.policy import find_policy
 from thp_agents.view import View
 
 from thp_env.envs.actions import ACTIONS
-from thp_env.machine import MachineConfig, layout
+from thp_env.machine import MachineConfig
 from thp_env.traces import ProgramBuilder
 from thp_env.workload import Instance
 
@@ -85,17 +83,6 @@ def test_ingens_serves_the_process_that_is_owed_most() -> None:
     assert policy.metric(1) == 200 / 2
 
 
-def test_damos_ethp_advises_no_further_than_the_address_space() -> None:
-    """The stack's last block ends a page behind it."""
-    policy = DamosEthp()
-    policy.advised = {}
-    stack = Region(0, layout.TASK_SIZE - MIB, layout.TASK_SIZE, accesses=policy.damon.samples)
-    advised: list[tuple[int, int]] = []
-    view = SimpleNamespace(madvise=lambda mm, start, end, advice: advised.append((start, end)))
-    policy.advise(view, stack)
-    assert advised == [(layout.TASK_SIZE - 2 * MIB + PAGE, layout.TASK_SIZE)]
-
-
 # -- HawkEye ---------------------------------------------------------------------------------------
 
 
@@ -122,24 +109,6 @@ def test_hawkeye_takes_processes_of_a_bin_in_turn() -> None:
     paper = HawkEyePaper()
     paper.weights = {Block(0, 0): 400.0, Block(0, 2): 430.0}
     assert paper.order(None) == [Block(0, 2), Block(0, 0)], "the latest of a bucket first"
-
-
-@pytest.mark.parametrize("name", ["hawkeye_code", "hawkeye_paper", "ingens", "damos_ethp", "cbmm", "leshy"])
-def test_processes_may_end_between_two_looks_at_them(name: str) -> None:
-    """A child lives for a tenth of a second, then the next one, at all phases of the policy's periods."""
-    b = ProgramBuilder("children")
-    b.mmap("a", 2 * MIB, align=2 * MIB)
-    b.touch("a", 0, 2 * MIB)
-    for i in range(300):
-        b.fork(f"child{i}")
-        b.slice(f"child{i}")
-        b.mmap(f"c{i}", 2 * MIB, align=2 * MIB)
-        b.touch(f"c{i}", 0, MIB)
-        b.compute(SECOND / 10)
-        b.slice("P")
-        b.exit(f"child{i}")
-    workload = Instance(b.build(), MachineConfig(memory=128 * MIB, core="skylake"))
-    assert evaluate_one(find_policy(name), workload, 0).reason == "done"
 
 
 def test_hawkeye_takes_bloat_back_under_pressure() -> None:
