@@ -133,8 +133,7 @@ def report(
     pictures, _ = evaluate(pictured, sorted(first.values()), frames=60, limit=args.limit, quiet=args.quiet)
     notes = [f"{len(entries)} policies on {len(wanted)} cases. Costs are ns per access that a policy can change, with "
              "resident memory at its price; scores count logarithms of costs.", *more]  # fmt: skip
-    metas = {e.spec: getattr(find_policy(e.spec), "meta", {}) for e in entries}
-    curves = {spec: meta["curve"] for spec, meta in metas.items() if "curve" in meta}
+    curves = {e.spec: e.curve for e in entries if e.curve}
     write_suite_report(verdict, pictures, told(failures), args.report, title, notes, curves)
     print(f"report: {args.report / 'index.html'}")
 

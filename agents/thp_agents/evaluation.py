@@ -40,6 +40,7 @@ class Entry:
         training: seed of its training; 0 for heuristics.
         kind: "heuristic" or "learned".
         digest: of its file; "" for heuristics.
+        curve: of its training, where its file has one: (decisions, mean return) of each checkpoint.
     """
 
     spec: str
@@ -47,6 +48,7 @@ class Entry:
     training: int
     kind: str
     digest: str
+    curve: tuple[tuple[int, float], ...] = ()
 
     @property
     def key(self) -> str:
@@ -64,7 +66,8 @@ def entry(spec: str) -> Entry:
     meta = getattr(policy, "meta", {})
     path = Path(shipped().get(spec, spec))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.suffix == ".npz" else ""
-    return Entry(spec, policy.name, int(meta.get("seed", 0)), policy.kind, digest)
+    curve = tuple((int(n), float(r)) for n, r in meta.get("curve", ()))
+    return Entry(spec, policy.name, int(meta.get("seed", 0)), policy.kind, digest, curve)
 
 
 @dataclass(frozen=True)
