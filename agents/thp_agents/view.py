@@ -5,6 +5,7 @@ Never the simulator's truth: which pages a program really used, what it will do,
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any
 
@@ -30,11 +31,16 @@ class View:
 
     Args:
         env: the environment, whose episode has begun.
+        hidden: ids of VMAs that somebody else decides about.
     """
 
-    def __init__(self, env: ThpEnv) -> None:
+    def __init__(self, env: ThpEnv, hidden: Collection[int] = ()) -> None:
         """Look at an environment."""
-        self._env = env
+        self._env, self._hidden = env, hidden
+
+    def without(self, hidden: Collection[int]) -> View:
+        """Return a view of the same machine that has no VMAs of these ids."""
+        return View(self._env, hidden)
 
     @property
     def _machine(self) -> Machine:
@@ -93,7 +99,8 @@ class View:
 
     def vmas(self) -> list[Vma]:
         """Return the VMAs that a policy may decide about: anonymous and writable, in address order."""
-        return [v for v in self._machine.vmas() if v.anonymous and v.flags & layout.VM_WRITE]
+        found = (v for v in self._machine.vmas() if v.anonymous and v.flags & layout.VM_WRITE)
+        return [v for v in found if v.id not in self._hidden]
 
     @property
     def memory_pages(self) -> int:

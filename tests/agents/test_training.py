@@ -19,7 +19,7 @@ from support.episodes import small_program
 from thp_agents.episode import evaluate_one
 from thp_agents.learned.config import AgentConfig, agents, load_config, train_workloads
 from thp_agents.learned.policy_file import load_policy
-from thp_agents.learned.rollouts import try_all
+from thp_agents.learned.rollouts import Play, try_all
 from thp_agents.learned.training import make_envs, train
 from thp_agents.policy import PolicyError, find_policy
 from thp_agents.profile import finish
@@ -149,11 +149,11 @@ def test_training_draws_from_the_train_side_alone() -> None:
 
 
 def test_what_ifs_are_what_happens(workload: str) -> None:
-    """The worth of an action is the cost it saves when the run goes on from there."""
-    env = gymnasium.make("thp_env/VmaOrder-v0", workload=workload, disable_env_checker=True).unwrapped
+    """The worth of an action is the cost it saves when the run goes on from there, if looking costs nothing."""
+    env = gymnasium.make("thp_env/VmaOrder-v0", workload=workload, scan_share=0, disable_env_checker=True).unwrapped
     env.reset(seed=0)
     state = env.clone_state().task
-    worth = try_all(env, state)
+    worth = try_all(env, state, Play({}, (workload,)).policy())
     assert worth[0] == 0, "doing nothing saves nothing"
 
     def cost(size: str) -> float:

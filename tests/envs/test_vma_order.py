@@ -50,6 +50,30 @@ def test_new_vmas_are_asked_first_and_before_their_first_fault() -> None:
     assert over
 
 
+def test_idle_windows_end_without_a_vma_and_change_nothing() -> None:
+    sleep = [("compute", 2e6)] * 50
+    sleepy = program(*TWO, *sleep, ("touch", "a", 0, MIB), ("mmap", "c", MIB), ("compute", 1e3))
+
+    def play(**arguments) -> tuple[list, dict]:
+        env = make(workload=sleepy, window_ms=10, **arguments).unwrapped
+        observation, _ = env.reset(seed=0)
+        seen, over = [], False
+        while not over:
+            if env.vma is None:
+                assert not observation["vma"].any()
+                assert env.action_masks().tolist() == [1] + [0] * (len(ACTIONS) - 1)
+                assert observation["system"].any()
+            seen.append(env.vma and env.vma.start)
+            observation, _, over, _, info = env.step(KEEP)
+        return seen, info["metrics"]
+
+    (asked, alone), (all_asked, idle) = play(), play(idle=True)
+    assert None not in asked
+    assert [start for start in all_asked if start] == asked
+    assert all_asked.count(None) == 8, "100 ms in windows of 10; in two a and b are asked about, which have faulted"
+    assert idle == alone
+
+
 def test_others_are_asked_round_robin_when_they_faulted() -> None:
     touches = [("touch", name, i * 16 * PAGE, 16 * PAGE) for i in range(8) for name in ("a", "b")]
     instance = program(*[("mmap", n, MIB) for n in ("a", "b", "idle")], *touches, ("compute", 1e3))

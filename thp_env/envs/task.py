@@ -261,7 +261,14 @@ class Task(ABC):
         slots = self.held if self.slots else None
         return self.batch.run(self.window, active=chosen, decisions=decisions, slots=slots, last=self._now)
 
+    def go_on(self, actions: np.ndarray) -> None:
+        """Carry out actions and run every machine to its next decision, unseen and unpaid: for what-ifs."""
+        self._run(None, self.decisions(actions, np.ones(len(self.batch), bool)))
+
     def _advance(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> dict[str, np.ndarray]:
+        return self.seen(self._run(chosen, decisions))
+
+    def _run(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> np.ndarray | slice:
         last = self._now
         status, rows, self._now = self.run(chosen, decisions)
         some: np.ndarray | slice = slice(None)
@@ -271,7 +278,7 @@ class Task(ABC):
             some = np.flatnonzero(chosen)
             self.status[some], self.rows[some], self._last.raw[some] = status[some], rows[some], last.raw[some]
         self.elapsed_ns = (self._now["clock"] - self._last["clock"]) // 1000
-        return self.seen(some)
+        return some
 
     def seen(self, chosen: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """Return what is seen of the chosen machines at their last decision; zeros where the program has ended."""

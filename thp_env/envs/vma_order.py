@@ -22,11 +22,12 @@ class VmaOrderTask(VmaTask):
 
     question = Question.VMA
 
-    def __init__(self, *arguments: Any, credit: str | float = "global", **named: Any) -> None:
-        """Make the task; see the environment for `credit`, `VmaTask` for the others."""
+    def __init__(self, *arguments: Any, credit: str | float = "global", idle: bool = False, **named: Any) -> None:
+        """Make the task; see the environment for `credit` and `idle`, `VmaTask` for the others."""
         self.global_share = whole_share(credit)
         self.charge_vmas = self.global_share < 1
         super().__init__(*arguments, **named)
+        self.window = self.window._replace(idle=bool(idle))
         if self.charge_vmas and self.reward is not REWARDS["total_time-v0"]:
             raise ValueError("credit other than 'global' needs the reward total_time: counts of the TLB are not kept "
                              "for each VMA")  # fmt: skip
@@ -133,6 +134,9 @@ class VmaOrderEnv(ThpEnv):
       that blends the two. A VMA that is gone at the end of the window is paid globally.
     - `scan_share`: share of the VMA's page tables that is read at a decision. Reading takes simulated time; below 1,
       one in 1 / `scan_share` 2M ranges is read, another one each time; with 0 none, and what would be read is 0.
+    - `idle`: with True, a window ends without a VMA, too, when none has a reason to be asked about, so that something
+      else can act meanwhile; `vma` is zeros then, and nothing but to keep has an effect. False (default): the next
+      window follows.
     - `pmu_period`: TLB events between two samples of the PMU.
     - `features`: switches of the kernel (docs/features.md), added to those of the workload's machine; a preset's name
       or names of some.
@@ -152,7 +156,7 @@ class VmaOrderEnv(ThpEnv):
 
     @property
     def vma(self) -> Vma | None:
-        """The VMA asked about; None when the program ended without one."""
+        """The VMA asked about; None when there is none: the program ended, or the window was idle."""
         asked = int(self.task.rows["id"][0, 0])
         return next((v for v in self.machine.vmas() if v.id == asked), None) if asked and self.machine else None
 

@@ -38,7 +38,7 @@ void step(batch_item &item, const window &w, const std::function<bool()> &stoppe
         budget.go_on = true;
         item.status = run_interruptible(m, *item.program, budget, stopped);
         if (w.question == QUESTION_VMA) next = next_vma(m);
-    } while (item.status == RUN_WINDOW && w.question == QUESTION_VMA && next == NIL && !stopped());
+    } while (item.status == RUN_WINDOW && w.question == QUESTION_VMA && next == NIL && !w.idle && !stopped());
     std::fill(item.rows, item.rows + w.slots + 1, vma_smaps{});
     if (item.status == RUN_NEED_ORDER) ask_order(m, item.rows, w.slots);
     if (item.status == RUN_WINDOW) {

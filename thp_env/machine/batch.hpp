@@ -27,11 +27,12 @@ int decide(machine &m, const decision &d);
 enum question : u32 { QUESTION_NONE, QUESTION_VMA, QUESTION_SLOTS, QUESTION_ORDER };
 
 // A window ends with the first limit that is reached; when a VMA is to be asked about and none has a reason
-// to be, another window follows.
+// to be, another window follows, unless `idle`.
 struct window {
     u64 ps, choices, accesses;
     bool new_vma;
     u32 question, slots, every; // every: see smaps()
+    bool idle;
 };
 
 // One machine of a batch and where it puts its answers.

@@ -34,7 +34,7 @@ class Question(IntEnum):
     NONE = 0
     VMA = 1
     """One VMA to decide about: new ones first, then round robin among those that faulted. Without one, the next
-    window follows at once."""
+    window follows at once, unless `Window.idle`."""
     SLOTS = 2
     """All VMAs at once, in slots."""
     ORDER = 3
@@ -53,6 +53,7 @@ class Window(NamedTuple):
         question: what is read at the end.
         slots: VMAs, or blocks, that have a row of their own.
         every: read the page tables of one in so many 2M ranges; 0: of none.
+        idle: with `Question.VMA`, end without a VMA, too.
     """
 
     ps: int = NEVER
@@ -62,6 +63,7 @@ class Window(NamedTuple):
     question: Question = Question.NONE
     slots: int = 0
     every: int = 1
+    idle: bool = False
 
 
 class Facts:
@@ -177,7 +179,8 @@ class Batch:
         if decisions is not None:
             decisions = np.ascontiguousarray(decisions, np.uint32)
         self._core.advance(
-            chosen, decisions, *limits, window.new_vma, int(window.question), window.slots, window.every, slots,
+            chosen, decisions, *limits, window.new_vma, int(window.question), window.slots, window.every,
+            window.idle, slots,
             rows.view(np.uint8), facts.view(np.uint64), status,
         )  # fmt: skip
         return status, rows, Facts(facts)

@@ -92,6 +92,10 @@ class Cbmm(Policy):
 
 def note_walks(misses: dict[Block, float], view: View, period: int, size: int = layout.PMD_SIZE) -> None:
     """Add the page walks that samples stand for to the blocks in which they were."""
-    for sample in view.walk_samples():
-        block = Block(int(sample["mm"]), int(sample["address"]) // size * size)
-        misses[block] = misses.get(block, 0.0) + int(sample["count"]) * period
+    samples = view.walk_samples()
+    places = np.stack([samples["mm"].astype(np.uint64), samples["address"] // size * size], 1)
+    blocks, index = np.unique(places, axis=0, return_inverse=True)
+    counts = np.bincount(index, samples["count"], len(blocks))
+    for (mm, start), count in zip(blocks.tolist(), counts.tolist(), strict=True):
+        block = Block(mm, start)
+        misses[block] = misses.get(block, 0.0) + count * period

@@ -27,6 +27,7 @@ class AgentConfig:
         algorithm: one of `ALGORITHMS`.
         environment: id of the environment it decides in.
         arguments: keyword arguments of the environment.
+        base: name of the heuristic that decides what the agent leaves alone; "": none does.
         workloads: names that episodes are drawn from; empty: all of the split's train side.
         steps: decisions.
         envs: machines that step together.
@@ -43,6 +44,7 @@ class AgentConfig:
     algorithm: str = "PPO"
     environment: str = "thp_env/VmaOrder-v0"
     arguments: dict[str, Any] = field(default_factory=dict)
+    base: str = ""
     workloads: tuple[str, ...] = ()
     steps: int = 200_000
     envs: int = 8

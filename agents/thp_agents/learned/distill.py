@@ -71,6 +71,10 @@ class _Noted(Policy):
         self.environment, self.arguments = player.environment, {**player.arguments, "metrics": False}
         self.noted: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
+    def reset(self, view: Any) -> None:
+        """Begin a new run."""
+        self.player.reset(view)
+
     def decide(self, observation: dict[str, np.ndarray], view: Any) -> Any:
         """Let the player decide; only where there is a choice is there something to learn."""
         masks = np.asarray(view.masks) != 0

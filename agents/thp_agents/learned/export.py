@@ -28,7 +28,7 @@ def export(model: Any, config: AgentConfig, command: str = "") -> LearnedPolicy:
         "name": config.name, "command": command, "version": thp_env.__version__, "seed": config.seed,
         "decisions": int(model.num_timesteps), "config": config.as_dict(),
     }  # fmt: skip
-    return LearnedPolicy(_network(model), signature(config.environment, config.arguments), meta)
+    return LearnedPolicy(_network(model), signature(config.environment, config.arguments, config.base), meta)
 
 
 def _network(model: Any) -> Network:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import zipfile
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.learned.networks import NETWORKS, Network
-from thp_agents.policy import Policy, PolicyError
+from thp_agents.policy import Policy, PolicyError, policies
 from thp_env.envs.actions import INTERFACES, ORDER_MASKS
 from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS, KEPT, ORDERS
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
@@ -23,11 +24,16 @@ FORMAT = "thp_env policy 2"
 _SYSTEM, _VMA = list(SYSTEM_FIELDS), list(VMA_FIELDS)
 
 
-def signature(environment: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def signature(environment: str, arguments: dict[str, Any], base: str = "") -> dict[str, Any]:
     """Return what a network of an environment sees and chooses from, by name; a change of it makes files foreign.
 
+    Args:
+        environment: id.
+        arguments: that it is made with.
+        base: name of the heuristic that decides what the network leaves alone; "": none does.
+
     Raises:
-        PolicyError: when learned policies do not decide in this environment.
+        PolicyError: when learned policies do not decide in this environment, or not on top of this heuristic.
     """
     seen: dict[str, list[str]]
     actions: list[str] = list(INTERFACES.get(arguments.get("interface", "orders"), INTERFACES["orders"]).names)
@@ -42,7 +48,12 @@ def signature(environment: str, arguments: dict[str, Any]) -> dict[str, Any]:
         actions = [f"order {order}" for order in ORDERS]
     else:
         raise PolicyError(f"learned policies decide in VmaOrder-v0, VmaHints-v0 and FaultOrder-v0, not {environment!r}")
-    return {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
+    made_for = {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
+    if not base:
+        return made_for
+    if environment != "thp_env/VmaOrder-v0" or base not in policies():
+        raise PolicyError(f"no agent of {environment} decides on top of {base!r}: VmaOrder-v0, on top of a heuristic")
+    return made_for | {"base": base}
 
 
 class LearnedPolicy(Policy):
@@ -65,16 +76,44 @@ class LearnedPolicy(Policy):
         self.arguments = dict(signature["arguments"])
         self.default = str(self.arguments.get("default", "all" if "Fault" in self.environment else "4K"))
         self.many = "present" in signature["seen"]
+        self.base = policies()[signature["base"]]() if "base" in signature else None
+        self.taken: set[int] = set()
 
     def reset(self, view: Any) -> None:
-        """Nothing to forget."""
+        """Leave everything to the base."""
+        self.taken = set()
+        if self.base:
+            self.base.reset(view)
 
     def decide(self, observation: dict[str, np.ndarray], view: Any) -> Any:
-        """Return the action, or one for each slot."""
+        """Return the action, or one for each slot, and let the base act."""
+        action = self.choose(observation, view)
+        self.leave(action, observation, view)
+        return action
+
+    def choose(self, observation: dict[str, np.ndarray], view: Any) -> Any:
+        """Return the network's action, or one for each slot."""
         values = np.where(np.asarray(view.masks).reshape(-1) != 0, self.network(observation), -np.inf)
-        if self.many:
-            return values.reshape(-1, len(self.signature["actions"])).argmax(1)
-        return int(values.argmax())
+        return values.reshape(-1, len(self.signature["actions"])).argmax(1) if self.many else int(values.argmax())
+
+    def leave(self, action: int, observation: dict[str, np.ndarray], view: Any) -> None:
+        """Let the base, if there is one, act on all VMAs but those that have sizes of the network's choice.
+
+        Raises:
+            PolicyError: when the base does something else than through the view.
+        """
+        if not self.base:
+            return
+        if action and (vma := view.vma) and self.signature["actions"][action] in ORDER_MASKS:
+            self.taken.add(vma.id)
+        if not np.array_equal(self.base.decide(observation, view.without(self.taken)), view.no_op):
+            raise PolicyError(f"policy {self.base.name} answers questions: no agent can decide on top of it")
+
+    def fork(self) -> LearnedPolicy:
+        """Return one that goes on from here by itself."""
+        other = copy.copy(self)
+        other.base, other.taken = copy.deepcopy(self.base), set(self.taken)
+        return other
 
 
 def save_policy(policy: LearnedPolicy, path: str | os.PathLike) -> None:
@@ -143,6 +182,6 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
 
 def _signature(path: str | os.PathLike, made_for: dict[str, Any]) -> dict[str, Any]:
     try:
-        return signature(made_for["environment"], dict(made_for["arguments"]))
+        return signature(made_for["environment"], dict(made_for["arguments"]), made_for.get("base", ""))
     except PolicyError as error:
         raise PolicyError(f"{path}: {error}") from None

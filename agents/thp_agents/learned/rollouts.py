@@ -3,6 +3,9 @@
 Rollout classification policy iteration (Lagoudakis and Parr, 2003), with values instead of classes: a forest learns
 by how much of the run's cost each action is cheaper than doing nothing, all else left as it is. A clone makes the same
 random draws as the original, so a difference between two of them is due to the action alone.
+
+What goes on without the agent may be a heuristic, the agent's base: then the forest learns what it saves to overrule
+it (rollout on a base policy; Bertsekas, Tsitsiklis and Wu, 1997).
 """
 
 from __future__ import annotations
@@ -22,14 +25,15 @@ import thp_env  # noqa: F401 -- registers the environments
 from thp_agents.learned.config import AgentConfig
 from thp_agents.learned.forest import grow
 from thp_agents.learned.networks import Forest, flat
-from thp_agents.learned.policy_file import signature
+from thp_agents.learned.policy_file import LearnedPolicy, signature
 from thp_agents.mapping import mapped
 from thp_agents.policy import PolicyError
 from thp_agents.profile import finish
-from thp_env.envs.actions import ACTIONS, COLLAPSE, INTERFACES, KEEP
+from thp_agents.view import View
+from thp_env.envs.actions import ACTIONS, COLLAPSE, KEEP
+from thp_env.envs.task import REASONS
 from thp_env.envs.vma_order import VmaOrderEnv
 from thp_env.files import whole_file
-from thp_env.machine.batch import Batch, Window
 from thp_env.workload import find
 
 TRIED = (KEEP, "4K", "64K", "16K+32K+64K", "2M", "all", COLLAPSE)
@@ -78,6 +82,7 @@ class Play:
         weights: nodes of the forest that decides; empty: nothing is decided.
         workloads: names that one is drawn from.
         arguments: of VmaOrder-v0.
+        base: heuristic that decides what the forest leaves alone; "": none does.
         epsilon: share of decisions that are drawn from all actions.
         tried: decisions of the episode at which all actions are tried.
     """
@@ -85,8 +90,21 @@ class Play:
     weights: dict[str, np.ndarray]
     workloads: tuple[str, ...]
     arguments: dict[str, Any] = field(default_factory=dict)
+    base: str = ""
     epsilon: float = 0.2
     tried: int = 12
+
+    def policy(self) -> LearnedPolicy:
+        """Return what decides."""
+        made_for = signature("thp_env/VmaOrder-v0", self.arguments, self.base)
+        return LearnedPolicy(Forest(self.weights or _nothing(made_for)), made_for, {})
+
+
+def _nothing(made_for: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return the nodes of a tree that values all actions alike, so that the first, doing nothing, is taken."""
+    leaf = {"feature": -1, "threshold": 0, "left": 0, "right": 0, "inputs": sum(map(len, made_for["seen"].values()))}
+    nodes = {name: np.array([value], np.float32) for name, value in leaf.items()}
+    return nodes | {"values": np.zeros((1, len(ACTIONS)), np.float32)}
 
 
 def play(how: Play, seed: int) -> Samples:
@@ -100,10 +118,10 @@ def play(how: Play, seed: int) -> Samples:
     made = gymnasium.make("thp_env/VmaOrder-v0", workload=[find(name) for name in how.workloads],
                           disable_env_checker=True, **how.arguments)  # fmt: skip
     env: VmaOrderEnv = made.unwrapped  # type: ignore[assignment]
-    network = Forest(how.weights) if how.weights else None
-    states: list[tuple[float, dict, np.ndarray]] = []
+    policy, states = how.policy(), list[tuple[float, dict, LearnedPolicy, np.ndarray]]()
     observation, _ = env.reset(seed=seed)
-    over = False
+    view, over = View(env), False
+    policy.reset(view)
     while not over:
         masks = env.action_masks()
         if env.vma is not None and masks.any():
@@ -111,36 +129,39 @@ def play(how: Play, seed: int) -> Samples:
             weight = 4.0 if not env.task.rows["asked"][0, 0] else 1.0
             key = float(rng.random() ** (1 / weight))
             if len(states) < how.tried or key > states[-1][0]:
-                states.append((key, env.clone_state().task, flat(observation)))
+                states.append((key, env.clone_state().task, policy.fork(), flat(observation)))
                 states = sorted(states, key=lambda s: -s[0])[: how.tried]
-        action = 0
-        if rng.random() < how.epsilon:
-            action = int(rng.choice(np.flatnonzero(masks)))
-        elif network is not None:
-            action = int(np.where(masks != 0, network(observation), -np.inf).argmax())
+        drawn = rng.random() < how.epsilon
+        action = int(rng.choice(np.flatnonzero(masks))) if drawn else policy.choose(observation, view)
+        policy.leave(action, observation, view)
         observation, _, over, _, _ = env.step(action)
     samples = Samples.none(len(flat(observation)))
     samples.episodes = 1
-    for _, state, seen in states:
-        samples.add(Samples(seen[None], try_all(env, state)[None]))
+    for _, state, policy, seen in states:
+        samples.add(Samples(seen[None], try_all(env, state, policy)[None]))
     return samples
 
 
-def try_all(env: VmaOrderEnv, state: dict[str, Any]) -> np.ndarray:
+def try_all(env: VmaOrderEnv, state: dict[str, Any], policy: LearnedPolicy) -> np.ndarray:
     """Return what each action would save from a state on, in percent of the run's cost; NaN where it has no effect."""
     env.task.restore_state(0, state)
     masks = env.action_masks()
     actions = [a for a in _TRIED if masks[a]]
-    machines = [env.task.batch[0].clone() for _ in actions]
-    chosen = np.array(actions)
-    decisions = np.empty((len(actions), 1, 3), np.uint32)
-    decisions[:, 0, 0] = env.task.rows["id"][0, 0]
-    decisions[:, 0, 1:] = INTERFACES["orders"].decisions[chosen]
-    Batch(machines, 1).run(Window(), decisions=decisions)
-    costs = np.array([finish(m)[0]["total_ns"] for m in machines])
+    costs = np.array([outcome(env, state, policy.fork(), action) for action in actions])
     worth = np.full(len(ACTIONS), np.nan, np.float32)
-    worth[chosen] = 100 * (costs[0] - costs) / costs[0]
+    worth[actions] = 100 * (costs[0] - costs) / costs[0]
     return worth
+
+
+def outcome(env: VmaOrderEnv, state: dict[str, Any], policy: LearnedPolicy, action: int) -> float:
+    """Return what the run costs, in ns, if an action is taken in a state and all else is left to the policy's base."""
+    env.task.restore_state(0, state)
+    view = View(env)
+    while env.task.status[0] not in REASONS:
+        policy.leave(action, {}, view)
+        env.task.go_on(np.array([action]))
+        action = 0
+    return finish(env.task.batch[0])[0]["total_ns"]
 
 
 def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
@@ -189,7 +210,8 @@ class Rollouts:
             end = min(goal, -(-total * (turn + 1) // rounds))
             if self.num_timesteps and turn:
                 self.weights = fit(self.samples, self.config)
-            how = Play(self.weights, self.workloads, self.config.arguments, float(h.get("epsilon", 0.2)), tried)
+            c, epsilon = self.config, float(h.get("epsilon", 0.2))
+            how = Play(self.weights, self.workloads, c.arguments, c.base, epsilon, tried)
             while self.num_timesteps < end:
                 first = 1_000 * self.config.seed + self.samples.episodes
                 count = max(1, min(4 * self.processes, -(-(end - self.num_timesteps) // tried)))

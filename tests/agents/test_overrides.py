@@ -1,0 +1,144 @@
+"""Agents on top of a heuristic: what they leave alone is as if the heuristic ran by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from support.episodes import small_workload
+from thp_agents.episode import evaluate_one
+from thp_agents.learned.networks import Mlp, Tree
+from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy, signature
+from thp_agents.learned.rollouts import try_all
+from thp_agents.learned.tree_text import rules
+from thp_agents.policy import PolicyError, find_policy
+from thp_agents.view import View
+from thp_workloads import catalogue
+
+from thp_env.envs.actions import ACTIONS, ORDER_MASKS
+from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
+from thp_env.traces import ProgramBuilder
+
+ARGUMENTS = {"default": "all", "scan_share": 0, "window_ms": 20.0, "window_faults": 128, "idle": True}
+"""The windows of the utilisation rule."""
+
+MIB = 1 << 20
+
+
+def always(action: str, base: str = "utilisation") -> LearnedPolicy:
+    """Return an agent that prefers an action in all states."""
+    bias = np.zeros(len(ACTIONS), np.float32)
+    bias[ACTIONS.index(action)] = 1
+    weight = np.zeros((len(ACTIONS), len(SYSTEM_FIELDS) + len(VMA_FIELDS)), np.float32)
+    made_for = signature("thp_env/VmaOrder-v0", ARGUMENTS, base)
+    return LearnedPolicy(Mlp({"weight0": weight, "bias0": bias}), made_for, {"name": f"always {action}"})
+
+
+class Once(LearnedPolicy):
+    """Takes an action at the first decision that has one to take, and none after."""
+
+    def __init__(self, action: str) -> None:
+        other = always("keep")
+        super().__init__(other.network, other.signature, {"name": "once"})
+        self.action = ACTIONS.index(action)
+
+    def choose(self, observation: dict[str, np.ndarray], view: Any) -> int:
+        """Return the action, then nothing."""
+        action, self.action = self.action, 0
+        return action
+
+
+SMALL = {w.name: w for w in catalogue("small")}
+
+
+@pytest.mark.parametrize("name", ["redis_delete", "kernel_build"])
+def test_an_agent_that_does_nothing_is_the_heuristic_under_it(name: str) -> None:
+    workload = SMALL[name]
+    alone = evaluate_one(find_policy("utilisation"), workload, 1)
+    under = evaluate_one(always("keep"), workload, 1)
+    assert under.decisions == alone.decisions
+    assert under.metrics == alone.metrics
+    assert evaluate_one(find_policy("all_sizes"), workload, 1).metrics != alone.metrics, "the heuristic acted"
+
+
+def test_the_heuristic_leaves_alone_what_got_sizes() -> None:
+    env = gymnasium.make("thp_env/VmaOrder-v0", workload=SMALL["redis_delete"], disable_env_checker=True,
+                         **ARGUMENTS).unwrapped  # fmt: skip
+    observation, _ = env.reset(seed=0)
+    view, policy = View(env), always("32K")
+    policy.reset(view)
+    over, decided = False, set()
+    while not over:
+        action = policy.decide(observation, view)
+        if action:
+            assert ACTIONS[action] == "32K"
+            decided.add(env.vma.id)
+        observation, _, over, _, _ = env.step(action)
+        held = {v.id: v.orders for v in env.machine.vmas() if v.id in decided}
+        assert set(held.values()) <= {ORDER_MASKS["32K"]}
+    assert decided == policy.taken
+    assert decided
+    policy.reset(View(env))
+    assert not policy.taken
+
+
+def test_a_fork_goes_on_by_itself() -> None:
+    env = gymnasium.make("thp_env/VmaOrder-v0", workload=small_workload(), disable_env_checker=True,
+                         **ARGUMENTS).unwrapped  # fmt: skip
+    observation, _ = env.reset(seed=0)
+    view, policy = View(env), always("64K")
+    policy.reset(view)
+    other = policy.fork()
+    policy.decide(observation, view)
+    assert policy.taken
+    assert not other.taken
+    assert other.base is not policy.base
+    assert policy.base.seen is not other.base.seen
+
+
+def test_what_ifs_go_on_as_the_heuristic_would() -> None:
+    """A saving is that of a whole run which takes the action at the first decision against one that does not."""
+    b = ProgramBuilder("waves")
+    b.mmap("heap", 16 * MIB)
+    for wave in range(4):
+        b.touch("heap", wave * 4 * MIB, 4 * MIB, stride=16384)
+        b.access("heap", 0, 16 * MIB, "uniform", 2000, ns=2, weight=5000)
+        b.compute(4e8)
+    program = b.build()
+    env = gymnasium.make("thp_env/VmaOrder-v0", workload=program, disable_env_checker=True, **ARGUMENTS).unwrapped
+    env.reset(seed=0)
+    policy = always("keep")
+    policy.reset(View(env))
+    worth = try_all(env, env.clone_state().task, policy)
+    kept = evaluate_one(Once("keep"), program, 0).metrics["cost_ns"]
+    found = {}
+    for name in ("4K", "16K+32K+64K", "2M"):
+        found[name] = 100 * (1 - evaluate_one(Once(name), program, 0).metrics["cost_ns"] / kept)
+        assert worth[ACTIONS.index(name)] == pytest.approx(found[name], rel=1e-4, abs=1e-6)
+    assert len({round(saved, 2) for saved in found.values()}) == 3, "the actions differ here"
+
+
+def test_a_file_names_its_heuristic(tmp_path: Path) -> None:
+    save_policy(always("keep"), tmp_path / "agent.npz")
+    read = load_policy(tmp_path / "agent.npz")
+    assert read.base is not None
+    assert read.base.name == "utilisation"
+    with pytest.raises(PolicyError, match="on top of 'nobody'"):
+        signature("thp_env/VmaOrder-v0", {}, "nobody")
+    with pytest.raises(PolicyError, match="VmaOrder-v0, on top of a heuristic"):
+        signature("thp_env/FaultOrder-v0", {}, "utilisation")
+
+
+def test_a_heuristic_that_answers_questions_cannot_be_under_an_agent() -> None:
+    with pytest.raises(PolicyError, match="mthp_autopilot answers questions"):
+        evaluate_one(always("keep", "mthp_autopilot"), small_workload(), 0)
+
+
+def test_a_tree_says_whom_it_leaves_memory_to() -> None:
+    nodes = {"feature": -1, "threshold": 0, "left": 0, "right": 0, "inputs": len(SYSTEM_FIELDS) + len(VMA_FIELDS)}
+    weights = {name: np.array([value], np.float32) for name, value in nodes.items()}
+    tree = Tree(weights | {"values": np.zeros((1, len(ACTIONS)), np.float32)})
+    assert "keep: leave it to utilisation" in rules(LearnedPolicy(tree, always("keep").signature, {}))
