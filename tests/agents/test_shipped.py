@@ -8,7 +8,7 @@ import pytest
 from thp_agents.cli import parser
 from thp_agents.evaluate_command import chosen
 from thp_agents.learned import shipped
-from thp_agents.learned.config import load_config
+from thp_agents.learned.config import AgentConfig, load_config
 from thp_agents.policy import find_policy, policies
 
 import thp_env
@@ -23,7 +23,8 @@ def test_a_policy_says_what_made_it(name: str) -> None:
     assert (args.agent, args.seed or 0, policy.meta["seed"]) == (agent, int(seed), int(seed))
     assert policy.meta["version"] == thp_env.__version__
     config = load_config(agent, seed=int(seed))
-    assert policy.meta["config"] == config.as_dict(), "its file as it is now"
+    made_with = AgentConfig(agent).as_dict() | policy.meta["config"]
+    assert made_with == config.as_dict(), "its file as it is now"
     assert policy.meta["decisions"] >= config.steps
 
 
