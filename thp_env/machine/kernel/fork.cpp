@@ -34,11 +34,12 @@ u32 copy_present_ptes(machine &m, u32 parent, u32 child_vma, u64 address, u64 *f
     const u32 pfn = pte_pfn(*from), head = page_head(m, pfn), mm = m.vmas[child_vma].vm_mm;
     const bool batch = feature(m, FEATURE_fork_batch) || contpte_maps_entirely(m, *from);
     u32 nr = folio_pte_batch(m, from, batch ? max : 1);
-    const auto exclusive = [](const auto &page) { return (page.flags & PG_anon_exclusive) != 0; };
-    const auto *pages = &m.pages[pfn];
-    if (maybe_pinned(m, head) && std::any_of(pages, pages + nr, exclusive)) {
-        if (exclusive(*pages)) return copy_present_page(m, child_vma, address, *from, to) ? 1 : 0;
-        nr = 1; // one by one, since some of the batch have to be copied
+    const auto exclusive = [&m](u32 page) { return (m.pages[page].flags & PG_anon_exclusive) != 0; };
+    if (maybe_pinned(m, head)) {
+        if (exclusive(pfn)) return copy_present_page(m, child_vma, address, *from, to) ? 1 : 0;
+        for (u32 page = pfn + 1; page < pfn + nr; ++page) {
+            if (exclusive(page)) nr = 1; // one by one, since some of the batch have to be copied
+        }
     }
     wrprotect_ptes(m, parent, address, from, nr);
     for (u32 i = 0; i < nr; ++i) {
