@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
-from support.episodes import small_workload
+from support.episodes import MIB, make, small_workload
+from support.trees import stump
 from thp_agents.episode import evaluate_one
-from thp_agents.learned.networks import Mlp, Tree
+from thp_agents.learned.networks import Mlp
 from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy, signature
 from thp_agents.learned.rollouts import try_all
 from thp_agents.learned.tree_text import rules
 from thp_agents.policy import PolicyError, find_policy
+from thp_agents.suites import Case, workload_of
 from thp_agents.view import View
-from thp_workloads import catalogue
 
 from thp_env.envs.actions import ACTIONS, ORDER_MASKS
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
@@ -24,8 +24,6 @@ from thp_env.traces import ProgramBuilder
 
 ARGUMENTS = {"default": "all", "scan_share": 0, "window_ms": 20.0, "window_faults": 128, "idle": True}
 """The windows of the utilisation rule."""
-
-MIB = 1 << 20
 
 
 def always(action: str, base: str = "utilisation") -> LearnedPolicy:
@@ -51,12 +49,9 @@ class Once(LearnedPolicy):
         return action
 
 
-SMALL = {w.name: w for w in catalogue("small")}
-
-
 @pytest.mark.parametrize("name", ["redis_delete", "kernel_build"])
 def test_an_agent_that_does_nothing_is_the_heuristic_under_it(name: str) -> None:
-    workload = SMALL[name]
+    workload = workload_of(Case(name, "small", 1))
     alone = evaluate_one(find_policy("utilisation"), workload, 1)
     under = evaluate_one(always("keep"), workload, 1)
     assert under.decisions == alone.decisions
@@ -65,8 +60,7 @@ def test_an_agent_that_does_nothing_is_the_heuristic_under_it(name: str) -> None
 
 
 def test_the_heuristic_leaves_alone_what_got_sizes() -> None:
-    env = gymnasium.make("thp_env/VmaOrder-v0", workload=SMALL["redis_delete"], disable_env_checker=True,
-                         **ARGUMENTS).unwrapped  # fmt: skip
+    env = make(workload=workload_of(Case("redis_delete", "small", 0)), **ARGUMENTS).unwrapped
     observation, _ = env.reset(seed=0)
     view, policy = View(env), always("32K")
     policy.reset(view)
@@ -86,8 +80,7 @@ def test_the_heuristic_leaves_alone_what_got_sizes() -> None:
 
 
 def test_a_fork_goes_on_by_itself() -> None:
-    env = gymnasium.make("thp_env/VmaOrder-v0", workload=small_workload(), disable_env_checker=True,
-                         **ARGUMENTS).unwrapped  # fmt: skip
+    env = make(**ARGUMENTS).unwrapped
     observation, _ = env.reset(seed=0)
     view, policy = View(env), always("64K")
     policy.reset(view)
@@ -108,7 +101,7 @@ def test_what_ifs_go_on_as_the_heuristic_would() -> None:
         b.access("heap", 0, 16 * MIB, "uniform", 2000, ns=2, weight=5000)
         b.compute(4e8)
     program = b.build()
-    env = gymnasium.make("thp_env/VmaOrder-v0", workload=program, disable_env_checker=True, **ARGUMENTS).unwrapped
+    env = make(workload=program, **ARGUMENTS).unwrapped
     env.reset(seed=0)
     policy = always("keep")
     policy.reset(View(env))
@@ -138,7 +131,5 @@ def test_a_heuristic_that_answers_questions_cannot_be_under_an_agent() -> None:
 
 
 def test_a_tree_says_whom_it_leaves_memory_to() -> None:
-    nodes = {"feature": -1, "threshold": 0, "left": 0, "right": 0, "inputs": len(SYSTEM_FIELDS) + len(VMA_FIELDS)}
-    weights = {name: np.array([value], np.float32) for name, value in nodes.items()}
-    tree = Tree(weights | {"values": np.zeros((1, len(ACTIONS)), np.float32)})
-    assert "keep: leave it to utilisation" in rules(LearnedPolicy(tree, always("keep").signature, {}))
+    tree = stump(always("keep").signature, "vma_size", 0.5, "keep", "64K")
+    assert "keep: leave it to utilisation" in rules(tree)

@@ -19,7 +19,7 @@ from support.episodes import small_program
 from thp_agents.episode import evaluate_one
 from thp_agents.learned.config import AgentConfig, agents, load_config, train_workloads
 from thp_agents.learned.policy_file import load_policy
-from thp_agents.learned.rollouts import Play, try_all
+from thp_agents.learned.rollouts import Play, Rollouts, try_all
 from thp_agents.learned.training import make_envs, train
 from thp_agents.policy import PolicyError, find_policy
 from thp_agents.profile import finish
@@ -135,6 +135,10 @@ def test_unknown_agents_and_broken_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="no agent 'pppo': one of a2c"):
         load_config("pppo")
     (tmp_path / "x.toml").write_text("algorithm = 'SAC'")
+    with pytest.raises(PolicyError, match="PPO learns on top of no base"):
+        AgentConfig("it", "PPO", base="utilisation")
+    with pytest.raises(PolicyError, match="on top of 'nobody'"):
+        Rollouts(AgentConfig("it", "rollouts", base="nobody"), ("hot_island",))
     with pytest.raises(PolicyError, match="'SAC' is none of PPO"):
         load_config(str(tmp_path / "x.toml"))
     (tmp_path / "x.toml").write_text("stepps = 3")

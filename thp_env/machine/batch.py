@@ -180,8 +180,7 @@ class Batch:
             decisions = np.ascontiguousarray(decisions, np.uint32)
         self._core.advance(
             chosen, decisions, *limits, window.new_vma, int(window.question), window.slots, window.every,
-            window.idle, slots,
-            rows.view(np.uint8), facts.view(np.uint64), status,
+            window.idle, slots, rows.view(np.uint8), facts.view(np.uint64), status,
         )  # fmt: skip
         return status, rows, Facts(facts)
 

@@ -65,6 +65,8 @@ class AgentConfig:
         for name, known in (("algorithm", ALGORITHMS), ("network", NETWORKS)):
             if getattr(self, name) not in known:
                 raise PolicyError(f"agent {self.name}: {name} {getattr(self, name)!r} is none of {', '.join(known)}")
+        if self.base and self.algorithm != "rollouts":
+            raise PolicyError(f"agent {self.name}: {self.algorithm} learns on top of no base: take rollouts or none")
         for name in ("steps", "envs", "checkpoint"):
             if getattr(self, name) < 1:
                 raise PolicyError(f"agent {self.name}: {name} must be at least 1, not {getattr(self, name)}")

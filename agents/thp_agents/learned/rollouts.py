@@ -118,10 +118,11 @@ def play(how: Play, seed: int) -> Samples:
     made = gymnasium.make("thp_env/VmaOrder-v0", workload=[find(name) for name in how.workloads],
                           disable_env_checker=True, **how.arguments)  # fmt: skip
     env: VmaOrderEnv = made.unwrapped  # type: ignore[assignment]
-    policy, states = how.policy(), list[tuple[float, dict, LearnedPolicy, np.ndarray]]()
+    states: list[tuple[float, dict, LearnedPolicy, np.ndarray]] = []
     observation, _ = env.reset(seed=seed)
-    view, over = View(env), False
+    policy, view = how.policy(), View(env)
     policy.reset(view)
+    over = False
     while not over:
         masks = env.action_masks()
         if env.vma is not None and masks.any():
@@ -137,8 +138,8 @@ def play(how: Play, seed: int) -> Samples:
         observation, _, over, _, _ = env.step(action)
     samples = Samples.none(len(flat(observation)))
     samples.episodes = 1
-    for _, state, policy, seen in states:
-        samples.add(Samples(seen[None], try_all(env, state, policy)[None]))
+    for _, state, forked, seen in states:
+        samples.add(Samples(seen[None], try_all(env, state, forked)[None]))
     return samples
 
 
@@ -192,7 +193,7 @@ class Rollouts:
     def __init__(self, config: AgentConfig, workloads: tuple[str, ...], processes: int = 1) -> None:
         """Know nothing yet."""
         self.config, self.workloads, self.processes = config, workloads, processes
-        fields = sum(map(len, signature(config.environment, config.arguments)["seen"].values()))
+        fields = sum(map(len, signature(config.environment, config.arguments, config.base)["seen"].values()))
         self.samples, self.weights = Samples.none(fields), dict[str, np.ndarray]()
 
     @property
@@ -204,14 +205,13 @@ class Rollouts:
         """Try so many decisions, in rounds, until the callback says no."""
         h, goal = self.config.hyperparameters, self.num_timesteps + steps
         rounds, total = int(h.get("rounds", 3)), self.config.steps
-        tried = int(h.get("tried", 12))
+        tried, epsilon = int(h.get("tried", 12)), float(h.get("epsilon", 0.2))
         while self.num_timesteps < goal:
             turn = min(rounds - 1, self.num_timesteps * rounds // total)
             end = min(goal, -(-total * (turn + 1) // rounds))
             if self.num_timesteps and turn:
                 self.weights = fit(self.samples, self.config)
-            c, epsilon = self.config, float(h.get("epsilon", 0.2))
-            how = Play(self.weights, self.workloads, c.arguments, c.base, epsilon, tried)
+            how = Play(self.weights, self.workloads, self.config.arguments, self.config.base, epsilon, tried)
             while self.num_timesteps < end:
                 first = 1_000 * self.config.seed + self.samples.episodes
                 count = max(1, min(4 * self.processes, -(-(end - self.num_timesteps) // tried)))

@@ -120,8 +120,8 @@ def rules(policy: LearnedPolicy) -> str:
             line = _condition(name, field, integer_below(field, tree.threshold[node]), kind == "if")
         lines.append("    " * depth + line)
     meanings = [f"{name}: {field.meaning} ({field.unit})" for name, field in sorted(used.items())]
-    if base := policy.signature.get("base"):
-        meanings.insert(0, f"{actions[0]}: leave it to {base}")
+    if policy.base:
+        meanings.insert(0, f"{actions[0]}: leave it to {policy.base.name}")
     return "\n".join([*lines, "", *meanings]) + "\n"
 
 
