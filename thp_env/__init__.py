@@ -14,6 +14,7 @@ from typing import Any
 from thp_env.registration import register_environments
 
 _NAMES = {
+    "BEHAVIOUR": "thp_env.machine.behaviour",
     "Machine": "thp_env.machine",
     "MachineConfig": "thp_env.machine",
     "MachineError": "thp_env.machine",
