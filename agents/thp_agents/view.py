@@ -13,9 +13,8 @@ import numpy as np
 from gymnasium.spaces import Discrete
 
 from thp_env.envs.env import ThpEnv
-from thp_env.machine import KIND_FOLIO, KIND_HUGE_ZERO, KIND_ZERO, Machine, OrderQuestion, Verb, Vma, layout
+from thp_env.machine import Machine, OrderQuestion, Verb, Vma, layout
 
-NOTHING, ZERO_PAGE = -1, -2
 TRUTH = frozenset(
     {"nr_untouched", "untouched_page_us", "nr_unmapped", "unmapped_page_us", "shadow_l1_miss", "shadow_l2_miss",
      "shadow_walk_cycles"}
@@ -160,16 +159,23 @@ class View:
         """Do so for each 4K page of an address range: uint8 of `thp_env.machine.YOUNG_MAPPED` and so on."""
         return self._machine.test_and_clear_young(mm, np.arange(start, end, layout.PAGE_SIZE, dtype=np.uint64))
 
-    def mapped_pages(self, mm: int, start: int, end: int) -> np.ndarray:
-        """Return what each 4K page of an address range maps, int8: the order of its folio, -1 nothing, -2 zeros.
+    # What follows up to `count_zero_pages` is free, since a kernel could note it at its own faults, as Ingens does.
 
-        Free, since a kernel could note it at its own faults, as Ingens does.
-        """
-        pages = self._machine.pagemap(mm, start, end - start)
-        orders = pages["order"].astype(np.int8)
-        orders[pages["kind"] != KIND_FOLIO] = NOTHING
-        orders[(pages["kind"] == KIND_ZERO) | (pages["kind"] == KIND_HUGE_ZERO)] = ZERO_PAGE
-        return orders
+    def mapped_pages(self, mm: int, start: int, end: int) -> np.ndarray:
+        """Return what each 4K page of an address range maps: see `Machine.mapped_orders`."""
+        return self._machine.mapped_orders(mm, start, end)
+
+    def occupied_blocks(self, mm: int, start: int, end: int) -> np.ndarray:
+        """Return the aligned 2M blocks that have a page mapped: see `Machine.occupied_blocks`."""
+        return self._machine.occupied_blocks(mm, start, end)
+
+    def occupancy_by_size(self, mm: int, start: int, end: int) -> np.ndarray:
+        """Return how full aligned blocks of each size are: see `Machine.occupancy_by_size`."""
+        return self._machine.occupancy_by_size(mm, start, end)
+
+    def blocks_with_holes(self, mm: int, start: int, end: int) -> np.ndarray:
+        """Return aligned blocks of which a part is unmapped: see `Machine.blocks_with_holes`."""
+        return self._machine.blocks_with_holes(mm, start, end)
 
     def count_zero_pages(self, mm: int, start: int, end: int) -> int:
         """Read the pages of large folios in a range, and return how many are all zeros."""

@@ -9,7 +9,7 @@ import pytest
 from support.episodes import MIB, PAGE
 from support.policies import before, mapped, play
 from thp_agents.heuristics import cbmm, leshy
-from thp_agents.heuristics.blocks import Block, block_orders
+from thp_agents.heuristics.blocks import Block, occupied_blocks
 from thp_agents.heuristics.cbmm import Cbmm
 from thp_agents.heuristics.damon import Damon, Region
 from thp_agents.heuristics.damos_ethp import DamosEthp
@@ -26,7 +26,7 @@ from thp_agents.policy import find_policy
 from thp_agents.view import View
 
 from thp_env.envs.actions import ACTIONS
-from thp_env.machine import MachineConfig
+from thp_env.machine import SIZE_DTYPE, MachineConfig
 from thp_env.traces import ProgramBuilder
 from thp_env.workload import Instance
 
@@ -52,7 +52,13 @@ def blocks_of(*pages: int, seconds: float = 1, use: int | None = None) -> Instan
 def huge(view: View) -> list[int]:
     """Return which blocks of the one region are one huge page."""
     start = min(vma.start for vma in view.vmas())
-    return sorted((block.start - start) // (2 * MIB) for block, orders in block_orders(view) if (orders == 9).all())
+    return sorted((block.start - start) // (2 * MIB) for block, _, whole in occupied_blocks(view) if whole)
+
+
+def orders_of(view: View) -> set[int]:
+    """Return the orders of the folios that whole 2M blocks map; -1 where nothing is mapped."""
+    blocks = [block for block, _, _ in occupied_blocks(view)]
+    return {int(o) for block in blocks for o in view.mapped_pages(block.mm, block.start, block.end)}
 
 
 def ends_with(policy, workload: Instance) -> list[int]:
@@ -327,9 +333,9 @@ def test_khugepaged_collapses_to_enabled_sizes() -> None:
         env, view = before(policy, workload)
         over, seen = False, set()
         while not over:
-            seen = {int(o) for _, block in block_orders(view) for o in block}
+            seen = orders_of(view)
             over = env.step(policy.decide({}, view))[2]
-        seen = {int(o) for _, block in block_orders(view) for o in block}
+        seen = orders_of(view)
         assert seen == orders, name
 
 
@@ -362,14 +368,14 @@ def test_add_ons_can_be_stacked() -> None:
 
 
 def test_density_counts_the_pages_of_blocks_that_were_begun() -> None:
-    orders = np.full(64, -1, np.int8)
-    orders[0:8] = 0
-    assert density(orders, 0, 4) == 0.5, "8 of the 16 pages of one block"
-    assert density(orders, 0, 5) == 0.25
-    assert density(orders, 8, 4) == 0.0, "the aligned block begins 8 pages later"
-    orders[16:32] = 4
-    assert density(orders, 0, 4) == 0.5, "a folio of the size tells nothing"
-    assert density(orders, 0, 5) == 0.75
+    def of_size(begun: int, partial: int, mapped: int) -> np.ndarray:
+        return np.array([(begun, partial, mapped)], SIZE_DTYPE)[0]
+
+    assert density(of_size(1, 1, 8), 4) == 0.5, "8 of the 16 pages of one block"
+    assert density(of_size(2, 1, 8), 4) == 0.5, "a folio of the size tells nothing"
+    assert density(of_size(1, 1, 24), 5) == 0.75
+    assert density(of_size(1, 0, 0), 4) == 1.0
+    assert density(of_size(0, 0, 0), 4) == 0.0
 
 
 def test_utilisation_weighs_memory_against_faults_and_walks() -> None:

@@ -17,6 +17,8 @@ from thp_env.machine.access import Access
 from thp_env.machine.config import ARCHITECTURES, MachineConfig, MachineError  # noqa: F401
 from thp_env.machine.counters import Counters
 from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine belongs to its face
+    BLOCK_DTYPE,
+    HOLE_DTYPE,
     KIND_FILE,
     KIND_FOLIO,
     KIND_GUARD,
@@ -33,7 +35,10 @@ from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine
     LAYOUT_SWAPCACHE,
     LAYOUT_TOUCHED,
     LAYOUT_YOUNG,
+    MAPS_NOTHING,
+    MAPS_ZEROS,
     PAGE_DTYPE,
+    SIZE_DTYPE,
     SMAPS_DTYPE,
     WALK_DTYPE,
     YOUNG_ACCESSED,

@@ -8,7 +8,7 @@ import numpy as np
 
 from thp_env.machine import layout
 from thp_env.machine.config import MachineError
-from thp_env.machine.records import WALK_DTYPE, Verb
+from thp_env.machine.records import BLOCK_DTYPE, HOLE_DTYPE, SIZE_DTYPE, WALK_DTYPE, Verb
 
 
 class Access:
@@ -67,6 +67,38 @@ class Access:
         """
         bits = self._core.test_and_clear_young(mm, np.ascontiguousarray(addresses, np.uint64))
         return np.frombuffer(bits, np.uint8)
+
+    def mapped_orders(self, mm: int, start: int, end: int) -> np.ndarray:
+        """Return what each 4K page of an address range maps, int8: the order of its folio, or `MAPS_NOTHING` and so on.
+
+        This and the next three cost no simulated time: a kernel could note it at its own faults, as Ingens does.
+
+        Raises:
+            MachineError: when there is no such range.
+        """
+        return self._read_range(self._core.mapped_orders, mm, start, end, np.int8)
+
+    def _read_range(self, read: Any, mm: int, start: int, end: int, dtype: Any) -> np.ndarray:
+        try:
+            return np.frombuffer(read(mm, start, end), dtype)
+        except (ValueError, IndexError, TypeError) as error:
+            raise MachineError(f"cannot read {start:#x} to {end:#x}: {error}") from None
+
+    def occupied_blocks(self, mm: int, start: int, end: int) -> np.ndarray:
+        """Return the aligned 2M blocks of an address range that have a page mapped: `BLOCK_DTYPE`, by address."""
+        return self._read_range(self._core.occupied_blocks, mm, start, end, BLOCK_DTYPE)
+
+    def occupancy_by_size(self, mm: int, start: int, end: int) -> np.ndarray:
+        """Return how full the aligned blocks of an address range are: `SIZE_DTYPE` for each order, 0 to 9."""
+        return self._read_range(self._core.occupancy_by_size, mm, start, end, SIZE_DTYPE)
+
+    def blocks_with_holes(self, mm: int, start: int, end: int) -> np.ndarray:
+        """Return the aligned blocks of each size in which a folio of that size is mapped and a page is not.
+
+        Returns:
+            `HOLE_DTYPE`, by order from 2 on, then by address.
+        """
+        return self._read_range(self._core.blocks_with_holes, mm, start, end, HOLE_DTYPE)
 
     def count_zero_pages(self, mm: int, start: int, end: int) -> int:
         """Read the pages of large folios in a range, and return how many are all zeros; this costs simulated time."""

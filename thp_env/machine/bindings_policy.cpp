@@ -2,6 +2,7 @@
 #include "batch.hpp"
 #include "bindings.hpp"
 #include "kernel/page_idle.hpp"
+#include "occupancy.hpp"
 
 namespace nb = nanobind;
 
@@ -40,6 +41,28 @@ void bind_policy(nb::class_<core_machine> &machines) {
         .def("count_zero_pages",
              [](core_machine &c, u32 mm, u64 start, u64 end) {
                  return count_zero_pages(*c.m, mm, start, checked_range(c, mm, start, end));
+             })
+        .def("mapped_orders",
+             [](core_machine &c, u32 mm, u64 start, u64 end) {
+                 std::vector<i8> out((checked_range(c, mm, start, end) - start) >> PAGE_SHIFT);
+                 mapped_orders(*c.m, mm, start, end, out.data());
+                 return as_bytes(out.data(), out.size());
+             })
+        .def("occupied_blocks",
+             [](core_machine &c, u32 mm, u64 start, u64 end) {
+                 const auto out = occupied_blocks(*c.m, mm, start, checked_range(c, mm, start, end));
+                 return as_bytes(out.data(), out.size());
+             })
+        .def("occupancy_by_size",
+             [](core_machine &c, u32 mm, u64 start, u64 end) {
+                 size_occupancy out[PMD_ORDER + 1];
+                 occupancy_by_size(*c.m, mm, start, checked_range(c, mm, start, end), out);
+                 return as_bytes(out, PMD_ORDER + 1);
+             })
+        .def("blocks_with_holes",
+             [](core_machine &c, u32 mm, u64 start, u64 end) {
+                 const auto out = blocks_with_holes(*c.m, mm, start, checked_range(c, mm, start, end));
+                 return as_bytes(out.data(), out.size());
              })
         .def("sample_walks", [](core_machine &c, u64 period) { c.m->h->policy.walk_period = period; })
         .def("take_walk_samples",

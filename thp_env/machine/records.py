@@ -31,6 +31,19 @@ for it, by kind, if the machine keeps it (`charge_vmas`)."""
 WALK_DTYPE = np.dtype([("address", "<u8"), ("mm", "<u4"), ("count", "<u4"), ("size", "<u4"), ("spare", "<u4")])
 """A sampled page walk, taken `count` times; `size` is that of the entry: 0 4K, 1 coalesced, 2 contpte, 3 2M."""
 
+MAPS_NOTHING, MAPS_ZEROS = -1, -2
+"""What `Machine.mapped_orders` says of a page that no folio of anonymous memory is mapped to."""
+
+BLOCK_DTYPE = np.dtype([("start", "<u8"), ("mapped", "<u4"), ("huge", "<u4")])
+"""An aligned 2M block: pages that folios are mapped to, and of these those of folios of 2M."""
+
+SIZE_DTYPE = np.dtype([("begun", "<u8"), ("partial", "<u8"), ("mapped", "<u8")])
+"""Of the aligned blocks of one size: those that have a page mapped; of these those that folios of this size or larger
+do not fill; and the pages mapped in the latter."""
+
+HOLE_DTYPE = np.dtype([("start", "<u8"), ("order", "<u4"), ("held", "<u4"), ("nothing", "<u4"), ("spare", "<u4")])
+"""An aligned block of a size: pages that folios of this size are mapped to, and pages that nothing is mapped to."""
+
 KIND_NONE, KIND_FOLIO, KIND_ZERO, KIND_HUGE_ZERO, KIND_GUARD, KIND_SWAP, KIND_FILE = range(7)
 LAYOUT_PMD, LAYOUT_EXCLUSIVE, LAYOUT_NOT_SWAPBACKED, LAYOUT_NOT_LRU = (1 << bit for bit in range(4))
 LAYOUT_YOUNG, LAYOUT_DIRTY, LAYOUT_TOUCHED, LAYOUT_SWAPCACHE, LAYOUT_CONT = (1 << bit for bit in range(4, 9))

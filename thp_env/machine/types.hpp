@@ -6,6 +6,7 @@
 namespace thp {
 
 using u8 = std::uint8_t;
+using i8 = std::int8_t;
 using u16 = std::uint16_t;
 using u32 = std::uint32_t;
 using u64 = unsigned long long; // as the kernel: the type of its constants

@@ -55,18 +55,11 @@ def inside(vma: Vma) -> tuple[int, int]:
     return start, max(start, vma.end // layout.PMD_SIZE * layout.PMD_SIZE)
 
 
-def block_orders(view: View) -> Iterator[tuple[Block, np.ndarray]]:
-    """Yield each whole 2M block that has a page mapped, with what its 512 pages map (`View.mapped_pages`)."""
+def occupied_blocks(view: View) -> Iterator[tuple[Block, int, bool]]:
+    """Yield each whole 2M block that has a page mapped, how many pages, and whether huge folios map all of it."""
     for vma in view.vmas():
-        start, end = inside(vma)
-        orders = view.mapped_pages(vma.mm, start, end).reshape(-1, PAGES)
-        for i in np.flatnonzero((orders >= 0).any(1)):
-            yield Block(vma.mm, start + int(i) * layout.PMD_SIZE), orders[i]
-
-
-def base_mapped(orders: np.ndarray) -> bool:
-    """Return whether a block's pages are not one huge folio yet."""
-    return bool((orders < layout.PMD_ORDER).any())
+        for start, mapped, huge in view.occupied_blocks(vma.mm, vma.start, vma.end).tolist():
+            yield Block(vma.mm, start), mapped, huge == PAGES
 
 
 def young_pages(view: View, blocks: list[Block]) -> np.ndarray:

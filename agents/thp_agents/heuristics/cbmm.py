@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_agents.heuristics.blocks import ALL_2M, Block, Timer, base_mapped, block_orders, inside
+from thp_agents.heuristics.blocks import ALL_2M, Block, Timer, inside, occupied_blocks
 from thp_agents.policy import Policy
 from thp_agents.view import View
 from thp_env.machine import layout
@@ -20,6 +20,8 @@ from thp_env.machine import layout
 CYCLES_PER_MISS = 50
 PREPARATION = 100 * 2000
 NO_BLOCK, RECLAIM = 1 << 32, 10**9
+ADDRESSES = 1 << 47
+"""Of an address space."""
 
 
 def cost(free_2m: int, reclaim: bool, prezeroed: bool = False) -> int:
@@ -80,8 +82,8 @@ class Cbmm(Policy):
             mask = ALL_2M if promote(of_vma / blocks, self.price(view)) else 1
             if mask != (vma.orders or 1):
                 view.set_orders(vma.mm, vma.start, vma.end, mask)
-        for block, orders in block_orders(view):
-            if base_mapped(orders) and promote(self.misses.get(block, 0.0), self.price(view)):
+        for block, _, huge in occupied_blocks(view):
+            if not huge and promote(self.misses.get(block, 0.0), self.price(view)):
                 view.collapse(block.mm, block.start, block.end)
 
     def price(self, view: View) -> int:
@@ -93,9 +95,10 @@ class Cbmm(Policy):
 def note_walks(misses: dict[Block, float], view: View, period: int, size: int = layout.PMD_SIZE) -> None:
     """Add the page walks that samples stand for to the blocks in which they were."""
     samples = view.walk_samples()
-    places = np.stack([samples["mm"].astype(np.uint64), samples["address"] // size * size], 1)
-    blocks, index = np.unique(places, axis=0, return_inverse=True)
+    starts = samples["address"] // np.uint64(size) * np.uint64(size)
+    places = samples["mm"].astype(np.uint64) * np.uint64(ADDRESSES) + starts
+    blocks, index = np.unique(places, return_inverse=True)
     counts = np.bincount(index, samples["count"], len(blocks))
-    for (mm, start), count in zip(blocks.tolist(), counts.tolist(), strict=True):
-        block = Block(mm, start)
+    for place, count in zip(blocks.tolist(), counts.tolist(), strict=True):
+        block = Block(place // ADDRESSES, place % ADDRESSES)
         misses[block] = misses.get(block, 0.0) + count * period

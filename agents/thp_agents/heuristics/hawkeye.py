@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_agents.heuristics.blocks import PAGES, Block, Timer, base_mapped, block_orders, young_pages
+from thp_agents.heuristics.blocks import Block, Timer, occupied_blocks, young_pages
 from thp_agents.policy import Policy
 from thp_agents.view import View
 
@@ -72,8 +72,8 @@ class HawkEye(Policy):
     def candidates(self, view: View) -> dict[int, list[Block]]:
         """Return the blocks that are not huge yet, by process; what is gone is forgotten."""
         found: dict[int, list[Block]] = {}
-        for block, orders in block_orders(view):
-            if base_mapped(orders):
+        for block, _, huge in occupied_blocks(view):
+            if not huge:
                 found.setdefault(block.mm, []).append(block)
         alive = {block for blocks in found.values() for block in blocks}
         self.weights = {block: weight for block, weight in self.weights.items() if block in alive}
@@ -193,11 +193,11 @@ class HawkEyePaper(HawkEye):
 
     def recover(self, view: View) -> None:
         """Split huge pages that hold many pages of zeros, each looked at once a pressure, until enough is free."""
-        for block, orders in block_orders(view):
+        for block, _, huge in occupied_blocks(view):
             if view.free_pages >= (1 - self.low) * view.memory_pages:
                 self.looked.clear()
                 return
-            if base_mapped(orders) or block in self.looked or len(orders) < PAGES:
+            if not huge or block in self.looked:
                 continue
             self.looked.add(block)
             if view.count_zero_pages(block.mm, block.start, block.end) >= self.zero_pages:

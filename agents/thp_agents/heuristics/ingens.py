@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_agents.heuristics.blocks import PAGES, Block, Timer, base_mapped, block_orders, young_pages
+from thp_agents.heuristics.blocks import PAGES, Block, Timer, occupied_blocks, young_pages
 from thp_agents.policy import Policy
 from thp_agents.view import View
 
@@ -48,12 +48,12 @@ class Ingens(Policy):
     def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
         """Append blocks that have become full enough, serve the worklists, read accessed bits when it is time."""
         self.huge = {}
-        for block, orders in block_orders(view):
-            if not base_mapped(orders):
+        for block, pages, huge in occupied_blocks(view):
+            if huge:
                 self.huge.setdefault(block.mm, []).append(block)
                 continue
             worklist = self.worklists.setdefault(block.mm, deque())
-            if int((orders >= 0).sum()) >= self.threshold and block not in worklist:
+            if pages >= self.threshold and block not in worklist:
                 worklist.append(block)
         self._promote(view)
         if self.scan.due(view):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_agents.heuristics.blocks import ALL_2M, Block, Timer, base_mapped, block_orders, inside
+from thp_agents.heuristics.blocks import ALL_2M, Block, Timer, inside, occupied_blocks
 from thp_agents.policy import Policy
 from thp_agents.view import View
 
@@ -133,7 +133,7 @@ class Leshy(Policy):
 
     def follow(self, view: View, regions: list[Region]) -> None:
         """Carry hints out, those of 2M in the order given."""
-        small = {block for block, orders in block_orders(view) if base_mapped(orders)}
+        small = {block for block, _, huge in occupied_blocks(view) if not huge}
         hints = [Block(mm, start) for mm, start, size in regions if size == SIZES[2]]
         for block in [b for b in hints if b in small][: self.hints]:
             view.collapse(block.mm, block.start, block.end)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_agents.heuristics.blocks import Timer, base_mapped, block_orders
+from thp_agents.heuristics.blocks import Timer, occupied_blocks
 from thp_agents.policy import Policy
 from thp_agents.view import View
 
@@ -46,9 +46,8 @@ class Quicksilver(Policy):
         """Collapse the blocks that have enough pages; one that failed is tried again when it has more."""
         if self.mode == "async" and not self.scan.due(view):
             return view.no_op
-        for block, orders in block_orders(view):
-            pages = int((orders >= 0).sum())
-            if base_mapped(orders) and pages >= self.threshold and self.failed.get(block, 0) < pages:
+        for block, pages, huge in occupied_blocks(view):
+            if not huge and pages >= self.threshold and self.failed.get(block, 0) < pages:
                 if view.collapse(block.mm, block.start, block.end):
                     self.failed[block] = pages
                 else:

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from thp_agents.heuristics.blocks import PAGES, Block, Timer, inside
+from thp_agents.heuristics.blocks import PAGES, Block, Timer
 from thp_agents.heuristics.cbmm import note_walks
 from thp_agents.policy import Policy
-from thp_agents.view import NOTHING, View
+from thp_agents.view import View
 from thp_env.machine import Vma, layout
 from thp_env.machine.clock import COSTS
 from thp_env.machine.prices import PAGES_PER_MIB, Prices
@@ -110,12 +110,11 @@ class Utilisation(Policy):
 
     def order(self, view: View, vma: Vma) -> int:
         """Return the order of the greatest gain for the VMA's later faults."""
-        orders = view.mapped_pages(vma.mm, vma.start, vma.end)
+        sizes = view.occupancy_by_size(vma.mm, vma.start, vma.end)
         life = self.lifetime(view, vma)
         best, most = 0, 0.0
         for order in SIZES:
-            share = density(orders, vma.start // layout.PAGE_SIZE, order)
-            gain = self.gain(order, share, life)
+            gain = self.gain(order, density(sizes[order], order), life)
             if gain > most:
                 best, most = order, gain
         return best
@@ -168,33 +167,25 @@ class Utilisation(Policy):
 
     def _split(self, view: View, vma: Vma) -> None:
         """Split large folios of which so much was unmapped that giving it back pays for the split and its walks."""
-        first = vma.start // layout.PAGE_SIZE
-        orders = view.mapped_pages(vma.mm, vma.start, vma.end)
+        holes = view.blocks_with_holes(vma.mm, vma.start, vma.end)
         life = self.lifetime(view, vma)
         for order in SIZES:
-            whole, at = aligned(orders, first, order)
-            held = (whole == order).sum(1)
-            lost = held * self.walk_rate * self.saved[order] * life
-            gain = (whole == NOTHING).sum(1) * PAGE_SECOND * life - lost - SPLIT_FOLIO - (SPLIT_PAGE << order)
-            for i in np.flatnonzero((held > 0) & (gain > 0)):
-                start = (at + (int(i) << order)) * layout.PAGE_SIZE
+            found = holes[holes["order"] == order]
+            lost = found["held"] * self.walk_rate * self.saved[order] * life
+            gain = found["nothing"] * PAGE_SECOND * life - lost - SPLIT_FOLIO - (SPLIT_PAGE << order)
+            for start in found["start"][gain > 0].tolist():
                 view.split(vma.mm, start, start + (layout.PAGE_SIZE << order))
 
     def _worth(self, view: View, vma: Vma) -> list[tuple[float, Block]]:
         """Return the gain of each 2M block that should be collapsed."""
-        start, end = inside(vma)
-        if start == end:
-            return []
-        orders = view.mapped_pages(vma.mm, start, end).reshape(-1, PAGES)
-        mapped = (orders >= 0).sum(1)
-        small = ((orders >= 0) & (orders < layout.PMD_ORDER)).any(1)
-        life = self.lifetime(view, vma)
-        starts = range(start, end, layout.PMD_SIZE)
-        walks = np.array([self.heat.get(Block(vma.mm, at), 0.0) for at in starts])
+        blocks = view.occupied_blocks(vma.mm, vma.start, vma.end)
+        blocks = blocks[blocks["mapped"] > blocks["huge"]]
+        life, mapped = self.lifetime(view, vma), blocks["mapped"].astype(np.int64)
+        walks = np.array([self.heat.get(Block(vma.mm, start), 0.0) for start in blocks["start"].tolist()])
         gain = walks * self.saved[layout.PMD_ORDER] * life
         gain = gain - COPY * mapped - (PAGES - mapped) * (ZERO + PAGE_SECOND * life)
-        chosen = np.flatnonzero(small & (gain > 0))
-        return [(float(gain[i]), Block(vma.mm, start + int(i) * layout.PMD_SIZE)) for i in chosen]
+        chosen = zip(gain[gain > 0].tolist(), blocks["start"][gain > 0].tolist(), strict=True)
+        return [(worth, Block(vma.mm, start)) for worth, start in chosen]
 
 
 def mask_up_to(order: int) -> int:
@@ -202,24 +193,13 @@ def mask_up_to(order: int) -> int:
     return sum(1 << o for o in layout.ORDERS if o <= order) or 1
 
 
-def aligned(orders: np.ndarray, first: int, order: int) -> tuple[np.ndarray, int]:
-    """Return a range's whole aligned blocks of a size, one a row, and the number of the first one's first page."""
-    nr = 1 << order
-    skip = min(len(orders), -first % nr)
-    return orders[skip : skip + (len(orders) - skip) // nr * nr].reshape(-1, nr), first + skip
-
-
-def density(orders: np.ndarray, first: int, order: int) -> float:
+def density(size: np.void, order: int) -> float:
     """Return the share of mapped pages in the aligned blocks of a size that faults have begun, 0 if none tells.
 
     Args:
-        orders: what each page of a range maps (`View.mapped_pages`).
-        first: number of its first page.
-        order: the size. Blocks that one folio of this size or larger fills tell nothing.
+        size: a row of `View.occupancy_by_size`. Blocks that one folio of this size or larger fills tell nothing.
+        order: the size.
     """
-    whole, _ = aligned(orders, first, order)
-    begun = (whole >= 0).any(1)
-    told = whole[begun & (whole < order).any(1)]
-    if len(told):
-        return float((told >= 0).mean())
-    return 1.0 if begun.any() else 0.0
+    if size["partial"]:
+        return int(size["mapped"]) / (int(size["partial"]) << order)
+    return 1.0 if size["begun"] else 0.0

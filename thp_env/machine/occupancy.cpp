@@ -1,0 +1,118 @@
+#include "occupancy.hpp"
+#include "kernel/page_table.hpp"
+#include <algorithm>
+
+namespace thp {
+
+namespace {
+
+// What the entries of one page table map. Pages of one folio follow each other, so it is looked up once.
+void orders_of_table(machine &m, const u64 *pte, u64 nr, i8 *out) {
+    u32 expected = 0; // the frame that would go on with the folio of the entry before
+    u32 left = 0;     // frames of that folio from there on
+    i8 order = MAPS_NOTHING;
+    for (u64 i = 0; i < nr; ++i) {
+        if (!pte_present(pte[i])) {
+            out[i] = MAPS_NOTHING;
+            left = 0;
+        } else if (pte[i] & PTE_SPECIAL) {
+            out[i] = MAPS_ZEROS;
+            left = 0;
+        } else {
+            const u32 pfn = pte_pfn(pte[i]);
+            if (left == 0 || pfn != expected) {
+                const u32 head = page_head(m, pfn);
+                const page &folio = m.pages[head];
+                order = folio.flags & PG_file ? MAPS_NOTHING : static_cast<i8>(folio.order);
+                left = head + (1U << folio.order) - pfn;
+            }
+            out[i] = order;
+            expected = pfn + 1;
+            --left;
+        }
+    }
+}
+
+// Calls visit(number of the first page, orders of its 2^order pages) for the aligned blocks in a range.
+template <typename Visit> void each_block(const std::vector<i8> &orders, u64 first, u32 order, Visit visit) {
+    const u64 nr = 1ULL << order;
+    const u64 end = first + orders.size();
+    for (u64 at = align_up(first, nr); at + nr <= end; at += nr) visit(at, orders.data() + (at - first));
+}
+
+std::vector<i8> orders_of_range(machine &m, u32 mm, u64 start, u64 end) {
+    std::vector<i8> orders((end - start) >> PAGE_SHIFT);
+    mapped_orders(m, mm, start, end, orders.data());
+    return orders;
+}
+
+} // namespace
+
+void mapped_orders(machine &m, u32 mm, u64 start, u64 end, i8 *out) {
+    std::fill_n(out, (end - start) >> PAGE_SHIFT, MAPS_NOTHING);
+    walk_pmd_range(m, mm, start, end, [&](u64 at, u64 next, const u64 *pmd) {
+        i8 *const part = out + ((at - start) >> PAGE_SHIFT);
+        const u64 nr = (next - at) >> PAGE_SHIFT;
+        if (pmd_is_table(*pmd)) {
+            orders_of_table(m, pte_offset(m, *pmd, at), nr, part);
+        } else if (pmd_trans_huge(*pmd)) {
+            std::fill_n(part, nr, *pmd & PTE_SPECIAL ? MAPS_ZEROS : static_cast<i8>(PMD_ORDER));
+        }
+        return true;
+    });
+}
+
+std::vector<block_occupancy> occupied_blocks(machine &m, u32 mm, u64 start, u64 end) {
+    std::vector<block_occupancy> found;
+    i8 orders[HPAGE_PMD_NR];
+    const u64 last = align_down(end, PMD_SIZE);
+    walk_pmd_range(m, mm, std::min(align_up(start, PMD_SIZE), last), last,
+                   [&](u64 at, u64 next, const u64 *) {
+                       mapped_orders(m, mm, at, next, orders);
+                       block_occupancy block{at, 0, 0};
+                       for (const i8 order : orders) {
+                           block.mapped += order >= 0;
+                           block.huge += order == static_cast<i8>(PMD_ORDER);
+                       }
+                       if (block.mapped) found.push_back(block);
+                       return true;
+                   });
+    return found;
+}
+
+void occupancy_by_size(machine &m, u32 mm, u64 start, u64 end, size_occupancy out[PMD_ORDER + 1]) {
+    const std::vector<i8> orders = orders_of_range(m, mm, start, end);
+    for (u32 order = 0; order <= PMD_ORDER; ++order) {
+        size_occupancy size{};
+        each_block(orders, start >> PAGE_SHIFT, order, [&](u64, const i8 *page) {
+            u32 mapped = 0, smaller = 0;
+            for (u32 i = 0; i < (1U << order); ++i) {
+                mapped += page[i] >= 0;
+                smaller += page[i] < static_cast<i8>(order);
+            }
+            const bool partial = mapped && smaller;
+            size.begun += mapped != 0;
+            size.partial += partial;
+            size.mapped += partial ? mapped : 0;
+        });
+        out[order] = size;
+    }
+}
+
+std::vector<block_with_hole> blocks_with_holes(machine &m, u32 mm, u64 start, u64 end) {
+    const std::vector<i8> orders = orders_of_range(m, mm, start, end);
+    std::vector<block_with_hole> found;
+    for (u32 order = 2; order <= PMD_ORDER; ++order) {
+        each_block(orders, start >> PAGE_SHIFT, order, [&](u64 at, const i8 *page) {
+            block_with_hole block{at << PAGE_SHIFT, order, 0, 0, 0};
+            for (u32 i = 0; i < (1U << order); ++i) {
+                block.held += page[i] == static_cast<i8>(order);
+                block.nothing += page[i] == MAPS_NOTHING;
+            }
+            if (block.held && block.nothing) found.push_back(block);
+        });
+    }
+    return found;
+}
+
+} // namespace thp
