@@ -325,6 +325,16 @@ EXTRAS = {
 """Modules of packages that come with an extra of thp-env."""
 
 
+def command() -> NoReturn:
+    """Run the command as a process of its own."""
+    code = main()
+    if code > 128:  # stopped: what is kept has been written, and taking torch down would take seconds more
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; whatever goes wrong is one clear line and exit code 2, ctrl-C 130 and SIGTERM 143."""
     args = parser().parse_args(argv)
@@ -373,4 +383,4 @@ def _write_no_more() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -51,7 +51,7 @@ def make_envs(config: AgentConfig, threads: int | None = None) -> SB3VecEnv:
 OWN = ("bandit", "rollouts")
 """Algorithms of this package, which write their checkpoints without pickles."""
 
-PATIENCE = 1.0
+PATIENCE = 0.5
 """Seconds that a step may take after ctrl-C."""
 
 
