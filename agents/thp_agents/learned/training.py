@@ -204,8 +204,8 @@ def _train(
 
 def _learn(model: Any, config: AgentConfig, progress: _Progress) -> None:
     left = config.steps - model.num_timesteps
-    if left > 0 and config.algorithm in OWN:
-        model.learn(left, partial(progress.step, model))
+    if config.algorithm in OWN:
+        model.learn(left, partial(progress.step, model))  # what-ifs grow their forest even if nothing is left to try
     elif left > 0:
         # One update can take longer than anybody waits after ctrl-C: between two gradients, all is whole, too.
         model.policy.optimizer.register_step_post_hook(progress.end_if_stopped)
