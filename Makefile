@@ -1,41 +1,52 @@
-# Two commands are enough: `make demo` and `make test`. Both install first.
-PYTHON ?= python3.11
+# Two commands are enough: `make demo` and `make test`. Both install what they need first.
+FITS := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do \
+  $$p -c '$(FITS)' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 NATIVE := CMakeLists.txt $(shell find thp_env workloads agents -name '*.cpp' -o -name '*.hpp' 2>/dev/null)
 CHECKED := thp_env $(wildcard agents workloads benchmarks)
-# The dependencies without the package itself, so that an edit of a C++ file does not ask the package index.
 EDITABLE := $(PIP) install --no-build-isolation
 
 .PHONY: install demo test bench full rllib docs lint format sanitize fuzz mutations clean
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 
-install: $(VENV)/installed
+install: $(VENV)/with-dev $(VENV)/installed
 
-$(VENV)/dependencies: pyproject.toml
-	@command -v $(PYTHON) >/dev/null && $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null && command -v g++ >/dev/null || { \
-	  echo 'python3.11 with venv and g++ are needed: apt-get install g++ make python3.11 python3.11-venv' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+$(BIN)/python:
+	@'$(PYTHON)' -c '$(FITS)' 2>/dev/null && command -v g++ >/dev/null || { \
+	  echo 'Python 3.11 to 3.14 with venv$(if $(PYTHON), (not $(PYTHON))) and g++ are needed: apt-get install g++ make python3 python3-venv,' \
+	    'or name a Python: make PYTHON=python3.12' >&2; exit 1; }
+	'$(PYTHON)' -m venv $(VENV)
 	$(PIP) install 'scikit-build-core>=0.10' 'nanobind>=2.4' cmake ninja setuptools wheel
-	$(EDITABLE) -e '.[dev]'
-	@touch $@
 
-$(VENV)/installed: $(VENV)/dependencies $(NATIVE)
+# The package with an extra of pyproject.toml, and what that includes.
+INCLUDED_test := agents
+INCLUDED_lint := agents
+INCLUDED_docs := agents
+INCLUDED_dev := agents test lint docs
+$(VENV)/with-%: pyproject.toml | $(BIN)/python
+	$(EDITABLE) -e '.[$*]'
+	@touch $@ $(addprefix $(VENV)/with-,$(INCLUDED_$*)) $(VENV)/installed
+
+# The package alone, so that an edit of a C++ file does not ask the package index.
+$(VENV)/installed: $(NATIVE) | $(BIN)/python
 	@command -v g++ >/dev/null || { echo 'g++ is needed: apt-get install g++ make' >&2; exit 1; }
 	$(EDITABLE) --no-deps -e .
 	@touch $@
 
-demo: install
+demo: $(VENV)/with-agents $(VENV)/installed
 	$(BIN)/thp-env demo
 
-test: install
+test: $(VENV)/with-test $(VENV)/installed
 	$(BIN)/python -m pytest
 
-bench: install
+bench: $(VENV)/with-test $(VENV)/installed
 	$(BIN)/thp-env bench
 
-full: install
+full: $(VENV)/with-test $(VENV)/installed
 	$(BIN)/python -m pytest -m 'full or not full'
 	$(MAKE) sanitize
 	$(MAKE) mutations
@@ -43,8 +54,8 @@ full: install
 
 # RLlib pins the oldest gymnasium that is supported, so its venv tests the environments with that one too, and has Ray.
 RLLIB := build/rllib
-rllib: install
-	$(PYTHON) -m venv $(RLLIB)
+rllib: $(VENV)/with-agents $(VENV)/installed
+	$(BIN)/python -m venv $(RLLIB)
 	$(RLLIB)/bin/python -m pip --disable-pip-version-check -q install 'ray[rllib]' 'torch>=2.4,<2.14' 'pytest>=8' \
 	  'hypothesis>=6.100' 'stable-baselines3>=2.7' 'sb3-contrib>=2.7' 'matplotlib>=3.8' 'tqdm>=4.66' gymnasium==1.2.2
 	$(PIP) wheel --no-build-isolation --no-deps -C build-dir=build/wheel --wheel-dir $(RLLIB)/wheel .
@@ -53,16 +64,16 @@ rllib: install
 	cd $(RLLIB) && bin/python -P -m pytest -p no:cacheprovider -c ../../pyproject.toml ../../tests/envs
 	cd $(RLLIB) && bin/python -P -m pytest -p no:cacheprovider -c ../../pyproject.toml -m full ../../tests/agents/test_ray.py
 
-docs: install
+docs: $(VENV)/with-docs $(VENV)/installed
 	$(BIN)/mkdocs build --strict -q
 
-lint: install
+lint: $(VENV)/with-lint $(VENV)/installed
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/clang-format --dry-run -Werror $(filter-out CMakeLists.txt,$(NATIVE))
 	@$(BIN)/clang-tidy -p build/Release --quiet $(filter %.cpp,$(NATIVE))
 
-format: install
+format: $(VENV)/with-lint $(VENV)/installed
 	@$(BIN)/ruff check --fix-only -q .
 	@$(BIN)/clang-format -i $(filter-out CMakeLists.txt,$(NATIVE))
 
@@ -70,7 +81,7 @@ format: install
 # PYTHONPATH, so the editable install stays out of the way. libcachesim, a test oracle, mixes new and free; the
 # interpreter keeps memory until it exits.
 SANITIZED := build/sanitize/site
-sanitize: install
+sanitize: $(VENV)/with-test $(VENV)/installed
 	$(PIP) install --no-build-isolation --no-deps --upgrade --target $(SANITIZED) \
 	  -C build-dir=build/sanitize/cmake -C cmake.define.THP_SANITIZE=ON -C install.strip=false .
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
@@ -92,7 +103,7 @@ fuzz: build/fuzz/program
 	  build/fuzz/corpus
 
 # Disables each rule of the kernel in a copy of the source; the recorded scenario that is named for it has to fail.
-mutations: install
+mutations: $(VENV)/with-test $(VENV)/installed
 	$(BIN)/python tests/mutations/run.py
 
 clean:

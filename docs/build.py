@@ -243,9 +243,9 @@ Each workload under fixed settings, under a rule by VMA size and with the best s
 
     thp-env workloads --profile --seeds {seeds} --out docs/workloads/profile.json
 
-on {facts["date"]}, version {facts["version"]}, with the first {seeds} seeds of each workload's own side of the split.
-Cost is everything that a policy can change, in ns, with resident memory at its price ([costs](../costs.md)), as a
-share of what it costs without large folios; means over seeds.
+on {facts["date"]}, behaviour {facts["behaviour"]} of the simulator, with the first {seeds} seeds of each workload's own
+side of the split. Cost is everything that a policy can change, in ns, with resident memory at its price
+([costs](../costs.md)), as a share of what it costs without large folios; means over seeds.
 
 {format_table(*summary_table(results), markdown=True)}
 

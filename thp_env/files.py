@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -14,18 +17,108 @@ from typing import IO
 def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Open a binary file that takes the place of `path` when the block ends without an exception.
 
-    Whatever happens, nothing half-written is left behind, and a file that stood there is kept until then.
+    Whatever happens, nothing half-written is left behind, and a file that stood there is kept until then. What is
+    written is on the disk before it takes its place. A symbolic link keeps pointing where it points. A character
+    device, a FIFO with a reader and what /dev/stdout and the like stand for are written to, never replaced.
 
     Raises:
-        OSError: when it cannot be written.
+        OSError: when it cannot be written; its `filename` is `path`.
     """
     path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        try:
+    try:
+        if _stream(path):
+            memory = io.BytesIO()
+            yield memory
+            _pour(memory.getbuffer(), path)
+        else:
+            with _part(Path(os.path.realpath(path))) as file:
+                yield file
+    except OSError as error:
+        if isinstance(error.filename, str | os.PathLike) and not str(error.filename).endswith(PART):
+            raise  # it is about another file, or names this one already
+        raise type(error)(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+
+
+PART = ".part"
+
+
+@contextmanager
+def _part(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file beside a path, which it replaces in the end."""
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
+    number, name = tempfile.mkstemp(PART, dir=path.parent)
+    try:
+        with open(number, "w+b") as file:
             yield file
             file.flush()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+            os.fchmod(number, mode)
+            os.fsync(number)
+        os.replace(name, path)
+    except BaseException as error:
+        os.unlink(name)
+        # A full disk in the middle of a .npz: zipfile says that the file cannot be closed, and why in the context.
+        if isinstance(error, ValueError) and isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    with suppress(OSError):  # some file systems cannot sync folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Refuse, before any work, what `whole_file` could not write after it.
+
+    Raises:
+        OSError: naming the path.
+    """
+    path = Path(path)
+    if _stream(path):
+        wanted = path
+    else:
+        wanted = Path(os.path.realpath(path)).parent
+        if not wanted.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"there is no folder {wanted}", str(path))
+    if not os.access(wanted, os.W_OK):
+        raise PermissionError(errno.EACCES, f"no permission to write to {wanted}", str(path))
+
+
+def _stream(path: Path) -> bool:
+    """Whether a path is something to write to as it comes: not a file, which would be replaced.
+
+    Raises:
+        OSError: when it can be neither replaced nor written to.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if stat.S_ISREG(mode):
+        return _is_open(path)
+    if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
+        return True
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFBLK: "a block device", stat.S_IFSOCK: "a socket"}
+    raise OSError(errno.EINVAL, f"it is there and {kinds.get(stat.S_IFMT(mode), 'no file')}", str(path))
+
+
+def _is_open(path: Path) -> bool:
+    """Whether a path, such as /dev/stdout, leads through /proc to a file that a process has open."""
+    while path.is_symlink():
+        if path.parent.resolve().is_relative_to("/proc"):
+            return True
+        path = path.parent / os.readlink(path)
+    return False
+
+
+def _pour(data: memoryview, path: Path) -> None:
+    try:
+        number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        reason = "nobody reads from it" if error.errno == errno.ENXIO else error.strerror
+        raise OSError(error.errno, reason, str(path)) from None
+    os.set_blocking(number, True)
+    with open(number, "wb", buffering=0) as file:
+        while data:
+            data = data[file.write(data) :]

@@ -6,7 +6,6 @@ entry-point group `thp_env.workloads`; each entry point is a callable that retur
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from thp_env.machine import MachineConfig
+from thp_env.names import did_you_mean
 from thp_env.traces import Program, load_program, parse_program
 
 GROUP = "thp_env.workloads"
@@ -60,8 +60,10 @@ def workloads() -> dict[str, Workload]:
     found: dict[str, Workload] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         try:
-            offered = entry.load()()
-        except Exception as error:
+            offered = list(entry.load()())
+            if strangers := [w for w in offered if not isinstance(w, Workload)]:
+                raise TypeError(f"{strangers[0]!r} is no Workload")
+        except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
             raise WorkloadError(f"the workloads of {entry.name} ({entry.value}) cannot be loaded: {reason}") from error
         for workload in offered:
@@ -84,9 +86,8 @@ def find(name: str) -> Workload:
     if path.suffix in (".npz", ".txt", ".trace"):
         program = load_program(path) if path.suffix == ".npz" else parse_program(_read(path), str(path))
         return fixed(path.stem, program)
-    near = difflib.get_close_matches(name, known, 1, 0.0)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise WorkloadError(f"unknown workload {name!r}{hint} There are {', '.join(known) or 'none installed'}")
+    known_names = ", ".join(known) or "none installed"
+    raise WorkloadError(f"unknown workload {name!r}{did_you_mean(name, known)} There are {known_names}")
 
 
 def fixed(name: str, program: Program, config: MachineConfig | None = None) -> Workload:

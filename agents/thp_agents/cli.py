@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from thp_env.signals import exit_code, sigterm_interrupts
 
 
 def _conformance(args: argparse.Namespace) -> int:
@@ -96,27 +100,9 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from thp_agents.learned.config import load_config
-    from thp_agents.learned.training import checkpoint_name, train
-    from thp_env.workload import find
+    from thp_agents.train_command import run
 
-    for name in args.workloads or ():
-        find(name)
-    changes = {"seed": args.seed, "steps": args.steps, "workloads": tuple(args.workloads or ())}
-    config = load_config(args.agent, **{key: value for key, value in changes.items() if value not in (None, ())})
-    folder = Path(args.folder or f"runs/{config.name}-{config.seed}")
-    out = Path(args.out or f"runs/{config.name}-{config.seed}.npz")
-    try:
-        train(config, out, folder=folder, resume=args.resume, quiet=args.quiet, command=_command(),
-              threads=args.threads)  # fmt: skip
-    except KeyboardInterrupt:
-        words = [w for w in sys.argv[1:] if w != "--resume"]
-        saved = (folder / checkpoint_name(config)).exists()
-        advice = f"go on with: thp-env {shlex.join([*words, '--resume'])}" if saved else "nothing was saved yet"
-        print(f"\nstopped; {advice}", file=sys.stderr)
-        return 130
-    print(f"wrote {out}")
-    return 0
+    return run(args, sys.argv[1:])
 
 
 def _tune(args: argparse.Namespace) -> int:
@@ -137,33 +123,10 @@ def _distill(args: argparse.Namespace) -> int:
     return run(args, _command())
 
 
-DEMO_TRAINING = ("hot_island", "alloc_purge", "kernel_build")
-DEMO_WORKLOAD = "sqlite_memory"
-DEMO_POLICIES = ("never", "64K", "16K_32K_64K", "always_2M", "all_sizes", "mthp_autopilot")
-
-
 def _demo(args: argparse.Namespace) -> int:
-    from thp_agents.evaluation import compare
-    from thp_agents.learned.config import load_config
-    from thp_agents.learned.training import train
-    from thp_agents.policy import Policy, find_policy
-    from thp_agents.report import verdict, write_report
-    from thp_agents.tables import format_table, table, write_csv
+    from thp_agents.demo_command import run
 
-    out = Path(args.folder)
-    config = load_config("maskable_ppo", steps=2048 if args.quick else 16_384, workloads=DEMO_TRAINING)
-    print(f"1/2 training {config.name} on {', '.join(DEMO_TRAINING)}")
-    agent = train(config, out / f"{config.name}.npz", folder=out, quiet=args.quiet, command=_command())
-    print("2/2 evaluating on a recording that no agent was trained on")
-    chosen: list[Policy] = [agent, *(find_policy(name) for name in DEMO_POLICIES)]
-    runs, failed = compare(chosen, [DEMO_WORKLOAD], frames=60, quiet=args.quiet)
-    print(f"\n{format_table(*table(runs))}\n\n{verdict(runs)}")
-    write_csv(runs, out / "runs.csv")
-    title = "Which folio size? A learned agent and the kernel's settings on a recording of sqlite3"
-    notes = [f"Workload: {DEMO_WORKLOAD}. Reward: ns per access, negative."]
-    write_report(runs, failed, out / "report.html", title, notes)
-    print(f"report: {out / 'report.html'}")
-    return 0
+    return run(args, _command())
 
 
 def _probe(args: argparse.Namespace) -> int:
@@ -204,6 +167,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+class _Version(argparse.Action):
+    """Prints the version, which only then has to be imported."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+        from thp_env import BEHAVIOUR, __version__
+
+        print(f"thp-env {__version__} (behaviour {BEHAVIOUR} of the simulator)")
+        parser.exit()
+
+
 def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
@@ -223,6 +196,8 @@ def _command() -> str:
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     p = _Parser(prog="thp-env", description="Linux folio sizes: simulate, train, evaluate.")
+    p.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    p.add_argument("--debug", action="store_true", help="show where an unexpected error comes from")
     sub = p.add_subparsers(dest="verb", required=True)
 
     c = sub.add_parser("demo", help="train an agent and evaluate it on a recording of a real program")
@@ -235,8 +210,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--out", type=Path, help="the policy (default: runs/AGENT-SEED.npz)")
     c.add_argument("--folder", help="checkpoints and TensorBoard logs (default: runs/AGENT-SEED)")
     c.add_argument("--steps", type=_natural, help="decisions (default: the agent's)")
-    c.add_argument("--seed", type=_natural, default=0)
-    c.add_argument("--workloads", nargs="+", metavar="NAME", help="(default: the train side of the split)")
+    c.add_argument("--seed", type=_natural, help="(default: the agent's)")
+    c.add_argument("--workloads", nargs="+", metavar="NAME", help="(default: the agent's, or all to train on)")
     c.add_argument("--threads", type=_natural, default=1, help="that step the machines (default: %(default)s)")
     c.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     c.set_defaults(run=_train)
@@ -245,7 +220,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--agent", default="maskable_ppo", metavar="NAME", help="or a .toml file (default: %(default)s)")
     c.add_argument("--trials", type=_positive, default=30, help="at most 30 (default: %(default)s)")
     c.add_argument("--seconds", type=_positive, default=180, help="of each training, at most 180 (default: 180)")
-    c.add_argument("--seed", type=_natural, default=0, help="of the search and of each training")
+    c.add_argument("--seed", type=_natural, help="of the search and of each training (default: the agent's)")
     c.add_argument("--out", type=Path, help="the search, to go on from (default: AGENT.trials.json beside its file)")
     c.set_defaults(run=_tune)
 
@@ -261,6 +236,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--processes", type=_natural, default=0, help="(default: one for each CPU)")
     c.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; default: a local one")
     c.add_argument("--limit", type=_natural, default=300, metavar="SECONDS", help="of one run (default: %(default)s)")
+    c.add_argument("--fresh", action="store_true", help="compute all anew, whatever has been stored")
     c.add_argument("--recompute-oracle", action="store_true", help="search the static oracle again")
     c.add_argument("--save-oracle", action="store_true", help="keep its results in the package")
     c.add_argument("--choose", action="store_true", help="keep the best agent and heuristic of --suite validation")
@@ -334,24 +310,77 @@ def parser() -> argparse.ArgumentParser:
     c.set_defaults(run=_bench)
 
     for name, command in sub.choices.items():
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         if name in ("demo", "train", "tune", "evaluate", "distill", "record", "workloads", "conformance"):
             command.add_argument("--quiet", action="store_true", help="no progress bars")
     return p
 
 
+EXTRAS = {
+    "agents": ("matplotlib", "sb3_contrib", "sklearn", "stable_baselines3", "tensorboard", "torch", "tqdm"),
+    "tune": ("optuna",),
+    "ray": ("ray",),
+    "examples": ("h5py", "minari", "moviepy", "pygame", "yaml"),
+}
+"""Modules of packages that come with an extra of thp-env."""
+
+
+def command() -> NoReturn:
+    """Run the command as a process of its own."""
+    code = main()
+    if code > 128:  # stopped: what is kept has been written, and taking torch down would take seconds more
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; bad input is one clear line and exit code 2."""
+    """Run the command; whatever goes wrong is one clear line and exit code 2, ctrl-C 130 and SIGTERM 143."""
     args = parser().parse_args(argv)
     try:
-        return args.run(args)
-    except (ValueError, KeyError, OSError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        print(f"thp-env: {message}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+        with sigterm_interrupts():
+            code = args.run(args)
+            sys.stdout.flush()
+            return code
+    except KeyboardInterrupt as stop:
+        print("; ".join(["stopped", *map(str, stop.args)]), file=sys.stderr)
+        return exit_code(stop)
+    except BrokenPipeError as error:
+        if error.filename is None:  # whoever read the output, such as head, has seen enough
+            _write_no_more()
+            return 0
+        return _refused(error)
+    except Exception as error:
+        if args.debug or os.environ.get("THP_ENV_DEBUG"):
+            raise
+        return _refused(error)
+
+
+def _refused(error: Exception) -> int:
+    """Print what went wrong in one line, and return the exit code."""
+    print(f"thp-env: {' '.join(_reason(error).split())}", file=sys.stderr)
+    return 2
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        for extra, packages in EXTRAS.items():
+            if package in packages:
+                return f"this needs {package}, which is not installed: pip install 'thp-env[{extra}]'"
+    if isinstance(error, ValueError | OSError) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def _write_no_more() -> None:
+    """Let the interpreter's last flush go nowhere."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

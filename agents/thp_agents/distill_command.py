@@ -17,6 +17,7 @@ from thp_agents.learned.tree_text import rules
 from thp_agents.oracle import oracle
 from thp_agents.policy import PolicyError, find_policy
 from thp_agents.scores import NEVER, ORACLE
+from thp_agents.store import Store
 from thp_agents.suites import Case, cases
 from thp_agents.tables import writable, write_text
 from thp_agents.verdicts import Verdict
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace, command: str) -> int:
         command: how it was called, kept with the policy.
     """
     wanted = [] if args.no_score else cases(args.suite)
+    store = Store(args.store)
     teacher = find_policy(args.file)
     if not isinstance(teacher, LearnedPolicy):
         raise PolicyError(f"{args.file} is a heuristic: only a trained policy can be distilled")
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     write_text(out.with_suffix(".txt"), text)
     print(rules(policy))
     if wanted:
-        line = f"suite {args.suite}: {kept(args.file, str(out), wanted, args.store, processes, args.quiet)}"
+        line = f"suite {args.suite}: {kept(args.file, str(out), wanted, store, processes, args.quiet)}"
         write_text(out.with_suffix(".txt"), f"{text}\n{line}\n")
         print(line)
     print(f"wrote {', '.join(str(out.with_suffix(end)) for end in ('.npz', '.txt', '.c'))}")
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace, command: str) -> int:
 
 
 def kept(
-    network: str, tree: str, wanted: Sequence[Case], store: Path | None = None, processes: int = 1, quiet: bool = False
+    network: str, tree: str, wanted: Sequence[Case], store: Store | None = None, processes: int = 1, quiet: bool = False
 ) -> str:
     """Return a line that says what share of a policy's score its tree keeps.
 
@@ -78,7 +80,8 @@ def kept(
         PolicyError: when one of them fails, or nothing tells policies apart there.
     """
     entries = [entry(spec) for spec in (NEVER, network, tree)]
-    found = oracle(wanted, processes=processes, quiet=quiet)
+    found = oracle(wanted, processes=processes, quiet=quiet, store=store)
+    wanted = [case for case in wanted if case in found]
     runs, failures = evaluate(entries, wanted, store=store, processes=processes, quiet=quiet)
     for failure in failures:
         raise PolicyError(f"{failure.key} failed on {failure.case.workload}: {failure.reason}")

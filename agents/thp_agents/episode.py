@@ -159,5 +159,5 @@ def _ask(policy: Policy, verb: Callable[..., Any], *arguments: Any) -> Any:
         return verb(*arguments)
     except PolicyError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PolicyError(f"policy {policy.name} raised {type(error).__name__}: {error}") from error

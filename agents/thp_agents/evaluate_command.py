@@ -15,6 +15,7 @@ from thp_agents.learned import shipped
 from thp_agents.oracle import oracle, save
 from thp_agents.policy import Policy, PolicyError, find_policy, policies
 from thp_agents.scores import NEVER, ORACLE
+from thp_agents.store import Store
 from thp_agents.suites import Case, cases, workload_of
 from thp_agents.tables import format_table, writable, write_csv, write_text
 from thp_agents.verdicts import Verdict
@@ -43,22 +44,37 @@ def entries_of(specs: Sequence[str]) -> list[Entry]:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    entries = entries_of(args.policies or ())
     suite = args.suite or ("" if args.workloads else "validation")
-    wanted = cases(suite) if suite else named_cases(args.workloads, args.seeds)
-    title = f"Suite {suite}" if suite else f"Workloads {', '.join(args.workloads)}"
     if args.choose and suite != "validation":
         raise PolicyError("--choose goes with --suite validation: choosing on anything else would be cheating")
     if args.csv:
         writable(args.csv)
     if args.report and args.report.exists() and not args.report.is_dir():
         raise PolicyError(f"cannot make {args.report}: it is there and no folder")
-    store = args.store or (Path("runs") / "evaluate" / f"{suite}.jsonl" if suite else None)
+    entries = entries_of(args.policies or ())
+    wanted = cases(suite) if suite else named_cases(args.workloads, args.seeds)
+    store = Store(args.store or (Path("runs") / "evaluate" / f"{suite}.jsonl" if suite else None), args.fresh)
+    try:
+        return _run(args, suite, entries, wanted, store)
+    except KeyboardInterrupt as stop:
+        if store.path:
+            stop.args = (f"what is done is kept in {store.path}, and the same command goes on from there",)
+        raise
+
+
+def _run(
+    args: argparse.Namespace, suite: str, entries: Sequence[Entry], wanted: Sequence[Case], store: Store
+) -> int:  # fmt: skip
     processes = args.processes or len(os.sched_getaffinity(0))
+    title = f"Suite {suite}" if suite else f"Workloads {', '.join(args.workloads)}"
     notes = probes(entries, wanted) if args.probe else []
-    found = oracle(wanted, recompute=args.recompute_oracle, processes=processes, ray=args.ray, quiet=args.quiet)
+    found = oracle(
+        wanted, recompute=args.recompute_oracle or args.fresh, processes=processes, ray=args.ray, quiet=args.quiet,
+        store=store,
+    )  # fmt: skip
     if args.save_oracle:
         save(found)
+    wanted = [case for case in wanted if case in found]
     runs, failures = evaluate(
         entries, wanted, store=store, processes=processes, ray=args.ray, limit=args.limit, quiet=args.quiet
     )

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-import thp_env
 from thp_agents.episode import Run, evaluate_one
 from thp_agents.learned import shipped
-from thp_agents.mapping import mapped
+from thp_agents.mapping import Lost, mapped
 from thp_agents.oracle import Found
+from thp_agents.origin import policy_code
 from thp_agents.policy import Policy, PolicyError, find_policy
 from thp_agents.scores import ORACLE
-from thp_agents.suites import Case, instance_of, workload_of
-from thp_env.workload import Workload
+from thp_agents.store import Store
+from thp_agents.suites import Case, content, digest, instance_of, workload_of
+from thp_env.machine.behaviour import BEHAVIOUR
+from thp_env.workload import Workload, WorkloadError
 
 LIMIT = 300.0
 """Seconds that one run may take; a policy that hangs is left out like one that raises."""
@@ -40,6 +40,7 @@ class Entry:
         training: seed of its training; 0 for heuristics.
         kind: "heuristic" or "learned".
         digest: of its file; "" for heuristics.
+        code: digest of the code that decides (`origin.policy_code`).
         curve: of its training, where its file has one: (decisions, mean return) of each checkpoint.
     """
 
@@ -48,6 +49,7 @@ class Entry:
     training: int
     kind: str
     digest: str
+    code: str
     curve: tuple[tuple[int, float], ...] = ()
 
     @property
@@ -64,10 +66,19 @@ def entry(spec: str) -> Entry:
     """
     policy = find_policy(spec)
     meta = getattr(policy, "meta", {})
-    path = Path(shipped().get(spec, spec))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.suffix == ".npz" else ""
+    path = file_of(spec)
+    bytes_of = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path else ""
     curve = tuple((int(n), float(r)) for n, r in meta.get("curve", ()))
-    return Entry(spec, policy.name, int(meta.get("seed", 0)), policy.kind, digest, curve)
+    training = int(meta.get("seed", 0))
+    return Entry(spec, policy.name, training, policy.kind, bytes_of, policy_code(policy, spec), curve)
+
+
+def file_of(spec: str) -> Path | None:
+    """Return the file of a trained policy, with or without add-ons; None for policies that have none."""
+    known = shipped()
+    while not (spec in known or spec.endswith(".npz")) and "+" in spec:
+        spec = spec.rpartition("+")[0]
+    return known.get(spec) or (Path(spec) if spec.endswith(".npz") else None)
 
 
 @dataclass(frozen=True)
@@ -85,25 +96,44 @@ class Failure:
     reason: str
 
 
-def run_case(entries: Sequence[Entry], frames: int, limit: float, case: Case) -> list[Run | Failure]:
-    """Run several policies on one case; the program is drawn once."""
-    fixed = _fixed(case)
-    results: list[Run | Failure] = []
-    for e in entries:
-        try:
-            with time_limit(limit, e.name):
-                run = evaluate_one(find_policy(e.spec), fixed, case.seed, frames=frames)
-        except PolicyError as error:
-            results.append(Failure(e.key, case, str(error)))
-            continue
-        run.policy, run.training, run.key, run.family, run.size = e.name, e.training, e.key, fixed.family, case.size
-        run.workload = case.workload
-        results.append(run)
-    return results
+class Job(NamedTuple):
+    """One run to be made: a policy on a case, which draws the program of this digest."""
+
+    entry: Entry
+    case: Case
+    program: str
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """What decides the result."""
+        return {"what": "run", "policy": self.entry.key, "code": self.entry.code, **asdict(self.case),
+                "program": self.program, "behaviour": BEHAVIOUR}  # fmt: skip
+
+    def __str__(self) -> str:
+        """Name it for people."""
+        return f"{self.entry.key} on {self.case.workload} with seed {self.case.seed}"
 
 
-def _fixed(case: Case) -> Workload:
+def run_job(frames: int, limit: float, job: Job) -> Run | Failure:
+    """Run a policy on a case."""
+    e, case = job.entry, job.case
+    fixed = _fixed(case, job.program)
+    try:
+        with time_limit(limit, e.name):
+            run = evaluate_one(find_policy(e.spec), fixed, case.seed, frames=frames)
+    except PolicyError as error:
+        return Failure(e.key, case, str(error))
+    run.policy, run.training, run.key, run.family, run.size = e.name, e.training, e.key, fixed.family, case.size
+    run.workload = case.workload
+    return run
+
+
+@lru_cache(maxsize=1)
+def _fixed(case: Case, program: str) -> Workload:
+    """Return a case's workload with its instance drawn, once for all policies that run it one after the other."""
     workload, instance = workload_of(case), instance_of(case)
+    if digest(instance) != program:
+        raise WorkloadError(f"workload {case.workload} has changed since the evaluation began: start it again")
     return Workload(
         workload.name, workload.kind, workload.family, workload.split, workload.description, lambda rng: instance
     )
@@ -128,55 +158,8 @@ def time_limit(seconds: float, name: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-class Store:
-    """Results on disk, a line each, so that an evaluation that was stopped goes on where it was.
-
-    Args:
-        path: the file; None: nothing is kept.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        """Read what is there. Lines of another version, and one that was cut off, do not count."""
-        self.path, self.runs = path, dict[tuple[str, Case], Run]()
-        if path is None:
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lines = path.read_text().splitlines() if path.exists() else []
-        except OSError as error:
-            raise PolicyError(f"{path}: cannot be read or made: {error.strerror or error}") from None
-        for line in lines:
-            with suppress(ValueError, KeyError, TypeError):
-                record = json.loads(line)
-                if record.pop("version") == thp_env.__version__:
-                    self._keep(Run(**record))
-
-    def _keep(self, run: Run) -> None:
-        self.runs[run.key, Case(run.workload, run.size, run.seed)] = run
-
-    def add(self, runs: Sequence[Run]) -> None:
-        """Keep runs, and write them at once.
-
-        Raises:
-            PolicyError: when the file cannot be written.
-        """
-        for run in runs:
-            self._keep(run)
-        if self.path is None:
-            return
-        lines = [json.dumps({"version": thp_env.__version__, **asdict(r), "frames": []}) + "\n" for r in runs]
-        try:
-            with self.path.open("a") as file:
-                file.write("".join(lines))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise PolicyError(f"cannot write {self.path}: {error.strerror or error}; what it holds is kept: "
-                              "make room and run the same command again") from None  # fmt: skip
-
-
 def evaluate(
-    entries: Sequence[Entry], cases: Sequence[Case], *, store: Path | None = None, frames: int = 0,
+    entries: Sequence[Entry], cases: Sequence[Case], *, store: Store | None = None, frames: int = 0,
     processes: int = 1, ray: str | None = None, limit: float = LIMIT, quiet: bool = False,
 ) -> tuple[list[Run], list[Failure]]:  # fmt: skip
     """Run every policy on every case.
@@ -184,7 +167,7 @@ def evaluate(
     Args:
         entries: the policies.
         cases: workloads with seeds.
-        store: file of results, to go on from.
+        store: results, to go on from.
         frames: keep about so many pictures of the address space of each run; such runs are not taken from the store.
         processes: to run in.
         ray: as `mapping.mapped` takes it.
@@ -196,25 +179,32 @@ def evaluate(
 
     Raises:
         PolicyError: when two entries could not be told apart, or the store cannot be written.
+        WorkloadError: when a case cannot be drawn.
     """
     _check_names([(e.name, e.training) for e in entries])
-    kept = Store(store)
-    todo: dict[tuple[Entry, ...], list[Case]] = {}
-    for case in cases:
-        missing = tuple(e for e in entries if frames or (e.key, case) not in kept.runs)
-        if missing:
-            todo.setdefault(missing, []).append(case)
+    store = store or Store(None)
+    jobs = [Job(e, case, program) for case, program in {c: content(c) for c in cases}.items() for e in entries]
+    runs = {} if frames else {job: Run(**kept) for job in jobs if (kept := store.get(job.made))}
+    todo = [job for job in jobs if job not in runs]
     failures: list[Failure] = []
-    with tqdm(total=sum(map(len, todo.values())), desc="evaluating", unit="case", disable=quiet) as bar:
-        for missing, where in todo.items():
-            for case, results in mapped(partial(run_case, missing, frames, limit), where, processes, ray):
-                kept.add([r for r in results if isinstance(r, Run)])
-                failures += [r for r in results if isinstance(r, Failure)]
-                bar.set_postfix(workload=case.workload, refresh=False)
-                bar.update()
+    with (
+        tqdm(total=len(todo), desc="evaluating", unit="run", disable=quiet) as bar,
+        closing(mapped(partial(run_job, frames, limit), todo, processes, ray, str)) as results,
+    ):
+        for job, result in results:
+            if isinstance(result, Run):
+                runs[job] = result
+                store.add(job.made, {**asdict(result), "frames": []})
+            elif isinstance(result, Lost):
+                failures.append(Failure(job.entry.key, job.case, result.reason))
+            else:
+                failures.append(result)
+            bar.set_postfix(workload=job.case.workload, policy=job.entry.name, refresh=False)
+            bar.update()
     failures.sort(key=lambda f: (f.key, f.case))
     broken = {f.key for f in failures}
-    return [kept.runs[e.key, case] for e in entries if e.key not in broken for case in cases], failures
+    made = {(job.entry, job.case): run for job, run in runs.items()}
+    return [made[e, case] for e in entries if e.key not in broken for case in cases], failures
 
 
 def compare(

@@ -2,25 +2,31 @@
 
 What the search finds never costs more than the best of the fixed settings for all VMAs. It need not be the best of
 all combinations, and it bounds nothing: a policy may change its mind during a run, the oracle may not. Results are
-kept with a digest of the program, the machine and the version of the simulator that they hold for.
+kept with what decides them: a digest of the program and the machine, the simulator's behaviour, the prices, and what
+the search tries. Whoever changes how it searches recomputes those that ship.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-import thp_env
-from thp_agents.mapping import mapped
+from thp_agents.mapping import completed, mapped
+from thp_agents.origin import code_digest
 from thp_agents.policy import PolicyError
-from thp_agents.profile import SETTINGS, finish, run_setting, search
-from thp_agents.suites import Case, digest, instance_of
-from thp_env.files import whole_file
+from thp_agents.profile import CANDIDATES, GROUPS, ROUNDS, SETTINGS, finish, run_setting, search
+from thp_agents.store import Store
+from thp_agents.suites import Case, content, digest, instance_of
+from thp_agents.tables import write_text
+from thp_env.machine.behaviour import BEHAVIOUR
+from thp_env.machine.prices import Prices
 
 DATA = Path(__file__).with_name("data") / "oracle.json"
 
@@ -49,40 +55,68 @@ def search_case(case: Case) -> Found:
     return Found(digest(instance), metrics, chosen)
 
 
+def decided_by() -> dict[str, Any]:
+    """Return what decides all results, whatever the case, as JSON has it."""
+    tried = {"settings": [*SETTINGS.values()], "candidates": [*CANDIDATES], "groups": GROUPS, "rounds": ROUNDS}
+    return {"behaviour": BEHAVIOUR, "prices": asdict(Prices()), "search": tried}
+
+
 def oracle(
     wanted: Sequence[Case], *, recompute: bool = False, processes: int = 1, ray: str | None = None,
-    quiet: bool = False, data: Path = DATA,
+    quiet: bool = False, data: Path = DATA, store: Store | None = None,
 ) -> dict[Case, Found]:  # fmt: skip
-    """Return what the search finds for cases: from the shipped data where that holds, else by searching.
+    """Return what the search finds for cases: from the shipped data or the store where these hold, else by searching.
 
     Args:
         wanted: cases.
-        recompute: search in any case.
+        recompute: the shipped data do not count.
         processes: to search in.
         ray: as `mapping.mapped` takes it.
         quiet: no progress bar.
-        data: the file.
+        data: the file of shipped data.
+        store: what is found is kept in it, as each search ends.
+
+    Returns:
+        What was found, in the order of the cases; one whose search killed its workers is left out.
     """
     known = {} if recompute else load(data)
-    found = {case: known[case] for case in wanted if case in known and known[case].digest == digest(instance_of(case))}
-    missing = [case for case in wanted if case not in found]
-    with tqdm(total=len(missing), desc="static oracle", unit="run", disable=quiet or not missing) as bar:
-        for case, result in mapped(search_case, missing, processes, ray):
+    store = store or Store(None)
+    common = {"what": "oracle", "code": code_digest(["thp_agents.oracle"]), **decided_by()}
+    found, missing = dict[Case, Found](), dict[Case, dict[str, Any]]()
+    for case in wanted:
+        drawn = content(case)
+        made = {**common, **asdict(case), "program": drawn}
+        if case in known and known[case].digest == drawn:
+            found[case] = known[case]
+        elif kept := store.get(made):
+            found[case] = Found(**kept)
+        else:
+            missing[case] = made
+    with (
+        tqdm(total=len(missing), desc="static oracle", unit="run", disable=quiet or not missing) as bar,
+        closing(mapped(search_case, [*missing], processes, ray, _named)) as results,
+    ):
+        for case, result in completed(results):
+            store.add(missing[case], result._asdict())
             found[case] = result
             bar.update()
-    return {case: found[case] for case in wanted}
+    return {case: found[case] for case in wanted if case in found}
+
+
+def _named(case: Case) -> str:
+    return f"the search for the static oracle of {case.workload} with seed {case.seed}"
 
 
 @cache
 def load(path: Path = DATA) -> dict[Case, Found]:
-    """Read results; none where there is no file, or another version of the simulator made it.
+    """Read results; none where there is no file, or something else decided them.
 
     Raises:
         PolicyError: when the file is damaged.
     """
     try:
         data: dict[str, Any] = json.loads(path.read_text())
-        if data["version"] != thp_env.__version__:
+        if {name: data.get(name) for name in decided_by()} != decided_by():
             return {}
         return {
             Case(r["workload"], r["size"], r["seed"]): Found(r["digest"], r["metrics"], r["chosen"])
@@ -90,18 +124,14 @@ def load(path: Path = DATA) -> dict[Case, Found]:
         }  # fmt: skip
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PolicyError(f"{path}: not a file of oracle results ({error}); use --recompute-oracle") from None
 
 
 def save(results: dict[Case, Found], path: Path = DATA) -> None:
     """Write results beside those of other cases that the file holds."""
     every = {**load(path), **results}
-    rows = [
-        {"workload": case.workload, "size": case.size, "seed": case.seed, **every[case]._asdict()}
-        for case in sorted(every)
-    ]  # fmt: skip
+    rows = [{**asdict(case), **every[case]._asdict()} for case in sorted(every)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
-        file.write(json.dumps({"version": thp_env.__version__, "results": rows}, indent=1).encode())
+    write_text(path, json.dumps({**decided_by(), "results": rows}, indent=1))
     load.cache_clear()

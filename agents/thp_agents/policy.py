@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -10,6 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from thp_env.names import did_you_mean
 
 if TYPE_CHECKING:
     from thp_agents.view import View
@@ -129,10 +130,8 @@ def find_policy(name: str) -> Policy:
     base, plus, add_on = name.rpartition("+")
     if plus and add_on in ADD_ONS:
         return WithAddOn(find_policy(base), add_on)
-    near = difflib.get_close_matches(name, known, 1, 0.0)[0]
-    raise PolicyError(
-        f"unknown policy {name!r}; did you mean {near!r}? There are {', '.join(known)}, a .npz file, or module:Class"
-    )
+    hint = did_you_mean(name, [*known, *trained])
+    raise PolicyError(f"unknown policy {name!r}{hint} There are {', '.join(known)}, a .npz file, or module:Class")
 
 
 def _imported(name: str) -> Policy:
@@ -144,6 +143,6 @@ def _imported(name: str) -> Policy:
         for part in attribute.split("."):
             made = getattr(made, part)
         policy = made() if callable(made) else made
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PolicyError(f"cannot make policy {name!r}: {type(error).__name__}: {error}") from error
     return checked(policy, f"policy {name!r}")

@@ -7,23 +7,26 @@ each VMA beats the best setting, there is something to decide.
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+import thp_env
 from thp_agents.heuristics.mthp_autopilot import size_for
+from thp_agents.mapping import completed, mapped
+from thp_agents.suites import digest
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.machine import Machine, Status, Vma, layout
+from thp_env.machine.behaviour import BEHAVIOUR
+from thp_env.machine.prices import Prices
 from thp_env.metrics import run_metrics, unfinished_cost
 from thp_env.workload import Instance, find
 
@@ -58,6 +61,7 @@ class Profile:
             `total_ns`, the cost of the whole run with what did not run because memory ran out.
         oom: whether memory ran out.
         chosen: sizes by group of VMAs, of the search.
+        program: digest of the program and its machine (`suites.digest`).
     """
 
     workload: str
@@ -66,6 +70,7 @@ class Profile:
     metrics: dict[str, float]
     oom: bool
     chosen: dict[str, str] = field(default_factory=dict)
+    program: str = ""
 
 
 def boot(instance: Instance, sizes: str) -> Machine:
@@ -239,10 +244,11 @@ def profile_one(job: tuple[str, int]) -> list[Profile]:
     instance = find(name).sample(np.random.default_rng(seed))
     runs: dict[str, Callable[[], Machine]] = {s: partial(run_setting, instance, sizes) for s, sizes in SETTINGS.items()}
     runs[RULE_NAME] = partial(run_rule, instance)
-    results = [Profile(name, seed, contender, *finish(run())) for contender, run in runs.items()]
+    drawn = digest(instance)
+    results = [Profile(name, seed, contender, *finish(run()), program=drawn) for contender, run in runs.items()]
     best = min(results[: len(SETTINGS)], key=lambda r: r.metrics["total_ns"])
     machine, chosen = search(instance, SETTINGS[best.contender])
-    return [*results, Profile(name, seed, SEARCH_NAME, *finish(machine), chosen)]
+    return [*results, Profile(name, seed, SEARCH_NAME, *finish(machine), chosen, drawn)]
 
 
 def profile(names: Sequence[str], seeds: int = 3, processes: int = 1, quiet: bool = False) -> list[Profile]:
@@ -260,26 +266,25 @@ def profile(names: Sequence[str], seeds: int = 3, processes: int = 1, quiet: boo
     from thp_workloads.splits import SEEDS
 
     jobs = [(name, seed) for name in names for seed in SEEDS[find(name).split][:seeds]]
-    results: list[Profile] = []
-    with tqdm(total=len(jobs), desc="profiling", unit="run", disable=quiet) as bar:
-        for part in _mapped(jobs, processes):
-            results += part
+    parts: dict[tuple[str, int], list[Profile]] = {}
+    with (
+        tqdm(total=len(jobs), desc="profiling", unit="run", disable=quiet) as bar,
+        closing(mapped(profile_one, jobs, processes, named=_named)) as results,
+    ):
+        for job, part in completed(results):
+            parts[job] = part
             bar.update()
-    return results
+    return [result for job in jobs for result in parts.get(job, ())]
 
 
-def _mapped(jobs: Sequence[tuple[str, int]], processes: int) -> Iterator[list[Profile]]:
-    if processes <= 1:
-        yield from map(profile_one, jobs)
-        return
-    with get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap(profile_one, jobs)
+def _named(job: tuple[str, int]) -> str:
+    return f"the profile of {job[0]} with seed {job[1]}"
 
 
 def as_json(results: Sequence[Profile]) -> dict[str, Any]:
-    """Return results as what a JSON file holds."""
+    """Return results, and what decides them, as what a JSON file holds."""
     return {
-        "version": importlib.metadata.version("thp-env"),
+        "behaviour": BEHAVIOUR, "prices": asdict(Prices()), "version": thp_env.__version__,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seeds": {w: [r.seed for r in results if r.workload == w and r.contender == SEARCH_NAME] for w in
                   dict.fromkeys(r.workload for r in results)},

@@ -28,11 +28,16 @@ th { border-bottom: 2px solid #888 } tr.best { font-weight: 600 } img { max-widt
 """
 
 
-def png(figure: Figure) -> str:
-    """Return a picture as an HTML element."""
+def png(figure: Figure) -> bytes:
+    """Return a picture as a PNG file."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
+    return out.getvalue()
+
+
+def image(figure: Figure) -> str:
+    """Return a picture as an HTML element."""
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}">'
 
 
 def address_space(runs: Sequence[Run]) -> Figure:
@@ -48,13 +53,13 @@ def address_space(runs: Sequence[Run]) -> Figure:
         ax.axis("off")
     for ax, run in zip(axes, runs, strict=False):
         height = max(len(f.orders) for f in run.frames)
-        image = np.full((height, len(run.frames)), -1)
+        cells = np.full((height, len(run.frames)), -1)
         for x, frame in enumerate(run.frames):
             rows_of = np.linspace(0, len(frame.orders) - 1, height).astype(int)
-            image[:, x] = frame.orders[rows_of]
+            cells[:, x] = frame.orders[rows_of]
         times = [f.time_ms for f in run.frames]
         edges = np.concatenate([[0], (np.array(times[:-1]) + np.array(times[1:])) / 2, [times[-1]]])
-        ax.pcolormesh(edges, np.arange(height + 1) / height, image, cmap=cmap, norm=norm, rasterized=True)
+        ax.pcolormesh(edges, np.arange(height + 1) / height, cells, cmap=cmap, norm=norm, rasterized=True)
         ax.set_title(f"{run.policy}: {run.frames[-1].resident_mib:.0f} MiB at the end", fontsize=10)
         ax.set_yticks([0, 1], ["low", "high"], fontsize=8)
         ax.tick_params(labelsize=8)
@@ -104,7 +109,7 @@ def html_report(runs: Sequence[Run], failed: dict[str, str], title: str, notes: 
         html_table(*table(runs), best=0),
         *(f"<p class=note>Left out: {html.escape(n)}: {html.escape(why)}</p>" for n, why in failed.items()),
         "<h2>Where the cost goes</h2>",
-        png(costs(runs)),
+        image(costs(runs)),
     ]
     for workload in dict.fromkeys(r.workload for r in runs):
         order = ranking(runs)
@@ -114,7 +119,7 @@ def html_report(runs: Sequence[Run], failed: dict[str, str], title: str, notes: 
             parts += [
                 f"<h2>The address space over time: {html.escape(workload)}</h2>",
                 "<p class=note>Anonymous memory in address order, from low to high; colours are folio sizes.</p>",
-                png(address_space(shown)),
+                image(address_space(shown)),
             ]
     return page(title, parts)
 

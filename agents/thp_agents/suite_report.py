@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from thp_agents.episode import Run
 from thp_agents.policy import PolicyError
-from thp_agents.report import address_space, costs, html_table, page, png
+from thp_agents.report import address_space, costs, html_table, image, page, png
 from thp_agents.scores import NEVER, ORACLE
-from thp_agents.tables import write_text
+from thp_agents.tables import write_bytes, write_text
 from thp_agents.verdicts import Verdict
 
 COLOURS = {"heuristic": "#7a8ba0", "learned": "#d1495b", "reference": "#2e4057"}
@@ -87,6 +87,11 @@ def best_by_workload(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
     return ["workload", "best (cost / never)", "second", "third", "static oracle"], rows
 
 
+def file_name(workload: str) -> str:
+    """Return the name of a workload's page; a workload may be a file, in any folder."""
+    return f"{workload.replace('/', '-')}.html"
+
+
 def write_suite_report(
     verdict: Verdict, pictures: Sequence[Run], failed: Sequence[str], folder: Path, title: str,
     notes: Sequence[str] = (), curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
@@ -110,35 +115,32 @@ def write_suite_report(
     except OSError as error:
         raise PolicyError(f"cannot make {folder}: {error.strerror or error}") from None
     scores = score_picture(verdict)
-    try:
-        scores.savefig(folder / "scores.png", dpi=110)
-    except OSError as error:
-        raise PolicyError(f"cannot write {folder / 'scores.png'}: {error.strerror or error}") from None
+    write_bytes(folder / "scores.png", png(scores))
     shown = list(dict.fromkeys(r.workload for r in pictures))
-    links = " · ".join(f'<a href="{html.escape(w)}.html">{html.escape(w)}</a>' for w in shown)
+    links = " · ".join(f'<a href="{html.escape(file_name(w))}">{html.escape(w)}</a>' for w in shown)
     apart = "".join(f"<p class=note>{html.escape(line)}</p>" for line in verdict.apart())
     write_text(folder / "index.html", page(title, [
         *(f"<p class=note>{html.escape(note)}</p>" for note in notes),
         f"<p>{html.escape(verdict.lead())}</p>",
-        png(scores),
+        image(scores),
         html_table(*verdict.table()),
         *(f"<p class=note>Left out: {html.escape(line)}</p>" for line in failed),
         "<h2>Who wins where</h2>", html_table(*best_by_workload(verdict)),
         *(["<h2>Where the two ends hardly differ</h2>", apart] if apart else []),
-        "<h2>Performance profiles</h2>", png(profile_picture(verdict)),
+        "<h2>Performance profiles</h2>", image(profile_picture(verdict)),
         "<h2>Against each other</h2>", html_table(*verdict.improvements()),
         "<h2>Other prices</h2>",
         "<p class=note>Policies decided at the usual prices; their runs are charged at others.</p>",
         html_table(*verdict.prices()),
-        *(["<h2>Learning curves</h2>", png(curve_picture(curves))] if curves else []),
+        *(["<h2>Learning curves</h2>", image(curve_picture(curves))] if curves else []),
         *([f"<h2>What policies did</h2><p>{links}</p>"] if links else []),
     ]))  # fmt: skip
     order = verdict.scores.ranking()
     for workload in shown:
         runs = sorted((r for r in pictures if r.workload == workload), key=lambda r: order.index(r.policy))
-        write_text(folder / f"{workload}.html", page(f"{workload}, seed {runs[0].seed}", [
-            '<p><a href="index.html">all workloads</a></p>', png(costs(runs)),
+        write_text(folder / file_name(workload), page(f"{workload}, seed {runs[0].seed}", [
+            '<p><a href="index.html">all workloads</a></p>', image(costs(runs)),
             "<h2>The address space over time</h2>",
             "<p class=note>Anonymous memory in address order, from low to high; colours are folio sizes.</p>",
-            png(address_space(runs)),
+            image(address_space(runs)),
         ]))  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from dataclasses import dataclass
 from functools import cache
@@ -10,8 +9,9 @@ from functools import cache
 import numpy as np
 
 from thp_agents.policy import PolicyError
+from thp_env.names import did_you_mean
 from thp_env.traces.npz import checksum
-from thp_env.workload import Instance, Workload, find
+from thp_env.workload import Instance, Workload, WorkloadError, find
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ def cases(suite: str) -> list[Case]:
     from thp_workloads.splits import SEEDS
 
     if suite not in SUITES:
-        near = difflib.get_close_matches(suite, SUITES, 1, 0.0)
-        raise PolicyError(f"unknown suite {suite!r}; did you mean {near[0]!r}? There are {', '.join(SUITES)}")
+        raise PolicyError(f"unknown suite {suite!r}{did_you_mean(suite, SUITES)} There are {', '.join(SUITES)}")
     s = SUITES[suite]
     found = []
     for workload in (w for side in s.sides for w in split(side, s.size)):
@@ -91,10 +90,29 @@ def workload_of(case: Case) -> Workload:
 
 
 def instance_of(case: Case) -> Instance:
-    """Draw a case's program and machine."""
-    return workload_of(case).sample(np.random.default_rng(case.seed))
+    """Draw a case's program and machine.
+
+    Raises:
+        WorkloadError: when the workload fails.
+    """
+    workload = workload_of(case)
+    try:
+        return workload.sample(np.random.default_rng(case.seed))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise WorkloadError(f"workload {case.workload} fails with seed {case.seed}: {reason}") from error
 
 
 def digest(instance: Instance) -> str:
     """Return what identifies a program on its machine."""
     return hashlib.sha256(f"{checksum(instance.program)} {instance.config!r}".encode()).hexdigest()[:16]
+
+
+def content(case: Case) -> str:
+    """Return the digest of what a case draws, anew where that can have changed: in a file."""
+    return _drawn(case) if case.workload in _sized(case.size) else digest(instance_of(case))
+
+
+@cache
+def _drawn(case: Case) -> str:
+    return digest(instance_of(case))

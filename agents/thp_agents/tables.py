@@ -12,7 +12,7 @@ import numpy as np
 
 from thp_agents.episode import Run
 from thp_agents.policy import PolicyError
-from thp_env.files import whole_file
+from thp_env.files import check_writable, whole_file
 
 COLUMNS = {
     "walk cycles/access": ("walk_cycles_per_access", "{:.2f}"),
@@ -79,19 +79,16 @@ def writable(path: str | os.PathLike) -> Path:
     """Return the path of a file that is to be written.
 
     Raises:
-        PolicyError: when there is no folder to write it to, or something is there that is no file.
+        PolicyError: when there is no folder to write it to, or what is there can be neither replaced nor written to.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise PolicyError(f"cannot write {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise PolicyError(f"cannot write {path}: no permission to write to {path.parent}")
-    if path.exists() and not path.is_file():
-        raise PolicyError(f"cannot write {path}: it is there and no file")
-    return path
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None
+    return Path(path)
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Write a file, whole or not at all.
 
     Raises:
@@ -100,6 +97,15 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     path = writable(path)
     try:
         with whole_file(path) as file:
-            file.write(text.encode())
+            file.write(data)
     except OSError as error:
         raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        PolicyError: when it cannot be written.
+    """
+    write_bytes(path, text.encode())

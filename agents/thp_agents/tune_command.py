@@ -17,15 +17,22 @@ def run(args: argparse.Namespace, command: str) -> int:
         args: its arguments.
         command: how it was called, kept with the search.
     """
-    config = load_config(args.agent, seed=args.seed)
+    config = load_config(args.agent, **({} if args.seed is None else {"seed": args.seed}))
     beside = Path(args.agent) if args.agent.endswith(".toml") else FOLDER / args.agent
     out = writable(args.out or beside.with_suffix(".trials.json"))
     from thp_agents.learned.tuning import SECONDS, TRIALS, Judge, Search, validation_cases
 
     if args.trials > TRIALS or args.seconds > SECONDS:
         raise PolicyError(f"a search has at most {TRIALS} trials of {SECONDS:g} s, so that agents compare fairly")
-    search = Search(config, out, Judge(validation_cases()), seconds=args.seconds, seed=args.seed, command=command)
-    search.run(args.trials, lambda line: None if args.quiet else print(line, flush=True))
+    judge = Judge(validation_cases())
+    search = Search(
+        config, out, judge, seconds=args.seconds, seed=config.seed, command=command, cases=judge.cases
+    )  # fmt: skip
+    try:
+        search.run(args.trials, lambda line: None if args.quiet else print(line, flush=True))
+    except KeyboardInterrupt as stop:
+        stop.args = (f"trials that ended are kept in {out}, and the same command goes on from there",)
+        raise
     if search.best is None:
         raise PolicyError("every trial was cut short: search with more trials")
     print(f"the best of {len(search.trials)} trials scores {search.best.scores[-1]:.3f}; its hyperparameters:")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from thp_bench import accesses, building, decisions, environments, machines
+from thp_env.files import check_writable, whole_file
 
 REPETITIONS = 5
 DECIDING = ("thp_env/VmaOrder-v0", "thp_env/FaultOrder-v0")
@@ -116,8 +117,11 @@ def table(result: dict[str, Any]) -> str:
 
 def run_bench(path: Path | None = None, n: int = 1_000_000) -> int:
     """Measure, print a table, and write JSON if a path is given."""
+    if path:
+        check_writable(path)
     result = measure(n)
     print(table(result))
     if path:
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        with whole_file(path) as file:
+            file.write((json.dumps(result, indent=1) + "\n").encode())
     return 0

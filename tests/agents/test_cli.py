@@ -39,7 +39,11 @@ BAD = {
     "unknown verb": (["evalute"], "evalute"),
     "no verb": ([], "verb"),
     "unknown option": (["policies", "--fast"], "--fast"),
-    "unknown policy": (["evaluate", "--policies", "nonsense", "--workloads", "small.npz"], "did you mean"),
+    "unknown policy": (["evaluate", "--policies", "utilization", "--workloads", "small.npz"],
+                       "did you mean 'utilisation'"),
+    "policy like no other": (["evaluate", "--policies", "qqq", "--workloads", "small.npz"],
+                             "unknown policy 'qqq'. There are never"),
+    "workload like no other": (["evaluate", "--workloads", "qqq"], "unknown workload 'qqq'. There are"),
     "policy file that is missing": (["evaluate", "--policies", "gone.npz", "--workloads", "small.npz"], "gone.npz"),
     "policy file that is a program": (["evaluate", "--policies", "small.npz", "--workloads", "small.npz"], "small.npz"),
     "policy twice": (["evaluate", "--policies", "never", "never", "--workloads", "small.npz"], "never"),
@@ -133,11 +137,12 @@ def test_an_evaluation_goes_on_where_it_was(folder: Path, capfd: pytest.CaptureF
     assert main([*words, "--policies", "never", "64K"]) == 0
     first = capfd.readouterr().out
     lines = (folder / "runs.jsonl").read_text().splitlines(keepends=True)
-    assert len(lines) == 2
-    (folder / "runs.jsonl").write_text(lines[0] + lines[1][:40])
+    assert len(lines) == 3, "the oracle's, and one of each policy"
+    (folder / "runs.jsonl").write_text(lines[0] + lines[1] + lines[2][:40])
     assert main([*words, "--policies", "never", "64K"]) == 0
     assert capfd.readouterr().out == first
-    assert (folder / "runs.jsonl").read_text().startswith(lines[0]), "what was whole is kept"
+    again = (folder / "runs.jsonl").read_text().splitlines(keepends=True)
+    assert again == [*lines[:2], lines[2][:40] + "\n", lines[2]], "what was whole is kept, what was cut off is whole"
 
 
 def test_a_policy_that_hangs_is_left_out(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

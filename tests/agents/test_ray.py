@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from support.episodes import small_program
 from thp_agents.cli import main
-from thp_agents.evaluation import entry, run_case
+from thp_agents.evaluation import Job, entry, run_job
 from thp_agents.mapping import mapped
-from thp_agents.suites import Case
+from thp_agents.suites import Case, content
 
 from thp_env.traces import save_program
 
@@ -42,8 +42,8 @@ def cases(tmp_path: Path) -> list[Case]:
     return [Case(str(tmp_path / "small.npz"), "small", seed) for seed in range(6)]
 
 
-def figures(done: Iterator[tuple[Case, list[Any]]]) -> dict[Case, list[tuple]]:
-    return {case: [(run.policy, run.metrics, run.decisions) for run in runs] for case, runs in done}
+def figures(done: Iterator[tuple[Job, Any]]) -> dict[Job, tuple]:
+    return {job: (run.policy, run.metrics, run.decisions) for job, run in done}
 
 
 def test_what_a_lost_node_was_doing_is_done_again(cluster: Cluster, cases: list[Case], tmp_path: Path) -> None:
@@ -52,14 +52,14 @@ def test_what_a_lost_node_was_doing_is_done_again(cluster: Cluster, cases: list[
     cluster.wait_for_nodes()
     started = tmp_path / "started"
     started.mkdir()
-    entries, doomed = [entry("never"), entry("64K")], second.node_id
+    jobs, doomed = [Job(entry("64K"), case, content(case)) for case in cases], second.node_id
 
-    def work(case: Case) -> list[Any]:
+    def work(job: Job) -> Any:
         node = ray.get_runtime_context().get_node_id()
-        (started / f"{case.seed} {node} {os.getpid()}").touch()
+        (started / f"{job.case.seed} {node} {os.getpid()}").touch()
         while node == doomed:
             time.sleep(1)
-        return run_case(entries, 0, 0, case)
+        return run_job(0, 0, job)
 
     def lose() -> None:
         while not list(started.glob(f"* {doomed} *")):
@@ -68,9 +68,9 @@ def test_what_a_lost_node_was_doing_is_done_again(cluster: Cluster, cases: list[
 
     loser = threading.Thread(target=lose, daemon=True)
     loser.start()
-    found = figures(mapped(work, cases, ray=cluster.address))
+    found = figures(mapped(work, jobs, ray=cluster.address))
     loser.join(60)
-    assert found == figures(mapped(partial(run_case, entries, 0, 0), cases))
+    assert found == figures(mapped(partial(run_job, 0, 0), jobs))
     starts = [path.name.split()[:2] for path in started.iterdir()]
     lost = {seed for seed, node in starts if node == doomed}
     assert lost, "the second node had work"

@@ -11,8 +11,6 @@ from thp_agents.learned import shipped
 from thp_agents.learned.config import AgentConfig, load_config
 from thp_agents.policy import find_policy, policies
 
-import thp_env
-
 
 @pytest.mark.parametrize("name", shipped())
 def test_a_policy_says_what_made_it(name: str) -> None:
@@ -21,7 +19,7 @@ def test_a_policy_says_what_made_it(name: str) -> None:
     command = shlex.split(policy.source)
     args = parser().parse_args(command[1:])
     assert (args.agent, args.seed or 0, policy.meta["seed"]) == (agent, int(seed), int(seed))
-    assert policy.meta["version"] == thp_env.__version__
+    assert policy.meta["version"], "whatever it is: a new one drops no policy"
     config = load_config(agent, seed=int(seed))
     made_with = AgentConfig(agent).as_dict() | policy.meta["config"]
     assert made_with == config.as_dict(), "its file as it is now"

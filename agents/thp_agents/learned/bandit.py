@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from thp_agents.sb3 import SB3VecEnv
-from thp_env.files import whole_file
 
 
 class Bandit:
@@ -59,12 +57,11 @@ class Bandit:
             if not callback(infos):
                 return
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, file: IO[bytes]) -> None:
         """Write the sums and the generator's state."""
         state = self.rng.bit_generator.state["state"]
         words = np.array([v >> 64 * i & (1 << 64) - 1 for v in state.values() for i in range(2)], np.uint64)
-        with whole_file(Path(path)) as file:
-            np.savez(file, gram=self.gram, moment=self.moment, steps=self.num_timesteps, rng=words)
+        np.savez(file, gram=self.gram, moment=self.moment, steps=self.num_timesteps, rng=words)
 
     def load(self, path: str | os.PathLike) -> None:
         """Go on from what `save` wrote."""

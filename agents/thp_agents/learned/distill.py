@@ -7,6 +7,7 @@ what it would do in the states that the tree leads to, and a mistake counts by w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from thp_agents.learned.config import train_workloads
 from thp_agents.learned.networks import Tree, flat
 from thp_agents.learned.policy_file import LearnedPolicy
 from thp_agents.learned.tree_text import fields_of
-from thp_agents.mapping import mapped
+from thp_agents.mapping import completed, mapped
 from thp_agents.policy import Policy, PolicyError
 from thp_env.workload import find
 
@@ -165,6 +166,10 @@ def agreement(policy: LearnedPolicy, pairs: Pairs) -> float:
     return float((np.where(pairs.masks, values, -np.inf).argmax(1) == pairs.best).mean())
 
 
+def _named(episode: tuple[str, int]) -> str:
+    return f"an episode of {episode[0]} with seed {episode[1]}"
+
+
 def distill(
     teacher: LearnedPolicy, *, leaves: int = 30, rounds: int = 3, episodes: int = 2, seed: int = 0,
     workloads: Sequence[str] = (), processes: int = 1, command: str = "",
@@ -196,8 +201,11 @@ def distill(
     for turn in range(rounds):
         first = seed + turn * episodes
         jobs = [(name, s) for name in names for s in range(first, first + episodes)]
-        played = dict(mapped(partial(play, policy, teacher), jobs, processes))
-        new = Pairs.joined([played[job] for job in jobs])
+        with closing(mapped(partial(play, policy, teacher), jobs, processes, named=_named)) as results:
+            played = dict(completed(results))
+        if not played:
+            raise PolicyError("no episode could be played: every worker died")
+        new = Pairs.joined([played[job] for job in jobs if job in played])
         kept = f", of which it takes {agreement(policy, new):.0%} as the network" if turn else ""
         parts.append(new)
         pairs = Pairs.joined(parts)

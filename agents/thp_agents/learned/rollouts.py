@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import gymnasium
 import numpy as np
@@ -26,14 +26,13 @@ from thp_agents.learned.config import AgentConfig
 from thp_agents.learned.forest import grow
 from thp_agents.learned.networks import Forest, flat
 from thp_agents.learned.policy_file import LearnedPolicy, signature
-from thp_agents.mapping import mapped
+from thp_agents.mapping import completed, mapped
 from thp_agents.policy import PolicyError
 from thp_agents.profile import finish
 from thp_agents.view import View
 from thp_env.envs.actions import ACTIONS, COLLAPSE, KEEP
 from thp_env.envs.task import REASONS
 from thp_env.envs.vma_order import VmaOrderEnv
-from thp_env.files import whole_file
 from thp_env.workload import find
 
 TRIED = (KEEP, "4K", "64K", "16K+32K+64K", "2M", "all", COLLAPSE)
@@ -62,11 +61,11 @@ class Samples:
         """Return how many decisions there are."""
         return len(self.seen)
 
-    def add(self, other: Samples) -> None:
-        """Take in others."""
-        self.seen = np.concatenate([self.seen, other.seen])
-        self.worth = np.concatenate([self.worth, other.worth])
-        self.episodes += other.episodes
+    def with_(self, others: Sequence[Samples]) -> Samples:
+        """Return these and others as one."""
+        every = [self, *others]
+        return Samples(np.concatenate([s.seen for s in every]), np.concatenate([s.worth for s in every]),
+                       sum(s.episodes for s in every))  # fmt: skip
 
     @classmethod
     def none(cls, fields: int) -> Samples:
@@ -138,9 +137,9 @@ def play(how: Play, seed: int) -> Samples:
         observation, _, over, _, _ = env.step(action)
     samples = Samples.none(len(flat(observation)))
     samples.episodes = 1
-    for _, state, forked, seen in states:
-        samples.add(Samples(seen[None], try_all(env, state, forked)[None]))
-    return samples
+    return samples.with_([
+        Samples(seen[None], try_all(env, state, forked)[None]) for _, state, forked, seen in states
+    ])  # fmt: skip
 
 
 def try_all(env: VmaOrderEnv, state: dict[str, Any], policy: LearnedPolicy) -> np.ndarray:
@@ -179,6 +178,14 @@ def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
     return weights | {"values": values, "doubt": np.array([h.get("doubt", 0.0)], np.float32)}
 
 
+IN_VAIN = 50
+"""Episodes without any decision, after which a training is given up."""
+
+
+def _named(seed: int) -> str:
+    return f"the episode with seed {seed}"
+
+
 class Rollouts:
     """Plays rounds of episodes, and grows the forest from all samples after each.
 
@@ -195,6 +202,7 @@ class Rollouts:
         self.config, self.workloads, self.processes = config, workloads, processes
         fields = sum(map(len, signature(config.environment, config.arguments, config.base)["seen"].values()))
         self.samples, self.weights = Samples.none(fields), dict[str, np.ndarray]()
+        self.turn = 0  # the round whose forest plays
 
     @property
     def num_timesteps(self) -> int:
@@ -202,33 +210,47 @@ class Rollouts:
         return len(self.samples)
 
     def learn(self, steps: int, callback: Callable[[list[dict[str, Any]]], bool]) -> None:
-        """Try so many decisions, in rounds, until the callback says no."""
+        """Try so many decisions, in rounds, until the callback says no.
+
+        Episodes are numbered, so that the same ones are played whatever the processes and however often the training
+        is stopped and goes on.
+
+        Raises:
+            PolicyError: when the workloads have no decision to try.
+        """
         h, goal = self.config.hyperparameters, self.num_timesteps + steps
         rounds, total = int(h.get("rounds", 3)), self.config.steps
         tried, epsilon = int(h.get("tried", 12)), float(h.get("epsilon", 0.2))
         while self.num_timesteps < goal:
             turn = min(rounds - 1, self.num_timesteps * rounds // total)
             end = min(goal, -(-total * (turn + 1) // rounds))
-            if self.num_timesteps and turn:
-                self.weights = fit(self.samples, self.config)
+            if self.num_timesteps and turn != self.turn:
+                self.weights, self.turn = fit(self.samples, self.config), turn
             how = Play(self.weights, self.workloads, self.config.arguments, self.config.base, epsilon, tried)
             while self.num_timesteps < end:
-                first = 1_000 * self.config.seed + self.samples.episodes
-                count = max(1, min(4 * self.processes, -(-(end - self.num_timesteps) // tried)))
-                seeds = list(range(first, first + count))
-                played = dict(mapped(partial(play, how), seeds, self.processes))
-                for seed in seeds:
-                    self.samples.add(played[seed])
+                self._play(how, max(1, min(4 * self.processes, -(-(end - self.num_timesteps) // tried))))
+                if self.samples.episodes >= IN_VAIN and not self.num_timesteps:
+                    raise PolicyError(f"{IN_VAIN} episodes had no decision: there is nothing to learn on "
+                                      f"{', '.join(dict.fromkeys(self.workloads))}")  # fmt: skip
                 if not callback([]):
                     return
         self.weights = fit(self.samples, self.config)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def _play(self, how: Play, count: int) -> None:
+        """Play so many more episodes; those whose workers died are left out."""
+        first = 1_000 * self.config.seed + self.samples.episodes
+        seeds = list(range(first, first + count))
+        with closing(mapped(partial(play, how), seeds, self.processes, named=_named)) as results:
+            played = dict(completed(results))
+        nothing = Samples.none(self.samples.seen.shape[1])
+        nothing.episodes = 1
+        self.samples = self.samples.with_([played.get(seed, nothing) for seed in seeds])
+
+    def save(self, file: IO[bytes]) -> None:
         """Write the samples and the forest that plays now."""
-        with whole_file(Path(path)) as file:
-            arrays: dict[str, Any] = {f"forest_{name}": nodes for name, nodes in self.weights.items()}
-            arrays |= {"seen": self.samples.seen, "worth": self.samples.worth}
-            np.savez(file, episodes=self.samples.episodes, **arrays)
+        arrays: dict[str, Any] = {f"forest_{name}": nodes for name, nodes in self.weights.items()}
+        arrays |= {"seen": self.samples.seen, "worth": self.samples.worth}
+        np.savez(file, episodes=self.samples.episodes, turn=self.turn, **arrays)
 
     def load(self, path: str | os.PathLike) -> None:
         """Go on from what `save` wrote.
@@ -239,6 +261,7 @@ class Rollouts:
         try:
             with np.load(path, allow_pickle=False) as file:
                 self.samples = Samples(file["seen"], file["worth"], int(file["episodes"]))
+                self.turn = int(file["turn"])
                 self.weights = {n.removeprefix("forest_"): file[n] for n in file.files if n.startswith("forest_")}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise PolicyError(f"{path}: not a checkpoint of this agent ({error})") from None

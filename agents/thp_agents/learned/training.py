@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 import thp_env  # noqa: F401 -- registers the environments
 from thp_agents.learned.bandit import Bandit
+from thp_agents.learned.checkpoint import alone_in, check_checkpoint, save_checkpoint, seed_after
 from thp_agents.learned.config import AgentConfig, train_workloads
 from thp_agents.learned.deep_sets import DeepSetsPolicy
 from thp_agents.learned.export import export
@@ -33,6 +33,7 @@ from thp_agents.policy import PolicyError
 from thp_agents.sb3 import SB3VecEnv
 from thp_agents.tables import writable, write_text
 from thp_env.envs.shadow import ShadowVectorReward
+from thp_env.signals import Terminated, handled
 from thp_env.workload import find
 
 
@@ -50,6 +51,9 @@ def make_envs(config: AgentConfig, threads: int | None = None) -> SB3VecEnv:
 OWN = ("bandit", "rollouts")
 """Algorithms of this package, which write their checkpoints without pickles."""
 
+PATIENCE = 0.5
+"""Seconds that a step may take after ctrl-C."""
+
 
 class _Progress:
     """Counts decisions, shows them, and saves the model now and then, whole or not at all.
@@ -58,7 +62,8 @@ class _Progress:
     """
 
     def __init__(self, folder: Path, config: AgentConfig, quiet: bool) -> None:
-        self.path, self.config, self.stop = folder / checkpoint_name(config), config, False
+        self.path, self.config = folder / checkpoint_name(config), config
+        self.stopped: KeyboardInterrupt | None = None
         self.saved, self.returns = 0, deque[float](maxlen=100)
         self.curve: list[tuple[int, float]] = []
         self.bar = tqdm(total=config.steps, desc=f"training {config.name}", unit="decision", disable=quiet)
@@ -70,7 +75,7 @@ class _Progress:
         if self.returns:
             self.bar.set_postfix(saved=f"{np.mean(self.returns):+.2f}", refresh=False)
         self.bar.update(0)
-        if self.stop:
+        if self.stopped:
             return False
         if model.num_timesteps - self.saved >= self.config.checkpoint:
             self.save(model)
@@ -79,9 +84,7 @@ class _Progress:
     def save(self, model: Any) -> None:
         """Write the checkpoint."""
         self.saved = model.num_timesteps
-        part = self.path.with_name(f"part-{self.path.name}")
-        model.save(part)
-        os.replace(part, self.path)
+        save_checkpoint(model, self.path, self.config)
         if self.returns and (not self.curve or self.curve[-1][0] < self.saved):
             self.curve.append((self.saved, round(float(np.mean(self.returns)), 4)))
             write_text(self.path.with_name("curve.json"), json.dumps(self.curve))
@@ -92,22 +95,32 @@ class _Progress:
             kept = json.loads(self.path.with_name("curve.json").read_text())
             self.curve = [(n, r) for n, r in kept if n <= decisions]
 
+    def end_if_stopped(self, *_: Any) -> None:
+        """Raise what stopped the training, if something has."""
+        if self.stopped:
+            raise self.stopped
+
     @contextmanager
-    def stopped_by_ctrl_c(self) -> Iterator[None]:
-        """Let ctrl-C end the training between two steps. A second ctrl-C interrupts at once."""
+    def until_stopped(self) -> Iterator[None]:
+        """End the block on ctrl-C or SIGTERM: between two steps, or after `PATIENCE` wherever it is.
+
+        What stopped it is in `stopped`. A second signal interrupts at once.
+        """
 
         def note(number: int, frame: object) -> None:
-            self.stop = True
-            signal.signal(signal.SIGINT, before)
+            self.end_if_stopped()
+            self.stopped = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
 
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGINT, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+        handlers = {signal.SIGINT: note, signal.SIGTERM: note, signal.SIGALRM: self.end_if_stopped}
+        with handled(handlers):
+            try:
+                yield
+            except KeyboardInterrupt as stop:
+                self.stopped = self.stopped or stop
+            finally:
+                if self.stopped:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 class _Callback(BaseCallback):
@@ -135,15 +148,16 @@ def train(
         out: the policy's .npz file.
         folder: where checkpoints and TensorBoard's logs are kept; checkpoints are Stable-Baselines3's own files and
             only for resuming one's own runs.
-        resume: go on from the folder's checkpoint.
+        resume: go on from the folder's checkpoint, which has to be of the same training; more steps are allowed.
         quiet: no progress bar.
         command: how the training was started, kept with the policy.
         tensorboard: write logs, where TensorBoard is installed.
         threads: that step the machines; of an agent that tries what-ifs, processes.
 
     Raises:
-        PolicyError: when there is nothing to resume, or a file cannot be written.
-        KeyboardInterrupt: on ctrl-C, after the checkpoint is written.
+        PolicyError: when there is nothing to resume or it is another training's, when another training is running in
+            the folder, or a file cannot be written.
+        KeyboardInterrupt: on ctrl-C and SIGTERM, after the checkpoint is written.
     """
     folder = Path(folder)
     try:
@@ -152,6 +166,16 @@ def train(
     except OSError as error:
         raise PolicyError(f"cannot write to {error.filename}: {error.strerror}") from None
     writable(out)
+    with alone_in(folder):
+        if resume:
+            check_checkpoint(folder / checkpoint_name(config), config)
+        return _train(config, Path(out), folder, resume, quiet, command, tensorboard, threads)
+
+
+def _train(
+    config: AgentConfig, out: Path, folder: Path, resume: bool, quiet: bool, command: str, tensorboard: bool,
+    threads: int,
+) -> LearnedPolicy:  # fmt: skip
     torch.set_num_threads(1)
     envs = None if config.algorithm == "rollouts" else make_envs(config, threads)
     progress = _Progress(folder, config, quiet)
@@ -160,18 +184,13 @@ def train(
         names = config.workloads or train_workloads()
         model: Any = make_model(config, envs, log) if envs else Rollouts(config, names, threads)
         if resume:
-            model = _loaded(model, progress.path, envs)
+            model = _loaded(model, progress.path, envs, config.seed)
             progress.go_on(model.num_timesteps)
         progress.saved = model.num_timesteps
-        left = config.steps - model.num_timesteps
-        with progress.stopped_by_ctrl_c():
-            if left > 0 and config.algorithm in OWN:
-                model.learn(left, partial(progress.step, model))
-            elif left > 0:
-                model.learn(left, _Callback(progress), tb_log_name=config.name, reset_num_timesteps=False)
+        with progress.until_stopped():
+            _learn(model, config, progress)
         progress.save(model)
-        if progress.stop:
-            raise KeyboardInterrupt
+        progress.end_if_stopped()
         policy = export(model, config, command)
         if progress.curve:
             policy.meta["curve"] = progress.curve
@@ -181,6 +200,16 @@ def train(
         progress.bar.close()
         if envs:
             envs.close()
+
+
+def _learn(model: Any, config: AgentConfig, progress: _Progress) -> None:
+    left = config.steps - model.num_timesteps
+    if config.algorithm in OWN:
+        model.learn(left, partial(progress.step, model))  # what-ifs grow their forest even if nothing is left to try
+    elif left > 0:
+        # One update can take longer than anybody waits after ctrl-C: between two gradients, all is whole, too.
+        model.policy.optimizer.register_step_post_hook(progress.end_if_stopped)
+        model.learn(left, _Callback(progress), tb_log_name=config.name, reset_num_timesteps=False)
 
 
 def make_model(config: AgentConfig, envs: SB3VecEnv, log: str | None = None) -> Any:
@@ -195,14 +224,17 @@ def make_model(config: AgentConfig, envs: SB3VecEnv, log: str | None = None) -> 
     )  # fmt: skip
 
 
-def _loaded(fresh: Any, path: Path, envs: SB3VecEnv | None) -> Any:
-    if not path.exists():
-        raise PolicyError(f"nothing to resume: there is no {path}")
+def _loaded(fresh: Any, path: Path, envs: SB3VecEnv | None, seed: int) -> Any:
+    """Return the model of a checkpoint; whatever it draws from now on is drawn anew."""
     try:
         if isinstance(fresh, Bandit | Rollouts):
             fresh.load(path)
+            if envs:
+                envs.seed(seed_after(seed, fresh.num_timesteps))
             return fresh
-        return type(fresh).load(path, env=envs, device="cpu", tensorboard_log=fresh.tensorboard_log)
+        model = type(fresh).load(path, env=envs, device="cpu", tensorboard_log=fresh.tensorboard_log)
+        model.set_random_seed(seed_after(seed, model.num_timesteps))
+        return model
     except Exception as error:
         raise PolicyError(f"{path}: not a checkpoint of this agent ({error}); train without --resume") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import time
@@ -10,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import thp_env
+import optuna
+
 from thp_agents.evaluation import entry, evaluate, oracle_runs
 from thp_agents.learned.config import AgentConfig, train_workloads
 from thp_agents.learned.export import export
@@ -18,16 +20,13 @@ from thp_agents.learned.policy_file import LearnedPolicy, save_policy
 from thp_agents.learned.rollouts import Rollouts, fit
 from thp_agents.learned.training import OWN, make_envs, make_model
 from thp_agents.oracle import oracle
+from thp_agents.origin import code_digest
 from thp_agents.policy import PolicyError
 from thp_agents.scores import NEVER
-from thp_agents.suites import Case, cases, workload_of
+from thp_agents.suites import Case, cases, content, workload_of
+from thp_agents.tables import write_text
 from thp_agents.verdicts import Verdict
-from thp_env.files import whole_file
-
-try:
-    import optuna
-except ImportError:
-    raise PolicyError("tuning needs Optuna: pip install 'thp-env[tune]'") from None
+from thp_env.machine.behaviour import BEHAVIOUR
 
 TRIALS, SECONDS, LOOKS = 30, 180.0, 3
 """At most so many trials, each of at most so much training, and how often a trial is scored on the way."""
@@ -113,13 +112,18 @@ class Judge:
     Args:
         wanted: the cases.
         processes: to run in.
+
+    Attributes:
+        cases: digest of the cases' programs.
     """
 
     def __init__(self, wanted: Sequence[Case], processes: int = 1) -> None:
         """Run what scores count from and to."""
-        self.wanted, self.processes = list(wanted), processes
+        found = oracle(wanted, processes=processes, quiet=True)
+        self.wanted, self.processes = list(found), processes
         self.ends, _ = evaluate([entry(NEVER)], self.wanted, processes=processes, quiet=True)
-        self.ends += oracle_runs(oracle(self.wanted, processes=processes, quiet=True))
+        self.ends += oracle_runs(found)
+        self.cases = hashlib.sha256("".join(map(content, self.wanted)).encode()).hexdigest()[:12]
 
     def __call__(self, policy: LearnedPolicy) -> float:
         """Return the interquartile mean of a policy's scores.
@@ -176,20 +180,25 @@ class Search:
         seconds: of training a trial.
         seed: of what is tried.
         command: how it was started, kept with it.
+        cases: digest of what policies are scored on.
     """
 
     def __init__(
         self, config: AgentConfig, path: Path, judge: Callable[[LearnedPolicy], float], *, seconds: float = SECONDS,
-        seed: int = 0, command: str = "",
+        seed: int = 0, command: str = "", cases: str = "",
     ) -> None:  # fmt: skip
         """Read what the file holds.
 
         Raises:
-            PolicyError: when it holds the search of another agent, of another version or with other settings.
+            PolicyError: when it holds another search: trials compare when the agent, the code, the simulator's
+                behaviour, the cases and the settings are the same.
         """
         self.config, self.path, self.judge, self.seconds = config, path, judge, seconds
         self.space = {name: kind.distribution() for name, kind in SPACES[config.algorithm].items()}
-        self.about = {"agent": config.as_dict(), "seconds": seconds, "seed": seed, "version": thp_env.__version__}
+        self.about = {
+            "agent": config.as_dict(), "seconds": seconds, "seed": seed, "behaviour": BEHAVIOUR,
+            "code": code_digest(["thp_agents.learned.training"]), "cases": cases,
+        }  # fmt: skip
         self.command, self.trials = command, list[Trial]()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
@@ -256,8 +265,4 @@ class Search:
     def _write(self) -> None:
         found = {"command": self.command, **self.about, "best": asdict(self.best) if self.best else None,
                  "trials": [asdict(trial) for trial in self.trials]}  # fmt: skip
-        try:
-            with whole_file(self.path) as file:
-                file.write((json.dumps(found, indent=1) + "\n").encode())
-        except OSError as error:
-            raise PolicyError(f"cannot write {self.path}: {error.strerror or error}") from None
+        write_text(self.path, json.dumps(found, indent=1) + "\n")

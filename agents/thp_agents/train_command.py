@@ -1,0 +1,40 @@
+"""`thp-env train`: trains an agent, and goes on with a training that was stopped."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from thp_agents.learned.config import load_config
+from thp_agents.learned.training import checkpoint_name, train
+from thp_env.workload import find
+
+
+def run(args: argparse.Namespace, words: Sequence[str]) -> int:
+    """Carry out the command.
+
+    Args:
+        args: its arguments.
+        words: how it was called, behind the command's name.
+
+    Raises:
+        KeyboardInterrupt: when it was stopped, saying how to go on.
+    """
+    for name in args.workloads or ():
+        find(name)
+    changes = {"seed": args.seed, "steps": args.steps, "workloads": tuple(args.workloads or ())}
+    config = load_config(args.agent, **{key: value for key, value in changes.items() if value not in (None, ())})
+    folder = Path(args.folder or f"runs/{config.name}-{config.seed}")
+    out = Path(args.out or f"runs/{config.name}-{config.seed}.npz")
+    command = shlex.join(["thp-env", *words])
+    try:
+        train(config, out, folder=folder, resume=args.resume, quiet=args.quiet, command=command, threads=args.threads)
+    except KeyboardInterrupt as stop:
+        again = shlex.join(["thp-env", *(word for word in words if word != "--resume"), "--resume"])
+        saved = (folder / checkpoint_name(config)).exists()
+        stop.args = (f"go on with: {again}" if saved else "nothing was saved yet",)
+        raise
+    print(f"wrote {out}")
+    return 0

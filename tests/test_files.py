@@ -1,0 +1,149 @@
+"""Files are written whole or not at all, and what is no file is never replaced."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import stat
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from thp_env.files import check_writable, whole_file
+
+
+def write(path: Path | str, data: bytes = b"new") -> None:
+    check_writable(path)
+    with whole_file(path) as file:
+        file.write(data)
+
+
+def test_a_file_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    write(path, b"old")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    path.chmod(0o600)
+    write(path)
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(RuntimeError), whole_file(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_links_keep_pointing(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"old")
+    (tmp_path / "first").symlink_to("second")
+    (tmp_path / "second").symlink_to(folder / "file")
+    (tmp_path / "to nothing yet").symlink_to(folder / "other")
+    write(tmp_path / "first")
+    write(tmp_path / "to nothing yet", b"made")
+    assert os.readlink(tmp_path / "first") == "second"
+    assert (folder / "file").read_bytes() == b"new"
+    assert (folder / "other").read_bytes() == b"made"
+    assert (tmp_path / "to nothing yet").is_symlink()
+    assert sorted(os.listdir(folder)) == ["file", "other"]
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="loop"):
+        write(tmp_path / "loop")
+
+
+def test_a_fifo_is_written_to(tmp_path: Path) -> None:
+    path, read = tmp_path / "fifo", list[bytes]()
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: read.append(path.read_bytes()))
+    reader.start()
+    while True:
+        try:
+            write(path, b"x" * 100_000)  # more than a pipe holds at a time
+            break
+        except OSError as error:
+            assert "nobody reads from it" in str(error)  # the reader is not there yet
+    reader.join(10)
+    assert read == [b"x" * 100_000]
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    with pytest.raises(OSError, match="nobody reads from it"):
+        write(path)
+
+
+def test_a_character_device_is_written_to() -> None:
+    write("/dev/null")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        write("/dev/full")
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+
+
+def test_a_program_can_be_saved_to_a_device() -> None:
+    with whole_file("/dev/null") as file:
+        np.savez_compressed(file, a=np.arange(1000))
+
+
+def test_standard_output_is_written_to(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write("/dev/stdout", b"to the file that it is\n")
+    assert capfd.readouterr().out == "to the file that it is\n"
+    with open(tmp_path / "out", "w") as file:
+        before = os.stat(file.fileno()).st_ino
+        write(f"/dev/fd/{file.fileno()}")
+        assert (tmp_path / "out").stat().st_ino == before
+    assert (tmp_path / "out").read_bytes() == b"new"
+
+
+def test_folders_and_sockets_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(tmp_path / "socket"))
+        for name, what in (("folder", "a folder"), ("socket", "a socket"), (".", "a folder")):
+            for refused in (check_writable, write):
+                with pytest.raises(OSError, match=f"it is there and {what}"):
+                    refused(tmp_path / name)
+        assert stat.S_ISSOCK((tmp_path / "socket").stat().st_mode)
+    with pytest.raises(OSError, match="there is no folder"):
+        check_writable(tmp_path / "gone" / "a")
+    assert sorted(os.listdir(tmp_path)) == ["folder", "socket"]
+
+
+@pytest.mark.parametrize("what", ["bytes", "npz"])
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path, what: str) -> None:
+    """A limit on the size of files stands for the disk."""
+    path = tmp_path / "a.npz"
+    path.write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"a\.npz") as caught, whole_file(path) as file:
+            if what == "bytes":
+                file.write(bytes(20_000))
+            else:
+                np.savez(file, a=np.zeros(20_000), b=np.ones(20_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.strerror == "File too large"
+    assert os.listdir(tmp_path) == ["a.npz"]
+    assert path.read_bytes() == b"old"
+
+
+def test_what_is_renamed_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the file is synced, then renamed, then its folder is synced."""
+    done: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def note_sync(number: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(number).st_mode) else f"{os.fstat(number).st_size} bytes")
+        sync(number)
+
+    def note_replace(old: str, new: str) -> None:
+        done.append("replaced")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    write(tmp_path / "a", b"12345")
+    assert done == ["5 bytes", "replaced", "folder"]

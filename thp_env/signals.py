@@ -1,0 +1,42 @@
+"""Ending a command by a signal: SIGTERM does what ctrl-C does."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come."""
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` in the block, so that whatever is kept on ctrl-C is kept then, too."""
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    with handled({signal.SIGTERM: end}):
+        yield
+
+
+@contextmanager
+def handled(handlers: Mapping[signal.Signals, signal._HANDLER]) -> Iterator[None]:
+    """Handle signals in the block; outside of the main thread, where Python allows no handlers, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def exit_code(stopped: KeyboardInterrupt) -> int:
+    """Return what a command that was ended by a signal exits with: 128 and the signal's number, as in a shell."""
+    return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
