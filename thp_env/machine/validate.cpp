@@ -25,7 +25,7 @@ struct scan : frame_census {
     explicit scan(machine &state)
         : frame_census(state), ptes(owner.size()), pmds(owner.size()), pinned(owner.size()),
           reached(m.h->tables[TABLE_tables].used), rss(m.h->tables[TABLE_mms].used), swapents(rss.size()),
-          swapped(m.h->swap_slots) {
+          swapped(m.h->tables[TABLE_swap].used) {
         for (u32 i = 0; i < m.h->tables[TABLE_pins].used; ++i) ++pinned[page_head(m, m.pins[i].pfn)];
     }
 

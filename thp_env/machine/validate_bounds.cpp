@@ -35,7 +35,7 @@ struct bounds : report {
         const u32 blocks = (frames + PAGEBLOCK_NR_PAGES - 1) >> PAGEBLOCK_ORDER;
         expect(used(TABLE_contents) == frames && used(TABLE_block_heads) == blocks &&
                    used(TABLE_pageblocks) == blocks && used(TABLE_table_frames) == used(TABLE_tables) &&
-                   used(TABLE_swap) == h.swap_slots && used(TABLE_tlb) == h.tables[TABLE_tlb].capacity &&
+                   used(TABLE_swap) <= h.swap_slots && used(TABLE_tlb) == h.tables[TABLE_tlb].capacity &&
                    used(TABLE_clusters) == (h.swap_slots + SWAPFILE_CLUSTER - 1) / SWAPFILE_CLUSTER &&
                    used(TABLE_regions) <= h.tables[TABLE_regions].capacity &&
                    used(TABLE_processes) == h.tables[TABLE_processes].capacity,
@@ -96,7 +96,8 @@ struct bounds : report {
                    "page of no anon_vma", pfn);
             expect((m.contents[pfn] & CONTENT_MASK) <= 100, "content of a page", pfn);
             if (!(p.flags & PG_swapcache)) continue;
-            expect(p.swap < h.swap_slots && m.swap[p.swap].cached == pfn + 1, "page of the swap cache", pfn);
+            expect(p.swap < used(TABLE_swap) && m.swap[p.swap].cached == pfn + 1, "page of the swap cache",
+                   pfn);
         }
         for (u32 i = 0; i < used(TABLE_pageblocks); ++i)
             expect((m.pageblocks[i] & PB_migratetype) < MIGRATE_PCPTYPES, "type of a page block", i);

@@ -9,13 +9,14 @@ namespace {
 
 struct swap_scan : report {
     machine &m;
-    const u32 slots, clusters;
+    const u32 slots, used, clusters; // used: slots that ever were
 
     explicit swap_scan(machine &state)
-        : m(state), slots(state.h->swap_slots), clusters(state.h->tables[TABLE_clusters].used) {}
+        : m(state), slots(state.h->swap_slots), used(state.h->tables[TABLE_swap].used),
+          clusters(state.h->tables[TABLE_clusters].used) {}
 
     void each_slot() {
-        for (u32 i = 0; i < slots && broken.empty(); ++i) {
+        for (u32 i = 0; i < used && broken.empty(); ++i) {
             const swap_slot &s = m.swap[i];
             const u32 frames = m.h->tables[TABLE_pages].used;
             expect(s.cached <= frames && s.content <= 100 && !s.taken, "swap slot", i);
@@ -44,9 +45,10 @@ struct swap_scan : report {
         }
         for (u32 c = 0; c < clusters && broken.empty(); ++c) {
             const swap_cluster &cluster = m.clusters[c];
-            u32 taken = 0;
-            for (u32 i = c * SWAPFILE_CLUSTER; i < (c + 1) * SWAPFILE_CLUSTER; ++i)
-                taken += i == 0 || i >= slots || m.swap[i].count > 0 || m.swap[i].cached;
+            const u32 first = c * SWAPFILE_CLUSTER, end = first + SWAPFILE_CLUSTER;
+            u32 taken = (c == 0) + (end > slots ? end - slots : 0);
+            for (u32 i = std::max(first, 1U); i < std::min(end, used); ++i)
+                taken += m.swap[i].count > 0 || m.swap[i].cached;
             expect(cluster.order <= PMD_ORDER && cluster.list < NR_CLUSTER_LISTS, "malformed cluster", c);
             expect_equal(cluster.count, taken, "slots of a cluster");
             on_lists += cluster.list != 0;

@@ -79,6 +79,9 @@ u32 scan_cluster(machine &m, u32 from, u32 order) {
         if (found + nr > end) found = NIL;
     }
     if (found != NIL) {
+        u32 &used =
+            m.h->tables[TABLE_swap].used; // as far as any was: a large device that is empty costs nothing
+        used = std::max(used, found + nr);
         for (u32 i = 0; i < nr; ++i) m.swap[found + i].taken = 1;
         if (cluster.count == 0) cluster.order = static_cast<u8>(order);
         cluster.count = static_cast<u16>(cluster.count + nr);
@@ -118,7 +121,6 @@ int swapon(machine &m, u64 bytes) {
     if (slots > m.h->tables[TABLE_swap].capacity) return -ENOMEM;
     m.h->swap_slots = static_cast<u32>(slots);
     const u32 clusters = (m.h->swap_slots + SWAPFILE_CLUSTER - 1) / SWAPFILE_CLUSTER;
-    m.h->tables[TABLE_swap].used = m.h->swap_slots;
     m.h->tables[TABLE_clusters].used = clusters;
     // Slot 0 holds the header; what lies beyond the end of the last cluster counts as taken, too.
     const u32 beyond = clusters * SWAPFILE_CLUSTER - m.h->swap_slots;
