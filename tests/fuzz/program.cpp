@@ -1,13 +1,19 @@
 // A libFuzzer target over the interpreter: bytes become operations that Program.check would let through, a
 // small machine runs them, and after each one the whole machine must be consistent; in the end no frame may
-// be lost.
+// be lost. A second machine runs them cut in pieces, its program written while it runs, and must be equal.
+// Now and then a saved state is damaged: it is refused, or runs without harm and ends.
+#include "batch.hpp"
 #include "hardware/tlb.hpp"
 #include "kernel/page_alloc.hpp"
+#include "patterns.hpp"
 #include "run.hpp"
 #include "validate.hpp"
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -15,7 +21,7 @@ namespace {
 
 using namespace thp;
 
-constexpr u32 NR_REGIONS = 6, NR_PROCESSES = 4, MAX_OPS = 48;
+constexpr u32 NR_REGIONS = 6, NR_PROCESSES = 4, MAX_OPS = 48, DAMAGED_STATES = 32;
 constexpr u64 REGION_PAGES = 1536; // three 2M blocks
 constexpr u64 advices[] = {
     MADV_NORMAL,        MADV_WILLNEED,     MADV_DONTNEED,      MADV_FREE,           MADV_DONTFORK,
@@ -112,7 +118,7 @@ op_record next_op(decoder &d) {
         op.length = std::min(op.length, 64 * PAGE_SIZE);
         break;
     case OP_khugepaged:
-        op.a = 1 + d.below(2);
+        op.a = 1 + d.below(8);
         break;
     case OP_swap:
         op.length = (1 + d.below(2047)) * PAGE_SIZE;
@@ -138,6 +144,7 @@ machine_config small_machine(decoder &d) {
     c.max_tables = 96;
     c.nr_cpus = 2;
     c.shadow_tlb = d.below(2);
+    c.charge_vmas = d.below(2);
     c.arch = static_cast<u32>(d.below(NR_ARCHS));
     c.features = static_cast<u32>(d.below(1U << NR_FEATURES));
     if (c.arch == ARCH_X86_64) c.features &= ~(1U << FEATURE_entire_mapcount | 1U << FEATURE_zero_64k);
@@ -168,11 +175,90 @@ void expect_consistent(machine &m, const op_record *op) {
     std::abort();
 }
 
+// The run after these bytes: one that a host stops after a second, so that none goes on for ever.
+run_status run_a_while(machine &m, const program_view &program, const run_budget &budget) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+    return run_interruptible(m, program, budget, [end] { return std::chrono::steady_clock::now() > end; });
+}
+
+// One operation in pieces; a copy of the program that ends with the next one is all there is.
+run_status run_in_pieces(machine &m, const std::vector<op_record> &ops, u64 pieces) {
+    const u64 op = m.h->at.op;
+    run_status status = RUN_WINDOW;
+    while (status == RUN_WINDOW && m.h->at.op == op) {
+        const u64 so_far = std::min<u64>(op + 2, ops.size());
+        const std::vector<op_record> written(ops.begin(), ops.begin() + static_cast<i64>(so_far));
+        run_budget budget;
+        budget.ops = 1;
+        budget.go_on = true;
+        if (pieces % 2) budget.accesses = 1 + pieces % 7;
+        if (pieces % 3) budget.until = m.h->clock + 1 + pieces * 100;
+        if (pieces % 5 == 0) budget.choices = 1;
+        status = run(m, {written.data(), nullptr, nullptr, nullptr, written.size(), 1}, budget);
+    }
+    return status;
+}
+
+// FNV-1a over words, as state.cpp puts it behind a state.
+u64 checksum(const std::vector<std::byte> &data, u64 size) {
+    u64 sum = 0xcbf29ce484222325ULL;
+    for (u64 at = 0; at < size; at += sizeof(u64)) {
+        u64 word = 0;
+        std::memcpy(&word, data.data() + at, std::min<u64>(sizeof word, size - at));
+        sum = (sum ^ word) * 0x100000001b3ULL;
+        sum ^= sum >> 32;
+    }
+    return sum;
+}
+
+// Changes up to four words: anywhere, in the header, or in what follows the page tables.
+void damage(std::vector<std::byte> &data, u64 size, u64 key) {
+    u64 drawn = 0;
+    const auto below = [&](u64 n) { return draw(key, ++drawn) % n; };
+    for (u64 i = 0, n = 1 + below(4); i < n; ++i) {
+        const u64 rest = std::min<u64>(size, 65536), place = below(4);
+        const u64 byte = place == 0   ? below(size)
+                         : place == 1 ? size - 1 - below(rest)
+                                      : below(sizeof(header));
+        const u64 at = std::min(byte & ~3ULL, size - 4);
+        u32 value = 0;
+        std::memcpy(&value, data.data() + at, sizeof value);
+        const u32 values[] = {0,          1,
+                              NIL,        value + 1,
+                              value - 1,  value ^ 1U << below(32),
+                              0x7fffffff, value * 2,
+                              value / 2,  static_cast<u32>(below(65536))};
+        value = values[below(std::size(values))];
+        std::memcpy(data.data() + at, &value, sizeof value);
+    }
+    const u64 sum = checksum(data, size);
+    std::memcpy(data.data() + size, &sum, sizeof sum);
+}
+
+// Loads what save() returned, damaged, and runs what is taken for a machine.
+void run_damaged(const machine &m, const program_view &program, u64 key) {
+    std::vector<std::byte> data = m.save(0);
+    damage(data, data.size() - sizeof(u64), key);
+    machine *loaded = nullptr;
+    if (!m.load(data.data(), data.size(), 0, &loaded).empty()) return;
+    const std::unique_ptr<machine> owned(loaded);
+    if (!validate_loaded(*loaded, program).empty()) return;
+    run_budget budget;
+    budget.go_on = true;
+    try {
+        run_a_while(*loaded, program, budget);
+        validate(*loaded);
+    } catch (const stopped_midway &) { // a call that did not end was left
+    }
+}
+
 } // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
     decoder d(data, size);
     const machine_config config = small_machine(d);
+    const u64 pieces = d.below(2) ? d.below(64) : 0, daemon = d.below(4) ? 0 : d.below(32);
+    const u64 damaged_at = d.below(2) ? d.below(MAX_OPS) : MAX_OPS, damage_key = mix64(d.below(65536));
     std::vector<op_record> ops;
     // Two regions first, and who forks does it once: what comes later finds something.
     for (u32 i = 0; i < 2; ++i) {
@@ -201,16 +287,34 @@ extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
     machine m(config, {NR_REGIONS, NR_PROCESSES, 2048, 8 * REGION_PAGES});
     for (u32 order = 2; order <= PMD_ORDER; ++order) m.h->thp_mode[order] = THP_MADVISE;
     boot(m, 0, 0);
+    if (daemon) m.h->policy.khugepaged_pages = daemon * 64;
+    const std::unique_ptr<machine> cut(pieces ? m.clone() : nullptr);
     program_view program{ops.data(), nullptr, nullptr, nullptr, ops.size(), 1};
-    run_budget budget;
-    budget.ops = 1;
-    budget.go_on = true;
     for (;;) {
         const op_record *op = &ops[std::min<u64>(m.h->at.op, ops.size() - 1)];
+        const bool damaged = m.h->at.op == damaged_at;
+        run_budget budget;
+        budget.ops = 1;
+        budget.go_on = true;
         const run_status status = run(m, program, budget);
         expect_consistent(m, op);
-        if (status == RUN_DONE) break;
-        if (status == RUN_OOM) m.h->at = {std::max<u64>(m.h->at.op + 1, last), 0, 0};
+        for (u64 i = 0; damaged && i < DAMAGED_STATES; ++i) run_damaged(m, program, damage_key + i);
+        if (cut && m.h->at.op <= ops.size() && status != RUN_OOM) {
+            const run_status ended = run_in_pieces(*cut, ops, pieces);
+            if (ended == RUN_OOM || !m.equals(*cut)) {
+                const std::vector<std::byte> whole = m.save(0), other = cut->save(0);
+                const auto differ =
+                    std::mismatch(whole.begin(), whole.end(), other.begin(), other.end()).first;
+                std::fprintf(stderr, "operation %d in %llu pieces (%u, %u): byte %td of the state\n", op->op,
+                             pieces, status, ended, differ - whole.begin());
+                std::abort();
+            }
+        }
+        if (status == RUN_DONE || status == RUN_OVERFLOW) break;
+        if (status == RUN_OOM) {
+            if (cut) return 0;
+            m.h->at = {std::max<u64>(m.h->at.op + 1, last), 0, 0, 0, 0};
+        }
         if (status == RUN_ERROR || m.h->at.op >= ops.size()) break;
     }
     return 0;

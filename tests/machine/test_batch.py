@@ -120,8 +120,40 @@ def test_what_makes_no_sense_is_refused() -> None:
         Batch([])
     with pytest.raises(MachineError, match="threads"):
         Batch([machine()], 0)
-    with pytest.raises(ValueError, match="wrong shape"):
-        Batch([machine()]).run(Window(), decisions=np.zeros((1, 2, 3), np.uint32))
+    one = machine()
+    with pytest.raises(MachineError, match="machine 2 of the batch is machine 0, too: put a clone there"):
+        Batch([one, machine(), one])
+    batch = Batch([one, machine()])
+    with pytest.raises(MachineError, match="machine 1 of the batch is machine 0, too"):
+        batch[-1] = one
+    with pytest.raises(IndexError):
+        batch[2] = machine()
+    wrong = np.zeros((2, 2, 3), np.uint32)
+    for message, window, arrays in (
+        (r"decisions is an array of shape \(2, 1, 3\), not \(2, 2, 3\)", {}, {"decisions": wrong}),
+        ("decisions is an array of uint32", {}, {"decisions": [["a"]]}),
+        (r"active is an array of shape \(2,\), not \(3,\)", {}, {"active": np.ones(3, bool)}),
+        ("slots: Question.SLOTS needs", {"question": Question.SLOTS, "slots": 2}, {}),
+        ("slots is updated in place", {"slots": 1}, {"slots": np.zeros((2, 1), np.int64)}),
+        ("slots is a whole number from 0 to 65536, not -1", {"slots": -1}, {}),
+        ("ps is a whole number of at least 0, not -5", {"ps": -5}, {}),
+        ("choices is a whole number of at least 0, not 1.5", {"choices": 1.5}, {}),
+        ("7 is not a valid Question", {"question": 7}, {}),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            batch.run(Window(**window), **arrays)
+    batch.run(Window(ps=0, question=Question.VMA))  # moves nothing, and ends
+
+
+def test_decisions_that_make_no_sense_change_nothing() -> None:
+    batch = Batch([of(("mmap", "a", 4 * MIB), ("touch", "a", 0, 2 * MIB))])
+    batch.run(Window())
+    vma, before = batch[0].vmas()[0], batch[0].save()
+    for verb, value in ((Verb.ORDERS, 1 << 1), (Verb.ORDERS, 1 << 10), (Verb.RESOLVE, 99), (17, 0)):
+        batch.run(Window(accesses=0), decisions=np.array([[[vma.id, verb, value]]], np.uint32))
+        assert batch[0].save() == before
+    decided(batch, Verb.SPLIT, 0, vma.id + 1)  # a VMA that is gone
+    assert batch[0].save() == before
 
 
 def decided(batch: Batch, verb: Verb, value: int, vma: int) -> None:

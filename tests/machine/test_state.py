@@ -71,12 +71,21 @@ def test_a_saved_machine_goes_on_elsewhere():
     assert finish(other) == finish(machine)
 
 
+def daemon_of(program, pages, sleep_ms, **config):
+    machine = machine_of(program, **config)
+    machine.khugepaged(pages, sleep_ms)
+    return machine
+
+
+LIMITS = st.sampled_from(["ops", "until_ps", "choices", "accesses", "new_vma"])
+
+
 @QUIET
-@given(programs(operations=8), st.lists(st.tuples(st.sampled_from(["ops", "until_ps", "choices", "new_vma"]),
-                                                    st.integers(1, 3_000_000)), max_size=30))  # fmt: skip
-def test_a_run_cut_anywhere_ends_the_same(program, cuts):
-    whole = finish(machine_of(program))
-    machine = machine_of(program)
+@given(programs(operations=8), st.lists(st.tuples(LIMITS, st.integers(1, 3_000_000)), max_size=30),
+       st.booleans(), st.sampled_from([0, 600]), st.sampled_from([0, 0.001, 10]))  # fmt: skip
+def test_a_run_cut_anywhere_ends_the_same(program, cuts, charge_vmas, pages, sleep_ms):
+    whole = finish(daemon_of(program, pages, sleep_ms, charge_vmas=charge_vmas))
+    machine = daemon_of(program, pages, sleep_ms, charge_vmas=charge_vmas)
     for kind, n in cuts:
         if kind == "new_vma":
             status = machine.run(new_vma=True, go_on=True)
@@ -153,22 +162,30 @@ def test_one_damaged_byte_is_refused(position, change):
 
 
 def test_a_state_with_a_good_checksum_and_wrong_tables_is_refused():
-    body = bytearray(SAVED[:-8])
+    body, program = SAVED[:-16], SAVED[-16:-8]
     with pytest.raises(MachineError, match="truncated"):
-        machine_of(WORK).load(with_checksum(bytes(body[:-8])))
+        machine_of(WORK).load(with_checksum(body[:-8] + program))
 
 
 def test_a_state_of_another_machine_or_program_is_refused():
-    for other in (machine_of(WORK, memory=32 << 20), machine_of("mmap a 4K"), machine_of(WORK, shadow_tlb=True)):
-        with pytest.raises(MachineError, match="another configuration or program"):
+    for other in (machine_of(WORK, memory=32 << 20), machine_of(WORK, shadow_tlb=True)):
+        with pytest.raises(MachineError, match="another configuration"):
             other.load(SAVED)
+    for program in ("mmap a 4K", WORK.replace("count=4000", "count=4001"), WORK.replace("seed 3", "seed 4")):
+        with pytest.raises(MachineError, match="belongs to another program"):
+            machine_of(program).load(SAVED)
 
 
-def test_views_keep_their_machine_alive():
-    vm = machine_of(program_of(WORK))._core.vm
-    assert int(vm.sum()) > 0
-    with pytest.raises(ValueError, match="read-only"):
-        vm[0] = 1
+def test_what_was_read_of_a_machine_outlives_it():
+    machine = machine_of(program_of(WORK))
+    machine.run(ops=4)
+    counters, pages, vmas = machine.counters, machine.pagemap(0, *machine.region("a")), machine.vmas()
+    before = counters.vm.copy(), pages.copy(), list(vmas)
+    machine.load(SAVED)
+    del machine
+    assert (counters.vm == before[0]).all()
+    assert (pages == before[1]).all()
+    assert vmas == before[2]
 
 
 def test_a_program_that_is_written_while_it_runs_does_the_same():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,14 @@ PAGE, PMD = layout.PAGE_SIZE, layout.PMD_SIZE
 
 def program_of(text: str, **meta: Any) -> Program:
     return parse_program(text, "test", **meta)
+
+
+def with_op(program: Program, i: int, **fields: int) -> Program:
+    """Return a program with another operation i, as a builder would not write it."""
+    ops = program.ops.copy()
+    for name, value in fields.items():
+        ops[name][i] = value
+    return replace(program, ops=ops)
 
 
 def machine_of(program: str | Program, sizes: str = "", memory: int = 64 << 20, **config: Any) -> Machine:

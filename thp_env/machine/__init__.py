@@ -14,8 +14,10 @@ import numpy as np
 
 from thp_env.machine import _core, layout
 from thp_env.machine.access import Access
+from thp_env.machine.arguments import NEVER, one_of, up_to, whole
 from thp_env.machine.config import ARCHITECTURES, MachineConfig, MachineError  # noqa: F401
 from thp_env.machine.counters import Counters
+from thp_env.machine.reading import Reading, vma_id
 from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine belongs to its face
     BLOCK_DTYPE,
     HOLE_DTYPE,
@@ -56,9 +58,6 @@ if TYPE_CHECKING:
 __all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "WALK_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError",
            "OrderQuestion", "Status", "Vma"]  # fmt: skip
 
-NEVER = (1 << 64) - 1
-
-
 class Status(IntEnum):
     """Why `Machine.run` returned."""
 
@@ -76,24 +75,39 @@ class Status(IntEnum):
 
 def _records(program: Program) -> tuple[np.ndarray | int, ...]:
     """Return the arrays of a program as the core reads them, and its seed."""
-    arrays = (program.ops, program.accesses, program.bins, program.tables.astype(np.uint32))
+    arrays = (program.ops, program.accesses, program.bins, program.tables)
     return *(np.ascontiguousarray(a).view(np.uint8).reshape(-1) for a in arrays), program.seed & NEVER
 
 
-class Machine(Access):
+def _orders(mask: int) -> int:
+    """Return a mask of orders.
+
+    Raises:
+        MachineError: when it has unknown ones.
+    """
+    if (mask := whole("mask", mask)) & ~layout.ORDERS_ALL:
+        raise MachineError(f"mask is {mask:#x}: it has a bit for each of the orders 0 and 2 to {layout.PMD_ORDER}")
+    return mask
+
+
+class Machine(Reading, Access):
     """A simulated machine that executes one trace program.
 
     Args:
         program: what it executes.
         config: how it is built.
 
+    A machine does one thing at a time: a call from another thread, or from a signal's handler, while it runs is
+    refused. It checks its program when it is built.
+
     Raises:
-        MachineError: when the configuration makes no sense.
+        MachineError: when the configuration makes no sense; from any method, while the machine is running.
+        ProgramError: when the program cannot be run.
     """
 
     def __init__(self, program: Program, config: MachineConfig | None = None) -> None:
         """Build the machine; nothing has run yet."""
-        self.program = program
+        self.program = program.check()
         self.config = config or MachineConfig()
         brk, base = (int(program.meta.get(key, 0)) for key in ("brk_start", "mmap_base"))
         try:
@@ -118,8 +132,10 @@ class Machine(Access):
     ) -> Status:
         """Run on, until the program ends or the first of the limits is reached.
 
-        Cutting a run in pieces does not change its result. The GIL is released meanwhile; ctrl-C stops the run
-        between two accesses.
+        Cutting a run in pieces does not change its result. The GIL is released meanwhile. Ctrl-C, and any other
+        signal whose handler raises, stops the run where it can go on later: between two accesses, two rounds of
+        khugepaged or two calls. A call that takes longer than a moment is left in the middle: such a machine only
+        takes a state that it can `load`.
 
         Args:
             until_ps: the machine's clock, in picoseconds.
@@ -128,9 +144,12 @@ class Machine(Access):
             accesses: simulated accesses.
             new_vma: pause after an operation that makes a new anonymous VMA of 64K or more.
             go_on: note a failing system call in `error` and go on, as a kernel does.
+
+        Raises:
+            MachineError: when the clock or a counter has come to its end, and nothing can run any more.
         """
-        limits = (min(limit, NEVER) for limit in (until_ps, choices, ops, accesses))
-        return Status(self._core.run(*limits, new_vma, go_on))
+        limits = {"until_ps": until_ps, "choices": choices, "ops": ops, "accesses": accesses}
+        return Status(self._core.run(*(up_to(*limit) for limit in limits.items()), bool(new_vma), bool(go_on)))
 
     def extend(self, program: Program) -> None:
         """Go on with a program that begins with what has run so far: what follows may be written step by step.
@@ -140,14 +159,14 @@ class Machine(Access):
 
         Raises:
             MachineError: when the program begins otherwise, or has more regions or processes than the first one.
+            ProgramError: when it cannot be run.
         """
-        done = self.position[0]
-        if program.seed != self.program.seed or not np.array_equal(program.ops[:done], self.program.ops[:done]):
-            raise MachineError(f"the program does not begin with the {done} operations that have run")
-        try:
-            self._core.extend(len(program.regions), len(program.processes), *_records(program))
-        except ValueError as error:
-            raise MachineError(f"cannot go on with the program: {error}") from None
+        program.check()
+        done, goes_on = self.position[0], self._core.under_way()
+        if not program.begins_as(self.program, done, goes_on):
+            begun = f"the {done} operations that have run" + (" and the one that is under way" if goes_on else "")
+            raise MachineError(f"the program does not begin with {begun}")
+        self._core.extend(len(program.regions), len(program.processes), *_records(program), goes_on)
         self.program = program
 
     @property
@@ -158,7 +177,7 @@ class Machine(Access):
     @property
     def position(self) -> tuple[int, int]:
         """The operation that runs next, and how many of its steps are done."""
-        return self._core.op, self._core.step
+        return self._core.position()
 
     @property
     def error(self) -> int:
@@ -168,7 +187,7 @@ class Machine(Access):
     @property
     def counters(self) -> Counters:
         """A snapshot of all counters."""
-        return Counters.of(self._core.vm, self._core.mthp, self._core.times, self._core.clock)
+        return Counters.of(*self._core.counters())
 
     @property
     def fault_latencies(self) -> tuple[np.ndarray, np.ndarray]:
@@ -187,19 +206,23 @@ class Machine(Access):
         return other
 
     def save(self) -> bytes:
-        """Return the state as bytes; the program and the configuration are not part of it."""
-        return self._core.save()
+        """Return the state as bytes; the program and the configuration are not part of it.
+
+        A checksum of the program is, so that it goes on with no other.
+        """
+        return self._core.save(self.program.fingerprint)
 
     def load(self, data: bytes) -> None:
         """Take over a state that `save` returned, of a machine of the same configuration and program.
 
+        It is looked through as `validate` does, whoever wrote it.
+
         Raises:
-            MachineError: when it is none.
+            MachineError: when it is none; this machine stays as it is.
         """
-        try:
-            self._core.load(data)
-        except ValueError as error:
-            raise MachineError(f"not a saved machine: {error}") from None
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise MachineError(f"a saved machine is bytes, not {type(data).__name__}")
+        self._core.load(bytes(data), self.program.fingerprint)
 
     def __eq__(self, other: object) -> bool:
         """Two machines are equal when their states are, byte for byte."""
@@ -211,79 +234,6 @@ class Machine(Access):
     def state_bytes(self) -> int:
         """Bytes of state in use."""
         return self._core.state_bytes
-
-    # -- looking -----------------------------------------------------------------------------------
-
-    def vmas(self, mm: int | None = None) -> list[Vma]:
-        """Return the VMAs in address order, of one address space or of all."""
-        return [v for v in (Vma(*row) for row in self._core.vmas()) if mm is None or v.mm == mm]
-
-    def smaps(self, vma: int, *, clear_refs: bool = False) -> np.void:
-        """Read the page tables of a VMA: one `SMAPS_DTYPE` record.
-
-        Args:
-            vma: its id.
-            clear_refs: also clear the accessed bits; this costs simulated time.
-
-        Raises:
-            KeyError: when there is no such VMA.
-        """
-        return np.frombuffer(self._core.smaps(vma, clear_refs), SMAPS_DTYPE)[0]
-
-    def pagemap(self, mm: int, start: int, length: int) -> np.ndarray:
-        """Return one `PAGE_DTYPE` record for each 4K page of an address range."""
-        return np.frombuffer(self._core.pagemap(mm, start, length // layout.PAGE_SIZE), PAGE_DTYPE)
-
-    def process(self, name: str) -> tuple[int, int, int, int, int] | None:
-        """Return (mm, rss in pages, minor faults, major faults, VMAs) of a process, None when it has ended."""
-        return self._core.process(self.program.processes.index(name))
-
-    def region(self, name: str) -> tuple[int, int]:
-        """Return (address, bytes) of a region as it was mapped."""
-        start, length, _ = self._core.region(self.program.regions.index(name))
-        return start, length
-
-    def buddyinfo(self) -> list[int]:
-        """Return the free blocks by order, 0 to 10, as /proc/buddyinfo does."""
-        return [sum(blocks) for blocks in zip(*self._core.free_blocks, strict=True)]
-
-    def pagetypeinfo(self) -> dict[str, list[int]]:
-        """Return the free blocks by order for each of `layout.MIGRATE_TYPES`, as /proc/pagetypeinfo does."""
-        return dict(zip(layout.MIGRATE_TYPES, self._core.free_blocks, strict=True))
-
-    def pageblocks(self) -> dict[str, int]:
-        """Return how many 2M blocks are of each of `layout.MIGRATE_TYPES`."""
-        return dict(zip(layout.MIGRATE_TYPES, self._core.pageblocks, strict=True))
-
-    def unusable_free_index(self, order: int) -> float:
-        """Return the share of free memory that an allocation of this order (0 to 10) cannot use.
-
-        As debugfs' extfrag/unusable_index: three digits; 1 when nothing is free (Gorman and Whitcroft 2006).
-
-        Raises:
-            ValueError: when there is no such order.
-        """
-        return self._core.unusable_free_index(order) / 1000
-
-    def fragmentation_index(self, order: int) -> float:
-        """Return why an allocation of this order fails, as debugfs' extfrag/extfrag_index.
-
-        Near 0: for want of memory, near 1: because of fragmentation; -1: it would not fail.
-
-        Raises:
-            ValueError: when there is no such order.
-        """
-        return self._core.fragmentation_index(order) / 1000
-
-    @property
-    def watermarks(self) -> tuple[int, int, int]:
-        """The zone's min, low and high watermark in pages, as in /proc/zoneinfo."""
-        return self._core.watermarks
-
-    @property
-    def free_pages(self) -> int:
-        """Free 4K pages."""
-        return self._core.nr_free_pages
 
     def validate(self) -> None:
         """Count everything that the machine keeps anew from its page tables, for tests.
@@ -300,31 +250,52 @@ class Machine(Access):
         """Set the orders that a VMA may use (bit o: order o; bit 0 alone: no large folios; 0: the default).
 
         Returns the errno, 0 on success.
+
+        Raises:
+            KeyError: when there is no such VMA.
+            MachineError: for a mask with other orders.
         """
-        return -self._core.set_orders(vma, mask)
+        return -self._core.set_orders(vma_id(vma), _orders(mask))
 
     def split(self, vma: int) -> None:
-        """Split the large folios that a VMA maps, as the deferred-split shrinker does (extension E2)."""
-        self._core.split(vma)
+        """Split the large folios that a VMA maps, as the deferred-split shrinker does (extension E2).
+
+        Raises:
+            KeyError: when there is no such VMA.
+        """
+        self._core.split(vma_id(vma))
 
     def madvise(self, vma: int, advice: str) -> int:
         """Call madvise for a whole VMA: "hugepage", "nohugepage", "collapse", ... (`layout.ADVICE`).
 
-        Returns the errno, 0 on success.
+        Returns the errno, 0 on success; EAGAIN where a fault of it would have to ask for an order.
+
+        Raises:
+            KeyError: when there is no such VMA.
+            MachineError: for unknown advice.
         """
-        return -self._core.madvise(vma, layout.ADVICE[advice])
+        return -self._core.madvise(vma_id(vma), layout.ADVICE[one_of("advice", advice, layout.ADVICE)])
 
     def collapse(self, vma: int) -> int:
         """Collapse the VMA's whole 2M blocks into huge pages (MADV_COLLAPSE, R44); returns the errno."""
         return self.madvise(vma, "collapse")
 
     def set_default_orders(self, mask: int) -> None:
-        """Set the orders of VMAs that have no mask of their own."""
-        self._core.set_default_orders(mask)
+        """Set the orders of VMAs that have no mask of their own.
+
+        Raises:
+            MachineError: for a mask with other orders than `set_orders` takes.
+        """
+        self._core.set_default_orders(_orders(mask))
 
     def set_thp(self, order: int, mode: str) -> None:
-        """Set a size's sysfs control to never, madvise, always or inherit."""
-        self._core.set_thp(order, layout.THP_MODES.index(mode))
+        """Set a size's sysfs control to never, madvise, always or inherit.
+
+        Raises:
+            MachineError: for another order or mode.
+        """
+        number = layout.THP_MODES.index(one_of("mode", mode, layout.THP_MODES))
+        self._core.set_thp(whole("order", order, layout.ORDERS[0], layout.ORDERS[-1]), number)
 
     def ask_orders(self, interface: str) -> None:
         """From now on let `run` return `Status.NEED_ORDER` at every fault that has a choice.
@@ -338,10 +309,9 @@ class Machine(Access):
                 ask (the default); earlier answers no longer count. A fault that waits for an answer is tried again.
 
         Raises:
-            ValueError: for another interface.
+            MachineError: for another interface.
         """
-        if interface not in layout.ORDER_INTERFACES:
-            raise ValueError(f"no interface {interface!r}: one of {', '.join(layout.ORDER_INTERFACES)}")
+        one_of("interface", interface, layout.ORDER_INTERFACES)
         self._core.set_order_interface(layout.ORDER_INTERFACES.index(interface))
 
     @property
@@ -362,11 +332,12 @@ class Machine(Access):
             MachineError: when nothing was asked, or the order was not offered.
         """
         asked = self.question
-        error = self._core.resolve(order) if order >= 0 else -1
+        known = isinstance(order, int | np.integer) and 0 <= order <= layout.PMD_ORDER
+        error = self._core.resolve(int(order)) if known else -errno.EINVAL
         if error and asked is None:
             raise MachineError("nothing was asked: resolve() answers after run() returned NEED_ORDER")
         if error == -errno.ENOMEM:
             raise MachineError("no room for another answer: raise max_tables or max_vmas")
         if error:
             offered = [0, *(o for o in layout.ORDERS if asked and asked.orders >> o & 1)]
-            raise MachineError(f"order {order} was not offered: one of {offered}")
+            raise MachineError(f"order {order!r} was not offered: one of {offered}")

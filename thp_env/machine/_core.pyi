@@ -1,4 +1,6 @@
 # The compiled core. `Machine` is its typed face; nothing else uses it.
 from typing import Any
 
+class MachineError(ValueError): ...
+
 def __getattr__(name: str) -> Any: ...

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from thp_env.machine import layout
+from thp_env.machine.arguments import milliseconds, one_of, up_to, whole
 from thp_env.machine.config import MachineError
 from thp_env.machine.records import BLOCK_DTYPE, HOLE_DTYPE, SIZE_DTYPE, WALK_DTYPE, Verb
 
@@ -22,22 +23,23 @@ class Access:
         Raises:
             MachineError: for an unknown setting or value.
         """
-        if name not in layout.SETTINGS:
-            raise MachineError(f"no setting {name!r}: one of {', '.join(layout.SETTINGS)}")
-        which = list(layout.SETTINGS).index(name)
-        if not 0 <= value < layout.SETTING_VALUES[which]:
-            raise MachineError(f"{name} is 0 to {layout.SETTING_VALUES[which] - 1}, not {value}")
-        self._core.set(which, value)
+        which = list(layout.SETTINGS).index(one_of("setting", name, layout.SETTINGS))
+        self._core.set(which, whole(name, value, most=layout.SETTING_VALUES[which] - 1))
 
     def khugepaged(self, pages: int = 4096, sleep_ms: float = 10_000, alloc_sleep_ms: float = 60_000) -> None:
         """Let khugepaged run by itself; it does not, unless told.
 
         Args:
             pages: pages_to_scan: after so many it sleeps; 0: stop it.
-            sleep_ms: scan_sleep_millisecs.
+            sleep_ms: scan_sleep_millisecs; 0: it never sleeps, and the program runs as the scheduler lets it beside a
+                thread of nice 19.
             alloc_sleep_ms: alloc_sleep_millisecs: how long it sleeps when it got no huge page.
+
+        Raises:
+            MachineError: for what is no number of pages or no time.
         """
-        self._core.khugepaged(pages, int(sleep_ms * 1e9), int(alloc_sleep_ms * 1e9))
+        sleeps = milliseconds("sleep_ms", sleep_ms), milliseconds("alloc_sleep_ms", alloc_sleep_ms)
+        self._core.khugepaged(up_to("pages", pages), *sleeps)
 
     # -- address ranges and samples ----------------------------------------------------------------
 
@@ -47,10 +49,13 @@ class Access:
         Raises:
             MachineError: when there is no such range.
         """
+        numbers = {"mm": mm, "verb": verb, "value": value}
+        number, verb_number, of = (whole(name, given, most=layout.NIL) for name, given in numbers.items())
+        begin, last = whole("start", start), whole("end", end)
         try:
-            return -self._core.decide_range(mm, start, end, int(verb), value)
-        except (ValueError, IndexError, TypeError) as error:
-            raise MachineError(f"cannot decide about {start:#x} to {end:#x}: {error}") from None
+            return -self._core.decide_range(number, begin, last, verb_number, of)
+        except (ValueError, IndexError) as error:
+            raise MachineError(f"cannot decide about {begin:#x} to {last:#x}: {error}") from None
 
     def test_and_clear_young(self, mm: int, addresses: np.ndarray) -> np.ndarray:
         """Read the entries that map addresses and clear their accessed bits; this costs simulated time.
@@ -64,9 +69,18 @@ class Access:
 
         Returns:
             uint8 for each address: `YOUNG_MAPPED`, `YOUNG_ACCESSED`, `YOUNG_PMD` (mapped by a PMD), `YOUNG_ZERO_PAGE`.
+
+        Raises:
+            IndexError: when there is no such address space.
+            MachineError: when an address is none of a program.
         """
-        bits = self._core.test_and_clear_young(mm, np.ascontiguousarray(addresses, np.uint64))
-        return np.frombuffer(bits, np.uint8)
+        try:
+            listed = np.ascontiguousarray(addresses, np.uint64)
+        except (OverflowError, TypeError, ValueError):
+            listed = np.empty((0, 0), np.uint64)
+        if listed.ndim != 1:
+            raise MachineError("addresses are a one-dimensional array of uint64")
+        return np.frombuffer(self._core.test_and_clear_young(whole("mm", mm, most=layout.NIL), listed), np.uint8)
 
     def mapped_orders(self, mm: int, start: int, end: int) -> np.ndarray:
         """Return what each 4K page of an address range maps, int8: the order of its folio, or `MAPS_NOTHING` and so on.
@@ -79,10 +93,11 @@ class Access:
         return self._read_range(self._core.mapped_orders, mm, start, end, np.int8)
 
     def _read_range(self, read: Any, mm: int, start: int, end: int, dtype: Any) -> np.ndarray:
+        number, begin, last = whole("mm", mm, most=layout.NIL), whole("start", start), whole("end", end)
         try:
-            return np.frombuffer(read(mm, start, end), dtype)
-        except (ValueError, IndexError, TypeError) as error:
-            raise MachineError(f"cannot read {start:#x} to {end:#x}: {error}") from None
+            return np.frombuffer(read(number, begin, last), dtype)
+        except (ValueError, IndexError) as error:
+            raise MachineError(f"cannot read {begin:#x} to {last:#x}: {error}") from None
 
     def occupied_blocks(self, mm: int, start: int, end: int) -> np.ndarray:
         """Return the aligned 2M blocks of an address range that have a page mapped: `BLOCK_DTYPE`, by address."""
@@ -102,11 +117,11 @@ class Access:
 
     def count_zero_pages(self, mm: int, start: int, end: int) -> int:
         """Read the pages of large folios in a range, and return how many are all zeros; this costs simulated time."""
-        return self._core.count_zero_pages(mm, start, end)
+        return self._core.count_zero_pages(whole("mm", mm, most=layout.NIL), whole("start", start), whole("end", end))
 
     def sample_walks(self, period: int) -> None:
         """Let the PMU sample the address of every so many-th page walk (0: none); each sample costs simulated time."""
-        self._core.sample_walks(period)
+        self._core.sample_walks(up_to("period", period))
 
     def take_walk_samples(self) -> np.ndarray:
         """Return the `WALK_DTYPE` samples since they were last taken; of those beyond 16384 nothing is known."""

@@ -13,8 +13,6 @@ namespace {
 
 constexpr u64 SLICE = 1U << 20; // accesses between two looks at the host: some 10 ms
 
-u64 saturating_add(u64 a, u64 b) { return a + b < a ? ~0ULL : a + b; }
-
 // Looks for a while whether something is so. A thread that slept would take as long to wake as a window of
 // some thousand accesses takes to run.
 template <typename Ready> void look(Ready ready) {
@@ -25,11 +23,14 @@ template <typename Ready> void look(Ready ready) {
 
 void step(batch_item &item, const window &w, const std::function<bool()> &stopped) {
     machine &m = *item.m;
+    const watching watched(m.host, stopped);
     if (item.decisions) {
         for (u32 i = 0; i < std::max(1U, w.slots); ++i) decide(m, item.decisions[i]);
     }
     u32 next = NIL;
+    bool moved = false;
     do {
+        const u64 op = m.h->at.op, at = m.h->at.step, clock = m.h->clock;
         run_budget budget;
         budget.until = saturating_add(m.h->clock, w.ps);
         budget.choices = w.choices;
@@ -38,7 +39,9 @@ void step(batch_item &item, const window &w, const std::function<bool()> &stoppe
         budget.go_on = true;
         item.status = run_interruptible(m, *item.program, budget, stopped);
         if (w.question == QUESTION_VMA) next = next_vma(m);
-    } while (item.status == RUN_WINDOW && w.question == QUESTION_VMA && next == NIL && !w.idle && !stopped());
+        moved = m.h->at.op != op || m.h->at.step != at || m.h->clock != clock;
+    } while (item.status == RUN_WINDOW && w.question == QUESTION_VMA && next == NIL && !w.idle && moved &&
+             !m.host.ask());
     std::fill(item.rows, item.rows + w.slots + 1, vma_smaps{});
     if (item.status == RUN_NEED_ORDER) ask_order(m, item.rows, w.slots);
     if (item.status == RUN_WINDOW) {
@@ -46,6 +49,13 @@ void step(batch_item &item, const window &w, const std::function<bool()> &stoppe
         if (w.question == QUESTION_SLOTS) item.others = ask_slots(m, item.slots, w.slots, item.rows, w.every);
     }
     read_facts(m, item.facts);
+}
+
+// A decision is no operation of the program, which could wait for an answer.
+int unless_it_asks(machine &m, int error) {
+    if (error != -ENEEDORDER) return error;
+    m.h->question = {};
+    return -EAGAIN;
 }
 
 } // namespace
@@ -62,13 +72,14 @@ int decide(machine &m, const decision &d) {
 int decide_range(machine &m, u32 mm, u64 start, u64 end, u32 verb, u32 value) {
     switch (verb) {
     case VERB_ORDERS:
+        if (value & ~(THP_ORDERS_ALL_ANON | 1U)) return -EINVAL;
         return set_vma_orders(m, mm, start, end, value);
     case VERB_SPLIT:
         split_folios_in_range(m, mm, start, end);
         return 0;
     case VERB_ADVISE:
         m.spend(TIME_syscall, m.cost().syscall);
-        return do_madvise(m, mm, start, end - start, value);
+        return unless_it_asks(m, do_madvise(m, mm, start, end - start, value));
     default:
         return -EINVAL;
     }
@@ -76,6 +87,7 @@ int decide_range(machine &m, u32 mm, u64 start, u64 end, u32 verb, u32 value) {
 
 run_status run_interruptible(machine &m, const program_view &program, run_budget budget,
                              const std::function<bool()> &stopped) {
+    const watching watched(m.host, stopped);
     const u64 choices = saturating_add(m.h->vm[VM_fault_with_choice], budget.choices);
     u64 left = budget.accesses;
     for (;;) {
@@ -87,7 +99,7 @@ run_status run_interruptible(machine &m, const program_view &program, run_budget
         if (budget.ops != ~0ULL) budget.ops -= std::min(budget.ops, m.h->at.op - first_op);
         const bool cut = status == RUN_WINDOW && budget.accesses == 0 && left > 0 && budget.ops > 0 &&
                          m.h->clock < budget.until && m.h->vm[VM_fault_with_choice] < choices;
-        if (!cut || stopped()) return status;
+        if (!cut || m.host.ask()) return status;
     }
 }
 
@@ -153,10 +165,22 @@ bool advance(thread_pool &pool, batch_item *items, u32 n, const window &w,
         return stop.load();
     };
     const std::function<bool()> by_worker = [&] { return stop.load(std::memory_order_relaxed); };
+    std::mutex mutex;
+    std::exception_ptr error;
     const auto work = [&](u32 i, bool caller) {
-        if (!stop) step(items[i], w, caller ? by_caller : by_worker);
+        if (stop) return;
+        try {
+            step(items[i], w, caller ? by_caller : by_worker);
+        } catch (const stopped_midway &) {
+            items[i].broken = true;
+        } catch (...) { // of a thread of the pool: goes on in the caller
+            const std::lock_guard lock(mutex);
+            error = std::current_exception();
+            items[i].broken = true;
+        }
     };
     pool.run(n, work, by_caller);
+    if (error) std::rethrow_exception(error);
     return !stop;
 }
 

@@ -5,6 +5,7 @@
 #include "run.hpp"
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -45,6 +46,7 @@ struct batch_item {
     u64 *facts;      // NR_FACTS
     u32 others;
     run_status status;
+    bool broken = false; // stopped in the middle of an operation
 };
 
 // Threads that share out the items of a loop; the calling thread is one of them.
@@ -73,7 +75,8 @@ class thread_pool {
     bool stop_ = false;
 };
 
-// Runs as run() does, and asks now and then whether to stop early; false from both: go on.
+// Runs as run() does, and asks now and then whether to stop early; false from both: go on. Throws
+// stopped_midway from an operation that cannot.
 run_status run_interruptible(machine &m, const program_view &program, run_budget budget,
                              const std::function<bool()> &stopped);
 

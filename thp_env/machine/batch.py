@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from thp_env.machine import NEVER, SMAPS_DTYPE, Machine, MachineError, Status, Verb, _core  # noqa: F401
+from thp_env.machine import NEVER, SMAPS_DTYPE, Machine, MachineError, Status, Verb, _core, layout  # noqa: F401
+from thp_env.machine.arguments import up_to, whole
 from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS, Counters
 
 FIGURES: tuple[str, ...] = _core.FIGURES
@@ -96,6 +97,30 @@ class Facts:
         return self.raw[:, _VM : _VM + _MTHP].reshape(len(self.raw), 10, -1)
 
 
+MAX_SLOTS = 1 << 16
+"""VMAs that can have a row of their own."""
+
+
+def _array(name: str, given: np.ndarray, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array as the core reads it.
+
+    Raises:
+        MachineError: when it is of another shape, or no array of numbers.
+    """
+    try:
+        array: np.ndarray = np.ascontiguousarray(given, dtype)
+    except (OverflowError, TypeError, ValueError):
+        raise MachineError(f"{name} is an array of {np.dtype(dtype)}") from None
+    if array.shape != shape:
+        raise MachineError(f"{name} is an array of shape {shape}, not {array.shape}")
+    return array
+
+
+def _is_written(array: np.ndarray, given: np.ndarray) -> bool:
+    """Return whether writing to the one writes to the other."""
+    return array is given and array.flags.writeable
+
+
 class Batch:
     """Machines that advance together. The same code runs one machine and many.
 
@@ -104,8 +129,10 @@ class Batch:
         threads: threads that share them out, the calling one included; None: one for each CPU, at most one each
             machine.
 
+    A machine stands in one place, and is refused in a second one. While a batch runs, its machines do.
+
     Raises:
-        MachineError: for no machines, or less than one thread.
+        MachineError: for no machines, one that is there twice, or less than one thread.
     """
 
     def __init__(self, machines: Sequence[Machine | None], threads: int | None = None) -> None:
@@ -113,11 +140,12 @@ class Batch:
         if not machines:
             raise MachineError("a batch needs at least one machine")
         cpus = len(os.sched_getaffinity(0))
-        threads = min(len(machines), cpus) if threads is None else threads
-        if threads < 1:
-            raise MachineError(f"threads must be at least 1, not {threads}")
+        threads = min(len(machines), cpus) if threads is None else whole("threads", threads, 1)
         self.threads = min(threads, len(machines))
         self._machines = list(machines)
+        if len({id(m._core) for m in machines if m}) < len([m for m in machines if m]):
+            for i in range(len(self._machines) - 1, -1, -1):
+                self._refuse_twice(i, self._machines[i])
         self._empty = self._machines.count(None)
         self._core = _core.CoreBatch([m and m._core for m in machines], self.threads)
 
@@ -135,8 +163,20 @@ class Batch:
             raise MachineError(f"there is no machine {i} yet")
         return machine
 
+    def _refuse_twice(self, i: int, machine: Machine | None) -> None:
+        for other, there in enumerate(self._machines):
+            if machine and there and there._core is machine._core and other != i:
+                raise MachineError(f"machine {i} of the batch is machine {other}, too: put a clone there")
+
     def __setitem__(self, i: int, machine: Machine) -> None:
-        """Put a machine in a place."""
+        """Put a machine in a place.
+
+        Raises:
+            IndexError: when there is no such place.
+            MachineError: when the machine stands in another place.
+        """
+        i = range(len(self._machines))[i]
+        self._refuse_twice(i, machine)
         self._empty -= self._machines[i] is None
         self._machines[i] = machine
         self._core.set(i, machine._core)
@@ -161,6 +201,10 @@ class Batch:
             slots: uint32, shape (N, slots): the ids of the VMAs that hold a slot, 0 for none; updated in place.
             last: facts of the machines that do not run; None: zeros.
 
+        Raises:
+            MachineError: while the batch or one of its machines is running, for arrays of another shape, and when a
+                machine's clock or a counter has come to its end.
+
         Returns:
             status: uint8 `Status` of each machine.
             rows: `SMAPS_DTYPE` of shape (N, 1 + slots); id 0 where there is no VMA; the last row of
@@ -168,19 +212,28 @@ class Batch:
             facts: `Facts` at the end.
         """
         n = len(self)
-        chosen = np.ones(n, np.uint8) if active is None else np.ascontiguousarray(active, np.uint8)
+        if not isinstance(window.question, Question):
+            window = window._replace(question=Question(window.question))
+        nr_slots, every = whole("slots", window.slots, most=MAX_SLOTS), whole("every", window.every, most=layout.NIL)
+        chosen = np.ones(n, np.uint8) if active is None else _array("active", active, np.uint8, (n,))
         if self._empty:
             for i in np.flatnonzero(chosen):
                 self[int(i)]
-        facts = np.zeros((n, _WIDTH), np.int64) if last is None else last.raw.copy()
+        facts = np.zeros((n, _WIDTH), np.int64)
+        if last is not None:
+            facts[:] = _array("last", last.raw, np.int64, facts.shape)
         status = np.full(n, Status.WINDOW, np.uint8)
-        rows = np.zeros((n, window.slots + 1), SMAPS_DTYPE)
-        limits = [min(limit, NEVER) for limit in window[:3]]
+        rows = np.zeros((n, nr_slots + 1), SMAPS_DTYPE)
+        limits = [up_to(name, limit) for name, limit in zip(window._fields, window[:3], strict=False)]
         if decisions is not None:
-            decisions = np.ascontiguousarray(decisions, np.uint32)
+            decisions = _array("decisions", decisions, np.uint32, (n, max(1, nr_slots), 3))
+        if window.question is Question.SLOTS and slots is None:
+            raise MachineError("slots: Question.SLOTS needs the ids of the VMAs that hold a slot")
+        if slots is not None and not _is_written(_array("slots", slots, np.uint32, (n, nr_slots)), slots):
+            raise MachineError("slots is updated in place: an array of uint32, contiguous and writeable")
         self._core.advance(
-            chosen, decisions, *limits, window.new_vma, int(window.question), window.slots, window.every,
-            window.idle, slots, rows.view(np.uint8), facts.view(np.uint64), status,
+            chosen, decisions, *limits, bool(window.new_vma), int(window.question), nr_slots, every,
+            bool(window.idle), slots, rows.view(np.uint8), facts.view(np.uint64), status,
         )  # fmt: skip
         return status, rows, Facts(facts)
 

@@ -48,11 +48,6 @@ std::vector<nb::object> owners(const bytes_array &ops, const bytes_array &access
     return {nb::cast(ops), nb::cast(accesses), nb::cast(bins), nb::cast(tables)};
 }
 
-// A read-only view of the machine's memory that keeps the machine alive.
-template <typename T> auto view(nb::handle self, const T *data, std::initializer_list<size_t> shape) {
-    return nb::ndarray<nb::numpy, const T>(data, shape, self);
-}
-
 tlb_geometry make_geometry(const nb::handle &h) {
     const auto [sets, ways] = nb::cast<std::pair<u32, u32>>(h);
     return {sets, ways};
@@ -145,6 +140,8 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     module.attr("OPS") = names(op_names);
     module.attr("OP_FIELDS") = names(op_fields);
 
+    nb::exception<machine_error>(module, "MachineError", PyExc_ValueError).attr("__module__") =
+        "thp_env.machine";
     module.def("check_tlb", [](const nb::dict &tlb) { return check_tlb(make_tlb(tlb)); });
     module.def(
         "tlb_misses",
@@ -176,88 +173,88 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                         return new core_machine(std::move(m), view_of(ops, accesses, bins, tables, seed),
                                                 owners(ops, accesses, bins, tables));
                     })
-        .def("clone",
-             [](const core_machine &c) {
+        .def("clone", reading([](core_machine &c) {
                  return new core_machine(std::unique_ptr<machine>(c.m->clone()), c.program, c.keep);
+             }))
+        .def("equals",
+             [](core_machine &a, core_machine &b) {
+                 if (&a == &b) return true;
+                 const in_use first(a), second(b);
+                 return a.m->equals(*b.m);
              })
-        .def("copy_from",
-             [](core_machine &c, const core_machine &other) {
-                 c.m.reset(other.m->clone());
-                 c.program = other.program;
-                 c.keep = other.keep;
-             })
-        .def("equals", [](const core_machine &a, const core_machine &b) { return a.m->equals(*b.m); })
-        .def("save",
-             [](const core_machine &c) {
-                 const std::vector<std::byte> data = c.m->save();
+        .def("save", reading([](core_machine &c, u64 program) {
+                 const std::vector<std::byte> data = c.m->save(program);
                  return as_bytes(data.data(), data.size());
-             })
+             }))
         .def("load",
-             [](core_machine &c, const nb::bytes &data) {
+             [](core_machine &c, const nb::bytes &data, u64 program) {
+                 const in_use held(c, true);
                  machine *loaded = nullptr;
-                 const std::string error =
-                     machine::load(reinterpret_cast<const std::byte *>(data.c_str()), data.size(), &loaded);
-                 if (!error.empty()) throw nb::value_error(error.c_str());
+                 std::string error = c.m->load(reinterpret_cast<const std::byte *>(data.c_str()), data.size(),
+                                               program, &loaded);
                  std::unique_ptr<machine> m(loaded);
-                 if (!m->same_layout(*c.m)) throw nb::value_error("it has another configuration or program");
+                 if (error.empty()) error = validate_loaded(*m, c.program);
+                 if (!error.empty()) throw machine_error("not a saved machine: " + error);
                  c.m = std::move(m);
+                 c.broken = false;
              })
-        .def("extend",
-             [](core_machine &c, u32 regions, u32 processes, const bytes_array &ops,
-                const bytes_array &accesses, const bytes_array &bins, const bytes_array &tables, u64 seed) {
+        .def("extend", changing([](core_machine &c, u32 regions, u32 processes, const bytes_array &ops,
+                                   const bytes_array &accesses, const bytes_array &bins,
+                                   const bytes_array &tables, u64 seed, bool goes_on) {
                  const table_header *const t = c.m->h->tables;
                  if (regions > t[TABLE_regions].capacity || processes > t[TABLE_processes].capacity)
-                     throw nb::value_error("the machine has no room for so many regions or processes");
+                     throw machine_error("the machine has no room for so many regions or processes");
                  c.program = view_of(ops, accesses, bins, tables, seed);
                  c.keep = owners(ops, accesses, bins, tables);
-             })
+                 if (!goes_on) c.m->h->at.step = c.m->h->at.charged = 0;
+             }))
         .def(
             "run",
             [](core_machine &c, u64 until, u64 choices, u64 ops, u64 accesses, bool new_vma, bool go_on) {
-                bool stop = false;
+                const in_use held(c);
+                const run_budget budget{until, choices, ops, accesses, new_vma, go_on};
                 run_status status = RUN_WINDOW;
-                {
+                try {
                     nb::gil_scoped_release nogil;
-                    const run_budget budget{until, choices, ops, accesses, new_vma, go_on};
-                    status = run_interruptible(*c.m, c.program, budget, [&] { return stop = interrupted(); });
+                    status = run_interruptible(*c.m, c.program, budget, interrupted);
+                } catch (const stopped_midway &) {
+                    c.broken = true;
+                    throw nb::python_error();
                 }
-                if (stop) throw nb::python_error();
+                if (c.m->host.stop) throw nb::python_error();
+                if (status == RUN_OVERFLOW) throw machine_error(overflow_of(*c.m));
                 return static_cast<u32>(status);
             },
             "until"_a, "choices"_a, "ops"_a, "accesses"_a, "new_vma"_a, "go_on"_a)
-        .def_prop_ro("clock", [](const core_machine &c) { return c.m->h->clock; })
-        .def_prop_ro("op", [](const core_machine &c) { return c.m->h->at.op; })
-        .def_prop_ro("step", [](const core_machine &c) { return c.m->h->at.step; })
-        .def_prop_ro("error", [](const core_machine &c) { return c.m->h->at.error; })
-        .def_prop_ro("state_bytes", [](const core_machine &c) { return c.m->used_bytes(); })
-        .def_prop_ro("vm",
-                     [](nb::handle self) {
-                         return view(self, nb::cast<core_machine &>(self).m->h->vm, {size_t{NR_VM_EVENTS}});
-                     })
-        .def_prop_ro("times",
-                     [](nb::handle self) {
-                         return view(self, nb::cast<core_machine &>(self).m->h->times, {size_t{NR_TIMES}});
-                     })
-        .def_prop_ro("mthp",
-                     [](nb::handle self) {
-                         return view(self, &nb::cast<core_machine &>(self).m->h->mthp[0][0],
-                                     {PMD_ORDER + 1, NR_MTHP_STATS});
-                     })
-        .def_prop_ro("fault_latency",
-                     [](const core_machine &c) {
+        .def("position",
+             reading([](core_machine &c) { return nb::make_tuple(c.m->h->at.op, c.m->h->at.step); }))
+        // Whether the next operation has begun: what run() does next is the rest of it.
+        .def("under_way", reading([](core_machine &c) {
+                 const cursor &at = c.m->h->at;
+                 return !at.oom && (at.step > 0 || c.m->h->question.state != ORDER_IDLE);
+             }))
+        .def_prop_ro("clock", reading([](core_machine &c) { return c.m->h->clock; }))
+        .def_prop_ro("error", reading([](core_machine &c) { return c.m->h->at.error; }))
+        .def_prop_ro("state_bytes", reading([](core_machine &c) { return c.m->used_bytes(); }))
+        .def("counters", reading([](core_machine &c) {
+                 const header &h = *c.m->h;
+                 return nb::make_tuple(as_bytes(h.vm, NR_VM_EVENTS),
+                                       as_bytes(&h.mthp[0][0], (PMD_ORDER + 1) * NR_MTHP_STATS),
+                                       as_bytes(h.times, NR_TIMES), h.clock);
+             }))
+        .def_prop_ro("fault_latency", reading([](core_machine &c) {
                          const u64 *counts = c.m->h->fault_latency;
                          return std::vector<u64>(counts, counts + NR_LATENCIES);
-                     })
+                     }))
         .def_prop_ro("free_blocks", // by migrate type and order
-                     [](const core_machine &c) {
+                     reading([](core_machine &c) {
                          std::vector<std::vector<u32>> out(MIGRATE_PCPTYPES);
                          for (u32 type = 0; type < MIGRATE_PCPTYPES; ++type)
                              for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order)
                                  out[type].push_back(nr_free_blocks(*c.m, order, type));
                          return out;
-                     })
-        .def_prop_ro("pageblocks",
-                     [](const core_machine &c) {
+                     }))
+        .def_prop_ro("pageblocks", reading([](core_machine &c) {
                          std::vector<u32> out(MIGRATE_PCPTYPES);
                          const auto all = static_cast<u32>(c.m->h->config.nr_pages >> PAGEBLOCK_ORDER);
                          const u32 used = std::min(all, c.m->h->tables[TABLE_pageblocks].used);
@@ -265,41 +262,35 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                              ++out[get_pageblock_migratetype(*c.m, i << PAGEBLOCK_ORDER)];
                          out[MIGRATE_MOVABLE] += all - used; // memory that has no record yet
                          return out;
-                     })
-        .def_prop_ro("watermarks",
-                     [](const core_machine &c) {
+                     }))
+        .def_prop_ro("watermarks", reading([](core_machine &c) {
                          const u32 *mark = c.m->h->zone.watermark;
                          return nb::make_tuple(mark[WMARK_MIN], mark[WMARK_LOW], mark[WMARK_HIGH]);
-                     })
-        .def("unusable_free_index",
-             [](const core_machine &c, u32 order) {
+                     }))
+        .def("unusable_free_index", reading([](core_machine &c, u32 order) {
                  if (order > MAX_PAGE_ORDER) throw nb::value_error("orders are 0 to 10");
                  return unusable_free_index(*c.m, order);
-             })
-        .def("fragmentation_index",
-             [](const core_machine &c, u32 order) {
+             }))
+        .def("fragmentation_index", reading([](core_machine &c, u32 order) {
                  if (order > MAX_PAGE_ORDER) throw nb::value_error("orders are 0 to 10");
                  return fragmentation_index(*c.m, order);
-             })
-        .def("validate", [](core_machine &c) { return validate(*c.m); })
-        .def_prop_ro("nr_free_pages", [](const core_machine &c) { return nr_free_pages(*c.m); })
-        .def("process",
-             [](const core_machine &c, u32 number) {
+             }))
+        .def("validate", reading([](core_machine &c) { return validate(*c.m); }))
+        .def_prop_ro("nr_free_pages", reading([](core_machine &c) { return nr_free_pages(*c.m); }))
+        .def("process", reading([](core_machine &c, u32 number) {
                  const machine &m = *c.m;
                  if (number >= m.h->tables[TABLE_processes].used) throw nb::index_error("no such process");
                  const u32 mm = m.processes[number];
                  if (mm == NIL) return nb::object(nb::none());
                  const mm_struct &s = m.mms[mm];
                  return nb::object(nb::make_tuple(mm, s.rss, s.minflt, s.majflt, s.map_count));
-             })
-        .def("region",
-             [](const core_machine &c, u32 number) {
+             }))
+        .def("region", reading([](core_machine &c, u32 number) {
                  if (number >= c.m->h->tables[TABLE_regions].used) throw nb::index_error("no such region");
                  const region &r = c.m->regions[number];
                  return nb::make_tuple(r.start, r.length, r.length != 0);
-             })
-        .def("vmas",
-             [](core_machine &c) {
+             }))
+        .def("vmas", reading([](core_machine &c) {
                  nb::list out;
                  for (u32 i = 0; i < c.m->h->nr_vmas; ++i) {
                      const vm_area_struct &v = c.m->vmas[c.m->vma_order[i]];
@@ -309,59 +300,54 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                                                v.born, faults));
                  }
                  return out;
-             })
-        .def("smaps",
-             [](core_machine &c, u32 id, bool clear_refs) {
+             }))
+        .def("smaps", changing([](core_machine &c, u32 id, bool clear_refs) {
                  const vma_smaps s = smaps(*c.m, vma_by_id(c, id), clear_refs);
                  return as_bytes(&s, 1);
-             })
-        .def("pagemap",
-             [](core_machine &c, u32 mm, u64 start, u64 pages) {
+             }))
+        .def("pagemap", reading([](core_machine &c, u32 mm, u64 start, u64 pages) {
                  if (mm >= c.m->h->tables[TABLE_mms].used || !c.m->mms[mm].in_use)
                      throw nb::index_error("no such mm");
-                 if (pages > (1ULL << 28)) throw nb::value_error("too many pages at once");
+                 if (start % PAGE_SIZE || start > TASK_SIZE || pages > (TASK_SIZE - start) / PAGE_SIZE)
+                     throw machine_error("a range must begin at a page and lie within a program's addresses");
+                 if (pages > MAX_PAGEMAP) throw machine_error("at most 64 GiB of addresses at once");
                  std::vector<page_layout> out(pages);
                  pagemap(*c.m, mm, start, pages, out.data());
                  return as_bytes(out.data(), out.size());
-             })
-        .def("set_orders",
-             [](core_machine &c, u32 id, u32 orders) {
-                 if (orders & ~(THP_ORDERS_ALL_ANON | 1U)) throw nb::value_error("orders are 0 and 2 to 9");
+             }))
+        .def("set_orders", changing([](core_machine &c, u32 id, u32 orders) {
+                 if (orders & ~(THP_ORDERS_ALL_ANON | 1U)) throw machine_error("orders are 0 and 2 to 9");
                  vma_by_id(c, id);
                  return decide(*c.m, {id, VERB_ORDERS, orders});
-             })
-        .def("split",
-             [](core_machine &c, u32 id) {
+             }))
+        .def("split", changing([](core_machine &c, u32 id) {
                  vma_by_id(c, id);
                  return decide(*c.m, {id, VERB_SPLIT, 0});
-             })
-        .def("madvise",
-             [](core_machine &c, u32 id, u32 advice) {
+             }))
+        .def("madvise", changing([](core_machine &c, u32 id, u32 advice) {
                  vma_by_id(c, id);
                  return decide(*c.m, {id, VERB_ADVISE, advice});
-             })
-        .def("set_thp",
-             [](core_machine &c, u32 order, u32 mode) {
+             }))
+        .def("set_thp", changing([](core_machine &c, u32 order, u32 mode) {
                  if (order > PMD_ORDER || mode > THP_INHERIT) throw nb::value_error("no such order or mode");
                  c.m->h->thp_mode[order] = mode;
                  setup_per_zone_wmarks(*c.m);
-             })
-        .def("set_default_orders", [](core_machine &c, u32 orders) { c.m->h->default_orders = orders; })
-        .def("set_order_interface",
-             [](core_machine &c, u32 interface) {
+             }))
+        .def("set_default_orders",
+             changing([](core_machine &c, u32 orders) { c.m->h->default_orders = orders; }))
+        .def("set_order_interface", changing([](core_machine &c, u32 interface) {
                  if (interface >= NR_ORDER_INTERFACES) throw nb::value_error("no such interface");
                  c.m->h->order_interface = interface;
                  if (c.m->h->question.state == ORDER_ASKED) c.m->h->question = {}; // the fault comes again
-             })
-        .def_prop_ro("question",
-                     [](const core_machine &c) {
+             }))
+        .def_prop_ro("question", reading([](core_machine &c) {
                          const machine &m = *c.m;
                          const order_question &q = m.h->question;
                          const u32 v = q.state == ORDER_ASKED ? vma_lookup(m, q.mm, q.address) : NIL;
                          if (v == NIL) return nb::object(nb::none());
                          return nb::object(nb::make_tuple(m.vmas[v].id, q.mm, q.address, q.type, q.orders));
-                     })
-        .def("resolve", [](core_machine &c, u32 order) { return thp_resolve(*c.m, order); });
+                     }))
+        .def("resolve", changing([](core_machine &c, u32 order) { return thp_resolve(*c.m, order); }));
 
     bind_policy(machines);
     bind_batch(module);

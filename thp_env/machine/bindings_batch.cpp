@@ -1,7 +1,9 @@
 // nanobind: batches of machines.
 #include "batch.hpp"
 #include "bindings.hpp"
+#include <deque>
 #include <nanobind/stl/optional.h>
+#include <string>
 #include <unistd.h>
 
 namespace nb = nanobind;
@@ -20,12 +22,21 @@ template <typename T> T *data_of(const std::optional<array_of<T>> &a, size_t siz
     return a->data();
 }
 
+struct busy_flag {
+    bool &flag;
+    explicit busy_flag(bool &f) : flag(f) { flag = true; }
+    ~busy_flag() { flag = false; }
+    busy_flag(const busy_flag &) = delete;
+    busy_flag &operator=(const busy_flag &) = delete;
+};
+
 // Machines that step together on a thread pool. Threads do not survive fork(), so a child makes its own.
 struct core_batch {
     std::vector<nb::object> machines; // CoreMachine or None
     u32 threads;
     std::unique_ptr<thread_pool> pool;
     pid_t owner = 0;
+    bool running = false;
 
     core_batch(const nb::list &list, u32 nr_threads) : threads(nr_threads) {
         for (nb::handle h : list) machines.push_back(nb::borrow(h));
@@ -61,32 +72,57 @@ struct core_batch {
             throw nb::value_error("an array has the wrong shape");
         }
         if (w.question == QUESTION_SLOTS && !ids) throw nb::value_error("slots need an array");
+        if (running) throw machine_error("the batch is running");
+        const busy_flag held(running);
+        std::vector<nb::object> alive; // whatever is put in their places meanwhile
+        std::deque<in_use> held_machines;
         std::vector<batch_item> items;
         std::vector<size_t> index;
         for (size_t i = 0; i < n; ++i) {
             if (!active.data()[i]) continue;
             core_machine &c = at(i);
+            alive.push_back(machines[i]);
+            held_machines.emplace_back(c);
             items.push_back({c.m.get(), &c.program,
                              decided ? reinterpret_cast<const decision *>(decided) + i * per : nullptr,
                              ids ? ids + i * w.slots : nullptr, row + i * (w.slots + 1),
                              facts.data() + i * NR_FACTS, 0, RUN_WINDOW});
             index.push_back(i);
         }
+        run(items, w, alive);
+        for (size_t i = 0; i < items.size(); ++i) {
+            if (items[i].status == RUN_OVERFLOW)
+                throw machine_error("machine " + std::to_string(index[i]) + ": " + overflow_of(*items[i].m));
+            status.data()[index[i]] = static_cast<u8>(items[i].status);
+        }
+    }
+
+    void run(std::vector<batch_item> &items, const window &w, const std::vector<nb::object> &held) {
+        const auto note = [&] {
+            for (size_t i = 0; i < items.size(); ++i) {
+                if (items[i].broken) nb::cast<core_machine &>(held[i]).broken = true;
+            }
+        };
         bool whole = false;
-        {
+        try {
             thread_pool &threads_of_batch = get_pool();
             nb::gil_scoped_release nogil;
             whole =
                 thp::advance(threads_of_batch, items.data(), static_cast<u32>(items.size()), w, interrupted);
+        } catch (...) {
+            note();
+            throw;
         }
+        note();
         if (!whole) throw nb::python_error();
-        for (size_t i = 0; i < items.size(); ++i) status.data()[index[i]] = static_cast<u8>(items[i].status);
     }
 
     void facts(const array_of<u64> &out) {
         if (out.size() != machines.size() * NR_FACTS) throw nb::value_error("an array has the wrong shape");
         for (size_t i = 0; i < machines.size(); ++i) {
-            if (!machines[i].is_none()) read_facts(*at(i).m, out.data() + i * NR_FACTS);
+            if (machines[i].is_none()) continue;
+            const in_use held(at(i));
+            read_facts(*at(i).m, out.data() + i * NR_FACTS);
         }
     }
 };

@@ -14,7 +14,7 @@ namespace {
 u64 checked_range(const core_machine &c, u32 mm, u64 start, u64 end) {
     if (mm >= c.m->h->tables[TABLE_mms].used || !c.m->mms[mm].in_use) throw nb::index_error("no such mm");
     if (start % PAGE_SIZE || end % PAGE_SIZE || start > end || end > TASK_SIZE)
-        throw nb::value_error("a range must begin and end at pages of a program");
+        throw machine_error("a range must begin and end at pages of a program");
     return end;
 }
 
@@ -22,69 +22,63 @@ u64 checked_range(const core_machine &c, u32 mm, u64 start, u64 end) {
 
 void bind_policy(nb::class_<core_machine> &machines) {
     machines
-        .def("decide_range",
-             [](core_machine &c, u32 mm, u64 start, u64 end, u32 verb, u32 value) {
+        .def("decide_range", changing([](core_machine &c, u32 mm, u64 start, u64 end, u32 verb, u32 value) {
                  const u64 last = checked_range(c, mm, start, end);
                  return decide_range(*c.m, mm, start, last, verb, value);
-             })
-        .def("test_and_clear_young",
-             [](core_machine &c, u32 mm, const addresses_array &addresses) {
+             }))
+        .def("test_and_clear_young", changing([](core_machine &c, u32 mm, const addresses_array &addresses) {
                  checked_range(c, mm, 0, 0);
                  std::vector<u8> bits(addresses.shape(0));
                  for (size_t i = 0; i < bits.size(); ++i) {
                      if (addresses.data()[i] >= TASK_SIZE)
-                         throw nb::value_error("an address is none of a program");
+                         throw machine_error("an address is none of a program");
                  }
                  test_and_clear_young(*c.m, mm, addresses.data(), bits.size(), bits.data());
                  return as_bytes(bits.data(), bits.size());
-             })
-        .def("count_zero_pages",
-             [](core_machine &c, u32 mm, u64 start, u64 end) {
+             }))
+        .def("count_zero_pages", changing([](core_machine &c, u32 mm, u64 start, u64 end) {
                  return count_zero_pages(*c.m, mm, start, checked_range(c, mm, start, end));
-             })
-        .def("mapped_orders",
-             [](core_machine &c, u32 mm, u64 start, u64 end) {
-                 std::vector<i8> out((checked_range(c, mm, start, end) - start) >> PAGE_SHIFT);
+             }))
+        .def("mapped_orders", reading([](core_machine &c, u32 mm, u64 start, u64 end) {
+                 const u64 pages = (checked_range(c, mm, start, end) - start) >> PAGE_SHIFT;
+                 if (pages > MAX_PAGEMAP) throw machine_error("at most 64 GiB of addresses at once");
+                 std::vector<i8> out(pages);
                  mapped_orders(*c.m, mm, start, end, out.data());
                  return as_bytes(out.data(), out.size());
-             })
-        .def("occupied_blocks",
-             [](core_machine &c, u32 mm, u64 start, u64 end) {
+             }))
+        .def("occupied_blocks", reading([](core_machine &c, u32 mm, u64 start, u64 end) {
                  const auto out = occupied_blocks(*c.m, mm, start, checked_range(c, mm, start, end));
                  return as_bytes(out.data(), out.size());
-             })
-        .def("occupancy_by_size",
-             [](core_machine &c, u32 mm, u64 start, u64 end) {
-                 size_occupancy out[PMD_ORDER + 1];
+             }))
+        .def("occupancy_by_size", reading([](core_machine &c, u32 mm, u64 start, u64 end) {
+                 size_occupancy out[PMD_ORDER + 1] = {};
                  occupancy_by_size(*c.m, mm, start, checked_range(c, mm, start, end), out);
                  return as_bytes(out, PMD_ORDER + 1);
-             })
-        .def("blocks_with_holes",
-             [](core_machine &c, u32 mm, u64 start, u64 end) {
+             }))
+        .def("blocks_with_holes", reading([](core_machine &c, u32 mm, u64 start, u64 end) {
                  const auto out = blocks_with_holes(*c.m, mm, start, checked_range(c, mm, start, end));
                  return as_bytes(out.data(), out.size());
-             })
-        .def("sample_walks", [](core_machine &c, u64 period) { c.m->h->policy.walk_period = period; })
-        .def("take_walk_samples",
-             [](core_machine &c) {
+             }))
+        .def("sample_walks",
+             changing([](core_machine &c, u64 period) { c.m->h->policy.walk_period = period; }))
+        .def("take_walk_samples", changing([](core_machine &c) {
                  u32 &used = c.m->h->tables[TABLE_walk_samples].used;
                  nb::bytes out = as_bytes(c.m->walk_samples, used);
                  std::fill_n(c.m->walk_samples, used, walk_sample{});
                  used = 0;
                  return out;
-             })
-        .def("set",
-             [](core_machine &c, u32 which, u32 value) {
+             }))
+        .def("set", changing([](core_machine &c, u32 which, u32 value) {
                  if (which >= NR_SETTINGS) throw nb::value_error("no such setting");
                  apply_setting(*c.m, which, value);
-             })
-        .def("khugepaged", [](core_machine &c, u64 pages, u64 sleep, u64 alloc_sleep) {
-            policy_signals &h = c.m->h->policy;
-            h.khugepaged_pages = pages;
-            h.khugepaged_sleep = sleep;
-            h.khugepaged_alloc_sleep = alloc_sleep;
-            h.khugepaged_wakes = c.m->h->clock + sleep;
-        });
+             }))
+        .def("khugepaged", changing([](core_machine &c, u64 pages, u64 sleep, u64 alloc_sleep) {
+                 policy_signals &h = c.m->h->policy;
+                 h.khugepaged_pages = pages;
+                 h.khugepaged_sleep = sleep;
+                 h.khugepaged_alloc_sleep = alloc_sleep;
+                 h.khugepaged_wakes = saturating_add(c.m->h->clock, sleep);
+             }));
 }
 
 } // namespace thp

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from thp_env.machine import layout
+from thp_env.machine import _core, layout
 from thp_env.machine.clock import clock_table
 from thp_env.machine.cores import DEFAULT_CORE, Tlb, core
 from thp_env.machine.features import feature_mask, feature_set
@@ -15,9 +15,8 @@ ARCHITECTURES = ("x86_64", "arm64", "arm64-bbml2")
 CONT_PTE_SIZE = 16 * layout.PAGE_SIZE
 
 
-class MachineError(ValueError):
-    """A machine that cannot be made, or a saved one that cannot be read."""
-
+MachineError = _core.MachineError
+"""A machine that cannot be made, a saved one that cannot be read, or a call that makes no sense; a `ValueError`."""
 
 @dataclass(frozen=True)
 class MachineConfig:

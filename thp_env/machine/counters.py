@@ -45,9 +45,10 @@ class Counters:
     clock_ps: Any
 
     @classmethod
-    def of(cls, vm: np.ndarray, mthp: np.ndarray, times: np.ndarray, clock: int) -> Counters:
-        """Copy the core's arrays."""
-        return cls(vm.astype(np.int64), mthp.astype(np.int64), times.astype(np.int64), clock)
+    def of(cls, vm: bytes, mthp: bytes, times: bytes, clock: int) -> Counters:
+        """Take what the core counts."""
+        counted = [np.frombuffer(numbers, np.int64).copy() for numbers in (vm, mthp, times)]
+        return cls(counted[0], counted[1].reshape(-1, len(MTHP_STATS)), counted[2], clock)
 
     def __sub__(self, earlier: Counters) -> Counters:
         """Return what happened since an earlier snapshot; gauges keep their later value."""

@@ -33,17 +33,23 @@ void orders_of_table(machine &m, const u64 *pte, u64 nr, i8 *out) {
     }
 }
 
-// Calls visit(number of the first page, orders of its 2^order pages) for the aligned blocks in a range.
-template <typename Visit> void each_block(const std::vector<i8> &orders, u64 first, u32 order, Visit visit) {
-    const u64 nr = 1ULL << order;
-    const u64 end = first + orders.size();
-    for (u64 at = align_up(first, nr); at + nr <= end; at += nr) visit(at, orders.data() + (at - first));
+// Calls visit(address, orders of the 2^order pages) for the aligned blocks in a range of one page table.
+template <typename Visit> void each_block(u64 start, u64 end, const i8 *orders, u32 order, Visit visit) {
+    const u64 size = PAGE_SIZE << order;
+    for (u64 at = align_up(start, size); at + size <= end; at += size)
+        visit(at, orders + ((at - start) >> PAGE_SHIFT));
 }
 
-std::vector<i8> orders_of_range(machine &m, u32 mm, u64 start, u64 end) {
-    std::vector<i8> orders((end - start) >> PAGE_SHIFT);
-    mapped_orders(m, mm, start, end, orders.data());
-    return orders;
+// Calls visit(start, end, orders of the pages) for the part of a range under each PMD that is not none: no
+// aligned block of 2M or less reaches beyond it.
+template <typename Visit> void each_pmd(machine &m, u32 mm, u64 start, u64 end, Visit visit) {
+    i8 orders[HPAGE_PMD_NR];
+    walk_pmd_range(m, mm, start, end, [&](u64 at, u64 next, const u64 *) {
+        m.host.work();
+        mapped_orders(m, mm, at, next, orders);
+        visit(at, next, orders);
+        return true;
+    });
 }
 
 } // namespace
@@ -64,54 +70,53 @@ void mapped_orders(machine &m, u32 mm, u64 start, u64 end, i8 *out) {
 
 std::vector<block_occupancy> occupied_blocks(machine &m, u32 mm, u64 start, u64 end) {
     std::vector<block_occupancy> found;
-    i8 orders[HPAGE_PMD_NR];
-    const u64 last = align_down(end, PMD_SIZE);
-    walk_pmd_range(m, mm, std::min(align_up(start, PMD_SIZE), last), last,
-                   [&](u64 at, u64 next, const u64 *) {
-                       mapped_orders(m, mm, at, next, orders);
-                       block_occupancy block{at, 0, 0};
-                       for (const i8 order : orders) {
-                           block.mapped += order >= 0;
-                           block.huge += order == static_cast<i8>(PMD_ORDER);
-                       }
-                       if (block.mapped) found.push_back(block);
-                       return true;
-                   });
+    each_pmd(m, mm, start, end, [&](u64 from, u64 to, const i8 *orders) {
+        each_block(from, to, orders, PMD_ORDER, [&](u64 at, const i8 *page) {
+            block_occupancy block{at, 0, 0};
+            for (u32 i = 0; i < HPAGE_PMD_NR; ++i) {
+                block.mapped += page[i] >= 0;
+                block.huge += page[i] == static_cast<i8>(PMD_ORDER);
+            }
+            if (block.mapped) found.push_back(block);
+        });
+    });
     return found;
 }
 
 void occupancy_by_size(machine &m, u32 mm, u64 start, u64 end, size_occupancy out[PMD_ORDER + 1]) {
-    const std::vector<i8> orders = orders_of_range(m, mm, start, end);
-    for (u32 order = 0; order <= PMD_ORDER; ++order) {
-        size_occupancy size{};
-        each_block(orders, start >> PAGE_SHIFT, order, [&](u64, const i8 *page) {
-            u32 mapped = 0, smaller = 0;
-            for (u32 i = 0; i < (1U << order); ++i) {
-                mapped += page[i] >= 0;
-                smaller += page[i] < static_cast<i8>(order);
-            }
-            const bool partial = mapped && smaller;
-            size.begun += mapped != 0;
-            size.partial += partial;
-            size.mapped += partial ? mapped : 0;
-        });
-        out[order] = size;
-    }
+    each_pmd(m, mm, start, end, [&](u64 from, u64 to, const i8 *orders) {
+        for (u32 order = 0; order <= PMD_ORDER; ++order) {
+            size_occupancy &size = out[order];
+            each_block(from, to, orders, order, [&](u64, const i8 *page) {
+                u32 mapped = 0, smaller = 0;
+                for (u32 i = 0; i < (1U << order); ++i) {
+                    mapped += page[i] >= 0;
+                    smaller += page[i] < static_cast<i8>(order);
+                }
+                const bool partial = mapped && smaller;
+                size.begun += mapped != 0;
+                size.partial += partial;
+                size.mapped += partial ? mapped : 0;
+            });
+        }
+    });
 }
 
 std::vector<block_with_hole> blocks_with_holes(machine &m, u32 mm, u64 start, u64 end) {
-    const std::vector<i8> orders = orders_of_range(m, mm, start, end);
-    std::vector<block_with_hole> found;
-    for (u32 order = 2; order <= PMD_ORDER; ++order) {
-        each_block(orders, start >> PAGE_SHIFT, order, [&](u64 at, const i8 *page) {
-            block_with_hole block{at << PAGE_SHIFT, order, 0, 0, 0};
-            for (u32 i = 0; i < (1U << order); ++i) {
-                block.held += page[i] == static_cast<i8>(order);
-                block.nothing += page[i] == MAPS_NOTHING;
-            }
-            if (block.held && block.nothing) found.push_back(block);
-        });
-    }
+    std::vector<block_with_hole> of_order[PMD_ORDER + 1], found;
+    each_pmd(m, mm, start, end, [&](u64 from, u64 to, const i8 *orders) {
+        for (u32 order = 2; order <= PMD_ORDER; ++order) {
+            each_block(from, to, orders, order, [&](u64 at, const i8 *page) {
+                block_with_hole block{at, order, 0, 0, 0};
+                for (u32 i = 0; i < (1U << order); ++i) {
+                    block.held += page[i] == static_cast<i8>(order);
+                    block.nothing += page[i] == MAPS_NOTHING;
+                }
+                if (block.held && block.nothing) of_order[order].push_back(block);
+            });
+        }
+    });
+    for (const auto &blocks : of_order) found.insert(found.end(), blocks.begin(), blocks.end());
     return found;
 }
 

@@ -25,6 +25,7 @@ struct size_occupancy {
     u64 begun, partial, mapped;
 };
 
+// Adds them up in `out`, by order.
 void occupancy_by_size(machine &m, u32 mm, u64 start, u64 end, size_occupancy out[PMD_ORDER + 1]);
 
 // An aligned block in which a folio of the block's size has pages and other pages map nothing.

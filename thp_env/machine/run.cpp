@@ -1,22 +1,15 @@
 #include "run.hpp"
 #include "hardware/walker.hpp"
-#include "kernel/compaction.hpp"
-#include "kernel/filemap.hpp"
-#include "kernel/fork.hpp"
-#include "kernel/gup.hpp"
 #include "kernel/huge_memory.hpp"
-#include "kernel/huge_memory_bpf.hpp"
 #include "kernel/khugepaged.hpp"
 #include "kernel/kswapd.hpp"
 #include "kernel/lru.hpp"
-#include "kernel/madvise.hpp"
-#include "kernel/memcontrol.hpp"
 #include "kernel/memory.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
-#include "kernel/pollution.hpp"
-#include "kernel/swap.hpp"
+#include "monitor.hpp"
 #include "patterns.hpp"
+#include "system_call.hpp"
 #include <algorithm>
 #include <cerrno>
 
@@ -24,16 +17,18 @@ namespace thp {
 
 namespace {
 
-constexpr u64 SLOT_BASE = 0x10000000000ULL, SLOT_SIZE = 1ULL << 31; // where named regions stand by default
-
 constexpr u64 BRK_START = 0x555555800000ULL; // behind a position-independent executable
 
-enum step_result : u32 { STEP_DONE, STEP_PAUSED, STEP_OOM, STEP_FAULTED, STEP_NEED_ORDER };
+constexpr u32 LAST_VMA_ID = 0xffff0000U; // beyond it there is room for one more operation
+
+// STEP_CUT: paused in a system call, which is over only when it is.
+enum step_result : u32 { STEP_DONE, STEP_PAUSED, STEP_CUT, STEP_OOM, STEP_FAULTED, STEP_NEED_ORDER };
 
 struct interpreter {
     machine &m;
     const program_view &p;
     run_budget &budget;
+    const u64 until; // of the run; that of the budget may come sooner
     const u64 choices_at_start;
     const bool charge_vmas;
 
@@ -54,7 +49,7 @@ struct interpreter {
         if (v == NIL || !(m.vmas[v].vm_flags & needed)) return STEP_FAULTED;
         const vm_fault result = handle_mm_fault(m, v, address, write);
         unit.commit(); // the fault took time
-        if (choices_over()) unit.stop();
+        if (choices_over() || m.host.stop) unit.stop();
         switch (result) {
         case FAULT_OOM:
             return STEP_OOM;
@@ -88,6 +83,8 @@ struct interpreter {
     template <typename Address, typename Step>
     step_result steps(mmu &unit, u64 count, Address address_of, Step step) {
         u64 addresses[mmu::AHEAD], at = m.h->at.step;
+        u32 &charged = m.h->charged;
+        if (m.h->at.charged) charged = vma_of_id(m, m.h->at.charged);
         const u64 start = at, stop = budget.accesses < count - at ? at + budget.accesses : count;
         step_result result = STEP_DONE;
         if (choices_over()) unit.stop();
@@ -108,15 +105,18 @@ struct interpreter {
         m.h->at.step = at;
         budget.accesses -= at - start;
         unit.commit();
-        m.h->charged = NIL;
-        return result == STEP_DONE && at < count ? STEP_PAUSED : result;
+        if (result == STEP_DONE && at < count) result = STEP_PAUSED;
+        // What follows is spent as if there had been no pause.
+        m.h->at.charged = result != STEP_DONE && charged != NIL ? m.vmas[charged].id : 0;
+        charged = NIL;
+        return result;
     }
 
     step_result touch(const op_record &op, u32 mm) {
         mmu unit(m, mm, 1, budget.until);
         const u64 start = m.regions[op.region].start + op.offset;
         const auto address_of = [&](u64 i) { return start + i * op.a; };
-        return steps(unit, (op.length + op.a - 1) / op.a, address_of, [&](u64, u64 address, auto waited) {
+        return steps(unit, steps_of(op), address_of, [&](u64, u64 address, auto waited) {
             return access(unit, address, op.b != TOUCH_READ, static_cast<u8>(op.c), waited);
         });
     }
@@ -131,7 +131,7 @@ struct interpreter {
         const auto address_of = [&](u64 i) {
             return start + pattern_offset(op, key, i, draw(key, i), bins, nr_bins);
         };
-        return steps(unit, op.b, address_of, [&](u64 i, u64 address, auto waited) {
+        return steps(unit, steps_of(op), address_of, [&](u64 i, u64 address, auto waited) {
             const bool write = write_share && (draw(~key, i) & 0xffff) < write_share;
             if (!waited) unit.compute(ps);
             return access(unit, address, write, content, waited);
@@ -147,153 +147,13 @@ struct interpreter {
         const auto address_of = [&](u64 i) {
             return regions[records[i].region].start + (u64{records[i].page} << PAGE_SHIFT);
         };
-        return steps(unit, op.length, address_of, [&](u64 i, u64 address, auto waited) {
+        return steps(unit, steps_of(op), address_of, [&](u64 i, u64 address, auto waited) {
             const access_record &r = records[i];
             if (!waited) unit.compute(r.instructions * ps);
             const step_result result = access(unit, address, r.written, content, waited);
             if (result == STEP_DONE && r.count > 1) unit.again(r.count - 1);
             return result;
         });
-    }
-
-    u64 slot(u64 length, u64 align, u64 offset) {
-        u64 base = align_up(SLOT_BASE + m.h->next_slot * SLOT_SIZE, align) + offset;
-        m.h->next_slot += static_cast<u32>((length + offset + align + SLOT_SIZE - 1) / SLOT_SIZE);
-        return base;
-    }
-
-    int mmap_op(const op_record &op, u32 mm) {
-        u64 address = op.a;
-        if (op.c == AT_SLOT) address = slot(op.length, op.a, op.b);
-        if (op.c == AT_UNMAPPED_AREA) address = get_unmapped_area(m, mm, op.length);
-        if (op.c == AT_REGION) address = m.regions[op.aux].start + op.a;
-        if (address == 0) return -ENOMEM;
-        m.regions[op.region] = {address, op.length};
-        const u32 file = op.d & VM_FILE ? file_create(m, op.length >> PAGE_SHIFT) : 0;
-        if ((op.d & VM_FILE) && !file) return -ENFILE;
-        return do_mmap(m, mm, address, op.length, static_cast<u32>(op.d), file);
-    }
-
-    int mremap_op(const op_record &op, u32 mm) {
-        const u64 from = m.regions[op.region].start + op.offset;
-        const u64 new_length = op.c == AT_SLOT ? op.length : op.a;
-        u64 to = from;
-        if (op.c == AT_SLOT) {
-            to = slot(new_length, op.a, op.b);
-        } else if (op.c == AT_ADDRESS) {
-            to = op.d;
-        } else if (new_length > op.length) { // in place if the neighbour leaves room
-            const u32 v = find_vma(m, mm, from + op.length);
-            const bool blocked = v != NIL && m.vmas[v].vm_start < from + new_length;
-            if (blocked || from + new_length > TASK_SIZE) to = get_unmapped_area(m, mm, new_length);
-        }
-        if (to == 0) return -ENOMEM;
-        m.regions[op.aux] = {to, new_length};
-        return mremap(m, mm, from, op.length, to, new_length);
-    }
-
-    int brk_op(const op_record &op, u32 mm) {
-        const u64 start = m.mms[mm].start_brk;
-        if (start == 0) return -ENOMEM;
-        m.regions[op.region] = {start, op.length};
-        return do_brk(m, mm, start + op.length);
-    }
-
-    // One that returns -ENEEDORDER has done a part of its work and begins anew: what is done stays done.
-    int system_call(const op_record &op, u32 mm) {
-        const u64 start =
-            op.region < m.h->tables[TABLE_regions].used ? m.regions[op.region].start + op.offset : 0;
-        const u64 end = start + op.length;
-        // Pages are populated in order: those before the one that had to wait are there.
-        const u64 populated = answered() ? m.h->question.address : start;
-        if (!answered()) m.spend(TIME_syscall, m.cost().syscall);
-        m.h->question = {};
-        switch (op.op) {
-        case OP_mmap:
-            return mmap_op(op, mm);
-        case OP_mremap:
-            return mremap_op(op, mm);
-        case OP_brk:
-            return brk_op(op, mm);
-        case OP_munmap:
-            return do_munmap(m, mm, start, end);
-        case OP_mprotect:
-            return mprotect(m, mm, start, end, static_cast<u32>(op.a));
-        case OP_advise:
-            if (op.a == MADV_POPULATE_READ || op.a == MADV_POPULATE_WRITE)
-                return do_madvise(m, mm, populated, end - populated, op.a);
-            return do_madvise(m, mm, start, op.length, op.a);
-        case OP_mlock:
-            return mlock(m, mm, start, end, true);
-        case OP_munlock:
-            return mlock(m, mm, start, end, false);
-        case OP_orders:
-            return set_vma_orders(m, mm, start, end, static_cast<u32>(op.a));
-        case OP_split:
-            split_folios_in_range(m, mm, start, end);
-            return 0;
-        case OP_prctl:
-            m.mms[mm].thp_disable = op.a ? (op.b ? 2 : 1) : 0;
-            return 0;
-        case OP_thp:
-            m.h->thp_mode[op.a] = static_cast<u32>(op.b);
-            setup_per_zone_wmarks(m);
-            return 0;
-        case OP_set:
-            apply_setting(m, static_cast<u32>(op.a), static_cast<u32>(op.b));
-            return 0;
-        case OP_pin:
-            return pin_range(m, mm, start, end, op.process);
-        case OP_unpin:
-            unpin(m, op.process);
-            return 0;
-        case OP_fork: {
-            const u32 child = dup_mm(m, mm);
-            m.processes[op.aux] = child;
-            return child == NIL ? -ENOMEM : 0;
-        }
-        case OP_shrink:
-            deferred_split_scan(m, m.h->deferred_len);
-            return 0;
-        case OP_swap:
-            return swapon(m, op.length);
-        case OP_khugepaged:
-            for (u64 &round = m.h->at.step; round < op.a; ++round) {
-                if (int error = khugepaged_scan(m)) return error;
-            }
-            return 0;
-        case OP_pollute:
-            return pollute(m, op.a, mix64(p.seed ^ mix64(m.h->at.op + 1)));
-        case OP_fragment:
-            return fragment(m, static_cast<u32>(op.a), static_cast<u32>(op.b),
-                            mix64(p.seed ^ mix64(m.h->at.op + 1)));
-        case OP_compact:
-            compact_memory(m);
-            return 0;
-        case OP_reclaim:
-            mem_cgroup_force_empty(m);
-            return 0;
-        case OP_limit:
-            return mem_cgroup_resize_max(m, op.length >> PAGE_SHIFT);
-        case OP_swapoff:
-            return swapoff(m);
-        case OP_drain:
-            lru_add_drain(m);
-            return 0;
-        case OP_slice:
-            m.h->current_mm = mm;
-            return 0;
-        case OP_exit: {
-            const u32 gone = m.processes[op.aux];
-            if (gone == NIL) return -ESRCH;
-            m.processes[op.aux] = NIL;
-            unpin(m, op.aux);
-            mm_exit(m, gone);
-            return 0;
-        }
-        default:
-            return -ENOSYS;
-        }
     }
 
     step_result execute(const op_record &op) {
@@ -317,12 +177,12 @@ struct interpreter {
         case OP_compute:
             m.spend(TIME_compute, op.a);
             break;
-        default:
-            m.h->at.error = system_call(op, mm);
-            if (m.h->at.error == -ENEEDORDER) {
-                m.h->at.error = 0;
-                return STEP_NEED_ORDER;
-            }
+        default: {
+            const int error = system_call(m, p, op, mm, until);
+            if (error == -ENEEDORDER) return STEP_NEED_ORDER;
+            if (error == -EPAUSED) return STEP_CUT;
+            m.h->at.error = error;
+        }
         }
         if (result == STEP_FAULTED) m.h->at.error = -EFAULT;
         return m.h->at.error ? STEP_FAULTED : result;
@@ -360,37 +220,71 @@ void apply_setting(machine &m, u32 which, u32 value) {
     if (!m.h->lru_batches) lru_add_drain(m);
 }
 
+u64 steps_of(const op_record &op) {
+    switch (op.op) {
+    case OP_touch:
+        return op.length ? (op.length - 1) / op.a + 1 : 0;
+    case OP_access:
+        return op.b;
+    case OP_replay:
+        return op.length;
+    case OP_khugepaged:
+        return op.a;
+    default:
+        return 1;
+    }
+}
+
+// What grows by more than a little at a time.
+const char *overflow_of(const machine &m) {
+    if (m.h->clock >= CLOCK_MAX) return "simulated time is over: the clock holds 2^63 ps, 106 days";
+    constexpr vm_event weighted[] = {
+        VM_accesses,         VM_walk_cycles,       VM_walk_ref_nested,  VM_shadow_walk_cycles,
+        VM_resident_page_us, VM_untouched_page_us, VM_unmapped_page_us,
+    };
+    for (const vm_event event : weighted) {
+        if (m.h->vm[event] >= COUNT_MAX) return "a counter has reached its end, 2^62";
+    }
+    return m.h->next_vma_id >= LAST_VMA_ID ? "the ids of VMAs are used up: there were 2^32" : nullptr;
+}
+
 run_status run(machine &m, const program_view &program, run_budget &budget) {
-    interpreter i{m, program, budget, m.h->vm[VM_fault_with_choice], m.h->config.charge_vmas != 0};
+    const u64 until = budget.until;
+    interpreter i{m, program, budget, until, m.h->vm[VM_fault_with_choice], m.h->config.charge_vmas != 0};
     cursor &at = m.h->at;
     if (m.h->question.state == ORDER_ASKED) return RUN_NEED_ORDER;
-    const u64 until = budget.until;
+    at.oom = 0;
     for (u64 done = 0; at.op < program.nr_ops; ++done) {
+        if (overflow_of(m)) return RUN_OVERFLOW;
         if (m.h->clock >= khugepaged_due(m)) khugepaged_do_scan(m);
-        if (done >= budget.ops || m.h->clock >= until || budget.accesses == 0) return RUN_WINDOW;
-        budget.until = std::min(until, khugepaged_due(m));
+        if (done >= budget.ops || m.h->clock >= until || budget.accesses == 0 || m.host.stop)
+            return RUN_WINDOW;
+        budget.until = std::min({until, khugepaged_due(m), CLOCK_MAX});
         const op_record &op = program.ops[at.op];
         const u32 first_id = m.h->next_vma_id;
         const step_result result = i.execute(op);
+        if (result == STEP_CUT) return RUN_WINDOW;
         run_daemons(m);
         memory_tick(m);
         if (result == STEP_PAUSED) {
-            if (budget.until == until || m.h->clock < budget.until || m.h->clock >= until) return RUN_WINDOW;
-            --done; // only the daemon is due
+            const bool due = m.h->clock >= budget.until && m.h->clock < until;
+            if (budget.until == until || !due) return RUN_WINDOW;
+            --done; // only the daemon is due, or time is over
             continue;
         }
         if (result == STEP_NEED_ORDER) return RUN_NEED_ORDER;
         if (result == STEP_OOM) {
             m.count(VM_oom_kill);
+            at.oom = 1;
             return RUN_OOM;
         }
         if (result == STEP_FAULTED && !budget.go_on) return RUN_ERROR;
         ++at.op;
-        at.step = 0;
+        at.step = at.charged = 0;
         if (budget.new_vma && at.op < program.nr_ops && i.made_new_vma(op, first_id)) return RUN_WINDOW;
         if (i.choices_over() && at.op < program.nr_ops) return RUN_WINDOW;
     }
-    return RUN_DONE;
+    return overflow_of(m) ? RUN_OVERFLOW : RUN_DONE;
 }
 
 } // namespace thp

@@ -13,7 +13,7 @@ struct program_view {
     u64 nr_ops = 0, seed = 0;
 };
 
-enum run_status : u32 { RUN_DONE, RUN_WINDOW, RUN_OOM, RUN_ERROR, RUN_NEED_ORDER };
+enum run_status : u32 { RUN_DONE, RUN_WINDOW, RUN_OOM, RUN_ERROR, RUN_NEED_ORDER, RUN_OVERFLOW };
 
 // When run() pauses, besides the end of the program. A window ends at the first that comes true.
 struct run_budget {
@@ -28,10 +28,17 @@ struct run_budget {
 // Creates the first process. brk_start and mmap_base: 0 for the defaults.
 bool boot(machine &m, u64 brk_start, u64 mmap_base);
 
+// Steps of an operation: its simulated accesses, khugepaged's rounds, 1 for another call.
+u64 steps_of(const op_record &op);
+
+// Why a machine that returned RUN_OVERFLOW cannot go on; null where it can.
+const char *overflow_of(const machine &m);
+
 // Writes a setting (`setting` in ops.hpp).
 void apply_setting(machine &m, u32 which, u32 value);
 
 // Runs on from where the machine stands. Cutting a run anywhere gives the same state in the end.
+// It may stop early where the machine's host wants it to (RUN_WINDOW).
 // RUN_NEED_ORDER: the question in the header waits for thp_resolve().
 run_status run(machine &m, const program_view &program, run_budget &budget);
 

@@ -17,11 +17,14 @@ namespace thp {
 
 namespace {
 
-constexpr u64 MAGIC = 0x3230766e65706874ULL; // "thpenv02"
+constexpr u64 MAGIC = 0x3330766e65706874ULL; // "thpenv03"
 
 // Frames' records of that many bytes (a machine of 1 GiB) lie in huge pages of the host; in less, clearing a
 // whole one takes longer than the faults that it saves.
 constexpr u64 HOST_HUGE_PAGES_FROM = 16ULL << 20;
+
+// So that no product of a cost and a number of pages wraps.
+constexpr u64 MAX_COST = 10'000'000'000, MAX_CYCLE = 1'000'000'000; // ps
 
 constexpr u32 record_size[NR_TABLES] = {
     sizeof(page),
@@ -74,6 +77,11 @@ std::string check_config(const machine_config &c) {
     if (c.nr_cpus < 1 || c.nr_cpus > 4096) return "nr_cpus must lie between 1 and 4096";
     if (c.min_free_kbytes != NIL && u64{c.min_free_kbytes} * 1024 > c.nr_pages * PAGE_SIZE / 2)
         return "min_free_kbytes must leave half of the memory";
+#define X(name)                                                                                              \
+    if (c.clock.name > MAX_COST) return "clock: " #name " takes more than 10 ms";
+    THP_CLOCK(X)
+#undef X
+    if (c.clock.cycle > MAX_CYCLE) return "clock: a cycle takes more than 1 ms";
     return check_tlb(c.tlb);
 }
 
@@ -193,7 +201,7 @@ void machine::populate(u64 offset, u64 bytes) {
 u64 machine::extent(u32 table) const { return u64{h->tables[table].used} * record_size[table]; }
 
 machine *machine::clone() const {
-    auto *copy = new machine();
+    std::unique_ptr<machine> copy(new machine());
     copy->allocate(h->size);
     std::memcpy(copy->arena_, arena_, sizeof(header));
     copy->attach();
@@ -203,7 +211,7 @@ machine *machine::clone() const {
         std::memcpy(static_cast<std::byte *>(copy->arena_) + offset,
                     static_cast<const std::byte *>(arena_) + offset, extent(i));
     }
-    return copy;
+    return copy.release();
 }
 
 bool machine::equals(const machine &other) const {
@@ -217,19 +225,13 @@ bool machine::equals(const machine &other) const {
     return true;
 }
 
-bool machine::same_layout(const machine &other) const {
-    return h->size == other.h->size && std::memcmp(&h->config, &other.h->config, sizeof h->config) == 0 &&
-           h->tables[TABLE_regions].capacity == other.h->tables[TABLE_regions].capacity &&
-           h->tables[TABLE_processes].capacity == other.h->tables[TABLE_processes].capacity;
-}
-
 u64 machine::used_bytes() const {
-    u64 size = sizeof(header) + sizeof(u64); // and a checksum
+    u64 size = sizeof(header) + 2 * sizeof(u64); // and the checksums of the program and of all of it
     for (u32 i = 0; i < NR_TABLES; ++i) size += extent(i);
     return size;
 }
 
-std::vector<std::byte> machine::save() const {
+std::vector<std::byte> machine::save(u64 program) const {
     std::vector<std::byte> out(used_bytes());
     std::memcpy(out.data(), arena_, sizeof(header));
     u64 at = sizeof(header);
@@ -237,36 +239,40 @@ std::vector<std::byte> machine::save() const {
         std::memcpy(out.data() + at, static_cast<const std::byte *>(arena_) + h->tables[i].offset, extent(i));
         at += extent(i);
     }
+    std::memcpy(out.data() + at, &program, sizeof program);
+    at += sizeof program;
     const u64 sum = checksum(out.data(), at);
     std::memcpy(out.data() + at, &sum, sizeof sum);
     return out;
 }
 
-std::string machine::load(const std::byte *data, u64 size, machine **out) {
-    u64 sum = 0;
-    if (size < sizeof(header) + sizeof sum) return "truncated: shorter than a machine's header";
+std::string machine::load(const std::byte *data, u64 size, u64 program, machine **out) const {
     header stored;
+    u64 sum = 0, of = 0;
+    if (size < sizeof stored + sizeof of + sizeof sum) return "truncated: shorter than a machine's header";
     std::memcpy(&stored, data, sizeof stored);
     if (stored.magic != MAGIC) return "not a saved machine of this version";
     size -= sizeof sum;
     std::memcpy(&sum, data + size, sizeof sum);
     if (sum != checksum(data, size)) return "damaged or truncated: its checksum does not match";
-    if (std::string error = check_config(stored.config); !error.empty()) return error;
-    const program_size program{stored.tables[TABLE_regions].capacity, stored.tables[TABLE_processes].capacity,
-                               stored.tables[TABLE_swap].capacity, stored.tables[TABLE_page_cache].capacity};
-    if (program.regions > (1U << 24) || program.processes > (1U << 16) ||
-        program.swap_slots > MAX_SWAP_SLOTS || program.file_pages > MAX_SWAP_SLOTS)
-        return "too many regions, processes, swap slots or pages of files";
-    auto fresh = std::make_unique<machine>(stored.config, program);
+    size -= sizeof of;
+    std::memcpy(&of, data + size, sizeof of);
+    if (std::memcmp(&stored.config, &h->config, sizeof stored.config) != 0)
+        return "it has another configuration";
+    if (of != program) return "it belongs to another program";
+    if (stored.size != h->size) return "its tables do not fit its configuration";
     u64 at = sizeof(header);
     for (u32 i = 0; i < NR_TABLES; ++i) {
-        const table_header &t = stored.tables[i], &expected = fresh->h->tables[i];
+        const table_header &t = stored.tables[i], &expected = h->tables[i];
         if (t.offset != expected.offset || t.capacity != expected.capacity || t.used > t.capacity)
             return "its tables do not fit its configuration";
         at += u64{t.used} * record_size[i];
     }
-    if (at != size || stored.size != fresh->h->size) return "truncated or too long";
+    if (at != size) return "truncated or too long";
+    std::unique_ptr<machine> fresh(new machine());
+    fresh->allocate(h->size);
     std::memcpy(fresh->arena_, data, sizeof(header));
+    fresh->attach();
     at = sizeof(header);
     for (u32 i = 0; i < NR_TABLES; ++i) {
         std::memcpy(static_cast<std::byte *>(fresh->arena_) + stored.tables[i].offset, data + at,

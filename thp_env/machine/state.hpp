@@ -9,6 +9,8 @@
 #include "page.hpp"
 #include "policy_signals.hpp"
 #include "types.hpp"
+#include "watch.hpp"
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <type_traits>
@@ -178,7 +180,19 @@ enum table_id : u32 {
 struct cursor {
     u64 op, step; // operation, how far into it
     i64 error;    // what the last system call returned: 0 or a negative errno
+    u32 charged,
+        oom; // the id of the VMA that time was spent for where the operation paused; it ended by RUN_OOM
 };
+
+// Where simulated time and counts of accesses end: as signed numbers they are positive, and what follows from
+// one more access does not wrap. A run that gets there ends with RUN_OVERFLOW.
+constexpr u64 CLOCK_MAX = (1ULL << 63) - 1; // ps: 106 days
+constexpr u64 COUNT_MAX = 1ULL << 62;
+constexpr u64 saturating_add(u64 a, u64 b) { return a + b < a ? ~0ULL : a + b; }
+constexpr u64 saturating_mul(u64 a, u64 b) {
+    u64 product = 0;
+    return __builtin_mul_overflow(a, b, &product) ? ~0ULL : product;
+}
 
 struct header {
     u64 magic, size;
@@ -263,6 +277,7 @@ struct machine {
     tlb translations[2];                   // over their words in the arena; [1]: the 4K shadow TLB
     order_answer *order_answers = nullptr; // a hash table, see kernel/huge_memory_bpf.cpp
     walk_sample *walk_samples = nullptr;
+    mutable host_watch host; // no part of the state
 
     machine(const machine_config &config, const program_size &program);
     ~machine();
@@ -271,19 +286,25 @@ struct machine {
 
     machine *clone() const;
     bool equals(const machine &other) const;
-    // Whether the other was made from the same configuration for a program of the same size.
-    bool same_layout(const machine &other) const;
     u64 used_bytes() const;
     // Asks the host at once for memory that is about to be used: a fault for each page costs more.
     void populate(u64 offset, u64 bytes);
-    std::vector<std::byte> save() const;
-    // Returns an error, or nothing and sets *out.
-    static std::string load(const std::byte *data, u64 size, machine **out);
+    // program: a checksum of the program that it runs.
+    std::vector<std::byte> save(u64 program) const;
+    // What save() of a machine like this one returned. Returns an error, or nothing and sets *out, which
+    // validate() has yet to look at.
+    std::string load(const std::byte *data, u64 size, u64 program, machine **out) const;
 
     const clock_table &cost() const { return h->config.clock; }
     void count(vm_event event, u64 n = 1) { h->vm[event] += n; }
+    // n events of a simulated access that stands for `weight`.
+    void count_weighted(vm_event event, u64 n, u64 weight) {
+        h->vm[event] += std::min(saturating_mul(n, weight), COUNT_MAX - std::min(h->vm[event], COUNT_MAX));
+    }
     void count(mthp_stat stat, u32 order, i64 n = 1) { h->mthp[order][stat] += static_cast<u64>(n); }
     void spend(time_kind kind, u64 ps) {
+        host.work();
+        ps = std::min(ps, CLOCK_MAX - h->clock);
         h->clock += ps;
         h->times[kind] += ps;
         if (h->charged != NIL) vmas[h->charged].times[kind] += ps;

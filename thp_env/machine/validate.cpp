@@ -25,7 +25,7 @@ struct scan : frame_census {
     explicit scan(machine &state)
         : frame_census(state), ptes(owner.size()), pmds(owner.size()), pinned(owner.size()),
           reached(m.h->tables[TABLE_tables].used), rss(m.h->tables[TABLE_mms].used), swapents(rss.size()),
-          swapped(m.h->swap_slots) {
+          swapped(m.h->tables[TABLE_swap].used) {
         for (u32 i = 0; i < m.h->tables[TABLE_pins].used; ++i) ++pinned[page_head(m, m.pins[i].pfn)];
     }
 
@@ -52,7 +52,7 @@ struct scan : frame_census {
                    "special entry that is not zero", address);
             return expect(!(entry & PTE_RW), "writable zero page", address);
         }
-        if (pfn + nr > owner.size()) return expect(false, "entry beyond memory", address);
+        if (u64{pfn} + nr > owner.size()) return expect(false, "entry beyond memory", address);
         rss[mm] += nr;
         const u32 head = page_head(m, pfn);
         const page &folio = m.pages[head];
@@ -84,7 +84,8 @@ struct scan : frame_census {
         reached[number] = 1;
         own(m.table_frames[number], 1, OWNER_TABLE);
         expect(m.pages[m.table_frames[number]].flags == PG_table, "page table without its mark", base);
-        for (u32 i = 0; i < PTRS_PER_TABLE; ++i) {
+        for (u32 i = 0; i < PTRS_PER_TABLE && broken.empty(); ++i) {
+            m.host.work();
             u64 *slot = m.tables + u64{number} * PTRS_PER_TABLE + i;
             const u64 entry = *slot, address = base + (u64{i} << shift);
             if (pte_none(entry)) continue;
@@ -104,7 +105,7 @@ struct scan : frame_census {
     }
 
     void page_tables() {
-        for (u32 mm = 0; mm < rss.size(); ++mm) {
+        for (u32 mm = 0; mm < rss.size() && broken.empty(); ++mm) {
             if (!m.mms[mm].in_use) continue;
             table(mm, m.mms[mm].pgd, PGDIR_SHIFT, 0);
             expect_equal(m.mms[mm].rss, rss[mm], "rss of mm " + std::to_string(mm));
@@ -158,6 +159,7 @@ struct scan : frame_census {
                 ++pfn;
                 continue;
             }
+            m.host.work();
             const u32 nr = 1U << p.order;
             (p.flags & PG_file ? files : resident) += nr;
             unmapped += nr - folio(pfn);
@@ -282,6 +284,16 @@ struct scan : frame_census {
         expect(v != NIL && m.vmas[v].vm_start < address + (1ULL << shift), "stale walk cache", address);
     }
 
+    void answers() { expect(order_answers_sound(m), "answers about orders"); }
+
+    // Frames that no process owns: the reserve, and the zero pages.
+    void kept() {
+        for (u32 head = m.h->pool_head; head != NIL && broken.empty(); head = m.pages[head].next)
+            own(head, CONT_PTES, OWNER_FREE);
+        own(m.h->zero_pfn, 1, OWNER_ZERO);
+        if (m.h->huge_zero_pfn != NIL) own(m.h->huge_zero_pfn, HPAGE_PMD_NR, OWNER_ZERO);
+    }
+
     void clock() {
         const u64 sum = std::accumulate(std::begin(m.h->times), std::end(m.h->times), u64{0});
         expect_equal(m.h->clock, sum, "times do not add up to the clock");
@@ -291,23 +303,24 @@ struct scan : frame_census {
 } // namespace
 
 std::string validate(machine &m) {
+    if (std::string broken = validate_bounds(m); !broken.empty()) return broken;
     scan s(m);
-    s.vmas();
-    s.free_lists();
-    for (u32 head = m.h->pool_head; head != NIL && s.broken.empty(); head = m.pages[head].next) {
-        s.own(head, CONT_PTES, OWNER_FREE);
+    void (scan::*const parts[])() = {
+        &scan::vmas,   &scan::free_lists, &scan::held,         &scan::kept,    &scan::page_tables,
+        &scan::folios, &scan::swap_slots, &scan::translations, &scan::answers, &scan::clock,
+    };
+    for (const auto part : parts) { // each relies on those before
+        (s.*part)();
+        if (!s.broken.empty()) return s.broken;
     }
-    s.held();
-    s.own(m.h->zero_pfn, 1, OWNER_ZERO);
-    if (m.h->huge_zero_pfn != NIL) s.own(m.h->huge_zero_pfn, HPAGE_PMD_NR, OWNER_ZERO);
-    if (!s.broken.empty()) return s.broken; // what follows relies on this much
-    s.page_tables();
-    s.folios();
-    s.swap_slots();
-    s.translations();
-    s.expect(order_answers_sound(m), "answers about orders");
-    s.clock();
-    return s.broken.empty() ? validate_lists(m) : s.broken;
+    return validate_lists(m);
+}
+
+std::string validate_loaded(machine &m, const program_view &program) {
+    const cursor &at = m.h->at;
+    const bool within = at.op < program.nr_ops && at.step < std::max<u64>(1, steps_of(program.ops[at.op]));
+    if (!within && !(at.op == program.nr_ops && at.step == 0)) return "it stands outside the program";
+    return validate(m);
 }
 
 } // namespace thp

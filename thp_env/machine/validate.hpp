@@ -1,12 +1,16 @@
 // A scan of the whole machine for broken invariants, for tests and for states read from outside.
 #pragma once
+#include "run.hpp"
 #include "state.hpp"
 #include <string>
 
 namespace thp {
 
-// Names the first broken invariant; empty when the state is consistent.
+// Names the first broken invariant; empty when the state is consistent. Safe whatever the tables hold.
 std::string validate(machine &m);
+
+// The same for a state that was read from outside and is to run a program.
+std::string validate_loaded(machine &m, const program_view &program);
 
 // The first broken invariant.
 struct report {
@@ -22,7 +26,10 @@ struct report {
     }
 };
 
-// The part of it about lists of folios.
+// Parts of it: whether every index points into its table and every list ends, on which the others rely; swap;
+// lists of folios.
+std::string validate_bounds(machine &m);
+std::string swap_broken(machine &m);
 std::string validate_lists(machine &m);
 
 } // namespace thp

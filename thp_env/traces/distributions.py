@@ -12,6 +12,10 @@ import numpy as np
 from thp_env.traces.program import BIN_DTYPE, ProgramError
 
 BINS_PER_OCTAVE = 16
+PAGES_MAX = 1 << 32
+"""A bin notes its first page in 32 bits."""
+EXACT = 1 << 25
+"""Ranks whose weights are added up one by one: 128 GiB of pages. What follows is an integral, to 12 digits the same."""
 
 
 @lru_cache(maxsize=512)
@@ -29,12 +33,13 @@ def alias_table(pattern: str, pages: int, exponent: float, center: float, sigma:
         sigma: standard deviation as a share of the range ("gauss").
         scatter: whether the machine permutes ranks over the pages ("zipf").
     """
+    if pages >= PAGES_MAX:
+        raise ProgramError(f"a {pattern} distribution covers less than 16 TiB")
     if pattern == "zipf":
         if not 0 <= exponent <= 10:
             raise ProgramError("the Zipf exponent must lie between 0 and 10")
-        ranks = np.arange(1, pages + 1, dtype=np.float64)
         edges = _octave_edges(pages)
-        weights = np.add.reduceat(ranks**-exponent, edges[:-1])
+        weights = _zipf_weights(edges, exponent)
     else:
         if not (0 <= center <= 1 and 0 < sigma <= 10):
             raise ProgramError("center must lie in 0..1 and sigma be positive")
@@ -49,6 +54,17 @@ def alias_table(pattern: str, pages: int, exponent: float, center: float, sigma:
     table["threshold"], table["alias"] = _vose(weights)
     table.flags.writeable = False
     return table
+
+
+def _zipf_weights(edges: np.ndarray, exponent: float) -> np.ndarray:
+    """Return the sum of the weights of the ranks between each two edges."""
+    exact = int(np.searchsorted(edges, EXACT, "right"))
+    ranks = np.arange(1, edges[exact - 1] + 1, dtype=np.float64)
+    weights = np.add.reduceat(ranks**-exponent, edges[: exact - 1])
+    ends = edges[exact - 1 :] + 0.5  # the midpoint rule: rank k stands for k - 1/2 to k + 1/2
+    if exponent == 1:
+        return np.append(weights, np.diff(np.log(ends)))
+    return np.append(weights, np.diff(ends ** (1 - exponent)) / (1 - exponent))
 
 
 def _octave_edges(pages: int) -> np.ndarray:

@@ -8,6 +8,9 @@ from a file (`npz.py`), and executed by `thp_env.machine.Machine`.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -57,6 +60,14 @@ SWAP_MAX = 256 << 30
 """Bytes of the largest swap device."""
 
 
+COUNT_MAX = 1 << 62
+"""Accesses of one operation."""
+PS_MAX, INSTRUCTION_PS_MAX = 10**12, 10**9
+"""Picoseconds for an access, and for an instruction of a recording: what one takes fits the clock."""
+FILES_MAX = 256 << 30
+"""Bytes of all files together."""
+
+
 class ProgramError(ValueError):
     """A trace program that cannot be run: says where, what and why."""
 
@@ -67,7 +78,7 @@ class UnknownOperationError(ProgramError):
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """An immutable trace program.
+    """An immutable trace program: its arrays are copied unless nobody can write to them, and are read-only.
 
     Attributes:
         ops: `OP_DTYPE` array, in the order of execution.
@@ -88,6 +99,18 @@ class Program:
     tables: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.uint32))
     seed: int = 0
     meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Keep what was given from being changed."""
+        for name, dtype in (("ops", OP_DTYPE), ("accesses", ACCESS_DTYPE), ("bins", BIN_DTYPE), ("tables", np.uint32)):
+            object.__setattr__(self, name, _frozen(name, getattr(self, name), np.dtype(dtype)))
+        object.__setattr__(self, "seed", int(self.seed))
+        for name in ("processes", "regions"):
+            object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make copies and what is unpickled as every program is made."""
+        return Program, tuple(getattr(self, f.name) for f in dataclasses.fields(self))
 
     def __len__(self) -> int:
         """Return the number of operations."""
@@ -116,7 +139,7 @@ class Program:
         touch, access, replay = (ops["op"] == layout.OPS.index(o) for o in ("touch", "access", "replay"))
         steps = np.ones(len(ops), np.int64)
         stride = np.maximum(ops["a"], 1)
-        steps[touch] = ((ops["length"] + stride - 1) // stride)[touch]
+        steps[touch] = np.where(ops["length"] > 0, (np.maximum(ops["length"], 1) - 1) // stride + 1, 0)[touch]
         steps[access] = ops["b"][access]
         steps[replay] = ops["length"][replay]
         return steps
@@ -160,13 +183,50 @@ class Program:
         files = (ops["op"] == layout.OPS.index("mmap")) & (ops["d"] & np.uint64(layout.VM_FILE) > 0)
         return int((ops["length"][files] // layout.PAGE_SIZE).sum())
 
+    @cached_property
+    def checksum(self) -> str:
+        """A SHA-256 over everything that decides what the program does."""
+        digest = hashlib.sha256(json.dumps([self.processes, self.regions, self.seed]).encode())
+        for array in (self.ops, self.accesses, self.bins, self.tables.astype("<u4")):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def fingerprint(self) -> int:
+        """The first 64 bits of `checksum`, which states of machines carry."""
+        return int(self.checksum[:16], 16)
+
+    def begins_as(self, other: Program, operations: int, under_way: bool = False) -> bool:
+        """Return whether both do the same in the first operations.
+
+        Args:
+            other: the other program.
+            operations: how many.
+            under_way: also in the one behind these, with the recorded accesses or the distribution that it takes.
+        """
+        n = operations + under_way
+        named = all(a == b for ours, theirs in ((self.processes, other.processes), (self.regions, other.regions))
+                    for a, b in zip(ours, theirs, strict=False) if operations)  # fmt: skip
+        if self.seed != other.seed or not named or not np.array_equal(self.ops[:n], other.ops[:n]):
+            return False
+        return not under_way or all(map(np.array_equal, self._taken_by(operations), other._taken_by(operations)))
+
+    def _taken_by(self, i: int) -> tuple[np.ndarray, ...]:
+        op = self.ops[i]
+        if op["op"] == layout.OPS.index("replay"):
+            return (self.accesses[op["offset"] : op["offset"] + op["length"]],)
+        if op["op"] == layout.OPS.index("access") and op["a"] == layout.PATTERNS.index("bins"):
+            first, count = map(int, self.tables.reshape(-1, 2)[op["aux"]])
+            return (self.bins[first : first + count],)
+        return ()
+
     @property
     def name(self) -> str:
         """The program's name, for messages and reports."""
         return str(self.meta.get("name", "program"))
 
     def check(self, lines: list[int] | None = None, source: str = "") -> Program:
-        """Refuse a program whose records point outside its tables; return it otherwise.
+        """Refuse a program whose records point outside its tables; return it otherwise. It is looked at once.
 
         Args:
             lines: the source line of each operation, for messages.
@@ -175,15 +235,17 @@ class Program:
         Raises:
             ProgramError: with place and reason.
         """
-        for name, dtype in (("ops", OP_DTYPE), ("accesses", ACCESS_DTYPE), ("bins", BIN_DTYPE)):
-            if getattr(self, name).dtype != dtype or getattr(self, name).ndim != 1:
-                raise ProgramError(f"{source or self.name}: {name} is not a one-dimensional array of {dtype}")
+        if not self.__dict__.get("_sound"):
+            self._check(lines, source or self.name)
+            object.__setattr__(self, "_sound", True)
+        return self
 
+    def _check(self, lines: list[int] | None, source: str) -> None:
         def refuse(bad: np.ndarray, reason: str) -> None:
             if bad.any():
                 i = int(np.flatnonzero(bad)[0])
                 where = f"line {lines[i]}" if lines else f"operation {i}"
-                raise ProgramError(f"{source or self.name}: {where}: {reason}")
+                raise ProgramError(f"{source}: {where}: {reason}")
 
         ops, n = self.ops, len(self.ops)
         code, end = ops["op"], ops["offset"] + ops["length"]
@@ -194,8 +256,12 @@ class Program:
         def limit(name: str, field: str, size: int, what: str) -> None:
             refuse(uses(name) & (ops[field] >= size), f"unknown {what}")
 
+        for key in ("brk_start", "mmap_base"):
+            place = self.meta.get(key, 0)
+            if not isinstance(place, int) or not 0 <= place <= layout.TASK_SIZE or place % layout.PAGE_SIZE:
+                raise ProgramError(f"{source}: {key} is no page of a program")
         if not self.processes:
-            raise ProgramError(f"{source or self.name}: a program needs at least one process")
+            raise ProgramError(f"{source}: a program needs at least one process")
         refuse(code >= len(layout.OPS), "unknown operation code")
         refuse(ops["process"] >= len(self.processes), "unknown process")
         takes_region = uses(*layout.REGION_OPS)
@@ -210,11 +276,14 @@ class Program:
         limit("set", "a", len(layout.SETTINGS), "setting")
         most = np.array(layout.SETTING_VALUES, np.uint64)[np.minimum(ops["a"], len(layout.SETTINGS) - 1)]
         refuse(uses("set") & (ops["b"] >= most), "unknown value")
+        if self.file_pages > FILES_MAX // layout.PAGE_SIZE:
+            raise ProgramError(f"{source}: files of more than 256 GiB")
         for name in ("exit", "fork"):
             limit(name, "aux", len(self.processes), "process")
         for name in ("mmap", "mremap"):
             limit(name, "c", layout.AT_REGION + 1, "placement")
             slot = uses(name) & (ops["c"] == layout.AT_SLOT)
+            refuse(slot & (np.maximum(ops["a"], ops["b"]) > layout.TASK_SIZE), "place beyond the address space")
             refuse(slot & ((ops["a"] == 0) | (ops["a"] & (ops["a"] - 1) > 0)), "alignment that is no power of two")
             pages = np.where(slot, ops["b"], ops["a"]) | (ops["d"] if name == "mremap" else 0)
             refuse(uses(name) & (pages % layout.PAGE_SIZE > 0), "place that is not at a page")
@@ -241,16 +310,38 @@ class Program:
         refuse(bins & (ops["aux"] >= len(self.tables)), "unknown distribution table")
         refuse((pattern == layout.PATTERNS.index("stride")) & (ops["aux"] == 0), "stride must be positive")
         refuse(access & (ops["weight"] == 0), "weight must be at least 1")
+        refuse(access & (ops["c"] > PS_MAX), "an access takes more than 1 s")
+        refuse(uses("replay") & (ops["c"] > INSTRUCTION_PS_MAX), "an instruction takes more than 1 ms")
+        limit("access", "b", COUNT_MAX + 1, "count of accesses")
         refuse(access & (ops["length"] < 64), "accesses need a range of at least 64 bytes")
         refuse(access & (ops["d"] >> np.uint64(32) > CONTENT_MAX), "unknown content class")
         limit("replay", "d", CONTENT_MAX + 1, "content class")
         if n and len(self.accesses) and (self.accesses["region"] >= len(self.regions)).any():
-            raise ProgramError(f"{source or self.name}: a recorded access names an unknown region")
+            raise ProgramError(f"{source}: a recorded access names an unknown region")
         first, count = self.tables.reshape(-1, 2).T.astype(np.uint64)
         if (first + count > len(self.bins)).any() or (count == 0).any():
-            raise ProgramError(f"{source or self.name}: a distribution table points outside its bins")
+            raise ProgramError(f"{source}: a distribution table points outside its bins")
         for start, size in self.tables:
             table = self.bins[start : start + size]
             if (table["alias"] >= size).any() or (table["count"] == 0).any():
-                raise ProgramError(f"{source or self.name}: a distribution table is malformed")
-        return self
+                raise ProgramError(f"{source}: a distribution table is malformed")
+
+
+def _frozen(name: str, given: Any, dtype: np.dtype) -> np.ndarray:
+    """Return an array that nobody can write to: over bytes, which a writer cannot be made of.
+
+    Raises:
+        ProgramError: when it is no such array.
+    """
+    array = np.asarray(given)
+    shape = (-1, 2) if name == "tables" else (-1,)
+    if array.dtype != dtype and not (name == "tables" and np.issubdtype(array.dtype, np.integer)):
+        raise ProgramError(f"{name} is not an array of {dtype}")
+    if array.ndim != len(shape) and name != "tables":
+        raise ProgramError(f"{name} is not a one-dimensional array of {dtype}")
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, bytes) and array.dtype == dtype and array.flags.c_contiguous:
+        return array.reshape(shape)
+    return np.frombuffer(np.ascontiguousarray(array, dtype).tobytes(), dtype).reshape(shape)

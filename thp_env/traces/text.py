@@ -233,7 +233,7 @@ def parse_program(text: str | Iterable[str], name: str = "program", **meta: Any)
         except ValueError as error:
             raise ProgramError(f"{name}: line {i}: {error}") from None
         numbers += [i] * (len(b) - len(numbers))
-    return b.build().check(numbers, name)
+    return b.build(numbers, name)
 
 
 def format_program(program: Program) -> str:

@@ -48,8 +48,13 @@ class ProgramWriter:
         """Return the number of operations so far."""
         return len(self._ops)
 
-    def build(self) -> Program:
-        """Return the finished program."""
+    def build(self, lines: list[int] | None = None, source: str = "") -> Program:
+        """Return the finished program.
+
+        Args:
+            lines: the source line of each operation, for messages.
+            source: the file's name, for messages.
+        """
         return Program(
             ops=np.array(self._ops, dtype=OP_DTYPE),
             processes=tuple(self._processes),
@@ -59,13 +64,16 @@ class ProgramWriter:
             tables=np.array(self._tables, dtype=np.uint32).reshape(-1, 2),
             seed=self.seed,
             meta=dict(self._meta),
-        ).check()
+        ).check(lines, source)
 
     def _emit(
         self, op: str, region: int = 0, offset: int = 0, length: int = 0, a: int = 0, b: int = 0, c: int = 0,
         d: int = 0, weight: int = 1, aux: int = 0,
     ) -> None:  # fmt: skip
         process = self._processes[self.process]
+        for value in (offset, length, a, b, c, d):
+            if not 0 <= value < 1 << 64:
+                raise ProgramError(f"{value} is no number that {op} takes: from 0 to 2^64 - 1")
         self._ops.append((layout.OPS.index(op), process, region, offset, length, a, b, c, d, weight, aux))
 
     def _key(self, region: int) -> tuple[int, int]:

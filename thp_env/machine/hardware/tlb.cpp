@@ -4,6 +4,7 @@ namespace thp {
 
 namespace {
 
+constexpr u32 MAX_CYCLES = 1U << 20;
 constexpr u64 FLUSH_CEILING = 33; // arch/x86/mm/tlb.c: tlb_single_page_flush_ceiling
 
 const char *const ARRAY_NAME[NR_TLB_ARRAYS + NR_PWC] = {
@@ -69,6 +70,10 @@ std::string check_tlb(const tlb_config &c) {
     if (c.of_size[0][SIZE_4K] == NIL) return "the first-level TLB holds no 4K pages";
     if (c.coalesced_order > 4) return "a coalesced TLB entry covers at most 16 pages";
     if (c.nr_asids > MAX_ASIDS) return "nr_asids must be at most 16, or 0 for as many as there are processes";
+    const u32 cycles[] = {c.l2_hit_cycles,  c.nested_cycles,  c.walk_cycles[0],
+                          c.walk_cycles[1], c.walk_cycles[2], c.walk_cycles[3]};
+    if (*std::max_element(std::begin(cycles), std::end(cycles)) > MAX_CYCLES)
+        return "a reference takes at most 1048576 cycles";
     if (c.nested_shift &&
         (c.nested.ways == 0 || (c.nested_shift != PAGE_SHIFT && c.nested_shift != PMD_SHIFT)))
         return "a nested TLB needs ways and a host page size of 12 or 21 bits";

@@ -176,7 +176,14 @@ struct tlb_array {
         }
     }
 
+    // Whether replacement could have left it so (tlb_sound.cpp).
+    bool sound() const;
+
   private:
+    bool ring_sound(u64 *set) const;
+    bool chains_sound(u64 *set) const;
+    bool bytes_sound(u64 *set) const;
+
     // The way of a tag, or NIL, where tags have bytes.
     u32 scan(u64 *set, u64 tag) const {
         const u64 eight = tag_bytes::of(tag) * tag_bytes::ONES;

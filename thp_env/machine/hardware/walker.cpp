@@ -12,18 +12,18 @@ mmu::mmu(machine &machine, u32 process, u32 k, u64 end)
 
 void mmu::commit() {
     const u64 k = weight;
-    m.count(VM_accesses, n * k);
+    m.count_weighted(VM_accesses, n, k);
     m.count(VM_dtlb_load_store_simulated, n);
     m.count(VM_dtlb_l1_miss, l1_miss * k);
     m.count(VM_dtlb_l2_miss, l2_miss * k);
-    m.spend(TIME_compute, compute_ps * k);
-    m.spend(TIME_translation, cycles * k * cycle);
+    m.spend(TIME_compute, saturating_mul(compute_ps, k));
+    m.spend(TIME_translation, saturating_mul(cycles * cycle, k));
     if (walk_refs[0] | walk_refs[1] | walk_refs[2] | walk_refs[3]) {
         for (u32 level = 0; level < 4; ++level) {
             m.count(static_cast<vm_event>(VM_walk_ref_pgd + level), walk_refs[level] * k);
             walk_refs[level] = 0;
         }
-        m.count(VM_walk_cycles, walk_cycles * k);
+        m.count_weighted(VM_walk_cycles, walk_cycles, k);
     }
     n = l1_miss = l2_miss = cycles = walk_cycles = compute_ps = elapsed = 0;
     left = m.h->clock >= until ? 0 : k == 0 ? ~0ULL : (until - m.h->clock - 1) / k + 1;
@@ -104,7 +104,7 @@ u32 mmu::nested_cost(u64 address, u32 first, u32 last, u64 pfn) {
             table = pte_pfn(m.tables[u64{table} * PTRS_PER_TABLE + index]);
         }
     }
-    m.count(VM_walk_ref_nested, u64{walks_of_host} * weight);
+    m.count_weighted(VM_walk_ref_nested, walks_of_host, weight);
     return walks_of_host * m.h->config.tlb.nested_cycles;
 }
 
@@ -181,7 +181,7 @@ void mmu::shadow_access(u64 address) {
     shadow.fill(0, address, mm, SIZE_4K, 0, 0);
     if (shadow.find(1, address, mm, SMALL, &size)) return;
     m.count(VM_shadow_l2_miss, weight);
-    m.count(VM_shadow_walk_cycles, u64{walk_cost(shadow, address, 4, &first)} * weight);
+    m.count_weighted(VM_shadow_walk_cycles, walk_cost(shadow, address, 4, &first), weight);
     shadow.fill(1, address, mm, SIZE_4K, 0, 0);
 }
 

@@ -44,6 +44,7 @@ bool init_next_block(machine &m) {
     table_header &t = m.h->tables[TABLE_pages];
     const u64 rest = t.capacity - t.used;
     if (rest == 0) return false;
+    m.host.work(64);
     u32 pfn = t.used;
     t.used += static_cast<u32>(std::min(rest, MAX_BLOCK));
     m.h->tables[TABLE_contents].used = t.used;

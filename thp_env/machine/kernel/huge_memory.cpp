@@ -269,6 +269,7 @@ bool thp_underused(const machine &m, u32 head) {
 u32 deferred_split_scan(machine &m, u32 nr) {
     u32 rest = std::min(nr, m.h->deferred_len), split = 0;
     for (; rest > 0; --rest) {
+        m.host.work();
         const u32 head = m.h->deferred_head;
         const bool flagged = m.pages[head].flags & PG_partially_mapped,
                    underused = !flagged && thp_underused(m, head);

@@ -138,6 +138,7 @@ int thp_resolve(machine &m, u32 order) {
 void order_answers_zap(machine &m, const vm_area_struct &vma, u64 start, u64 end) {
     if (header_of(m).in_use == 0) return;
     for (u64 at = align_down(start, PMD_SIZE); at < end; at += PMD_SIZE) {
+        m.host.work();
         if (start > std::max(at, vma.vm_start) || end < std::min(at + PMD_SIZE, vma.vm_end)) continue;
         if (order_answer *known = order_answers_find(m, vma.id, at)) erase(m, known);
     }
@@ -146,6 +147,7 @@ void order_answers_zap(machine &m, const vm_area_struct &vma, u64 start, u64 end
 void order_answers_move(machine &m, u32 from, u32 to, u64 start, u64 end, u64 cut) {
     if (header_of(m).in_use == 0 || from == to) return;
     for (u64 at = align_down(start, PMD_SIZE); at < end; at += PMD_SIZE) {
+        m.host.work();
         const order_answer *known = order_answers_find(m, from, at);
         if (!known) continue;
         const order_answer copy = *known;

@@ -265,31 +265,55 @@ void khugepaged_enter_vma(machine &m, u32 vma) {
 
 namespace {
 
-// Calls visit(vma, address) for each block that khugepaged may look at, until one returns false. The daemon
-// knows every process: mmap() enters them, too.
+// 2M blocks from an address on that certainly hold nothing, since there is no PMD table for them; else 1.
+u64 blocks_at(machine &m, u32 mm, u64 address) {
+    constexpr u64 PUD_SIZE = 1ULL << PUD_SHIFT;
+    if (pmd_offset(m, mm, address)) return 1;
+    return (align_down(address, PUD_SIZE) + PUD_SIZE - address) >> PMD_SHIFT;
+}
+
+// Calls visit(vma, address, blocks) for each block that khugepaged may look at, with how many there are from
+// it to the end of the VMA. It returns how many it has seen to, 0 to end. The daemon knows every process:
+// mmap() enters them, too.
 template <typename Visit> bool each_block(machine &m, Visit visit) {
     for (u32 mm = 0; mm < m.h->tables[TABLE_mms].used; ++mm) {
         if (!m.mms[mm].in_use || !(m.mms[mm].khugepaged || m.h->policy.khugepaged_pages)) continue;
         for (u32 v = find_vma(m, mm, 0); v != NIL; v = vma_next(m, v)) {
             if (!allowable(m, m.vmas[v], false)) continue;
             const u64 end = align_down(m.vmas[v].vm_end, PMD_SIZE);
-            for (u64 at = align_up(m.vmas[v].vm_start, PMD_SIZE); at < end; at += PMD_SIZE) {
-                if (!visit(v, at)) return false;
+            for (u64 at = align_up(m.vmas[v].vm_start, PMD_SIZE), seen = 0; at < end; at += seen * PMD_SIZE) {
+                m.host.work();
+                seen = std::min(visit(v, at, (end - at) >> PMD_SHIFT), (end - at) >> PMD_SHIFT);
+                if (seen == 0) return false;
             }
         }
     }
     return true;
 }
 
+// How long others run when khugepaged does not sleep: it has nice 19 (mm/khugepaged.c, set_user_nice), so
+// that on one CPU they get 1024 parts to its 15 (kernel/sched/core.c, sched_prio_to_weight); a tick at least.
+u64 turn_of_others(u64 ran) {
+    constexpr u64 TICK = 1'000'000'000; // 1 ms
+    return std::max(TICK, saturating_mul(ran / 15, 1024));
+}
+
 } // namespace
 
-int khugepaged_scan(machine &m) {
-    if (!each_block(m, [&](u32 v, u64 at) { return !thp_khugepaged_asks(m, m.vmas[v], at); }))
-        return -ENEEDORDER; // asks about all before it scans the first
+int khugepaged_scan(machine &m, bool *scanned) {
+    const bool all = each_block(m, [&](u32 v, u64 at, u64) {
+        return thp_khugepaged_asks(m, m.vmas[v], at) ? 0 : blocks_at(m, m.vmas[v].vm_mm, at);
+    });
+    if (!all) return -ENEEDORDER; // asks about all before it scans the first
     const u32 sizes = feature(m, FEATURE_collapse_mthp) ? THP_ORDERS_ALL_ANON : 1U << PMD_ORDER;
-    each_block(m, [&](u32 v, u64 at) {
-        if (thp_get_orders(m, m.vmas[v], at, TVA_KHUGEPAGED) & sizes) collapse(m, v, at, true);
-        return true;
+    *scanned = false;
+    each_block(m, [&](u32 v, u64 at, u64) {
+        const u32 mm = m.vmas[v].vm_mm;
+        if (!(thp_get_orders(m, m.vmas[v], at, TVA_KHUGEPAGED) & sizes)) return u64{1};
+        const u64 *pmd = pmd_offset(m, mm, at);
+        *scanned = *scanned || (pmd && pmd_is_table(*pmd));
+        collapse(m, v, at, true);
+        return blocks_at(m, mm, at);
     });
     return 0;
 }
@@ -298,31 +322,36 @@ int khugepaged_scan(machine &m) {
 void khugepaged_do_scan(machine &m) {
     policy_signals &h = m.h->policy;
     const u32 from_mm = h.khugepaged_mm;
-    const u64 from = h.khugepaged_address;
+    const u64 from = h.khugepaged_address, begin = m.h->clock;
     const u32 sizes = feature(m, FEATURE_collapse_mthp) ? THP_ORDERS_ALL_ANON : 1U << PMD_ORDER;
     u64 left = h.khugepaged_pages, sleep = h.khugepaged_sleep;
     for (bool wrapped : {false, true}) {
-        const bool all = each_block(m, [&](u32 v, u64 at) {
+        const bool all = each_block(m, [&](u32 v, u64 at, u64 blocks) {
             const u32 mm = m.vmas[v].vm_mm;
             const bool before = mm < from_mm || (mm == from_mm && at < from);
-            if (before != wrapped) return true;
+            if (before && mm == from_mm) blocks = std::min(blocks, (from - at) >> PMD_SHIFT);
+            if (before != wrapped) return blocks;
             if (left == 0 || sleep != h.khugepaged_sleep) {
                 h.khugepaged_mm = mm;
                 h.khugepaged_address = at;
-                return false;
+                return u64{0};
             }
             const u64 *pmd = pmd_offset(m, mm, at);
-            const bool table = pmd && pmd_is_table(*pmd);
-            left -= std::min<u64>(left, table ? HPAGE_PMD_NR : 1);
-            if (table && (thp_get_orders(m, m.vmas[v], at, TVA_KHUGEPAGED) & sizes) &&
+            if (!pmd || !pmd_is_table(*pmd)) {
+                const u64 empty = std::min({blocks_at(m, mm, at), blocks, left});
+                left -= empty;
+                return empty;
+            }
+            left -= std::min<u64>(left, HPAGE_PMD_NR);
+            if ((thp_get_orders(m, m.vmas[v], at, TVA_KHUGEPAGED) & sizes) &&
                 collapse(m, v, at, true) == ALLOC_FAIL)
                 sleep = h.khugepaged_alloc_sleep;
-            return true;
+            return u64{1};
         });
         if (!all) break;
         if (wrapped) h.khugepaged_mm = from_mm, h.khugepaged_address = from; // all the way around
     }
-    h.khugepaged_wakes = m.h->clock + sleep;
+    h.khugepaged_wakes = saturating_add(m.h->clock, sleep ? sleep : turn_of_others(m.h->clock - begin));
 }
 
 int madvise_collapse(machine &m, u32 vma, u64 start, u64 end) {
@@ -333,6 +362,7 @@ int madvise_collapse(machine &m, u32 vma, u64 start, u64 end) {
         const scan_result result = collapse(m, vma, at, false);
         if (result == SUCCEED || result == PMD_MAPPED) continue;
         last = result;
+        if (result == PMD_NULL) at += (blocks_at(m, m.vmas[vma].vm_mm, at) - 1) * PMD_SIZE;
         if (result == ALLOC_FAIL || result == CHARGE_FAIL || result == FAIL || result == EXCEED ||
             result == PMD_NONE)
             break;

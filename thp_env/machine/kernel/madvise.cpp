@@ -49,7 +49,7 @@ int hugepage_madvise(machine &m, u32 mm, u64 start, u64 end, bool huge) {
 // faultin_page_range: missing rights are -EINVAL here, and only here.
 int madvise_populate(machine &m, u32 mm, u64 start, u64 end, bool write) {
     int error = 0;
-    for (u64 at = start; at < end && !error; at += PAGE_SIZE) {
+    for (u64 at = start; at < end && !error; at = populated_to(m, mm, at)) {
         const u32 v = vma_lookup(m, mm, at);
         if (v != NIL && !(m.vmas[v].vm_flags & (write ? VM_WRITE : VM_READ))) return -EINVAL;
         error = populate(m, mm, at, write);
@@ -62,6 +62,7 @@ int guard_install(machine &m, u32 v, u64 start, u64 end) {
     if (!anon_vma_prepare(m, v)) return -ENOMEM; // so that fork copies the markers
     if (!zap_page_range(m, v, start, end, false)) return -ENOMEM;
     for (u64 at = start; at < end; at += PAGE_SIZE) {
+        m.host.work();
         u64 *pmd = pmd_alloc(m, m.vmas[v].vm_mm, at);
         if (!pmd || !pte_alloc(m, pmd)) return -ENOMEM;
         *pte_offset(m, *pmd, at) = PTE_GUARD;
@@ -70,10 +71,13 @@ int guard_install(machine &m, u32 v, u64 start, u64 end) {
 }
 
 int guard_remove(machine &m, u32 v, u64 start, u64 end) {
-    for (u64 at = start; at < end; at += PAGE_SIZE) {
-        u64 *pte = pte_lookup(m, m.vmas[v].vm_mm, at);
-        if (pte && (*pte & PTE_GUARD) && !pte_present(*pte)) *pte = 0;
-    }
+    walk_pmd_range(m, m.vmas[v].vm_mm, start, end, [&](u64 at, u64 next, u64 *pmd) {
+        if (!pmd_is_table(*pmd)) return true;
+        for (u64 *pte = pte_offset(m, *pmd, at); at < next; at += PAGE_SIZE, ++pte) {
+            if ((*pte & PTE_GUARD) && !pte_present(*pte)) *pte = 0;
+        }
+        return true;
+    });
     return 0;
 }
 
@@ -92,6 +96,7 @@ void touch_page(machine &m, u32 mm, u64 address, u64 entry, bool write) {
 } // namespace
 
 int populate(machine &m, u32 mm, u64 address, bool write) {
+    m.host.work();
     const u32 v = vma_lookup(m, mm, address);
     if (v == NIL) return -ENOMEM;
     const u32 flags = m.vmas[v].vm_flags;
@@ -114,6 +119,11 @@ int populate(machine &m, u32 mm, u64 address, bool write) {
             break;
         }
     }
+}
+
+u64 populated_to(machine &m, u32 mm, u64 address) {
+    const bool huge = follow_entry(m, mm, address) & PTE_PSE;
+    return huge ? align_down(address, PMD_SIZE) + PMD_SIZE : address + PAGE_SIZE;
 }
 
 int do_madvise(machine &m, u32 mm, u64 start, u64 length, u64 advice) {

@@ -13,5 +13,7 @@ int willneed(machine &m, u32 vma, u64 start, u64 end);
 
 // Faults one page in if it is not, and touches it (GUP, FOLL_TOUCH); 0, -EFAULT or -ENOMEM.
 int populate(machine &m, u32 mm, u64 address, bool write);
+// Where what maps an address ends: what is populated with it.
+u64 populated_to(machine &m, u32 mm, u64 address);
 
 } // namespace thp

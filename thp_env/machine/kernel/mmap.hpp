@@ -24,6 +24,8 @@ int do_munmap(machine &m, u32 mm, u64 start, u64 end);
 int do_brk(machine &m, u32 mm, u64 brk);
 int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection);
 int mlock(machine &m, u32 mm, u64 start, u64 end, bool on);
+// What Linux refuses before it looks at the address space. fixed: MREMAP_FIXED.
+int check_mremap_params(u64 from, u64 length, u64 to, u64 new_length, bool fixed);
 // Moves and resizes [from, from + length) to `to`, which is free.
 int mremap(machine &m, u32 mm, u64 from, u64 length, u64 to, u64 new_length);
 int set_vma_orders(machine &m, u32 mm, u64 start, u64 end, u32 orders);

@@ -99,7 +99,8 @@ int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection) {
     // merged into; errors do not matter.
     for (const auto &[from, to] : writable) {
         int failed = 0;
-        for (u64 at = from; at < to && !failed; at += PAGE_SIZE) failed = populate(m, mm, at, true);
+        for (u64 at = from; at < to && !failed; at = populated_to(m, mm, at))
+            failed = populate(m, mm, at, true);
     }
     return memory ? error : -ENOMEM;
 }
@@ -113,7 +114,7 @@ int mlock(machine &m, u32 mm, u64 start, u64 end, bool on) {
         });
     if (error || !on) return error;
     // __mm_populate: every page is faulted in, for writing where the VMA permits it.
-    for (u64 at = start; at < end && !error; at += PAGE_SIZE) error = populate(m, mm, at, true);
+    for (u64 at = start; at < end && !error; at = populated_to(m, mm, at)) error = populate(m, mm, at, true);
     // __mlock_posix_error_return
     return error == -EFAULT ? -ENOMEM : error == -ENOMEM ? -EAGAIN : error;
 }

@@ -33,6 +33,7 @@ void move_ptes(machine &m, u32 mm, u64 from, u64 *a, u64 to, u64 *b, u32 nr) {
 bool move_entries(machine &m, u32 vma, u64 from, u64 to, u64 length) {
     const u32 mm = m.vmas[vma].vm_mm;
     for (u64 done = 0; done < length;) {
+        m.host.work();
         const u64 old = from + done, target = to + done;
         const u64 step = std::min({align_down(old, PMD_SIZE) + PMD_SIZE - old,
                                    align_down(target, PMD_SIZE) + PMD_SIZE - target, length - done});
@@ -109,8 +110,8 @@ int move_vma(machine &m, u32 v, u64 from, u64 length, u64 to, u64 new_length) {
 int remap_move(machine &m, u32 mm, u64 from, u64 end, u64 to) {
     for (u64 at = from; at < end;) {
         const u32 v = find_vma(m, mm, at);
+        if (at == from && (v == NIL || m.vmas[v].vm_start > from)) return -EFAULT;
         if (v == NIL || m.vmas[v].vm_start >= end) break;
-        if (at == from && m.vmas[v].vm_start > from) return -EFAULT;
         at = std::max(at, m.vmas[v].vm_start);
         const u64 length = std::min(end, m.vmas[v].vm_end) - at;
         if (int error = move_vma(m, v, at, length, to + (at - from), length)) return error;
@@ -121,15 +122,25 @@ int remap_move(machine &m, u32 mm, u64 from, u64 end, u64 to) {
 
 } // namespace
 
+int check_mremap_params(u64 from, u64 length, u64 to, u64 new_length, bool fixed) {
+    if (new_length == 0 || new_length > TASK_SIZE) return -EINVAL;
+    if (!fixed) return 0;
+    if (to > TASK_SIZE - new_length) return -EINVAL;
+    return from + length > to && to + new_length > from ? -EINVAL : 0; // vrm_overlaps
+}
+
 int mremap(machine &m, u32 mm, u64 from, u64 length, u64 to, u64 new_length) {
+    if (length == new_length && to != from)
+        return remap_move(m, mm, from, from + length, to); // vrm_move_only
     const u64 kept = std::min(length, new_length);
+    const u32 v = vma_lookup(m, mm, from);
+    if (v == NIL) return -EFAULT;
+    const bool maps_new = to != from || new_length > length; // check_prep_vma
+    if (maps_new && length == 0) return -EINVAL;
+    if (maps_new && m.vmas[v].vm_end - from < kept) return -EFAULT;
     if (length > kept) {
         if (int error = do_munmap(m, mm, from + kept, from + length)) return error;
     }
-    const u32 v = vma_lookup(m, mm, from);
-    if (v == NIL) return -EFAULT;
-    if (length == new_length && to != from) return remap_move(m, mm, from, from + length, to);
-    if (m.vmas[v].vm_end < from + kept) return -EFAULT;
     if (to == from) { // grows in place
         return new_length > kept ? vma_expand(m, v, from + new_length) : 0;
     }

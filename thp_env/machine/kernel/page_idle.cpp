@@ -32,21 +32,25 @@ void test_and_clear_young(machine &m, u32 mm, const u64 *addresses, u64 n, u8 *b
         }
         bits[i] = seen;
     }
-    m.spend(TIME_monitoring, m.cost().scan_pte * read);
+    m.spend(TIME_monitoring, saturating_mul(m.cost().scan_pte, read));
 }
 
 u64 count_zero_pages(machine &m, u32 mm, u64 start, u64 end) {
     u64 zero = 0, used = 0;
-    for (u64 at = start; at < end; at += PAGE_SIZE) {
-        const u64 entry = follow_entry(m, mm, at);
-        if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
-        const u32 pfn = pte_pfn(entry) + (entry & PTE_PSE ? pte_index(at) : 0);
-        if (m.pages[page_head(m, pfn)].order == 0) continue;
-        const bool empty = (m.contents[pfn] & CONTENT_MASK) == 0;
-        zero += empty;
-        used += !empty;
-    }
-    m.spend(TIME_monitoring, m.cost().zero_page * zero + m.cost().scan_pte * used);
+    walk_pmd_range(m, mm, start, end, [&](u64 at, u64 next, const u64 *) {
+        for (; at < next; at += PAGE_SIZE) {
+            const u64 entry = follow_entry(m, mm, at);
+            if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
+            const u32 pfn = pte_pfn(entry) + (entry & PTE_PSE ? pte_index(at) : 0);
+            if (m.pages[page_head(m, pfn)].order == 0) continue;
+            const bool empty = (m.contents[pfn] & CONTENT_MASK) == 0;
+            zero += empty;
+            used += !empty;
+        }
+        return true;
+    });
+    m.spend(TIME_monitoring, saturating_add(saturating_mul(m.cost().zero_page, zero),
+                                            saturating_mul(m.cost().scan_pte, used)));
     return zero;
 }
 

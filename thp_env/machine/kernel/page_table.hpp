@@ -51,6 +51,7 @@ bool pte_alloc(machine &m, u64 *pmd); // turns pmd_none into an empty table
 // returns false. Returns whether all were visited.
 template <typename Visit> bool walk_pmd_range(machine &m, u32 mm, u64 start, u64 end, Visit visit) {
     for (u64 at = start, next = 0; at < end; at = next) {
+        m.host.work(8);
         next = std::min(align_down(at, PMD_SIZE) + PMD_SIZE, end);
         u64 *pmd = pmd_offset(m, mm, at);
         if (!pmd) { // skip what has no tables at all

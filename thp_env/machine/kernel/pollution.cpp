@@ -33,6 +33,7 @@ int pollute(machine &m, u64 share, u64 key) {
     const u32 blocks = m.h->tables[TABLE_pages].used >> PAGEBLOCK_ORDER;
     u64 wanted = (blocks * share + (1U << 15)) >> 16;
     for (u32 i = 0; i < blocks && wanted > 0; ++i) {
+        m.host.work(64);
         const auto block = static_cast<u32>(permute(i, blocks, key));
         const u32 pfn = free_page_of(m, block << PAGEBLOCK_ORDER, PAGEBLOCK_NR_PAGES, draw(~key, block));
         if (pfn != NIL && hold(m, pfn, PG_slab)) --wanted;
@@ -44,6 +45,7 @@ int fragment(machine &m, u32 order, u32 index, u64 key) {
     init_all_blocks(m);
     const u32 blocks = m.h->tables[TABLE_pages].used >> order;
     for (u32 i = 0; i < blocks && unusable_free_index(m, order) < index; ++i) {
+        m.host.work();
         const auto block = static_cast<u32>(permute(i, blocks, key));
         const u32 start = block << order, head = find_buddy_head(m, start);
         if (head == NIL || m.pages[head].order < order) continue; // not free as a whole

@@ -121,12 +121,15 @@ int split_folio(machine &m, u32 head) {
 }
 
 void split_folios_in_range(machine &m, u32 mm, u64 start, u64 end) {
-    for (u64 at = start; at < end; at += PAGE_SIZE) {
-        const u64 entry = follow_entry(m, mm, at);
-        if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
-        const u32 head = page_head(m, pte_pfn(entry));
-        if (m.pages[head].order) split_folio(m, head);
-    }
+    walk_pmd_range(m, mm, start, end, [&](u64 at, u64 next, const u64 *) {
+        for (; at < next; at += PAGE_SIZE) {
+            const u64 entry = follow_entry(m, mm, at);
+            if (!pte_present(entry) || (entry & PTE_SPECIAL)) continue;
+            const u32 head = page_head(m, pte_pfn(entry));
+            if (m.pages[head].order) split_folio(m, head);
+        }
+        return true;
+    });
 }
 
 } // namespace thp

@@ -70,6 +70,7 @@ u32 scan_cluster(machine &m, u32 from, u32 order) {
     const u32 end = std::min((c + 1) * SWAPFILE_CLUSTER, m.h->swap_slots);
     swap_cluster &cluster = m.clusters[c];
     u32 found = NIL;
+    m.host.work(16);
     m.h->swap_next[order] = NIL;
     if (cluster.count + nr <= SWAPFILE_CLUSTER) {
         for (found = static_cast<u32>(align_up(from, nr)); found + nr <= end; found += nr) {
@@ -78,6 +79,9 @@ u32 scan_cluster(machine &m, u32 from, u32 order) {
         if (found + nr > end) found = NIL;
     }
     if (found != NIL) {
+        u32 &used =
+            m.h->tables[TABLE_swap].used; // as far as any was: a large device that is empty costs nothing
+        used = std::max(used, found + nr);
         for (u32 i = 0; i < nr; ++i) m.swap[found + i].taken = 1;
         if (cluster.count == 0) cluster.order = static_cast<u8>(order);
         cluster.count = static_cast<u16>(cluster.count + nr);
@@ -117,7 +121,6 @@ int swapon(machine &m, u64 bytes) {
     if (slots > m.h->tables[TABLE_swap].capacity) return -ENOMEM;
     m.h->swap_slots = static_cast<u32>(slots);
     const u32 clusters = (m.h->swap_slots + SWAPFILE_CLUSTER - 1) / SWAPFILE_CLUSTER;
-    m.h->tables[TABLE_swap].used = m.h->swap_slots;
     m.h->tables[TABLE_clusters].used = clusters;
     // Slot 0 holds the header; what lies beyond the end of the last cluster counts as taken, too.
     const u32 beyond = clusters * SWAPFILE_CLUSTER - m.h->swap_slots;
@@ -168,10 +171,14 @@ int swapoff(machine &m) {
             return -ENOMEM;
         }
     }
-    for (u32 slot = 1; slot < slots; ++slot) { // read ahead, but nobody wants it any more
-        if (m.swap[slot].cached) delete_from_swap_cache(m, swap_cache_get(m, slot));
+    for (u32 c = 0; c * SWAPFILE_CLUSTER < slots; ++c) {
+        if (m.clusters[c].count == 0) continue; // its slots are clean
+        const u32 first = c * SWAPFILE_CLUSTER, end = std::min(first + SWAPFILE_CLUSTER, slots);
+        for (u32 slot = first; slot < end; ++slot) { // read ahead, but nobody wants it any more
+            if (m.swap[slot].cached) delete_from_swap_cache(m, swap_cache_get(m, slot));
+        }
+        std::fill_n(m.swap + first, end - first, swap_slot{});
     }
-    std::fill_n(m.swap, slots, swap_slot{});
     std::fill_n(m.clusters, m.h->tables[TABLE_clusters].used, swap_cluster{});
     for (u32 &next : m.h->swap_next) next = NIL;
     for (u32 &list : m.h->cluster_lists) list = NIL;

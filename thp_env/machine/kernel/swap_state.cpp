@@ -112,12 +112,15 @@ void free_swap_cache(machine &m, u32 head) {
 }
 
 int willneed(machine &m, u32 vma, u64 start, u64 end) {
-    for (u64 at = start; at < end; at += PAGE_SIZE) {
-        const u64 *pte = pte_lookup(m, m.vmas[vma].vm_mm, at);
-        if (!pte || !is_swap_pte(*pte) || swap_cache_get(m, pte_swp_offset(*pte)) != NIL) continue;
-        if (read_swap_cache(m, pte_swp_offset(*pte)) == NIL) return -ENOMEM;
-    }
-    return 0;
+    const bool all = walk_pmd_range(m, m.vmas[vma].vm_mm, start, end, [&](u64 at, u64 next, u64 *pmd) {
+        if (!pmd_is_table(*pmd)) return true;
+        for (const u64 *pte = pte_offset(m, *pmd, at); at < next; at += PAGE_SIZE, ++pte) {
+            if (!is_swap_pte(*pte) || swap_cache_get(m, pte_swp_offset(*pte)) != NIL) continue;
+            if (read_swap_cache(m, pte_swp_offset(*pte)) == NIL) return false;
+        }
+        return true;
+    });
+    return all ? 0 : -ENOMEM;
 }
 
 } // namespace thp

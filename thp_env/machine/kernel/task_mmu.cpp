@@ -45,6 +45,7 @@ page_layout describe(const machine &m, u64 entry, bool huge, u32 offset) {
 
 void pagemap(machine &m, u32 mm, u64 start, u64 pages, page_layout *out) {
     for (u64 i = 0; i < pages; ++i) {
+        m.host.work();
         const u64 address = start + (i << PAGE_SHIFT);
         u64 *pmd = pmd_offset(m, mm, address);
         if (!pmd || pte_none(*pmd)) {
@@ -119,7 +120,8 @@ u64 read_range(machine &m, u32 mm, u64 start, u64 end, bool clear_refs, vma_smap
 vma_smaps smaps_range(machine &m, u32 vma, u64 start, u64 end) {
     vma_smaps s = vma_statistics(m.vmas[vma]);
     const charge_to charged(m, vma);
-    m.spend(TIME_monitoring, m.cost().scan_pte * read_range(m, m.vmas[vma].vm_mm, start, end, false, s));
+    m.spend(TIME_monitoring,
+            saturating_mul(m.cost().scan_pte, read_range(m, m.vmas[vma].vm_mm, start, end, false, s)));
     return s;
 }
 
@@ -137,7 +139,7 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
         if (step == 1) break;
     }
     const charge_to charged(m, vma);
-    if (clear_refs) m.spend(TIME_monitoring, m.cost().scan_pte * entries);
+    if (clear_refs) m.spend(TIME_monitoring, saturating_mul(m.cost().scan_pte, entries));
     return s;
 }
 

@@ -174,6 +174,7 @@ reclaim_stat shrink_folio_list(machine &m, const scan_control &sc, const std::ve
     std::vector<u32> stack(folios.rbegin(), folios.rend());
     reclaim_stat stat;
     while (!stack.empty()) {
+        m.host.work();
         const u32 head = stack.back();
         stack.pop_back();
         if (!(m.pages[head].flags & PG_head)) {
@@ -213,6 +214,7 @@ std::vector<u32> oldest(machine &m, lru_index list, u64 nr) {
     std::vector<u32> folios;
     u64 scanned = 0;
     for (u32 head = m.h->lru[list].tail; head != NIL && scanned < nr; head = m.pages[head].prev) {
+        m.host.work();
         folios.push_back(head);
         scanned += folio_nr_pages(m, head);
     }

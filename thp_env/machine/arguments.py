@@ -1,0 +1,62 @@
+"""What methods of machines take: one clear line about what is wrong, and what there is instead."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+from typing import Any
+
+from thp_env.machine.config import MachineError
+
+NEVER = (1 << 64) - 1
+
+
+def whole(name: str, value: Any, least: int = 0, most: int = NEVER) -> int:
+    """Return a whole number in a range.
+
+    Raises:
+        MachineError: naming the argument, for anything else.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        wanted = f"from {least} to {most}" if most < NEVER else f"of at least {least}"
+        raise MachineError(f"{name} is a whole number {wanted}, not {value!r}")
+    return number
+
+
+def up_to(name: str, value: Any) -> int:
+    """Return a limit: a whole number, or whatever is larger than the machine can count.
+
+    Raises:
+        MachineError: naming the argument, for anything else.
+    """
+    return min(whole(name, value, most=1 << 1024), NEVER)
+
+
+def one_of(name: str, value: Any, there_are: Collection[str]) -> str:
+    """Return one of some names.
+
+    Raises:
+        MachineError: naming the argument and what there is, for another.
+    """
+    if not isinstance(value, str) or value not in there_are:
+        raise MachineError(f"{name} is {value!r}: one of {', '.join(there_are)}")
+    return value
+
+
+def milliseconds(name: str, value: Any) -> int:
+    """Return a time in picoseconds.
+
+    Raises:
+        MachineError: naming the argument, for what is no time.
+    """
+    try:
+        given = float(value)
+    except (OverflowError, TypeError, ValueError):
+        given = -1.0
+    if not 0 <= given < float("inf"):
+        raise MachineError(f"{name} is a time of at least 0, not {value!r}")
+    return int(min(given * 1e9, float(1 << 63)))
