@@ -92,7 +92,7 @@ def workload_of(case: Case) -> Workload:
 
 def instance_of(case: Case) -> Instance:
     """Draw a case's program and machine."""
-    return workload_of(case).sample(np.random.default_rng(case.seed))
+    return workload_of(case).draw(np.random.default_rng(case.seed))
 
 
 def digest(instance: Instance) -> str:

@@ -44,6 +44,7 @@ from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine
     Verb,
     Vma,
 )  # fmt: skip
+from thp_env.machine.saving import Saving
 
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
@@ -75,7 +76,7 @@ def _records(program: Program) -> tuple[np.ndarray | int, ...]:
     return *(np.ascontiguousarray(a).view(np.uint8).reshape(-1) for a in arrays), program.seed & NEVER
 
 
-class Machine(Access):
+class Machine(Access, Saving):
     """A simulated machine that executes one trace program.
 
     Args:
