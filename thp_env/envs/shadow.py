@@ -12,12 +12,12 @@ from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import VectorWrapper
 
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.envs.arguments import order_mask
 from thp_env.envs.ends import REASONS
 from thp_env.envs.task import Task
+from thp_env.envs.wrapping import ForwardingVectorWrapper
 from thp_env.machine import Machine, Status, layout
 from thp_env.machine.batch import Facts
 from thp_env.machine.prices import Prices, cost_terms, pending_cost
@@ -206,7 +206,8 @@ class ShadowReward(gymnasium.Wrapper):
     """Replaces the reward by what was saved against a shadow run.
 
     An episode's rewards add up to `scale * (1 - cost / shadow cost)` before `symlog` is applied to each step. On
-    running out of memory, what did not run is charged as by VmaOrder-v0, without `symlog`.
+    running out of memory, what did not run is charged as by VmaOrder-v0, without `symlog`. Saved states have its
+    accounts: the same actions from a restored state are paid the same.
 
     Args:
         env: an environment of this package.
@@ -235,7 +236,7 @@ class ShadowReward(gymnasium.Wrapper):
         return observation, float(self.accounts.pay()[0]), terminated, truncated, info
 
 
-class ShadowVectorReward(VectorWrapper):
+class ShadowVectorReward(ForwardingVectorWrapper):
     """`ShadowReward` for a vector environment; the arguments are the same."""
 
     def __init__(self, env: gymnasium.vector.VectorEnv, setting: str = "64K", scale: float = 10.0, slices: int = 128,
