@@ -151,7 +151,8 @@ def _demo(args: argparse.Namespace) -> int:
     from thp_agents.tables import format_table, table, write_csv
 
     out = Path(args.folder)
-    config = load_config("maskable_ppo", steps=2048 if args.quick else 16_384, workloads=DEMO_TRAINING)
+    steps = 2048 if args.quick else 16_384
+    config = load_config("maskable_ppo", steps=steps, checkpoint=steps // 8, workloads=DEMO_TRAINING)
     print(f"1/2 training {config.name} on {', '.join(DEMO_TRAINING)}")
     agent = train(config, out / f"{config.name}.npz", folder=out, quiet=args.quiet, command=_command())
     print("2/2 evaluating on a recording that no agent was trained on")
@@ -161,7 +162,8 @@ def _demo(args: argparse.Namespace) -> int:
     write_csv(runs, out / "runs.csv")
     title = "Which folio size? A learned agent and the kernel's settings on a recording of sqlite3"
     notes = [f"Workload: {DEMO_WORKLOAD}. Reward: ns per access, negative."]
-    write_report(runs, failed, out / "report.html", title, notes)
+    curve = agent.meta.get("curve", ())
+    write_report(runs, failed, out / "report.html", title, notes, {agent.name: curve} if len(curve) > 1 else None)
     print(f"report: {out / 'report.html'}")
     return 0
 
@@ -252,7 +254,7 @@ def parser() -> argparse.ArgumentParser:
     c = sub.add_parser("evaluate", help="compare policies on workloads")
     c.add_argument("--suite", metavar="NAME", help="test, validation or ci (default: validation)")
     c.add_argument("--policies", nargs="+", metavar="NAME",
-                   help="names, .npz files or module:Class (default: all there are)")  # fmt: skip
+                   help="names, .npz files, sb3:model.zip or module:Class (default: all there are)")  # fmt: skip
     c.add_argument("--workloads", nargs="+", metavar="NAME", help="instead of a suite")
     c.add_argument("--seeds", nargs="+", type=_natural, default=[0], help="with --workloads")
     c.add_argument("--report", type=Path, metavar="FOLDER", help="write an HTML report with pictures")
@@ -347,6 +349,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, KeyError, OSError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         print(f"thp-env: {message}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(f"thp-env {args.verb} needs {error.name}: pip install 'thp-env[agents]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
