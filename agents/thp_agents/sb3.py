@@ -20,9 +20,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs, Vec
 class SB3VecEnv(VecEnv):
     """Steps all machines in one call instead of one process each.
 
-    Info dictionaries are empty but for the last of an episode: `terminal_observation`, `TimeLimit.truncated`,
-    `reason`, `workload`, `metrics`, and `episode` (reward and length), as Stable-Baselines3's Monitor writes it. A
-    machine that only a wrapper truncated is reset here.
+    Info dictionaries hold no more than `discount`, where `TimeVectorDiscount` says it, but for the last of an episode:
+    `terminal_observation`, `TimeLimit.truncated`, `reason`, `workload`, `metrics`, and `episode` (reward and length),
+    as Stable-Baselines3's Monitor writes it. A machine that only a wrapper truncated is reset here.
 
     Args:
         env: of this package, with autoreset mode SAME_STEP; may be wrapped, as by `ShadowVectorReward`.
@@ -71,11 +71,13 @@ class SB3VecEnv(VecEnv):
         self._returns += rewards
         self._lengths += 1
         told: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if "discount" in infos:
+            told = [{"discount": float(discount)} for discount in infos["discount"]]
         begun = np.asarray(infos.get("_final_obs", np.zeros(self.num_envs, bool)))
         for i in map(int, np.flatnonzero(dones)):
             last = infos["final_obs"][i] if begun[i] else {k: values[i].copy() for k, values in observations.items()}
             seen = self._seen({key: value[None] for key, value in last.items()})
-            told[i] = {
+            told[i] |= {
                 "terminal_observation": seen[0] if self.flat else last,
                 "TimeLimit.truncated": bool(truncated[i] and not terminated[i]),
                 "episode": {"r": float(self._returns[i]), "l": int(self._lengths[i])},
