@@ -76,6 +76,11 @@ def per_second(gamma: float) -> float:
     return float(gamma)
 
 
+def discount(gamma_per_second: float, elapsed_ns: int) -> float:
+    """Return what a reward counts so many nanoseconds later; one by one, so that a vector has the same digits."""
+    return gamma_per_second ** (elapsed_ns / 1e9)
+
+
 class TimeDiscount(gymnasium.Wrapper):
     """Says in `info["discount"]` what a reward after the step counts beside one during it.
 
@@ -100,7 +105,7 @@ class TimeDiscount(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Step, and say how the future counts."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        info["discount"] = self.gamma_per_second ** (info["elapsed_ns"] / 1e9)
+        info["discount"] = discount(self.gamma_per_second, info["elapsed_ns"])
         return observation, reward, terminated, truncated, info
 
 
@@ -124,10 +129,10 @@ class TimeVectorDiscount(ForwardingVectorWrapper):
         elapsed = infos["elapsed_ns"]
         if "_final_info" in infos:
             elapsed = np.where(infos["_final_info"], infos["final_info"]["elapsed_ns"], elapsed)
-        discount = np.where(stepped, self.gamma_per_second ** (elapsed / 1e9), 1.0)
+        discounts = np.array([discount(self.gamma_per_second, ns) for ns in np.where(stepped, elapsed, 0).tolist()])
         if "final_info" in infos:
             told = infos["_final_info"]
-            infos["final_info"] |= {"discount": np.where(told, discount, 0.0), "_discount": told.copy()}
+            infos["final_info"] |= {"discount": np.where(told, discounts, 0.0), "_discount": told.copy()}
         return observations, rewards, terminations, truncations, infos | {
-            "discount": discount, "_discount": np.ones(self.num_envs, bool),
+            "discount": discounts, "_discount": np.ones(self.num_envs, bool),
         }  # fmt: skip
