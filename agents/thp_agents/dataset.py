@@ -191,6 +191,8 @@ def best_heuristic(setting: Setting) -> tuple[str, dict[str, float]]:
                     setting.arguments)  # fmt: skip
     costs = {}
     for name in policies():
+        if name == RANDOM:
+            continue
         try:
             episodes = record(fitting(name, setting), tried)
         except PolicyError:

@@ -11,7 +11,7 @@ import numpy as np
 from thp_env.machine import MachineConfig
 from thp_env.traces import Program, load_program
 from thp_env.workload import Instance, Sample, Workload, memory_for
-from thp_workloads.relocation import elsewhere
+from thp_workloads.relocation import elsewhere, fits, mapped
 from thp_workloads.splits import cores_of, side_of
 
 FAMILIES = {
@@ -41,7 +41,17 @@ def _sample(name: str, rng: np.random.Generator) -> Instance:
 
 
 def _elsewhere(name: str, rng: np.random.Generator) -> Instance:
-    return elsewhere(program(name), rng, cores_of(side_of(FAMILIES[name])))
+    return elsewhere(program(name), rng, cores_of(side_of(FAMILIES[name])), partial(_fits, name))
+
+
+@cache
+def _fits(name: str, pages: int) -> bool:
+    return fits(program(name), pages, _mapped(name))
+
+
+@cache
+def _mapped(name: str) -> list[int]:
+    return mapped(program(name))
 
 
 def recordings() -> list[Workload]:

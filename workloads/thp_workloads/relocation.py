@@ -7,17 +7,21 @@ blocks lie; the machine, its fragmentation and its limits are drawn as for gener
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from thp_env.machine import layout
+from thp_env.machine import Machine, layout
 from thp_env.traces import Program, ProgramBuilder
 from thp_env.workload import Instance, memory_for
 from thp_workloads.surroundings import GIB, MIB, PAGE, Surroundings, bring_about, draw_surroundings
 
 RANDOM_PAGES = 1 << 28
 """Places of the executable and of the mappings (mmap_rnd_bits)."""
+
+PMD_PAGES = layout.PMD_SIZE // PAGE
 
 BRK_PAGES = 32 * MIB // PAGE
 """Places of the heap behind the executable (arch_randomize_brk)."""
@@ -29,10 +33,23 @@ MAPPINGS = 1024 * GIB
 """Addresses so far below mmap_base belong to mappings; the stack lies above, what a program places by itself below."""
 
 
-def moved(program: Program, rng: np.random.Generator) -> Program:
-    """Return the program with its addresses drawn anew; which of its regions lie next to which stays."""
+MAPPING = ("mmap", "munmap", "mprotect", "mremap", "brk", "slice", "fork", "exit")
+"""Operations that decide what is mapped."""
+
+TRIES = 4
+"""Places of the mappings that are drawn before they move by whole 2M only."""
+
+
+def moved(program: Program, down: int, up: int, heap: int) -> Program:
+    """Return the program at other addresses.
+
+    Args:
+        program: with `mmap_base` and `brk_start` in its meta.
+        down: pages that the mappings move down.
+        up: pages that a position-independent executable moves up, and its heap with it.
+        heap: pages that the heap moves up besides.
+    """
     base, brk = int(program.meta["mmap_base"]), int(program.meta["brk_start"])
-    down, up = (PAGE * int(rng.integers(RANDOM_PAGES)) for _ in range(2))
     up = up if EXECUTABLE[0] <= brk < EXECUTABLE[1] else 0
     ops = program.ops.copy()
     for name, field in (("mmap", "a"), ("mremap", "d")):
@@ -40,9 +57,40 @@ def moved(program: Program, rng: np.random.Generator) -> Program:
         fixed = (ops["op"] == layout.OPS.index(name)) & (ops["c"] == layout.AT_ADDRESS)
         mapping = fixed & (places <= base) & (places > base - MAPPINGS)
         executable = fixed & (places >= EXECUTABLE[0]) & (places < EXECUTABLE[1])
-        ops[field] = places - mapping * down + executable * up
-    heap = brk + up + PAGE * int(rng.integers(BRK_PAGES))
-    return replace(program, ops=ops, meta={**program.meta, "mmap_base": base - down, "brk_start": heap})
+        ops[field] = places - mapping * down * PAGE + executable * up * PAGE
+    meta = {**program.meta, "mmap_base": base - down * PAGE, "brk_start": brk + (up + heap) * PAGE}
+    return replace(program, ops=ops, meta=meta)
+
+
+def mapped(program: Program) -> list[int]:
+    """Return how many bytes are mapped after each operation that maps or unmaps."""
+    ops = program.ops[np.isin(program.ops["op"], [layout.OPS.index(name) for name in MAPPING])]
+    machine, sizes = Machine(replace(program, ops=ops)), []
+    for _ in ops:
+        machine.run(ops=1, go_on=True)
+        sizes.append(sum(vma.end - vma.start for vma in machine.vmas()))
+    return sizes
+
+
+def fits(program: Program, pages: int, expected: list[int] | None = None) -> bool:
+    """Whether mappings may move by so many pages, besides whole 2M: none lands on another.
+
+    Linux puts long mappings at multiples of 2M wherever the rest is, so that what a recording has at fixed addresses
+    may come to lie under them.
+
+    Args:
+        program: as it was recorded.
+        pages: less than 2M.
+        expected: `mapped` of the program; None: find out.
+    """
+    return pages == 0 or mapped(moved(program, pages, 0, 0)) == (expected or mapped(program))
+
+
+def draw_place(program: Program, rng: np.random.Generator, may: Callable[[int], bool]) -> Program:
+    """Return the program with its addresses drawn anew; `may` says what `fits` does."""
+    drawn = [int(down) for down in rng.integers(RANDOM_PAGES, size=TRIES)]
+    down = next((n for n in drawn if may(n % PMD_PAGES)), drawn[0] // PMD_PAGES * PMD_PAGES)
+    return moved(program, down, int(rng.integers(RANDOM_PAGES)), int(rng.integers(BRK_PAGES)))
 
 
 def surrounded(program: Program, around: Surroundings, seed: int) -> Program:
@@ -60,16 +108,20 @@ def surrounded(program: Program, around: Surroundings, seed: int) -> Program:
     return replace(program, ops=ops, seed=seed)
 
 
-def elsewhere(program: Program, rng: np.random.Generator, cores: tuple[str, ...]) -> Instance:
+def elsewhere(
+    program: Program, rng: np.random.Generator, cores: tuple[str, ...], may: Callable[[int], bool] | None = None
+) -> Instance:
     """Draw where a recorded program runs.
 
     Args:
         program: with `mmap_base` and `brk_start` in its meta.
         rng: the source of randomness.
         cores: names of cores.
+        may: `fits` of the program, for one that keeps what it found out; None: find out anew.
     """
     footprint = int((memory_for(program) - 32 * MIB) / 1.25)
     touched = min(1.0, int(program.meta.get("touched_bytes", footprint)) / footprint)
     around = draw_surroundings(rng, footprint, touched, cores)
-    there = surrounded(moved(program, rng), around, int(rng.integers(1 << 62)))
+    place = draw_place(program, rng, may or partial(fits, program))
+    there = surrounded(place, around, int(rng.integers(1 << 62)))
     return Instance(there.check(), around.config)
