@@ -370,7 +370,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"thp-env: {message}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(f"thp-env {args.verb} needs {error.name}: pip install 'thp-env[agents]'", file=sys.stderr)
+        missing = str(error.name).partition(".")[0]
+        print(f"thp-env {args.verb} needs {missing}: pip install 'thp-env[agents]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import thp_env
@@ -19,6 +20,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     """Carry out the command; nothing is written before every policy has played."""
     if args.env not in thp_env.ENVIRONMENTS:
         raise PolicyError(f"unknown environment {args.env!r}: one of {', '.join(thp_env.ENVIRONMENTS)}")
+    _needs_minari()
     for name in args.workloads:
         find(name)
     setting = Setting(args.env, tuple(args.workloads), args.size, args.episodes, args.seed, ARGUMENTS.get(args.env, {}))
@@ -54,11 +56,14 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+def _needs_minari() -> None:
+    if find_spec("minari") is None or find_spec("h5py") is None:
+        raise PolicyError("datasets need Minari: pip install 'minari[hdf5]'")
+
+
 def _refuse_known(ids: Sequence[str]) -> None:
-    try:
-        import minari
-    except ImportError:
-        raise PolicyError("datasets need Minari: pip install 'thp-env[examples]'") from None
+    import minari
+
     for dataset_id in ids:
         if dataset_id in minari.list_local_datasets():
             raise PolicyError(f"there is a dataset {dataset_id} already: choose another --name, or delete it with "
