@@ -19,6 +19,7 @@ from torch.distributions import Categorical
 
 import thp_env  # noqa: F401 -- registers the environments
 from thp_env.envs.shadow import ShadowVectorReward
+from thp_env.envs.wrapping import TimeVectorDiscount
 
 
 def arguments() -> argparse.Namespace:
@@ -32,7 +33,9 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--epochs", type=int, default=4)
     p.add_argument("--minibatches", type=int, default=4)
     p.add_argument("--learning-rate", type=float, default=3e-4)
-    p.add_argument("--gamma", type=float, default=0.99)
+    p.add_argument("--gamma", type=float, default=0.99, help="discount of a decision")
+    p.add_argument("--gamma-per-second", type=float, help="discount of a simulated second, instead of --gamma")
+    p.add_argument("--max-episode-steps", type=int, help="decisions after which episodes are cut off")
     p.add_argument("--lam", type=float, default=0.95)
     p.add_argument("--clip", type=float, default=0.2)
     p.add_argument("--entropy", type=float, default=0.01)
@@ -76,12 +79,16 @@ def flat(seen: dict[str, np.ndarray]) -> torch.Tensor:
 
 
 def advantages(rewards: torch.Tensor, values: torch.Tensor, dones: torch.Tensor, last: torch.Tensor,
-               gamma: float, lam: float) -> torch.Tensor:  # fmt: skip
-    """Return generalised advantage estimates; `dones[t]`: the episode ended with step t."""
+               gamma: float | torch.Tensor, lam: float) -> torch.Tensor:  # fmt: skip
+    """Return generalised advantage estimates; `dones[t]`: the episode ended with step t.
+
+    `gamma` is one number, or one for each step: what a reward after it counts beside one during it.
+    """
     out, after, running = torch.zeros_like(rewards), last, torch.zeros_like(last)
+    gamma = torch.as_tensor(gamma).expand_as(rewards)
     for t in reversed(range(len(rewards))):
-        delta = rewards[t] + gamma * after * ~dones[t] - values[t]
-        running = delta + gamma * lam * running * ~dones[t]
+        delta = rewards[t] + gamma[t] * after * ~dones[t] - values[t]
+        running = delta + gamma[t] * lam * running * ~dones[t]
         out[t], after = running, values[t]
     return out
 
@@ -92,7 +99,10 @@ def main() -> None:
     torch.manual_seed(args.seed)
     envs = ShadowVectorReward(gymnasium.make_vec(
         args.env, args.envs, vectorization_mode="vector_entry_point", workload=args.workload, autoreset_mode="SameStep",
+        max_episode_steps=args.max_episode_steps,
     ))  # fmt: skip
+    if args.gamma_per_second is not None:
+        envs = TimeVectorDiscount(envs, args.gamma_per_second)
     masks_of = envs.unwrapped.action_masks
     seen = flat(envs.reset(seed=args.seed)[0])
     agent = Agent(seen.shape[1], int(envs.single_action_space.n))
@@ -102,7 +112,7 @@ def main() -> None:
     for update in range(1, max(1, args.steps // batch) + 1):
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - (update - 1) / max(1, args.steps // batch))
         kept: dict[str, list[torch.Tensor]] = {k: [] for k in ("seen", "masks", "actions", "logs", "values")}
-        rewards = torch.zeros(args.rollout, args.envs)
+        rewards, discounts = torch.zeros(args.rollout, args.envs), torch.full((args.rollout, args.envs), args.gamma)
         dones = torch.zeros(args.rollout, args.envs, dtype=torch.bool)
         for t in range(args.rollout):
             masks = torch.from_numpy(masks_of().astype(bool))
@@ -113,16 +123,22 @@ def main() -> None:
                        "values": agent.value(seen)}  # fmt: skip
             for key, tensor in row.items():
                 kept[key].append(tensor)
-            observation, reward, terminated, truncated, _ = envs.step(action.numpy())
+            observation, reward, terminated, truncated, infos = envs.step(action.numpy())
             seen = flat(observation)
             rewards[t], dones[t] = torch.from_numpy(reward), torch.from_numpy(terminated | truncated)
+            if "discount" in infos:
+                discounts[t] = torch.from_numpy(infos["discount"])
+            for i in np.flatnonzero(truncated & ~terminated):  # it could have gone on: what that would be worth
+                last = {key: value[None] for key, value in infos["final_obs"][i].items()}
+                with torch.no_grad():
+                    rewards[t, i] += discounts[t, i] * agent.value(flat(last))[0]
             running += reward
-            returns += running[terminated].tolist()
-            running[terminated] = 0
+            returns += running[terminated | truncated].tolist()
+            running[terminated | truncated] = 0
 
         stacked = {key: torch.stack(rows) for key, rows in kept.items()}
         with torch.no_grad():
-            gains = advantages(rewards, stacked["values"], dones, agent.value(seen), args.gamma, args.lam)
+            gains = advantages(rewards, stacked["values"], dones, agent.value(seen), discounts, args.lam)
         data = {key: tensor.flatten(0, 1) for key, tensor in stacked.items()}
         gains, targets = gains.flatten(), (gains + stacked["values"]).flatten()
         for _ in range(args.epochs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from stable_baselines3 import A2C, DQN, PPO
 from support.episodes import ENVIRONMENTS, make, small_program
+from thp_agents.policy import find_policy
 
 import thp_env
 from thp_env.envs.shadow import ShadowReward
@@ -73,6 +75,41 @@ def test_plain_pytorch_learns_to_estimate_advantages() -> None:
     expected = [sum((0.9 * 0.8) ** (k - t) * delta[k] for k in range(t, 3 if t < 3 else 6)) for t in range(6)]
     found = ppo.advantages(rewards, values, dones, last, 0.9, 0.8)[:, 0].tolist()
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_plain_pytorch_discounts_by_time_and_cuts_episodes(workload: str, run: Callable[..., str]) -> None:
+    words = ("--workload", workload, "--steps", "128", "--envs", "2", "--rollout", "64")
+    outs = [run("ppo.py", *words, *more) for more in ((), ("--gamma-per-second", "0.1"), ("--max-episode-steps", "1"))]
+    figures = [re.findall(r"episodes +(\d+)  saved each ([+-][\d.]+)", out) for out in outs]
+    assert int(figures[0][0][0]) == int(figures[1][0][0]) < int(figures[2][0][0]) == 128
+
+
+@pytest.mark.parametrize("env_id", ["thp_env/VmaOrder-v0", "thp_env/FaultOrder-v0"])
+def test_search(env_id: str, workload: str, run: Callable[..., str]) -> None:
+    words = ("--env", env_id, "--workload", "hot_island", "--size", "tiny", "--ahead", "4", "--seed", "3")
+    out = run("search.py", *words)
+    saved = re.findall(r"(nothing|search) +saved ([+-][\d.]+) in \d+ decisions", out)
+    assert [name for name, _ in saved] == ["nothing", "search"]
+    assert float(saved[1][1]) > float(saved[0][1]), "what was tried from saved states is what came"
+    assert run("search.py", *words) == out
+
+
+def test_rl_zoo(workload: str, tmp_path: Path) -> None:
+    """RL-Zoo trains with the hyperparameters that lie here, and what it saves is a policy in one flag."""
+    pytest.importorskip("rl_zoo3")
+    command = [
+        sys.executable, "-m", "rl_zoo3.train", "--algo", "ppo", "--env", "thp_env/VmaOrder-v0", "--gym-packages",
+        "thp_env", "--conf-file", str(EXAMPLES / "hyperparameters" / "ppo.yml"), "--n-timesteps", "64", "--env-kwargs",
+        f"workload:{workload!r}", "--hyperparams", "n_steps:32", "batch_size:32", "n_envs:2", "normalize:True",
+        "--eval-freq", "-1", "--log-folder", "logs",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (model,) = tmp_path.glob("logs/ppo/*/*.zip")
+    policy = find_policy(f"sb3:{model}")
+    assert policy.statistics, "vecnormalize.pkl lies where RL-Zoo put it"
+    observation, _ = make().reset(seed=0)
+    assert policy.decide(observation, None) in range(14)
 
 
 def test_minari(

@@ -6,9 +6,11 @@ entry-point group `thp_env.workloads`; each entry point is a callable that retur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+import math
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +35,15 @@ class Instance(NamedTuple):
     config: MachineConfig
 
 
+Sample = Callable[[np.random.Generator], "Instance | Program"]
+
+SIZES = ("tiny", "small", "full")
+"""How large the episodes of generators can be: for tests, for training and for final measurements."""
+
+SURROUNDINGS = ("recorded", "drawn")
+"""Where a recording runs: as it was recorded, or where the seed puts it."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """Something that draws instances.
@@ -43,7 +54,9 @@ class Workload:
         family: workloads of one family never stand on two sides of a split.
         split: "train", "validation" or "test".
         description: one line.
-        sample: draws an instance from a NumPy generator; equal generators give equal instances.
+        sample: draws an instance from a NumPy generator, or a program, which then runs on a machine that fits it;
+            equal generators give equal instances. `draw` calls it.
+        variants: what draws it in other sizes (`SIZES`) or surroundings (`SURROUNDINGS`), by their name.
     """
 
     name: str
@@ -51,7 +64,109 @@ class Workload:
     family: str
     split: str
     description: str
-    sample: Callable[[np.random.Generator], Instance]
+    sample: Sample
+    variants: Mapping[str, Sample] = field(default_factory=dict, compare=False)
+
+    def draw(self, rng: np.random.Generator) -> Instance:
+        """Draw an instance.
+
+        Raises:
+            WorkloadError: when the workload's function returns something else.
+        """
+        drawn = self.sample(rng)
+        if isinstance(drawn, Program):
+            return Instance(drawn, MachineConfig(memory=memory_for(drawn)))
+        if not isinstance(drawn, Instance):
+            raise WorkloadError(f"workload {self.name!r} returned {_shown(drawn)}: return Instance(program, "
+                                "MachineConfig(...)) or a Program")  # fmt: skip
+        return drawn
+
+    def variant(self, name: str | None) -> Workload:
+        """Return the workload in another size or surroundings; the same one where it has no such variant."""
+        return replace(self, sample=self.variants[name]) if name and name in self.variants else self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Workload:
+        """Nothing changes a workload: a copy is the same one."""
+        return self
+
+
+def portable(workload: Workload, instance: Instance) -> Workload:
+    """Return a workload that can be pickled: one whose function cannot draws the instance again instead."""
+    try:
+        pickle.dumps((workload.sample, dict(workload.variants)))
+    except Exception:  # pickle raises whatever it finds
+        return replace(workload, sample=partial(_again, instance), variants={})
+    return workload
+
+
+def _again(instance: Instance, rng: np.random.Generator) -> Instance:
+    return instance
+
+
+@dataclass(frozen=True)
+class Source:
+    """What episodes are drawn from: workloads, in which size and surroundings, and the chance of each.
+
+    Attributes:
+        workloads: one of which each episode draws.
+        size: of generators' episodes, one of `SIZES`; None: as they are.
+        surroundings: of recordings, one of `SURROUNDINGS`.
+        weights: how often each workload is drawn beside the others; None: all alike.
+
+    Raises:
+        WorkloadError: for a size, surroundings or weights that make no sense.
+    """
+
+    workloads: tuple[Workload, ...]
+    size: str | None = None
+    surroundings: str = "recorded"
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is what is asked for."""
+        names = ", ".join(w.name for w in self.workloads)
+        for what, name, known in (("size", self.size, SIZES), ("surroundings", self.surroundings, SURROUNDINGS)):
+            if name is not None and name not in known:
+                raise WorkloadError(f"unknown {what} {name!r}: one of {', '.join(known)}")
+            if name not in (None, "recorded") and not any(name in w.variants for w in self.workloads):
+                raise WorkloadError(f"{what} {name!r} is nothing that {names} can have: {_HAS[what]}")
+        if self.weights is not None:
+            try:
+                weights = tuple(map(float, self.weights))
+            except (TypeError, ValueError):
+                raise WorkloadError(f"weights must be numbers, not {_shown(self.weights)}") from None
+            object.__setattr__(self, "weights", weights)
+            if len(weights) != len(self.workloads):
+                raise WorkloadError(f"weights must be one for each of {names}, not {len(weights)}")
+            if not (all(0 <= w < math.inf for w in weights) and sum(weights) > 0):
+                raise WorkloadError(f"weights must be numbers from 0 on, one of them above 0, not {list(weights)}")
+
+    def draw(self, rng: np.random.Generator) -> tuple[Workload, Instance]:
+        """Draw a workload and an instance of it."""
+        n = len(self.workloads)
+        chances = None if self.weights is None else np.array(self.weights) / sum(self.weights)
+        i = int(rng.integers(n)) if chances is None else int(rng.choice(n, p=chances))
+        workload = self.workloads[i].variant(self.surroundings).variant(self.size)
+        return workload, workload.draw(rng)
+
+    def changed(self, options: Mapping[str, Any]) -> Source:
+        """Return the source with some of `workload`, `size`, `surroundings` and `weights` put otherwise."""
+        changes = {name: options[name] for name in ("size", "surroundings", "weights") if name in options}
+        if "workload" in options:
+            others = tuple(resolve(options["workload"]))
+            has = {name for w in others for name in w.variants}
+            kept = {"size": self.size if self.size in has else None,
+                    "surroundings": self.surroundings if self.surroundings in has else "recorded"}  # fmt: skip
+            changes = {"weights": None, **kept, **changes, "workloads": others}
+        return replace(self, **changes) if changes else self
+
+
+_HAS = {"size": "generators have sizes", "surroundings": "recordings that are installed have them"}
+
+
+def _shown(value: Any) -> str:
+    shown = " ".join(repr(value).split())
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
 
 @cache
@@ -94,7 +209,7 @@ def fixed(name: str, program: Program, config: MachineConfig | None = None) -> W
     """Return a workload that always runs one program."""
     config = config or MachineConfig(memory=memory_for(program))
     return Workload(name, "recording", name, "test", str(program.meta.get("description", name)),
-                    lambda rng: Instance(program, config))  # fmt: skip
+                    partial(_again, Instance(program, config)))  # fmt: skip
 
 
 def memory_for(program: Program) -> int:
@@ -138,7 +253,11 @@ def resolve(workload: str | Workload | Program | Instance | Sequence) -> list[Wo
     if isinstance(workload, Sequence) and workload:
         items: Sequence[Any] = workload
         return [w for item in items for w in resolve(item)]
-    raise WorkloadError(f"{workload!r} is no workload: give a name, a Workload, a Program or several of them")
+    if callable(workload):
+        function = getattr(workload, "__name__", "function")
+        raise WorkloadError("a function is no workload by itself: wrap it, as Workload('my_name', 'generator', "
+                            f"'my_family', 'train', 'what it does', {function})")  # fmt: skip
+    raise WorkloadError(f"{_shown(workload)} is no workload: give a name, a Workload, a Program or several of them")
 
 
 def _read(path: Path) -> str:

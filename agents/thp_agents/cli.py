@@ -123,6 +123,12 @@ def _distill(args: argparse.Namespace) -> int:
     return run(args, _command())
 
 
+def _dataset(args: argparse.Namespace) -> int:
+    from thp_agents.dataset_command import run
+
+    return run(args, _command())
+
+
 def _demo(args: argparse.Namespace) -> int:
     from thp_agents.demo_command import run
 
@@ -227,7 +233,7 @@ def parser() -> argparse.ArgumentParser:
     c = sub.add_parser("evaluate", help="compare policies on workloads")
     c.add_argument("--suite", metavar="NAME", help="test, validation or ci (default: validation)")
     c.add_argument("--policies", nargs="+", metavar="NAME",
-                   help="names, .npz files or module:Class (default: all there are)")  # fmt: skip
+                   help="names, .npz files, sb3:model.zip or module:Class (default: all there are)")  # fmt: skip
     c.add_argument("--workloads", nargs="+", metavar="NAME", help="instead of a suite")
     c.add_argument("--seeds", nargs="+", type=_natural, default=[0], help="with --workloads")
     c.add_argument("--report", type=Path, metavar="FOLDER", help="write an HTML report with pictures")
@@ -257,6 +263,19 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--store", type=Path, help="results of the scoring, to go on from")
     c.add_argument("--processes", type=_natural, default=0, help="(default: one for each CPU)")
     c.set_defaults(run=_distill)
+
+    c = sub.add_parser("dataset", help="record policies as Minari datasets for offline learning, with datasheets")
+    c.add_argument("--policies", nargs="+", metavar="NAME", default=["random", "best-heuristic"],
+                   help="as of evaluate, or best-heuristic (default: random best-heuristic)")  # fmt: skip
+    c.add_argument("--env", default="thp_env/VmaOrder-v0", help="that they decide in (default: %(default)s)")
+    c.add_argument("--workloads", nargs="+", metavar="NAME", default=["hot_island"], help="(default: hot_island)")
+    c.add_argument("--size", help="of generators' episodes: tiny, small or full (default: small)")
+    c.add_argument("--episodes", type=_positive, default=20, help="of each policy (default: %(default)s)")
+    c.add_argument("--seed", type=_natural, default=0, help="of the first episode (default: %(default)s)")
+    c.add_argument("--name", help="datasets are called NAME/POLICY-v0 (default: thp_env/ENVIRONMENT)")
+    c.add_argument("--folder", type=Path, help="where datasets are kept (default: Minari's own)")
+    c.add_argument("--author", default="anonymous", help="to be kept with the data (default: %(default)s)")
+    c.set_defaults(run=_dataset)
 
     c = sub.add_parser("record", help="turn a real run into a trace program (needs valgrind)")
     c.add_argument("--out", default="recording.npz")

@@ -25,7 +25,8 @@ def run(args: argparse.Namespace, command: str) -> int:
         command: how it was called, kept with the policy.
     """
     out = Path(args.folder)
-    config = load_config("maskable_ppo", steps=2048 if args.quick else 16_384, workloads=DEMO_TRAINING)
+    steps = 2048 if args.quick else 16_384
+    config = load_config("maskable_ppo", steps=steps, checkpoint=steps // 8, workloads=DEMO_TRAINING)
     print(f"1/2 training {config.name} on {', '.join(DEMO_TRAINING)}")
     agent = train(config, out / f"{config.name}.npz", folder=out, quiet=args.quiet, command=command)
     print("2/2 evaluating on a recording that no agent was trained on")
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     write_csv(runs, out / "runs.csv")
     title = "Which folio size? A learned agent and the kernel's settings on a recording of sqlite3"
     notes = [f"Workload: {DEMO_WORKLOAD}. Reward: ns per access, negative."]
-    write_report(runs, failed, out / "report.html", title, notes)
+    curve = agent.meta.get("curve", ())
+    write_report(runs, failed, out / "report.html", title, notes, {agent.name: curve} if len(curve) > 1 else None)
     print(f"report: {out / 'report.html'}")
     return 0

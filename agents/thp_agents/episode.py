@@ -117,7 +117,7 @@ def evaluate_one(
     env = environment(policy, workload, reward)
     observation, _ = env.reset(seed=seed)
     view = View(env)
-    _ask(policy, policy.reset, view)
+    ask(policy, policy.reset, view)
     total, decisions, over = 0.0, 0, False
     info: dict[str, Any] = {}
     pictures: list[Frame] = []
@@ -125,7 +125,7 @@ def evaluate_one(
     while not over:
         action = view.no_op
         if env.task.status[0] not in REASONS:  # else the program ended before there was anything to decide
-            action = _action(policy, env, _ask(policy, policy.decide, observation, view))
+            action = checked_action(policy, env, ask(policy, policy.decide, observation, view))
         if frames and decisions % every == 0:
             pictures.append(look(env))
             if len(pictures) >= 2 * frames:
@@ -142,10 +142,15 @@ def evaluate_one(
     return Run(policy.name, env.workload.name, seed, metrics, decisions, info["reason"], pictures)
 
 
-def _action(policy: Policy, env: ThpEnv, chosen: Any) -> Any:
+def checked_action(policy: Policy, env: ThpEnv, chosen: Any) -> Any:
+    """Return what a policy chose as an action of its environment.
+
+    Raises:
+        PolicyError: when it is none.
+    """
     space = env.action_space
     if isinstance(space, Discrete):
-        action = _ask(policy, operator.index, chosen)
+        action = ask(policy, operator.index, chosen)
         if not 0 <= action < space.n:
             raise PolicyError(f"policy {policy.name} chose action {action}; there are 0 to {space.n - 1}")
         return action
@@ -154,7 +159,12 @@ def _action(policy: Policy, env: ThpEnv, chosen: Any) -> Any:
     return action
 
 
-def _ask(policy: Policy, verb: Callable[..., Any], *arguments: Any) -> Any:
+def ask(policy: Policy, verb: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a policy's verb.
+
+    Raises:
+        PolicyError: for whatever it raises.
+    """
     try:
         return verb(*arguments)
     except PolicyError:

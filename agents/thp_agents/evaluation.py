@@ -67,7 +67,7 @@ def entry(spec: str) -> Entry:
     policy = find_policy(spec)
     meta = getattr(policy, "meta", {})
     path = file_of(spec)
-    bytes_of = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path else ""
+    bytes_of = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path else getattr(policy, "digest", "")
     curve = tuple((int(n), float(r)) for n, r in meta.get("curve", ()))
     training = int(meta.get("seed", 0))
     return Entry(spec, policy.name, training, policy.kind, bytes_of, policy_code(policy, spec), curve)

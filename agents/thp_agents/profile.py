@@ -241,7 +241,7 @@ def search(instance: Instance, start: str, most: int = GROUPS, rounds: int = ROU
 def profile_one(job: tuple[str, int]) -> list[Profile]:
     """Run one workload with one seed under every contender."""
     name, seed = job
-    instance = find(name).sample(np.random.default_rng(seed))
+    instance = find(name).draw(np.random.default_rng(seed))
     runs: dict[str, Callable[[], Machine]] = {s: partial(run_setting, instance, sizes) for s, sizes in SETTINGS.items()}
     runs[RULE_NAME] = partial(run_rule, instance)
     drawn = digest(instance)

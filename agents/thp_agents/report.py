@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -41,14 +41,14 @@ def image(figure: Figure) -> str:
 
 
 def address_space(runs: Sequence[Run]) -> Figure:
-    """Draw the folio size at every place of the address space over time, one panel a run."""
+    """Draw the folio size at every place of the address space over time, one panel a run, all on the same axes."""
     keys = list(FOLIO_COLORS)
     cmap = ListedColormap([FOLIO_COLORS[k][1] for k in keys])
     norm = BoundaryNorm([k - 0.5 for k in keys] + [keys[-1] + 0.5], cmap.N)
     columns = min(2, len(runs))
     rows = -(-len(runs) // columns)
     figure = Figure(figsize=(10, 2.6 * rows + 0.6), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax in axes[len(runs) :]:
         ax.axis("off")
     for ax, run in zip(axes, runs, strict=False):
@@ -64,6 +64,7 @@ def address_space(runs: Sequence[Run]) -> Figure:
         ax.set_yticks([0, 1], ["low", "high"], fontsize=8)
         ax.tick_params(labelsize=8)
         ax.set_xlabel("simulated ms", fontsize=8)
+    axes[0].set_xlim(0, max(run.frames[-1].time_ms for run in runs))
     patch = matplotlib.patches.Patch
     handles = [patch(facecolor=c, edgecolor="#888", label=label) for label, c in FOLIO_COLORS.values()]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False)
@@ -101,8 +102,28 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], best: int |
     return f"<table><tr>{cells}</tr>{body}</table>"
 
 
-def html_report(runs: Sequence[Run], failed: dict[str, str], title: str, notes: Sequence[str] = ()) -> str:
-    """Return the page."""
+def curve_picture(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
+    """Draw what agents saved while they were trained.
+
+    Args:
+        curves: of each agent (decisions, mean return of the last 100 episodes).
+    """
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for name, curve in curves.items():
+        ax.plot(*zip(*curve, strict=True), label=name, lw=1.5, marker="o", ms=3)
+    ax.axhline(0, color="#999", lw=0.8)
+    ax.set_xlabel("decisions")
+    ax.set_ylabel("mean return of 100 episodes")
+    ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def html_report(
+    runs: Sequence[Run], failed: dict[str, str], title: str, notes: Sequence[str] = (),
+    curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+) -> str:  # fmt: skip
+    """Return the page; `curves` as `curve_picture` takes them."""
     parts = [
         *(f"<p class=note>{html.escape(note)}</p>" for note in notes),
         f"<h2>Who won</h2><p>{html.escape(verdict(runs))}</p>",
@@ -110,6 +131,7 @@ def html_report(runs: Sequence[Run], failed: dict[str, str], title: str, notes: 
         *(f"<p class=note>Left out: {html.escape(n)}: {html.escape(why)}</p>" for n, why in failed.items()),
         "<h2>Where the cost goes</h2>",
         image(costs(runs)),
+        *(["<h2>How the agent learned</h2>", image(curve_picture(curves))] if curves else []),
     ]
     for workload in dict.fromkeys(r.workload for r in runs):
         order = ranking(runs)
@@ -140,11 +162,12 @@ def verdict(runs: Sequence[Run]) -> str:
 
 
 def write_report(
-    runs: Sequence[Run], failed: dict[str, str], path: str | os.PathLike, title: str, notes: Sequence[str] = ()
-) -> None:
-    """Write the page, whole or not at all.
+    runs: Sequence[Run], failed: dict[str, str], path: str | os.PathLike, title: str, notes: Sequence[str] = (),
+    curves: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+) -> None:  # fmt: skip
+    """Write the page of `html_report`, whole or not at all.
 
     Raises:
         PolicyError: when it cannot be written.
     """
-    write_text(path, html_report(runs, failed, title, notes))
+    write_text(path, html_report(runs, failed, title, notes, curves))

@@ -20,8 +20,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs, Vec
 class SB3VecEnv(VecEnv):
     """Steps all machines in one call instead of one process each.
 
-    Info dictionaries are empty but for the last of an episode: `terminal_observation`, `reason`, `workload`,
-    `metrics`, and `episode` (reward and length), as Stable-Baselines3's Monitor writes it.
+    Info dictionaries hold no more than `discount`, where `TimeVectorDiscount` says it, but for the last of an episode:
+    `terminal_observation`, `TimeLimit.truncated`, `reason`, `workload`, `metrics`, and `episode` (reward and length),
+    as Stable-Baselines3's Monitor writes it. A machine that only a wrapper truncated is reset here.
 
     Args:
         env: of this package, with autoreset mode SAME_STEP; may be wrapped, as by `ShadowVectorReward`.
@@ -47,10 +48,17 @@ class SB3VecEnv(VecEnv):
     def reset(self) -> VecEnvObs:
         """Reset every machine, with the seeds that `seed()` set."""
         seeds: Any = list(self._seeds) if any(s is not None for s in self._seeds) else None
-        observations, _ = self.env.reset(seed=seeds)
+        observations, _ = self.env.reset(seed=seeds, options=self._option())
         self._reset_seeds()
+        self._reset_options()
         self._returns[:], self._lengths[:] = 0, 0
         return self._seen(observations)
+
+    def _option(self) -> dict[str, Any] | None:
+        given = [options for options in self._options if options]
+        if any(options != given[0] for options in given) or len(given) not in (0, self.num_envs):
+            raise ValueError("set_options takes the same options for all machines: they begin in one call")
+        return given[0] if given else None
 
     def step_async(self, actions: np.ndarray) -> None:
         """Take the actions."""
@@ -58,46 +66,75 @@ class SB3VecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step with them."""
-        observations, rewards, dones, _, infos = self.env.step(self._actions)
+        observations, rewards, terminated, truncated, infos = self.env.step(self._actions)
+        dones = terminated | truncated
         self._returns += rewards
         self._lengths += 1
         told: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if "discount" in infos:
+            told = [{"discount": float(discount)} for discount in infos["discount"]]
+        begun = np.asarray(infos.get("_final_obs", np.zeros(self.num_envs, bool)))
         for i in map(int, np.flatnonzero(dones)):
-            last = {key: value[None] for key, value in infos["final_obs"][i].items()}
-            seen = self._seen(last)
-            told[i] = {
-                "terminal_observation": seen[0] if self.flat else {k: v[0] for k, v in last.items()},
+            last = infos["final_obs"][i] if begun[i] else {k: values[i].copy() for k, values in observations.items()}
+            seen = self._seen({key: value[None] for key, value in last.items()})
+            told[i] |= {
+                "terminal_observation": seen[0] if self.flat else last,
+                "TimeLimit.truncated": bool(truncated[i] and not terminated[i]),
                 "episode": {"r": float(self._returns[i]), "l": int(self._lengths[i])},
-                **_of_machine(infos["final_info"], i),
+                **(_of_machine(infos["final_info"], i) if begun[i] else self._machines.summary(i)),
             }
             self._returns[i], self._lengths[i] = 0, 0
+        if (dones & ~begun).any():
+            observations, _ = self.env.reset(options={"reset_mask": dones & ~begun})
         return self._seen(observations), rewards.astype(np.float32), dones, told
 
     def action_masks(self) -> np.ndarray:
         """Return which actions can have an effect, bool, the machines as first axis."""
-        masks: Any = self.env.unwrapped
-        return masks.action_masks().astype(bool)
+        return self._machines.action_masks().astype(bool)
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Return the picture of each machine; `render` puts them together, as VecVideoRecorder takes them."""
+        pictures: Any = self.env.render()
+        return [None] * self.num_envs if pictures is None else list(pictures)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Of the vector environment."""
+        return self.env.metadata
+
+    @metadata.setter
+    def metadata(self, value: dict[str, Any]) -> None:
+        """Stay as it is: SB3's wrappers write back what they read."""
+
+    @property
+    def _machines(self) -> Any:
+        return self.env.unwrapped
 
     def close(self) -> None:
         """Close the vector environment."""
         self.env.close()
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Return a method's result for each machine; there is `action_masks`, which MaskablePPO asks for."""
-        return [value[()] for value in getattr(self, method_name)(*args, **kwargs)[self._chosen(indices)]]
+        """Return a method's result for each machine: see `ThpVectorEnv.call`; masks are bool."""
+        if method_name == "action_masks":
+            return list(self.action_masks()[self._chosen(indices)])
+        found = self._machines.call(method_name, *args, **kwargs)
+        return [found[i] for i in self._chosen(indices)]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return an attribute, the same for each machine."""
-        owner = self if attr_name == "action_masks" else self.env.unwrapped
-        return [getattr(owner, attr_name)] * len(self._chosen(indices))
+        """Return an attribute for each machine: see `ThpVectorEnv.get_attr`."""
+        if attr_name == "action_masks":
+            return [self.action_masks] * len(self._chosen(indices))
+        found = self._machines.get_attr(attr_name)
+        return [found[i] for i in self._chosen(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Refuse: machines of a batch share their attributes."""
         raise AttributeError(f"{attr_name} cannot be set for single machines of a batch: make a new environment")
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: Any = None) -> list[bool]:
-        """No machine has a wrapper of its own; but episodes are told of as by Monitor."""
-        return [wrapper_class.__name__ == "Monitor"] * len(self._chosen(indices))
+        """No machine has a wrapper of its own: VecMonitor may be put around."""
+        return [False] * len(self._chosen(indices))
 
     def _chosen(self, indices: int | Iterable[int] | None) -> Sequence[int]:
         return list(self._get_indices(indices))

@@ -41,7 +41,7 @@ class Cost(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A figure with the interval in which 95 % of its bootstrap resamples lie."""
+    """A figure with the interval in which 95 % of its bootstrap resamples lie; NaN where there is one run only."""
 
     value: float
     low: float
@@ -49,6 +49,8 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         """The figure and its interval, two digits."""
+        if np.isnan(self.low):
+            return f"{self.value:.2f} (one run, no interval)"
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
@@ -175,7 +177,12 @@ class Scores:
 
         The interval resamples families, then training seeds, then workload seeds.
         """
-        return Interval(self._value(policy), *np.percentile(self._iqms(policy), (2.5, 97.5)).tolist())
+        return self._interval(self._value(policy), self._iqms(policy), policy)
+
+    def _interval(self, value: float, resampled: np.ndarray, *policies: str) -> Interval:
+        if len(self.instances) == 1 and all(len(self.rows_of(policy)) == 1 for policy in policies):
+            return Interval(value, np.nan, np.nan)
+        return Interval(value, *np.percentile(resampled, (2.5, 97.5)).tolist())
 
     def _value(self, policy: str) -> float:
         return float(iqm(self.by_family[self.rows_of(policy)].reshape(-1)))
@@ -183,8 +190,7 @@ class Scores:
     def difference(self, policy: str, other: str) -> Interval:
         """Return by how much one interquartile mean is above another's, on the same resamples."""
         value = self._value(policy) - self._value(other)
-        low, high = np.percentile(self._iqms(policy) - self._iqms(other), (2.5, 97.5)).tolist()
-        return Interval(value, low, high)
+        return self._interval(value, self._iqms(policy) - self._iqms(other), policy, other)
 
     def improvement(self, policy: str, other: str) -> float:
         """Return the probability that a run of one policy is cheaper than the other's, the mean over families."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from thp_agents.episode import Run
 from thp_agents.policy import PolicyError
-from thp_agents.report import address_space, costs, html_table, image, page, png
+from thp_agents.report import address_space, costs, curve_picture, html_table, image, page, png
 from thp_agents.scores import NEVER, ORACLE
 from thp_agents.tables import write_bytes, write_text
 from thp_agents.verdicts import Verdict
@@ -53,23 +53,6 @@ def profile_picture(verdict: Verdict, most: int = 8) -> Figure:
         ax.step(thresholds, verdict.scores.profile(name, thresholds), label=name, lw=1.5)
     ax.set_xlabel("score")
     ax.set_ylabel("share of families above it")
-    ax.legend(fontsize=8, frameon=False)
-    return figure
-
-
-def curve_picture(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
-    """Draw what agents saved while they were trained.
-
-    Args:
-        curves: of each agent (decisions, mean return of the last 100 episodes).
-    """
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    ax = figure.subplots()
-    for name, curve in curves.items():
-        ax.plot(*zip(*curve, strict=True), label=name, lw=1.5)
-    ax.axhline(0, color="#999", lw=0.8)
-    ax.set_xlabel("decisions")
-    ax.set_ylabel("mean return of 100 episodes")
     ax.legend(fontsize=8, frameon=False)
     return figure
 
@@ -119,6 +102,7 @@ def write_suite_report(
     shown = list(dict.fromkeys(r.workload for r in pictures))
     links = " · ".join(f'<a href="{html.escape(file_name(w))}">{html.escape(w)}</a>' for w in shown)
     apart = "".join(f"<p class=note>{html.escape(line)}</p>" for line in verdict.apart())
+    against = verdict.improvements()
     write_text(folder / "index.html", page(title, [
         *(f"<p class=note>{html.escape(note)}</p>" for note in notes),
         f"<p>{html.escape(verdict.lead())}</p>",
@@ -128,7 +112,7 @@ def write_suite_report(
         "<h2>Who wins where</h2>", html_table(*best_by_workload(verdict)),
         *(["<h2>Where the two ends hardly differ</h2>", apart] if apart else []),
         "<h2>Performance profiles</h2>", image(profile_picture(verdict)),
-        "<h2>Against each other</h2>", html_table(*verdict.improvements()),
+        *(["<h2>Against each other</h2>", html_table(*against)] if against[1] else []),
         "<h2>Other prices</h2>",
         "<p class=note>Policies decided at the usual prices; their runs are charged at others.</p>",
         html_table(*verdict.prices()),

@@ -97,7 +97,7 @@ def instance_of(case: Case) -> Instance:
     """
     workload = workload_of(case)
     try:
-        return workload.sample(np.random.default_rng(case.seed))
+        return workload.draw(np.random.default_rng(case.seed))
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise WorkloadError(f"workload {case.workload} fails with seed {case.seed}: {reason}") from error

@@ -12,7 +12,7 @@ from support.episodes import KEEP, MIB, PAGE, small_program, small_workload, spa
 from thp_agents.episode import Run, evaluate_one
 from thp_agents.evaluation import compare
 from thp_agents.policy import Policy, PolicyError, find_policy, policies
-from thp_agents.report import COSTS, html_report, verdict, write_report
+from thp_agents.report import COSTS, address_space, html_report, verdict, write_report
 from thp_agents.tables import COLUMNS, format_table, table, write_csv, write_text
 
 from thp_env.machine import MachineConfig
@@ -243,3 +243,18 @@ def test_all_policies_rank_alike_twice() -> None:
     first, _ = compare([make() for make in policies().values()], [small_program(7)], quiet=True)
     second, _ = compare([make() for make in reversed(policies().values())], [small_program(7)], quiet=True)
     assert table(first) == table(second)
+
+
+def test_panels_side_by_side_share_their_axes(runs: list[Run]) -> None:
+    of_one = [run for run in runs if run.workload == runs[0].workload and run.seed == runs[0].seed]
+    figure = address_space(of_one)
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert len(panels) == len(of_one) > 1
+    assert len({ax.get_xlim() for ax in panels}) == len({ax.get_ylim() for ax in panels}) == 1
+    assert panels[0].get_xlim() == (0, max(run.frames[-1].time_ms for run in of_one))
+
+
+def test_the_report_shows_how_the_agent_learned(runs: list[Run]) -> None:
+    page = html_report(runs, {}, "t", curves={"mine": [(100, -1.0), (200, 0.5)]})
+    assert page.count("<img") == html_report(runs, {}, "t").count("<img") + 1
+    assert "How the agent learned" in page

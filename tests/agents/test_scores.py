@@ -99,3 +99,14 @@ def test_performance_profile_falls_from_all_to_none() -> None:
     s = Scores(costs(HAND))
     shares = s.profile("mine", np.array([-1.0, 0.49, 0.51, 1.99, 2.01]))
     assert shares.tolist() == [1.0, 1.0, 0.5, 0.5, 0.0]
+
+
+def test_one_run_has_no_interval() -> None:
+    table = {name: {("a", "one"): [of["a", "one"][0]]} for name, of in HAND.items()}
+    s = Scores(costs(table))
+    assert str(s.iqm("mine")) == "0.50 (one run, no interval)"
+    assert str(s.difference("mine", NEVER)) == "0.50 (one run, no interval)"
+    several = Scores([*costs(table), *costs({"mine": {("a", "one"): [2.0]}}, training=1)])
+    assert "[" in str(several.iqm("mine")), "two trainings differ"
+    assert "[" in str(several.difference("mine", NEVER))
+    assert "[" in str(Scores(costs(HAND)).iqm("mine"))

@@ -154,16 +154,3 @@ def test_bad_input_is_refused(env_id: str) -> None:
         envs.reset(options={"speed": 3})
 
 
-def test_states_of_all_machines_are_restored_at_once() -> None:
-    envs = vector("thp_env/VmaOrder-v0", 3).unwrapped
-    envs.reset(seed=1)
-    envs.step(np.array([3, 5, 7]))
-    states = envs.clone_state()
-
-    def go_on() -> list:
-        rng = np.random.default_rng(0)
-        return [envs.step(rng.integers(14, size=3))[1].tolist() for _ in range(60)]
-
-    first = go_on()
-    envs.restore_state(states)
-    assert go_on() == first

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, SupportsFloat
+from typing import Any, ClassVar, SupportsFloat
 
 import gymnasium
 import numpy as np
@@ -11,31 +10,20 @@ import numpy as np
 from thp_env.envs.actions import refusal
 from thp_env.envs.rendering import FPS, RENDER_MODES, Renderer
 from thp_env.envs.reward import RewardFunction
+from thp_env.envs.state import EnvState, checked
 from thp_env.envs.task import Task, WorkloadArgument
+from thp_env.envs.turns import Turns
 from thp_env.machine import Machine
 from thp_env.workload import Workload
-
-
-class EnvState(NamedTuple):
-    """What `clone_state` returns: everything that decides how an episode goes on.
-
-    Attributes:
-        task: of the machine and its episode.
-        rng: state of the environment's generator.
-        reward_terms: of the last step.
-    """
-
-    task: dict[str, Any]
-    rng: Mapping[str, Any]
-    reward_terms: dict[str, float]
 
 
 class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
     """The shell that all environments share: a subclass names its task and documents itself.
 
+    `pickle` and `copy.deepcopy` take it in the middle of an episode. One thread may step it at a time.
+
     Attributes:
         task: what runs, over a batch of one machine.
-        reward_terms: terms of the last step's reward, by name.
     """
 
     task_class: ClassVar[type[Task]]
@@ -56,7 +44,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         self.task = self.task_class(1, workload, reward, **arguments)
         self.action_space = self.task.action_space
         self.observation_space = self.task.observation_space  # type: ignore[assignment]
-        self.reward_terms: dict[str, float] = {}
+        self._turns = Turns()
 
     # -- the Gymnasium interface -------------------------------------------------------------------
 
@@ -67,36 +55,45 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
 
         Args:
             seed: as in Gymnasium.
-            options: `default`: sizes of VMAs that nobody decided about, for this episode.
+            options: for this episode: `default`, sizes of VMAs that nobody decided about; `workload`, `size`,
+                `surroundings` and `weights`, as the arguments.
         """
-        super().reset(seed=seed)
-        self.task.begin(0, self.np_random, options)
-        self.reward_terms = {}
-        observation = _first(self.task.start())
-        self._show(begin=True)
-        return observation, {"elapsed_ns": int(self.task.elapsed_ns[0])}
+        with self._turns.acting:
+            super().reset(seed=seed)
+            self.task.begin(0, self.np_random, options)
+            self.task.forget_terms(0)
+            observation = _first(self.task.start())
+            self._show(begin=True)
+            return observation, self.task.info(0)
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], SupportsFloat, bool, bool, dict[str, Any]]:
         """Carry out an action, run to the next decision, and pay for what happened meanwhile."""
-        if self.task.over[0]:
-            raise gymnasium.error.ResetNeeded("call reset() before step(): the episode is over or never began")
-        if not _contains(self.action_space, action):
-            raise ValueError(refusal(self.action_space, action))
-        observation, rewards = self.task.step(np.asarray(action)[None])
-        self.reward_terms = self.task.terms(0)
-        info: dict[str, Any] = {"elapsed_ns": int(self.task.elapsed_ns[0])}
-        over = bool(self.task.over[0])
-        if over:
-            info |= self.task.ends[0].info
-        self._show()
-        return _first(observation), float(rewards[0]), over, False, info
+        with self._turns.acting:
+            if self.task.over[0]:
+                raise gymnasium.error.ResetNeeded("call reset() before step(): the episode is over or never began")
+            if not _contains(self.action_space, action):
+                raise ValueError(refusal(self.action_space, action))
+            observation, rewards = self.task.step(np.asarray(action)[None])
+            self._show()
+            terminated, truncated = bool(self.task.terminated[0]), bool(self.task.truncated[0])
+            return _first(observation), float(rewards[0]), terminated, truncated, self.task.info(0)
 
     def action_masks(self) -> np.ndarray:
         """Return which actions can have an effect, int8; for MaskablePPO and `sample` of the action space."""
-        return self.task.masks()[0]
+        with self._turns.looking:
+            return self.task.masks()[0]
+
+    def summary(self) -> dict[str, Any]:
+        """Return reason, workload and metrics as if the episode were truncated here.
+
+        Gymnasium's TimeLimit, which `gymnasium.make(max_episode_steps=...)` puts around, tells nothing at its end.
+        """
+        self._begun()
+        with self._turns.looking:
+            return self.task.summary(0)
 
     def render(self) -> Any:
-        """Return or show the machine as `render_mode` says.
+        """Return or show the machine as `render_mode` says; from another thread, after the step that is under way.
 
         Returns:
             "rgb_array": uint8 of shape (600, 800, 3). "ansi": text. "human", which shows every step by itself: None.
@@ -108,7 +105,8 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         if self._renderer is None:
             gymnasium.logger.warn(f'nothing is rendered: make the environment with render_mode="{RENDER_MODES[0]}"')
             return None
-        return self._renderer.render(self.machine, self.workload.name if self.workload else "")
+        with self._turns.looking:
+            return self._renderer.render(self.machine, self.workload.name if self.workload else "")
 
     def close(self) -> None:
         """Close the window of "human"."""
@@ -120,13 +118,23 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
     def clone_state(self) -> EnvState:
         """Return a copy of the episode: restored, it goes on exactly as this one does, random draws included."""
         self._begun()
-        return EnvState(self.task.clone_state(0), self.np_random.bit_generator.state, dict(self.reward_terms))
+        with self._turns.looking:
+            return EnvState(self.task.made_for, self.task.clone_state(0), self.np_random.bit_generator.state)
 
     def restore_state(self, state: EnvState) -> None:
-        """Go back to a state of an environment that was made with the same arguments; it can be restored again."""
-        self.task.restore_state(0, state.task)
-        self.np_random.bit_generator.state = dict(state.rng)
-        self.reward_terms = dict(state.reward_terms)
+        """Go back to a state of an environment that was made with the same arguments; it can be restored again.
+
+        Gymnasium's TimeLimit, which `gymnasium.make(max_episode_steps=...)` puts around, goes on with its own count.
+
+        Raises:
+            MachineError: for a state of another environment or of another version, and for one that lacks the
+                account of a wrapper such as `ShadowReward`.
+        """
+        with self._turns.acting:
+            checked(state, self.task.made_for)
+            self.task.restore_state(0, state.task)
+            self.np_random.bit_generator.state = dict(state.rng)
+            self._show(begin=True)
 
     def validate(self) -> None:
         """Count everything that the machine keeps anew (`Machine.validate`).
@@ -135,9 +143,28 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
             MachineError: naming the first number that does not agree.
         """
         self._begun()
-        self.task.validate()
+        with self._turns.looking:
+            self.task.validate()
+
+    # -- what episodes are drawn from --------------------------------------------------------------
+
+    def set_workload(self, **changes: Any) -> None:
+        """Draw the next episodes, and all after them, from something else, for a curriculum.
+
+        Args:
+            changes: `workload`, `size`, `surroundings` and `weights`, as the arguments; what is not named stays.
+
+        Raises:
+            ValueError: for one that makes no sense.
+        """
+        self.task.set_workload(changes)
 
     # -- looking -----------------------------------------------------------------------------------
+
+    @property
+    def reward_terms(self) -> dict[str, float]:
+        """Terms of the last step's reward, by name; empty after a reset."""
+        return self.task.terms(0)
 
     @property
     def machine(self) -> Machine | None:
@@ -154,7 +181,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
             return
         if begin:
             self._renderer.begin()
-        self._renderer.note(self.machine, self.reward_terms)
+        self._renderer.note(self.machine, {} if begin else self.reward_terms)
         if self.render_mode == "human":
             self.render()
 
@@ -164,6 +191,9 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
 
 
 def _contains(space: gymnasium.Space, action: Any) -> bool:
+    if any(isinstance(a, bool) or getattr(a, "dtype", None) == np.bool_
+           for a in (action if isinstance(action, list | tuple) else (action,))):  # fmt: skip
+        return False  # which Python counts among the integers
     try:
         return space.contains(action)
     except OverflowError:  # gymnasium 1.2 on integers beyond 64 bits

@@ -227,17 +227,19 @@ class FaultOrderEnv(ThpEnv):
     Terminates when the program has ended, or when the machine runs out of memory: then what was not executed is
     charged as if each access walked the whole page table and faulted, with all memory resident (`oom_cost`), so
     that it never pays to run out. How many decisions there are depends on the blocks that the program touches and
-    gives back. Never truncates by itself.
+    gives back. Truncates after `max_episode_steps`, if that is given.
 
     ## Information
 
-    Each step: `elapsed_ns`, the simulated time of the step. At the end also `reason` ("done" or "oom"),
-    `metrics` (`thp_env.metrics.run_metrics`) and `workload`.
+    Each step: `elapsed_ns`, the simulated time of the step; with `info_masks` also `action_mask`, int8, what
+    `action_masks()` returns. At the end also `reason` ("done", "oom" or, when truncated, "time_limit"), `metrics`
+    (`thp_env.metrics.run_metrics`) and `workload`.
 
     ## Arguments
 
     - `workload`: a name (see `thp_env.workloads()`), a file, a `Workload`, a `Program`, an `Instance`, or a
-      sequence of those, of which each episode draws one.
+      sequence of those, of which each episode draws one. `reset(options=...)` takes `workload`, `size`,
+      `surroundings`, `weights` and `default` for one episode; `set_workload(...)` changes what later ones draw.
     - `reward`: "total_time", "balanced" or a function.
     - `interface`: "bpf" or "address".
     - `window_ms`: simulated milliseconds after which a step ends without a fault that waits.
@@ -247,6 +249,13 @@ class FaultOrderEnv(ThpEnv):
     - `pmu_period`: TLB events between two samples.
     - `features`: as in VmaOrder-v0.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
+    - `size`: "tiny", "small" or "full", of generators' episodes; None (default): as the workload has it.
+    - `surroundings`: "recorded" (default): a recording runs where it was recorded, alike for every seed; "drawn": the
+      seed draws its addresses, machine, fragmentation and limits. Programs and files of your own have none to draw.
+    - `weights`: how often each of several workloads is drawn beside the others; None (default): all alike.
+    - `max_episode_steps`: decisions after which an episode is truncated; None (default): never. `gymnasium.make` keeps
+      it to itself and truncates with a wrapper; `summary()` then has reason and metrics.
+    - `info_masks`: with True, every info has the masks.
 
     ## Version History
 

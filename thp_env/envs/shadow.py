@@ -12,10 +12,12 @@ from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import VectorWrapper
 
 from thp_env.envs.actions import ORDER_MASKS
-from thp_env.envs.task import Task, order_mask
+from thp_env.envs.arguments import order_mask
+from thp_env.envs.ends import REASONS
+from thp_env.envs.task import Task
+from thp_env.envs.wrapping import ForwardingVectorWrapper
 from thp_env.machine import Machine, Status, layout
 from thp_env.machine.batch import Facts
 from thp_env.machine.prices import Prices, cost_terms, pending_cost
@@ -118,9 +120,29 @@ class ShadowAccounts:
         self.task, self.setting, self.scale, self.slices, self.prices = task, setting, scale, slices, prices or Prices()
         n = len(task.batch)
         self.shadows: list[ShadowRun | None] = [None] * n
-        self._machines: list[Machine | None] = [None] * n
+        self._episodes = np.full(n, -1)
         self._saved = np.zeros(n)
         self._cache: OrderedDict[tuple, ShadowRun] = OrderedDict()
+        task.accounts[self.key] = self
+
+    @property
+    def key(self) -> str:
+        """What is kept, and by which arguments."""
+        return f"ShadowReward({self.setting!r}, scale={self.scale:g}, slices={self.slices}, prices={self.prices})"
+
+    def clone_state(self, i: int) -> tuple[ShadowRun | None, float]:
+        """Return the shadow of a machine, and what it has saved so far; no shadow before the first reset."""
+        opened = self._episodes[i] == self.task.episodes[i]
+        return (self.shadows[i] if opened else None), float(self._saved[i])
+
+    def restore_state(self, i: int, state: tuple[ShadowRun | None, float]) -> None:
+        """Go back to what `clone_state` returned; without a shadow, the account is opened at the next step."""
+        self.shadows[i], self._saved[i] = state
+        self._episodes[i] = -1 if state[0] is None else self.task.episodes[i]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but the kept shadow runs: they are found by what holds in one process only."""
+        return {**vars(self), "_cache": OrderedDict()}
 
     def pay(self, reset: bool = False) -> np.ndarray:
         """Return what every machine saved since the last call, to be called after every reset and step.
@@ -134,7 +156,7 @@ class ShadowAccounts:
         for i in range(len(costs)):
             if i in task.ends and not reset:
                 rewards[i] = self._settle(i)
-            if task.batch[i] is not self._machines[i]:
+            if task.episodes[i] != self._episodes[i]:
                 self._open(i)
                 self._saved[i] = self._saving(i, task.facts, costs, i)
             elif i not in task.ends and not reset:
@@ -145,7 +167,9 @@ class ShadowAccounts:
 
     def _settle(self, i: int) -> float:
         end, shadow = self.task.ends[i], self._shadow(i)
-        saved = self._saving(i, end.facts, self._costs(end.facts), 0) + shadow.pending - end.pending_ns
+        saved = self._saving(i, end.facts, self._costs(end.facts), 0)
+        if end.status in REASONS:
+            saved += shadow.pending - end.pending_ns
         # What did not run is not squeezed: many small losses must not weigh more than the rest at once.
         return self._reward(i, saved) - self.scale * end.unfinished_ns / shadow.total
 
@@ -175,14 +199,15 @@ class ShadowAccounts:
             if len(self._cache) > CACHED:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
-        self._machines[i], self.shadows[i] = machine, self._cache[key]
+        self._episodes[i], self.shadows[i] = self.task.episodes[i], self._cache[key]
 
 
 class ShadowReward(gymnasium.Wrapper):
     """Replaces the reward by what was saved against a shadow run.
 
     An episode's rewards add up to `scale * (1 - cost / shadow cost)` before `symlog` is applied to each step. On
-    running out of memory, what did not run is charged as by VmaOrder-v0, without `symlog`.
+    running out of memory, what did not run is charged as by VmaOrder-v0, without `symlog`. Saved states have its
+    accounts: the same actions from a restored state are paid the same.
 
     Args:
         env: an environment of this package.
@@ -211,7 +236,7 @@ class ShadowReward(gymnasium.Wrapper):
         return observation, float(self.accounts.pay()[0]), terminated, truncated, info
 
 
-class ShadowVectorReward(VectorWrapper):
+class ShadowVectorReward(ForwardingVectorWrapper):
     """`ShadowReward` for a vector environment; the arguments are the same."""
 
     def __init__(self, env: gymnasium.vector.VectorEnv, setting: str = "64K", scale: float = 10.0, slices: int = 128,

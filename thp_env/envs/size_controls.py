@@ -92,17 +92,18 @@ class SizeControlsEnv(ThpEnv):
     ## Episode End
 
     Terminates when the program has ended, or when the machine runs out of memory: then what was not executed is
-    charged as in VmaOrder-v0 (`oom_cost`). Never truncates by itself.
+    charged as in VmaOrder-v0 (`oom_cost`). Truncates after `max_episode_steps`, if that is given.
 
     ## Information
 
-    Each step: `elapsed_ns`, the simulated time of the step. At the end also `reason` ("done" or "oom"),
-    `metrics` (`thp_env.metrics.run_metrics`) and `workload`.
+    Each step: `elapsed_ns`, the simulated time of the step; with `info_masks` also `action_mask`, int8, what
+    `action_masks()` returns. At the end also `reason` ("done", "oom" or, when truncated, "time_limit"), `metrics`
+    (`thp_env.metrics.run_metrics`) and `workload`.
 
     ## Arguments
 
     - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `pmu_period`, `features`,
-      `metrics`: as in VmaOrder-v0.
+      `metrics`, `size`, `surroundings`, `weights`, `max_episode_steps`, `info_masks`: as in VmaOrder-v0.
     - `default`: name of the sizes that are set to "always" at the start; all others are "never".
     - `scan_share`: of no effect, since no page tables are read.
 

@@ -8,65 +8,29 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
-import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from gymnasium import spaces
 
-from thp_env.envs.actions import ORDER_MASKS
+from thp_env.envs.arguments import check_names, order_mask, whole, window_of
+from thp_env.envs.ends import ENDED, REASONS, End, end_of, summary  # noqa: F401 -- REASONS: part of the task's face
 from thp_env.envs.observation import SYSTEM_FIELDS, system_observation
-from thp_env.envs.reward import PRICES, RewardFunction, batch_terms, resolve_reward
+from thp_env.envs.reward import RewardFunction, batch_terms, resolve_reward
+from thp_env.envs.state import Account, restore_accounts
 from thp_env.machine import SMAPS_DTYPE, Machine, Status, layout
-from thp_env.machine.batch import Batch, Facts, Question, Window
+from thp_env.machine.batch import Batch, Facts, Question
 from thp_env.machine.cores import core
 from thp_env.machine.features import feature_set, with_features
-from thp_env.machine.prices import pending_cost
-from thp_env.metrics import run_metrics, unfinished_cost
 from thp_env.traces import Program
-from thp_env.workload import Instance, Workload, resolve
-
-
-class End(NamedTuple):
-    """How an episode ended.
-
-    Attributes:
-        facts: of the machine, one row.
-        status: why.
-        pending_ns: `prices.pending_cost`: what it leaves for later.
-        unfinished_ns: `metrics.unfinished_cost` after running out of memory, else 0.
-        accesses: how many the whole program stands for.
-        info: what the last step tells.
-    """
-
-    facts: Facts
-    status: Status
-    pending_ns: float
-    unfinished_ns: float
-    accesses: float
-    info: dict[str, Any]
-
-
-REASONS = {Status.DONE: "done", Status.OOM: "oom"}
-"""Why an episode ended: the program did, or the machine ran out of memory."""
-_ENDS = np.array([status in REASONS for status in Status])
+from thp_env.workload import Instance, Source, Workload, resolve
 
 WorkloadArgument = str | Workload | Program | Instance | Sequence
-
-
-def order_mask(argument: str, name: str) -> int:
-    """Return the order mask of a named set of sizes.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    if name not in ORDER_MASKS:
-        raise ValueError(f"unknown {argument} {name!r}: one of {', '.join(ORDER_MASKS)}")
-    return ORDER_MASKS[name]
 
 
 class Task(ABC):
@@ -88,6 +52,11 @@ class Task(ABC):
         features: a preset of the kernel's switches, or names of some (`thp_env.machine.features`), added to those
             that the workload's machine has; what its architecture cannot have is left out.
         metrics: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
+        size: of generators' episodes (`thp_env.workload.SIZES`); None: as the workload has it.
+        surroundings: of recordings (`thp_env.workload.SURROUNDINGS`).
+        weights: how often each of several workloads is drawn beside the others; None: all alike.
+        max_episode_steps: steps after which an episode is truncated; None: never.
+        info_masks: tell the masks in every info, as `action_mask`.
         workloads: one workload argument for each machine, instead of `workload`.
         threads: of the batch; None: one for each CPU, at most one each machine.
 
@@ -115,37 +84,34 @@ class Task(ABC):
         pmu_period: int = 1000,
         features: str | Sequence[str] = (),
         metrics: bool = False,
+        size: str | None = None,
+        surroundings: str = "recorded",
+        weights: tuple[float, ...] | None = None,
+        max_episode_steps: int | None = None,
+        info_masks: bool = False,
         workloads: Sequence[WorkloadArgument] | None = None,
         threads: int | None = None,
     ) -> None:
         """Make the task; no machine runs yet."""
         order_mask("default", default)
         self.default = default
-        if not 0 < window_ms < math.inf or window_faults != int(window_faults) or window_faults < 1:
-            raise ValueError("a window must last: window_ms must be positive, window_faults a whole number from 1 on")
-        if window_accesses is not None and (window_accesses != int(window_accesses) or window_accesses < 1):
-            raise ValueError(f"window_accesses must be a whole number from 1 on or None, not {window_accesses}")
-        if not 0 <= scan_share <= 1:
-            raise ValueError(f"scan_share must be from 0 to 1, not {scan_share}")
-        if pmu_period != int(pmu_period) or pmu_period < 1:
-            raise ValueError(f"pmu_period must be a whole number from 1 on, not {pmu_period}")
+        self.window = window_of(self.question, self.slots, window_ms, window_faults, window_accesses, scan_share)
+        self._pmu_period = whole("pmu_period", pmu_period)
+        self.max_episode_steps = None if max_episode_steps is None else whole("max_episode_steps", max_episode_steps)
         if workloads is not None and len(workloads) != machines:
             raise ValueError(f"workloads must name one for each of the {machines} machines, not {len(workloads)}")
-        self.workloads = [resolve(w) for w in workloads] if workloads is not None else [resolve(workload)] * machines
+        named: Sequence[WorkloadArgument] = [workload] if workloads is None else workloads
+        sources = [Source(tuple(resolve(w)), size, surroundings, weights) for w in named]
+        self.sources = sources * (machines if workloads is None else 1)
         self.reward, needs_shadow = resolve_reward(reward)
         self._shadow = needs_shadow or metrics
-        self._pmu_period = int(pmu_period)
         self.features = feature_set(features)
-        self.window = Window(
-            max(1, int(window_ms * 1e9)), int(window_faults), question=self.question, slots=self.slots,
-            every=round(1 / scan_share) if scan_share else 0, new_vma=self.question in (Question.VMA, Question.SLOTS),
-        )  # fmt: skip
-        if window_accesses is not None:
-            self.window = self.window._replace(accesses=int(window_accesses))
+        self.info_masks = bool(info_masks)
         self.batch = Batch([None] * machines, threads)
         n = len(self.batch)
         self.workload: list[Workload | None] = [None] * n
-        self.over = np.ones(n, bool)
+        self.over, self.terminated, self.truncated = np.ones(n, bool), np.zeros(n, bool), np.zeros(n, bool)
+        self.steps, self.episodes = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self.status = np.zeros(n, np.uint8)
         self.rows = np.zeros((n, self.slots + 1), SMAPS_DTYPE)
         self.held = np.zeros((n, self.slots), np.uint32)
@@ -156,23 +122,14 @@ class Task(ABC):
         self._now = self.batch.facts()
         self._last, self._paid = self.batch.facts(), self.batch.facts()
         self._terms: dict[str, np.ndarray] = {}
+        self._restored_terms: dict[int, dict[str, float]] = {}
         self.ends: dict[int, End] = {}
+        self.accounts = WeakValueDictionary[str, Account]()
 
     @classmethod
-    def check_arguments(cls, named: Iterable[str]) -> None:
-        """Check the names of arguments.
-
-        Raises:
-            TypeError: for one that there is not, with the nearest that there is.
-        """
-        known = {p.name for c in cls.__mro__ if "__init__" in vars(c) and issubclass(c, Task)
-                 for p in inspect.signature(c.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD}  # fmt: skip
-        known -= {"self", "machines", "arguments"}
-        for name in named:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise TypeError(f"unknown argument {name}: {hint}There are {', '.join(sorted(known))}")
+    def check_arguments(cls, named: Mapping[str, Any]) -> None:
+        """Refuse arguments that there are not, with a `TypeError` that names the nearest that there is."""
+        check_names([c.__init__ for c in cls.__mro__ if issubclass(c, Task) and "__init__" in vars(c)], named)
 
     # -- what an environment says ------------------------------------------------------------------
 
@@ -206,16 +163,14 @@ class Task(ABC):
         Args:
             i: which machine.
             rng: what is drawn from.
-            options: `default`: sizes of VMAs that nobody decided about, for this episode.
+            options: for this episode: `default`, sizes of VMAs that nobody decided about; `workload`, `size`,
+                `surroundings` and `weights`, as the arguments.
         """
         options = options or {}
-        if unknown := set(options) - {"default", "reset_mask"}:
-            raise ValueError(f"unknown options {', '.join(sorted(unknown))}: there is default")
-        default = options.get("default", self.default)
-        mask = order_mask("default", default)
-        choices = self.workloads[i]
-        workload = choices[int(rng.integers(len(choices)))]
-        program, config = workload.sample(rng)
+        if unknown := set(options) - {*OPTIONS, "reset_mask"}:
+            raise ValueError(f"unknown options {', '.join(sorted(map(str, unknown)))}: there are {', '.join(OPTIONS)}")
+        mask = order_mask("default", options.get("default", self.default))
+        workload, (program, config) = self.sources[i].changed(options).draw(rng)
         features = with_features(config.features, self.features, config.arch)
         machine = Machine(program, dataclasses.replace(
             config, shadow_tlb=self._shadow, charge_vmas=self.charge_vmas, features=features
@@ -229,11 +184,19 @@ class Task(ABC):
             config.memory // layout.PAGE_SIZE, math.prod(tlb.l1_4k), math.prod(tlb.l1_2m or tlb.l1_4k),
             math.prod(tlb.l2 or (0, 0)),
         )  # fmt: skip
-        self.over[i], self.status[i] = False, Status.WINDOW
+        self.over[i], self.truncated[i], self.status[i] = False, False, Status.WINDOW
+        self.steps[i] = 0
+        self.episodes[i] += 1
         self.rows[i], self.held[i] = 0, 0
         fresh = self.batch.facts().raw[i]
         for facts in (self._now, self._paid):
             facts.raw[i] = fresh
+
+    def set_workload(self, changes: Mapping[str, Any]) -> None:
+        """Draw later episodes from something else: `workload`, `size`, `surroundings`, `weights`."""
+        if unknown := set(changes) - set(OPTIONS[1:]):
+            raise ValueError(f"unknown {', '.join(sorted(unknown))}: there are {', '.join(OPTIONS[1:])}")
+        self.sources = [source.changed(changes) for source in self.sources]
 
     def start(self, chosen: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Run machines that have begun to their first decision, and return what is seen of them."""
@@ -252,7 +215,11 @@ class Task(ABC):
         n = len(self.batch)
         old = np.ones(n, bool) if fresh is None else ~fresh
         seen = self._advance(None, self.decisions(actions, old))
-        self.over = _ENDS[self.status] & old
+        self.steps += old
+        self.terminated = ENDED[self.status] & old
+        if self.max_episode_steps is not None:
+            self.truncated = (self.steps >= self.max_episode_steps) & old
+        self.over = self.terminated | self.truncated
         rewards = self._pay(old)
         return seen, rewards
 
@@ -282,14 +249,14 @@ class Task(ABC):
 
     def seen(self, chosen: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """Return what is seen of the chosen machines at their last decision; zeros where the program has ended."""
-        seen, ended = self.observation(chosen), _ENDS[self.status[chosen]]
+        seen, ended = self.observation(chosen), ENDED[self.status[chosen]]
         if ended.any():
             for values in seen.values():
                 values[ended] = 0.0
         return seen
 
     def _pay(self, chosen: np.ndarray) -> np.ndarray:
-        self._terms = self.window_terms(np.flatnonzero(chosen))
+        self._terms, self._restored_terms = self.window_terms(np.flatnonzero(chosen)), {}
         rewards = np.zeros(len(self.batch))
         for column in self._terms.values():
             rewards += column
@@ -315,27 +282,35 @@ class Task(ABC):
 
     def terms(self, i: int) -> dict[str, float]:
         """Return the terms of a machine's last reward; those of the episode's end are there at the end only."""
+        if i in self._restored_terms:
+            return dict(self._restored_terms[i])
         return {name: float(column[i]) for name, column in self._terms.items()} | self._end_terms(i)
 
+    def forget_terms(self, i: int) -> None:
+        """Let a machine that was reset have no last reward."""
+        self._restored_terms[i] = {}
+
+    def info(self, i: int) -> dict[str, Any]:
+        """Return what a machine's last step tells."""
+        told: dict[str, Any] = {"elapsed_ns": int(self.elapsed_ns[i])}
+        if self.info_masks:
+            told["action_mask"] = self.masks()[i]
+        return told | self.ends[i].info if self.over[i] and i in self.ends else told
+
+    def summary(self, i: int) -> dict[str, Any]:
+        """Return reason, workload and metrics of an episode as if it ended where it stands."""
+        return summary(self.batch[i], Status(self.status[i]), self._name(i), float(self.accesses[i]))
+
     def _end(self, i: int) -> End:
-        machine, status, workload = self.batch[i], Status(self.status[i]), self.workload[i]
-        assert workload is not None
-        info = {
-            "reason": REASONS[status],
-            "workload": workload.name,
-            "metrics": run_metrics(machine, self.accesses[i]),
-        }
-        pending = pending_cost(machine.counters, machine.config.clock, PRICES)
-        unfinished = unfinished_cost(machine, PRICES) if status == Status.OOM else 0.0
-        return End(Facts(self._now.raw[i : i + 1].copy()), status, pending, unfinished, float(self.accesses[i]), info)
+        facts = Facts(self._now.raw[i : i + 1].copy())
+        return end_of(self.batch[i], facts, Status(self.status[i]), self._name(i), float(self.accesses[i]))
 
     def _end_terms(self, i: int) -> dict[str, float]:
-        if (end := self.ends.get(i)) is None:
-            return {}
-        terms = {"pending_cost": -end.pending_ns / end.accesses}
-        if end.status == Status.OOM:
-            terms["oom_cost"] = -end.unfinished_ns / end.accesses
-        return terms
+        return self.ends[i].terms if i in self.ends else {}
+
+    def _name(self, i: int) -> str:
+        workload = self.workload[i]
+        return workload.name if workload else ""
 
     # -- saved states ------------------------------------------------------------------------------
 
@@ -348,22 +323,53 @@ class Task(ABC):
         for i in range(len(self.batch)):
             self.batch[i].validate()
 
+    @cached_property
+    def made_for(self) -> str:
+        """What a saved state has to fit: the task and its spaces."""
+        return f"{type(self).__name__} with actions {self.action_space} and observations {self.observation_space}"
+
     def clone_state(self, i: int) -> dict[str, Any]:
         """Return all that decides how a machine's episode goes on."""
         return {
             "machine": self.batch[i].clone(), "workload": self.workload[i],
             "facts": [facts.raw[i].copy() for facts in (self._now, self._last, self._paid)],
+            "terms": self.terms(i), "end": self.ends.get(i),
+            "accounts": {key: account.clone_state(i) for key, account in self.accounts.items()},
             **{name: copy.copy(getattr(self, name)[i]) for name in self._state},
         }  # fmt: skip
 
-    def restore_state(self, i: int, state: dict[str, Any]) -> None:
-        """Go back to a state that `clone_state` returned."""
+    def restore_state(self, i: int, state: Mapping[str, Any]) -> None:
+        """Go back to a state that `clone_state` returned.
+
+        Raises:
+            MachineError: when it lacks the account of a wrapper; then nothing has happened.
+        """
+        restore_accounts(self.accounts, i, state["accounts"])
         self.batch[i], self.workload[i] = state["machine"].clone(), state["workload"]
         for name in self._state:
             getattr(self, name)[i] = state[name]
         for facts, row in zip((self._now, self._last, self._paid), state["facts"], strict=True):
             facts.raw[i] = row
+        self._restored_terms[i] = dict(state["terms"])
+        self.ends.pop(i, None)
+        if state["end"]:
+            self.ends[i] = state["end"]
 
     _state: tuple[str, ...] = (
-        "over", "status", "rows", "held", "default_orders", "accesses", "elapsed_ns", "hardware",
+        "over", "truncated", "steps", "status", "rows", "held", "default_orders", "accesses", "elapsed_ns", "hardware",
     )  # fmt: skip
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return everything, with the machines in the place of the batch that steps them."""
+        n = len(self.batch)
+        machines = [None if self.workload[i] is None else self.batch[i] for i in range(n)]
+        return {**vars(self), "batch": (machines, self.batch.threads), "accounts": dict(self.accounts)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Put the machines into a batch of their own."""
+        accounts = WeakValueDictionary(state["accounts"])
+        vars(self).update(state, batch=Batch(*state["batch"]), accounts=accounts)
+
+
+OPTIONS = ("default", "workload", "size", "surroundings", "weights")
+"""What `reset(options=...)` takes."""

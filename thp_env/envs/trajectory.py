@@ -135,7 +135,8 @@ class RecordTrajectory(gymnasium.Wrapper):
     """Saves every episode as `FOLDER/NAME-0.npz`, `NAME-1.npz` and so on.
 
     Wrap the environment in this first: what other wrappers change of actions and rewards is not recorded. An
-    episode is saved when it ends, and what has run of it at the next `reset` and at `close`.
+    episode is saved when it ends, and what has run of it at the next `reset` and at `close`. Saved states have what
+    was recorded so far, so that a trajectory is the way from the reset to where it ends, whatever was tried beside it.
 
     Args:
         env: one of thp_env's, made by `gymnasium.make`.
@@ -166,6 +167,21 @@ class RecordTrajectory(gymnasium.Wrapper):
         self._actions: list[np.ndarray] = []
         self._rewards: list[float] = []
         self._counters: list[np.ndarray] = []
+        self._begin: dict[str, Any] = {}
+        env.unwrapped.task.accounts[self.key] = self  # type: ignore[attr-defined]
+
+    key = "RecordTrajectory"
+    """What saved states call the record."""
+
+    def clone_state(self, i: int) -> tuple[dict[str, Any], list, list, list]:
+        """Return what was recorded of the episode."""
+        return dict(self._begin), list(self._actions), list(self._rewards), list(self._counters)
+
+    def restore_state(self, i: int, state: tuple[dict[str, Any], list, list, list]) -> None:
+        """Go back to what `clone_state` returned."""
+        begin, actions, rewards, counters = state
+        self._begin, self._actions = dict(begin), list(actions)
+        self._rewards, self._counters = list(rewards), list(counters)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Save what was left unfinished, and begin a new trajectory."""

@@ -91,18 +91,20 @@ class VmaHintsEnv(ThpEnv):
     ## Episode End
 
     Terminates when the program has ended, or when the machine runs out of memory: then what was not executed is
-    charged as in VmaOrder-v0 (`oom_cost`). Never truncates by itself.
+    charged as in VmaOrder-v0 (`oom_cost`). Truncates after `max_episode_steps`, if that is given.
 
     ## Information
 
-    Each step: `elapsed_ns`, the simulated time of the step. At the end also `reason` ("done" or "oom"),
-    `metrics` (`thp_env.metrics.run_metrics`) and `workload`.
+    Each step: `elapsed_ns`, the simulated time of the step; with `info_masks` also `action_mask`, int8, what
+    `action_masks()` returns. At the end also `reason` ("done", "oom" or, when truncated, "time_limit"), `metrics`
+    (`thp_env.metrics.run_metrics`) and `workload`.
 
     ## Arguments
 
     - `slots`: VMAs that are decided about at a time.
     - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `interface`, `advised`, `scan_share`,
-      `pmu_period`, `features`, `metrics`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or more was
+      `pmu_period`, `features`, `metrics`, `size`, `surroundings`, `weights`, `max_episode_steps`,
+      `info_masks`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or more was
       mapped.
     - `default`: name of the sizes that VMAs get which nobody decided about.
 

@@ -110,17 +110,19 @@ class VmaOrderEnv(ThpEnv):
     Terminates when the program has ended, or when the machine runs out of memory: then what was not executed is
     charged as if each access walked the whole page table and faulted, with all memory resident (`oom_cost`), so
     that it never pays to run out. The accesses of an episode are set by the program, never by decisions; how
-    many decisions there are depends on the faults. Never truncates by itself.
+    many decisions there are depends on the faults. Truncates after `max_episode_steps`, if that is given.
 
     ## Information
 
-    Each step: `elapsed_ns`, the simulated time of the step. At the end also `reason` ("done" or "oom"),
-    `metrics` (`thp_env.metrics.run_metrics`) and `workload`.
+    Each step: `elapsed_ns`, the simulated time of the step; with `info_masks` also `action_mask`, int8, what
+    `action_masks()` returns. At the end also `reason` ("done", "oom" or, when truncated, "time_limit"), `metrics`
+    (`thp_env.metrics.run_metrics`) and `workload`.
 
     ## Arguments
 
     - `workload`: a name (see `thp_env.workloads()`), a file, a `Workload`, a `Program`, an `Instance`, or a
-      sequence of those, of which each episode draws one.
+      sequence of those, of which each episode draws one. `reset(options=...)` takes `workload`, `size`,
+      `surroundings`, `weights` and `default` for one episode; `set_workload(...)` changes what later ones draw.
     - `reward`: "total_time", "balanced" or a function.
     - `window_ms`: simulated milliseconds a window lasts at most.
     - `window_faults`: faults that had a choice a window lasts at most.
@@ -141,6 +143,13 @@ class VmaOrderEnv(ThpEnv):
     - `features`: switches of the kernel (docs/features.md), added to those of the workload's machine; a preset's name
       or names of some.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
+    - `size`: "tiny", "small" or "full", of generators' episodes; None (default): as the workload has it.
+    - `surroundings`: "recorded" (default): a recording runs where it was recorded, alike for every seed; "drawn": the
+      seed draws its addresses, machine, fragmentation and limits. Programs and files of your own have none to draw.
+    - `weights`: how often each of several workloads is drawn beside the others; None (default): all alike.
+    - `max_episode_steps`: decisions after which an episode is truncated; None (default): never. `gymnasium.make` keeps
+      it to itself and truncates with a wrapper; `summary()` then has reason and metrics.
+    - `info_masks`: with True, every info has the masks.
 
     ## Version History
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from thp_env.envs.actions import INTERFACES
+from thp_env.envs.arguments import order_mask
 from thp_env.envs.observation import vma_observation
-from thp_env.envs.task import Task, order_mask
+from thp_env.envs.task import Task
 from thp_env.machine import Machine, layout
 
 

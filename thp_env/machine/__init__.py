@@ -51,6 +51,7 @@ from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine
     Verb,
     Vma,
 )  # fmt: skip
+from thp_env.machine.saving import Saving
 
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
@@ -90,7 +91,7 @@ def _orders(mask: int) -> int:
     return mask
 
 
-class Machine(Reading, Access):
+class Machine(Reading, Access, Saving):
     """A simulated machine that executes one trace program.
 
     Args:

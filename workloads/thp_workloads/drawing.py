@@ -98,7 +98,7 @@ def show(workload: Workload, seed: int, path: Path) -> None:
     """
     if path.suffix not in (".png", ".html"):
         raise WorkloadError(f"cannot draw to {path}: give a file that ends in .png or .html")
-    instance = workload.sample(np.random.default_rng(seed))
+    instance = workload.draw(np.random.default_rng(seed))
     core = instance.config.core if isinstance(instance.config.core, str) else instance.config.core.name
     facts = f"{workload.description} (seed {seed}, machine of {instance.config.memory >> 20} MiB, {core})"
     out = io.BytesIO()

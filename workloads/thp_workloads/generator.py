@@ -195,8 +195,8 @@ class Generator:
     @classmethod
     def workload(cls, size: str = "small") -> Workload:
         """Return the generator as a workload."""
-        draw = partial(cls.sample, size=size)
-        return Workload(cls.name, "generator", cls.family, side_of(cls.family), cls.summary, draw)
+        draws = {name: partial(cls.sample, size=name) for name in SIZES}
+        return Workload(cls.name, "generator", cls.family, side_of(cls.family), cls.summary, draws[size], draws)
 
     @classmethod
     def parameters(cls) -> list[tuple[str, Any, str, str]]:

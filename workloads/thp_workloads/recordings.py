@@ -10,8 +10,9 @@ import numpy as np
 
 from thp_env.machine import MachineConfig
 from thp_env.traces import Program, load_program
-from thp_env.workload import Instance, Workload, memory_for
-from thp_workloads.splits import side_of
+from thp_env.workload import Instance, Sample, Workload, memory_for
+from thp_workloads.relocation import elsewhere, fits, mapped
+from thp_workloads.splits import cores_of, side_of
 
 FAMILIES = {
     "python_dict": "interpreter",
@@ -39,10 +40,30 @@ def _sample(name: str, rng: np.random.Generator) -> Instance:
     return Instance(recorded, MachineConfig(memory=memory_for(recorded)))
 
 
+def _elsewhere(name: str, rng: np.random.Generator) -> Instance:
+    return elsewhere(program(name), rng, cores_of(side_of(FAMILIES[name])), partial(_fits, name))
+
+
+@cache
+def _fits(name: str, pages: int) -> bool:
+    return fits(program(name), pages, _mapped(name))
+
+
+@cache
+def _mapped(name: str) -> list[int]:
+    return mapped(program(name))
+
+
 def recordings() -> list[Workload]:
-    """Return the shipped recordings as workloads."""
+    """Return the shipped recordings as workloads.
+
+    Every seed draws the same program on the same machine, as it was recorded; `surroundings="drawn"` draws addresses,
+    machine, core, fragmentation and limits by the seed. What the program does is always the same.
+    """
     found = []
     for name, family in FAMILIES.items():
         draw: Callable[[np.random.Generator], Instance] = partial(_sample, name)
-        found.append(Workload(name, "recording", family, side_of(family), f"recording of a real program: {name}", draw))
+        variants: dict[str, Sample] = {"recorded": draw, "drawn": partial(_elsewhere, name)}
+        found.append(Workload(name, "recording", family, side_of(family), f"recording of a real program: {name}", draw,
+                              variants))  # fmt: skip
     return found

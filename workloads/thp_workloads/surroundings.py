@@ -118,11 +118,16 @@ def surround(b: ProgramBuilder, rng: np.random.Generator, around: Surroundings) 
 
     Some file regions of odd lengths come first, so that no address or alignment names a workload.
     """
+    bring_about(b, around)
+    for i in range(int(rng.integers(2, 6))):
+        b.mmap(f"lib{i}", pages(log_uniform(rng, 8 * 1024, 4 * MIB)), at="auto", file=True, prot="r")
+
+
+def bring_about(b: ProgramBuilder, around: Surroundings) -> None:
+    """Write what has happened to the machine's memory before the program starts."""
     if around.unmovable:
         b.pollute(around.unmovable)
     if around.unusable:
         b.fragment(around.order, around.unusable)
     if around.swap:
         b.swap(around.swap)
-    for i in range(int(rng.integers(2, 6))):
-        b.mmap(f"lib{i}", pages(log_uniform(rng, 8 * 1024, 4 * MIB)), at="auto", file=True, prot="r")

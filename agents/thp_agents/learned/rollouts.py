@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -117,7 +117,7 @@ def play(how: Play, seed: int) -> Samples:
     made = gymnasium.make("thp_env/VmaOrder-v0", workload=[find(name) for name in how.workloads],
                           disable_env_checker=True, **how.arguments)  # fmt: skip
     env: VmaOrderEnv = made.unwrapped  # type: ignore[assignment]
-    states: list[tuple[float, dict, LearnedPolicy, np.ndarray]] = []
+    states: list[tuple[float, Mapping[str, Any], LearnedPolicy, np.ndarray]] = []
     observation, _ = env.reset(seed=seed)
     policy, view = how.policy(), View(env)
     policy.reset(view)
@@ -142,7 +142,7 @@ def play(how: Play, seed: int) -> Samples:
     ])  # fmt: skip
 
 
-def try_all(env: VmaOrderEnv, state: dict[str, Any], policy: LearnedPolicy) -> np.ndarray:
+def try_all(env: VmaOrderEnv, state: Mapping[str, Any], policy: LearnedPolicy) -> np.ndarray:
     """Return what each action would save from a state on, in percent of the run's cost; NaN where it has no effect."""
     env.task.restore_state(0, state)
     masks = env.action_masks()
@@ -153,7 +153,7 @@ def try_all(env: VmaOrderEnv, state: dict[str, Any], policy: LearnedPolicy) -> n
     return worth
 
 
-def outcome(env: VmaOrderEnv, state: dict[str, Any], policy: LearnedPolicy, action: int) -> float:
+def outcome(env: VmaOrderEnv, state: Mapping[str, Any], policy: LearnedPolicy, action: int) -> float:
     """Return what the run costs, in ns, if an action is taken in a state and all else is left to the policy's base."""
     env.task.restore_state(0, state)
     view = View(env)

@@ -1,0 +1,97 @@
+"""`thp-env dataset`: episodes of policies as Minari datasets, each with a datasheet."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import thp_env
+from thp_agents.dataset import ARGUMENTS, BEST, Episode, Setting, best_heuristic, datasheet, fitting, record
+from thp_agents.policy import Policy, PolicyError
+from thp_agents.tables import write_text
+from thp_env.workload import find
+
+
+def run(args: argparse.Namespace, command: str) -> int:
+    """Carry out the command; nothing is written before every policy has played."""
+    if args.env not in thp_env.ENVIRONMENTS:
+        raise PolicyError(f"unknown environment {args.env!r}: one of {', '.join(thp_env.ENVIRONMENTS)}")
+    _needs_minari()
+    for name in args.workloads:
+        find(name)
+    setting = Setting(args.env, tuple(args.workloads), args.size, args.episodes, args.seed, ARGUMENTS.get(args.env, {}))
+    setting.make()
+    prefix = args.name or f"thp_env/{_kebab(args.env)}"
+    if args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
+        os.environ["MINARI_DATASETS_PATH"] = str(args.folder.resolve())
+    made: dict[str, tuple[Policy, list[Episode], list[str]]] = {}
+    for spec in dict.fromkeys(args.policies):
+        notes = []
+        if spec == BEST:
+            spec, costs = best_heuristic(setting)
+            shown = ", ".join(f"{name} {cost:.3f}" for name, cost in sorted(costs.items(), key=lambda item: item[1]))
+            notes = [f"chosen by mean ns per access on the first episodes: {shown}"]
+        policy = fitting(spec, setting)
+        dataset_id = f"{prefix}/{_slug(BEST if notes else policy.name)}-v0"
+        if dataset_id in made:
+            raise PolicyError(f"two policies would make {dataset_id}: leave one out")
+        made[dataset_id] = (policy, record(policy, setting), notes)
+    _refuse_known(list(made))
+    for dataset_id, (policy, episodes, notes) in made.items():
+        _write(dataset_id, policy, episodes, notes, setting, args.author, command)
+    return 0
+
+
+def _kebab(env_id: str) -> str:
+    name = env_id.partition("/")[2].rpartition("-v")[0]
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _needs_minari() -> None:
+    if find_spec("minari") is None or find_spec("h5py") is None:
+        raise PolicyError("datasets need Minari: pip install 'minari[hdf5]'")
+
+
+def _refuse_known(ids: Sequence[str]) -> None:
+    import minari
+
+    for dataset_id in ids:
+        if dataset_id in minari.list_local_datasets():
+            raise PolicyError(f"there is a dataset {dataset_id} already: choose another --name, or delete it with "
+                              f"minari delete {dataset_id}")  # fmt: skip
+
+
+def _write(dataset_id: str, policy: Policy, episodes: list[Episode], notes: list[str], setting: Setting, author: str,
+           command: str) -> None:  # fmt: skip
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    buffer = []
+    for i, e in enumerate(episodes):
+        n = len(e.actions)
+        buffer.append(EpisodeBuffer(
+            id=i, seed=e.seed, actions=list(e.actions), rewards=list(e.rewards),
+            observations={key: [seen[key] for seen in e.observations] for key in e.observations[0]},
+            infos={"elapsed_ns": list(e.elapsed_ns), "action_mask": list(e.masks)},
+            terminations=[e.terminated and k == n - 1 for k in range(n)],
+            truncations=[not e.terminated and k == n - 1 for k in range(n)],
+        ))  # fmt: skip
+    sheet = datasheet(dataset_id, policy, setting, episodes, command, notes)
+    made_by = f"thp-env=={thp_env.__version__}"
+    env = setting.make()
+    dataset = minari.create_dataset_from_buffers(
+        dataset_id=dataset_id, buffer=buffer, env=env, eval_env=env, algorithm_name=policy.name, author=author,
+        author_email="not given", code_permalink=f"{made_by}, {command}", description=sheet, requirements=[made_by],
+    )  # fmt: skip
+    path = Path(dataset.storage.data_path).parent / "DATASHEET.md"
+    write_text(path, sheet)
+    print(f"{dataset_id}: {dataset.total_episodes} episodes, {dataset.total_steps} steps; {path}")

@@ -1,0 +1,273 @@
+"""A model that Stable-Baselines3 or sb3-contrib saved, as a policy: `sb3:model.zip`.
+
+Nothing that such a file holds is run, so strangers' files can be evaluated as they are. A model's zip and a file of
+VecNormalize are pickles, which could run anything; here weights are read with `torch.load(weights_only=True)`, of the
+zip's JSON only what is text, and a file of VecNormalize by an unpickler that knows numbers and arrays and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Discrete, flatdim
+
+import thp_env
+from thp_agents.learned.networks import Mlp, flat
+from thp_agents.policy import Policy, PolicyError
+
+ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu"}
+"""Of PyTorch's activations those that can be run here, and their names in `networks.ACTIVATIONS`."""
+
+LARGEST = 256 << 20
+"""Bytes of a part of a file that are read."""
+
+
+class Statistics(NamedTuple):
+    """What VecNormalize does to observations, keys and all; one key "" where they are flat."""
+
+    mean: dict[str, np.ndarray]
+    var: dict[str, np.ndarray]
+    epsilon: float
+    clip: float
+
+    def normalised(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """Return an observation, flat, as the model saw it in training."""
+        if "" in self.mean:
+            return self._scaled("", flat(observation)).astype(np.float32)
+        scaled = {k: self._scaled(k, v) if k in self.mean else v for k, v in observation.items()}
+        return flat(scaled)
+
+    def _scaled(self, key: str, values: np.ndarray) -> np.ndarray:
+        scaled = (values - self.mean[key]) / np.sqrt(self.var[key] + self.epsilon)
+        return np.clip(scaled, -self.clip, self.clip)
+
+
+class SB3Policy(Policy):
+    """Takes the action that the model's `predict(deterministic=True)` takes.
+
+    Args:
+        name: of the policy.
+        source: where it is from.
+        network: gives a value for each action.
+        environment: id and arguments of the environment that its spaces fit.
+        masked: whether it was trained with masks.
+        statistics: of VecNormalize; None: observations are taken as they are.
+        digest: of its files.
+    """
+
+    kind = "learned"
+
+    def __init__(
+        self, name: str, source: str, network: Mlp, environment: tuple[str, dict[str, Any]], masked: bool,
+        statistics: Statistics | None, digest: str,
+    ) -> None:  # fmt: skip
+        """Take over the network."""
+        self.name, self.source, self.network, self.masked = name, source, network, masked
+        self.statistics, self.digest = statistics, digest
+        self.environment, self.arguments = environment
+        env = _made(self.environment, self.arguments)
+        self.default = env.task.default  # type: ignore[attr-defined]
+        space: Any = env.action_space
+        self.parts = None if isinstance(space, Discrete) else np.cumsum(space.nvec)[:-1]
+
+    def decide(self, observation: dict[str, np.ndarray], view: Any) -> Any:
+        """Return the action of the highest value, one for each part of the action."""
+        seen = self.statistics.normalised(observation) if self.statistics else flat(observation)
+        values = self.network({"": seen})
+        if self.masked:
+            values = np.where(np.asarray(view.masks).reshape(-1) != 0, values, -np.inf)
+        if self.parts is None:
+            return int(values.argmax())
+        return np.array([part.argmax() for part in np.split(values, self.parts)])
+
+
+def load_sb3(files: str) -> SB3Policy:
+    """Read a model, and the statistics of VecNormalize that lie beside it.
+
+    Args:
+        files: the model's zip; "," and the statistics' file may follow. Without, STEM_vecnormalize.pkl, STEM.pkl,
+            vecnormalize.pkl and STEM/vecnormalize.pkl (RL-Zoo) are looked for beside the model.
+
+    Raises:
+        PolicyError: when a file is missing, damaged, or holds a network that cannot be run here.
+    """
+    model, _, named = files.partition(",")
+    path = Path(model)
+    weights, data, version = _read(path)
+    beside = [Path(named)] if named else [
+        path.with_name(f"{path.stem}_vecnormalize.pkl"), path.with_suffix(".pkl"),
+        path.with_name("vecnormalize.pkl"), path.parent / path.stem / "vecnormalize.pkl",
+    ]  # fmt: skip
+    found = next((p for p in beside if named or p.is_file()), None)
+    try:
+        sizes = _action_sizes(data["action_space"])
+        network = _network(weights, data, sum(sizes))
+        statistics = _statistics(found) if found else None
+        environment = _environment(sizes, "nvec" in data["action_space"], network.shape[0])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PolicyError(f"{path}: {error if isinstance(error, ValueError) else 'not a model of Stable-Baselines3'}"
+                          ) from None  # fmt: skip
+    if statistics and sum(np.size(v) for v in statistics.mean.values()) > network.shape[0]:
+        raise PolicyError(f"{found}: statistics of other observations than those of {path}")
+    masked = "maskable" in str(data["policy_class"].get("__module__", ""))
+    parts = [path.read_bytes(), *([found.read_bytes()] if found else [])]
+    source = f"Stable-Baselines3 {version}, {path.name}" + (f" with {found.name}" if found else "")
+    digest = hashlib.sha256(b"".join(parts)).hexdigest()[:12]
+    return SB3Policy(path.stem, source, network, environment, masked, statistics, digest)
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], str]:
+    try:
+        import torch
+    except ImportError:
+        raise PolicyError("models of Stable-Baselines3 need torch: pip install 'thp-env[agents]'") from None
+    try:
+        with zipfile.ZipFile(path) as file:
+            for info in file.infolist():
+                if info.file_size > LARGEST:
+                    raise PolicyError(f"{path}: {info.filename} is larger than {LARGEST >> 20} MiB")
+            data = json.loads(file.read("data"))
+            version = file.read("_stable_baselines3_version").decode(errors="replace").strip()
+            stored = torch.load(io.BytesIO(file.read("policy.pth")), map_location="cpu", weights_only=True)
+        return {name: tensor.numpy() for name, tensor in stored.items()}, data, version
+    except FileNotFoundError:
+        raise PolicyError(f"{path}: no such file") from None
+    except PolicyError:
+        raise
+    except Exception as error:  # torch raises whatever it finds
+        reason = str(error).partition("\n")[0][:120]
+        raise PolicyError(f"{path}: not a model of Stable-Baselines3 ({reason})") from None
+
+
+def _action_sizes(space: dict[str, Any]) -> list[int]:
+    if "nvec" in space:
+        return [int(n) for n in re.findall(r"\d+", str(space["nvec"]))]
+    return [int(space["n"])]
+
+
+def _network(weights: dict[str, np.ndarray], data: dict[str, Any], actions: int) -> Mlp:
+    kwargs = data.get("policy_kwargs", {})
+    if "mlp_extractor.value_net.0.weight" in weights or "action_net.weight" in weights:
+        layers, usual = [*_layers(weights, "mlp_extractor.policy_net."), "action_net"], "Tanh"
+    else:
+        bodies = ("q_net.q_net.", "quantile_net.quantile_net.")
+        body = next((name for name in bodies if f"{name}0.weight" in weights), "")
+        layers, usual = _layers(weights, body) if body else [], "ReLU"
+    known = ("mlp_extractor.", "action_net.", "value_net.", "q_net", "quantile_net")
+    if not layers or (foreign := [name for name in weights if not name.startswith(known)]):
+        what = f" ({foreign[0]})" if layers else ""
+        raise ValueError(f"its network is no plain MLP of PPO, MaskablePPO, A2C, DQN or QR-DQN{what}: load it in a "
+                         "policy of your own, as my_module:MyPolicy")  # fmt: skip
+    arrays: dict[str, np.ndarray] = {}
+    for i, layer in enumerate(layers):
+        arrays |= {f"weight{i}": weights[f"{layer}.weight"], f"bias{i}": weights[f"{layer}.bias"]}
+    last = len(layers) - 1
+    outputs = len(arrays[f"bias{last}"])
+    if any(name.startswith("quantile_net") for name in layers):  # the mean of the quantiles is linear in the layer
+        for name in (f"weight{last}", f"bias{last}"):
+            rows = arrays[name].reshape(outputs // actions, actions, *arrays[name].shape[1:])
+            arrays[name] = rows.mean(0)
+    elif outputs != actions:
+        raise ValueError(f"its network has {outputs} outputs, and {actions} actions")
+    told = re.search(r"activation\.(\w+)'", str(kwargs.get("activation_fn", "")))
+    activation = told[1] if told else usual
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"its activation {activation} is none of {', '.join(ACTIVATIONS)}")
+    if not all(np.isfinite(a).all() for a in arrays.values()):
+        raise ValueError("holds weights that are not finite")
+    return Mlp(arrays, ACTIVATIONS[activation])
+
+
+def _layers(weights: dict[str, np.ndarray], body: str) -> list[str]:
+    names = {name.rpartition(".")[0] for name in weights if name.startswith(body)}
+    return sorted(names, key=lambda name: int(name.removeprefix(body)))
+
+
+def _made(env_id: str, arguments: dict[str, Any]) -> gymnasium.Env:
+    return gymnasium.make(env_id, disable_env_checker=True, **arguments).unwrapped
+
+
+def _environment(sizes: list[int], several: bool, inputs: int) -> tuple[str, dict[str, Any]]:
+    """Return the environment, with the arguments, whose spaces have these sizes."""
+    variants: list[dict[str, Any]] = [{}, {"interface": "madvise"}, {"interface": "address"}, {"slots": len(sizes)},
+                                      {"slots": len(sizes), "interface": "madvise"}]  # fmt: skip
+    for env_id in thp_env.ENVIRONMENTS:
+        for arguments in variants:
+            try:
+                env = _made(env_id, arguments)
+            except (TypeError, ValueError):
+                continue  # an argument that this one does not have
+            space: Any = env.action_space
+            offered = [int(space.n)] if isinstance(space, Discrete) else space.nvec.tolist()
+            if (offered, not isinstance(space, Discrete), flatdim(env.observation_space)) == (sizes, several, inputs):
+                return env_id, arguments
+    raise ValueError(f"made for {inputs} numbers seen and actions {sizes}: no environment of this version has these")
+
+
+# -- VecNormalize --------------------------------------------------------------------------------------
+
+
+class _Inert:
+    """Stands for an object of any class: it keeps its attributes and does nothing."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        """Take anything."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Keep the attributes."""
+        if isinstance(state, dict):
+            vars(self).update(state)
+
+    def __call__(self, *arguments: Any, **named: Any) -> _Inert:
+        """Return another that does nothing."""
+        return _Inert()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Forget it."""
+
+    append = extend = add = __call__
+
+
+_CORE = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
+_ARRAYS = {
+    ("numpy", "ndarray"), ("numpy", "dtype"), (f"{_CORE}.numeric", "_frombuffer"),
+    (f"{_CORE}.multiarray", "_reconstruct"), (f"{_CORE}.multiarray", "scalar"),
+}  # fmt: skip
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Return NumPy's own makers of arrays, and for everything else a class that does nothing."""
+        module = module.replace("numpy._core", _CORE).replace("numpy.core", _CORE)
+        return super().find_class(module, name) if (module, name) in _ARRAYS else type(name, (_Inert,), {})
+
+
+def _statistics(path: Path) -> Statistics | None:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise PolicyError(f"{path}: larger than {LARGEST >> 20} MiB")
+        with path.open("rb") as file:
+            kept = vars(_Unpickler(file).load())
+        if not kept.get("norm_obs", True):
+            return None
+        rms = kept["obs_rms"] if isinstance(kept["obs_rms"], dict) else {"": kept["obs_rms"]}
+        mean = {key: np.asarray(value.mean, np.float64) for key, value in rms.items()}
+        var = {key: np.asarray(value.var, np.float64) for key, value in rms.items()}
+        if not all(np.isfinite(a).all() for a in [*mean.values(), *var.values()]):
+            raise ValueError
+        return Statistics(mean, var, float(kept["epsilon"]), float(kept["clip_obs"]))
+    except FileNotFoundError:
+        raise PolicyError(f"{path}: no such file") from None
+    except PolicyError:
+        raise
+    except Exception:  # a pickle can raise anything
+        raise PolicyError(f"{path}: not statistics that VecNormalize saved") from None

@@ -1,0 +1,70 @@
+"""How episodes end: the program does, memory runs out, or the time limit cuts them off."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from thp_env.envs.reward import PRICES
+from thp_env.machine import Machine, Status
+from thp_env.machine.batch import Facts
+from thp_env.machine.prices import pending_cost
+from thp_env.metrics import run_metrics, unfinished_cost
+
+REASONS = {Status.DONE: "done", Status.OOM: "oom"}
+"""Why an episode terminated: the program ended, or the machine ran out of memory."""
+
+TIME_LIMIT = "time_limit"
+"""The reason of an episode that was truncated."""
+
+ENDED = np.array([status in REASONS for status in Status])
+"""Whether an episode is over, by the machine's status."""
+
+
+class End(NamedTuple):
+    """How an episode ended, or where the time limit cut it off.
+
+    Attributes:
+        facts: of the machine, one row.
+        status: of the machine; one of `REASONS` when the episode terminated.
+        pending_ns: `prices.pending_cost`: what it leaves for later; 0 where it was cut off, since it could go on.
+        unfinished_ns: `metrics.unfinished_cost` after running out of memory, else 0.
+        accesses: how many the whole program stands for.
+        info: what the last step tells.
+    """
+
+    facts: Facts
+    status: Status
+    pending_ns: float
+    unfinished_ns: float
+    accesses: float
+    info: dict[str, Any]
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """The terms of the reward that the end alone is charged, in ns per access."""
+        terms = {"pending_cost": -self.pending_ns / self.accesses} if self.status in REASONS else {}
+        if self.status == Status.OOM:
+            terms["oom_cost"] = -self.unfinished_ns / self.accesses
+        return terms
+
+
+def summary(machine: Machine, status: Status, workload: str, accesses: float) -> dict[str, Any]:
+    """Return reason, workload and metrics of an episode that ends where it stands."""
+    return {"reason": REASONS.get(status, TIME_LIMIT), "workload": workload, "metrics": run_metrics(machine, accesses)}
+
+
+def end_of(machine: Machine, facts: Facts, status: Status, workload: str, accesses: float) -> End:
+    """Return the end of an episode.
+
+    Args:
+        machine: as it stands.
+        facts: of it, one row.
+        status: of it.
+        workload: name of what ran.
+        accesses: how many the whole program stands for.
+    """
+    pending = pending_cost(machine.counters, machine.config.clock, PRICES) if status in REASONS else 0.0
+    unfinished = unfinished_cost(machine, PRICES) if status == Status.OOM else 0.0
+    return End(facts, status, pending, unfinished, accesses, summary(machine, status, workload, accesses))

@@ -1,0 +1,127 @@
+"""A recorded program elsewhere: its addresses, its machine and what it finds there drawn anew, as from run to run.
+
+Recordings are made without address space randomisation, on a machine of their own. Here the executable, the heap and
+the mappings move by whole pages as Linux moves them (arch/x86/mm/mmap.c, fs/binfmt_elf.c), which changes where aligned
+blocks lie; the machine, its fragmentation and its limits are drawn as for generators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from thp_env.machine import Machine, layout
+from thp_env.traces import Program, ProgramBuilder
+from thp_env.workload import Instance, memory_for
+from thp_workloads.surroundings import GIB, MIB, PAGE, Surroundings, bring_about, draw_surroundings
+
+RANDOM_PAGES = 1 << 28
+"""Places of the executable and of the mappings (mmap_rnd_bits)."""
+
+PMD_PAGES = layout.PMD_SIZE // PAGE
+
+BRK_PAGES = 32 * MIB // PAGE
+"""Places of the heap behind the executable (arch_randomize_brk)."""
+
+EXECUTABLE = (0x5500 << 32, 0x5700 << 32)
+"""Where position-independent executables are loaded without randomisation; others stay where they are."""
+
+MAPPINGS = 1024 * GIB
+"""Addresses so far below mmap_base belong to mappings; the stack lies above, what a program places by itself below."""
+
+
+MAPPING = ("mmap", "munmap", "mprotect", "mremap", "brk", "slice", "fork", "exit")
+"""Operations that decide what is mapped."""
+
+TRIES = 4
+"""Places of the mappings that are drawn before they move by whole 2M only."""
+
+
+def moved(program: Program, down: int, up: int, heap: int) -> Program:
+    """Return the program at other addresses.
+
+    Args:
+        program: with `mmap_base` and `brk_start` in its meta.
+        down: pages that the mappings move down.
+        up: pages that a position-independent executable moves up, and its heap with it.
+        heap: pages that the heap moves up besides.
+    """
+    base, brk = int(program.meta["mmap_base"]), int(program.meta["brk_start"])
+    up = up if EXECUTABLE[0] <= brk < EXECUTABLE[1] else 0
+    ops = program.ops.copy()
+    for name, field in (("mmap", "a"), ("mremap", "d")):
+        places = ops[field].astype(np.int64)
+        fixed = (ops["op"] == layout.OPS.index(name)) & (ops["c"] == layout.AT_ADDRESS)
+        mapping = fixed & (places <= base) & (places > base - MAPPINGS)
+        executable = fixed & (places >= EXECUTABLE[0]) & (places < EXECUTABLE[1])
+        ops[field] = places - mapping * down * PAGE + executable * up * PAGE
+    meta = {**program.meta, "mmap_base": base - down * PAGE, "brk_start": brk + (up + heap) * PAGE}
+    return replace(program, ops=ops, meta=meta)
+
+
+def mapped(program: Program) -> list[int]:
+    """Return how many bytes are mapped after each operation that maps or unmaps."""
+    ops = program.ops[np.isin(program.ops["op"], [layout.OPS.index(name) for name in MAPPING])]
+    machine, sizes = Machine(replace(program, ops=ops)), []
+    for _ in ops:
+        machine.run(ops=1, go_on=True)
+        sizes.append(sum(vma.end - vma.start for vma in machine.vmas()))
+    return sizes
+
+
+def fits(program: Program, pages: int, expected: list[int] | None = None) -> bool:
+    """Whether mappings may move by so many pages, besides whole 2M: none lands on another.
+
+    Linux puts long mappings at multiples of 2M wherever the rest is, so that what a recording has at fixed addresses
+    may come to lie under them.
+
+    Args:
+        program: as it was recorded.
+        pages: less than 2M.
+        expected: `mapped` of the program; None: find out.
+    """
+    return pages == 0 or mapped(moved(program, pages, 0, 0)) == (expected or mapped(program))
+
+
+def draw_place(program: Program, rng: np.random.Generator, may: Callable[[int], bool]) -> Program:
+    """Return the program with its addresses drawn anew; `may` says what `fits` does."""
+    drawn = [int(down) for down in rng.integers(RANDOM_PAGES, size=TRIES)]
+    down = next((n for n in drawn if may(n % PMD_PAGES)), drawn[0] // PMD_PAGES * PMD_PAGES)
+    return moved(program, down, int(rng.integers(RANDOM_PAGES)), int(rng.integers(BRK_PAGES)))
+
+
+def surrounded(program: Program, around: Surroundings, seed: int) -> Program:
+    """Return the program with what happens before and around it, and another seed of its random choices."""
+    before = ProgramBuilder("before")
+    bring_about(before, around)
+    limits = ProgramBuilder("limits")
+    for _, limit in around.pressure:
+        limits.limit(limit)
+    first, later = before.build().ops, limits.build().ops
+    time = np.cumsum(program.own_ns)
+    at = np.searchsorted(time, [moment * time[-1] for moment, _ in around.pressure])
+    later["process"] = program.ops["process"][at.clip(max=len(program.ops) - 1)]
+    ops = np.concatenate([first, np.insert(program.ops, at, later)])
+    return replace(program, ops=ops, seed=seed)
+
+
+def elsewhere(
+    program: Program, rng: np.random.Generator, cores: tuple[str, ...], may: Callable[[int], bool] | None = None
+) -> Instance:
+    """Draw where a recorded program runs.
+
+    Args:
+        program: with `mmap_base` and `brk_start` in its meta.
+        rng: the source of randomness.
+        cores: names of cores.
+        may: `fits` of the program, for one that keeps what it found out; None: find out anew.
+    """
+    footprint = int((memory_for(program) - 32 * MIB) / 1.25)
+    touched = min(1.0, int(program.meta.get("touched_bytes", footprint)) / footprint)
+    around = draw_surroundings(rng, footprint, touched, cores)
+    place = draw_place(program, rng, may or partial(fits, program))
+    there = surrounded(place, around, int(rng.integers(1 << 62)))
+    return Instance(there.check(), around.config)
