@@ -381,6 +381,8 @@ def _reason(error: Exception) -> str:
         for extra, packages in EXTRAS.items():
             if package in packages:
                 return f"this needs {package}, which is not installed: pip install 'thp-env[{extra}]'"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, ValueError | OSError) and str(error):
         return str(error)
     return f"{type(error).__name__}: {error} (--debug shows where)"

@@ -76,20 +76,20 @@ def test_every_extra_has_what_it_is_said_to_have() -> None:
 
 
 VERBS = {
-    "train --workloads small.npz --steps 8": ("torch", "stable_baselines3", "sb3_contrib", "tqdm"),
-    "train --agent rollouts --workloads small.npz --steps 8": ("sklearn",),
-    "evaluate --policies 64K --workloads small.npz": ("tqdm",),
-    "evaluate --policies 64K --workloads small.npz --report r": ("matplotlib",),
-    "distill ppo#0 --no-score --rounds 1 --episodes 1": ("sklearn", "tqdm"),
-    "demo": ("torch", "matplotlib", "tqdm"),
-    "tune": ("optuna", "torch"),
-    "workloads small.npz --profile": ("tqdm",),
-    "workloads show small.npz": ("matplotlib",),
-    "evaluate --policies 64K --workloads small.npz --ray": ("ray",),
+    "train --workloads small.npz --steps 8": "torch",
+    "train --agent rollouts --workloads small.npz --steps 8": "sklearn",
+    "evaluate --policies 64K --workloads small.npz": "tqdm",
+    "evaluate --policies 64K --workloads small.npz --report r": "matplotlib",
+    "distill ppo#0 --no-score --rounds 1 --episodes 1": "sklearn",
+    "demo": "matplotlib",
+    "tune": "optuna",
+    "workloads small.npz --profile": "tqdm",
+    "workloads show small.npz": "matplotlib",
+    "evaluate --policies 64K --workloads small.npz --ray": "ray",
 }
 
 
-@pytest.mark.parametrize(("verb", "module"), [(verb, m) for verb, modules in VERBS.items() for m in modules])
+@pytest.mark.parametrize(("verb", "module"), VERBS.items())
 def test_what_is_not_installed_is_named_with_its_extra(folder: Path, verb: str, module: str) -> None:
     extra = next(extra for extra, modules in EXTRAS.items() if module in modules)
     code = f"import sys; sys.modules[{module!r}] = None; from thp_agents.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -146,20 +146,24 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("what", BODIES)
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_whatever_a_policy_raises_is_one_line(folder: Path, what: str, processes: str) -> None:
+@pytest.mark.parametrize(("what", "processes"), [*((what, "1") for what in BODIES), ("exit in decide", "2")])
+def test_whatever_a_policy_raises_is_one_line(
+    folder: Path, what: str, processes: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     body, told = BODIES[what]
     head = "from thp_agents.policy import Policy\nclass P(Policy):\n default = '4K'\n source = 'me'\n"
     if "property" not in what:
         head += " name = 'mine'\n"
     (folder / "mine.py").write_text(body if "import" in what or "missing" in what else head + body)
-    done = run(folder, COMMAND, "evaluate", "--policies", "mine:P", "64K", "--workloads", "small.npz", "--quiet",
-               "--processes", processes)  # fmt: skip
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.returncode == (0 if "decide" in body and "meta" not in body else 2), done.stderr
-    assert done.stderr.count("\n") == 1
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    words = ["--workloads", "small.npz", "--quiet", "--processes", processes]
+    code = main(["evaluate", "--policies", "mine:P", "64K", *words])
+    err = capfd.readouterr().err
+    assert told in err
+    assert "Traceback" not in err
+    assert err.count("\n") == 1
+    assert code == (0 if "decide" in body and "meta" not in body else 2)
 
 
 def test_a_workload_of_a_plug_in_that_raises_is_one_line(folder: Path, monkeypatch, capsys) -> None:
@@ -190,8 +194,7 @@ def test_output_to_a_fifo(folder: Path) -> None:
     read: dict[str, list[bytes]] = {"runs.csv": [], "r/scores.png": [], "r/index.html": []}
     threads = [read_from(folder / name, into) for name, into in read.items()]
     words = ["evaluate", "--policies", "64K", "--workloads", "small.npz", "--quiet", "--processes", "1"]
-    done = run(folder, COMMAND, *words, "--csv", "runs.csv", "--report", "r")
-    assert done.returncode == 0, done.stderr
+    assert main([*words, "--csv", "runs.csv", "--report", "r"]) == 0
     for thread in threads:
         thread.join(20)
     assert read["runs.csv"][0].startswith(b"policy,training")
@@ -205,14 +208,14 @@ def test_output_to_a_fifo(folder: Path) -> None:
     "train --agent bandit --workloads small.npz --steps 8 --quiet --out",
     "workloads small.npz --profile --seeds 1 --quiet --out",
 ])  # fmt: skip
-def test_output_to_devices(folder: Path, words: str) -> None:
+def test_output_to_devices(folder: Path, words: str, capfd: pytest.CaptureFixture[str]) -> None:
     before = os.stat("/dev/null").st_rdev
-    assert run(folder, COMMAND, *words.split(), "/dev/null").returncode == 0
+    assert main([*words.split(), "/dev/null"]) == 0
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
     assert os.stat("/dev/null").st_rdev == before
-    full = run(folder, COMMAND, *words.split(), "/dev/full")
-    assert full.returncode == 2
-    assert "cannot write /dev/full: No space left on device" in one_line(full.stderr)
+    capfd.readouterr()
+    assert main([*words.split(), "/dev/full"]) == 2
+    assert "cannot write /dev/full: No space left on device" in one_line(capfd.readouterr().err)
 
 
 def test_pages_stay_in_the_reports_folder(folder: Path) -> None:
