@@ -348,19 +348,26 @@ def command() -> NoReturn:
     """Run the command as a process of its own."""
     code = main()
     if code > 128:  # stopped: what is kept has been written, and taking torch down would take seconds more
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, AttributeError):
+                stream.flush()
         os._exit(code)
     sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; whatever goes wrong is one clear line and exit code 2, ctrl-C 130 and SIGTERM 143."""
-    args = parser().parse_args(argv)
+    debug = bool(os.environ.get("THP_ENV_DEBUG"))
     try:
         with sigterm_interrupts():
-            code = args.run(args)
-            sys.stdout.flush()
+            try:
+                args = parser().parse_args(argv)
+                debug = debug or args.debug
+                code = args.run(args)
+            except SystemExit:  # --help and --version have printed
+                _flush()
+                raise
+            _flush()
             return code
     except KeyboardInterrupt as stop:
         print("; ".join(["stopped", *map(str, stop.args)]), file=sys.stderr)
@@ -371,9 +378,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return _refused(error)
     except Exception as error:
-        if args.debug or os.environ.get("THP_ENV_DEBUG"):
+        if debug:
             raise
         return _refused(error)
+
+
+def _flush() -> None:
+    if sys.stdout:  # there is none after `>&-`
+        sys.stdout.flush()
 
 
 def _refused(error: Exception) -> int:
@@ -388,6 +400,8 @@ def _reason(error: Exception) -> str:
         for extra, packages in EXTRAS.items():
             if package in packages:
                 return f"this needs {package}, which is not installed: pip install 'thp-env[{extra}]'"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, ValueError | OSError) and str(error):
         return str(error)
     return f"{type(error).__name__}: {error} (--debug shows where)"

@@ -58,11 +58,13 @@ def stopped(folder: Path, begun: str, number: signal.Signals, *words: str) -> su
 
 @pytest.mark.parametrize(
     ("algorithm", "number"),
-    [("MaskablePPO", signal.SIGTERM), ("QRDQN", signal.SIGINT), ("bandit", signal.SIGTERM), ("rollouts", signal.SIGINT)],
-)
+    [("MaskablePPO", signal.SIGTERM), ("QRDQN", signal.SIGINT), ("bandit", signal.SIGTERM),
+     ("rollouts", signal.SIGINT)],
+)  # fmt: skip
 def test_a_training_keeps_a_checkpoint_and_goes_on(folder: Path, algorithm: str, number: signal.Signals) -> None:
     """Its first checkpoint tells the test that it has begun."""
-    toml = f'algorithm = "{algorithm}"\nworkloads = ["small.npz"]\nenvs = 2\nnet_arch = [8]\nsteps = 1000000\ncheckpoint = 20\n'
+    toml = f'algorithm = "{algorithm}"\nworkloads = ["small.npz"]\nenvs = 2\nnet_arch = [8]\n'
+    toml += "steps = 1000000\ncheckpoint = 20\n"
     if algorithm == "rollouts":
         toml += "[hyperparameters]\ntried = 2\n"
     (folder / "it.toml").write_text(toml)
@@ -97,8 +99,7 @@ def test_a_search_keeps_its_trials(folder: Path) -> None:
 def test_the_helper_puts_handlers_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated) as caught, sigterm_interrupts():
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)
+        signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
     assert exit_code(caught.value) == 143
     assert exit_code(KeyboardInterrupt()) == 130

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from sklearn.tree import DecisionTreeClassifier
 
 import thp_env
 from thp_agents.episode import evaluate_one
@@ -100,12 +101,8 @@ def grow(pairs: Pairs, leaves: int) -> Tree:
     Neighbouring leaves that take the same action are made one, which leaves room for others.
 
     Raises:
-        PolicyError: when scikit-learn is not installed, or there is nothing to learn from.
+        PolicyError: when there is nothing to learn from.
     """
-    try:
-        from sklearn.tree import DecisionTreeClassifier
-    except ImportError:
-        raise PolicyError("distilling needs scikit-learn: pip install 'thp-env[agents]'") from None
     if not len(pairs.seen):
         raise PolicyError("nothing to distill: the policy never had a choice on these workloads")
     weight = pairs.gap + 1e-6  # all gaps may be 0
@@ -189,8 +186,7 @@ def distill(
         told: takes a line on each round.
 
     Raises:
-        PolicyError: when the teacher decides about many VMAs at once, the tree would have no branch, or scikit-learn
-            is not installed.
+        PolicyError: when the teacher decides about many VMAs at once, or the tree would have no branch.
     """
     fields_of(teacher.signature)
     if leaves < 2:
