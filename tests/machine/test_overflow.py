@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from support.machines import free_clock, machine_of
+from support.machines import SMALL_TLB, free_clock, machine_of
 
 from thp_env.machine import MachineError, Status
 from thp_env.machine.batch import Batch, Window
+from thp_env.machine.cores import Tlb
 from thp_env.traces import ProgramBuilder, ProgramError
 from thp_env.traces.program import ACCESS_DTYPE
 
@@ -77,6 +80,15 @@ def test_walks_and_memory_over_time_do_not_wrap():
 def test_operations_beyond_what_can_be_counted_are_refused(line, message):
     with pytest.raises(ProgramError, match=message):
         machine_of(f"mmap a 4M\n{line}\n")
+
+
+def test_a_tlb_beyond_what_can_be_counted_is_refused():
+    largest = (1 << 16, 4096)
+    core = Tlb("largest", largest, largest, largest, pwc=(largest,) * 3)
+    with pytest.raises(MachineError, match="the arrays of the TLB together are too large"):
+        machine_of("mmap a 4M\n", core=core, shadow_tlb=True)
+    with pytest.raises(MachineError, match="a reference takes at most 1048576 cycles"):
+        machine_of("mmap a 4M\n", core=replace(SMALL_TLB, l2_hit_cycles=1 << 30))
 
 
 def test_a_stride_beyond_the_range_is_one_step():

@@ -318,8 +318,8 @@ std::string validate(machine &m) {
 
 std::string validate_loaded(machine &m, const program_view &program) {
     const cursor &at = m.h->at;
-    const bool within = at.op < program.nr_ops && at.step < std::max<u64>(1, steps_of(program.ops[at.op]));
-    if (!within && !(at.op == program.nr_ops && at.step == 0)) return "it stands outside the program";
+    const u64 steps = at.op < program.nr_ops ? std::max<u64>(1, steps_of(program.ops[at.op])) : 1;
+    if (at.op > program.nr_ops || at.step >= steps) return "it stands outside the program";
     return validate(m);
 }
 

@@ -2,13 +2,14 @@
 #pragma once
 #include "types.hpp"
 #include <chrono>
+#include <exception>
 #include <functional>
 
 namespace thp {
 
 // Leaves an operation that does not end soon although the run is to stop. The machine stands in the middle of
 // it and cannot go on.
-struct stopped_midway {};
+struct stopped_midway : std::exception {};
 
 // Every loop of the kernel says that it works; now and then the host is asked whether to stop. Operations
 // that can pause then do; those that cannot have a moment to end in. No part of the simulation.

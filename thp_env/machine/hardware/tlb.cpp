@@ -4,7 +4,7 @@ namespace thp {
 
 namespace {
 
-constexpr u32 MAX_CYCLES = 1U << 20;
+constexpr u32 MAX_CYCLES = 1U << 20, MAX_WORDS = 1U << 28;
 constexpr u64 FLUSH_CEILING = 33; // arch/x86/mm/tlb.c: tlb_single_page_flush_ceiling
 
 const char *const ARRAY_NAME[NR_TLB_ARRAYS + NR_PWC] = {
@@ -60,6 +60,10 @@ std::string check_tlb(const tlb_config &c) {
         if (!wrong.empty()) return wrong;
     }
     if (std::string wrong = check_array(c.nested, false, false, "nested TLB"); !wrong.empty()) return wrong;
+    u64 words = tlb_array::words_of(c.nested);
+    for (u32 array = 0; array < NR_TLB_ARRAYS + NR_PWC; ++array)
+        words += tlb_array::words_of(geometry(c, array));
+    if (words > MAX_WORDS) return "the arrays of the TLB together are too large";
     for (const auto &level : c.of_size) {
         for (const u32 array : level) {
             if (array == NIL) continue;
