@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from thp_agents.refusals import refused
 from thp_env.signals import exit_code, sigterm_interrupts
 
 
@@ -335,15 +336,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-EXTRAS = {
-    "agents": ("matplotlib", "sb3_contrib", "sklearn", "stable_baselines3", "tensorboard", "torch", "tqdm"),
-    "tune": ("optuna",),
-    "ray": ("ray",),
-    "examples": ("h5py", "minari", "moviepy", "pygame", "yaml"),
-}
-"""Modules of packages that come with an extra of thp-env."""
-
-
 def command() -> NoReturn:
     """Run the command as a process of its own."""
     code = main()
@@ -376,35 +368,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:  # whoever read the output, such as head, has seen enough
             _write_no_more()
             return 0
-        return _refused(error)
+        return refused(error)
     except Exception as error:
         if debug:
             raise
-        return _refused(error)
+        return refused(error)
 
 
 def _flush() -> None:
     if sys.stdout:  # there is none after `>&-`
         sys.stdout.flush()
-
-
-def _refused(error: Exception) -> int:
-    """Print what went wrong in one line, and return the exit code."""
-    print(f"thp-env: {' '.join(_reason(error).split())}", file=sys.stderr)
-    return 2
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        package = error.name.partition(".")[0]
-        for extra, packages in EXTRAS.items():
-            if package in packages:
-                return f"this needs {package}, which is not installed: pip install 'thp-env[{extra}]'"
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    if isinstance(error, ValueError | OSError) and str(error):
-        return str(error)
-    return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def _write_no_more() -> None:

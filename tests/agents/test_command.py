@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from support.episodes import small_program
-from thp_agents.cli import EXTRAS, main
+from thp_agents.cli import main
+from thp_agents.refusals import EXTRAS
 
 import thp_env
 from thp_env.traces import save_program

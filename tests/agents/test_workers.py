@@ -59,7 +59,7 @@ def test_an_exit_is_a_death(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("what", "kind"), [("value", ValueError), ("strange", RuntimeError), ("exit", SystemExit)])
 def test_what_a_job_raises_is_raised_here(what: str, kind: type[BaseException]) -> None:
     with pytest.raises(kind, match="3" if what == "exit" else "no luck"):
-        list(mapped(fail, [what, "value"], 2))
+        list(mapped(fail, [what, what], 2))
     with pytest.raises(TypeError):
         Strange("a", 1, 2)  # type: ignore[call-arg]
 
