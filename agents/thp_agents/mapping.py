@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from thp_agents.workers import Worker
+from thp_agents.workers import Worker, WorkerDied
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -70,31 +70,37 @@ def _on_processes(
     work: Callable[[Job], Result], jobs: Sequence[Job], processes: int, named: Callable[[Job], str]
 ) -> Iterator[tuple[Job, Result | Lost]]:
     waiting, repeated = deque(jobs), set[Job]()
-    busy: dict[Future[Result], tuple[Worker, Job]] = {}
-    idle = [Worker() for _ in range(processes)]
+    busy: dict[Any, tuple[Worker, Job]] = {}  # by the worker's connection
+    workers = list[Worker]()
     try:
+        workers += (Worker() for _ in range(processes))
+        idle = list(workers)
         while waiting or busy:
             while waiting and idle:
                 worker, job = idle.pop(), waiting.popleft()
-                busy[worker.start(work, job)] = worker, job
-            for future in wait(busy, return_when=FIRST_COMPLETED).done:
-                worker, job = busy.pop(future)
-                idle.append(worker)
+                busy[worker.connection] = worker, job
+                with suppress(WorkerDied):  # its connection says so, too
+                    worker.start(work, job)
+            for connection in wait(list(busy)):
+                worker, job = busy.pop(connection)
                 try:
-                    result: Result | Lost = future.result()
-                except BrokenProcessPool:
-                    idle.pop().end()
-                    idle.append(Worker())
+                    result: Result | Lost = worker.result()
+                except WorkerDied as died:
+                    workers.remove(worker)
+                    worker.end()
+                    workers.append(worker := Worker())
                     if job not in repeated:
-                        _tell(f"a worker died while it did {named(job)}, which is done once more")
+                        _tell(f"a worker was {died} while it did {named(job)}, which is done once more")
                         repeated.add(job)
                         waiting.append(job)
+                        idle.append(worker)
                         continue
-                    _tell(f"a worker died again while it did {named(job)}, which is left out")
-                    result = Lost("its worker died, twice")
+                    _tell(f"a worker was {died} again while it did {named(job)}, which is left out")
+                    result = Lost(f"its worker was {died}, twice")
+                idle.append(worker)
                 yield job, result
     finally:
-        for worker in [*idle, *(worker for worker, _ in busy.values())]:
+        for worker in workers:
             worker.end()
 
 

@@ -1,7 +1,8 @@
 """Processes that do one job at a time, and are missed when they die.
 
-A `ProcessPoolExecutor` fails the jobs of all its workers when one of them dies, and does not say whose. So each worker
-here is a pool of one process, and the job of a pool that breaks is the one that broke it.
+A `ProcessPoolExecutor` fails the jobs of all its workers when one dies, and does not say whose. Pools of one process
+each would, but every pool of the standard library, and loky's, also has a tracker process whose death fails them all.
+So each worker here has a connection of its own, which ends with either side, however that happens.
 """
 
 from __future__ import annotations
@@ -9,65 +10,119 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
+import traceback
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any
 
 Work = Callable[[Any], Any]
 
 
+class WorkerDied(Exception):  # noqa: N818 -- it is told as what happened
+    """A worker is gone, with a job; says how."""
+
+
 class Worker:
     """A process that does jobs one after the other.
 
-    It leaves ctrl-C, which a terminal sends to all, to whoever started it; and it ends with whoever started it.
+    It ignores ctrl-C, which a terminal sends to all: whoever started it decides. It ends with whoever started it.
+
+    Attributes:
+        connection: for `multiprocessing.connection.wait`: readable when a job is done or the process is gone.
     """
 
     def __init__(self) -> None:
-        """Make the worker; the process starts with its first job."""
-        theirs, self._lifeline = Pipe(duplex=False)
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (theirs,))
+        """Start the process."""
+        self.connection, theirs = Pipe()
+        number = theirs.fileno()
+        code = f"import sys; sys.path[:] = {sys.path!r}; from thp_agents.workers import serve; serve({number})"
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the process inherits
+        try:
+            self.process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[number], stdin=subprocess.DEVNULL)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
 
-    def start(self, work: Work, job: Any) -> Future:
+    def start(self, work: Work, job: Any) -> None:
         """Begin a job.
 
         Args:
             work: a function of a module, for the process to import.
             job: what it takes.
 
-        Returns:
-            The future of its result; `BrokenProcessPool` is its exception when the process died.
+        Raises:
+            WorkerDied: when the process has died before.
         """
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the process inherits
+        data = pickle.dumps((work, job))
         try:
-            return self._pool.submit(_done, work, job)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            self.connection.send_bytes(data)
+        except OSError:
+            raise WorkerDied(self._how()) from None
+
+    def result(self) -> Any:
+        """Wait for the job and return what came out.
+
+        Raises:
+            WorkerDied: when the process has died.
+            Exception: what the job raised.
+        """
+        try:
+            data = self.connection.recv_bytes()
+        except (EOFError, OSError):
+            raise WorkerDied(self._how()) from None
+        done, value = pickle.loads(data)
+        if not done:
+            raise value
+        return value
 
     def end(self) -> None:
         """End the process, whatever it does."""
-        self._lifeline.close()
-        self._pool.shutdown(cancel_futures=True)
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
+
+    def _how(self) -> str:
+        self.process.kill()  # the connection is gone, so it is of no use
+        code = self.process.wait()
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended by exit code {code}"
 
 
-def _begin(lifeline: Connection) -> None:
-    """Let this process end when the other end of its lifeline is closed, by whatever."""
+def serve(number: int) -> None:
+    """Do jobs that come through a connection, until its other end is closed; then end at once.
 
-    def watch() -> None:
-        lifeline.poll(None)
-        os._exit(1)
+    Args:
+        number: of the connection's file descriptor.
+    """
+    connection = Connection(number)
+    jobs: SimpleQueue[bytes] = SimpleQueue()
 
-    threading.Thread(target=watch, daemon=True).start()
+    def receive() -> None:
+        while True:
+            try:
+                jobs.put(connection.recv_bytes())
+            except (EOFError, OSError):
+                os._exit(1)
+
+    threading.Thread(target=receive, daemon=True).start()
+    while True:
+        connection.send_bytes(_answer(jobs.get()))
 
 
-def _done(work: Work, job: Any) -> Any:
+def _answer(data: bytes) -> bytes:
     try:
-        return work(job)
-    except Exception as error:
+        work, job = pickle.loads(data)
+        return pickle.dumps((True, work(job)))
+    except (Exception, SystemExit) as error:
+        told = "".join(traceback.format_exception(error))
         try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # some exceptions cannot be read back
-            raise RuntimeError(f"{type(error).__name__}: {error}") from None
-        raise
+            error.add_note(f"in a worker:\n{told}")
+            answer = pickle.dumps((False, error))
+            pickle.loads(answer)  # some exceptions cannot be read back
+        except Exception:
+            answer = pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
+        return answer

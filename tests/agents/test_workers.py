@@ -40,19 +40,19 @@ def test_whatever_dies_the_results_are_the_same(tmp_path: Path, capfd: pytest.Ca
     assert {task.number: result for task, result in found.items() if task.number != 5} == {
         n: 2 * n for n in range(8) if n != 5
     }
-    assert found[tasks[5]] == Lost("its worker died, twice")
+    assert found[tasks[5]] == Lost("its worker was killed by SIGKILL, twice")
     assert dict(completed(iter(found.items()))) == {task: 2 * task.number for task in tasks if task.number != 5}
     begun = [int(path.name.split()[0]) for path in tmp_path.iterdir()]
     assert {n: begun.count(n) for n in range(8)} == {0: 1, 1: 1, 2: 2, 3: 1, 4: 1, 5: 2, 6: 2, 7: 1}, "no other's again"
     lines = capfd.readouterr().err.splitlines()
-    once = [f"thp-env: a worker died while it did number {n}, which is done once more" for n in deaths]
-    twice = "thp-env: a worker died again while it did number 5, which is left out"
+    once = [f"thp-env: a worker was killed by SIGKILL while it did number {n}, which is done once more" for n in deaths]
+    twice = "thp-env: a worker was killed by SIGKILL again while it did number 5, which is left out"
     assert sorted(lines) == sorted([*once, twice])
 
 
 def test_an_exit_is_a_death(capfd: pytest.CaptureFixture[str]) -> None:
     found = dict(mapped(leave, [3, 4], 2))
-    assert found == {n: Lost("its worker died, twice") for n in (3, 4)}
+    assert found == {n: Lost(f"its worker was ended by exit code {n}, twice") for n in (3, 4)}
     assert capfd.readouterr().err.count("once more") == 2
 
 
@@ -118,8 +118,8 @@ def test_a_policy_that_kills_its_worker_is_left_out(
     words = ["evaluate", "--workloads", "small.npz", "--seeds", "0", "1", "--quiet", "--processes", "2", "--policies"]
     assert main([*words, "never", "deadly:P", "64K", "--csv", "with.csv"]) == 0
     told = capfd.readouterr()
-    assert "a worker died while it did deadly#0 on small.npz with seed 1, which is done" in told.err
-    assert "left out: deadly#0 on small.npz with seed 0: its worker died, twice" in told.err
+    assert "a worker was ended by exit code 7 while it did deadly#0 on small.npz with seed 1, which is done" in told.err
+    assert "left out: deadly#0 on small.npz with seed 0: its worker was ended by exit code 7, twice" in told.err
     assert main([*words, "never", "64K", "--csv", "without.csv"]) == 0
     assert capfd.readouterr().out == told.out
     assert (tmp_path / "with.csv").read_text() == (tmp_path / "without.csv").read_text()
