@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 from gymnasium import spaces
@@ -27,6 +26,7 @@ from thp_env.machine.cores import core
 from thp_env.machine.features import feature_set, with_features
 from thp_env.machine.prices import pending_cost
 from thp_env.metrics import run_metrics, unfinished_cost
+from thp_env.schema import did_you_mean, fit
 from thp_env.traces import Program
 from thp_env.workload import Instance, Workload, resolve
 
@@ -55,6 +55,9 @@ REASONS = {Status.DONE: "done", Status.OOM: "oom"}
 """Why an episode ended: the program did, or the machine ran out of memory."""
 _ENDS = np.array([status in REASONS for status in Status])
 
+_SHARED = ("workload", "reward")
+"""Arguments of every environment that may stand without their names."""
+
 WorkloadArgument = str | Workload | Program | Instance | Sequence
 
 
@@ -64,7 +67,7 @@ def order_mask(argument: str, name: str) -> int:
     Raises:
         ValueError: for an unknown name.
     """
-    if name not in ORDER_MASKS:
+    if not isinstance(name, str) or name not in ORDER_MASKS:
         raise ValueError(f"unknown {argument} {name!r}: one of {', '.join(ORDER_MASKS)}")
     return ORDER_MASKS[name]
 
@@ -159,20 +162,25 @@ class Task(ABC):
         self.ends: dict[int, End] = {}
 
     @classmethod
-    def check_arguments(cls, named: Iterable[str]) -> None:
-        """Check the names of arguments.
+    def check_arguments(cls, named: Mapping[str, Any]) -> None:
+        """Check the names of arguments, and that their values are what the signatures say.
 
         Raises:
             TypeError: for one that there is not, with the nearest that there is.
+            ValueError: for one that is something else, naming it.
         """
-        known = {p.name for c in cls.__mro__ if "__init__" in vars(c) and issubclass(c, Task)
-                 for p in inspect.signature(c.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD}  # fmt: skip
-        known -= {"self", "machines", "arguments"}
-        for name in named:
+        known: dict[str, Any] = {}
+        for c in reversed(cls.__mro__):
+            if "__init__" in vars(c) and issubclass(c, Task):
+                hints = get_type_hints(c.__init__, include_extras=True)
+                parameters = inspect.signature(c.__init__).parameters.values()
+                known |= {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY or p.name in _SHARED}
+        for name, value in named.items():
             if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]}? " if near else ""
+                near = did_you_mean(name, known)
+                hint = f"{near.removeprefix('; ')} " if near else ""
                 raise TypeError(f"unknown argument {name}: {hint}There are {', '.join(sorted(known))}")
+            fit(value, known[name], name)
 
     # -- what an environment says ------------------------------------------------------------------
 

@@ -9,9 +9,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from thp_env.machine.layout import PAGE_SIZE
 from thp_env.traces.program import BIN_DTYPE, ProgramError
 
 BINS_PER_OCTAVE = 16
+PAGES_MAX = 1 << 24
+"""Pages that a table is computed for: every one has a weight on the way."""
+SIGMA_MIN = 1e-9
+"""Below, the weights of all bins are 0 in float64."""
 
 
 @lru_cache(maxsize=512)
@@ -29,6 +34,8 @@ def alias_table(pattern: str, pages: int, exponent: float, center: float, sigma:
         sigma: standard deviation as a share of the range ("gauss").
         scatter: whether the machine permutes ranks over the pages ("zipf").
     """
+    if pages > PAGES_MAX:
+        raise ProgramError(f"a {pattern} distribution spans {PAGES_MAX * PAGE_SIZE >> 30} GiB at most")
     if pattern == "zipf":
         if not 0 <= exponent <= 10:
             raise ProgramError("the Zipf exponent must lie between 0 and 10")
@@ -36,8 +43,8 @@ def alias_table(pattern: str, pages: int, exponent: float, center: float, sigma:
         edges = _octave_edges(pages)
         weights = np.add.reduceat(ranks**-exponent, edges[:-1])
     else:
-        if not (0 <= center <= 1 and 0 < sigma <= 10):
-            raise ProgramError("center must lie in 0..1 and sigma be positive")
+        if not (0 <= center <= 1 and SIGMA_MIN <= sigma <= 10):
+            raise ProgramError(f"center must lie in 0..1 and sigma in {SIGMA_MIN:g}..10")
         edges = np.unique(np.linspace(0, pages, min(pages, 256) + 1).astype(np.int64))
         middle = (edges[:-1] + edges[1:]) / 2 / pages
         logs = -0.5 * ((middle - center) / sigma) ** 2
