@@ -12,7 +12,7 @@ from typing import NoReturn
 
 
 def _conformance(args: argparse.Namespace) -> int:
-    from thp_env.conformance import read_recordings, replay, report
+    from thp_env.conformance import replay_file, report
 
     if args.restore:
         from thp_env.live.host import restore
@@ -26,7 +26,7 @@ def _conformance(args: argparse.Namespace) -> int:
         programs += random_programs(args.live_random, args.seed)
         results = check_programs(programs, args.out, progress=not args.quiet)
     else:
-        results = [replay(record) for path in args.files for record in read_recordings(path)]
+        results = [result for path in args.files for result in replay_file(path)]
     if not results:
         raise ValueError("nothing to compare: name recordings, or programs with --live, or --live-random N")
     print(report(results, args.verbose))
@@ -97,13 +97,14 @@ def _import(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from thp_agents.learned.config import load_config
-    from thp_agents.learned.training import checkpoint_name, train
     from thp_env.workload import find
 
-    for name in args.workloads or ():
-        find(name)
     changes = {"seed": args.seed, "steps": args.steps, "workloads": tuple(args.workloads or ())}
     config = load_config(args.agent, **{key: value for key, value in changes.items() if value not in (None, ())})
+    for name in config.workloads:
+        find(name)
+    from thp_agents.learned.training import checkpoint_name, train
+
     folder = Path(args.folder or f"runs/{config.name}-{config.seed}")
     out = Path(args.out or f"runs/{config.name}-{config.seed}.npz")
     try:
@@ -345,7 +346,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except (ValueError, KeyError, OSError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
+        message = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split("\n"))
         print(f"thp-env: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from thp_agents.learned import shipped
 from thp_agents.mapping import mapped
 from thp_agents.oracle import Found
 from thp_agents.policy import Policy, PolicyError, find_policy
+from thp_agents.records import stored_runs
 from thp_agents.scores import ORACLE
 from thp_agents.suites import Case, instance_of, workload_of
 from thp_env.workload import Workload
@@ -142,14 +143,12 @@ class Store:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lines = path.read_text().splitlines() if path.exists() else []
         except OSError as error:
             raise PolicyError(f"{path}: cannot be read or made: {error.strerror or error}") from None
-        for line in lines:
-            with suppress(ValueError, KeyError, TypeError):
-                record = json.loads(line)
-                if record.pop("version") == thp_env.__version__:
-                    self._keep(Run(**record))
+        if path.exists():
+            for version, run in stored_runs(path):
+                if version == thp_env.__version__:
+                    self._keep(run)
 
     def _keep(self, run: Run) -> None:
         self.runs[run.key, Case(run.workload, run.size, run.seed)] = run

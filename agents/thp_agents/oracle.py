@@ -11,14 +11,16 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
 from tqdm import tqdm
 
 import thp_env
 from thp_agents.mapping import mapped
 from thp_agents.policy import PolicyError
 from thp_agents.profile import SETTINGS, finish, run_setting, search
+from thp_agents.records import Natural, read_json
 from thp_agents.suites import Case, digest, instance_of
 from thp_env.files import whole_file
 
@@ -37,6 +39,24 @@ class Found(NamedTuple):
     digest: str
     metrics: dict[str, float]
     chosen: dict[str, str]
+
+
+class Row(msgspec.Struct, forbid_unknown_fields=True):
+    """A result as the file holds it: the fields of `Case` and of `Found`."""
+
+    workload: str
+    size: str
+    seed: Natural
+    digest: str
+    metrics: dict[str, float]
+    chosen: dict[str, str]
+
+
+class OracleFile(msgspec.Struct, forbid_unknown_fields=True):
+    """The file."""
+
+    version: str
+    results: list[Row]
 
 
 def search_case(case: Case) -> Found:
@@ -80,18 +100,15 @@ def load(path: Path = DATA) -> dict[Case, Found]:
     Raises:
         PolicyError: when the file is damaged.
     """
-    try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        if data["version"] != thp_env.__version__:
-            return {}
-        return {
-            Case(r["workload"], r["size"], r["seed"]): Found(r["digest"], r["metrics"], r["chosen"])
-            for r in data["results"]
-        }  # fmt: skip
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PolicyError(f"{path}: not a file of oracle results ({error}); use --recompute-oracle") from None
+    try:
+        data = read_json(path, OracleFile, "a file of oracle results")
+    except PolicyError as error:
+        raise PolicyError(f"{error}; use --recompute-oracle") from None
+    if data.version != thp_env.__version__:
+        return {}
+    return {Case(r.workload, r.size, r.seed): Found(r.digest, r.metrics, r.chosen) for r in data.results}
 
 
 def save(results: dict[Case, Found], path: Path = DATA) -> None:

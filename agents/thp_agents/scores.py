@@ -139,6 +139,8 @@ class Scores:
     def by_family(self) -> np.ndarray:
         """Scores, shape (rows, families)."""
         parts = [np.concatenate(columns) for columns in self._columns.values()]
+        if not parts:
+            return np.zeros((len(self.rows), 0))
         return np.stack([self.saved[:, c].sum(1) / self._oracle[c].sum() for c in parts], 1)
 
     def score(self, policy: str) -> np.ndarray:
@@ -171,13 +173,17 @@ class Scores:
         return iqm(chosen.reshape(self.resamples, -1))
 
     def iqm(self, policy: str) -> Interval:
-        """Return the interquartile mean of a policy's scores over families and training seeds.
+        """Return the interquartile mean of a policy's scores over families and training seeds; NaN without a family.
 
         The interval resamples families, then training seeds, then workload seeds.
         """
+        if not self.families:
+            return Interval(*[float("nan")] * 3)
         return Interval(self._value(policy), *np.percentile(self._iqms(policy), (2.5, 97.5)).tolist())
 
     def _value(self, policy: str) -> float:
+        if not self.families:
+            return float("nan")
         return float(iqm(self.by_family[self.rows_of(policy)].reshape(-1)))
 
     def difference(self, policy: str, other: str) -> Interval:
@@ -202,5 +208,7 @@ class Scores:
         return (scores[:, None] > thresholds).mean(0)
 
     def ranking(self) -> list[str]:
-        """Return the policies, highest interquartile mean first, equal ones by name."""
+        """Return the policies, highest interquartile mean first, equal ones by name, as all are without a family."""
+        if not self.families:
+            return self.policies
         return sorted(self.policies, key=lambda policy: (-self._value(policy), policy))
