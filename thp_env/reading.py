@@ -107,11 +107,15 @@ def decoded(data: bytes) -> str:
     return text.replace("\r\n", "\n")
 
 
-def lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+def lines(path: str | os.PathLike, *, whole: bool = False) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line without its end) of a text that may be packed as .xz.
 
+    Args:
+        path: the file.
+        whole: refuse a last line that has no end: the file was cut off.
+
     Raises:
-        FileError: for a line that is too long or no text, a file that is too long, or damaged packing.
+        FileError: for a line that is too long or no text, a file that is too long or cut off, or damaged packing.
         OSError: when it cannot be read.
     """
     with opened(path) as file:
@@ -121,8 +125,8 @@ def lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
             total += len(block)
             if total > UNPACKED_MAX:
                 raise FileError(f"line {number + 1}: longer than {UNPACKED_MAX >> 20} MiB in all")
-            *whole, rest = block.split(b"\n")
-            for part in whole:
+            *ended, rest = block.split(b"\n")
+            for part in ended:
                 kept.write(part)
                 number += 1
                 yield number, _line(kept.getvalue(), number)
@@ -130,6 +134,8 @@ def lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
             kept.write(rest)
             if kept.tell() > LINE_MAX:
                 raise FileError(f"line {number + 1}: longer than {LINE_MAX >> 20} MiB")
+        if kept.tell() and whole:
+            raise FileError(f"line {number + 1}: the log is truncated: it ends inside a line")
         if kept.tell():
             yield number + 1, _line(kept.getvalue(), number + 1)
 

@@ -87,9 +87,12 @@ def _record(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from thp_workloads.importing import import_file
+    from thp_workloads.importing.summary import summary
 
     program = import_file(args.kind, args.file, args.out, args.pid)
-    print(f"wrote {args.out}: {len(program)} operations, {program.work.sum():.0f} accesses")
+    print(f"wrote {args.out}")
+    for line in summary(program):
+        print(line)
     for note in program.meta["distortions"]:
         print(f"note: {note}")
     return 0
@@ -221,6 +224,10 @@ def _command() -> str:
     return shlex.join(["thp-env", *sys.argv[1:]])
 
 
+_LOGS = ("perf", "strace", "damon", "lackey", "pinatrace", "memtrace")
+"""`thp_workloads.importing.KINDS`, which a parser need not import."""
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     p = _Parser(prog="thp-env", description="Linux folio sizes: simulate, train, evaluate.")
@@ -289,8 +296,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     c.set_defaults(run=_record)
 
-    c = sub.add_parser("import", help="turn a log of perf, strace, DAMON or lackey into a trace program")
-    c.add_argument("--from", dest="kind", required=True, choices=("perf", "strace", "damon", "lackey"))
+    c = sub.add_parser("import", help="turn a log of perf, strace, DAMON, lackey, ... into a trace program")
+    c.add_argument("--from", dest="kind", required=True, choices=_LOGS)
     c.add_argument("file", type=Path, metavar="FILE")
     c.add_argument("--out", type=Path, default=Path("imported.npz"), help="(default: %(default)s)")
     c.add_argument("--pid", type=_natural, help="which process, or target of DAMON (default: the first one)")
