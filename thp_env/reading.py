@@ -53,7 +53,7 @@ def reading(path: str | os.PathLike, error: type[ValueError], what: str = "") ->
     except OSError as reason:
         raise error(f"{path}: cannot be read: {reason.strerror or reason}") from None
     except FileError as reason:
-        raise error(f"{path}: {what and f'not {what}: '}{_one_line(str(reason))}") from None
+        raise error(f"{path}: {what and f'not {what}: '}{one_line(str(reason))}") from None
 
 
 def opened(path: str | os.PathLike, *, regular: bool = False) -> IO[bytes]:
@@ -209,7 +209,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return a message without line ends and control characters that a file may have put into it."""
     shown = "".join(c if c.isprintable() else " " for c in text)
     return shown if len(shown) <= 500 else f"{shown[:500]}..."

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from thp_env.machine.layout import PAGE_SIZE, TASK_SIZE
-from thp_env.reading import FileError
+from thp_env.reading import FileError, one_line
 from thp_env.traces.program import Program, ProgramError
 from thp_workloads.importing.errors import ImportingError
 from thp_workloads.importing.process_log import BRK_START, GAP
@@ -118,7 +118,7 @@ class AccessLog:
         for block in self.blocks():
             last = block or last
             if block and not log.feed(block):
-                raise self._located(log.error)
+                raise self._located(log)
         end = log.lines // self.lines_each + 1
         if calls and not log.finish():
             raise ImportingError(f"{self.path}:{end}: {log.error}")
@@ -161,12 +161,16 @@ class AccessLog:
                 raise ImportingError(f"{self.path}: more than {PAGES_MAX * PAGE_SIZE >> 30} GiB are accessed")
         return calls, first, sorted(pages)
 
-    def _located(self, error: str) -> ImportingError:
+    def _located(self, log: Lackey) -> ImportingError:
         """Turn "line 7 of the log: reason" into "FILE:7: reason"."""
+        try:
+            error = log.error
+        except UnicodeDecodeError:
+            error = f"line {log.lines} of the log: not a text in UTF-8"
         found = re.match(r"line (\d+) of the log: (.*)", error, re.DOTALL)
         if not found:
-            return ImportingError(f"{self.path}: {error}")
-        return ImportingError(f"{self.path}:{-(-int(found[1]) // self.lines_each)}: {found[2]}")
+            return ImportingError(f"{self.path}: {one_line(error)}")
+        return ImportingError(f"{self.path}:{-(-int(found[1]) // self.lines_each)}: {one_line(found[2])}")
 
 
 def _mappings(pages: list[int]) -> tuple[MapsLine, ...]:

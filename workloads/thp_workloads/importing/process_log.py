@@ -39,8 +39,8 @@ GAP = 16 * PAGE_SIZE
 EARLY_MAX = 4096
 """Mappings that are found from pages alone."""
 
-WRITTEN_MAX = 1 << 35
-"""Bytes that calls may be taken to write, all together."""
+WRITTEN_MAX = 1 << 34
+"""Bytes that calls may be taken to write, all together: the memory of the largest machine (`memory_for`)."""
 BRK_START = 0x555555800000
 EVERYTHING = Windows(1 << 62, np.zeros(1, np.int64), np.ones(1, np.int64))
 """One window that holds the run: every touch is in the log and stands for itself."""
@@ -171,6 +171,8 @@ class ProcessLog:
         """Find out what was mapped before the log begins: pages that are written where no call has mapped anything."""
         brk = next((int(c["result"]) for c in calls if c["number"] == CALLS["brk"]), BRK_START)
         brk = -(-brk // PAGE_SIZE) * PAGE_SIZE
+        if not self._touches:  # a range is written where a call has mapped it
+            return NativeLayout((), "", brk)
         replayer = Replayer(NativeLayout((), "", brk), ClientLayout({}, 0), 0)
         early: set[int] = set()
         files = list(self._files)
