@@ -30,7 +30,7 @@ LOWEST = 1 << 16
 PAGES_MAX = 1 << 23
 NO_CALLS = "the log has no system calls (--trace-syscalls=yes): all that is accessed was mapped from the start"
 MAPPED_BY = re.compile(rb"\((?:9|12|25)\) sys_")
-ADDRESS = re.compile(rb"^ [LSM] ([0-9a-f]+),", re.MULTILINE)
+ADDRESS = re.compile(rb"^ [LSM] ([0-9a-f]+),(\d{1,4})", re.MULTILINE)
 
 
 def read_lackey(path: Path, pid: int | None = None) -> Program:
@@ -155,8 +155,10 @@ class AccessLog:
             calls |= MAPPED_BY.search(text) is not None
             found = ADDRESS.findall(text)
             if found and first is None:
-                first = int(found[0], 16)
-            pages.update(int(a, 16) // PAGE_SIZE for a in set(found))
+                first = int(found[0][0], 16)
+            for address, size in set(found):
+                start = int(address, 16)
+                pages.update((start // PAGE_SIZE, (start + max(1, int(size)) - 1) // PAGE_SIZE))
             if len(pages) > PAGES_MAX:
                 raise ImportingError(f"{self.path}: more than {PAGES_MAX * PAGE_SIZE >> 30} GiB are accessed")
         return calls, first, sorted(pages)

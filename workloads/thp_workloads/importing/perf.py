@@ -41,6 +41,8 @@ MAGIC = b"PERFILE2"
 SCRIPT = ("--ns", "-F", "sw:comm,pid,tid,time,event,addr", "-F", "trace:comm,pid,tid,time,event,trace")
 FIELDS = "perf script -F comm,pid,tid,time,event,addr (of a perf record -d)"
 
+NO_ADDRESS = f"a fault without the address of the memory, only that of the instruction: {FIELDS}"
+
 
 def read_perf(path: Path, pid: int | None = None) -> Program:
     """Read a recording of perf, or the text that `perf script` prints of it.
@@ -63,6 +65,7 @@ def read_perf(path: Path, pid: int | None = None) -> Program:
     for number, line in _script(path) if recorded else lines(path, whole=True):
         if line.strip() and not line.startswith("#"):
             reader.line(number, line)
+    reader.settle()
     if not reader.seen:
         others = f"; it has those of {reader.others()}" if reader.left else ""
         whose = "" if reader.pid is None else f" of process {reader.pid}"
@@ -109,11 +112,14 @@ class _Reader:
         self._pending: dict[int, tuple[str, list[int]]] = {}
         self._process: dict[int, int] = {}
         self._threads_only = False
+        self._doubtful: tuple[int, int, str, int] | None = None
 
     def line(self, number: int, line: str) -> None:
         found = LINE.fullmatch(line)
+        chain = found is None and CHAIN.fullmatch(line) is not None
+        self.settle(chain)
         if found is None:
-            if not CHAIN.fullmatch(line) and not self._task(line):
+            if not chain and not self._task(line):
                 raise ImportingError.at(self._path, number, "not a line of perf script", line)
             return
         thread = int(found["tid"])
@@ -130,8 +136,10 @@ class _Reader:
             return
         now = float(found["time"])
         self._begin = now if self._begin is None else self._begin
+        ns = round((now - self._begin) * 1e9)
         try:
-            self._event(round((now - self._begin) * 1e9), thread, event, rest)
+            if not self._event(ns, thread, event, rest):
+                self._doubtful = number, ns, line, int(rest.split()[0], 16)
         except ValueError as error:
             raise ImportingError.at(self._path, number, str(error), line) from None
         self.seen += 1
@@ -144,7 +152,21 @@ class _Reader:
             self._process[int(fork["tid"])] = int(fork["pid"])
         return True
 
-    def _event(self, ns: int, thread: int, event: str, rest: str) -> None:
+    def settle(self, chain: bool = False) -> None:
+        """Decide what the one address of the fault before is: with a call chain behind it, that of the memory.
+
+        Raises:
+            ImportingError: when it is that of the instruction.
+        """
+        if self._doubtful:
+            number, ns, line, address = self._doubtful
+            if not chain:
+                raise ImportingError.at(self._path, number, NO_ADDRESS, line)
+            self._doubtful = None
+            self.log.touch(ns, address, True)
+
+    def _event(self, ns: int, thread: int, event: str, rest: str) -> bool:
+        """Take an event; False for a fault of which it is not clear whose address it shows."""
         if event.startswith("sys_enter_"):
             self._pending[thread] = event.removeprefix("sys_enter_"), [int(a, 0) for a in FIELD.findall(rest)]
         elif event.startswith("sys_exit_"):
@@ -162,10 +184,13 @@ class _Reader:
                 self.log.touch(ns, int(fault[1], 16), bool(code & WRITE))
         else:
             address = ADDRESS.fullmatch(rest)
-            if address is None or (address["symbol"] and not address["ip"]):
-                raise ValueError(f"a fault without the address of the memory, only that of the instruction: {FIELDS}")
+            if address is None:
+                raise ValueError(NO_ADDRESS)
             self.log.notes.add("page-faults does not tell reads from writes: all faults count as writes")
+            if address["symbol"] and not address["ip"]:
+                return False
             self.log.touch(ns, int(address["addr"], 16), True)
+        return True
 
     def _call(self, ns: int, name: str, args: list[int], result: int) -> None:
         if not 0 <= result < ERRORS:
