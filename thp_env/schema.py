@@ -114,8 +114,11 @@ def _fields(value: Any, schema: Any, place: str) -> None:
         if key not in hints:
             known = f"{did_you_mean(key, hints)} There are {', '.join(hints)}"
             raise FileError(f"{_at(place)}unknown key {_shown(key)}{known if '?' in known else ';' + known}")
-    for key in sorted(schema.__required_keys__):
-        if key not in value:
+    for key, hint in hints.items():
+        # The class's own __required_keys__ does not see through annotations that are texts.
+        mark = get_origin(hint)
+        needed = mark is Required or (key in schema.__required_keys__ and mark is not NotRequired)
+        if needed and key not in value:
             raise FileError(f"{_at(place)}there is no {key}")
     for key, one in value.items():
         fit(one, hints[key], f"{place}.{key}" if place else key)

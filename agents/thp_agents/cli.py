@@ -352,7 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, MemoryError) as error:
         message = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split("\n"))
         print(f"thp-env: {message}", file=sys.stderr)
         return 2

@@ -55,6 +55,8 @@ REASONS = {Status.DONE: "done", Status.OOM: "oom"}
 """Why an episode ended: the program did, or the machine ran out of memory."""
 _ENDS = np.array([status in REASONS for status in Status])
 
+WINDOW_MS_MAX = 1e9
+"""Simulated milliseconds, 11 days: picoseconds of 64 bits last 213."""
 _SHARED = ("workload", "reward")
 """Arguments of every environment that may stand without their names."""
 
@@ -124,14 +126,14 @@ class Task(ABC):
         """Make the task; no machine runs yet."""
         order_mask("default", default)
         self.default = default
-        if not 0 < window_ms < math.inf or window_faults != int(window_faults) or window_faults < 1:
+        if not 0 < window_ms < WINDOW_MS_MAX or window_faults != int(window_faults) or window_faults < 1:
             raise ValueError("a window must last: window_ms must be positive, window_faults a whole number from 1 on")
         if window_accesses is not None and (window_accesses != int(window_accesses) or window_accesses < 1):
             raise ValueError(f"window_accesses must be a whole number from 1 on or None, not {window_accesses}")
-        if not 0 <= scan_share <= 1:
+        if not 0 <= scan_share <= 1 or 0 < scan_share < 1e-9:
             raise ValueError(f"scan_share must be from 0 to 1, not {scan_share}")
-        if pmu_period != int(pmu_period) or pmu_period < 1:
-            raise ValueError(f"pmu_period must be a whole number from 1 on, not {pmu_period}")
+        if pmu_period != int(pmu_period) or not 1 <= pmu_period < 1 << 32:
+            raise ValueError(f"pmu_period must be a whole number from 1 to {(1 << 32) - 1}, not {pmu_period}")
         if workloads is not None and len(workloads) != machines:
             raise ValueError(f"workloads must name one for each of the {machines} machines, not {len(workloads)}")
         self.workloads = [resolve(w) for w in workloads] if workloads is not None else [resolve(workload)] * machines

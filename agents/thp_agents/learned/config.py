@@ -74,6 +74,8 @@ class AgentConfig:
         for name, known in (("algorithm", ALGORITHMS), ("network", NETWORKS)):
             if getattr(self, name) not in known:
                 raise PolicyError(f"agent {self.name}: {name} {getattr(self, name)!r} is none of {', '.join(known)}")
+        if self.network == "deep_sets" and len(self.net_arch) != 2:
+            raise PolicyError(f"agent {self.name}: net_arch of deep_sets has two widths, not {len(self.net_arch)}")
         if self.base and self.algorithm != "rollouts":
             raise PolicyError(f"agent {self.name}: {self.algorithm} learns on top of no base: take rollouts or none")
         for name in ("steps", "envs", "checkpoint"):

@@ -16,7 +16,7 @@ class _Algorithm(TypedDict, total=False):
 
 
 class _OnPolicy(_Algorithm, total=False):
-    n_steps: Count
+    n_steps: Annotated[int, Meta(ge=1, le=1 << 20)]
     gae_lambda: Share
     ent_coef: float
     vf_coef: float

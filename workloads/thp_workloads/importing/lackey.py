@@ -30,6 +30,14 @@ LOWEST = 1 << 16
 PAGES_MAX = 1 << 23
 NO_CALLS = "the log has no system calls (--trace-syscalls=yes): all that is accessed was mapped from the start"
 MAPPED_BY = re.compile(rb"\((?:9|12|25)\) sys_")
+SIZED = re.compile(
+    rb"^SYSCALL\[[^\n]*?\((?P<number>9|10|11|12|25|28)\) sys_\w+ ?\( ?(?P<args>[^)\n]*)\)"
+    rb"(?:[^\n]*Success\(0x(?P<result>[0-9a-f]+))?", re.MULTILINE
+)  # fmt: skip
+"""Calls with lengths: mmap, mprotect, munmap, brk, mremap and madvise."""
+BRK, MREMAP = 12, 25
+LENGTH_MAX = 1 << 40
+"""Bytes of one call: the states of so many pages take 256 MiB."""
 ADDRESS = re.compile(rb"^ [LSM] ([0-9a-f]+),(\d{1,4})", re.MULTILINE)
 
 
@@ -149,10 +157,12 @@ class AccessLog:
 
     def _first_pass(self) -> tuple[bool, int | None, list[int]]:
         """Return whether there are system calls, the first address, and the pages accessed."""
-        calls, first = False, None
+        calls, first, number = False, None, 0
         pages: set[int] = set()
         for text in self.blocks():
             calls |= MAPPED_BY.search(text) is not None
+            self._check_sizes(text, number)
+            number += text.count(b"\n")
             found = ADDRESS.findall(text)
             if found and first is None:
                 first = int(found[0][0], 16)
@@ -162,6 +172,17 @@ class AccessLog:
             if len(pages) > PAGES_MAX:
                 raise ImportingError(f"{self.path}: more than {PAGES_MAX * PAGE_SIZE >> 30} GiB are accessed")
         return calls, first, sorted(pages)
+
+    def _check_sizes(self, text: bytes, before: int) -> None:
+        """Refuse calls about more memory than any process has; `before`: how many lines stand before the text."""
+        for call in SIZED.finditer(text):
+            kind, args = int(call["number"]), [int(arg, 0) for arg in re.findall(rb"0x[0-9a-f]+|\d+", call["args"])]
+            lengths = args[1:2] if kind != MREMAP else args[1:3]
+            if kind == BRK:
+                lengths = [abs(int(call["result"] or b"0", 16) - args[0])] if args and args[0] else []
+            if any(length > LENGTH_MAX for length in lengths):
+                line = (before + text.count(b"\n", 0, call.start())) // self.lines_each + 1
+                raise ImportingError(f"{self.path}:{line}: a call about {max(lengths):#x} bytes")
 
     def _located(self, log: Lackey) -> ImportingError:
         """Turn "line 7 of the log: reason" into "FILE:7: reason"."""
