@@ -98,9 +98,13 @@ build/fuzz/program: tests/fuzz/program.cpp $(NATIVE)
 	clang++ -std=c++20 -g1 -O2 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 	  -fno-strict-aliasing -Ithp_env/machine $(FUZZED) $< -o $@
 
-fuzz: build/fuzz/program
+# Then the readers of files, one target after the other (tests/fuzz/readers.py).
+fuzz: build/fuzz/program install
 	$< -max_total_time=$(SECONDS) -max_len=512 -len_control=0 -timeout=60 -print_final_stats=1 -artifact_prefix=build/fuzz/ \
 	  build/fuzz/corpus
+	for target in text program policy trajectory recording agent logs; do $(BIN)/python tests/fuzz/readers.py $$target \
+	  build/fuzz/readers-$$target -max_total_time=$(SECONDS) -timeout=20 -rss_limit_mb=4096 -artifact_prefix=build/fuzz/ \
+	  || exit 1; done
 
 # Disables each rule of the kernel in a copy of the source; the recorded scenario that is named for it has to fail.
 mutations: $(VENV)/with-test $(VENV)/installed

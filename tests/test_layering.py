@@ -27,7 +27,7 @@ ABOVE = ("thp_env.envs", "thp_env.conformance", "thp_env.live", "thp_env.workloa
 FORBIDDEN = {
     "thp_env/machine": ("thp_env.traces", *ABOVE),
     "thp_env/traces": ABOVE,
-    "thp_env": ("thp_agents", "thp_workloads", "torch", "stable_baselines3", "matplotlib"),
+    "thp_env": ("thp_agents", "thp_workloads", "torch", "stable_baselines3", "matplotlib", "msgspec"),
     "workloads": ("thp_agents", "torch", "stable_baselines3"),
 }
 

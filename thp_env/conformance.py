@@ -7,8 +7,6 @@ every page. `thp-env conformance FILE.jsonl[.xz]` prints what matches.
 
 from __future__ import annotations
 
-import json
-import lzma
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +16,8 @@ import numpy as np
 
 from thp_env.machine import (
     KIND_FOLIO,
-    KIND_GUARD,
-    KIND_HUGE_ZERO,
     KIND_NONE,
     KIND_SWAP,
-    KIND_ZERO,
     LAYOUT_DIRTY,
     LAYOUT_EXCLUSIVE,
     LAYOUT_NOT_LRU,
@@ -31,10 +26,12 @@ from thp_env.machine import (
     LAYOUT_SWAPCACHE,
     Machine,
     MachineConfig,
+    MachineError,
     Status,
     layout,
 )
 from thp_env.machine.counters import MTHP_STATS, VM_EVENTS, Counters
+from thp_env.recording_file import FLAGS, KINDS, LAYOUT_DTYPE, RecordingFileError, read_recordings, recorded_layout
 from thp_env.traces.builder import ProgramBuilder
 from thp_env.traces.program import ProgramError, UnknownOperationError
 from thp_env.traces.text import add_line
@@ -66,14 +63,6 @@ LIMIT_TOLERANCE = 64
 on demand: a CPU's stock of charges, and the kernel's own memory in the same control group, shift what has to be
 reclaimed; the moment at which statistics were flushed, and DAMON, which clears accessed bits, what is taken (part L of
 the rules)."""
-
-KINDS = {"F": KIND_FOLIO, "Z": KIND_ZERO, "HZ": KIND_HUGE_ZERO, "G": KIND_GUARD, "S": KIND_SWAP}
-FLAGS = {"P": LAYOUT_PMD, "x": LAYOUT_EXCLUSIVE, "l": LAYOUT_NOT_SWAPBACKED, "u": LAYOUT_NOT_LRU, "c": LAYOUT_SWAPCACHE}
-
-
-class RecordingFileError(ValueError):
-    """A file that is no recording of a kernel."""
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -111,27 +100,17 @@ class Result:
         return self.difference is None
 
 
-def read_recordings(path: Path) -> Iterator[dict]:
-    """Yield the scenarios of a .jsonl or .jsonl.xz file.
+def replay_file(path: Path) -> Iterator[Result]:
+    """Replay the scenarios of a file.
 
     Raises:
         RecordingFileError: with file, line and reason.
     """
-    opener = lzma.open if path.suffix == ".xz" else open
-    try:
-        with opener(path, "rt") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    record = json.loads(line)
-                    if not isinstance(record["name"], str) or not isinstance(record["steps"], list):
-                        raise TypeError
-                except (json.JSONDecodeError, KeyError, TypeError):
-                    raise RecordingFileError(f"{path}: line {number}: not a recorded scenario") from None
-                yield record
-    except FileNotFoundError:
-        raise RecordingFileError(f"{path}: no such file") from None
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise RecordingFileError(f"{path}: cannot be read: {error}") from None
+    for number, record in enumerate(read_recordings(path), 1):
+        try:
+            yield replay(record)
+        except (RecordingFileError, ProgramError, MachineError) as error:
+            raise RecordingFileError(f"{path}: line {number}: {error}") from None
 
 
 def replay(record: dict) -> Result:
@@ -142,7 +121,8 @@ def replay(record: dict) -> Result:
     modelled: list[dict] = []
     for step in steps:
         try:
-            add_line(builder, step["op"])
+            if not add_line(builder, step["op"]):
+                raise ProgramError("there is no operation in it")
         except UnknownOperationError as error:
             reason = f"{step['op']}: {error}"
             break
@@ -159,14 +139,17 @@ def replay(record: dict) -> Result:
         before, faults = machine.counters, _faults(machine)
         reclaimed = reclaimed or not causes.isdisjoint(step["op"].split())
         status = machine.run(ops=1, go_on=True)
-        difference = (
-            ("status", "running", "out of memory")
-            if status == Status.OOM
-            else _compare(machine, step, machine.counters - before, faults)
-        )
-        if difference and reclaimed and status != Status.OOM:
-            difference = _compare(machine, step, machine.counters - before, faults, LIMIT_TOLERANCE)
-            result.loosely += difference is None
+        try:
+            difference = (
+                ("status", "running", "out of memory")
+                if status == Status.OOM
+                else _compare(machine, step, machine.counters - before, faults)
+            )
+            if difference and reclaimed and status != Status.OOM:
+                difference = _compare(machine, step, machine.counters - before, faults, LIMIT_TOLERANCE)
+                result.loosely += difference is None
+        except RecordingFileError as error:
+            raise RecordingFileError(f"{record['name']}: step {step['i']}: {error}") from None
         if difference:
             result.difference = Difference(step["i"], step["op"], *difference)
             break
@@ -217,7 +200,7 @@ def _compare_kinds(machine: Machine, expected: list[dict], tolerance: int) -> tu
     differing = 0
     for want in expected:
         got = ours[want["p"], want["r"]]
-        theirs, mine = _recorded_layout(want["lay"], len(got)), _machine_layout(got, {})
+        theirs, mine = recorded_layout(want["lay"], len(got)), _machine_layout(got, {})
         differing += int(((theirs["kind"] != mine["kind"]) | (theirs["order"] != mine["order"])).sum())
     return ("pages that differ", f"at most {tolerance}", differing) if differing > tolerance else None
 
@@ -242,7 +225,7 @@ def _compare_maps(machine: Machine, expected: list[dict]) -> tuple[str, Any, Any
             "swap": 4 * int((pages["kind"] == KIND_SWAP).sum()),
             "lazy": 4 * int((mapped & (pages["flags"] & lazy == LAYOUT_NOT_SWAPBACKED)).sum()),
         }
-        table = _recorded_layout(want["lay"], len(pages))
+        table = recorded_layout(want["lay"], len(pages))
         mine = _machine_layout(pages, heads)
         bad = np.flatnonzero(table != mine)
         if len(bad):
@@ -276,30 +259,6 @@ def _maps(machine: Machine) -> Iterator[dict]:
                 listed.append([(v.start - start) // 4096, v.pages, prot, *([flags] if flags else [])])
             pages = machine.pagemap(row[0], start, length)
             yield {"p": process, "r": region, "vmas": listed, "pages": pages}
-
-
-LAYOUT_DTYPE = np.dtype(
-    [("kind", "u1"), ("order", "u1"), ("flags", "u1"), ("index", "<u4"), ("folio", "<i4"), ("mapcount", "<u4")]
-)
-
-
-def _recorded_layout(runs: list[list], pages: int) -> np.ndarray:
-    table = np.zeros(pages, LAYOUT_DTYPE)
-    table["folio"] = -1
-    for page, n, kind, *rest in runs:
-        part = table[page : page + n]
-        part["kind"] = KINDS[kind]
-        if kind == "S":
-            part["index"] = np.arange(rest[0], rest[0] + n)
-        if kind == "F":
-            order, index, folio, flags, mapcount = rest
-            part["order"], part["folio"], part["mapcount"] = order, folio, mapcount
-            part["index"] = np.arange(index, index + n)
-            part["flags"] = sum(FLAGS[f] for f in flags if f != "x")
-            # The head's flag stands for every page of a PTE-mapped large folio, so only these are exact.
-            if "x" in flags and (order == 0 or "P" in flags):
-                part["flags"][0] |= LAYOUT_EXCLUSIVE
-    return table
 
 
 def _machine_layout(pages: np.ndarray, heads: dict[int, int]) -> np.ndarray:

@@ -6,7 +6,10 @@ Gymnasium has loaded no plugins (entry points of group `gymnasium.envs`) since 1
 
 from __future__ import annotations
 
-from gymnasium.envs.registration import register, registry
+from collections.abc import Mapping
+from typing import Any
+
+from gymnasium.envs.registration import load_env_creator, register, registry
 
 ENVIRONMENTS = {
     "thp_env/VmaHints-v0": "thp_env.envs.vma_hints:VmaHintsEnv",
@@ -31,3 +34,23 @@ def register_environments() -> None:
                 id=env_id, entry_point=entry_point, vector_entry_point=vector, order_enforce=False,
                 disable_env_checker=True,
             )  # fmt: skip
+
+
+def check_arguments(env_id: str, arguments: Mapping[str, Any], place: str = "arguments") -> None:
+    """Check the arguments of an environment that a file names, before anything is made from them.
+
+    Args:
+        env_id: one of `ENVIRONMENTS`.
+        arguments: by name.
+        place: what to call them in an error.
+
+    Raises:
+        FileError: for a name that there is not, or a value of the wrong type, naming it.
+    """
+    from thp_env.reading import FileError
+
+    made: Any = load_env_creator(ENVIRONMENTS[env_id])
+    try:
+        made.task_class.check_arguments(arguments)
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{place}: {error}") from None

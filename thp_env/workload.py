@@ -18,10 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from thp_env.machine import MachineConfig
+from thp_env.machine.layout import PAGE_SIZE
 from thp_env.names import did_you_mean
+from thp_env.reading import read_text, reading
 from thp_env.traces import Program, load_program, parse_program
 
 GROUP = "thp_env.workloads"
+FILE_PAGES_MAX = 1 << 28
+"""Pages of the files that a workload maps; the machine keeps a bit of each."""
 
 
 class WorkloadError(ValueError):
@@ -66,6 +70,19 @@ class Workload:
     description: str
     sample: Sample
     variants: Mapping[str, Sample] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no workload.
+
+        Raises:
+            WorkloadError: naming the attribute.
+        """
+        texts = {name: getattr(self, name) for name in ("name", "kind", "family", "split", "description")}
+        for name, value in texts.items():
+            if not isinstance(value, str) or (not value and name != "description"):
+                raise WorkloadError(f"workload {self.name!r}: its {name} is {value!r}, not a text")
+        if not callable(self.sample):
+            raise WorkloadError(f"workload {self.name!r}: its sample is no function of a NumPy generator")
 
     def draw(self, rng: np.random.Generator) -> Instance:
         """Draw an instance.
@@ -120,7 +137,7 @@ class Source:
     workloads: tuple[Workload, ...]
     size: str | None = None
     surroundings: str = "recorded"
-    weights: tuple[float, ...] | None = None
+    weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         """Check that there is what is asked for."""
@@ -168,7 +185,6 @@ def _shown(value: Any) -> str:
     shown = " ".join(repr(value).split())
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
 
-
 @cache
 def workloads() -> dict[str, Workload]:
     """Return every installed workload by name."""
@@ -182,6 +198,8 @@ def workloads() -> dict[str, Workload]:
             reason = f"{type(error).__name__}: {error}"
             raise WorkloadError(f"the workloads of {entry.name} ({entry.value}) cannot be loaded: {reason}") from error
         for workload in offered:
+            if not isinstance(workload, Workload):
+                raise WorkloadError(f"{entry.name} ({entry.value}) offers {workload!r:.80}, which is no Workload")
             if workload.name in found:
                 raise WorkloadError(f"two packages offer a workload called {workload.name}")
             found[workload.name] = workload
@@ -199,10 +217,14 @@ def find(name: str) -> Workload:
         return known[name]
     path = Path(name)
     if path.suffix in (".npz", ".txt", ".trace"):
-        program = load_program(path) if path.suffix == ".npz" else parse_program(_read(path), str(path))
+        program = load_program(path) if path.suffix == ".npz" else _parsed(path)
+        if not len(program):
+            raise WorkloadError(f"{path}: there is no operation in it")
+        if program.file_pages > FILE_PAGES_MAX:
+            raise WorkloadError(f"{path}: its files are larger than {FILE_PAGES_MAX * PAGE_SIZE >> 40} TiB in all")
         return fixed(path.stem, program)
-    known_names = ", ".join(known) or "none installed"
-    raise WorkloadError(f"unknown workload {name!r}{did_you_mean(name, known)} There are {known_names}")
+    hint = did_you_mean(name, known, ".")
+    raise WorkloadError(f"unknown workload {name!r}{hint} There are {', '.join(known) or 'none installed'}")
 
 
 def fixed(name: str, program: Program, config: MachineConfig | None = None) -> Workload:
@@ -260,8 +282,7 @@ def resolve(workload: str | Workload | Program | Instance | Sequence) -> list[Wo
     raise WorkloadError(f"{_shown(workload)} is no workload: give a name, a Workload, a Program or several of them")
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkloadError(f"{path}: cannot be read: {error}") from None
+def _parsed(path: Path) -> Program:
+    with reading(path, WorkloadError):
+        text = read_text(path)
+    return parse_program(text, str(path))

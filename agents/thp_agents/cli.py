@@ -17,7 +17,7 @@ from thp_env.signals import exit_code, sigterm_interrupts
 
 
 def _conformance(args: argparse.Namespace) -> int:
-    from thp_env.conformance import read_recordings, replay, report
+    from thp_env.conformance import replay_file, report
 
     if args.restore:
         from thp_env.live.host import restore
@@ -31,7 +31,7 @@ def _conformance(args: argparse.Namespace) -> int:
         programs += random_programs(args.live_random, args.seed)
         results = check_programs(programs, args.out, progress=not args.quiet)
     else:
-        results = [replay(record) for path in args.files for record in read_recordings(path)]
+        results = [result for path in args.files for result in replay_file(path)]
     if not results:
         raise ValueError("nothing to compare: name recordings, or programs with --live, or --live-random N")
     print(report(results, args.verbose))
@@ -92,9 +92,12 @@ def _record(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from thp_workloads.importing import import_file
+    from thp_workloads.importing.summary import summary
 
     program = import_file(args.kind, args.file, args.out, args.pid)
-    print(f"wrote {args.out}: {len(program)} operations, {program.work.sum():.0f} accesses")
+    print(f"wrote {args.out}")
+    for line in summary(program):
+        print(line)
     for note in program.meta["distortions"]:
         print(f"note: {note}")
     return 0
@@ -200,6 +203,10 @@ def _command() -> str:
     return shlex.join(["thp-env", *sys.argv[1:]])
 
 
+_LOGS = ("perf", "strace", "damon", "lackey", "pinatrace", "memtrace")
+"""`thp_workloads.importing.KINDS`, which a parser need not import."""
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     p = _Parser(prog="thp-env", description="Linux folio sizes: simulate, train, evaluate.")
@@ -284,8 +291,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     c.set_defaults(run=_record)
 
-    c = sub.add_parser("import", help="turn a log of perf, strace, DAMON or lackey into a trace program")
-    c.add_argument("--from", dest="kind", required=True, choices=("perf", "strace", "damon", "lackey"))
+    c = sub.add_parser("import", help="turn a log of perf, strace, DAMON, lackey, ... into a trace program")
+    c.add_argument("--from", dest="kind", required=True, choices=_LOGS)
     c.add_argument("file", type=Path, metavar="FILE")
     c.add_argument("--out", type=Path, default=Path("imported.npz"), help="(default: %(default)s)")
     c.add_argument("--pid", type=_natural, help="which process, or target of DAMON (default: the first one)")

@@ -14,6 +14,7 @@ from thp_agents.evaluation import Entry, Failure, entry, evaluate, oracle_runs
 from thp_agents.learned import shipped
 from thp_agents.oracle import oracle, save
 from thp_agents.policy import Policy, PolicyError, find_policy, policies
+from thp_agents.records import read_json
 from thp_agents.scores import NEVER, ORACLE
 from thp_agents.store import Store
 from thp_agents.suites import Case, cases, workload_of
@@ -32,7 +33,7 @@ PICTURED = 6
 
 def chosen(path: Path = CHOSEN) -> dict[str, Any]:
     """Return what was chosen on validation; empty where nothing was."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path, dict[str, Any], "a choice of policies") if path.exists() else {}
 
 
 def entries_of(specs: Sequence[str]) -> list[Entry]:

@@ -20,10 +20,12 @@ from thp_agents.mapping import Lost, mapped
 from thp_agents.oracle import Found
 from thp_agents.origin import policy_code
 from thp_agents.policy import Policy, PolicyError, find_policy
+from thp_agents.records import converted
 from thp_agents.scores import ORACLE
 from thp_agents.store import Store
 from thp_agents.suites import Case, content, digest, instance_of, workload_of
 from thp_env.machine.behaviour import BEHAVIOUR
+from thp_env.reading import reading
 from thp_env.workload import Workload, WorkloadError
 
 LIMIT = 300.0
@@ -184,7 +186,7 @@ def evaluate(
     _check_names([(e.name, e.training) for e in entries])
     store = store or Store(None)
     jobs = [Job(e, case, program) for case, program in {c: content(c) for c in cases}.items() for e in entries]
-    runs = {} if frames else {job: Run(**kept) for job in jobs if (kept := store.get(job.made))}
+    runs = {} if frames else {job: run for job in jobs if (run := _stored(store, job))}
     todo = [job for job in jobs if job not in runs]
     failures: list[Failure] = []
     with (
@@ -205,6 +207,12 @@ def evaluate(
     broken = {f.key for f in failures}
     made = {(job.entry, job.case): run for job, run in runs.items()}
     return [made[e, case] for e in entries if e.key not in broken for case in cases], failures
+
+
+def _stored(store: Store, job: Job) -> Run | None:
+    with reading(store.path or "", PolicyError, "a store of results"):
+        kept = store.get(job.made)
+        return converted(kept, Run, f"the run of {job}") if kept else None
 
 
 def compare(

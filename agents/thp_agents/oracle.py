@@ -16,17 +16,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 from tqdm import tqdm
 
 from thp_agents.mapping import completed, mapped
 from thp_agents.origin import code_digest
 from thp_agents.policy import PolicyError
 from thp_agents.profile import CANDIDATES, GROUPS, ROUNDS, SETTINGS, finish, run_setting, search
+from thp_agents.records import Natural, converted, read_json
 from thp_agents.store import Store
 from thp_agents.suites import Case, content, digest, instance_of
 from thp_agents.tables import write_text
 from thp_env.machine.behaviour import BEHAVIOUR
 from thp_env.machine.prices import Prices
+from thp_env.reading import reading
 
 DATA = Path(__file__).with_name("data") / "oracle.json"
 
@@ -43,6 +46,26 @@ class Found(NamedTuple):
     digest: str
     metrics: dict[str, float]
     chosen: dict[str, str]
+
+
+class Row(msgspec.Struct, forbid_unknown_fields=True):
+    """A result as the file holds it: the fields of `Case` and of `Found`."""
+
+    workload: str
+    size: str
+    seed: Natural
+    digest: str
+    metrics: dict[str, float]
+    chosen: dict[str, str]
+
+
+class OracleFile(msgspec.Struct, forbid_unknown_fields=True):
+    """The file: `decided_by` and results."""
+
+    behaviour: int
+    prices: dict[str, float]
+    search: dict[str, Any]
+    results: list[Row]
 
 
 def search_case(case: Case) -> Found:
@@ -89,7 +112,8 @@ def oracle(
         if case in known and known[case].digest == drawn:
             found[case] = known[case]
         elif kept := store.get(made):
-            found[case] = Found(**kept)
+            with reading(store.path or "", PolicyError, "a store of results"):
+                found[case] = converted(kept, Found, _named(case))
         else:
             missing[case] = made
     with (
@@ -114,18 +138,15 @@ def load(path: Path = DATA) -> dict[Case, Found]:
     Raises:
         PolicyError: when the file is damaged.
     """
-    try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        if {name: data.get(name) for name in decided_by()} != decided_by():
-            return {}
-        return {
-            Case(r["workload"], r["size"], r["seed"]): Found(r["digest"], r["metrics"], r["chosen"])
-            for r in data["results"]
-        }  # fmt: skip
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PolicyError(f"{path}: not a file of oracle results ({error}); use --recompute-oracle") from None
+    try:
+        data = read_json(path, OracleFile, "a file of oracle results")
+    except PolicyError as error:
+        raise PolicyError(f"{error}; use --recompute-oracle") from None
+    if {"behaviour": data.behaviour, "prices": data.prices, "search": data.search} != decided_by():
+        return {}
+    return {Case(r.workload, r.size, r.seed): Found(r.digest, r.metrics, r.chosen) for r in data.results}
 
 
 def save(results: dict[Case, Found], path: Path = DATA) -> None:

@@ -135,7 +135,7 @@ def find_policy(name: str) -> Policy:
     base, plus, add_on = name.rpartition("+")
     if plus and add_on in ADD_ONS:
         return WithAddOn(find_policy(base), add_on)
-    hint = did_you_mean(name, [*known, *trained])
+    hint = did_you_mean(name, [*known, *trained], ".")
     raise PolicyError(
         f"unknown policy {name!r}{hint} There are {', '.join(known)}, a .npz file, sb3:model.zip, or module:Class"
     )

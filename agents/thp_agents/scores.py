@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+NOTHING = 1e-12
+"""ns per access that a run without any cost counts as."""
 APART = 0.02
 """Share by which 4K everywhere and the oracle differ at least on a workload that counts."""
 
@@ -106,7 +108,7 @@ class Scores:
             at = row[c.policy, c.training], column[c.family, c.workload, c.seed]
             if not np.isnan(table[at]):
                 raise ValueError(f"two runs of {c.policy} on {c.workload} with seed {c.seed}")
-            table[at] = np.log(c.cost)
+            table[at] = np.log(max(c.cost, NOTHING))
         if np.isnan(table).any():
             i, j = np.argwhere(np.isnan(table))[0]
             raise ValueError(f"no run of {self.rows[i][0]} on {self.instances[j][1]} with seed {self.instances[j][2]}")
@@ -141,6 +143,8 @@ class Scores:
     def by_family(self) -> np.ndarray:
         """Scores, shape (rows, families)."""
         parts = [np.concatenate(columns) for columns in self._columns.values()]
+        if not parts:
+            return np.zeros((len(self.rows), 0))
         return np.stack([self.saved[:, c].sum(1) / self._oracle[c].sum() for c in parts], 1)
 
     def score(self, policy: str) -> np.ndarray:
@@ -173,10 +177,12 @@ class Scores:
         return iqm(chosen.reshape(self.resamples, -1))
 
     def iqm(self, policy: str) -> Interval:
-        """Return the interquartile mean of a policy's scores over families and training seeds.
+        """Return the interquartile mean of a policy's scores over families and training seeds; NaN without a family.
 
         The interval resamples families, then training seeds, then workload seeds.
         """
+        if not self.families:
+            return Interval(*[float("nan")] * 3)
         return self._interval(self._value(policy), self._iqms(policy), policy)
 
     def _interval(self, value: float, resampled: np.ndarray, *policies: str) -> Interval:
@@ -185,6 +191,8 @@ class Scores:
         return Interval(value, *np.percentile(resampled, (2.5, 97.5)).tolist())
 
     def _value(self, policy: str) -> float:
+        if not self.families:
+            return float("nan")
         return float(iqm(self.by_family[self.rows_of(policy)].reshape(-1)))
 
     def difference(self, policy: str, other: str) -> Interval:
@@ -208,5 +216,7 @@ class Scores:
         return (scores[:, None] > thresholds).mean(0)
 
     def ranking(self) -> list[str]:
-        """Return the policies, highest interquartile mean first, equal ones by name."""
+        """Return the policies, highest interquartile mean first, equal ones by name, as all are without a family."""
+        if not self.families:
+            return self.policies
         return sorted(self.policies, key=lambda policy: (-self._value(policy), policy))

@@ -5,28 +5,26 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from thp_agents.policy import PolicyError
-
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+from thp_env.reading import CutOffError, FileError, lines, parse_json, reading
 
 
 class Store:
     """A file with a line of JSON for each result: what made it, and what came out.
 
-    A result is found again only by exactly what made it. Of several of the same, the last counts. Lines that are
-    something else, or were cut off, do not count.
+    A result is found again only by exactly what made it. Of several of the same, the last counts. Lines that were cut
+    off, and those of version 0.1, which do not say what made them, do not count.
 
     Args:
         path: the file; None: results are kept in memory alone.
         fresh: what the file holds does not count; new results are added to it.
 
     Raises:
-        PolicyError: when the file cannot be read or made, or is something else.
+        PolicyError: when the file cannot be read or made, or is something else, naming the line.
     """
 
     def __init__(self, path: Path | None, fresh: bool = False) -> None:
@@ -35,11 +33,10 @@ class Store:
         self._results: dict[str, dict[str, Any]] = {}
         if path is None:
             return
-        for line in _lines(path):
-            if not fresh:
-                with suppress(*_DAMAGED):
-                    record = json.loads(line)
-                    self._results[_key(record["made"])] = dict(record["result"])
+        _make_folder(path)
+        if path.exists() and not fresh:
+            with reading(path, PolicyError, "a store of results"):
+                self._results = {_key(made): result for made, result in _records(path)}
 
     def get(self, made: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return a result by what made it; None where there is none."""
@@ -66,19 +63,31 @@ def _key(made: Mapping[str, Any]) -> str:
     return json.dumps(made, sort_keys=True)
 
 
-def _lines(path: Path) -> list[bytes]:
+def _make_folder(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            return []
-        if not path.is_file():
+        if path.exists() and not path.is_file():
             raise PolicyError(f"{path}: it is there and no file: results are kept in a file")
-        data = path.read_bytes()
     except OSError as error:
         raise PolicyError(f"{path}: cannot be read or made: {error.strerror or error}") from None
-    if data and not data.startswith(b"{"):
-        raise PolicyError(f"{path}: not a store of results; name another --store")
-    return data.splitlines()
+
+
+def _records(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    for number, line in lines(path):
+        if number == 1 and not line.startswith("{"):
+            raise FileError("name another --store")
+        try:
+            record = parse_json(line)
+        except CutOffError:
+            continue
+        except FileError as error:
+            raise FileError(f"line {number}: {error}") from None
+        if isinstance(record, dict) and "version" in record:
+            continue
+        kinds = [type(record.get(part)) for part in ("made", "result")] if isinstance(record, dict) else []
+        if kinds != [dict, dict]:
+            raise FileError(f"line {number}: it does not say what was made of what; remove it, or name another --store")
+        yield record["made"], record["result"]
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -68,7 +68,8 @@ def cases(suite: str) -> list[Case]:
     from thp_workloads.splits import SEEDS
 
     if suite not in SUITES:
-        raise PolicyError(f"unknown suite {suite!r}{did_you_mean(suite, SUITES)} There are {', '.join(SUITES)}")
+        hint = did_you_mean(suite, SUITES, ".")
+        raise PolicyError(f"unknown suite {suite!r}{hint} There are {', '.join(SUITES)}")
     s = SUITES[suite]
     found = []
     for workload in (w for side in s.sides for w in split(side, s.size)):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thp_agents.learned.config import load_config
-from thp_agents.learned.training import checkpoint_name, train
 from thp_env.workload import find
 
 
@@ -22,10 +21,12 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> int:
     Raises:
         KeyboardInterrupt: when it was stopped, saying how to go on.
     """
-    for name in args.workloads or ():
-        find(name)
     changes = {"seed": args.seed, "steps": args.steps, "workloads": tuple(args.workloads or ())}
     config = load_config(args.agent, **{key: value for key, value in changes.items() if value not in (None, ())})
+    for name in config.workloads:
+        find(name)
+    from thp_agents.learned.training import checkpoint_name, train  # PyTorch is slow to import
+
     folder = Path(args.folder or f"runs/{config.name}-{config.seed}")
     out = Path(args.out or f"runs/{config.name}-{config.seed}.npz")
     command = shlex.join(["thp-env", *words])

@@ -66,9 +66,13 @@ class Verdict:
         return float(np.mean(values)) if values else float("nan")
 
     def relative(self, policy: str, metric: str) -> float:
-        """Return the geometric mean, over cases, of a metric divided by that without large folios."""
+        """Return the geometric mean, over cases, of a metric divided by that without large folios where that is not 0;
+        NaN where there is no such case."""
         base = {(r.workload, r.seed): r.metrics[metric] for r in self.runs if r.policy == NEVER}
-        ratios = [r.metrics[metric] / base[r.workload, r.seed] for r in self.runs if r.policy == policy]
+        runs = [r for r in self.runs if r.policy == policy and base[r.workload, r.seed]]
+        if not runs:
+            return float("nan")
+        ratios = [r.metrics[metric] / base[r.workload, r.seed] for r in runs]
         return float(np.exp(np.mean(np.log(np.maximum(ratios, 1e-9)))))
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -81,9 +85,10 @@ class Verdict:
             if self.kinds.get(name) == "learned" and trainings == 1:
                 label += " (1 training)"
             oom = sum(r.policy == name and r.reason == "oom" for r in self.runs)
+            score = str(s.iqm(name)) if s.families else "-"
             rows.append([
-                label + (f" ({oom} OOM)" if oom else ""), str(s.iqm(name)), *(f"{v:.2f}" for v in s.score(name)),
-                f"{self.relative(name, 'time_ms'):.3f}", f"{self.relative(name, 'resident_mib'):.3f}",
+                label + (f" ({oom} OOM)" if oom else ""), score, *(f"{v:.2f}" for v in s.score(name)),
+                _number(self.relative(name, "time_ms"), 3), _number(self.relative(name, "resident_mib"), 3),
                 _number(self.mean(name, "fault_us")), _number(self.mean(name, "fault_p99_us")),
             ])  # fmt: skip
         figures = ["time / never", "memory / never", "fault us", "p99 fault us"]
@@ -91,6 +96,8 @@ class Verdict:
 
     def lead(self) -> str:
         """Say how the headline agent compares with the best single heuristic, and with 2M."""
+        if not self.scores.families:
+            return "On these workloads 4K everywhere and the oracle differ too little to score policies."
         learned, heuristic = self.best("learned"), self.best("heuristic")
         if learned is None or heuristic is None:
             return "There is nothing learned, or no heuristic, to compare."
@@ -133,5 +140,5 @@ class Verdict:
         return ["against", f"probability that {learned} is cheaper"], rows
 
 
-def _number(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.1f}"
+def _number(value: float, digits: int = 1) -> str:
+    return "-" if np.isnan(value) else f"{value:.{digits}f}"

@@ -24,3 +24,13 @@ def test_intervals_are_a_set(steps, start, end):
         assert all(first[1] < second[0] for first, second in pairwise(pairs))
     if start < end:
         assert intervals.covers(start, end) == (set(range(start, end)) <= model)
+
+
+def test_clip_returns_the_parts_inside():
+    intervals = Intervals()
+    for start, end in ((0, 4), (8, 12), (20, 30)):
+        intervals.add(start, end)
+    assert intervals.clip(2, 22) == [(2, 4), (8, 12), (20, 22)]
+    assert intervals.clip(4, 8) == []
+    assert intervals.clip(8, 12) == [(8, 12)]
+    assert intervals.clip(30, 40) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import lzma
+import re
 import zlib
 from pathlib import Path
 
@@ -111,13 +113,23 @@ def test_page_faults_alone_need_no_calls() -> None:
     ran(program)
 
 
+def _moved(address: str, base: int) -> str:
+    """Return an address of physical memory moved to where a process has its memory, in hex."""
+    return f"{int(address, base) + (0x7E << 40):x}"
+
+
 @pytest.fixture(scope="module")
 def damo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("damo")
     raw, packed, plain = folder / "raw.txt", folder / "packed.json", folder / "plain.json"
-    raw.write_bytes(lzma.decompress((DATA / "host.damo_raw.txt.xz").read_bytes()))
-    packed.write_bytes((DATA / "host.damo.json.z").read_bytes())
-    plain.write_bytes(zlib.decompress(packed.read_bytes()))
+    text = lzma.decompress((DATA / "host.damo_raw.txt.xz").read_bytes()).decode()
+    raw.write_text(re.sub(r"(?m)\b[0-9a-f]{12}\b(?=[- ])", lambda m: _moved(m[0], 16), text))
+    records = json.loads(zlib.decompress((DATA / "host.damo.json.z").read_bytes()))
+    for region in (r for record in records for s in record["snapshots"] for r in s["regions"]):
+        for end in ("start", "end"):
+            region[end] = f"{int(_moved(region[end].replace(',', ''), 10), 16):,}"
+    plain.write_text(json.dumps(records))
+    packed.write_bytes(zlib.compress(plain.read_bytes()))
     return {"raw": raw, "packed": packed, "plain": plain}
 
 
@@ -153,6 +165,8 @@ BROKEN = {
     "strace": ("1 1.0 mmap(NULL, 8192, PROT_READ|PROT_BOGUS, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000000000\n", 1),
     "perf": ("heap 1 [000] 1.0: exceptions:page_fault_user: address=0x7f00 ip=0x1\n", 1),
     "lackey": ("I  04001000,3\n S 1fff000788,8\n S nonsense\n", 3),
+    "pinatrace": ("0x401000: R 0x7ffd00001000\n0x401004: X 0x7ffd00001000\n", 2),
+    "memtrace": ("Format: <data address>: <data size>, <(r)ead/(w)rite>\n0x401000:  4, mov\n0x40: nonsense\n", 3),
     "damon": ("monitoring_start: 0\nmonitoring_end: 5\ntarget_id: 0\nnr_regions: 1\nzz-yy 3\n", 5),
 }
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_type_hints
 
 import numpy as np
 
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.machine.batch import Question, Window
+from thp_env.names import did_you_mean
+from thp_env.schema import fit
+
+WINDOW_MS_MAX = 1e9
+"""Simulated milliseconds, 11 days: a machine's clock lasts 106."""
+SHARED = ("workload", "reward")
+"""Arguments of every environment that may stand without their names."""
 
 
 def order_mask(argument: str, name: str) -> int:
@@ -25,14 +30,16 @@ def order_mask(argument: str, name: str) -> int:
     return ORDER_MASKS[name]
 
 
-def whole(argument: str, value: Any) -> int:
-    """Return a number that must be whole, and 1 at least.
+def whole(argument: str, value: Any, most: int = 1 << 62) -> int:
+    """Return a number that must be whole, from 1 to `most`.
 
     Raises:
         ValueError: when it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer) or value % 1 or value < 1:
-        raise ValueError(f"{argument} must be a whole number from 1 on, not {value!r}")
+    number = isinstance(value, int | float | np.integer) and not isinstance(value, bool)
+    if not number or value % 1 or not 1 <= value <= most:
+        end = "on" if most == 1 << 62 else f"to {most}"
+        raise ValueError(f"{argument} must be a whole number from 1 {end}, not {value!r}")
     return int(value)
 
 
@@ -44,11 +51,11 @@ def window_of(
     Raises:
         ValueError: for one that makes no sense, by name.
     """
-    if not 0 < ms < math.inf or faults != int(faults) or faults < 1:
+    if not 0 < ms < WINDOW_MS_MAX or faults != int(faults) or faults < 1:
         raise ValueError("a window must last: window_ms must be positive, window_faults a whole number from 1 on")
     if accesses is not None and (accesses != int(accesses) or accesses < 1):
         raise ValueError(f"window_accesses must be a whole number from 1 on or None, not {accesses}")
-    if not 0 <= scan_share <= 1:
+    if not 0 <= scan_share <= 1 or 0 < scan_share < 1e-9:
         raise ValueError(f"scan_share must be from 0 to 1, not {scan_share}")
     window = Window(
         max(1, int(ms * 1e9)), int(faults), question=question, slots=slots,
@@ -57,8 +64,8 @@ def window_of(
     return window if accesses is None else window._replace(accesses=int(accesses))
 
 
-def check_names(makers: Sequence[Callable[..., Any]], named: Iterable[str]) -> None:
-    """Check the names of arguments.
+def check_arguments(makers: Sequence[Callable[..., Any]], named: Mapping[str, Any]) -> None:
+    """Check the names of arguments, and that their values are what the signatures say.
 
     Args:
         makers: functions that take them.
@@ -66,12 +73,15 @@ def check_names(makers: Sequence[Callable[..., Any]], named: Iterable[str]) -> N
 
     Raises:
         TypeError: for one that there is not, with the nearest that there is.
+        ValueError: for one that is something else, naming it.
     """
-    known = {p.name for maker in makers
-             for p in inspect.signature(maker).parameters.values() if p.kind is not p.VAR_KEYWORD}  # fmt: skip
-    known -= {"self", "machines", "arguments"}
-    for name in named:
+    known: dict[str, Any] = {}
+    for maker in reversed(makers):
+        hints = get_type_hints(maker, include_extras=True)
+        parameters = inspect.signature(maker).parameters.values()
+        known |= {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY or p.name in SHARED}
+    for name, value in named.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise TypeError(f"unknown argument {name}: {hint}There are {', '.join(sorted(known))}")
+            hint = did_you_mean(name, known).removeprefix("; ")
+            raise TypeError(f"unknown argument {name}: {hint and hint + ' '}There are {', '.join(sorted(known))}")
+        fit(value, known[name], name)

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from gymnasium import spaces
 
-from thp_env.envs.arguments import check_names, order_mask, whole, window_of
+from thp_env.envs.arguments import check_arguments, order_mask, whole, window_of
 from thp_env.envs.ends import ENDED, REASONS, End, end_of, summary  # noqa: F401 -- REASONS: part of the task's face
 from thp_env.envs.observation import SYSTEM_FIELDS, system_observation
 from thp_env.envs.reward import RewardFunction, batch_terms, resolve_reward
@@ -86,7 +86,7 @@ class Task(ABC):
         metrics: bool = False,
         size: str | None = None,
         surroundings: str = "recorded",
-        weights: tuple[float, ...] | None = None,
+        weights: Sequence[float] | None = None,
         max_episode_steps: int | None = None,
         info_masks: bool = False,
         workloads: Sequence[WorkloadArgument] | None = None,
@@ -96,7 +96,7 @@ class Task(ABC):
         order_mask("default", default)
         self.default = default
         self.window = window_of(self.question, self.slots, window_ms, window_faults, window_accesses, scan_share)
-        self._pmu_period = whole("pmu_period", pmu_period)
+        self._pmu_period = whole("pmu_period", pmu_period, most=(1 << 32) - 1)
         self.max_episode_steps = None if max_episode_steps is None else whole("max_episode_steps", max_episode_steps)
         if workloads is not None and len(workloads) != machines:
             raise ValueError(f"workloads must name one for each of the {machines} machines, not {len(workloads)}")
@@ -128,8 +128,13 @@ class Task(ABC):
 
     @classmethod
     def check_arguments(cls, named: Mapping[str, Any]) -> None:
-        """Refuse arguments that there are not, with a `TypeError` that names the nearest that there is."""
-        check_names([c.__init__ for c in cls.__mro__ if issubclass(c, Task) and "__init__" in vars(c)], named)
+        """Check the names of arguments, and that their values are what the signatures say.
+
+        Raises:
+            TypeError: for one that there is not, with the nearest that there is.
+            ValueError: for one that is something else, naming it.
+        """
+        check_arguments([c.__init__ for c in cls.__mro__ if issubclass(c, Task) and "__init__" in vars(c)], named)
 
     # -- what an environment says ------------------------------------------------------------------
 

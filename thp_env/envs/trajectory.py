@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Annotated, Any, Literal, SupportsFloat, TypedDict
 
 import gymnasium
 import numpy as np
 
+from thp_env.archive import HEADER, Column, read_archive, read_header
+from thp_env.envs.actions import ORDER_MASKS
 from thp_env.files import whole_file
 from thp_env.machine import Machine, layout
 from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS
+from thp_env.reading import FileError, reading
+from thp_env.registration import ENVIRONMENTS, check_arguments
+from thp_env.schema import U64, Bounds, fit
 from thp_env.traces.npz import checksum
 
 FORMAT = "thp_env trajectory 1"
@@ -32,6 +35,57 @@ COUNTERS: tuple[str, ...] = (
     "clock", "operation", "step of the operation",
 )  # fmt: skip
 """What is noted after every step, int64; times are picoseconds."""
+
+COLUMNS = {
+    "header": HEADER, "rewards": Column(("<f8",), (None,)), "counters": Column(("<i8",), (None, len(COUNTERS))),
+    "actions": Column(("i", "u", "f"), None),
+}  # fmt: skip
+"""The arrays of a file. Actions are floats where there is none at all."""
+
+
+class Pcg64State(TypedDict):
+    """The state of NumPy's PCG64, two numbers of 128 bits."""
+
+    state: Annotated[int, Bounds(0, (1 << 128) - 1)]
+    inc: Annotated[int, Bounds(0, (1 << 128) - 1)]
+
+
+class Rng(TypedDict):
+    """The state of a generator."""
+
+    bit_generator: Literal["PCG64"]
+    state: Pcg64State
+    has_uint32: Annotated[int, Bounds(0, 1)]
+    uinteger: Annotated[int, Bounds(0, (1 << 32) - 1)]
+
+
+class Options(TypedDict, total=False):
+    """Options of a reset."""
+
+    default: Literal[tuple(ORDER_MASKS)]  # type: ignore[valid-type]
+
+
+class Reset(TypedDict, total=False):
+    """How an episode began."""
+
+    seed: U64
+    rng: Rng
+    options: Options
+
+
+class Header(TypedDict):
+    """The JSON document of a file."""
+
+    format: str
+    counters: list[str]
+    env_id: Literal[tuple(ENVIRONMENTS)]  # type: ignore[valid-type]
+    arguments: dict[str, Any]
+    reset: Reset
+    workload: str
+    program: str
+    version: str
+    ended: bool
+
 
 REWARD_TOLERANCE = 1e-9
 """Relative: integers must be the same, a float may differ in its last digits on another machine."""
@@ -90,26 +144,23 @@ class Trajectory:
         Raises:
             TrajectoryError: when it is missing, damaged or something else.
         """
-        try:
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                header = json.loads(bytes(file["header"]))
-                if header.get("format") != FORMAT:
-                    raise TrajectoryError(f"{path}: not a trajectory of this version")
-                if header["counters"] != list(COUNTERS):
-                    other = header["version"]
-                    raise TrajectoryError(f"{path}: thp_env {other}, which recorded it, counted other things")
-                actions, rewards = file["actions"], file["rewards"].astype(np.float64)
-                counters = np.cumsum(file["counters"].astype(np.int64), axis=0)
-                trajectory = cls(**{name: header[name] for name in _TEXT}, actions=actions, rewards=rewards,
-                                 counters=counters)  # fmt: skip
-                _check(trajectory)
-        except TrajectoryError:
-            raise
-        except FileNotFoundError:
-            raise TrajectoryError(f"{path}: no such file") from None
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError,
-                RuntimeError, MemoryError) as error:  # fmt: skip
-            raise TrajectoryError(f"{path}: not a trajectory ({error})") from None
+        with reading(path, TrajectoryError, "a trajectory"):
+            arrays = read_archive(path, COLUMNS)
+            header = read_header(arrays)
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise TrajectoryError(f"{path}: not a trajectory of this version")
+            if header.get("counters") != list(COUNTERS):
+                other = header.get("version")
+                raise TrajectoryError(f"{path}: thp_env {other}, which recorded it, counted other things")
+            fit(header, Header, "header")
+            check_arguments(header["env_id"], header["arguments"], "header.arguments")
+            if not np.isfinite(arrays["rewards"]).all():
+                raise FileError("a reward is not finite")
+            trajectory = cls(
+                **{name: header[name] for name in _TEXT}, actions=arrays["actions"], rewards=arrays["rewards"],
+                counters=np.cumsum(arrays["counters"], axis=0),
+            )  # fmt: skip
+            _check(trajectory)
         return trajectory
 
 
@@ -117,12 +168,14 @@ _TEXT = ("env_id", "arguments", "reset", "workload", "program", "version", "ende
 
 
 def _check(t: Trajectory) -> None:
-    if not (isinstance(t.arguments, dict) and isinstance(t.reset, dict)):
-        raise ValueError("its arguments are none")
-    if t.rewards.ndim != 1 or len(t.actions) != len(t.rewards):
-        raise ValueError(f"{len(t.actions)} actions and {len(t.rewards)} rewards")
-    if t.counters.shape != (len(t.rewards) + 1, len(COUNTERS)):
-        raise ValueError("its counters do not fit its steps")
+    if not 1 <= t.actions.ndim <= 2:
+        raise FileError(f"actions of {t.actions.ndim} axes")
+    if len(t.actions) != len(t.rewards):
+        raise FileError(f"{len(t.actions)} actions and {len(t.rewards)} rewards")
+    if len(t.counters) != len(t.rewards) + 1:
+        raise FileError(f"counters of {len(t.counters)} moments and {len(t.rewards)} steps")
+    if ("seed" in t.reset) == ("rng" in t.reset):
+        raise FileError("header.reset: there must be a seed or an rng, and not both")
 
 
 def counters_of(machine: Machine) -> np.ndarray:

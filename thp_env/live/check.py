@@ -15,6 +15,7 @@ from thp_env.live.observe import Kernel
 from thp_env.live.record import program_of, refuse, run_once
 from thp_env.live.scenarios import generate
 from thp_env.live.workers import LiveError
+from thp_env.reading import read_text, reading
 
 MAX_RUNS, VOTES = 7, 2
 """How often a program runs at most, until each step went the same way this often; where the simulator differs, always
@@ -104,7 +105,11 @@ def programs_of(paths: Iterable[Path]) -> list[tuple[str, list[str]]]:
         files += sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     if not files:
         raise LiveError("no program: name a file in the language of trace programs, or a folder of them")
-    return [(file.stem, file.read_text().splitlines()) for file in files]
+    found = []
+    for file in files:
+        with reading(file, LiveError):
+            found.append((file.stem, read_text(file).split("\n")))
+    return found
 
 
 def random_programs(count: int, seed: int) -> list[tuple[str, list[str]]]:

@@ -14,7 +14,7 @@ from thp_env.live.observe import Kernel
 from thp_env.live.workers import LiveError, Process, Workers
 from thp_env.machine import layout
 from thp_env.traces.builder import ProgramBuilder
-from thp_env.traces.program import Program
+from thp_env.traces.program import Program, ProgramError
 from thp_env.traces.text import add_line
 
 SLOT_BASE, SLOT_SIZE = 1 << 40, 1 << 31
@@ -30,8 +30,12 @@ def program_of(name: str, lines: Iterable[str]) -> tuple[Program, list[str]]:
     """
     builder = ProgramBuilder(name, checked=False)
     texts = []
-    for line in lines:
-        if add_line(builder, line):
+    for number, line in enumerate(lines, 1):
+        try:
+            added = add_line(builder, line)
+        except ProgramError as error:
+            raise ProgramError(f"{name}: line {number}: {error}") from None
+        if added:
             texts.append(" ".join(line.split("#")[0].split()))
     return builder.build(), texts
 

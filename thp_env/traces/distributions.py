@@ -16,6 +16,8 @@ PAGES_MAX = 1 << 32
 """A bin notes its first page in 32 bits."""
 EXACT = 1 << 25
 """Ranks whose weights are added up one by one: 128 GiB of pages. What follows is an integral, to 12 digits the same."""
+SIGMA_MIN = 1e-9
+"""Below, the weights of all bins are 0 in float64."""
 
 
 @lru_cache(maxsize=512)
@@ -41,8 +43,8 @@ def alias_table(pattern: str, pages: int, exponent: float, center: float, sigma:
         edges = _octave_edges(pages)
         weights = _zipf_weights(edges, exponent)
     else:
-        if not (0 <= center <= 1 and 0 < sigma <= 10):
-            raise ProgramError("center must lie in 0..1 and sigma be positive")
+        if not (0 <= center <= 1 and SIGMA_MIN <= sigma <= 10):
+            raise ProgramError(f"center must lie in 0..1 and sigma in {SIGMA_MIN:g}..10")
         edges = np.unique(np.linspace(0, pages, min(pages, 256) + 1).astype(np.int64))
         middle = (edges[:-1] + edges[1:]) / 2 / pages
         logs = -0.5 * ((middle - center) / sigma) ** 2

@@ -40,6 +40,17 @@ class Intervals:
         if end > start:
             self._replace(start, end, inside=False)
 
+    def clip(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return the parts of [start, end) that are in the set, in order."""
+        edges = self._edges
+        at = bisect_right(edges, start)
+        found = []
+        for i in range(at - at % 2, len(edges), 2):
+            if edges[i] >= end:
+                break
+            found.append((max(start, edges[i]), min(end, edges[i + 1])))
+        return found
+
     def covers(self, start: int, end: int) -> bool:
         """Whether all of [start, end) is in the set."""
         at = bisect_right(self._edges, start)

@@ -4,16 +4,55 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
 from pathlib import Path
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
+from thp_env.archive import HEADER, Column, read_archive, read_header
 from thp_env.files import whole_file
+from thp_env.machine.layout import TASK_SIZE
+from thp_env.reading import FileError, reading
+from thp_env.schema import U64, Bounds, fit
 from thp_env.traces.program import ACCESS_DTYPE, BIN_DTYPE, OP_DTYPE, Program, ProgramError
 
 FORMAT = "thp_env trace program 1"
+
+RECORDS = {"ops": OP_DTYPE, "accesses": ACCESS_DTYPE, "bins": BIN_DTYPE}
+COLUMNS = {
+    "header": HEADER,
+    "tables": Column(("<u4",), (None, 2)),
+    **{
+        f"{name}.{column}": Column((dtype[column].str,), (None,))
+        for name, dtype in RECORDS.items()
+        for column in dtype.fields or ()
+    },
+}
+"""The arrays of a file: records column by column."""
+
+Names = Annotated[list[str], Bounds(0, 1 << 16, "length")]
+
+
+class Header(TypedDict):
+    """The JSON document of a file."""
+
+    format: str
+    processes: Names
+    regions: Names
+    seed: U64
+    meta: dict[str, Any]
+    checksum: str
+
+
+class Meta(TypedDict, total=False):
+    """What is acted on of `Program.meta`; there may be more."""
+
+    name: str
+    description: str
+    source: str
+    brk_start: Annotated[int, Bounds(0, TASK_SIZE)]
+    mmap_base: Annotated[int, Bounds(0, TASK_SIZE)]
+    distortions: list[str]
 
 
 def save_program(program: Program, path: str | os.PathLike) -> None:
@@ -33,7 +72,7 @@ def save_program(program: Program, path: str | os.PathLike) -> None:
         "meta": program.meta,
         "checksum": checksum(program),
     }
-    arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), "tables": program.tables}
+    arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), "tables": program.tables.astype("<u4")}
     for name in ("ops", "accesses", "bins"):
         data = getattr(program, name)
         arrays |= {f"{name}.{column}": np.ascontiguousarray(data[column]) for column in data.dtype.names}
@@ -50,33 +89,27 @@ def load_program(path: str | os.PathLike) -> Program:
     Raises:
         ProgramError: when the file is missing, damaged or not a trace program.
     """
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            header = json.loads(bytes(file["header"]))
-            if header.get("format") != FORMAT:
-                raise ProgramError(f"{path}: not a trace program of this version")
-            records = {
-                name: _join(path, file, name, dtype)
-                for name, dtype in (("ops", OP_DTYPE), ("accesses", ACCESS_DTYPE), ("bins", BIN_DTYPE))
-            }
-            program = Program(
-                **records,
-                tables=file["tables"].astype(np.uint32).reshape(-1, 2),
-                processes=tuple(map(str, header["processes"])),
-                regions=tuple(map(str, header["regions"])),
-                seed=int(header["seed"]),
-                meta=dict(header["meta"]),
-            )
-    except ProgramError:
-        raise
-    except FileNotFoundError:
-        raise ProgramError(f"{path}: no such file") from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
-        raise ProgramError(f"{path}: truncated or not a .npz file ({error})") from None
-    except (KeyError, ValueError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ProgramError(f"{path}: not a trace program ({error})") from None
-    if checksum(program) != header.get("checksum"):
-        raise ProgramError(f"{path}: damaged: its checksum does not match; fetch or record it again")
+    with reading(path, ProgramError, "a trace program"):
+        arrays = read_archive(path, COLUMNS)
+        header: Header = read_header(arrays)
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            raise ProgramError(f"{path}: not a trace program of this version")
+        fit(header, Header, "header")
+        meta = header["meta"]
+        fit({key: meta[key] for key in meta if key in Meta.__annotations__}, Meta, "header.meta")
+        for names in ("processes", "regions"):
+            if len(set(header[names])) < len(header[names]):
+                raise FileError(f"header.{names}: a name stands twice")
+        program = Program(
+            **{name: _join(arrays, name, dtype) for name, dtype in RECORDS.items()},
+            tables=arrays["tables"].astype(np.uint32),
+            processes=tuple(header["processes"]),
+            regions=tuple(header["regions"]),
+            seed=header["seed"],
+            meta=meta,
+        )
+        if checksum(program) != header["checksum"]:
+            raise ProgramError(f"{path}: damaged: its checksum does not match; fetch or record it again")
     return program.check(source=str(path))
 
 
@@ -85,11 +118,11 @@ def checksum(program: Program) -> str:
     return program.checksum
 
 
-def _join(path: str | os.PathLike, file: np.lib.npyio.NpzFile, name: str, dtype: np.dtype) -> np.ndarray:
-    columns = {column: file[f"{name}.{column}"] for column in dtype.fields or ()}
+def _join(arrays: dict[str, np.ndarray], name: str, dtype: np.dtype) -> np.ndarray:
+    columns = {column: arrays[f"{name}.{column}"] for column in dtype.fields or ()}
     data = np.zeros(len(next(iter(columns.values()))), dtype)
     for column, values in columns.items():
-        if values.shape != data.shape or values.dtype != dtype[column]:
-            raise ProgramError(f"{path}: column {name}.{column} does not fit")
+        if len(values) != len(data):
+            raise FileError(f"{name}.{column} does not fit: it has {len(values)} rows, not {len(data)}")
         data[column] = values
     return data

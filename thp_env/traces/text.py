@@ -27,6 +27,7 @@ from thp_env.traces.writer import PROTECTION
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "p": layout.PAGE_SIZE}
 TIMES = {"": 1.0, "ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
+ACCESS_MAX, SEED_MAX = (1 << 32) - 1, (1 << 64) - 1
 NUMBER = re.compile(r"(0x[0-9a-fA-F]+|\d+)([KMGp]?)")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s)?")
 
@@ -68,10 +69,18 @@ def _recorded(b: ProgramBuilder, words: list[str]) -> np.ndarray:
     rows = []
     for word in words:
         part = word.split(":")
-        if len(part) != 5 or part[2] not in "rw":
+        if len(part) != 5 or part[2] not in ("r", "w"):
             raise ProgramError(f"{word!r} is no recorded access: write region:page:r|w:count:instructions")
-        rows.append((int(part[1]), b.region_number(part[0]), part[2] == "w", int(part[3]), int(part[4])))
+        page, count, instructions = (_within(part[i], ACCESS_MAX) for i in (1, 3, 4))
+        rows.append((page, b.region_number(part[0]), part[2] == "w", count, instructions))
     return np.array(rows, ACCESS_DTYPE)
+
+
+def _within(text: str, most: int) -> int:
+    value = int(text, 0)
+    if not 0 <= value <= most:
+        raise ProgramError(f"{text} is not from 0 to {most}")
+    return value
 
 
 # How named values are read.
@@ -225,7 +234,7 @@ def parse_program(text: str | Iterable[str], name: str = "program", **meta: Any)
         words = line.split("#")[0].split()
         try:
             if words[:1] == ["seed"] and len(words) == 2:
-                b.seed = int(words[1], 0)
+                b.seed = _within(words[1], SEED_MAX)
             else:
                 add_line(b, line)
         except ProgramError as error:

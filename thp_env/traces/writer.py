@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,12 @@ from thp_env.traces.program import ACCESS_DTYPE, BIN_DTYPE, OP_DTYPE, Program, P
 
 PROTECTION = {"none": 0, "r": layout.VM_READ, "rw": layout.VM_READ | layout.VM_WRITE}
 """Protections of `mmap` and `mprotect`."""
+
+
+MOST = tuple(int(np.iinfo(OP_DTYPE[name]).max) for name in OP_DTYPE.names or ())
+"""The largest number that each field of an operation holds."""
+NAMES_MAX = 1 << 16
+"""Regions, and processes, of a program."""
 
 
 class ProgramWriter:
@@ -71,10 +78,11 @@ class ProgramWriter:
         d: int = 0, weight: int = 1, aux: int = 0,
     ) -> None:  # fmt: skip
         process = self._processes[self.process]
-        for value in (offset, length, a, b, c, d):
-            if not 0 <= value < 1 << 64:
-                raise ProgramError(f"{value} is no number that {op} takes: from 0 to 2^64 - 1")
-        self._ops.append((layout.OPS.index(op), process, region, offset, length, a, b, c, d, weight, aux))
+        record = layout.OPS.index(op), process, region, offset, length, a, b, c, d, weight, aux
+        if min(record) < 0 or any(map(operator.gt, record, MOST)):
+            value, most = next((v, most) for v, most in zip(record, MOST, strict=True) if not 0 <= v <= most)
+            raise ProgramError(f"{op}: {value} is not from 0 to {most}")
+        self._ops.append(record)
 
     def _key(self, region: int) -> tuple[int, int]:
         return self._processes[self.process], region
@@ -88,6 +96,8 @@ class ProgramWriter:
     def _new_region(self, name: str, length: int) -> int:
         if name in self._regions:
             raise ProgramError(f"region {name} exists already")
+        if len(self._regions) >= NAMES_MAX:
+            raise ProgramError(f"more than {NAMES_MAX} regions")
         number = self._regions[name] = len(self._regions)
         self._size[number] = length
         return number

@@ -9,6 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from thp_agents.sb3 import SB3VecEnv
+from thp_env.archive import Column, read_archive
 
 
 class Bandit:
@@ -64,9 +65,17 @@ class Bandit:
         np.savez(file, gram=self.gram, moment=self.moment, steps=self.num_timesteps, rng=words)
 
     def load(self, path: str | os.PathLike) -> None:
-        """Go on from what `save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            self.gram, self.moment, self.num_timesteps = file["gram"], file["moment"], int(file["steps"])
-            a, b, c, d = map(int, file["rng"])
-            state = self.rng.bit_generator.state
-            self.rng.bit_generator.state = {**state, "state": {"state": a | b << 64, "inc": c | d << 64}}
+        """Go on from what `save` wrote.
+
+        Raises:
+            FileError: when it is something else.
+        """
+        columns = {
+            "gram": Column(("<f8",), self.gram.shape), "moment": Column(("<f8",), self.moment.shape),
+            "steps": Column(("i",), ()), "rng": Column(("<u8",), (4,)),
+        }  # fmt: skip
+        file = read_archive(path, columns)
+        self.gram, self.moment, self.num_timesteps = file["gram"].copy(), file["moment"].copy(), int(file["steps"])
+        a, b, c, d = map(int, file["rng"])
+        state = self.rng.bit_generator.state
+        self.rng.bit_generator.state = {**state, "state": {"state": a | b << 64, "inc": c | d << 64}}

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta
+
+from thp_agents.learned.hyperparameters import HYPERPARAMETERS
 from thp_agents.policy import PolicyError
+from thp_agents.records import Count, Name, Positive, Seed, converted, read_toml
+from thp_env.envs.actions import ORDER_MASKS
+from thp_env.reading import FileError, reading
+from thp_env.registration import ENVIRONMENTS, check_arguments
 
 FOLDER = Path(__file__).with_name("configs")
 
-ALGORITHMS = ("PPO", "MaskablePPO", "A2C", "DQN", "QRDQN", "bandit", "rollouts")
+ALGORITHMS = tuple(HYPERPARAMETERS)
 """Those of Stable-Baselines3 and sb3-contrib by their own names, and those of `bandit.py` and `rollouts.py`."""
 
 NETWORKS = ("mlp", "deep_sets")
+
+NOT_ITS_OWN = frozenset({"workload", "workloads", "reward", "metrics", "threads"})
+"""Arguments of environments that a training or an evaluation sets, not an agent."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +49,20 @@ class AgentConfig:
         hyperparameters: of the algorithm, as Stable-Baselines3 names them.
     """
 
-    name: str
-    algorithm: str = "PPO"
-    environment: str = "thp_env/VmaOrder-v0"
+    name: Name
+    algorithm: Literal[ALGORITHMS] = "PPO"  # type: ignore[valid-type]
+    environment: Literal[tuple(ENVIRONMENTS)] = "thp_env/VmaOrder-v0"  # type: ignore[valid-type]
     arguments: dict[str, Any] = field(default_factory=dict)
     base: str = ""
     workloads: tuple[str, ...] = ()
-    steps: int = 200_000
-    envs: int = 8
-    seed: int = 0
-    checkpoint: int = 20_000
-    network: str = "mlp"
-    net_arch: tuple[int, ...] = (64, 64)
-    shadow: str = "64K"
-    scale: float = 10.0
+    steps: Count = 200_000
+    envs: Annotated[int, Meta(ge=1, le=4096)] = 8
+    seed: Seed = 0
+    checkpoint: Count = 20_000
+    network: Literal[NETWORKS] = "mlp"  # type: ignore[valid-type]
+    net_arch: tuple[Annotated[int, Meta(ge=1, le=1 << 14)], ...] = (64, 64)
+    shadow: Literal[tuple(ORDER_MASKS)] = "64K"  # type: ignore[valid-type]
+    scale: Positive = 10.0
     hyperparameters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -65,6 +74,8 @@ class AgentConfig:
         for name, known in (("algorithm", ALGORITHMS), ("network", NETWORKS)):
             if getattr(self, name) not in known:
                 raise PolicyError(f"agent {self.name}: {name} {getattr(self, name)!r} is none of {', '.join(known)}")
+        if self.network == "deep_sets" and len(self.net_arch) != 2:
+            raise PolicyError(f"agent {self.name}: net_arch of deep_sets has two widths, not {len(self.net_arch)}")
         if self.base and self.algorithm != "rollouts":
             raise PolicyError(f"agent {self.name}: {self.algorithm} learns on top of no base: take rollouts or none")
         for name in ("steps", "envs", "checkpoint"):
@@ -99,15 +110,27 @@ def load_config(name: str, **changes: Any) -> AgentConfig:
         PolicyError: when there is no such agent, or the file says nonsense.
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    try:
-        fields = tomllib.loads(path.read_text())
-        for key in ("workloads", "net_arch"):
-            if key in fields:
-                fields[key] = tuple(fields[key])
-        return AgentConfig(**{"name": path.stem, **fields, **changes})
-    except FileNotFoundError:
-        raise PolicyError(f"no agent {name!r}: one of {', '.join(agents())}, or a .toml file") from None
-    except (OSError, TypeError, ValueError) as error:
-        if isinstance(error, PolicyError):
-            raise
-        raise PolicyError(f"{path}: not an agent: {error}") from None
+    if not name.endswith(".toml") and name not in agents():
+        raise PolicyError(f"no agent {name!r}: one of {', '.join(agents())}, or a .toml file")
+    fields = {"name": path.stem, **read_toml(path)}
+    with reading(path, PolicyError, "an agent"):
+        own = converted(fields, AgentConfig)
+        converted(own.hyperparameters, HYPERPARAMETERS[own.algorithm], "hyperparameters")
+        check_own_arguments(own.environment, own.arguments)
+    return dataclasses.replace(own, **changes)
+
+
+def check_own_arguments(environment: str, arguments: dict[str, Any], place: str = "arguments") -> None:
+    """Check what an agent's environment is made with.
+
+    Args:
+        environment: id.
+        arguments: by name.
+        place: what to call them in an error.
+
+    Raises:
+        FileError: for one that there is not, that is not the agent's to set, or of the wrong type.
+    """
+    if others := sorted(NOT_ITS_OWN & arguments.keys()):
+        raise FileError(f"{place}: {others[0]} is set by who trains or evaluates, not by an agent")
+    check_arguments(environment, arguments, place)

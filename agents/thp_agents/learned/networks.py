@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Protocol
 
 import numpy as np
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0.0)}
+
+NODES = ("feature", "threshold", "left", "right")
+"""What files of trees hold of each node."""
+EXACT = 1 << 24
+"""Whole numbers up to here are exact in float32."""
 
 
 class Network(Protocol):
@@ -55,9 +61,7 @@ class Mlp:
             ValueError: when they do not fit together.
         """
         self.weights, self.activation, self._apply = weights, activation, ACTIVATIONS[activation]
-        self.layers = [(weights[f"weight{i}"], weights[f"bias{i}"]) for i in range(len(weights) // 2)]
-        if not self.layers:
-            raise ValueError("its network has no layer")
+        self.layers = _layers(weights, max(1, len(weights) // 2))
         _chain(self.layers)
 
     @property
@@ -94,10 +98,11 @@ class DeepSets:
             ValueError: when they do not fit together.
         """
         self.weights, self.activation, self._apply = weights, activation, ACTIVATIONS[activation]
-        self.embed, self.mix, self.head = ((weights[f"weight{i}"], weights[f"bias{i}"]) for i in range(3))
+        self.embed, self.mix, self.head = _layers(weights, 3)
+        _chain([self.embed])
+        _chain([self.mix, self.head])
         if self.mix[0].shape[1] != 2 * len(self.embed[1]):
             raise ValueError("its layers do not fit together")
-        _chain([self.mix, self.head])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -135,18 +140,23 @@ class Forest:
             ValueError: when they are no trees.
         """
         self.weights, self.activation = weights, activation
-        self.threshold, self.values = weights["threshold"].astype(np.float32), weights["values"]
-        for name in ("inputs", "feature", "left", "right"):
-            if not np.array_equal(weights[name], np.round(weights[name])):
+        _check_names(weights, (*NODES, "inputs", "values"), ("roots", "doubt"))
+        n, of_values = weights["feature"].size, weights["values"].shape[1:2]
+        shapes = dict.fromkeys(NODES, (n,)) | {"inputs": (1,), "doubt": (1,), "values": (n, *of_values)}
+        for name, shape in shapes.items():
+            if name in weights and weights[name].shape != shape:
+                raise ValueError("its tree's arrays do not fit together")
+        if not n or weights["values"].ndim != 2 or weights.get("roots", np.zeros(1)).ndim != 1:
+            raise ValueError("its tree's arrays do not fit together")
+        for name in {"inputs", "feature", "left", "right", "roots"} & weights.keys():
+            numbers = weights[name]
+            if not np.array_equal(numbers, np.round(numbers)) or np.abs(numbers).max(initial=0) > EXACT:
                 raise ValueError(f"its tree's {name} are no whole numbers")
+        self.threshold, self.values = weights["threshold"].astype(np.float32), weights["values"]
         self.feature, self.left, self.right = (weights[n].astype(int) for n in ("feature", "left", "right"))
         self.roots = weights.get("roots", np.zeros(1)).astype(int)
         self.doubt = weights.get("doubt", np.zeros(1))
-        nodes = np.arange(len(self.feature))
-        sizes = {len(a) for a in (self.threshold, self.left, self.right, self.values)}
-        single = weights["inputs"].shape == self.doubt.shape == (1,)
-        if sizes != {len(nodes)} or not len(nodes) or self.values.ndim != 2 or not single:
-            raise ValueError("its tree's arrays do not fit together")
+        nodes = np.arange(n)
         inner = self.feature >= 0
         children = np.concatenate([self.left[inner], self.right[inner]])
         # Children after their parents: no walk goes in circles.
@@ -197,9 +207,23 @@ class Tree(Forest):
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": Mlp, "deep_sets": DeepSets, "forest": Forest, "tree": Tree}
 
 
+def _check_names(weights: dict[str, np.ndarray], needed: Iterable[str], others: Iterable[str] = ()) -> None:
+    needed = tuple(needed)
+    if missing := [name for name in needed if name not in weights]:
+        raise ValueError(f"there is no {missing[0]} in it")
+    if unknown := sorted(weights.keys() - {*needed, *others}):
+        raise ValueError(f"unknown array {unknown[0]!r}")
+
+
+def _layers(weights: dict[str, np.ndarray], number: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    _check_names(weights, [f"{kind}{i}" for kind in ("weight", "bias") for i in range(number)])
+    return [(weights[f"weight{i}"], weights[f"bias{i}"]) for i in range(number)]
+
+
 def _chain(layers: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    width = layers[0][0].shape[-1]
     for weight, bias in layers:
-        if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
+        if weight.ndim != 2 or 0 in weight.shape or bias.shape != weight.shape[:1]:
             raise ValueError("its layers do not fit together")
-        width = len(bias)
+    for (_, before), (weight, _) in itertools.pairwise(layers):
+        if weight.shape[1] != len(before):
+            raise ValueError("its layers do not fit together")

@@ -5,21 +5,64 @@ from __future__ import annotations
 import copy
 import json
 import os
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
-from thp_agents.learned.networks import NETWORKS, Network
+from thp_agents.learned.config import check_own_arguments
+from thp_agents.learned.networks import ACTIVATIONS, NETWORKS, Network
 from thp_agents.policy import Policy, PolicyError, policies
+from thp_agents.records import Natural, Seed, converted
+from thp_env.archive import HEADER, Column, read_archive, read_header
 from thp_env.envs.actions import INTERFACES, ORDER_MASKS
 from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS, KEPT, ORDERS
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.files import whole_file
+from thp_env.reading import FileError, reading
+from thp_env.registration import ENVIRONMENTS
 
 FORMAT = "thp_env policy 2"
+
+
+class Signature(msgspec.Struct, forbid_unknown_fields=True):
+    """What a network sees and chooses from; see `signature`."""
+
+    environment: Literal[tuple(ENVIRONMENTS)]  # type: ignore[valid-type]
+    arguments: dict[str, Any]
+    seen: dict[str, list[str]]
+    actions: list[str]
+    base: str = ""
+
+
+class TrainedOn(msgspec.Struct):
+    """What is acted on of a training's configuration; there may be more."""
+
+    workloads: list[str] = []
+
+
+class HowTrained(msgspec.Struct):
+    """What is acted on of a policy's `meta`; there may be more."""
+
+    name: str = ""
+    command: str = ""
+    version: str = ""
+    teacher: str = ""
+    seed: Seed = 0
+    decisions: Natural = 0
+    curve: list[tuple[Natural, float]] = []
+    config: TrainedOn = msgspec.field(default_factory=TrainedOn)
+
+
+class Header(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON document of a file."""
+
+    format: str
+    network: Literal[tuple(NETWORKS)]  # type: ignore[valid-type]
+    activation: Literal[tuple(ACTIVATIONS)]  # type: ignore[valid-type]
+    signature: Signature
+    meta: HowTrained
 
 _SYSTEM, _VMA = list(SYSTEM_FIELDS), list(VMA_FIELDS)
 
@@ -148,40 +191,35 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
     Raises:
         PolicyError: when the file is missing, damaged, foreign, or made for other observations or actions.
     """
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            header = json.loads(bytes(file["header"]))
-            if header.get("format") != FORMAT:
-                raise PolicyError(f"{path}: not a policy of this version")
-            made_for, meta = dict(header["signature"]), dict(header["meta"])
-            weights = {name: file[name].astype(np.float32) for name in file.files if name != "header"}
-            network = NETWORKS[header["network"]](weights, header["activation"])
-            now = _signature(path, made_for)
-            default = made_for["arguments"].get("default", "4K")
-    except PolicyError:
-        raise
-    except FileNotFoundError:
-        raise PolicyError(f"{path}: no such file") from None
-    except (
-        OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError,
-    ) as error:  # fmt: skip
-        raise PolicyError(f"{path}: not a policy file ({error})") from None
-    if now != made_for:
-        raise PolicyError(f"{path}: made for other observations or actions; train it again")
-    if default not in ORDER_MASKS:
-        raise PolicyError(f"{path}: its default {default!r} is no name of sizes")
-    if not all(np.isfinite(weight).all() for weight in weights.values()):
-        raise PolicyError(f"{path}: holds weights that are not finite")
-    widths = {key: len(names) for key, names in now["seen"].items()}
-    inputs = sum(widths.values()) - widths.get("present", 0)
-    if network.shape != (inputs, len(now["actions"])):
-        wanted = (inputs, len(now["actions"]))
-        raise PolicyError(f"{path}: its network maps fields to values as {network.shape}, not {wanted}")
-    return LearnedPolicy(network, now, meta | {"name": name or Path(path).stem})
-
-
-def _signature(path: str | os.PathLike, made_for: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return signature(made_for["environment"], dict(made_for["arguments"]), made_for.get("base", ""))
-    except PolicyError as error:
-        raise PolicyError(f"{path}: {error}") from None
+    with reading(path, PolicyError, "a policy file"):
+        arrays = read_archive(path, {"header": HEADER}, others=Column(("f",), None))
+        raw = read_header(arrays)
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise PolicyError(f"{path}: not a policy of this version")
+        header = converted(raw, Header, "header")
+        made_for = header.signature
+        check_own_arguments(made_for.environment, made_for.arguments, "header.signature.arguments")
+        with np.errstate(over="ignore"):
+            weights = {key: weight.astype(np.float32) for key, weight in arrays.items()}
+        for key, weight in weights.items():
+            if not np.isfinite(weight).all():
+                raise PolicyError(f"{path}: {key} holds weights that are not finite")
+        try:
+            network = NETWORKS[header.network](weights, header.activation)
+            now = signature(made_for.environment, made_for.arguments, made_for.base)
+        except PolicyError as error:
+            raise PolicyError(f"{path}: {error}") from None
+        except KeyError as error:
+            raise FileError(f"there is no {error.args[0]} in it") from None
+        except ValueError as error:
+            raise FileError(str(error)) from None
+        if now != raw["signature"]:
+            raise PolicyError(f"{path}: made for other observations or actions; train it again")
+        default = made_for.arguments.get("default", "4K")
+        if default not in ORDER_MASKS:
+            raise PolicyError(f"{path}: its default {default!r} is no name of sizes")
+        widths = {key: len(names) for key, names in now["seen"].items()}
+        wanted = sum(widths.values()) - widths.get("present", 0), len(now["actions"])
+        if network.shape != wanted:
+            raise PolicyError(f"{path}: its network maps fields to values as {network.shape}, not {wanted}")
+    return LearnedPolicy(network, now, raw["meta"] | {"name": name or Path(path).stem})

@@ -11,7 +11,6 @@ it (rollout on a base policy; Bertsekas, Tsitsiklis and Wu, 1997).
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -30,9 +29,11 @@ from thp_agents.mapping import completed, mapped
 from thp_agents.policy import PolicyError
 from thp_agents.profile import finish
 from thp_agents.view import View
+from thp_env.archive import Column, read_archive
 from thp_env.envs.actions import ACTIONS, COLLAPSE, KEEP
 from thp_env.envs.task import REASONS
 from thp_env.envs.vma_order import VmaOrderEnv
+from thp_env.reading import FileError, reading
 from thp_env.workload import find
 
 TRIED = (KEEP, "4K", "64K", "16K+32K+64K", "2M", "all", COLLAPSE)
@@ -258,10 +259,18 @@ class Rollouts:
         Raises:
             PolicyError: when it is something else.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                self.samples = Samples(file["seen"], file["worth"], int(file["episodes"]))
-                self.turn = int(file["turn"])
-                self.weights = {n.removeprefix("forest_"): file[n] for n in file.files if n.startswith("forest_")}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise PolicyError(f"{path}: not a checkpoint of this agent ({error})") from None
+        fields, actions = self.samples.seen.shape[1], len(ACTIONS)
+        columns = {
+            "seen": Column(("<f4",), (None, fields)), "worth": Column(("<f4",), (None, actions)),
+            "episodes": Column(("i",), ()),
+        }  # fmt: skip
+        with reading(path, PolicyError):
+            try:
+                arrays = read_archive(path, columns, others=Column(("f",), None))
+                samples = Samples(arrays.pop("seen"), arrays.pop("worth"), int(arrays.pop("episodes")))
+                weights = {name.removeprefix("forest_"): nodes for name, nodes in arrays.items()}
+                if len(samples.seen) != len(samples.worth) or (weights and Forest(weights).shape != (fields, actions)):
+                    raise ValueError("its arrays do not fit together")
+            except ValueError as error:
+                raise FileError(f"not a checkpoint of this agent ({error})") from None
+        self.samples, self.weights = samples, weights

@@ -7,7 +7,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from thp_agents.learned.export import export
 from thp_agents.learned.policy_file import LearnedPolicy, save_policy
 from thp_agents.learned.rollouts import Rollouts
 from thp_agents.policy import PolicyError
+from thp_agents.records import Natural, read_json
 from thp_agents.sb3 import SB3VecEnv
 from thp_agents.tables import writable, write_text
 from thp_env.envs.shadow import ShadowVectorReward
@@ -91,9 +92,9 @@ class _Progress:
 
     def go_on(self, decisions: int) -> None:
         """Take up the curve of a training that is resumed after so many decisions."""
-        with suppress(OSError, ValueError):
-            kept = json.loads(self.path.with_name("curve.json").read_text())
-            self.curve = [(n, r) for n, r in kept if n <= decisions]
+        path = self.path.with_name("curve.json")
+        if path.exists():
+            self.curve = [(n, r) for n, r in read_json(path, list[tuple[Natural, float]], "a curve") if n <= decisions]
 
     def end_if_stopped(self, *_: Any) -> None:
         """Raise what stopped the training, if something has."""

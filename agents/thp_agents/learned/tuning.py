@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
 import optuna
+from msgspec import Meta
 
 from thp_agents.evaluation import entry, evaluate, oracle_runs
 from thp_agents.learned.config import AgentConfig, train_workloads
@@ -22,6 +24,7 @@ from thp_agents.learned.training import OWN, make_envs, make_model
 from thp_agents.oracle import oracle
 from thp_agents.origin import code_digest
 from thp_agents.policy import PolicyError
+from thp_agents.records import Natural, read_json
 from thp_agents.scores import NEVER
 from thp_agents.suites import Case, cases, content, workload_of
 from thp_agents.tables import write_text
@@ -94,11 +97,23 @@ class Trial:
         seconds: of training and scoring.
     """
 
-    params: dict[str, Any]
-    state: str
-    scores: list[float]
-    decisions: int
+    params: dict[str, float]
+    state: Literal["complete", "pruned"]
+    scores: Annotated[list[float], Meta(min_length=1)]
+    decisions: Natural
     seconds: float
+
+
+class SearchFile(msgspec.Struct, forbid_unknown_fields=True):
+    """A search as its file holds it."""
+
+    command: str
+    agent: dict[str, Any]
+    seconds: float
+    seed: Natural
+    version: str
+    best: Trial | None
+    trials: list[Trial]
 
 
 def validation_cases() -> list[Case]:
@@ -216,22 +231,20 @@ class Search:
         return value in kind.values if isinstance(kind, Choice) else kind.low <= value <= kind.high
 
     def _read(self) -> None:
-        try:
-            data = json.loads(self.path.read_text())
-            about = {name: data[name] for name in self.about}
-            self.trials = [Trial(**trial) for trial in data["trials"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PolicyError(f"{self.path}: not a search ({error}); name another --out") from None
+        data = read_json(self.path, SearchFile, "a search")
+        about = {"agent": data.agent, "seconds": data.seconds, "seed": data.seed, "version": data.version}
         if about != self.about:
             differs = next(name for name in about if about[name] != self.about[name])
             raise PolicyError(f"{self.path}: the search of another {differs}; name another --out")
-        for trial in self.trials:
-            state = optuna.trial.TrialState[trial.state.upper()]
-            looks = dict(enumerate(trial.scores))
-            self.study.add_trial(optuna.trial.create_trial(
-                state=state, params=trial.params, distributions=self.space, value=trial.scores[-1],
-                intermediate_values=looks,
-            ))  # fmt: skip
+        self.trials = data.trials
+        for i, trial in enumerate(self.trials):
+            try:
+                self.study.add_trial(optuna.trial.create_trial(
+                    state=optuna.trial.TrialState[trial.state.upper()], params=trial.params, distributions=self.space,
+                    value=trial.scores[-1], intermediate_values=dict(enumerate(trial.scores)),
+                ))  # fmt: skip
+            except ValueError as error:
+                raise PolicyError(f"{self.path}: trials[{i}]: {error}; name another --out") from None
 
     @property
     def best(self) -> Trial | None:
@@ -250,7 +263,8 @@ class Search:
                  f"decisions; {params}")  # fmt: skip
 
     def _try(self, asked: optuna.Trial) -> Trial:
-        start, state, scores, decisions = time.monotonic(), "complete", list[float](), 0
+        start, scores, decisions = time.monotonic(), list[float](), 0
+        state: Literal["complete", "pruned"] = "complete"
         config = replace(self.config, hyperparameters={**self.config.hyperparameters, **asked.params})
         for look, policy in enumerate(learning(config, self.seconds)):
             scores.append(self.judge(policy))

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from thp_env.traces.npz import save_program
 from thp_env.traces.program import Program
-from thp_workloads.importing.errors import ImportingError
+from thp_workloads.importing.errors import ImportingError, importing
 
 KINDS = {
-    "perf": "perf script: page faults and system calls (record with -d -c 1, print times)",
-    "strace": "strace of memory calls (-e trace=memory, best with -f -ttt)",
-    "damon": "DAMON: damo's JSON records, or the text of damo report raw",
+    "perf": "perf.data, or perf script: page faults and system calls (record with -d -c 1)",
+    "strace": "strace of memory calls (-e trace=memory, best with -f -ttt); of -ff, the name without the number",
+    "damon": "DAMON: damo's JSON records, or the text of damo report raw, of a process",
     "lackey": "valgrind --tool=lackey --trace-mem=yes, best with --trace-syscalls=yes",
+    "pinatrace": "Pin's sample tool pinatrace",
+    "memtrace": "DynamoRIO's sample clients memtrace_simple and memtrace_x86_text",
 }
 """Kinds of logs, and what makes them."""
 
@@ -34,6 +36,7 @@ def read(kind: str, path: str | os.PathLike[str], pid: int | None = None) -> Pro
     Raises:
         ImportingError: for an unknown kind, a file that cannot be read, or the first malformed line.
     """
+    from thp_workloads.importing.access_log import read_memtrace, read_pinatrace
     from thp_workloads.importing.damon import read_damon
     from thp_workloads.importing.lackey import read_lackey
     from thp_workloads.importing.perf import read_perf
@@ -41,15 +44,12 @@ def read(kind: str, path: str | os.PathLike[str], pid: int | None = None) -> Pro
 
     readers: dict[str, Callable[[Path, int | None], Program]] = {
         "perf": read_perf, "strace": read_strace, "damon": read_damon, "lackey": read_lackey,
+        "pinatrace": read_pinatrace, "memtrace": read_memtrace,
     }  # fmt: skip
     if kind not in readers:
         raise ImportingError(f"there is no kind of log {kind!r}: {', '.join(KINDS)}")
-    try:
+    with importing(path):
         return readers[kind](Path(path), pid)
-    except OSError as error:
-        raise ImportingError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ImportingError(f"{path}: not a text file") from None
 
 
 def import_file(

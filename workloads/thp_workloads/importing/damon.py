@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from thp_env.machine.layout import PAGE_SIZE, TASK_SIZE
+from thp_env.reading import FileError, decoded, parse_json, read_bytes
 from thp_env.traces.builder import ProgramBuilder
 from thp_env.traces.program import Program
 from thp_workloads.importing.errors import ImportingError
+from thp_workloads.importing.process_log import NS_MAX
 
 MAX_COUNT = 1 << 16
 """Simulated accesses to a region in a snapshot, at most; each stands for more where there are more pages."""
 MAX_BYTES = 1 << 36
+RECORD_MAX = 1 << 28
+"""Bytes of a record, unpacked."""
+PHYSICAL = 1 << 40
+"""A process of 64 bits has its stack, which DAMON watches too, far above; physical memory ends below."""
+ADDRESS_MAX, CHECKS_MAX = 1 << 57, 1 << 32
 UNITS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-RAW_REGION = re.compile(r"([0-9a-f]+)-([0-9a-f]+)\s*(?:\(.*?\))?:?\s+(\d+)(?:\s+(\d+))?\s*")
-RAW_HEAD = re.compile(
-    r"(base_time_absolute|monitoring_start|monitoring_end|monitoring_duration|target_id|nr_regions):\s*(.*\S)\s*"
-)
+RAW_REGION = re.compile(r"([0-9a-f]+)-([0-9a-f]+)\s*(?:\(.*?\))?:?\s+(-?\d+)(?:\s+-?\d+)*\s*")
+"""Start, end, (size), nr_accesses, and the age, -1 where it is not known."""
+RAW_HEAD = re.compile(r"([a-z][a-z_ ]*):\s*(.*\S)?\s*")
 
 
 @dataclass(frozen=True)
@@ -53,16 +59,37 @@ def read_damon(path: Path, pid: int | None = None) -> Program:
     Raises:
         ImportingError: for the first malformed line, or when the record is truncated.
     """
-    data = path.read_bytes()
-    with suppress(zlib.error):
-        data = zlib.decompress(data)  # damo record's json_compressed
-    text = data.decode()
+    text = decoded(_unpacked(read_bytes(path, RECORD_MAX)))
     read = _read_json if text.lstrip()[:1] in ("{", "[") else _read_raw
-    snapshots = read(path, text, pid)
+    snapshots, others = read(path, text, pid)
+    top = max((end for snapshot in snapshots for _, end, _ in snapshot.regions), default=0)
+    if 0 < top <= PHYSICAL:
+        raise ImportingError(
+            f"{path}: its addresses, up to {top:#x}, are those of physical memory (paddr), which no process maps so: "
+            "record a process, damo record --target_pid PID"
+        )
     accessed = [(s, e) for snapshot in snapshots for s, e, n in snapshot.regions if n]
     if not accessed:
         raise ImportingError(f"{path}: DAMON saw no access in {len(snapshots)} snapshots: there is nothing to import")
-    return _program(path, snapshots, _united(accessed))
+    program = _program(path, snapshots, _united(accessed))
+    never = sum(not n for snapshot in snapshots for _, _, n in snapshot.regions)
+    program.meta["left_out"] = [f"{never} regions of snapshots that were not seen accessed"] if never else []
+    if others:
+        program.meta["left_out"].append(f"targets {', '.join(map(str, others))}: choose by --pid")
+    return program
+
+
+def _unpacked(data: bytes) -> bytes:
+    """Return what damo's json_compressed holds, or the data as it is."""
+    unpack = zlib.decompressobj()
+    try:
+        text = unpack.decompress(data, RECORD_MAX)
+    except zlib.error:
+        return data
+    if unpack.unconsumed_tail or not unpack.eof:
+        reason = f"longer than {RECORD_MAX >> 20} MiB" if unpack.unconsumed_tail else "the record is truncated"
+        raise FileError(reason)
+    return text
 
 
 def _program(path: Path, snapshots: list[Snapshot], ranges: list[tuple[int, int]]) -> Program:
@@ -114,10 +141,14 @@ def _checked(begin: int, end: int, regions: list[tuple[int, int, int]]) -> Snaps
     """
     if end <= begin:
         raise ValueError("a snapshot that ends before it begins")
+    if end - begin > NS_MAX:
+        raise ValueError(f"a snapshot of {(end - begin) / 1e9:.0f} s")
     before = 0
     for start, stop, checks in regions:
         if start < before or stop <= start or start % PAGE_SIZE or stop % PAGE_SIZE or checks < 0:
             raise ValueError(f"region {start:#x}-{stop:#x} is empty, not of whole pages or overlaps the one before")
+        if stop > ADDRESS_MAX or checks > CHECKS_MAX:
+            raise ValueError(f"region {start:#x}-{stop:#x}, accessed {checks} times, is none of DAMON")
         before = stop
     return Snapshot(begin, end, tuple(regions))
 
@@ -125,33 +156,65 @@ def _checked(begin: int, end: int, regions: list[tuple[int, int, int]]) -> Snaps
 # -- JSON ------------------------------------------------------------------------------------------
 
 
-def _read_json(path: Path, text: str, target: int | None) -> list[Snapshot]:
+class Samples(msgspec.Struct):
+    """How often a region was found accessed, as newer versions of damo write it."""
+
+    samples: int | str
+
+
+class Region(msgspec.Struct):
+    """A region."""
+
+    start: int | str
+    end: int | str
+    nr_accesses: int | str | Samples
+
+
+class JsonSnapshot(msgspec.Struct):
+    """A snapshot."""
+
+    start_time: int | float | str
+    end_time: int | float | str
+    regions: list[Region]
+
+
+class Record(msgspec.Struct):
+    """The snapshots of a target."""
+
+    snapshots: list[JsonSnapshot]
+    target_id: int | str | None = None
+
+
+def _read_json(path: Path, text: str, target: int | None) -> tuple[list[Snapshot], list[int]]:
+    """Return the snapshots of a target, and the other targets."""
     try:
-        records = json.loads(text)
-    except json.JSONDecodeError as error:
-        reason = "the record is truncated" if error.pos >= len(text.rstrip()) - 1 else "malformed JSON"
-        raise ImportingError.at(path, error.lineno, f"{reason} ({error.msg})") from None
-    records = records if isinstance(records, list) else [records]
+        records = msgspec.convert(parse_json(text), list[Record] | Record)
+    except msgspec.ValidationError as error:
+        raise ImportingError(f"{path}: {error}") from None
+    except FileError as error:
+        cut = not text.rstrip().endswith(("}", "]"))
+        raise FileError(f"{error}{': the record is truncated' if cut else ''}") from None
+    records = [records] if isinstance(records, Record) else records
     where = "record 0"
     try:
-        chosen = [r for r in records if target is None or _number(r["target_id"]) == target]
-        if not chosen:
-            raise ValueError(f"target {target} is not in it")
-        found = []
-        for i, snapshot in enumerate(chosen[0]["snapshots"]):
-            where = f"snapshot {i}"
-            regions = []
-            for k, region in enumerate(snapshot["regions"]):
-                where = f"snapshot {i}, region {k}"
-                seen = region["nr_accesses"]
-                checks = seen["samples"] if isinstance(seen, dict) else seen
-                regions.append((_number(region["start"]), _number(region["end"]), _number(checks)))
-            where = f"snapshot {i}"
-            found.append(_checked(_duration(snapshot["start_time"]), _duration(snapshot["end_time"]), regions))
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"there is no {error.args[0]}" if isinstance(error, KeyError) else str(error)
-        raise ImportingError(f"{path}: {where}: {reason}") from None
-    return found
+        targets = [_number(record.target_id or 0) for record in records]
+        target = next(iter(targets), 0) if target is None else target
+        if target not in targets:
+            raise ValueError(f"target {target} is not in it; there are {', '.join(map(str, dict.fromkeys(targets)))}")
+        found: list[Snapshot] = []
+        for record in (r for r, t in zip(records, targets, strict=True) if t == target):
+            for snapshot in record.snapshots:
+                where = f"snapshot {len(found)}"
+                regions = [(_number(r.start), _number(r.end), _checks(r)) for r in snapshot.regions]
+                found.append(_checked(_duration(snapshot.start_time), _duration(snapshot.end_time), regions))
+    except (ValueError, OverflowError) as error:
+        raise ImportingError(f"{path}: {where}: {error}") from None
+    return found, sorted({*targets} - {target})
+
+
+def _checks(region: Region) -> int:
+    seen = region.nr_accesses
+    return _number(seen.samples if isinstance(seen, Samples) else seen)
 
 
 def _number(value: Any) -> int:
@@ -176,7 +239,9 @@ def _duration(value: Any) -> int:
 # -- damo report raw -------------------------------------------------------------------------------
 
 
-def _read_raw(path: Path, text: str, target: int | None) -> list[Snapshot]:
+def _read_raw(path: Path, text: str, target: int | None) -> tuple[list[Snapshot], list[int]]:
+    """Return the snapshots of a target, and the other targets."""
+    others: set[int] = set()
     found: list[Snapshot] = []
     head: dict[str, str] = {}
     regions: list[tuple[int, int, int]] = []
@@ -189,7 +254,9 @@ def _read_raw(path: Path, text: str, target: int | None) -> list[Snapshot]:
         if len(regions) != int(head["nr_regions"]):
             raise ValueError(f"the record is truncated: {len(regions)} of {head['nr_regions']} regions are there")
         target = int(head["target_id"]) if target is None else target
-        if int(head["target_id"]) == target:
+        if int(head["target_id"]) != target:
+            others.add(int(head["target_id"]))
+        else:
             found.append(_checked(_duration(head["monitoring_start"]), _duration(head["monitoring_end"]), regions))
         head["nr_regions"] = ""
         regions.clear()
@@ -201,7 +268,7 @@ def _read_raw(path: Path, text: str, target: int | None) -> list[Snapshot]:
             if words := RAW_HEAD.fullmatch(line):
                 if words[1] in ("monitoring_start", "target_id"):
                     finish()
-                head[words[1]] = words[2]
+                head[words[1]] = words[2] or ""
             elif (region := RAW_REGION.fullmatch(line)) and head.get("nr_regions"):
                 regions.append((int(region[1], 16), int(region[2], 16), int(region[3])))
             else:
@@ -214,4 +281,4 @@ def _read_raw(path: Path, text: str, target: int | None) -> list[Snapshot]:
     except (KeyError, ValueError) as error:
         reason = f"there is no {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise ImportingError.at(path, number, reason, line) from None
-    return found
+    return found, sorted(others)

@@ -11,6 +11,8 @@ from thp_env.machine.layout import PAGE_SIZE
 
 HIDDEN = -1
 """The region of what valgrind itself brings into the process."""
+FEW = 8
+"""Pages are looked up one by one where a table of all pieces would have so many times more rows."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class AddressSpace:
         """Return what lies in [start, end), clipped, by address."""
         first = max(0, bisect_right(self._starts, start) - 1)
         found = []
-        for piece in self._pieces[first:]:
+        for at in range(first, len(self._pieces)):
+            piece = self._pieces[at]
             if piece.start >= end:
                 break
             if piece.end > start:
@@ -117,6 +120,8 @@ class AddressSpace:
             The region of each, int64, `HIDDEN` where none is known or it is not anonymous; and its page
             number within the region, int64.
         """
+        if self._table is None and FEW * len(pages) < len(self._pieces):
+            return self._translate_few(pages)
         if self._table is None:
             rows = [(p.start, p.end, p.region if p.anonymous else HIDDEN, p.offset) for p in self._pieces]
             start, end, region, offset = np.array(rows, dtype=np.int64).reshape(-1, 4).T
@@ -128,3 +133,12 @@ class AddressSpace:
         at = np.maximum(np.searchsorted(start, pages, side="right") - 1, 0)
         inside = (pages >= start[at]) & (pages < end[at])
         return np.where(inside, region[at], HIDDEN), pages - start[at] + offset[at]
+
+    def _translate_few(self, pages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        regions, numbers = np.full(len(pages), HIDDEN), pages.astype(np.int64)
+        for i, page in enumerate(numbers.tolist()):
+            piece = self._pieces[max(0, bisect_right(self._starts, page * PAGE_SIZE) - 1)]
+            numbers[i] += (piece.offset - piece.start) // PAGE_SIZE
+            if piece.anonymous and piece.start <= page * PAGE_SIZE < piece.end:
+                regions[i] = piece.region
+        return regions, numbers

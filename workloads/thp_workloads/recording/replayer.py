@@ -71,6 +71,7 @@ class Replayer:
         self._prefix = prefix
         self.stack = prefix + "stack"
         self._taken: set[str] = set()
+        self._last: dict[str, int] = {}
         self._heap = HIDDEN
         self._brk = 0
         self._client_brk = 0
@@ -103,6 +104,8 @@ class Replayer:
         while name in self._taken:
             number = str(int(number) + 1) if base and number.isdigit() else "1"
             base = base or name
+            number = str(max(int(number), self._last.get(base, 0) + 1))
+            self._last[base] = int(number)
             name = f"{base}:{number}"
         if len(self.names) >= MAX_REGIONS:
             raise RecordingError(f"the program maps more than {MAX_REGIONS} regions")

@@ -1,0 +1,163 @@
+"""Reading .npz files that strangers wrote: without pickles, and never more than was declared.
+
+The list of members is checked before anything is unpacked; of each array what its schema allows, its own header
+declares and the zip's list promises must agree, and no byte more is unpacked.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from thp_env.names import did_you_mean
+from thp_env.reading import DIRECTORY_MAX, HEADER_MAX, MEMBERS_MAX, UNPACKED_MAX, FileError, opened, parse_json
+
+END, END_64, END_SIZE = b"PK\5\6", b"PK\6\7", 22
+"""The zip format's end of the list of members, and the mark of its 64-bit form (APPNOTE 4.3.15 and 4.3.16)."""
+ENCRYPTED = 1
+
+
+class Column(NamedTuple):
+    """The schema of an array.
+
+    Attributes:
+        kinds: dtypes that it may have, as NumPy's `dtype.str` ("<u4"), or all of a kind as its letter ("f").
+        shape: its length along each axis, None for any; or None: any shape.
+        optional: it need not be there.
+    """
+
+    kinds: tuple[str, ...]
+    shape: tuple[int | None, ...] | None
+    optional: bool = False
+
+
+HEADER = Column(("|u1",), (None,))
+"""A JSON document, as bytes."""
+
+
+def read_archive(
+    path: str | os.PathLike, columns: Mapping[str, Column], *, others: Column | None = None, limit: int = UNPACKED_MAX
+) -> dict[str, np.ndarray]:
+    """Read the arrays of a .npz file.
+
+    Args:
+        path: the file.
+        columns: the schema of each array, by name.
+        others: the schema of arrays of any other name; None: there must be none.
+        limit: bytes of all arrays together.
+
+    Raises:
+        FileError: for the first thing that is not as it should be; the message does not hold the file's name.
+        OSError: when it cannot be read.
+    """
+    try:
+        with opened(path, regular=True) as raw:
+            _check_end(raw)
+            with zipfile.ZipFile(raw) as archive:
+                members = _members(archive, columns, others, limit)
+                return {name: _array(archive, info, name, columns.get(name, others)) for name, info in members.items()}
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
+        raise FileError(f"truncated or not a .npz file ({error})") from None
+    except (NotImplementedError, RuntimeError, UnicodeError, OverflowError, MemoryError) as error:
+        raise FileError(f"not a .npz file that NumPy would write ({error})") from None
+
+
+def read_header(arrays: dict[str, np.ndarray]) -> Any:
+    """Take the array `header` out of an archive's arrays and return the JSON document that it holds.
+
+    Raises:
+        FileError: when it is none.
+    """
+    try:
+        return parse_json(arrays.pop("header").tobytes())
+    except FileError as error:
+        raise FileError(f"header: {error}") from None
+
+
+def _check_end(raw: IO[bytes]) -> None:
+    """Refuse a list of members that is too long, or of the 64-bit form, before it is read."""
+    size = raw.seek(0, io.SEEK_END)
+    raw.seek(max(0, size - END_SIZE - (1 << 16) - 20))
+    tail = raw.read()
+    at = tail.rfind(END)
+    if at < 0 or len(tail) - at < END_SIZE:
+        raise FileError("truncated or not a .npz file (it has no list of members)")
+    if tail[max(0, at - 20) : at].startswith(END_64) or size > UNPACKED_MAX:
+        raise FileError("an archive of more than 4 GiB or 65,535 members")
+    if (length := struct.unpack("<I", tail[at + 12 : at + 16])[0]) > DIRECTORY_MAX:
+        raise FileError(f"its list of members is {length >> 20} MiB long")
+    raw.seek(0)
+
+
+def _members(
+    archive: zipfile.ZipFile, columns: Mapping[str, Column], others: Column | None, limit: int
+) -> dict[str, zipfile.ZipInfo]:
+    found: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        if name == info.filename or (name not in columns and others is None):
+            raise FileError(f"unknown array {info.filename[:60]!r}{did_you_mean(name, columns)}")
+        if name in found:
+            raise FileError(f"{name} stands in it twice")
+        if info.flag_bits & ENCRYPTED:
+            raise FileError(f"{name} is encrypted")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise FileError(f"{name} is packed by a method that NumPy does not use")
+        found[name] = info
+    if len(found) > MEMBERS_MAX:
+        raise FileError(f"{len(found)} arrays; at most {MEMBERS_MAX} are read")
+    if (total := sum(info.file_size for info in found.values())) > limit:
+        raise FileError(f"{total >> 20} MiB unpacked; at most {limit >> 20} MiB are read")
+    for name, column in columns.items():
+        if name not in found and not column.optional:
+            raise FileError(f"there is no {name} in it")
+    return found
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, column: Column | None) -> np.ndarray:
+    assert column is not None
+    with archive.open(info) as member:
+        shape, fortran, dtype, start = _npy_header(member, name)
+        if dtype.str not in column.kinds and dtype.kind not in column.kinds:
+            raise FileError(f"{name} does not fit: it holds {dtype}, not {' or '.join(column.kinds)}")
+        wanted = shape if column.shape is None else column.shape
+        if len(shape) != len(wanted) or any(w is not None and n != w for n, w in zip(shape, wanted, strict=True)):
+            shown = str(tuple("any" if w is None else w for w in wanted)).replace("'", "")
+            raise FileError(f"{name} is of shape {shape}, not {shown}")
+        length = math.prod(shape) * dtype.itemsize
+        if length != info.file_size - start:
+            raise FileError(f"{name} declares {length} bytes and has {info.file_size - start}")
+        data = member.read(length)
+    if len(data) != length:
+        raise FileError(f"{name} is truncated")
+    array = np.frombuffer(data, dtype)
+    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+
+
+def _npy_header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Return shape, order, dtype and where the data begins."""
+    start = member.read(8)
+    size = {b"\x93NUMPY\1\0": 2, b"\x93NUMPY\2\0": 4}.get(start)
+    if size is None:
+        raise FileError(f"{name} is no array")
+    prefix = member.read(size)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < size or length > HEADER_MAX:
+        raise FileError(f"the header of {name} is longer than {HEADER_MAX} bytes")
+    text = io.BytesIO(prefix + member.read(length))
+    read = np.lib.format.read_array_header_1_0 if size == 2 else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(text, max_header_size=HEADER_MAX)
+    except (ValueError, TypeError, SyntaxError, KeyError, RecursionError, MemoryError):
+        raise FileError(f"the header of {name} is none of NumPy's") from None
+    if dtype.hasobject or dtype.names or dtype.subdtype or not dtype.itemsize or any(n < 0 for n in shape):
+        raise FileError(f"{name} holds {dtype}, not plain numbers")
+    return shape, fortran, dtype, 8 + size + length

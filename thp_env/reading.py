@@ -1,0 +1,219 @@
+"""Reading files that strangers wrote: how much of them is unpacked and believed. All limits stand here."""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+import math
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+UNPACKED_MAX = 1 << 30
+"""Bytes that a file may hold, unpacked."""
+TEXT_MAX = 64 << 20
+"""Bytes of a text that is read as a whole: a program, a configuration, a JSON document."""
+LINE_MAX = 64 << 20
+"""Bytes of a line of a file that is read line by line."""
+DEPTH_MAX = 32
+"""How deep lists and objects may be nested where a schema says no more."""
+MEMBERS_MAX = 4096
+"""Arrays of an archive."""
+DIRECTORY_MAX = 1 << 20
+"""Bytes of an archive's list of members."""
+HEADER_MAX = 4096
+"""Bytes of the header of an array."""
+XZ_MEMORY_MAX = 256 << 20
+"""Bytes that unpacking an .xz file may take, which its header asks for; `xz -9` takes 65 MiB."""
+BLOCK = 1 << 18
+
+
+class FileError(ValueError):
+    """What is wrong with a file, in one line: the place and the reason. Who reads it puts the file's name before."""
+
+
+class CutOffError(FileError):
+    """JSON that ends too early, or is malformed in another way, as half a line is."""
+
+
+@contextmanager
+def reading(path: str | os.PathLike, error: type[ValueError], what: str = "") -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into one error of one line that names it.
+
+    Args:
+        path: the file.
+        error: what is raised; as it is where it is raised inside.
+        what: what the file should be, such as "a policy".
+    """
+    try:
+        yield
+    except error:
+        raise
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except OSError as reason:
+        raise error(f"{path}: cannot be read: {reason.strerror or reason}") from None
+    except FileError as reason:
+        raise error(f"{path}: {what and f'not {what}: '}{one_line(str(reason))}") from None
+
+
+def opened(path: str | os.PathLike, *, regular: bool = False) -> IO[bytes]:
+    """Open a file for reading; `regular`: not a pipe or a device, which could last for ever.
+
+    Raises:
+        FileError: when it is no such file.
+        OSError: when it cannot be opened.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NONBLOCK if regular else 0)), "rb")
+    if regular and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FileError("not a regular file")
+    return file
+
+
+def read_bytes(path: str | os.PathLike, limit: int = TEXT_MAX) -> bytes:
+    """Return all that a file holds.
+
+    Raises:
+        FileError: when that is more than `limit` bytes.
+        OSError: when it cannot be read.
+    """
+    with opened(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise FileError(f"longer than {limit >> 20} MiB")
+    return data
+
+
+def read_text(path: str | os.PathLike, limit: int = TEXT_MAX) -> str:
+    """Return a file's text: UTF-8, with or without a byte order mark.
+
+    Raises:
+        FileError: when it is too long or no text.
+        OSError: when it cannot be read.
+    """
+    return decoded(read_bytes(path, limit))
+
+
+def decoded(data: bytes) -> str:
+    """Return bytes as text: UTF-8, with or without a byte order mark, lines ended as anywhere.
+
+    Raises:
+        FileError: when they are no text.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(f"byte {error.start}: not a text in UTF-8") from None
+    return text.replace("\r\n", "\n")
+
+
+def lines(path: str | os.PathLike, *, whole: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield (number from 1, line without its end) of a text that may be packed as .xz.
+
+    Args:
+        path: the file.
+        whole: refuse a last line that has no end: the file was cut off.
+
+    Raises:
+        FileError: for a line that is too long or no text, a file that is too long or cut off, or damaged packing.
+        OSError: when it cannot be read.
+    """
+    with opened(path) as file:
+        blocks = _unpacked(file) if os.fspath(path).endswith(".xz") else iter(lambda: file.read(BLOCK), b"")
+        number, kept, total = 0, io.BytesIO(), 0
+        for block in blocks:
+            total += len(block)
+            if total > UNPACKED_MAX:
+                raise FileError(f"line {number + 1}: longer than {UNPACKED_MAX >> 20} MiB in all")
+            *ended, rest = block.split(b"\n")
+            for part in ended:
+                kept.write(part)
+                number += 1
+                yield number, _line(kept.getvalue(), number)
+                kept = io.BytesIO()
+            kept.write(rest)
+            if kept.tell() > LINE_MAX:
+                raise FileError(f"line {number + 1}: longer than {LINE_MAX >> 20} MiB")
+        if kept.tell() and whole:
+            raise FileError(f"line {number + 1}: the log is truncated: it ends inside a line")
+        if kept.tell():
+            yield number + 1, _line(kept.getvalue(), number + 1)
+
+
+def _line(data: bytes, number: int) -> str:
+    try:
+        return data.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise FileError(f"line {number}: not a text in UTF-8") from None
+
+
+def _unpacked(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield what one or more .xz streams hold, in blocks that are not longer than `BLOCK`."""
+    unpack, data = None, b""
+    try:
+        while True:
+            if unpack is None or unpack.needs_input:
+                data += file.read(BLOCK)
+                if not data:
+                    break
+            unpack = unpack or lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY_MAX)
+            yield unpack.decompress(data, BLOCK)
+            data = b""
+            if unpack.eof:
+                data, unpack = unpack.unused_data.lstrip(b"\0"), None  # streams may be padded
+                data = data or file.read(BLOCK).lstrip(b"\0")
+                if not data:
+                    return
+    except lzma.LZMAError as error:
+        raise FileError(f"damaged or not an .xz file ({error})") from None
+    raise FileError("the file is truncated: it ends inside an .xz stream")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read a JSON document as the standard has it: finite numbers, and no key twice.
+
+    Raises:
+        FileError: with place and reason.
+    """
+    try:
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise CutOffError(f"line {error.lineno}, column {error.colno}: malformed JSON ({error.msg})") from None
+    except RecursionError:
+        raise FileError(f"JSON that is nested deeper than {DEPTH_MAX}") from None
+    except UnicodeDecodeError as error:
+        raise FileError(f"byte {error.start}: not a text in UTF-8") from None
+    except FileError:
+        raise
+    except ValueError as error:  # an integer of thousands of digits
+        raise FileError(f"malformed JSON ({error})") from None
+    return value
+
+
+def _no_number(text: str) -> float:
+    raise FileError(f"{text} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise FileError(f"{text[:20]} is too large a number")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise FileError(f"the key {next(n for n in names if names.count(n) > 1)[:40]!r} stands twice in an object")
+    return found
+
+
+def one_line(text: str) -> str:
+    """Return a message without line ends and control characters that a file may have put into it."""
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return shown if len(shown) <= 500 else f"{shown[:500]}..."
