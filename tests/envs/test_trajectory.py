@@ -161,4 +161,4 @@ def test_what_episodes_were_drawn_from_is_part_of_it(tmp_path: Path) -> None:
     assert len({Trajectory.load(path).workload for path in env.saved}) == 3
     assert [replay(Trajectory.load(path)) for path in env.saved] == [None] * 3
     with pytest.raises(TrajectoryError, match=r"workload=Program.* cannot be written down: give a name or a file"):
-        env.reset(options={"workload": small_program()})
+        env.reset(options={"workload": small_program()})  # in one line, however long the program

@@ -22,6 +22,7 @@ from thp_env.files import whole_file
 from thp_env.machine import Machine, layout
 from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS
 from thp_env.traces.npz import checksum
+from thp_env.workload import shown
 
 FORMAT = "thp_env trajectory 1"
 
@@ -157,7 +158,7 @@ class RecordTrajectory(gymnasium.Wrapper):
         self._arguments = {k: v for k, v in spec.kwargs.items() if k != "render_mode"}
         for key, value in self._arguments.items():
             if not _is_json(value):
-                raise TrajectoryError(f"{key}={value!r} cannot be written down: give a name or a file instead")
+                raise TrajectoryError(f"{key}={shown(value)} cannot be written down: give a name or a file instead")
         self.folder, self.name = Path(folder), name
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +190,7 @@ class RecordTrajectory(gymnasium.Wrapper):
         drawn_from = self.env.unwrapped.task.drawn_from(options or {})  # type: ignore[attr-defined]
         for key, value in drawn_from.items():
             if not _is_json(value):
-                raise TrajectoryError(f"{key}={value!r} cannot be written down: give a name or a file instead")
+                raise TrajectoryError(f"{key}={shown(value)} cannot be written down: give a name or a file instead")
         begin: dict[str, Any] = {"seed": seed}
         if seed is None:
             begin = {"rng": self.env.unwrapped.np_random.bit_generator.state}
