@@ -94,7 +94,7 @@ class Workload:
         if isinstance(drawn, Program):
             return Instance(drawn, MachineConfig(memory=memory_for(drawn)))
         if not isinstance(drawn, Instance):
-            raise WorkloadError(f"workload {self.name!r} returned {_shown(drawn)}: return Instance(program, "
+            raise WorkloadError(f"workload {self.name!r} returned {shown(drawn)}: return Instance(program, "
                                 "MachineConfig(...)) or a Program")  # fmt: skip
         return drawn
 
@@ -151,7 +151,7 @@ class Source:
             try:
                 weights = tuple(map(float, self.weights))
             except (TypeError, ValueError):
-                raise WorkloadError(f"weights must be numbers, not {_shown(self.weights)}") from None
+                raise WorkloadError(f"weights must be numbers, not {shown(self.weights)}") from None
             object.__setattr__(self, "weights", weights)
             if len(weights) != len(self.workloads):
                 raise WorkloadError(f"weights must be one for each of {names}, not {len(weights)}")
@@ -181,9 +181,10 @@ class Source:
 _HAS = {"size": "generators have sizes", "surroundings": "recordings that are installed have them"}
 
 
-def _shown(value: Any) -> str:
-    shown = " ".join(repr(value).split())
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: in one line, and not a long one."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 @cache
 def workloads() -> dict[str, Workload]:
@@ -279,7 +280,7 @@ def resolve(workload: str | Workload | Program | Instance | Sequence) -> list[Wo
         function = getattr(workload, "__name__", "function")
         raise WorkloadError("a function is no workload by itself: wrap it, as Workload('my_name', 'generator', "
                             f"'my_family', 'train', 'what it does', {function})")  # fmt: skip
-    raise WorkloadError(f"{_shown(workload)} is no workload: give a name, a Workload, a Program or several of them")
+    raise WorkloadError(f"{shown(workload)} is no workload: give a name, a Workload, a Program or several of them")
 
 
 def _parsed(path: Path) -> Program:

@@ -2,8 +2,8 @@
 
     python -m thp_bench.episodes [seconds]
 
-CPU time of the process, so that other programs on the machine change little. Whole episodes of three generators with
-actions drawn at random among those that can have an effect, until each has taken so many seconds.
+CPU time of the process, so that other programs on the machine change little. Episodes of three generators with actions
+drawn at random among those that can have an effect, until each has taken its part of so many seconds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gymnasium.spaces import Discrete
 
 import thp_env
 from thp_env.envs.shadow import ShadowReward
+from thp_env.machine import Machine
 from thp_env.workload import SIZES
 
 WORKLOADS = ("hot_island", "alloc_purge", "kernel_build")
@@ -31,31 +32,39 @@ def chosen(rng: np.random.Generator, space: Any, masks: np.ndarray) -> Any:
     return np.array([rng.choice(np.flatnonzero(part)) for part in np.split(masks, np.cumsum(space.nvec)[:-1])])
 
 
-def played(env: gymnasium.Env, seconds: float) -> tuple[int, int, float]:
-    """Play whole episodes; return decisions, episodes and seconds of CPU time."""
-    rng, decisions, episodes, spent = np.random.default_rng(0), 0, 0, 0.0
-    while spent < seconds:
+def played(env: gymnasium.Env, seconds: float) -> tuple[float, float]:
+    """Return decisions and seconds of CPU time of a mean episode; the last one may be cut off, and counts in part."""
+    rng, decisions, episodes, resets, steps = np.random.default_rng(0), 0, 0.0, [], 0.0
+    while sum(resets) + steps < seconds:
         start = time.process_time()
-        env.reset(seed=episodes)
+        env.reset(seed=len(resets))
+        begun = time.process_time()
         over = False
-        while not over:
+        while not over and time.process_time() - begun < seconds:
             masks = env.unwrapped.action_masks()  # type: ignore[attr-defined]
             _, _, terminated, truncated, _ = env.step(chosen(rng, env.action_space, masks))
             over = terminated or truncated
             decisions += 1
-        episodes += 1
-        spent += time.process_time() - start
-    return decisions, episodes, spent
+        resets.append(begun - start)
+        steps += time.process_time() - begun
+        episodes += 1.0 if over else share(env.unwrapped.machine)  # type: ignore[attr-defined]
+    return decisions / episodes, sum(resets) / len(resets) + steps / episodes
+
+
+def share(machine: Machine) -> float:
+    """Return how much of its program a machine has run."""
+    steps, (op, step) = machine.program.steps, machine.position
+    return float((steps[:op].sum() + step) / steps.sum())
 
 
 def rate(env_id: str, size: str, seconds: float, shadow: bool) -> tuple[float, float]:
-    """Return decisions per CPU second and per episode: of as many episodes of each workload."""
-    decisions = episodes = spent = 0.0
+    """Return decisions per CPU second and per episode, each workload with as many episodes."""
+    made = []
     for workload in WORKLOADS:
         env = gymnasium.make(env_id, workload=workload, size=size)
-        n, whole, cpu = played(ShadowReward(env) if shadow else env, seconds / len(WORKLOADS))
-        decisions, episodes, spent = decisions + n / whole, episodes + 1, spent + cpu / whole
-    return decisions / spent, decisions / episodes
+        made.append(played(ShadowReward(env) if shadow else env, seconds / len(WORKLOADS)))
+    decisions, spent = np.sum(made, axis=0)
+    return decisions / spent, decisions / len(WORKLOADS)
 
 
 def rows(seconds: float) -> Iterator[str]:

@@ -144,3 +144,21 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, trajectory: Trajectory) 
     np.savez(whole, header=np.array([{}], object))
     with pytest.raises(TrajectoryError, match="not a trajectory"):
         Trajectory.load(whole)
+
+
+def test_what_episodes_were_drawn_from_is_part_of_it(tmp_path: Path) -> None:
+    env = RecordTrajectory(gymnasium.make("thp_env/VmaOrder-v0", workload="sqlite_memory"), tmp_path)
+    env.unwrapped.set_workload(workload=["hot_island", "alloc_purge"], weights=[1, 3], size="tiny")
+    env.reset(seed=0)
+    env.step(0)
+    env.reset(options={"workload": "make_tcc", "default": "64K"})
+    env.step(0)
+    env.unwrapped.set_workload(workload="sqlite_memory", surroundings="drawn")
+    env.reset()
+    env.step(0)
+    env.close()
+    assert len(env.saved) == 3
+    assert len({Trajectory.load(path).workload for path in env.saved}) == 3
+    assert [replay(Trajectory.load(path)) for path in env.saved] == [None] * 3
+    with pytest.raises(TrajectoryError, match=r"workload=Program.* cannot be written down: give a name or a file"):
+        env.reset(options={"workload": small_program()})  # in one line, however long the program

@@ -103,6 +103,7 @@ class Task(ABC):
         named: Sequence[WorkloadArgument] = [workload] if workloads is None else workloads
         sources = [Source(tuple(resolve(w)), size, surroundings, weights) for w in named]
         self.sources = sources * (machines if workloads is None else 1)
+        self.redrawn: dict[str, Any] = {}
         self.reward, needs_shadow = resolve_reward(reward)
         self._shadow = needs_shadow or metrics
         self.features = feature_set(features)
@@ -202,6 +203,16 @@ class Task(ABC):
         if unknown := set(changes) - set(OPTIONS[1:]):
             raise ValueError(f"unknown {', '.join(sorted(unknown))}: there are {', '.join(OPTIONS[1:])}")
         self.sources = [source.changed(changes) for source in self.sources]
+        self.redrawn |= changes
+
+    def drawn_from(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that make an environment, made anew, draw the same as this one with `options`."""
+        source, changes = self.sources[0].changed(options), {**self.redrawn, **options}
+        if not set(changes) & set(OPTIONS[1:]):
+            return dict(options)
+        now = {"size": source.size, "surroundings": source.surroundings, "weights": source.weights}
+        told = {name: value for name, value in now.items() if value not in (None, "recorded")}
+        return told | {name: changes[name] for name in ("workload", "default") if name in changes}
 
     def start(self, chosen: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Run machines that have begun to their first decision, and return what is seen of them."""

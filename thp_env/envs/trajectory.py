@@ -25,6 +25,7 @@ from thp_env.reading import FileError, reading
 from thp_env.registration import ENVIRONMENTS, check_arguments
 from thp_env.schema import U64, Bounds, fit
 from thp_env.traces.npz import checksum
+from thp_env.workload import shown
 
 FORMAT = "thp_env trajectory 1"
 
@@ -210,7 +211,7 @@ class RecordTrajectory(gymnasium.Wrapper):
         self._arguments = {k: v for k, v in spec.kwargs.items() if k != "render_mode"}
         for key, value in self._arguments.items():
             if not _is_json(value):
-                raise TrajectoryError(f"{key}={value!r} cannot be written down: give a name or a file instead")
+                raise TrajectoryError(f"{key}={shown(value)} cannot be written down: give a name or a file instead")
         self.folder, self.name = Path(folder), name
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -239,11 +240,15 @@ class RecordTrajectory(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Save what was left unfinished, and begin a new trajectory."""
         self._save(ended=False)
+        drawn_from = self.env.unwrapped.task.drawn_from(options or {})  # type: ignore[attr-defined]
+        for key, value in drawn_from.items():
+            if not _is_json(value):
+                raise TrajectoryError(f"{key}={shown(value)} cannot be written down: give a name or a file instead")
         begin: dict[str, Any] = {"seed": seed}
         if seed is None:
             begin = {"rng": self.env.unwrapped.np_random.bit_generator.state}
-        if options:
-            begin["options"] = options
+        if drawn_from:
+            begin["options"] = drawn_from
         observation, info = self.env.reset(seed=seed, options=options)
         self._begin = begin
         self._actions, self._rewards, self._counters = [], [], [counters_of(self._machine)]
@@ -337,6 +342,7 @@ def replay(t: Trajectory) -> str | None:
 
 
 def _is_json(value: Any) -> bool:
+    value = list(value) if isinstance(value, tuple) else value
     try:
         return json.loads(json.dumps(value)) == value
     except (TypeError, ValueError):
