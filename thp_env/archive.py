@@ -12,7 +12,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -44,14 +44,16 @@ HEADER = Column(("|u1",), (None,))
 
 
 def read_archive(
-    path: str | os.PathLike, columns: Mapping[str, Column], *, others: Column | None = None, limit: int = UNPACKED_MAX
-) -> dict[str, np.ndarray]:
+    path: str | os.PathLike, columns: Mapping[str, Column], *, others: Column | None = None,
+    beside: Collection[str] = (), limit: int = UNPACKED_MAX,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Read the arrays of a .npz file.
 
     Args:
         path: the file.
         columns: the schema of each array, by name.
         others: the schema of arrays of any other name; None: there must be none.
+        beside: names of files in the archive that are no arrays, and are left alone.
         limit: bytes of all arrays together.
 
     Raises:
@@ -62,7 +64,7 @@ def read_archive(
         with opened(path, regular=True) as raw:
             _check_end(raw)
             with zipfile.ZipFile(raw) as archive:
-                members = _members(archive, columns, others, limit)
+                members = _members(archive, columns, others, beside, limit)
                 return {name: _array(archive, info, name, columns.get(name, others)) for name, info in members.items()}
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
         raise FileError(f"truncated or not a .npz file ({error})") from None
@@ -98,10 +100,12 @@ def _check_end(raw: IO[bytes]) -> None:
 
 
 def _members(
-    archive: zipfile.ZipFile, columns: Mapping[str, Column], others: Column | None, limit: int
+    archive: zipfile.ZipFile, columns: Mapping[str, Column], others: Column | None, beside: Collection[str], limit: int
 ) -> dict[str, zipfile.ZipInfo]:
     found: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
+        if info.filename in beside:
+            continue
         name = info.filename.removesuffix(".npy")
         if name == info.filename or (name not in columns and others is None):
             raise FileError(f"unknown array {info.filename[:60]!r}{did_you_mean(name, columns)}")

@@ -18,14 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from thp_env.machine import MachineConfig
-from thp_env.machine.layout import PAGE_SIZE
 from thp_env.names import did_you_mean
 from thp_env.reading import read_text, reading
 from thp_env.traces import Program, load_program, parse_program
 
 GROUP = "thp_env.workloads"
-FILE_PAGES_MAX = 1 << 28
-"""Pages of the files that a workload maps; the machine keeps a bit of each."""
 
 
 class WorkloadError(ValueError):
@@ -221,8 +218,6 @@ def find(name: str) -> Workload:
         program = load_program(path) if path.suffix == ".npz" else _parsed(path)
         if not len(program):
             raise WorkloadError(f"{path}: there is no operation in it")
-        if program.file_pages > FILE_PAGES_MAX:
-            raise WorkloadError(f"{path}: its files are larger than {FILE_PAGES_MAX * PAGE_SIZE >> 40} TiB in all")
         return fixed(path.stem, program)
     hint = did_you_mean(name, known, ".")
     raise WorkloadError(f"unknown workload {name!r}{hint} There are {', '.join(known) or 'none installed'}")

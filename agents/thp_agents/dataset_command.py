@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 
 import thp_env
@@ -57,8 +57,8 @@ def _slug(name: str) -> str:
 
 
 def _needs_minari() -> None:
-    if find_spec("minari") is None or find_spec("h5py") is None:
-        raise PolicyError("datasets need Minari: pip install 'minari[hdf5]'")
+    for module in ("minari", "h5py"):  # before anything is played
+        import_module(module)
 
 
 def _refuse_known(ids: Sequence[str]) -> None:

@@ -48,15 +48,25 @@ class Found(NamedTuple):
     chosen: dict[str, str]
 
 
-class Row(msgspec.Struct, forbid_unknown_fields=True):
-    """A result as the file holds it: the fields of `Case` and of `Found`."""
+class Result(msgspec.Struct, forbid_unknown_fields=True):
+    """A result as a store holds it: the fields of `Found`."""
+
+    digest: str
+    metrics: dict[str, float]
+    chosen: dict[str, str]
+
+    @property
+    def found(self) -> Found:
+        """The result."""
+        return Found(self.digest, self.metrics, self.chosen)
+
+
+class Row(Result, forbid_unknown_fields=True, kw_only=True):
+    """A result as the file holds it: the fields of `Case`, too."""
 
     workload: str
     size: str
     seed: Natural
-    digest: str
-    metrics: dict[str, float]
-    chosen: dict[str, str]
 
 
 class OracleFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -113,7 +123,7 @@ def oracle(
             found[case] = known[case]
         elif kept := store.get(made):
             with reading(store.path or "", PolicyError, "a store of results"):
-                found[case] = converted(kept, Found, _named(case))
+                found[case] = converted(kept, Result, _named(case)).found
         else:
             missing[case] = made
     with (
@@ -146,7 +156,7 @@ def load(path: Path = DATA) -> dict[Case, Found]:
         raise PolicyError(f"{error}; use --recompute-oracle") from None
     if {"behaviour": data.behaviour, "prices": data.prices, "search": data.search} != decided_by():
         return {}
-    return {Case(r.workload, r.size, r.seed): Found(r.digest, r.metrics, r.chosen) for r in data.results}
+    return {Case(r.workload, r.size, r.seed): r.found for r in data.results}
 
 
 def save(results: dict[Case, Found], path: Path = DATA) -> None:

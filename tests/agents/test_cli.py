@@ -214,31 +214,3 @@ def test_replay_says_same_or_names_the_difference(folder: Path, capsys: pytest.C
     dataclasses.replace(good, rewards=good.rewards - 1).save("other.npz")
     assert main(["replay", "trajectory-0.npz", "other.npz"]) == 1
     assert "other.npz: step 1: the reward is" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "missing", "message"),
-    [
-        (["evaluate", "--policies", "never", "--workloads", "hot_island"], "tqdm", "thp-env evaluate needs tqdm: pip"),
-        (["demo"], "tqdm", "thp-env demo needs tqdm: pip install 'thp-env[agents]'"),
-        (["train"], "sb3_contrib", "thp-env train needs sb3_contrib: pip install 'thp-env[agents]'"),
-        (["distill", "x.npz"], "tqdm", "thp-env distill needs tqdm: pip install 'thp-env[agents]'"),
-        (["workloads", "show", "hot_island"], "matplotlib", "thp-env workloads needs matplotlib: pip"),
-        (["dataset"], "minari", "datasets need Minari: pip install 'minari[hdf5]'"),
-    ],
-)
-def test_what_is_not_installed_is_named(words: list[str], missing: str, message: str, tmp_path: Path) -> None:
-    code = f"""
-import sys, importlib.util
-sys.modules[{missing!r}] = None
-find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *more: None if name == {missing!r} else find(name, *more)
-from thp_agents.cli import main
-sys.exit(main({words!r}))
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert not done.stdout
-    assert not list(tmp_path.iterdir())

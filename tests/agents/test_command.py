@@ -84,6 +84,7 @@ VERBS = {
     "distill ppo#0 --no-score --rounds 1 --episodes 1": "sklearn",
     "demo": "matplotlib",
     "tune": "optuna",
+    "dataset": "minari",
     "workloads small.npz --profile": "tqdm",
     "workloads show small.npz": "matplotlib",
     "evaluate --policies 64K --workloads small.npz --ray": "ray",

@@ -143,8 +143,8 @@ def test_how_much_of_the_score_is_kept(tmp_path: Path, workload: str) -> None:
     save_policy(stump(VMA, "vma_age", 0.5, "4K", "4K"), tmp_path / "nothing.npz")
     same, nothing = (kept(str(tmp_path / "network.npz"), str(tmp_path / name), where, quiet=True)
                      for name in ("same.npz", "nothing.npz"))  # fmt: skip
-    assert "100% of it; difference 0.00 [0.00, 0.00]" in same
-    assert "the tree 0.00 [0.00, 0.00], 0% of it" in nothing
+    assert "100% of it; difference 0.00 (one run, no interval)" in same
+    assert "the tree 0.00 (one run, no interval), 0% of it" in nothing
 
 
 def test_the_command_writes_a_policy_rules_and_c(

@@ -25,7 +25,7 @@ from thp_env.reading import FileError, reading
 from thp_env.registration import ENVIRONMENTS, check_arguments
 from thp_env.schema import U64, Bounds, fit
 from thp_env.traces.npz import checksum
-from thp_env.workload import shown
+from thp_env.workload import SIZES, SURROUNDINGS, shown
 
 FORMAT = "thp_env trajectory 1"
 
@@ -64,6 +64,10 @@ class Options(TypedDict, total=False):
     """Options of a reset."""
 
     default: Literal[tuple(ORDER_MASKS)]  # type: ignore[valid-type]
+    workload: str | list[str]
+    size: Literal[SIZES] | None  # type: ignore[valid-type]
+    surroundings: Literal[SURROUNDINGS]  # type: ignore[valid-type]
+    weights: list[float] | None
 
 
 class Reset(TypedDict, total=False):

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from thp_agents.learned.checkpoint import MEMBER
 from thp_agents.sb3 import SB3VecEnv
 from thp_env.archive import Column, read_archive
 
@@ -74,7 +75,7 @@ class Bandit:
             "gram": Column(("<f8",), self.gram.shape), "moment": Column(("<f8",), self.moment.shape),
             "steps": Column(("i",), ()), "rng": Column(("<u8",), (4,)),
         }  # fmt: skip
-        file = read_archive(path, columns)
+        file = read_archive(path, columns, beside=(MEMBER,))
         self.gram, self.moment, self.num_timesteps = file["gram"].copy(), file["moment"].copy(), int(file["steps"])
         a, b, c, d = map(int, file["rng"])
         state = self.rng.bit_generator.state

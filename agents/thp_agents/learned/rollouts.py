@@ -21,6 +21,7 @@ import gymnasium
 import numpy as np
 
 import thp_env  # noqa: F401 -- registers the environments
+from thp_agents.learned.checkpoint import MEMBER
 from thp_agents.learned.config import AgentConfig
 from thp_agents.learned.forest import grow
 from thp_agents.learned.networks import Forest, flat
@@ -262,15 +263,16 @@ class Rollouts:
         fields, actions = self.samples.seen.shape[1], len(ACTIONS)
         columns = {
             "seen": Column(("<f4",), (None, fields)), "worth": Column(("<f4",), (None, actions)),
-            "episodes": Column(("i",), ()),
+            "episodes": Column(("i",), ()), "turn": Column(("i",), ()),
         }  # fmt: skip
         with reading(path, PolicyError):
             try:
-                arrays = read_archive(path, columns, others=Column(("f",), None))
+                arrays = read_archive(path, columns, others=Column(("f",), None), beside=(MEMBER,))
                 samples = Samples(arrays.pop("seen"), arrays.pop("worth"), int(arrays.pop("episodes")))
+                turn = int(arrays.pop("turn"))
                 weights = {name.removeprefix("forest_"): nodes for name, nodes in arrays.items()}
                 if len(samples.seen) != len(samples.worth) or (weights and Forest(weights).shape != (fields, actions)):
                     raise ValueError("its arrays do not fit together")
             except ValueError as error:
                 raise FileError(f"not a checkpoint of this agent ({error})") from None
-        self.samples, self.weights = samples, weights
+        self.samples, self.weights, self.turn = samples, weights, turn
