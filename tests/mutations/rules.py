@@ -1,7 +1,8 @@
-"""One mutation for each of the kernel's rules R1-R45: a change of the source that disables it, and who notices.
+"""Mutations of the kernel's rules: a change of the source that disables one, and who notices.
 
 Each is (file under thp_env/machine, text that occurs once in it, what takes its place, a scenario of
-tests/data/rules.jsonl.xz that fails then).
+tests/data/rules.jsonl.xz that fails then, or a test where a recording cannot show it). A rule with several sides has
+one for each.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "R28": ("kernel/huge_memory.cpp",
             "(m.pages[pte_pfn(*pmd)].flags & PG_anon_exclusive) ||\n"
             "               m.pages[pte_pfn(*pmd)].refcount == 1) { // R28", "false) {", "f06_pmd_reuse"),
-    "R29": ("kernel/mprotect.cpp", "const bool writable = !(*pte & PTE_SPECIAL) &&", "const bool writable = false &&",
+    "R29": ("kernel/mprotect.cpp", "return !zero && (m.pages[pfn + i].flags", "return false && (m.pages[pfn + i].flags",
             "u13_mprotect_64k"),
     "R30": ("kernel/fork.cpp", "if (old.vm_flags & VM_DONTCOPY) continue;", "", "f10_dontfork"),
     "R31": ("kernel/madvise_pages.cpp", "split_folio(m, head) == 0) nr = 0;", "false) nr = 0;", "m02_free_part"),
@@ -97,4 +98,23 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
             "k03_collapse_disabled"),
     "R45": ("kernel/khugepaged.cpp", "if (!khugepaged || n <= limit) return false;",
             "if (n <= limit + HPAGE_PMD_NR) return false;", "k11_khugepaged_none"),
+    "R45 again": ("kernel/madvise.cpp", "if (huge) { // R45", "if (false) {", "k27_advise_again"),
+    "R45 piece": ("kernel/madvise.cpp", "khugepaged_enter_vma(m, v, advised(v));",
+                  "if (m.vmas[v].vm_start >= start && m.vmas[v].vm_end <= end)\n"
+                  "                khugepaged_enter_vma(m, v, advised(v));", "k28_advise_piece_again"),
+    "R45 fork": ("kernel/fork.cpp", "m.mms[child].khugepaged = parent.khugepaged;", "",
+                 "k32_fork_inherits_khugepaged"),
+    "R45 merge": ("kernel/mmap.cpp", "khugepaged_enter_vma(m, a, left.vm_flags);", "", "k33_merge_registers"),
+    "R45 grow": ("kernel/mmap.cpp", "khugepaged_enter_vma(m, vma, m.vmas[vma].vm_flags);", "",
+                 "tests/machine/test_khugepaged.py::test_growing_a_vma_registers_its_process"),
+    "R45 zeroing": ("kernel/khugepaged.cpp", "m.spend(TIME_zeroing, m.cost().zero_page);", "",
+                    "tests/machine/test_khugepaged.py::test_collapse_pays_for_what_was_not_there"),
+    "R46": ("kernel/page_alloc.cpp", "*no_progress_loops = progress && !costly ? 0 : *no_progress_loops + 1;",
+            "++*no_progress_loops;", "tests/machine/test_reclaim.py::test_reclaim_goes_on_while_it_makes_progress"),
+    "R47": ("kernel/zsmalloc.cpp", "if (m.h->zs[cls].objects == room(m, cls) && !alloc_zspage(m, cls)) return false;", "",
+            "tests/machine/test_zsmalloc.py::test_swapped_memory_takes_memory_by_its_content"),
+    "X8": ("kernel/mprotect.cpp", "const bool batch = !feature(m, FEATURE_entire_mapcount);",
+           "const bool batch = false;", "tests/machine/test_contpte.py::test_mprotect_keeps_whole_blocks_folded"),
+    "v19": ("kernel/khugepaged.cpp", "m.h->warned |= WARN_mthp_max_ptes_none;\n    return 0;",
+            "return (1U << order) - 1;", "tests/machine/test_feature_collapse.py::test_max_ptes_none_between_counts_as_0"),
 }  # fmt: skip

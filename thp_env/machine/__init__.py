@@ -7,6 +7,7 @@ take. Nothing here knows of Gymnasium.
 from __future__ import annotations
 
 import errno
+import warnings
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -48,10 +49,17 @@ from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
 
-__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "WALK_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError",
-           "OrderQuestion", "Status", "Vma"]  # fmt: skip
+__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "WALK_DTYPE", "Counters", "KernelWarning", "Machine", "MachineConfig",
+           "MachineError", "OrderQuestion", "Status", "Vma"]  # fmt: skip
 
 NEVER = (1 << 64) - 1
+KERNEL_WARNINGS = ("mTHP collapse only supports max_ptes_none values of 0 or 511: it counts as 0",)
+"""What the kernel may warn of, once in a run; the position is the bit."""
+
+
+class KernelWarning(UserWarning):
+    """What a kernel would write to its log (pr_warn_once)."""
+
 
 
 class Status(IntEnum):
@@ -125,7 +133,13 @@ class Machine(Access):
             go_on: note a failing system call in `error` and go on, as a kernel does.
         """
         limits = (min(limit, NEVER) for limit in (until_ps, choices, ops, accesses))
-        return Status(self._core.run(*limits, new_vma, go_on))
+        before = self._core.warned
+        status = Status(self._core.run(*limits, new_vma, go_on))
+        if fresh := self._core.warned & ~before:
+            for bit, text in enumerate(KERNEL_WARNINGS):
+                if fresh >> bit & 1:
+                    warnings.warn(text, KernelWarning, stacklevel=2)
+        return status
 
     def extend(self, program: Program) -> None:
         """Go on with a program that begins with what has run so far: what follows may be written step by step.

@@ -229,6 +229,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
         .def_prop_ro("op", [](const core_machine &c) { return c.m->h->at.op; })
         .def_prop_ro("step", [](const core_machine &c) { return c.m->h->at.step; })
         .def_prop_ro("error", [](const core_machine &c) { return c.m->h->at.error; })
+        .def_prop_ro("warned", [](const core_machine &c) { return c.m->h->warned; })
         .def_prop_ro("state_bytes", [](const core_machine &c) { return c.m->used_bytes(); })
         .def_prop_ro("vm",
                      [](nb::handle self) {

@@ -150,7 +150,7 @@ struct scan : frame_census {
     }
 
     void folios() {
-        u64 resident = 0, files = 0, untouched = 0, unmapped = 0;
+        u64 resident = m.h->vm[VM_nr_zspages], files = 0, untouched = 0, unmapped = 0;
         u64 of_order[PMD_ORDER + 1] = {}, partially[PMD_ORDER + 1] = {};
         for (u32 pfn = 0; pfn < owner.size();) {
             const page &p = m.pages[pfn];
@@ -298,6 +298,7 @@ std::string validate(machine &m) {
         s.own(head, CONT_PTES, OWNER_FREE);
     }
     s.held();
+    s.zspages();
     s.own(m.h->zero_pfn, 1, OWNER_ZERO);
     if (m.h->huge_zero_pfn != NIL) s.own(m.h->huge_zero_pfn, HPAGE_PMD_NR, OWNER_ZERO);
     if (!s.broken.empty()) return s.broken; // what follows relies on this much

@@ -96,10 +96,12 @@ bool swap_in(machine &m, u32 vma, u64 start, u64 *pte) {
 
 // __collapse_huge_page_copy: the old pages go in batches, so that whole folios are not queued for splitting.
 void copy_and_release(machine &m, u32 mm, u64 start, u64 *pte, u32 count, u32 to) {
+    m.spend(TIME_copying, m.cost().collapse);
     for (u32 i = 0; i < count;) {
         const u64 at = start + (u64{i} << PAGE_SHIFT);
-        if (pte_none(pte[i]) || (pte[i] & PTE_SPECIAL)) {
+        if (pte_none(pte[i]) || (pte[i] & PTE_SPECIAL)) { // clear_user_highpage
             clear_full_ptes(m, mm, at, pte + i++, 1);
+            m.spend(TIME_zeroing, m.cost().zero_page);
             continue;
         }
         const u32 pfn = pte_pfn(pte[i]), head = page_head(m, pfn);
@@ -107,7 +109,8 @@ void copy_and_release(machine &m, u32 mm, u64 start, u64 *pte, u32 count, u32 to
         std::copy_n(m.contents + pfn, nr, m.contents + to + i);
         unmap_folio_ptes(m, mm, at, pte + i, nr);
         free_swap_cache(m, head);
-        m.spend(TIME_copying, m.cost().copy_page * nr);
+        m.spend(TIME_copying, m.cost().copy_page * nr + m.cost().collapse_folio);
+        m.spend(TIME_unmapping, m.cost().zap_folio + m.cost().zap_pte * nr);
         i += nr;
     }
     const auto touched = std::count_if(m.contents + to, m.contents + to + count,
@@ -185,23 +188,27 @@ scan_result collapse_mthp_page(machine &m, u32 vma, u64 start, u64 *pte, u32 ord
     return SUCCEED;
 }
 
-// Below 2M only the two ends of max_ptes_none are meaningful: nothing empty, or anything; else no collapse.
-bool collapse_max_ptes_none(const machine &m, u32 order, u32 *limit) {
+// Below 2M only the two ends of max_ptes_none mean something: nothing empty, or anything. What lies between
+// counts as 0, with a warning.
+u32 collapse_max_ptes_none(machine &m, u32 order) {
     const u32 setting = m.h->max_ptes_none;
-    *limit = order == PMD_ORDER || setting == 0 ? setting : (1U << order) - 1;
-    return order == PMD_ORDER || setting == 0 || setting == HPAGE_PMD_NR - 1;
+    if (order == PMD_ORDER || setting == 0) return setting;
+    if (setting == HPAGE_PMD_NR - 1) return (1U << order) - 1;
+    m.h->warned |= WARN_mthp_max_ptes_none;
+    return 0;
 }
 
-// mthp_collapse, as merged after 6.18: at each offset the largest allowed size that is occupied enough, else
-// a smaller one.
+// mthp_collapse, as posted in its 19th version, for 7.2: at each offset the largest allowed size that is
+// occupied enough, else a smaller one.
 scan_result mthp_collapse(machine &m, u32 vma, u64 start, u64 *pmd, u32 unmapped, u32 orders) {
     u64 *pte = pte_offset(m, *pmd, start);
     scan_result last = FAIL;
     u32 order = PMD_ORDER;
-    for (u32 offset = 0, limit = 0; offset < HPAGE_PMD_NR;) {
+    for (u32 offset = 0; offset < HPAGE_PMD_NR;) {
         const u32 nr = 1U << order;
         bool advance = false;
-        if ((orders & nr) && collapse_max_ptes_none(m, order, &limit)) {
+        if (orders & nr) {
+            const u32 limit = collapse_max_ptes_none(m, order);
             const auto occupied = std::count_if(pte + offset, pte + offset + nr, [order](u64 entry) {
                 return (pte_present(entry) && !(entry & PTE_SPECIAL)) ||
                        (order == PMD_ORDER && is_swap_pte(entry));
@@ -258,9 +265,12 @@ int errno_of(scan_result result) {
 
 } // namespace
 
-void khugepaged_enter_vma(machine &m, u32 vma) {
-    const vm_area_struct &v = m.vmas[vma];
-    if (allowable(m, v, false)) m.mms[v.vm_mm].khugepaged = 1;
+void khugepaged_enter_vma(machine &m, u32 vma, u32 vm_flags) {
+    mm_struct &mm = m.mms[m.vmas[vma].vm_mm];
+    if (mm.khugepaged) return;
+    vm_area_struct v = m.vmas[vma];
+    v.vm_flags = vm_flags;
+    mm.khugepaged = allowable(m, v, false);
 }
 
 namespace {

@@ -4,8 +4,8 @@
 
 namespace thp {
 
-// Puts a process on khugepaged's list if the VMA could be collapsed (R45).
-void khugepaged_enter_vma(machine &m, u32 vma);
+// Puts a process on khugepaged's list if the VMA could be collapsed with these flags (R45).
+void khugepaged_enter_vma(machine &m, u32 vma, u32 vm_flags);
 // The daemon: when it is due it looks at khugepaged_pages, each 2M block that has a page table counting as
 // 512, and goes to sleep. Asks nobody for orders.
 void khugepaged_do_scan(machine &m);

@@ -54,7 +54,8 @@ u32 swapin_orders(const machine &m, const vm_area_struct &vma, u64 address, cons
 
 // Reads a slot's content into a page; counts the pages read.
 void swap_read_page(machine &m, u32 slot, u32 pfn);
-// Writes a folio's pages to slots from `slot` on (R34, R37).
-void swap_write_folio(machine &m, u32 head, u32 slot);
+// Writes a folio's pages to slots from `slot` on (R34, R37); false when there is no memory to keep them in
+// (R47).
+bool swap_write_folio(machine &m, u32 head, u32 slot);
 
 } // namespace thp
