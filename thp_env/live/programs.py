@@ -21,8 +21,9 @@ OF_SYSTEM = frozenset(
 )
 """Operations on the whole system, which no worker runs."""
 OF_WORKERS = frozenset(
-    {"mmap", "munmap", "mprotect", "mremap", "advise", "touch", "mlock", "munlock", "prctl", "pin", "unpin"}
+    ["mmap", "munmap", "mprotect", "mremap", "advise", "touch", "mlock", "munlock", "prctl", "pin", "unpin", "iovec", "process_madvise", "capdrop"]
 )
+"""Operations that a process of the program runs."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def refuse(program: Program, places: Iterable[str] = ()) -> None:
             why = "`always` would change every process of this host: use madvise"
         elif name == "mmap" and (op["c"] == layout.AT_UNMAPPED_AREA or int(op["d"]) not in PROT):
             why = "only anonymous mappings in slots, at addresses and onto regions can be compared"
+        elif name == "process_madvise" and op["c"]:
+            why = "Linux has no advice about a set of sizes"
         elif name == "mremap" and op["c"] != layout.AT_SLOT:
             why = "mremap can only move into a slot"
         if why:

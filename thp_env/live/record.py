@@ -12,7 +12,7 @@ import numpy as np
 from thp_env.live.host import PAGE_CLUSTER, THP, Host, write
 from thp_env.live.observe import Kernel
 from thp_env.live.programs import OF_SYSTEM, PROT, LiveProgram
-from thp_env.live.workers import Process, Workers
+from thp_env.live.workers import Process, Reply, Workers
 from thp_env.machine import layout
 from thp_env.traces.program import Program
 
@@ -28,6 +28,7 @@ class Run:
     host: Host
     workers: Workers
     regions: dict[str, tuple[int, int]] = field(default_factory=dict)
+    vector: list[tuple[int, int]] = field(default_factory=list)
     slot: int = 0
     rss: int = 0
     autodrain: bool = True
@@ -58,11 +59,22 @@ class Run:
                 reply = process.ask("madvise", address, length, a)
             case "touch":
                 reply = process.ask(layout.TOUCH[op["b"]], address, length, a)
+            case "iovec":
+                self.vector.append((address, length))
+                return 0, 0, 0
+            case "process_madvise":
+                reply = self._process_madvise(process, op)
             case "prctl":
                 reply = process.ask("prctl", a=a, b=int(op["b"]))
             case _:
                 reply = process.ask(name, address, length)
         return reply.error, reply.minflt, reply.majflt
+
+    def _process_madvise(self, process: Process, op: np.void) -> Reply:
+        vector, self.vector = self.vector[-int(op["b"]) :], []
+        for address, length in vector:
+            process.ask("iovec", address, length)
+        return process.ask("process_madvise", a=self._process(int(op["aux"])).pid, b=int(op["a"]))
 
     def _process(self, number: int) -> Process:
         return self.workers.processes[self.program.processes[number]]

@@ -38,6 +38,8 @@ from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine
     SMAPS_DTYPE,
     WALK_DTYPE,
     YOUNG_ACCESSED,
+    YOUNG_CONT,
+    YOUNG_DIRTY,
     YOUNG_MAPPED,
     YOUNG_PMD,
     YOUNG_ZERO_PAGE,
@@ -322,10 +324,6 @@ class Machine(Access):
         Returns the errno, 0 on success.
         """
         return -self._core.madvise(vma, layout.ADVICE[advice])
-
-    def collapse(self, vma: int) -> int:
-        """Collapse the VMA's whole 2M blocks into huge pages (MADV_COLLAPSE, R44); returns the errno."""
-        return self.madvise(vma, "collapse")
 
     def set_default_orders(self, mask: int) -> None:
         """Set the orders of VMAs that have no mask of their own."""

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thp_env.machine import layout
 from thp_env.machine.config import MachineError
-from thp_env.machine.records import WALK_DTYPE, Verb
+from thp_env.machine.records import WALK_DTYPE, Verb, Vma
+
+if TYPE_CHECKING:
+    from thp_env.traces.program import Program
 
 
 class Access:
     """A part of `Machine`."""
 
     _core: Any
+    program: Program
+
+    def vmas(self, mm: int | None = None) -> list[Vma]:
+        """See `Machine.vmas`."""
+        raise NotImplementedError
 
     def set(self, name: str, value: int) -> None:
         """Write one of `layout.SETTINGS`, as the trace program's `set` does.
@@ -51,6 +60,85 @@ class Access:
             return -self._core.decide_range(mm, start, end, int(verb), value)
         except (ValueError, IndexError, TypeError) as error:
             raise MachineError(f"cannot decide about {start:#x} to {end:#x}: {error}") from None
+
+    def collapse(self, vma: int, order: int = layout.PMD_ORDER) -> int:
+        """Collapse the VMA's whole blocks of a size into one folio each; returns the errno.
+
+        2M: MADV_COLLAPSE (R44). Smaller sizes, as DAMON's collapse action takes one (posted in July 2026): blocks that
+        are not empty, of which nothing is swapped or shared.
+
+        Raises:
+            KeyError: when there is no such VMA.
+            MachineError: when there is no such order.
+        """
+        found = [v for v in self.vmas() if v.id == vma]
+        if not found:
+            raise KeyError(f"no VMA {vma}")
+        if order not in layout.ORDERS:
+            raise MachineError(f"order {order}: one of {', '.join(map(str, layout.ORDERS))}")
+        return -self._core.collapse(found[0].mm, found[0].start, found[0].end, order)
+
+    def process_madvise(
+        self, process: str, ranges: Iterable[tuple[int, int]], advice: str, *, caller: str = "", orders: int = 0
+    ) -> int:
+        """Advise memory of another process, range after range, up to the first that fails (process_madvise(2), R48).
+
+        Args:
+            process: whose memory.
+            ranges: (address, bytes) of each.
+            advice: of another process Linux takes "cold", "pageout", "willneed" and "collapse"; the kernel's switch
+                `remote_hints` adds "hugepage" and "nohugepage".
+            caller: the process that calls; the program's first one if not given.
+            orders: with "hugepage" and `remote_hints`: the set of sizes that the ranges may use, bit o for order o.
+
+        Returns:
+            Bytes of the ranges that succeeded or, when the first did not, the negative errno: -3 (ESRCH) for a process
+            that has ended, -1 (EPERM) when the caller has dropped CAP_SYS_NICE, -22 (EINVAL) for other advice.
+
+        Raises:
+            MachineError: for a process that the program does not have, or unknown advice or sizes.
+        """
+        names = self.program.processes
+        caller = caller or names[0]
+        for name in (caller, process):
+            if name not in names:
+                raise MachineError(f"no process {name!r}: one of {', '.join(names)}")
+        if advice not in layout.ADVICE:
+            raise MachineError(f"no advice {advice!r}: one of {', '.join(layout.ADVICE)}")
+        if orders & ~layout.ORDERS_ALL:
+            raise MachineError(f"mask {orders:#x} names orders that do not exist")
+        vector = np.array([*ranges], np.uint64).reshape(-1)
+        try:
+            return self._core.process_madvise(
+                names.index(caller), names.index(process), vector, layout.ADVICE[advice], orders
+            )
+        except (ValueError, IndexError) as error:
+            raise MachineError(f"process_madvise: {error}") from None
+
+    def read_blocks(self, mm: int, start: int, end: int, *, clear: bool = True) -> np.ndarray:
+        """Read which 64K blocks of a range were accessed or written, below the size of their folios.
+
+        A block that arm64 folds has one accessed and one dirty bit, and costs one reading, as does a 2M block that a
+        PMD maps, all of whose blocks look alike; else all 16 entries are read. What stays in the TLB looks idle until
+        it is flushed.
+
+        Args:
+            mm: the address space.
+            start: first address.
+            end: the address after the last.
+            clear: also clear the accessed bits; dirty bits stay.
+
+        Returns:
+            uint8 for each aligned 64K from that of `start` on: `YOUNG_MAPPED`, `YOUNG_ACCESSED`, `YOUNG_DIRTY`,
+            `YOUNG_CONT` (folded), `YOUNG_PMD`, `YOUNG_ZERO_PAGE`, each if it holds for any page.
+
+        Raises:
+            MachineError: when there is no such range.
+        """
+        try:
+            return np.frombuffer(self._core.read_blocks(mm, start, end, clear), np.uint8)
+        except (ValueError, IndexError) as error:
+            raise MachineError(f"cannot read {start:#x} to {end:#x}: {error}") from None
 
     def test_and_clear_young(self, mm: int, addresses: np.ndarray) -> np.ndarray:
         """Read the entries that map addresses and clear their accessed bits; this costs simulated time.

@@ -1,5 +1,6 @@
 #include "run.hpp"
 #include "hardware/walker.hpp"
+#include "hints.hpp"
 #include "kernel/compaction.hpp"
 #include "kernel/filemap.hpp"
 #include "kernel/fork.hpp"
@@ -292,7 +293,7 @@ struct interpreter {
             return 0;
         }
         default:
-            return -ENOSYS;
+            return hint_call(m, p, op, mm);
         }
     }
 
@@ -316,6 +317,8 @@ struct interpreter {
             break;
         case OP_compute:
             m.spend(TIME_compute, op.a);
+            break;
+        case OP_iovec: // a range for the process_madvise that follows
             break;
         default:
             m.h->at.error = system_call(op, mm);

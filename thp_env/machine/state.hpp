@@ -59,7 +59,7 @@ struct mm_struct {
     u32 thp_disable;                   // 0, 1, or 2: PR_THP_DISABLE_EXCEPT_ADVISED
     u32 huge_zero;                     // holds a reference to the huge zero folio
     u32 map_count, next_free;
-    u32 khugepaged, reserved; // on khugepaged's list
+    u32 khugepaged, no_sys_nice; // on khugepaged's list; without CAP_SYS_NICE
 };
 
 // VMAs are listed under the root of a family of processes, so that one list finds every mapping of a folio.

@@ -4,6 +4,7 @@
 #include "huge_memory.hpp"
 #include "huge_memory_bpf.hpp"
 #include "lru.hpp"
+#include "madvise.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
 #include "page_alloc.hpp"
@@ -149,7 +150,7 @@ scan_result collapse_huge_page(machine &m, u32 vma, u64 start, u64 *pmd, u32 unm
 }
 
 // __collapse_huge_page_isolate below 2M: nothing swapped, nothing shared.
-scan_result isolate_ptes(machine &m, u64 *pte, u32 order, u32 max_ptes_none) {
+scan_result isolate_ptes(machine &m, u64 *pte, u32 order, u32 max_ptes_none, bool khugepaged) {
     u32 none = 0, referenced = 0;
     const auto exceed = [&](mthp_stat stat) {
         m.count(stat, order);
@@ -168,16 +169,18 @@ scan_result isolate_ptes(machine &m, u64 *pte, u32 order, u32 max_ptes_none) {
         if (m.pages[head].refcount != static_cast<i32>(references(m, head))) return PAGE_COUNT;
         referenced += in_use(m, head, pte + i);
     }
-    return referenced ? SUCCEED : LACK_REFERENCED;
+    return referenced || !khugepaged ? SUCCEED : LACK_REFERENCED;
 }
 
-scan_result collapse_mthp_page(machine &m, u32 vma, u64 start, u64 *pte, u32 order, u32 max_ptes_none) {
+scan_result collapse_mthp_page(machine &m, u32 vma, u64 start, u64 *pte, u32 order, u32 max_ptes_none,
+                               bool khugepaged) {
     const u32 mm = m.vmas[vma].vm_mm, nr = 1U << order;
     bool charge_failed = false;
-    const u32 head = folio_alloc_charged(m, order, alloc_hugepage_gfpmask(m, true), &charge_failed);
+    const u32 head = folio_alloc_charged(m, order, alloc_hugepage_gfpmask(m, khugepaged), &charge_failed);
     m.count(head == NIL && !charge_failed ? MTHP_collapse_alloc_failed : MTHP_collapse_alloc, order);
     if (head == NIL) return charge_failed ? CHARGE_FAIL : ALLOC_FAIL;
-    if (const scan_result result = isolate_ptes(m, pte, order, max_ptes_none); result != SUCCEED) {
+    if (const scan_result result = isolate_ptes(m, pte, order, max_ptes_none, khugepaged);
+        result != SUCCEED) {
         folio_put(m, head, 1);
         return result;
     }
@@ -217,7 +220,7 @@ scan_result mthp_collapse(machine &m, u32 vma, u64 start, u64 *pmd, u32 unmapped
                 const u64 at = start + (u64{offset} << PAGE_SHIFT);
                 const bool pmd_order = order == PMD_ORDER;
                 last = pmd_order ? collapse_huge_page(m, vma, start, pmd, unmapped, true)
-                                 : collapse_mthp_page(m, vma, at, pte + offset, order, limit);
+                                 : collapse_mthp_page(m, vma, at, pte + offset, order, limit, true);
                 if (pmd_order && last == SUCCEED) return SUCCEED;
                 advance = last == SUCCEED || last == PTE_MAPPED;
             }
@@ -346,6 +349,43 @@ int madvise_collapse(machine &m, u32 vma, u64 start, u64 end) {
         if (result == ALLOC_FAIL || result == CHARGE_FAIL || result == FAIL || result == EXCEED ||
             result == PMD_NONE)
             break;
+    }
+    return last == SUCCEED ? 0 : errno_of(last);
+}
+
+namespace {
+
+// One aligned block of a size below 2M.
+scan_result collapse_block(machine &m, u32 vma, u64 start, u32 order) {
+    u64 *pmd = pmd_offset(m, m.vmas[vma].vm_mm, start);
+    if (!pmd || pte_none(*pmd)) return SUCCEED;
+    if (pmd_trans_huge(*pmd)) return PMD_MAPPED;
+    const u32 nr = 1U << order;
+    u64 *pte = pte_offset(m, *pmd, start);
+    m.spend(TIME_monitoring, m.cost().scan_pte * nr);
+    const auto there = [](u64 entry) { return pte_present(entry) && !(entry & PTE_SPECIAL); };
+    if (std::none_of(pte, pte + nr, there)) return SUCCEED;
+    return collapse_mthp_page(m, vma, start, pte, order, nr - 1, false);
+}
+
+} // namespace
+
+int collapse_range(machine &m, u32 mm, u64 start, u64 end, u32 order) {
+    if (order == PMD_ORDER) return do_madvise(m, mm, start, end - start, MADV_COLLAPSE);
+    const u64 size = PAGE_SIZE << order;
+    scan_result last = SUCCEED;
+    for (u64 at = align_up(start, size); at + size <= end; at += size) {
+        const u32 v = vma_lookup(m, mm, at);
+        if (v == NIL) return -ENOMEM;
+        const vm_area_struct &vma = m.vmas[v];
+        const bool disabled = m.mms[mm].thp_disable == 1 || (vma.vm_flags & (VM_NOHUGEPAGE | VM_FILE));
+        if (at + size > vma.vm_end) continue;
+        if (disabled) return -EINVAL;
+        if (vma.anon_vma == NIL) continue;
+        const charge_to charged(m, v);
+        const scan_result result = collapse_block(m, v, at, order);
+        if (result != SUCCEED && result != PMD_MAPPED && result != PTE_MAPPED) last = result;
+        if (result == ALLOC_FAIL || result == CHARGE_FAIL) break;
     }
     return last == SUCCEED ? 0 : errno_of(last);
 }

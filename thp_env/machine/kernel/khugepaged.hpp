@@ -17,5 +17,8 @@ inline u64 khugepaged_due(const machine &m) {
 int khugepaged_scan(machine &m);
 // MADV_COLLAPSE on a part of a VMA (R44); 0 or a negative errno.
 int madvise_collapse(machine &m, u32 vma, u64 start, u64 end);
+// The same to a size below 2M, as DAMON's collapse action takes one: blocks of 2^order pages that are not
+// empty become one folio each, whatever max_ptes_* say.
+int collapse_range(machine &m, u32 mm, u64 start, u64 end, u32 order);
 
 } // namespace thp

@@ -113,6 +113,13 @@ void swap_put(machine &m, u32 slot) {
     list_add_tail(m, c, cluster.count ? LIST_NONFULL + cluster.order : LIST_FREE);
 }
 
+void put_swap_folio(machine &m, u32 slot, u32 nr) {
+    for (u32 i = slot; i < slot + nr; ++i) {
+        m.swap[i].taken = 0;
+        swap_put(m, i);
+    }
+}
+
 int swapon(machine &m, u64 bytes) {
     const u64 slots = bytes >> PAGE_SHIFT;
     if (m.h->swap_slots) return -EBUSY;

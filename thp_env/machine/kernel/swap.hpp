@@ -14,7 +14,8 @@ u32 swap_alloc(machine &m, u32 order);
 // Changes how many page-table entries refer to each of nr slots; slots that nobody refers to are freed.
 void swap_duplicate(machine &m, u32 slot, u32 nr);
 void swap_free(machine &m, u32 slot, u32 nr);
-void swap_put(machine &m, u32 slot); // a slot whose count is zero already
+void swap_put(machine &m, u32 slot);               // a slot whose count is zero already
+void put_swap_folio(machine &m, u32 slot, u32 nr); // allocated, but never referred to
 // Whether more than half of the swap space is used: then pages in memory give up their slots.
 inline bool vm_swap_full(const machine &m) {
     return 2 * m.h->swap_used >= m.h->swap_slots;

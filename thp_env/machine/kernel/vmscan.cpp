@@ -125,13 +125,6 @@ outcome shrink_lazyfree(machine &m, u32 head, bool held) {
     return gone ? RECLAIMED : ACTIVATE;
 }
 
-void release_slots(machine &m, u32 slot, u32 nr) {
-    for (u32 i = slot; i < slot + nr; ++i) {
-        m.swap[i].taken = 0;
-        swap_put(m, i);
-    }
-}
-
 // shrink_folio_list for one folio. SPLIT: its pages are folios of their own now.
 outcome shrink_folio(machine &m, const scan_control &sc, u32 head, reclaim_stat &stat) {
     page &folio = m.pages[head];
@@ -161,7 +154,7 @@ outcome shrink_folio(machine &m, const scan_control &sc, u32 head, reclaim_stat 
     if (folio.entire_mapcount && !unmap_pmds(m, head)) return KEEP;
     if (!cached || (folio.flags & PG_dirty) || folio_any_pte_dirty(m, head)) { // pageout
         if (!swap_write_folio(m, head, slot)) {
-            if (!cached) release_slots(m, slot, 1U << order);
+            if (!cached) put_swap_folio(m, slot, 1U << order);
             return KEEP;
         }
         folio.flags &= ~u32{PG_dirty};
@@ -191,7 +184,7 @@ reclaim_stat shrink_folio_list(machine &m, const scan_control &sc, const std::ve
             // gives it back, so the next page gets the slot after (recorded, s30b), and is freed later,
             // uncounted.
             if (const u32 slot = swap_alloc(m, 0); slot != NIL) {
-                release_slots(m, slot, 1);
+                put_swap_folio(m, slot, 1);
                 ++stat.nr_pageout;
             }
             continue;
@@ -366,14 +359,6 @@ u64 do_try_to_free_pages(machine &m, scan_control &sc) {
 }
 
 } // namespace
-
-u64 zone_reclaimable_pages(const machine &m) {
-    u64 nr = m.h->lru[LRU_INACTIVE_FILE].nr_pages + m.h->lru[LRU_ACTIVE_FILE].nr_pages;
-    if (m.h->swap_used + 1 >= m.h->swap_slots) return nr; // can_reclaim_anon_pages
-    for (const lru_index list : {LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_CONT, LRU_ACTIVE_CONT})
-        nr += m.h->lru[list].nr_pages;
-    return nr;
-}
 
 u64 try_to_free_pages(machine &m, u64 nr) {
     m.count(VM_allocstall);

@@ -5,8 +5,6 @@
 
 namespace thp {
 
-// Pages that reclaim could free at best, were none of them in use.
-u64 zone_reclaimable_pages(const machine &m);
 // Reclaims at least nr pages, or what there is; returns how many (direct reclaim).
 u64 try_to_free_pages(machine &m, u64 nr);
 // The same under a memory limit.
