@@ -21,8 +21,9 @@ OF_SYSTEM = frozenset(
 )
 """Operations on the whole system, which no worker runs."""
 OF_WORKERS = frozenset(
-    ["mmap", "munmap", "mprotect", "mremap", "advise", "touch", "mlock", "munlock", "prctl", "pin", "unpin", "iovec", "process_madvise", "capdrop"]
-)
+    ("mmap", "munmap", "mprotect", "mremap", "advise", "touch", "mlock", "munlock", "prctl", "pin", "unpin", "iovec",
+     "process_madvise", "capdrop")
+)  # fmt: skip
 """Operations that a process of the program runs."""
 
 
