@@ -21,10 +21,6 @@ class Access:
     _core: Any
     program: Program
 
-    def vmas(self, mm: int | None = None) -> list[Vma]:
-        """See `Machine.vmas`."""
-        raise NotImplementedError
-
     def set(self, name: str, value: int) -> None:
         """Write one of `layout.SETTINGS`, as the trace program's `set` does.
 
@@ -71,7 +67,7 @@ class Access:
             KeyError: when there is no such VMA.
             MachineError: when there is no such order.
         """
-        found = [v for v in self.vmas() if v.id == vma]
+        found = [v for v in (Vma(*row) for row in self._core.vmas()) if v.id == vma]
         if not found:
             raise KeyError(f"no VMA {vma}")
         if order not in layout.ORDERS:
