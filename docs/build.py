@@ -27,10 +27,12 @@ from thp_env.envs.actions import INTERFACES
 from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS, KEPT, FaultOrderEnv
 from thp_env.envs.observation import SIZE_FIELDS, SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.envs.vma_task import VmaTask
+from thp_env.machine import Machine
 from thp_env.machine.clock import COSTS
 from thp_env.machine.layout import ORDERS
 from thp_env.machine.prices import Prices
 from thp_env.registration import ENVIRONMENTS
+from thp_env.traces import parse_program
 
 DOCS = Path(__file__).parent
 MADE = "<!-- Made by docs/build.py; edit the code instead. -->"
@@ -85,7 +87,7 @@ def costs() -> str:
         for name, c in COSTS.items()
     ]
     prices = Prices()
-    unmapping = beside("unmapping")
+    unmapping, collapsing = beside("unmapping"), beside("collapsing")
     sizes = tuple(unmapping.name(size) for size in unmapping.SIZES)
     return f"""{MADE}
 # What things cost
@@ -118,6 +120,22 @@ Against the measured medians the simulator is off by {unmapping.errors(partial=T
 took 0.15 to 0.8 µs, most for 64K to 256K. In both, 4K from a 2M folio cost about ten times what they cost from a
 smaller one, since the PMD is split first. Beyond 33 pages the TLB is flushed as a whole.
 
+### A collapse
+
+MADV_COLLAPSE of a 2M block of which a share is empty: what was there is copied and freed, the rest is cleared.
+Simulated and live µs (`python -m thp_env.live.costs`, medians of 301; cold: with all that it reads and writes out of
+the caches). A fault of 2M took {collapsing.fault("cold")} µs cold and {collapsing.fault("warm")} warm. The clock's
+zeroing and copying are those of memory that is not in the caches.
+
+{table(("empty", "simulated", "live, cold", "live, warm"), collapsing.rows())}
+
+### zRAM
+
+A page takes an object of zsmalloc's size classes (R47): {per_page(25)} bytes of memory at 25 % of its size,
+{per_page(50)} at 50, {per_page(75)} at 75, all 4096 from 89 % on; live 1096, 2192 and 3280 for pages that are random by
+so much, which compress a little worse. Time grows with what a page compresses to; what does not compress is copied,
+which is faster.
+
 ## The price table
 
 - `memory` = {prices.memory:.4g} ns per MiB and millisecond: a machine with 4 GiB for each core, of which memory and
@@ -126,6 +144,14 @@ smaller one, since the PMD is split first. Beyond 33 pages the TLB is flushed as
 - `tail_ms` = {prices.tail_ms:g}: memory that nobody touches at the end of a run is charged for so many
   milliseconds more.
 """
+
+
+def per_page(content: int) -> str:
+    """Return the bytes of memory that a page takes in zRAM that compresses to so many percent."""
+    text = f"swap 64M\nmmap a 32M\nwrite a 0 32M content={content}\nadvise a 0 32M pageout\n"
+    machine = Machine(parse_program(text))
+    machine.run()
+    return f"{machine.counters['nr_zspages'] * 4096 / machine.counters['pswpout']:.0f}"
 
 
 def rules() -> str:

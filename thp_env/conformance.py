@@ -83,7 +83,8 @@ class Difference:
 class Result:
     """How one scenario went: steps that match, steps compared, steps not modelled, and the first difference.
 
-    Of those that match, `loosely` says how many do so only to `LIMIT_TOLERANCE`.
+    Of those that match, `loosely` says how many do so only to `LIMIT_TOLERANCE`. `others` names processes of the host
+    whose huge pages may be what differs.
     """
 
     name: str
@@ -93,11 +94,17 @@ class Result:
     difference: Difference | None = None
     reason: str = ""
     loosely: int = 0
+    others: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether every modelled step matches."""
         return self.difference is None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a step differs for which nobody else on the host can be the reason."""
+        return self.difference is not None and not self.others
 
 
 def replay_file(path: Path) -> Iterator[Result]:
@@ -302,7 +309,8 @@ def report(results: list[Result], verbose: bool = False) -> str:
     lines = []
     for r in results:
         if r.difference:
-            lines += [f"FAIL {r.name}", f"  {r.difference}"]
+            lines += [f"{'FAIL' if r.failed else 'UNSURE'} {r.name}", f"  {r.difference}"]
+            lines += [f"    others may be the reason: {r.others}"] if r.others else []
         elif verbose and r.not_modelled:
             lines.append(f"not modelled from step {r.modelled} on: {r.name}: {r.reason}")
         elif verbose:
@@ -312,5 +320,9 @@ def report(results: list[Result], verbose: bool = False) -> str:
     skipped, loosely = sum(r.not_modelled for r in results), sum(r.loosely for r in results)
     if loosely:
         lines.append(f"{loosely} steps after a limit or reclaim match only to {LIMIT_TOLERANCE * 4} KiB")
-    lines.append(f"scenarios {good}/{len(results)} steps {matched}/{modelled} not-modelled {skipped}")
+    unsure = sum(not r.ok and not r.failed for r in results)
+    lines.append(
+        f"scenarios {good}/{len(results)} steps {matched}/{modelled} not-modelled {skipped}"
+        + (f" unsure {unsure}" if unsure else "")
+    )
     return "\n".join(lines)

@@ -25,7 +25,8 @@ def _conformance(args: argparse.Namespace) -> int:
         print("settings put back" if restore() else "nothing to put back: no earlier run was killed")
         return 0
     if args.live or args.live_random:
-        from thp_env.live.check import check_programs, programs_of, random_programs
+        from thp_env.live.check import check_programs
+        from thp_env.live.programs import programs_of, random_programs
 
         programs = programs_of(args.files) if args.live else []
         programs += random_programs(args.live_random, args.seed)
@@ -35,7 +36,7 @@ def _conformance(args: argparse.Namespace) -> int:
     if not results:
         raise ValueError("nothing to compare: name recordings, or programs with --live, or --live-random N")
     print(report(results, args.verbose))
-    return 0 if all(r.ok for r in results) else 1
+    return 1 if any(r.failed for r in results) else 0 if all(r.ok for r in results) else 3
 
 
 def _workloads(args: argparse.Namespace) -> int:

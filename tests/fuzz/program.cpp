@@ -126,6 +126,14 @@ op_record next_op(decoder &d) {
     case OP_pollute:
         op.a = d.below(257) << 8;
         break;
+    case OP_process_madvise:
+        op.a = advices[d.below(std::size(advices))];
+        op.c = d.below(4) ? 0 : d.below(256) << 2;
+        op.aux = static_cast<u32>(d.below(NR_PROCESSES));
+        break;
+    case OP_collapse:
+        op.a = 2 + d.below(PMD_ORDER - 1);
+        break;
     case OP_fragment:
         op.a = 1 + d.below(MAX_PAGE_ORDER);
         op.b = d.below(1001);
@@ -273,7 +281,13 @@ extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
     }
     bool forked[NR_PROCESSES] = {true};
     while (!d.empty() && ops.size() < MAX_OPS) {
-        const op_record op = next_op(d);
+        op_record op = next_op(d);
+        if (op.op == OP_process_madvise) { // of the ranges that were named just before
+            const auto other =
+                std::find_if(ops.rbegin(), ops.rend(), [](const op_record &o) { return o.op != OP_iovec; });
+            op.b = static_cast<u64>(other - ops.rbegin());
+            if (op.b == 0) continue;
+        }
         if (op.op == OP_fork && std::exchange(forked[op.aux], true)) continue;
         ops.push_back(op);
     }

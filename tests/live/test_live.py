@@ -7,18 +7,21 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from thp_env.conformance import read_recordings, replay
-from thp_env.live import host, observe
-from thp_env.live.check import _most_frequent, _undisturbed, check_programs, programs_of, random_programs
-from thp_env.live.record import program_of, refuse
+from thp_env.conformance import read_recordings, replay, report
+from thp_env.live import check, host, observe, others
+from thp_env.live.check import _most_frequent, _undisturbed, check_programs
+from thp_env.live.programs import LiveProgram, programs_of, random_programs
 from thp_env.live.scenarios import FAMILIES, generate
 from thp_env.live.workers import LiveError, helper
-from thp_env.traces import ProgramError
+from thp_env.traces import ProgramError, parse_program
+from thp_env.traces.npz import save_program
 
+RULES = Path(__file__).parents[1] / "data/rules.jsonl.xz"
 RECORDED = list(read_recordings(Path(__file__).parents[1] / "data/live_random.jsonl.xz"))
 
 
@@ -46,9 +49,8 @@ def test_a_seed_is_a_scenario():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scenarios_can_be_read_and_run_anywhere_but_on_others(family):
     for seed in range(5):
-        program, texts = program_of("x", generate(seed, family=family).lines)
-        refuse(program)
-        assert len(texts) == len(program)
+        live = LiveProgram.parse("x", generate(seed, family=family).lines).check()
+        assert len(live.texts) == len(live.program)
 
 
 @pytest.mark.parametrize(
@@ -62,14 +64,41 @@ def test_scenarios_can_be_read_and_run_anywhere_but_on_others(family):
     ],
 )
 def test_what_must_not_run_on_a_host_is_refused(line, reason):
-    with pytest.raises(LiveError, match=reason):
-        refuse(program_of("x", line.splitlines())[0])
+    line_of_refusal = len(line.splitlines())
+    with pytest.raises(LiveError, match=rf"^x: line {line_of_refusal}: .*{reason}"):
+        LiveProgram.parse("x", line.splitlines()).check()
+
+
+def test_the_documented_language_is_read():
+    """The example of the language's documentation, as far as a kernel can be stepped through it."""
+    live = LiveProgram.parse("x", ["# a comment", "seed 7", "", "mmap heap 64M", "advise heap 0 64M hugepage  # all"])
+    assert live.check().texts == ("mmap heap 64M", "advise heap 0 64M hugepage")
+    assert live.places == ("x: line 4", "x: line 5")
+    assert live.program.seed == 7
+
+
+def test_a_program_file_is_read(tmp_path):
+    program = parse_program("seed 7\nthp 64 madvise\nmmap a 2M\nwrite a 0 64K\nfork C\nin C write a 4K 4K\n")
+    save_program(program, tmp_path / "a.npz")
+    (tmp_path / "b.txt").write_text("mmap a 64K\n")
+    first, second = programs_of([tmp_path])
+    assert (first.name, second.name) == ("a", "b")
+    again = LiveProgram.parse("a", first.texts)
+    assert (again.program.ops == program.ops).all()
+    save_program(parse_program("mmap a 2M\naccess a 0 2M uniform count=4\n"), tmp_path / "a.npz")
+    with pytest.raises(LiveError, match=r"a\.npz: operation 1: access has no counterpart"):
+        programs_of([tmp_path])
 
 
 def test_a_malformed_program_is_refused_before_anything_runs(tmp_path, monkeypatch):
-    (tmp_path / "a").write_text("frobnicate")
-    with pytest.raises(ProgramError, match="frobnicate"):
-        check_programs(programs_of([tmp_path]))
+    (tmp_path / "a").write_text("mmap a 64K\nfrobnicate")
+    with pytest.raises(ProgramError, match=r"/a: line 2: .*frobnicate"):
+        programs_of([tmp_path])
+    (tmp_path / "a").write_bytes(b"\xff\xfe")
+    with pytest.raises(ProgramError, match="/a: neither text nor"):
+        programs_of([tmp_path])
+    with pytest.raises(ProgramError, match="/b: No such file"):
+        programs_of([tmp_path / "b"])
     with pytest.raises(LiveError, match="no program"):
         programs_of([])
     monkeypatch.setattr(host, "missing", lambda: ["root"])
@@ -91,6 +120,42 @@ def test_what_others_did_at_the_same_time_does_not_count():
     assert _undisturbed((step(2, 1), step(1, 3), quiet)) == quiet
     assert _undisturbed((step(1, 1), step(1, 1))) == step(1, 1)
     assert _undisturbed((step(0, 1, 8), step(1, 1), step(1, 1))) == step(1, 1)  # memory went another way
+
+
+def _huge_pages_of_others(monkeypatch, said):
+    """One 64K fault, of which the host's counter shows one more, whoever made it."""
+    live = LiveProgram.parse("x", ["thp 64 madvise", "mmap a 64K", "advise a 0 64K hugepage", "write a 0 4K"])
+    recorded = next(r for r in read_recordings(RULES) if r["name"] == "a03_single_64k")
+    steps = [dict(step) for step in recorded["steps"]]
+    steps[-1] = {**steps[-1], "mthp": {"64": {"anon_fault_alloc": 2, "nr_anon": 1}}}
+    runs = []
+    monkeypatch.setattr(check, "run_once", lambda *_: runs.append(steps) or steps)
+    monkeypatch.setattr(check, "others", lambda *_: said)
+    _, result = check.check(live, SimpleNamespace(cgroup=None), None)
+    return len(runs), result
+
+
+def test_a_counter_that_others_may_have_moved_is_no_failure(monkeypatch):
+    runs, result = _huge_pages_of_others(monkeypatch, "huge pages of python3 (pid 1, 24 MiB)")
+    assert runs == check.MAX_RUNS
+    assert not result.ok
+    assert not result.failed
+    text = report([result])
+    assert text.startswith("UNSURE")
+    assert "python3 (pid 1, 24 MiB)" in text
+    assert text.endswith("unsure 1")
+
+
+def test_a_counter_that_nobody_else_moved_is_a_failure(monkeypatch):
+    runs, result = _huge_pages_of_others(monkeypatch, "")
+    assert runs == check.VOTES
+    assert result.failed
+    assert report([result]).startswith("FAIL")
+
+
+def test_what_others_cannot_have_done_is_a_failure_whoever_runs():
+    assert all(map(others.explainable, ("vmstat thp_fault_alloc", "hugepages-64kB nr_anon")))
+    assert not any(map(others.explainable, ("errno", "P.a page 0")))
 
 
 def test_pages_become_runs():
@@ -127,7 +192,10 @@ def test_the_host_does_as_the_simulator():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_settings_are_put_back_after_any_signal(number):
     before = _settings()
-    code = "from thp_env.live.check import *; check_programs(random_programs(50, 0), progress=True)"
+    code = (
+        "from thp_env.live.check import check_programs; from thp_env.live.programs import random_programs; "
+        "check_programs(random_programs(50, 0), progress=True)"
+    )
     run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env={**os.environ})
     assert run.stderr.read(1) == b"\r"
     run.send_signal(number)

@@ -116,32 +116,55 @@ def test_x2_a_folio_out_of_line_in_virtual_memory_does_not_fold():
 # -- X3: folding later ---------------------------------------------------------------------------
 
 
-def test_x3_mprotect_folds_when_the_last_entry_makes_the_block_even():
-    cut = "mmap a 64K\nwrite a 0 4K\nmprotect a 0 32K r\n"
+def test_x3_mprotect_folds_when_the_last_entry_alone_makes_the_block_even():
+    cut = "mmap a 64K\nwrite a 0 4K\nmprotect a 0 60K r\n"
     assert folded(on_arm(cut)) == "." * 16
-    # The rest follows: entry 15 is written last, and then all are equal.
-    machine = on_arm(cut + "mprotect a 32K 32K r\n")
+    # Entry 15 follows by itself, and then all are equal.
+    machine = on_arm(cut + "mprotect a 60K 4K r\n")
     assert folded(machine) == "c" * 16
     assert events(machine) == {"fold": 1, "unfold": 1, "tlbi": 2}
-    # The first half goes back: it ends at entry 7, so nothing tries to fold.
-    assert folded(on_arm(cut + "mprotect a 0 32K rw\n")) == "." * 16
+    # X8: several entries are written as a batch, which folds whole blocks only.
+    assert folded(on_arm("mmap a 64K\nwrite a 0 4K\nmprotect a 0 32K r\nmprotect a 32K 32K r\n")) == "." * 16
 
 
 @pytest.mark.parametrize(
     ("change", "bits", "fold", "unfold"),
     [
-        ("0 128K r", "c" * 32, 2, 2),  # whole blocks: entry 0 unfolds each, entry 15 folds it again
-        ("0 128K none", "." * 32, 0, 2),  # not valid: cannot fold
-        ("0 64K r", "c" * 32, 1, 1),
-        ("64K 32K r", "c" * 16 + "." * 16, 0, 1),  # ends with entry 7: nothing tries to fold
-        ("32K 32K r", "." * 16 + "c" * 16, 0, 1),  # ends with entry 15, but the halves differ
+        ("0 128K r", "c" * 32, 0, 0),  # whole blocks are written folded
+        ("0 128K none", "." * 32, 0, 0),  # not valid: cannot fold
+        ("0 64K r", "c" * 32, 0, 0),
+        ("64K 32K r", "c" * 16 + "." * 16, 0, 1),
+        ("32K 32K r", "." * 16 + "c" * 16, 0, 1),
         ("32K 64K r", "." * 32, 0, 2),
+        ("124K 4K r", "c" * 16 + "." * 16, 0, 1),  # entry 15, by itself: it would fold if the others were equal
     ],
 )
-def test_x3_mprotect_goes_entry_by_entry(change, bits, fold, unfold):
+def test_x8_mprotect_goes_folio_by_folio(change, bits, fold, unfold):
     machine = on_arm(f"mmap a 128K\nwrite a 0 128K\nmprotect a {change}\n")
     assert folded(machine) == bits
     assert events(machine) == {"fold": fold, "unfold": unfold, "tlbi": fold + unfold}
+
+
+def test_mprotect_keeps_whole_blocks_folded():
+    """2 MiB there and back, of which 64 unfolds were made when it went entry by entry."""
+    machine = on_arm("mmap a 2M\nwrite a 0 2M\nmprotect a 0 2M r\nmprotect a 0 2M rw\n")
+    assert folded(machine) == "c" * 512
+    assert events(machine) == {"fold": 0, "unfold": 0, "tlbi": 0}
+
+
+def test_x8_runs_of_equally_exclusive_pages_are_written_together():
+    """After the child is gone the parent has written to two pages of the block, which are exclusive again."""
+    text = "mmap a 64K\nwrite a 0 64K\nfork C\nexit C\nwrite a 16K 8K\nmprotect a 0 64K r\n"
+    machine = on_arm(text + "mprotect a 0 64K rw\n")
+    assert folded(machine) == "." * 16
+    assert machine.counters["pgfault"] == on_arm(text).counters["pgfault"]
+    written = on_arm(text + "mprotect a 0 64K rw\nwrite a 16K 8K\n")
+    assert written.counters["pgfault"] == machine.counters["pgfault"]  # they became writable at once (R29)
+
+
+def test_x8_one_page_that_is_dirty_makes_all_dirty():
+    machine = on_arm("mmap a 64K\nwrite a 0 64K\nadvise a 0 64K free\nwrite a 8K 4K\nmprotect a 0 64K r\n")
+    assert having(machine, LAYOUT_DIRTY) == list(range(16))
 
 
 def test_x3_protection_must_be_equal_young_and_dirty_need_not():

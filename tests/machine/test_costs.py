@@ -7,7 +7,7 @@ from support.docs import module
 
 from thp_env.machine.clock import COSTS
 
-UNMAPPING = module("unmapping")
+UNMAPPING, COLLAPSING = module("unmapping"), module("collapsing")
 MEASURED = UNMAPPING.measured()
 FLUSH_CEILING = 33
 """arch/x86/mm/tlb.c: tlb_single_page_flush_ceiling."""
@@ -44,3 +44,23 @@ def test_unmapping_costs_about_what_linux_took(cell):
 @pytest.mark.parametrize(("folio", "median"), UNMAPPING.splits().items())
 def test_splitting_the_rest_later_costs_about_what_linux_took(folio, median):
     assert UNMAPPING.simulated_split(folio) == pytest.approx(median, rel=0.2)
+
+
+@pytest.mark.parametrize("present", COLLAPSING.PRESENT)
+def test_a_collapse_costs_its_zeroing_copying_and_freeing(present):
+    ns = {name: cost.ps / 1000 for name, cost in COSTS.items()}
+    old = ns["copy_page"] + ns["collapse_folio"] + ns["zap_folio"] + ns["zap_pte"]
+    expected = ns["syscall"] + 512 * ns["scan_pte"] + ns["collapse"] + old * present + ns["zero_page"] * (512 - present)
+    assert COLLAPSING.simulated(present) == pytest.approx(expected + ns["flush_all"], abs=0.01)
+
+
+@pytest.mark.parametrize("present", COLLAPSING.PRESENT)
+def test_a_collapse_costs_about_what_linux_took(present):
+    """With what it reads and writes out of the caches, as the clock's zeroing and copying are."""
+    assert COLLAPSING.simulated(present) == pytest.approx(COLLAPSING.measured()[present, "cold"], rel=0.35)
+
+
+@pytest.mark.parametrize(("folio", "median"), COLLAPSING.of_whole_blocks().items())
+def test_collapsing_whole_blocks_costs_about_what_linux_took(folio, median):
+    sizes = f"thp {folio} always\n" if folio > 4 else ""
+    assert COLLAPSING.simulated(512, sizes) == pytest.approx(median, rel=0.2)

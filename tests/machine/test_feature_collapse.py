@@ -1,12 +1,12 @@
-"""The switch collapse_mthp: khugepaged collapses to sizes below 2M, as merged after 6.18."""
+"""The switch collapse_mthp: khugepaged collapses to sizes below 2M, as posted in June 2026 for 7.2 (v19)."""
 
 from __future__ import annotations
 
 import pytest
-from support.features import folded, having
-from support.machines import orders_of, pages_of
+from support.features import MAINLINE, folded, having
+from support.machines import machine_of, orders_of, pages_of
 
-from thp_env.machine import LAYOUT_EXCLUSIVE
+from thp_env.machine import LAYOUT_EXCLUSIVE, KernelWarning
 
 pytestmark = pytest.mark.sanitize
 
@@ -23,10 +23,15 @@ def test_khugepaged_collapses_to_smaller_sizes():
     assert machine.counters["thp_collapse_alloc"] == 0
 
 
-@pytest.mark.parametrize(
-    ("max_ptes_none", "first", "second"),
-    [(511, 4, 4), (0, 0, 4), (100, 0, 0)],  # anything, nothing empty, and what is neither collapses nothing
-)
+def test_max_ptes_none_between_counts_as_0():
+    machine = machine_of("set khugepaged/max_ptes_none 100\n" + SPARSE, features=MAINLINE | {"collapse_mthp"})
+    with pytest.warns(KernelWarning, match="only supports max_ptes_none values of 0 or 511"):
+        machine.run()
+    orders = orders_of(machine, "a")
+    assert (orders[0], orders[16]) == (0, 4)
+
+
+@pytest.mark.parametrize(("max_ptes_none", "first", "second"), [(511, 4, 4), (0, 0, 4)])  # anything, nothing empty
 def test_only_the_ends_of_max_ptes_none_count_below_2m(max_ptes_none, first, second):
     text = f"set khugepaged/max_ptes_none {max_ptes_none}\n" + SPARSE
     orders = orders_of(having(text, "collapse_mthp", sizes=""), "a")

@@ -1,7 +1,8 @@
-"""One mutation for each of the kernel's rules R1-R45: a change of the source that disables it, and who notices.
+"""Mutations of the kernel's rules: a change of the source that disables one, and who notices.
 
 Each is (file under thp_env/machine, text that occurs once in it, what takes its place, a scenario of
-tests/data/rules.jsonl.xz that fails then).
+tests/data/rules.jsonl.xz that fails then, or a test where a recording cannot show it). A rule with several sides has
+one for each.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
            "z01_read_then_write_64k"),
     "R9": ("kernel/huge_memory.cpp", "if (!write && m.h->use_zero_page) { // R9", "if (!write && false) {",
            "z04_huge_zero"),
-    "R10": ("kernel/memory.hpp", "return entry == 0;", "return entry == 0 || (entry & (1ULL << 9));",
+    "R10": ("kernel/memory.hpp", "return entry == 0 || (zero_pages && pte_present(entry) &&",
+            "return entry == 0 || (pte_present(entry) &&",
             "z01_read_then_write_64k"),
     "R11": ("kernel/huge_memory.cpp", "if (*pmd & PTE_SPECIAL) { // R11",
             "if ((*pmd & PTE_SPECIAL) && thp_orders_by_settings(m, m.vmas[vma]) >> PMD_ORDER) { //",
@@ -65,7 +67,7 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "R28": ("kernel/huge_memory.cpp",
             "(m.pages[pte_pfn(*pmd)].flags & PG_anon_exclusive) ||\n"
             "               m.pages[pte_pfn(*pmd)].refcount == 1) { // R28", "false) {", "f06_pmd_reuse"),
-    "R29": ("kernel/mprotect.cpp", "const bool writable = !(*pte & PTE_SPECIAL) &&", "const bool writable = false &&",
+    "R29": ("kernel/mprotect.cpp", "return !zero && (m.pages[pfn + i].flags", "return false && (m.pages[pfn + i].flags",
             "u13_mprotect_64k"),
     "R30": ("kernel/fork.cpp", "if (old.vm_flags & VM_DONTCOPY) continue;", "", "f10_dontfork"),
     "R31": ("kernel/madvise_pages.cpp", "split_folio(m, head) == 0) nr = 0;", "false) nr = 0;", "m02_free_part"),
@@ -97,4 +99,38 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
             "k03_collapse_disabled"),
     "R45": ("kernel/khugepaged.cpp", "if (!khugepaged || n <= limit) return false;",
             "if (n <= limit + HPAGE_PMD_NR) return false;", "k11_khugepaged_none"),
+    "R45 again": ("kernel/madvise.cpp", "if (huge) { // R45", "if (false) { // R45", "k27_advise_again"),
+    "R45 piece": ("kernel/madvise.cpp", "khugepaged_enter_vma(m, v, advised(v));",
+                  "if (m.vmas[v].vm_start >= start && m.vmas[v].vm_end <= end)\n"
+                  "                khugepaged_enter_vma(m, v, advised(v));", "k28_advise_piece_again"),
+    "R45 fork": ("kernel/fork.cpp", "m.mms[child].khugepaged = parent.khugepaged;", "",
+                 "r01_fork_of_registered"),
+    "R45 merge": ("kernel/mmap.cpp", "khugepaged_enter_vma(m, a, left.vm_flags);", "", "k33_merge_registers"),
+    "R45 grow": ("kernel/mmap.cpp", "khugepaged_enter_vma(m, vma, m.vmas[vma].vm_flags);", "",
+                 "tests/machine/test_khugepaged.py::test_growing_a_vma_registers_its_process"),
+    "R45 zeroing": ("kernel/khugepaged.cpp", "m.spend(TIME_zeroing, m.cost().zero_page);", "",
+                    "tests/machine/test_khugepaged.py::test_collapse_pays_for_what_was_not_there"),
+    "R46": ("kernel/page_alloc.cpp", "*no_progress_loops = progress && !costly ? 0 : *no_progress_loops + 1;",
+            "++*no_progress_loops;", "tests/machine/test_reclaim.py::test_reclaim_goes_on_while_it_makes_progress"),
+    "R47": ("kernel/zsmalloc.cpp", "if (m.h->zs[cls].objects == room(m, cls) && !alloc_zspage(m, cls)) return false;", "",
+            "tests/machine/test_zsmalloc.py::test_swapped_memory_takes_memory_by_its_content"),
+    "R48": ("kernel/process_madvise.cpp", "if (target != caller && !remote_valid(m, advice)) return -EINVAL;", "",
+            "p02_remote_hugepage_refused"),
+    "R48 permission": ("kernel/process_madvise.cpp",
+                       "if (target != caller && m.mms[caller].no_sys_nice) return -EPERM;", "", "p05_no_sys_nice"),
+    "R48 partial": ("kernel/process_madvise.cpp", "if (error) return done ? done : error;",
+                    "if (error) return error;", "p04_partial_success"),
+    "R48 gone": ("kernel/process_madvise.cpp", "if (target == NIL) return -ESRCH;",
+                 "if (target == NIL) return -EINVAL;", "p06_process_that_has_ended"),
+    "zero_cow": ("kernel/memory.cpp", "return map_new_folio(m, vma, address, pte, true);",
+                 "return map_new_folio(m, vma, address, pte, false);",
+                 "tests/machine/test_feature_zero_cow.py::test_at_cow_it_expands_to_an_appropriately_sized_folio"),
+    "collapse": ("kernel/khugepaged.cpp", "if (std::none_of(pte, pte + nr, there)) return SUCCEED;", "",
+                 "tests/machine/test_collapse_range.py::test_blocks_that_are_not_empty_become_folios"),
+    "blocks": ("kernel/page_idle.cpp", "const u32 nr = *pte & PTE_CONT ? 1 : CONT_PTES;", "const u32 nr = 1;",
+               "tests/machine/test_collapse_range.py::test_use_below_the_size_of_a_folio"),
+    "X8": ("kernel/mprotect.cpp", "const bool batch = !feature(m, FEATURE_entire_mapcount);",
+           "const bool batch = false;", "tests/machine/test_contpte.py::test_mprotect_keeps_whole_blocks_folded"),
+    "v19": ("kernel/khugepaged.cpp", "m.h->warned |= WARN_mthp_max_ptes_none;\n    return 0;",
+            "return (1U << order) - 1;", "tests/machine/test_feature_collapse.py::test_max_ptes_none_between_counts_as_0"),
 }  # fmt: skip

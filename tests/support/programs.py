@@ -100,6 +100,14 @@ class RandomProgram(ProgramBuilder):
                 self.fork(f"C{len(self.processes)}")
             case "exit" | "fork":
                 self.exit(draw(st.sampled_from(self.processes)))
+            case "collapse":
+                self.collapse(region, offset, length, draw(st.sampled_from(layout.THP_KILOBYTES)))
+            case "process_madvise":
+                ranges = [(region, offset, length)] * draw(st.integers(1, 3))
+                target, advice = draw(st.sampled_from(self.processes)), draw(st.sampled_from([*layout.ADVICE]))
+                self.process_madvise(target, advice, ranges)
+            case "capdrop":
+                self.capdrop("sys_nice")
             case "pin":
                 self.pin(region, offset, min(length, 64 * PAGE))
             case "limit":
@@ -114,7 +122,7 @@ class RandomProgram(ProgramBuilder):
 KINDS = (
     ["touch"] * 5 + ["advise"] * 4 + ["munmap", "mprotect", "mremap", "split", "access"] * 2
     + ["mmap", "map_over", "brk", "mlock", "munlock", "orders", "thp", "set", "prctl", "shrink", "khugepaged",
-       "compute", "pollute", "fragment", "compact", "defrag"]
+       "compute", "pollute", "fragment", "compact", "defrag", "collapse", "process_madvise", "capdrop"]
 )  # fmt: skip
 
 

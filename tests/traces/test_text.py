@@ -92,6 +92,13 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     fork C
     pin a 32K 4K
     unpin
+    iovec a 32K 4K
+    iovec a 36K 4K
+    process_madvise C pageout
+    iovec a 32K 4K
+    in C process_madvise P hugepage orders=0x14
+    collapse a 32K 64K 64
+    capdrop sys_nice
     in P exit P
     """
     b = ProgramBuilder(seed=7)
@@ -144,6 +151,13 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     b.fork("C")
     b.pin("a", 32768, 4096)
     b.unpin()
+    b.process_madvise("C", "pageout", [("a", 32768, 4096), ("a", 36864, 4096)])
+    b.iovec("a", 32768, 4096)
+    b.process = "C"
+    b.process_madvise("P", "hugepage", orders=0x14)
+    b.process = "P"
+    b.collapse("a", 32768, 65536, 64)
+    b.capdrop("sys_nice")
     b.exit("P")
     program = parse_program(text)
     assert program == b.build()
@@ -238,6 +252,14 @@ BAD = [
     ("mremap a 0 4K b 3M 0", "power of two"),
     ("mremap a 0 4K a", "exists already"),
     ("split a 1M 8M", "a is not mapped"),
+    ("process_madvise P cold", "needs a range"),
+    ("process_madvise Q cold", "unknown process Q"),
+    ("process_madvise P", "takes 2"),
+    ("iovec z 0 4K", "unknown region z"),
+    ("iovec a 1 4K", "not a multiple"),
+    ("capdrop sys_admin", "unknown capability sys_admin"),
+    ("collapse a 0 2M 48", "no such folio size: 48K"),
+    ("collapse a 0 8M 64", "a is not mapped"),
 ]
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from thp_env.conformance import Result, replay
 from thp_env.live.host import Host, prepared
 from thp_env.live.observe import Kernel
-from thp_env.live.record import program_of, refuse, run_once
-from thp_env.live.scenarios import generate
-from thp_env.live.workers import LiveError
-from thp_env.reading import read_text, reading
+from thp_env.live.others import explainable, others
+from thp_env.live.programs import LiveProgram
+from thp_env.live.record import run_once
 
 MAX_RUNS, VOTES = 7, 2
 """How often a program runs at most, until each step went the same way this often; where the simulator differs, always
@@ -24,28 +23,35 @@ NOT_REPEATABLE = frozenset({"thp_zero_page_alloc"})
 """Counters that depend on what ran before: the huge zero folio stays cached."""
 
 
-def check(name: str, lines: list[str], host: Host, kernel: Kernel, always_repeat: bool = False) -> tuple[dict, Result]:
+def check(live: LiveProgram, host: Host, kernel: Kernel, always_repeat: bool = False) -> tuple[dict, Result]:
     """Run a program; return its recording and how the simulator compares.
 
     The counters are the whole system's, and others fault madvised memory, too: so each step is taken as most runs
     agree on it, without what others can have added. A run that equals the simulator needs no second one, unless
     `always_repeat` asks for a recording that stands by itself. Where the kernel's own runs differ (part L of the
-    rules), the simulator has to do what it did in one of them.
+    rules), the simulator has to do what it did in one of them. A counter that differs in the end while others use
+    huge pages says nothing about the simulator: the result names them.
     """
     runs: list[list[dict]] = []
+    seen = ""
     for _ in range(MAX_RUNS):
-        runs.append(run_once(name, lines, host, kernel))
+        runs.append(run_once(live, host, kernel))
         versions = list(zip(*runs, strict=True))
         votes = [_most_frequent(same)[1] for same in versions]
+        same_always = min(votes) == len(runs) > 1
         agreed = min(votes) >= min(VOTES, len(runs)) and len(runs) > 1
         recording = {
-            "name": name, "desc": [], "kernel": platform.release(), "arch": platform.machine(),
+            "name": live.name, "desc": [], "kernel": platform.release(), "arch": platform.machine(),
             "steps": [_undisturbed(same) for same in versions],
-            "runs": len(runs), "agreed": agreed, "deterministic": min(votes) == len(runs) > 1 and not _reclaims(lines),
+            "runs": len(runs), "agreed": agreed, "deterministic": same_always and not _reclaims(live.texts),
         }  # fmt: skip
         result = replay(recording)
         if result.ok and (agreed or not always_repeat):
             break
+        if result.difference and explainable(result.difference.what):
+            result.others = seen = others(host.cgroup, kernel) or seen
+            if seen:
+                continue
         if min(votes) >= VOTES and votes[min(result.matched, len(votes) - 1)] == len(runs):
             break
     if not result.ok and not recording["deterministic"]:
@@ -56,7 +62,7 @@ def check(name: str, lines: list[str], host: Host, kernel: Kernel, always_repeat
     return recording, result
 
 
-def _reclaims(lines: list[str]) -> bool:
+def _reclaims(lines: Iterable[str]) -> bool:
     """Whether a program reclaims: what is taken depends on when statistics are flushed, every 2 s, and on whether
     something else clears accessed bits (DAMON does), so agreement of runs that follow one another does not show that
     it is determined (part L of the rules)."""
@@ -94,53 +100,29 @@ def _repeatable(step: dict) -> dict:
     return {**step, "vm": {k: v for k, v in step["vm"].items() if k not in NOT_REPEATABLE}}
 
 
-def programs_of(paths: Iterable[Path]) -> list[tuple[str, list[str]]]:
-    """Return (name, lines) of text programs; a folder stands for the files in it.
-
-    Raises:
-        LiveError: when there is none.
-    """
-    files: list[Path] = []
-    for path in paths:
-        files += sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    if not files:
-        raise LiveError("no program: name a file in the language of trace programs, or a folder of them")
-    found = []
-    for file in files:
-        with reading(file, LiveError):
-            found.append((file.stem, read_text(file).split("\n")))
-    return found
-
-
-def random_programs(count: int, seed: int) -> list[tuple[str, list[str]]]:
-    """Return (name, lines) of random programs with the seeds from `seed` on."""
-    return [(f"live{number}", generate(number).lines) for number in range(seed, seed + count)]
-
-
 def check_programs(
-    programs: list[tuple[str, list[str]]], out: Path | None = None, progress: bool = False
+    programs: list[LiveProgram], out: Path | None = None, progress: bool = False
 ) -> list[Result]:
     """Run programs on this host's kernel and compare each with the simulator.
 
     Args:
-        programs: name and lines of each.
+        programs: what to run.
         out: a file for the recordings, one JSON object a line; they are then repeated until they stand by themselves.
         progress: say on stderr how far it is.
 
     Raises:
         LiveError: when the host or a program is not fit for it; nothing has run then.
-        ProgramError: when a program is malformed.
     """
-    for name, lines in programs:
-        refuse(program_of(name, lines)[0])
+    for live in programs:
+        live.check()
     results = []
     with ExitStack() as stack:
         host = stack.enter_context(prepared())
         kernel = Kernel()
         stack.callback(kernel.close)
         file = stack.enter_context(out.open("w")) if out else None
-        for i, (name, lines) in enumerate(programs, 1):
-            recording, result = check(name, lines, host, kernel, always_repeat=out is not None)
+        for i, live in enumerate(programs, 1):
+            recording, result = check(live, host, kernel, always_repeat=out is not None)
             results.append(result)
             if file:
                 print(json.dumps(recording, separators=(",", ":")), file=file, flush=True)

@@ -142,7 +142,7 @@ class Host:
     def __init__(self) -> None:
         """Write down how everything is."""
         self.cgroup = _memory_cgroups() / "thp-env-live"
-        self._zram: list[int] = []
+        self.zram: list[int] = []
         self._thread = 0
         self._settings = {str(THP / name): _read(THP / name) for name in SETTINGS}
         self._settings[str(PAGE_CLUSTER)] = _read(PAGE_CLUSTER)
@@ -151,7 +151,7 @@ class Host:
         self._save()
 
     def _save(self) -> None:
-        saved = {"settings": self._settings, "zram": self._zram, "nice": self._nice, "cgroup": str(self.cgroup)}
+        saved = {"settings": self._settings, "zram": self.zram, "nice": self._nice, "cgroup": str(self.cgroup)}
         part = SNAPSHOT.with_suffix(".part")
         part.write_text(json.dumps(saved))
         part.replace(SNAPSHOT)
@@ -203,7 +203,7 @@ class Host:
         if len(Path("/proc/swaps").read_text().splitlines()) > 1:
             raise LiveError("other swap is on: turn it off first (swapoff -a)")
         device = int(_read(ZRAM / "hot_add"))
-        self._zram.append(device)
+        self.zram.append(device)
         self._save()
         if error := write(Path(f"/sys/block/zram{device}/disksize"), str(length)):
             return error
@@ -219,7 +219,7 @@ class Host:
 
     def swapoff(self) -> int:
         """Read everything back in, and remove the device; return the errno."""
-        device = self._zram[-1]
+        device = self.zram[-1]
         if _libc.swapoff(f"/dev/zram{device}".encode()):
             return ctypes.get_errno()
         self.remove_swap()
@@ -227,9 +227,9 @@ class Host:
 
     def remove_swap(self) -> None:
         """Remove the device after a program."""
-        while self._zram:
-            _remove_zram(self._zram[-1])
-            self._zram.pop()
+        while self.zram:
+            _remove_zram(self.zram[-1])
+            self.zram.pop()
             self._save()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,33 +11,13 @@ import numpy as np
 
 from thp_env.live.host import PAGE_CLUSTER, THP, Host, write
 from thp_env.live.observe import Kernel
-from thp_env.live.workers import LiveError, Process, Workers
+from thp_env.live.programs import OF_SYSTEM, PROT, LiveProgram
+from thp_env.live.workers import Process, Reply, Workers
 from thp_env.machine import layout
-from thp_env.traces.builder import ProgramBuilder
-from thp_env.traces.program import Program, ProgramError
-from thp_env.traces.text import add_line
+from thp_env.traces.program import Program
 
 SLOT_BASE, SLOT_SIZE = 1 << 40, 1 << 31
-PROT = {0: 0, layout.VM_READ: 1, layout.VM_READ | layout.VM_WRITE: 3}
 MAP_FIXED, MAP_FIXED_NOREPLACE = 0x10, 0x100000
-
-
-def program_of(name: str, lines: Iterable[str]) -> tuple[Program, list[str]]:
-    """Read a scenario: a program that may fail anywhere, and the text of each operation.
-
-    Raises:
-        ProgramError: when a line is malformed.
-    """
-    builder = ProgramBuilder(name, checked=False)
-    texts = []
-    for number, line in enumerate(lines, 1):
-        try:
-            added = add_line(builder, line)
-        except ProgramError as error:
-            raise ProgramError(f"{name}: line {number}: {error}") from None
-        if added:
-            texts.append(" ".join(line.split("#")[0].split()))
-    return builder.build(), texts
 
 
 @dataclass
@@ -48,6 +28,7 @@ class Run:
     host: Host
     workers: Workers
     regions: dict[str, tuple[int, int]] = field(default_factory=dict)
+    vector: list[tuple[int, int]] = field(default_factory=list)
     slot: int = 0
     rss: int = 0
     autodrain: bool = True
@@ -78,11 +59,22 @@ class Run:
                 reply = process.ask("madvise", address, length, a)
             case "touch":
                 reply = process.ask(layout.TOUCH[op["b"]], address, length, a)
+            case "iovec":
+                self.vector.append((address, length))
+                return 0, 0, 0
+            case "process_madvise":
+                reply = self._process_madvise(process, op)
             case "prctl":
                 reply = process.ask("prctl", a=a, b=int(op["b"]))
             case _:
                 reply = process.ask(name, address, length)
         return reply.error, reply.minflt, reply.majflt
+
+    def _process_madvise(self, process: Process, op: np.void) -> Reply:
+        vector, self.vector = self.vector[-int(op["b"]) :], []
+        for address, length in vector:
+            process.ask("iovec", address, length)
+        return process.ask("process_madvise", a=self._process(int(op["aux"])).pid, b=int(op["a"]))
 
     def _process(self, number: int) -> Process:
         return self.workers.processes[self.program.processes[number]]
@@ -97,6 +89,12 @@ class Run:
         if op["c"] == layout.AT_SLOT:
             return self._slot(length, a, b)
         return self.regions[self.program.regions[aux]][0] + a if op["c"] == layout.AT_REGION else a
+
+    def _tables(self) -> int:
+        """Return how many page tables the program's mappings need: one for each 2 MiB, and those above them."""
+        ops = self.program.ops
+        lengths = ops["length"][ops["op"] == layout.OPS.index("mmap")]
+        return int((lengths // layout.PMD_SIZE + 3).sum())
 
     def thp(self, op: np.void) -> int:
         """Set one size's control."""
@@ -120,10 +118,11 @@ class Run:
         self._process(int(op["aux"])).end()
 
     def limit(self, op: np.void) -> int:
-        """Limit the program's memory, besides what its processes need for themselves."""
+        """Limit the program's memory, besides what its processes need for themselves and for page tables."""
         usage = int((self.host.cgroup / "memory.usage_in_bytes").read_text())
         length = int(op["length"])
-        limit = "-1" if length == layout.NO_LIMIT else str(length + max(0, usage - self.rss))
+        own = max(0, usage - self.rss) + layout.PAGE_SIZE * self._tables()
+        limit = "-1" if length == layout.NO_LIMIT else str(length + own)
         return write(self.host.cgroup / "memory.limit_in_bytes", limit)
 
 
@@ -141,37 +140,13 @@ SYSTEM: dict[str, Callable[[Run, np.void], int | None]] = {
     "drain": lambda run, op: run.host.drain(),
     "compute": lambda run, op: time.sleep(int(op["a"]) / 1e12),
 }
-"""Operations on the whole system, which no worker runs."""
-OF_WORKERS = frozenset(
-    {"mmap", "munmap", "mprotect", "mremap", "advise", "touch", "mlock", "munlock", "prctl", "pin", "unpin"}
-)
+"""How each operation on the whole system is done."""
+assert set(SYSTEM) == OF_SYSTEM
 
 
-def refuse(program: Program) -> None:
-    """Refuse a program that this executor cannot or must not run.
-
-    Raises:
-        LiveError: naming the operation and why.
-    """
-    always = layout.THP_MODES.index("always")
-    for i, op in enumerate(program.ops):
-        name, why = layout.OPS[op["op"]], ""
-        if name not in SYSTEM and name not in OF_WORKERS:
-            why = f"{name} has no counterpart on a real kernel that can be stepped"
-        elif (name == "thp" or (name == "set" and op["a"] == 0)) and op["b"] == always:
-            why = "`always` would change every process of this host: use madvise"
-        elif name == "mmap" and (op["c"] == layout.AT_UNMAPPED_AREA or int(op["d"]) not in PROT):
-            why = "only anonymous mappings in slots, at addresses and onto regions can be compared"
-        elif name == "mremap" and op["c"] != layout.AT_SLOT:
-            why = "mremap can only move into a slot"
-        if why:
-            raise LiveError(f"{program.name}: operation {i}: {why}")
-
-
-def run_once(name: str, lines: list[str], host: Host, kernel: Kernel) -> list[dict[str, Any]]:
+def run_once(live: LiveProgram, host: Host, kernel: Kernel) -> list[dict[str, Any]]:
     """Run a program once and return its steps."""
-    program, texts = program_of(name, lines)
-    refuse(program)
+    program = live.program
     host.begin()
     workers = Workers(program.processes[0])
     steps: list[dict[str, Any]] = []
@@ -181,7 +156,7 @@ def run_once(name: str, lines: list[str], host: Host, kernel: Kernel) -> list[di
         run = Run(program, host, workers)
         host.drain()
         before = kernel.counters()
-        for i, (op, text) in enumerate(zip(program.ops, texts, strict=True)):
+        for i, (op, text) in enumerate(zip(program.ops, live.texts, strict=True)):
             error, minflt, majflt = run.step(op)
             if layout.OPS[op["op"]] == "compute":  # a pause: what was counted meanwhile is not the program's
                 before = kernel.counters()

@@ -16,7 +16,7 @@ FAULTS = {
     "write": 30, "read": 12, "writez": 3, "dontneed": 14, "munmap": 2, "mprotect": 5, "shrink": 5, "mremap": 1.5,
     "mmap": 2, "thp": 3, "hint": 2, "set": 1, "populate_write": 2, "populate_read": 1, "fill": 2,
 }  # fmt: skip
-SHARING = {"fork": 6, "exit": 4, "dontfork": 1, "wipeonfork": 1}
+SHARING = {"fork": 6, "exit": 4, "dontfork": 1, "wipeonfork": 1, "process_madvise": 5, "capdrop": 0.2}
 SWAPPING = {"fill": 12, "pageout": 14, "reclaim": 0.3, "willneed": 2}
 LAZY = {"free": 6, "cold": 3}
 COLLAPSE = {"collapse": 4, "khugepaged": 2, "limits": 1}
@@ -31,6 +31,8 @@ FAMILIES = {
 }
 """Weights of operations by family."""
 
+REMOTE = ("cold", "pageout", "pageout", "collapse", "collapse", "willneed", "hugepage", "nohugepage", "dontneed")
+"""Advice about other processes; Linux refuses the last three."""
 MAX_REGIONS, MAX_PROCESSES, MAX_FORKS = 12, 4, 10
 SWAP_MIB = (1, 4, 64)
 FLUSH_MS = 2200
@@ -164,6 +166,18 @@ def _prctl(s: Scenario, process: str) -> None:
     s.emit(f"prctl {s.rng.choice(['0', '0', '1', '1 2'])}", process)
 
 
+def _process_madvise(s: Scenario, process: str) -> None:
+    """Mostly advice that one may give about others, at times about one that has ended, or about a range with a hole."""
+    target = s.rng.choice([*s.mapped, *s.mapped, *(f"C{i}" for i in range(s.children))])
+    regions = s.mapped.get(target, s.mapped[process])
+    ranges = [(region, found) for region, pages in regions.items() if pages and (found := s.range(pages))]
+    if not ranges:
+        return
+    for region, (first, count) in s.rng.sample(ranges, s.rng.randint(1, min(3, len(ranges)))):
+        s.emit(f"iovec {region} {first}p {count}p", process)
+    s.emit(f"process_madvise {target} {s.rng.choice(REMOTE)}", process)
+
+
 def _new(s: Scenario, process: str) -> None:
     if s.regions < MAX_REGIONS:
         s.map(process)
@@ -202,6 +216,8 @@ ELSEWHERE: dict[str, Callable[[Scenario, str], None]] = {
     "set": _set,
     "limits": _limits,
     "prctl": _prctl,
+    "process_madvise": _process_madvise,
+    "capdrop": lambda s, process: s.emit("capdrop sys_nice", process),
     "mmap": _new,
     "unpin": lambda s, process: s.emit("unpin", process),
     "shrink": lambda s, process: s.emit("shrink"),

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <linux/capability.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -39,7 +40,10 @@ enum code : uint64_t {
     PIN,
     UNPIN,
     FORK,
-    EXIT
+    EXIT,
+    IOVEC,
+    PROCESS_MADVISE,
+    CAPDROP
 };
 
 struct request {
@@ -140,6 +144,32 @@ int unpin() {
     return 0;
 }
 
+iovec vector[64]; // what the next process_madvise is about
+int nr_ranges;
+
+// a: the pid, b: the advice.
+int advise_process(const request &r) {
+    const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, r.a, 0));
+    const int ranges = nr_ranges;
+    nr_ranges = 0;
+    if (pidfd < 0) return -1;
+    const int64_t done = syscall(SYS_process_madvise, pidfd, vector, ranges, r.b, 0);
+    const int error = errno;
+    close(pidfd);
+    return errno = error, done < 0 ? -1 : 0;
+}
+
+int drop_cap_sys_nice() {
+    __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct data[2] = {};
+    if (syscall(SYS_capget, &header, data) < 0) return -1;
+    constexpr uint32_t bit = 1U << CAP_SYS_NICE;
+    data[0].effective &= ~bit;
+    data[0].permitted &= ~bit;
+    data[0].inheritable &= ~bit;
+    return static_cast<int>(syscall(SYS_capset, &header, data));
+}
+
 int call(const request &r) {
     void *address = pointer(r.address);
     switch (r.code) {
@@ -167,6 +197,14 @@ int call(const request &r) {
         return pin(r);
     case UNPIN:
         return unpin();
+    case IOVEC:
+        if (nr_ranges == 64) return errno = ENOSPC, -1;
+        vector[nr_ranges++] = {address, r.length};
+        return 0;
+    case PROCESS_MADVISE:
+        return advise_process(r);
+    case CAPDROP:
+        return drop_cap_sys_nice();
     default:
         touch(r);
         return 0;

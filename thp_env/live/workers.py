@@ -14,7 +14,7 @@ from pathlib import Path
 
 REQUESTS = (
     "start", "mmap", "munmap", "mprotect", "mremap", "madvise", "mlock", "munlock", "prctl", "read", "write", "writez",
-    "fill", "pin", "unpin", "fork", "exit",
+    "fill", "pin", "unpin", "fork", "exit", "iovec", "process_madvise", "capdrop",
 )  # fmt: skip
 """What a worker can be asked; the position is the code in `worker.cpp`."""
 REQUEST = struct.Struct("=5Q")

@@ -7,6 +7,7 @@ take. Nothing here knows of Gymnasium.
 from __future__ import annotations
 
 import errno
+import warnings
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from thp_env.machine import _core, layout
 from thp_env.machine.access import Access
-from thp_env.machine.arguments import NEVER, one_of, up_to, whole
+from thp_env.machine.arguments import NEVER, one_of, order_mask, up_to, whole
 from thp_env.machine.config import ARCHITECTURES, MachineConfig, MachineError  # noqa: F401
 from thp_env.machine.counters import Counters
 from thp_env.machine.reading import Reading, vma_id
@@ -44,6 +45,8 @@ from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine
     SMAPS_DTYPE,
     WALK_DTYPE,
     YOUNG_ACCESSED,
+    YOUNG_CONT,
+    YOUNG_DIRTY,
     YOUNG_MAPPED,
     YOUNG_PMD,
     YOUNG_ZERO_PAGE,
@@ -56,8 +59,16 @@ from thp_env.machine.saving import Saving
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
 
-__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "WALK_DTYPE", "Counters", "Machine", "MachineConfig", "MachineError",
-           "OrderQuestion", "Status", "Vma"]  # fmt: skip
+__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "WALK_DTYPE", "Counters", "KernelWarning", "Machine", "MachineConfig",
+           "MachineError", "OrderQuestion", "Status", "Vma"]  # fmt: skip
+
+KERNEL_WARNINGS = ("mTHP collapse only supports max_ptes_none values of 0 or 511: it counts as 0",)
+"""What the kernel may warn of, once in a run; the position is the bit."""
+
+
+class KernelWarning(UserWarning):
+    """What a kernel would write to its log (pr_warn_once)."""
+
 
 class Status(IntEnum):
     """Why `Machine.run` returned."""
@@ -78,17 +89,6 @@ def _records(program: Program) -> tuple[np.ndarray | int, ...]:
     """Return the arrays of a program as the core reads them, and its seed."""
     arrays = (program.ops, program.accesses, program.bins, program.tables)
     return *(np.ascontiguousarray(a).view(np.uint8).reshape(-1) for a in arrays), program.seed & NEVER
-
-
-def _orders(mask: int) -> int:
-    """Return a mask of orders.
-
-    Raises:
-        MachineError: when it has unknown ones.
-    """
-    if (mask := whole("mask", mask)) & ~layout.ORDERS_ALL:
-        raise MachineError(f"mask is {mask:#x}: it has a bit for each of the orders 0 and 2 to {layout.PMD_ORDER}")
-    return mask
 
 
 class Machine(Reading, Access, Saving):
@@ -150,7 +150,13 @@ class Machine(Reading, Access, Saving):
             MachineError: when the clock or a counter has come to its end, and nothing can run any more.
         """
         limits = {"until_ps": until_ps, "choices": choices, "ops": ops, "accesses": accesses}
-        return Status(self._core.run(*(up_to(*limit) for limit in limits.items()), bool(new_vma), bool(go_on)))
+        before = self._core.warned
+        status = Status(self._core.run(*(up_to(*limit) for limit in limits.items()), bool(new_vma), bool(go_on)))
+        if fresh := self._core.warned & ~before:
+            for bit, text in enumerate(KERNEL_WARNINGS):
+                if fresh >> bit & 1:
+                    warnings.warn(text, KernelWarning, stacklevel=2)
+        return status
 
     def extend(self, program: Program) -> None:
         """Go on with a program that begins with what has run so far: what follows may be written step by step.
@@ -256,7 +262,7 @@ class Machine(Reading, Access, Saving):
             KeyError: when there is no such VMA.
             MachineError: for a mask with other orders.
         """
-        return -self._core.set_orders(vma_id(vma), _orders(mask))
+        return -self._core.set_orders(vma_id(vma), order_mask(mask))
 
     def split(self, vma: int) -> None:
         """Split the large folios that a VMA maps, as the deferred-split shrinker does (extension E2).
@@ -277,17 +283,13 @@ class Machine(Reading, Access, Saving):
         """
         return -self._core.madvise(vma_id(vma), layout.ADVICE[one_of("advice", advice, layout.ADVICE)])
 
-    def collapse(self, vma: int) -> int:
-        """Collapse the VMA's whole 2M blocks into huge pages (MADV_COLLAPSE, R44); returns the errno."""
-        return self.madvise(vma, "collapse")
-
     def set_default_orders(self, mask: int) -> None:
         """Set the orders of VMAs that have no mask of their own.
 
         Raises:
             MachineError: for a mask with other orders than `set_orders` takes.
         """
-        self._core.set_default_orders(_orders(mask))
+        self._core.set_default_orders(order_mask(mask))
 
     def set_thp(self, order: int, mode: str) -> None:
         """Set a size's sysfs control to never, madvise, always or inherit.

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thp_env.machine import layout
-from thp_env.machine.arguments import milliseconds, one_of, up_to, whole
+from thp_env.machine.arguments import milliseconds, one_of, order_mask, up_to, whole
 from thp_env.machine.config import MachineError
-from thp_env.machine.records import BLOCK_DTYPE, HOLE_DTYPE, SIZE_DTYPE, WALK_DTYPE, Verb
+from thp_env.machine.records import BLOCK_DTYPE, HOLE_DTYPE, SIZE_DTYPE, WALK_DTYPE, Verb, Vma
+
+if TYPE_CHECKING:
+    from thp_env.traces.program import Program
 
 
 class Access:
     """A part of `Machine`."""
 
     _core: Any
+    program: Program
 
     def set(self, name: str, value: int) -> None:
         """Write one of `layout.SETTINGS`, as the trace program's `set` does.
@@ -56,6 +61,70 @@ class Access:
             return -self._core.decide_range(number, begin, last, verb_number, of)
         except (ValueError, IndexError) as error:
             raise MachineError(f"cannot decide about {begin:#x} to {last:#x}: {error}") from None
+
+    def collapse(self, vma: int, order: int = layout.PMD_ORDER) -> int:
+        """Collapse the VMA's whole blocks of a size into one folio each; returns the errno.
+
+        2M: MADV_COLLAPSE (R44). Smaller sizes, as DAMON's collapse action takes one (posted in July 2026): blocks that
+        are not empty, of which nothing is swapped or shared.
+
+        Raises:
+            KeyError: when there is no such VMA.
+            MachineError: when there is no such order.
+        """
+        number, of = whole("vma", vma, most=layout.NIL), whole("order", order, layout.ORDERS[0], layout.ORDERS[-1])
+        found = [v for v in (Vma(*row) for row in self._core.vmas()) if v.id == number]
+        if not found:
+            raise KeyError(f"no VMA with id {number}")
+        return -self._core.collapse(found[0].mm, found[0].start, found[0].end, of)
+
+    def process_madvise(
+        self, process: str, ranges: Iterable[tuple[int, int]], advice: str, *, caller: str = "", orders: int = 0
+    ) -> int:
+        """Advise memory of another process, range after range, up to the first that fails (process_madvise(2), R48).
+
+        Args:
+            process: whose memory.
+            ranges: (address, bytes) of each.
+            advice: of another process Linux takes "cold", "pageout", "willneed" and "collapse"; the kernel's switch
+                `remote_hints` adds "hugepage" and "nohugepage".
+            caller: the process that calls; the program's first one if not given.
+            orders: with "hugepage" and `remote_hints`: the set of sizes that the ranges may use, bit o for order o.
+
+        Returns:
+            Bytes of the ranges that succeeded or, when the first did not, the negative errno: -3 (ESRCH) for a process
+            that has ended, -1 (EPERM) when the caller has dropped CAP_SYS_NICE, -22 (EINVAL) for other advice.
+
+        Raises:
+            MachineError: for a process that the program does not have, or unknown advice or sizes.
+        """
+        names = self.program.processes
+        own, other = (names.index(one_of("process", name, names)) for name in (caller or names[0], process))
+        number = layout.ADVICE[one_of("advice", advice, layout.ADVICE)]
+        vector = [whole("ranges", value) for start, length in ranges for value in (start, length)]
+        return self._core.process_madvise(own, other, np.array(vector, np.uint64), number, order_mask(orders))
+
+    def read_blocks(self, mm: int, start: int, end: int, *, clear: bool = True) -> np.ndarray:
+        """Read which 64K blocks of a range were accessed or written, below the size of their folios.
+
+        A block that arm64 folds has one accessed and one dirty bit, and costs one reading, as does a 2M block that a
+        PMD maps, all of whose blocks look alike; else all 16 entries are read. What stays in the TLB looks idle until
+        it is flushed.
+
+        Args:
+            mm: the address space.
+            start: first address.
+            end: the address after the last.
+            clear: also clear the accessed bits; dirty bits stay.
+
+        Returns:
+            uint8 for each aligned 64K from that of `start` on: `YOUNG_MAPPED`, `YOUNG_ACCESSED`, `YOUNG_DIRTY`,
+            `YOUNG_CONT` (folded), `YOUNG_PMD`, `YOUNG_ZERO_PAGE`, each if it holds for any page.
+
+        Raises:
+            MachineError: when there is no such range.
+        """
+        return self._read_range(lambda *where: self._core.read_blocks(*where, bool(clear)), mm, start, end, np.uint8)
 
     def test_and_clear_young(self, mm: int, addresses: np.ndarray) -> np.ndarray:
         """Read the entries that map addresses and clear their accessed bits; this costs simulated time.

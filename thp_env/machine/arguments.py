@@ -6,6 +6,7 @@ import operator
 from collections.abc import Collection
 from typing import Any
 
+from thp_env.machine import layout
 from thp_env.machine.config import MachineError
 
 NEVER = (1 << 64) - 1
@@ -34,6 +35,17 @@ def up_to(name: str, value: Any) -> int:
         MachineError: naming the argument, for anything else.
     """
     return min(whole(name, value, most=1 << 1024), NEVER)
+
+
+def order_mask(mask: Any) -> int:
+    """Return a mask of orders.
+
+    Raises:
+        MachineError: when it has unknown ones.
+    """
+    if (number := whole("mask", mask)) & ~layout.ORDERS_ALL:
+        raise MachineError(f"mask is {number:#x}: it has a bit for each of the orders 0 and 2 to {layout.PMD_ORDER}")
+    return number
 
 
 def one_of(name: str, value: Any, there_are: Collection[str]) -> str:

@@ -235,6 +235,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              }))
         .def_prop_ro("clock", reading([](core_machine &c) { return c.m->h->clock; }))
         .def_prop_ro("error", reading([](core_machine &c) { return c.m->h->at.error; }))
+        .def_prop_ro("warned", reading([](core_machine &c) { return c.m->h->warned; }))
         .def_prop_ro("state_bytes", reading([](core_machine &c) { return c.m->used_bytes(); }))
         .def("counters", reading([](core_machine &c) {
                  const header &h = *c.m->h;

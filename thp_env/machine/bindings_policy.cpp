@@ -1,7 +1,10 @@
 // What a policy reads and does beside its decisions.
 #include "batch.hpp"
 #include "bindings.hpp"
+#include "kernel/contpte.hpp"
+#include "kernel/khugepaged.hpp"
 #include "kernel/page_idle.hpp"
+#include "kernel/process_madvise.hpp"
 #include "occupancy.hpp"
 
 namespace nb = nanobind;
@@ -58,6 +61,33 @@ void bind_policy(nb::class_<core_machine> &machines) {
         .def("blocks_with_holes", reading([](core_machine &c, u32 mm, u64 start, u64 end) {
                  const auto out = blocks_with_holes(*c.m, mm, start, checked_range(c, mm, start, end));
                  return as_bytes(out.data(), out.size());
+             }))
+        .def("process_madvise", changing([](core_machine &c, u32 caller, u32 target,
+                                            const addresses_array &ranges, u64 advice, u32 orders) {
+                 const auto mm_of = [&](u32 process) {
+                     if (process >= c.m->h->tables[TABLE_processes].used)
+                         throw nb::index_error("no such process");
+                     return c.m->processes[process];
+                 };
+                 std::vector<address_range> vector(ranges.shape(0) / 2);
+                 for (size_t i = 0; i < vector.size(); ++i)
+                     vector[i] = {ranges.data()[2 * i], ranges.data()[2 * i + 1]};
+                 const u32 own = mm_of(caller), other = mm_of(target);
+                 if (own == NIL) throw machine_error("the caller has ended");
+                 c.m->spend(TIME_syscall, c.m->cost().syscall);
+                 return process_madvise(*c.m, own, other, vector.data(), vector.size(), advice, orders);
+             }))
+        .def("collapse", changing([](core_machine &c, u32 mm, u64 start, u64 end, u32 order) {
+                 if (order < 2 || order > PMD_ORDER) throw machine_error("orders are 2 to 9");
+                 c.m->spend(TIME_syscall, c.m->cost().syscall);
+                 return collapse_range(*c.m, mm, start, checked_range(c, mm, start, end), order);
+             }))
+        .def("read_blocks", changing([](core_machine &c, u32 mm, u64 start, u64 end, bool clear) {
+                 if ((checked_range(c, mm, start, end) - start) >> PAGE_SHIFT > MAX_PAGEMAP)
+                     throw machine_error("at most 64 GiB of addresses at once");
+                 std::vector<u8> bits((end - start + CONT_PTE_SIZE - 1) / CONT_PTE_SIZE);
+                 read_blocks(*c.m, mm, start, bits.size(), clear, bits.data());
+                 return as_bytes(bits.data(), bits.size());
              }))
         .def("sample_walks",
              changing([](core_machine &c, u64 period) { c.m->h->policy.walk_period = period; }))

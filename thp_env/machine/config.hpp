@@ -7,35 +7,41 @@ namespace thp {
 
 // Simulated durations in picoseconds. clock.py gives each its value and source.
 #define THP_CLOCK(X)                                                                                         \
-    X(cycle)           /* one cycle of the core */                                                           \
-    X(fault)           /* exception, VMA lookup, page-table walk, allocation, return */                      \
-    X(fault_zero_page) /* a read fault that maps the zero page */                                            \
-    X(fault_reuse)     /* a write fault that only makes a page writable */                                   \
-    X(zero_page)       /* zeroing one 4K page of a new folio */                                              \
-    X(copy_page)       /* copying one 4K page */                                                             \
-    X(syscall)         /* entry, exit and VMA work of one memory system call */                              \
-    X(split_vma)       /* splitting or merging a VMA */                                                      \
-    X(zap_pte)         /* unmapping one PTE */                                                               \
-    X(zap_folio)       /* rmap, accounting and freeing for one batch of PTEs of a folio */                   \
-    X(zap_pmd)         /* unmapping one PMD-mapped folio */                                                  \
-    X(split_pmd)       /* turning a PMD mapping into 512 PTEs */                                             \
-    X(split_folio)     /* splitting a folio: the part that does not depend on its size */                    \
-    X(split_page)      /* ... and per page of it */                                                          \
-    X(change_pte)      /* mprotect, mremap: per PTE */                                                       \
-    X(flush_one)       /* invalidating one TLB entry */                                                      \
-    X(flush_all)       /* invalidating an address space */                                                   \
-    X(shootdown)       /* interrupting one other CPU that runs the process */                                \
-    X(fork)            /* copying an empty address space */                                                  \
-    X(fork_pte)        /* sharing one PTE with a child */                                                    \
-    X(fork_folio)      /* ... and per batch of PTEs of a folio */                                            \
-    X(fork_pmd)        /* sharing one PMD */                                                                 \
-    X(swap_out_page)   /* compressing one page to zram */                                                    \
-    X(swap_in_page)    /* decompressing one page */                                                          \
-    X(scan_pte)        /* reading and clearing one accessed bit */                                           \
-    X(contpte_convert) /* clearing and rewriting the 16 PTEs of a contpte block */                           \
-    X(migrate_page)    /* moving one 4K page to another frame */                                             \
-    X(compact_scan)    /* looking at one page for compaction */                                              \
-    X(pmu_sample)      /* taking one sample of a page walk */
+    X(cycle)            /* one cycle of the core */                                                          \
+    X(fault)            /* exception, VMA lookup, page-table walk, allocation, return */                     \
+    X(fault_zero_page)  /* a read fault that maps the zero page */                                           \
+    X(fault_reuse)      /* a write fault that only makes a page writable */                                  \
+    X(zero_page)        /* zeroing one 4K page of a new folio */                                             \
+    X(copy_page)        /* copying one 4K page */                                                            \
+    X(syscall)          /* entry, exit and VMA work of one memory system call */                             \
+    X(split_vma)        /* splitting or merging a VMA */                                                     \
+    X(zap_pte)          /* unmapping one PTE */                                                              \
+    X(zap_folio)        /* rmap, accounting and freeing for one batch of PTEs of a folio */                  \
+    X(zap_pmd)          /* unmapping one PMD-mapped folio */                                                 \
+    X(split_pmd)        /* turning a PMD mapping into 512 PTEs */                                            \
+    X(split_folio)      /* splitting a folio: the part that does not depend on its size */                   \
+    X(split_page)       /* ... and per page of it */                                                         \
+    X(change_pte)       /* mprotect, mremap: per PTE */                                                      \
+    X(flush_one)        /* invalidating one TLB entry */                                                     \
+    X(flush_all)        /* invalidating an address space */                                                  \
+    X(shootdown)        /* interrupting one other CPU that runs the process */                               \
+    X(fork)             /* copying an empty address space */                                                 \
+    X(fork_pte)         /* sharing one PTE with a child */                                                   \
+    X(fork_folio)       /* ... and per batch of PTEs of a folio */                                           \
+    X(fork_pmd)         /* sharing one PMD */                                                                \
+    X(swap_out_page)    /* compressing one page to zram: the part that does not depend on its content */     \
+    X(swap_out_percent) /* ... and per percent of a page that it compresses to */                            \
+    X(swap_out_incompressible) /* trying to compress one page, and keeping it as it is */                    \
+    X(swap_in_page)            /* decompressing one page */                                                  \
+    X(swap_in_percent)         /* ... and per percent of a page */                                           \
+    X(swap_in_incompressible)  /* copying one page back */                                                   \
+    X(collapse)                /* collapse: what does not depend on the pages */                             \
+    X(collapse_folio)          /* ... isolating one folio that is replaced */                                \
+    X(scan_pte)                /* reading and clearing one accessed bit */                                   \
+    X(contpte_convert)         /* clearing and rewriting the 16 PTEs of a contpte block */                   \
+    X(migrate_page)            /* moving one 4K page to another frame */                                     \
+    X(compact_scan)            /* looking at one page for compaction */                                      \
+    X(pmu_sample)              /* taking one sample of a page walk */
 
 struct clock_table {
 #define X(name) u64 name;

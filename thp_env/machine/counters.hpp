@@ -123,7 +123,9 @@ namespace thp {
     X(pageblock_claimed)                                                                                     \
     X(pageblock_stolen_from)                                                                                 \
     /* Pages that the rest of the system holds (pollute, fragment), now. */                                  \
-    X(nr_held)
+    X(nr_held)                                                                                               \
+    /* Pages that hold compressed ones (zram), now; part of nr_resident. */                                  \
+    X(nr_zspages)
 
 // Where simulated time goes (picoseconds). They add up to the clock.
 #define THP_TIMES(X)                                                                                         \

@@ -16,7 +16,9 @@ namespace thp {
     X(swapin_whole)     /* a folio comes back from swap as large as it went */                               \
     X(reclaim_whole)    /* 64K folios have an LRU of their own and are never split by reclaim */             \
     X(pool_64k)         /* a reserve of 64K folios */                                                        \
-    X(collapse_mthp)    /* khugepaged collapses to smaller sizes, too */
+    X(collapse_mthp)    /* khugepaged collapses to smaller sizes, too */                                     \
+    X(zero_cow)         /* a write to a zero page gets the folio that it would have got without the read */  \
+    X(remote_hints)     /* process_madvise sets MADV_HUGEPAGE and a set of sizes for another process */
 
 enum kernel_feature : u32 {
 #define X(name) FEATURE_##name,

@@ -1,5 +1,6 @@
 #include "frame_census.hpp"
 #include "kernel/buddy.hpp"
+#include "kernel/zsmalloc.hpp"
 
 namespace thp {
 
@@ -61,6 +62,32 @@ void frame_census::held() {
         ++n;
     }
     expect_equal(m.h->vm[VM_nr_held], n, "nr_held");
+}
+
+void frame_census::zspages() {
+    u64 objects[NR_ZS_CLASSES] = {}, all = 0;
+    for (u32 slot = 0; slot < m.h->tables[TABLE_swap].used; ++slot)
+        if (m.swap[slot].stored) ++objects[ZS_POOL.of_content[m.swap[slot].stored]];
+    for (u32 cls = 0; cls < NR_ZS_CLASSES; ++cls) {
+        const zs_class &c = m.h->zs[cls];
+        const size_class &sizes = ZS_POOL.classes[cls];
+        const u64 zspages = (objects[cls] + sizes.objs_per_zspage - 1) / sizes.objs_per_zspage;
+        const std::string of = " of size class " + std::to_string(sizes.size);
+        expect_equal(c.objects, objects[cls], "objects" + of);
+        expect_equal(c.pages, zspages * sizes.pages_per_zspage, "pages" + of);
+        u32 n = 0, before = NIL;
+        for (u32 pfn = c.head; pfn != NIL && n <= c.pages; pfn = m.pages[pfn].next, ++n) {
+            if (pfn >= owner.size()) return expect(false, "zspage beyond memory", pfn);
+            const page &p = m.pages[pfn];
+            expect(p.flags == PG_zsmalloc && p.index == cls && p.prev == before, "list of zspages broken",
+                   pfn);
+            own(pfn, 1, OWNER_HELD);
+            before = pfn;
+        }
+        expect_equal(c.pages, n, "listed pages" + of);
+        all += n;
+    }
+    expect_equal(m.h->vm[VM_nr_zspages], all, "nr_zspages");
 }
 
 } // namespace thp

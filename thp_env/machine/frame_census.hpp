@@ -17,6 +17,8 @@ struct frame_census : report {
     void free_lists();
     // Frames of the rest of the system (pollute, fragment).
     void held();
+    // Frames that hold compressed pages, against the slots that they belong to.
+    void zspages();
 
   private:
     void free_list(u32 order, u32 type);

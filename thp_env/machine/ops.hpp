@@ -37,7 +37,11 @@ namespace thp {
     X(drain, "")                                                                                             \
     X(pollute, "a=share of 2^16")                                                                            \
     X(fragment, "a=order b=index in thousandths")                                                            \
-    X(compact, "")
+    X(compact, "")                                                                                           \
+    X(iovec, "region offset length")                                                                         \
+    X(process_madvise, "a=advice b=ranges: the operations before it c=orders aux=process")                   \
+    X(capdrop, "")                                                                                           \
+    X(collapse, "region offset length a=order")
 
 enum op_code : u16 {
 #define X(name, fields) OP_##name,

@@ -27,6 +27,7 @@ enum page_flags : u32 {
     PG_double_map = 1U << 21,
     PG_slab = 1U << 17,      // held by the rest of the kernel, which uses it in place: cannot move
     PG_filecache = 1U << 18, // held by somebody else's page cache: can move
+    PG_zsmalloc = 1U << 22,  // part of a zspage, which holds compressed pages: can move
 };
 
 // struct page and struct folio in one. Fields below the line mean something in the head page only.

@@ -177,6 +177,8 @@ struct interpreter {
         case OP_compute:
             m.spend(TIME_compute, op.a);
             break;
+        case OP_iovec: // a range for the process_madvise that follows
+            break;
         default: {
             const int error = system_call(m, p, op, mm, until);
             if (error == -ENEEDORDER) return STEP_NEED_ORDER;

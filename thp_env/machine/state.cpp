@@ -173,6 +173,7 @@ machine::machine(const machine_config &config, const program_size &program) {
     h->current_mm = NIL;
     h->charged = NIL;
     for (lru_list &list : h->lru) list = {NIL, NIL, 0};
+    for (zs_class &cls : h->zs) cls.head = NIL;
     h->thp_defrag = DEFRAG_MADVISE;
     h->swappiness = 60;
     h->memcg_max = ~0ULL;

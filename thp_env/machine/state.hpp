@@ -61,7 +61,7 @@ struct mm_struct {
     u32 thp_disable;                   // 0, 1, or 2: PR_THP_DISABLE_EXCEPT_ADVISED
     u32 huge_zero;                     // holds a reference to the huge zero folio
     u32 map_count, next_free;
-    u32 khugepaged, reserved; // on khugepaged's list
+    u32 khugepaged, no_sys_nice; // on khugepaged's list; without CAP_SYS_NICE
 };
 
 // VMAs are listed under the root of a family of processes, so that one list finds every mapping of a folio.
@@ -76,10 +76,11 @@ struct region {
 };
 
 struct swap_slot {
-    u16 count;                            // page-table entries that refer to it
-    u8 content, zeromap, taken, spare[3]; // taken: allocated, but no entry refers to it yet
-    u32 cached;                           // 1 + the page in the swap cache; 0: none
-    u32 evicted;                          // the shadow entry: what workingset.cpp notes
+    u16 count;                          // page-table entries that refer to it
+    u8 content, zeromap, taken, stored; // taken: allocated, but no entry refers to it yet
+    u8 spare[2];                        // stored: the content class of what zram keeps for it; 0: no memory
+    u32 cached;                         // 1 + the page in the swap cache; 0: none
+    u32 evicted;                        // the shadow entry: what workingset.cpp notes
 };
 
 constexpr u32 SWAPFILE_CLUSTER = 512;    // slots
@@ -89,6 +90,12 @@ struct swap_cluster {
     u16 count;
     u8 order, list;
     u32 next, prev;
+};
+
+constexpr u32 NR_ZS_CLASSES = 119; // see zsmalloc.hpp
+
+struct zs_class {
+    u32 objects, pages, head, reserved;
 };
 
 constexpr u32 NR_CLUSTER_LISTS = 2 + 2 * (PMD_ORDER + 1); // see swap.cpp
@@ -132,6 +139,8 @@ struct pin {
 enum order_interface : u32 { ORDERS_NOT_ASKED, ORDERS_BPF, ORDERS_BY_ADDRESS, NR_ORDER_INTERFACES };
 // include/linux/huge_mm.h, as the proposal extends it: for whom.
 enum tva_type : u32 { TVA_PAGEFAULT, TVA_KHUGEPAGED, TVA_SWAP_PAGEFAULT, NR_TVA_TYPES };
+// pr_warn_once: reasons, a bit each.
+enum warn_once : u32 { WARN_mthp_max_ptes_none = 1U << 0 };
 enum order_state : u32 { ORDER_IDLE, ORDER_ASKED, ORDER_ANSWERED };
 
 // What the machine waits for: nothing of the fault has happened yet.
@@ -214,11 +223,12 @@ struct header {
     u32 thp_enabled, use_zero_page, shrink_underused, max_ptes_none, max_ptes_shared, max_ptes_swap;
     u32 thp_mode[PMD_ORDER + 1];
     u32 thp_defrag, swappiness;
-    u32 khugepaged_defrag, reserved_settings;
-    u32 lru_batches, in_reclaim; // whether folios wait in batches; PF_MEMALLOC
+    u32 khugepaged_defrag, warned; // warned: what the kernel has warned of once, a bit each
+    u32 lru_batches, in_reclaim;   // whether folios wait in batches; PF_MEMALLOC
     // Swap and the LRU.
     u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
     u32 cluster_lists[NR_CLUSTER_LISTS], cluster_tails[NR_CLUSTER_LISTS];
+    zs_class zs[NR_ZS_CLASSES];
     lru_list lru[NR_LRU_LISTS];
     folio_batch lru_adds, lru_lazyfrees;
     lruvec_state lru_stats;         // what statistics of the LRU say: as of the last flush (memcontrol.cpp)

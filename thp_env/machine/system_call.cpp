@@ -1,4 +1,5 @@
 #include "system_call.hpp"
+#include "hints.hpp"
 #include "kernel/compaction.hpp"
 #include "kernel/filemap.hpp"
 #include "kernel/fork.hpp"
@@ -171,7 +172,7 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
         return 0;
     }
     default:
-        return -ENOSYS;
+        return hint_call(m, p, op, mm);
     }
 }
 

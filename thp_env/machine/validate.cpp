@@ -151,7 +151,7 @@ struct scan : frame_census {
     }
 
     void folios() {
-        u64 resident = 0, files = 0, untouched = 0, unmapped = 0;
+        u64 resident = m.h->vm[VM_nr_zspages], files = 0, untouched = 0, unmapped = 0;
         u64 of_order[PMD_ORDER + 1] = {}, partially[PMD_ORDER + 1] = {};
         for (u32 pfn = 0; pfn < owner.size();) {
             const page &p = m.pages[pfn];
@@ -306,8 +306,9 @@ std::string validate(machine &m) {
     if (std::string broken = validate_bounds(m); !broken.empty()) return broken;
     scan s(m);
     void (scan::*const parts[])() = {
-        &scan::vmas,   &scan::free_lists, &scan::held,         &scan::kept,    &scan::page_tables,
-        &scan::folios, &scan::swap_slots, &scan::translations, &scan::answers, &scan::clock,
+        &scan::vmas,         &scan::free_lists,  &scan::held,   &scan::zspages,
+        &scan::kept,         &scan::page_tables, &scan::folios, &scan::swap_slots,
+        &scan::translations, &scan::answers,     &scan::clock,
     };
     for (const auto part : parts) { // each relies on those before
         (s.*part)();

@@ -19,7 +19,7 @@ struct swap_scan : report {
         for (u32 i = 0; i < used && broken.empty(); ++i) {
             const swap_slot &s = m.swap[i];
             const u32 frames = m.h->tables[TABLE_pages].used;
-            expect(s.cached <= frames && s.content <= 100 && !s.taken, "swap slot", i);
+            expect(s.cached <= frames && s.content <= 100 && s.stored <= 100 && !s.taken, "swap slot", i);
             if (!s.cached || !broken.empty()) continue;
             const page &cached = m.pages[s.cached - 1];
             expect((cached.flags & PG_swapcache) && cached.swap == i, "swap cache without its page", i);

@@ -12,14 +12,14 @@ import numpy as np
 
 from thp_env.machine import layout
 from thp_env.traces.distributions import alias_table
+from thp_env.traces.hints import HintWriter
 from thp_env.traces.intervals import Intervals
 from thp_env.traces.program import ACCESS_DTYPE, ProgramError, UnknownOperationError
-from thp_env.traces.writer import ProgramWriter
 
 WEIGHT_MAX = (1 << 32) - 1
 
 
-class ProgramBuilder(ProgramWriter):
+class ProgramBuilder(HintWriter):
     """Writes a `Program`.
 
     All lengths and offsets are bytes. `content` is what a write leaves in a page: 0 = all zero, 1-99 = it
@@ -131,13 +131,6 @@ class ProgramBuilder(ProgramWriter):
         if length:
             self._intervals(number).add(0, length)
         self._size[number] = max(self._size[number], length)
-
-    def advise(self, region: str, offset: int, length: int, advice: str) -> None:
-        """Call madvise: "hugepage", "nohugepage", "dontneed", "populate_write", ... (`layout.ADVICE`)."""
-        if advice not in layout.ADVICE:
-            raise UnknownOperationError(f"unknown advice {advice}")
-        number, offset, length = self._range(region, offset, length)
-        self._emit("advise", number, offset, length, layout.ADVICE[advice])
 
     def mlock(self, region: str, offset: int, length: int) -> None:
         """Lock a range into memory."""
@@ -308,10 +301,6 @@ class ProgramBuilder(ProgramWriter):
         """Limit memory in folios to `length` bytes (memory.max), reclaiming what is too much; EBUSY if it cannot."""
         self._emit("limit", length=self._pages(length))
 
-    def prctl(self, disable: int, flags: int = 0) -> None:
-        """prctl(PR_SET_THP_DISABLE, disable, flags)."""
-        self._emit("prctl", a=disable, b=flags)
-
     def shrink(self) -> None:
         """Run the deferred-split shrinker."""
         self._emit("shrink")
@@ -384,13 +373,3 @@ class ProgramBuilder(ProgramWriter):
         if process not in self._processes:
             raise ProgramError(f"unknown process {process}")
         self._emit("exit", aux=self._processes[process])
-
-    def orders(self, region: str, offset: int, length: int, mask: int) -> None:
-        """Set the folio orders that the range may use (extension E1); 0 = no mask of its own."""
-        if mask & ~layout.ORDERS_ALL:
-            raise ProgramError(f"mask {mask:#x} names orders that do not exist")
-        self._emit("orders", *self._range(region, offset, length), mask)
-
-    def split(self, region: str, offset: int, length: int) -> None:
-        """Split the range's large folios as the deferred-split shrinker does (extension E2)."""
-        self._emit("split", *self._range(region, offset, length))

@@ -104,6 +104,7 @@ NAMED: dict[str, Callable[[str], Any]] = {
     "center": float,
     "sigma": float,
     "scatter": lambda t: bool(int(t)),
+    "orders": lambda t: int(t, 0),
 }
 
 # Operation: (builder method, how its positional words are read, how many of them must be there).
@@ -139,6 +140,10 @@ FORMS: dict[str, tuple[str, tuple[Callable[[str], Any], ...], int]] = {
     "unpin": ("unpin", (), 0),
     "orders": ("orders", (str, number, number, lambda t: int(t, 0)), 4),
     "split": ("split", (str, number, number), 3),
+    "iovec": ("iovec", (str, number, number), 3),
+    "process_madvise": ("process_madvise", (str, str), 2),
+    "capdrop": ("capdrop", (str,), 1),
+    "collapse": ("collapse", (str, number, number, int), 4),
 }
 
 
@@ -287,7 +292,7 @@ def _format(program: Program, op: np.void) -> str:
         case "mprotect":
             return f"mprotect {where} {prot[a]}"
         case "advise":
-            return f"advise {where} {next(k for k, v in layout.ADVICE.items() if v == a)}"
+            return f"advise {where} {_advice(a)}"
         case "touch":
             content = f" content={c}" if layout.TOUCH[b] in ("write", "read") else ""
             return f"{layout.TOUCH[b]} {where} {a}{content}"
@@ -320,6 +325,13 @@ def _format(program: Program, op: np.void) -> str:
             return f"exit {program.processes[op['aux']]}"
         case "orders":
             return f"orders {where} {a:#x}"
+        case "process_madvise":
+            mask = f" orders={c:#x}" if c else ""
+            return f"process_madvise {program.processes[op['aux']]} {_advice(a)}{mask}"
+        case "capdrop":
+            return "capdrop sys_nice"
+        case "collapse":
+            return f"collapse {where} {4 << a}"
         case "khugepaged":
             return f"khugepaged {a}"
         case "pollute":
@@ -333,6 +345,10 @@ def _format(program: Program, op: np.void) -> str:
         case "shrink" | "unpin" | "reclaim" | "swapoff" | "drain" | "compact":
             return name
     return f"{name} {where}"
+
+
+def _advice(code: int) -> str:
+    return next(name for name, value in layout.ADVICE.items() if value == code)
 
 
 def _format_place(program: Program, place: int, a: int, b: int, aux: int) -> str:

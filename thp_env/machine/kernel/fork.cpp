@@ -146,6 +146,7 @@ u32 dup_mm(machine &m, u32 mm) {
     m.mms[child].brk = parent.brk;
     m.mms[child].thp_disable = parent.thp_disable;
     m.mms[child].khugepaged = parent.khugepaged;
+    m.mms[child].no_sys_nice = parent.no_sys_nice;
     bool copied = true;
     for (u32 v = find_vma(m, mm, 0); v != NIL && copied; v = vma_next(m, v)) {
         const vm_area_struct old = m.vmas[v];

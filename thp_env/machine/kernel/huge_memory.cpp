@@ -117,7 +117,7 @@ u32 thp_vma_suitable_orders(const vm_area_struct &vma, u64 address, u32 orders) 
 vm_fault do_huge_pmd_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
     if (!thp_vma_suitable_orders(m.vmas[vma], address, 1U << PMD_ORDER)) return FAULT_FALLBACK;
     if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
-    khugepaged_enter_vma(m, vma);
+    khugepaged_enter_vma(m, vma, m.vmas[vma].vm_flags);
     if (!write && m.h->use_zero_page) { // R9
         if (!mm_get_huge_zero_folio(m, m.vmas[vma].vm_mm)) {
             m.count(VM_thp_fault_fallback);

@@ -110,7 +110,8 @@ bool thp_fault_asks(machine &m, const vm_area_struct &vma, u64 address, bool wri
                ask(m, vma, address, TVA_SWAP_PAGEFAULT, allowed & ~huge);
     }
     const u32 nr = 1U << std::countr_zero(orders); // R4: where a larger block is empty this one is too
-    const bool fits = write && orders != huge && pte_range_none(pte - pte_index(address) % nr, nr);
+    const bool fits = write && orders != huge &&
+                      pte_range_replaceable(pte - pte_index(address) % nr, nr, grows_at_cow(m, *pte));
     return fits && ask(m, vma, address, TVA_PAGEFAULT, allowed);
 }
 

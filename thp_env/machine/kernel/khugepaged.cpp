@@ -4,6 +4,7 @@
 #include "huge_memory.hpp"
 #include "huge_memory_bpf.hpp"
 #include "lru.hpp"
+#include "madvise.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
 #include "page_alloc.hpp"
@@ -96,10 +97,12 @@ bool swap_in(machine &m, u32 vma, u64 start, u64 *pte) {
 
 // __collapse_huge_page_copy: the old pages go in batches, so that whole folios are not queued for splitting.
 void copy_and_release(machine &m, u32 mm, u64 start, u64 *pte, u32 count, u32 to) {
+    m.spend(TIME_copying, m.cost().collapse);
     for (u32 i = 0; i < count;) {
         const u64 at = start + (u64{i} << PAGE_SHIFT);
-        if (pte_none(pte[i]) || (pte[i] & PTE_SPECIAL)) {
+        if (pte_none(pte[i]) || (pte[i] & PTE_SPECIAL)) { // clear_user_highpage
             clear_full_ptes(m, mm, at, pte + i++, 1);
+            m.spend(TIME_zeroing, m.cost().zero_page);
             continue;
         }
         const u32 pfn = pte_pfn(pte[i]), head = page_head(m, pfn);
@@ -107,7 +110,8 @@ void copy_and_release(machine &m, u32 mm, u64 start, u64 *pte, u32 count, u32 to
         std::copy_n(m.contents + pfn, nr, m.contents + to + i);
         unmap_folio_ptes(m, mm, at, pte + i, nr);
         free_swap_cache(m, head);
-        m.spend(TIME_copying, m.cost().copy_page * nr);
+        m.spend(TIME_copying, m.cost().copy_page * nr + m.cost().collapse_folio);
+        m.spend(TIME_unmapping, m.cost().zap_folio + m.cost().zap_pte * nr);
         i += nr;
     }
     const auto touched = std::count_if(m.contents + to, m.contents + to + count,
@@ -146,7 +150,7 @@ scan_result collapse_huge_page(machine &m, u32 vma, u64 start, u64 *pmd, u32 unm
 }
 
 // __collapse_huge_page_isolate below 2M: nothing swapped, nothing shared.
-scan_result isolate_ptes(machine &m, u64 *pte, u32 order, u32 max_ptes_none) {
+scan_result isolate_ptes(machine &m, u64 *pte, u32 order, u32 max_ptes_none, bool khugepaged) {
     u32 none = 0, referenced = 0;
     const auto exceed = [&](mthp_stat stat) {
         m.count(stat, order);
@@ -165,16 +169,18 @@ scan_result isolate_ptes(machine &m, u64 *pte, u32 order, u32 max_ptes_none) {
         if (m.pages[head].refcount != static_cast<i32>(references(m, head))) return PAGE_COUNT;
         referenced += in_use(m, head, pte + i);
     }
-    return referenced ? SUCCEED : LACK_REFERENCED;
+    return referenced || !khugepaged ? SUCCEED : LACK_REFERENCED;
 }
 
-scan_result collapse_mthp_page(machine &m, u32 vma, u64 start, u64 *pte, u32 order, u32 max_ptes_none) {
+scan_result collapse_mthp_page(machine &m, u32 vma, u64 start, u64 *pte, u32 order, u32 max_ptes_none,
+                               bool khugepaged) {
     const u32 mm = m.vmas[vma].vm_mm, nr = 1U << order;
     bool charge_failed = false;
-    const u32 head = folio_alloc_charged(m, order, alloc_hugepage_gfpmask(m, true), &charge_failed);
+    const u32 head = folio_alloc_charged(m, order, alloc_hugepage_gfpmask(m, khugepaged), &charge_failed);
     m.count(head == NIL && !charge_failed ? MTHP_collapse_alloc_failed : MTHP_collapse_alloc, order);
     if (head == NIL) return charge_failed ? CHARGE_FAIL : ALLOC_FAIL;
-    if (const scan_result result = isolate_ptes(m, pte, order, max_ptes_none); result != SUCCEED) {
+    if (const scan_result result = isolate_ptes(m, pte, order, max_ptes_none, khugepaged);
+        result != SUCCEED) {
         folio_put(m, head, 1);
         return result;
     }
@@ -185,23 +191,27 @@ scan_result collapse_mthp_page(machine &m, u32 vma, u64 start, u64 *pte, u32 ord
     return SUCCEED;
 }
 
-// Below 2M only the two ends of max_ptes_none are meaningful: nothing empty, or anything; else no collapse.
-bool collapse_max_ptes_none(const machine &m, u32 order, u32 *limit) {
+// Below 2M only the two ends of max_ptes_none mean something: nothing empty, or anything. What lies between
+// counts as 0, with a warning.
+u32 collapse_max_ptes_none(machine &m, u32 order) {
     const u32 setting = m.h->max_ptes_none;
-    *limit = order == PMD_ORDER || setting == 0 ? setting : (1U << order) - 1;
-    return order == PMD_ORDER || setting == 0 || setting == HPAGE_PMD_NR - 1;
+    if (order == PMD_ORDER || setting == 0) return setting;
+    if (setting == HPAGE_PMD_NR - 1) return (1U << order) - 1;
+    m.h->warned |= WARN_mthp_max_ptes_none;
+    return 0;
 }
 
-// mthp_collapse, as merged after 6.18: at each offset the largest allowed size that is occupied enough, else
-// a smaller one.
+// mthp_collapse, as posted in its 19th version, for 7.2: at each offset the largest allowed size that is
+// occupied enough, else a smaller one.
 scan_result mthp_collapse(machine &m, u32 vma, u64 start, u64 *pmd, u32 unmapped, u32 orders) {
     u64 *pte = pte_offset(m, *pmd, start);
     scan_result last = FAIL;
     u32 order = PMD_ORDER;
-    for (u32 offset = 0, limit = 0; offset < HPAGE_PMD_NR;) {
+    for (u32 offset = 0; offset < HPAGE_PMD_NR;) {
         const u32 nr = 1U << order;
         bool advance = false;
-        if ((orders & nr) && collapse_max_ptes_none(m, order, &limit)) {
+        if (orders & nr) {
+            const u32 limit = collapse_max_ptes_none(m, order);
             const auto occupied = std::count_if(pte + offset, pte + offset + nr, [order](u64 entry) {
                 return (pte_present(entry) && !(entry & PTE_SPECIAL)) ||
                        (order == PMD_ORDER && is_swap_pte(entry));
@@ -210,7 +220,7 @@ scan_result mthp_collapse(machine &m, u32 vma, u64 start, u64 *pmd, u32 unmapped
                 const u64 at = start + (u64{offset} << PAGE_SHIFT);
                 const bool pmd_order = order == PMD_ORDER;
                 last = pmd_order ? collapse_huge_page(m, vma, start, pmd, unmapped, true)
-                                 : collapse_mthp_page(m, vma, at, pte + offset, order, limit);
+                                 : collapse_mthp_page(m, vma, at, pte + offset, order, limit, true);
                 if (pmd_order && last == SUCCEED) return SUCCEED;
                 advance = last == SUCCEED || last == PTE_MAPPED;
             }
@@ -258,9 +268,12 @@ int errno_of(scan_result result) {
 
 } // namespace
 
-void khugepaged_enter_vma(machine &m, u32 vma) {
-    const vm_area_struct &v = m.vmas[vma];
-    if (allowable(m, v, false)) m.mms[v.vm_mm].khugepaged = 1;
+void khugepaged_enter_vma(machine &m, u32 vma, u32 vm_flags) {
+    mm_struct &mm = m.mms[m.vmas[vma].vm_mm];
+    if (mm.khugepaged) return;
+    vm_area_struct v = m.vmas[vma];
+    v.vm_flags = vm_flags;
+    mm.khugepaged = allowable(m, v, false);
 }
 
 namespace {
@@ -366,6 +379,43 @@ int madvise_collapse(machine &m, u32 vma, u64 start, u64 end) {
         if (result == ALLOC_FAIL || result == CHARGE_FAIL || result == FAIL || result == EXCEED ||
             result == PMD_NONE)
             break;
+    }
+    return last == SUCCEED ? 0 : errno_of(last);
+}
+
+namespace {
+
+// One aligned block of a size below 2M.
+scan_result collapse_block(machine &m, u32 vma, u64 start, u32 order) {
+    u64 *pmd = pmd_offset(m, m.vmas[vma].vm_mm, start);
+    if (!pmd || pte_none(*pmd)) return SUCCEED;
+    if (pmd_trans_huge(*pmd)) return PMD_MAPPED;
+    const u32 nr = 1U << order;
+    u64 *pte = pte_offset(m, *pmd, start);
+    m.spend(TIME_monitoring, m.cost().scan_pte * nr);
+    const auto there = [](u64 entry) { return pte_present(entry) && !(entry & PTE_SPECIAL); };
+    if (std::none_of(pte, pte + nr, there)) return SUCCEED;
+    return collapse_mthp_page(m, vma, start, pte, order, nr - 1, false);
+}
+
+} // namespace
+
+int collapse_range(machine &m, u32 mm, u64 start, u64 end, u32 order) {
+    if (order == PMD_ORDER) return do_madvise(m, mm, start, end - start, MADV_COLLAPSE);
+    const u64 size = PAGE_SIZE << order;
+    scan_result last = SUCCEED;
+    for (u64 at = align_up(start, size); at + size <= end; at += size) {
+        const u32 v = vma_lookup(m, mm, at);
+        if (v == NIL) return -ENOMEM;
+        const vm_area_struct &vma = m.vmas[v];
+        const bool disabled = m.mms[mm].thp_disable == 1 || (vma.vm_flags & (VM_NOHUGEPAGE | VM_FILE));
+        if (at + size > vma.vm_end) continue;
+        if (disabled) return -EINVAL;
+        if (vma.anon_vma == NIL) continue;
+        const charge_to charged(m, v);
+        const scan_result result = collapse_block(m, v, at, order);
+        if (result != SUCCEED && result != PMD_MAPPED && result != PTE_MAPPED) last = result;
+        if (result == ALLOC_FAIL || result == CHARGE_FAIL) break;
     }
     return last == SUCCEED ? 0 : errno_of(last);
 }

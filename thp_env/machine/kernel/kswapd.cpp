@@ -23,6 +23,14 @@ void balance(machine &m) {
 
 } // namespace
 
+u64 zone_reclaimable_pages(const machine &m) {
+    u64 nr = m.h->lru[LRU_INACTIVE_FILE].nr_pages + m.h->lru[LRU_ACTIVE_FILE].nr_pages;
+    if (m.h->swap_used + 1 >= m.h->swap_slots) return nr; // can_reclaim_anon_pages
+    for (const lru_index list : {LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_CONT, LRU_ACTIVE_CONT})
+        nr += m.h->lru[list].nr_pages;
+    return nr;
+}
+
 void wakeup_kswapd(machine &m, u32 order) {
     zone_struct &z = m.h->zone;
     const bool low = !zone_watermark_ok(m, order, z.watermark[WMARK_LOW]);

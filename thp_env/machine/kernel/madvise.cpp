@@ -38,12 +38,16 @@ int set_vma_flag(machine &m, u32 mm, u64 start, u64 end, u32 flag, bool on) {
 int hugepage_madvise(machine &m, u32 mm, u64 start, u64 end, bool huge) {
     const u32 on = huge ? VM_HUGEPAGE : VM_NOHUGEPAGE;
     constexpr u32 both = VM_HUGEPAGE | VM_NOHUGEPAGE;
+    const auto advised = [&](u32 v) { return (m.vmas[v].vm_flags & ~both) | on; };
+    if (huge) { // R45: also what is advised already, and before VMAs are cut to fit
+        walk_vmas(m, mm, start, end, [&](u32 v, u64, u64) {
+            khugepaged_enter_vma(m, v, advised(v));
+            return 0;
+        });
+    }
     return vma_modify(
         m, mm, start, end, GO_ON, [&](const vm_area_struct &v) { return (v.vm_flags & both) != on; },
-        [&](u32 v) {
-            m.vmas[v].vm_flags = (m.vmas[v].vm_flags & ~both) | on;
-            if (huge) khugepaged_enter_vma(m, v);
-        });
+        [&](u32 v) { m.vmas[v].vm_flags = advised(v); });
 }
 
 // faultin_page_range: missing rights are -EINVAL here, and only here.

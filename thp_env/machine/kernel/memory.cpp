@@ -18,7 +18,8 @@ namespace thp {
 namespace {
 
 // R4: the largest allowed order whose block lies in the VMA and is empty; on failure the next lower one.
-u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u64 *table, u32 *order) {
+u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u64 *table, u32 *order,
+                     bool zero_pages) {
     u32 orders = thp_get_orders(m, vma, address, TVA_PAGEFAULT) & ~(1U << PMD_ORDER);
     orders = thp_vma_suitable_orders(vma, address, orders);
     const u32 index = pte_index(address), gfp = vma_thp_gfp_mask(m, vma);
@@ -26,7 +27,7 @@ u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u
     while (orders) {
         *order = static_cast<u32>(std::bit_width(orders)) - 1;
         const u32 nr = 1U << *order;
-        fits = fits || pte_range_none(table + (index & ~(nr - 1)), nr);
+        fits = fits || pte_range_replaceable(table + (index & ~(nr - 1)), nr, zero_pages);
         if (fits) {
             bool charge_failed = false;
             const u32 head = folio_alloc_charged(m, *order, gfp, &charge_failed);
@@ -38,6 +39,29 @@ u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u
     }
     *order = 0;
     return folio_prealloc(m);
+}
+
+// A write where nothing stands or, with zero_pages, in place of all zero pages of the block (zero_cow: R.
+// Roberts' first RFC, April 2023, "Convert zero page to large folios on write").
+vm_fault map_new_folio(machine &m, u32 vma, u64 address, u64 *pte, bool zero_pages) {
+    if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
+    const vm_area_struct &v = m.vmas[vma];
+    u32 order = 0;
+    const u32 head = alloc_anon_folio(m, v, address, pte - pte_index(address), &order, zero_pages);
+    if (head == NIL) return FAULT_OOM;
+    const u32 nr = 1U << order;
+    const u64 start = align_down(address, PAGE_SIZE << order), end = start + (PAGE_SIZE << order);
+    u64 *first = pte - ((address - start) >> PAGE_SHIFT);
+    m.spend(TIME_fault, m.cost().fault);
+    m.spend(TIME_zeroing, m.cost().zero_page * nr);
+    if (order) m.count(MTHP_anon_fault_alloc, order);
+    for (u64 at = start; zero_pages && at < end; at += PAGE_SIZE)
+        clear_full_ptes(m, v.vm_mm, at, first + ((at - start) >> PAGE_SHIFT), 1);
+    map_anon_folio_pte(m, vma, head, start, first);
+    folio_add_lru_vma(m, head, vma);
+    if (zero_pages) flush_tlb_range(m, v.vm_mm, start, end);
+    ++m.vmas[vma].faults[order];
+    return FAULT_DONE;
 }
 
 vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
@@ -52,19 +76,7 @@ vm_fault do_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool writ
         m.spend(TIME_fault, m.cost().fault_zero_page);
         return FAULT_DONE;
     }
-    if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
-    u32 order = 0;
-    const u32 head = alloc_anon_folio(m, v, address, pte - pte_index(address), &order);
-    if (head == NIL) return FAULT_OOM;
-    const u32 nr = 1U << order;
-    const u64 start = align_down(address, PAGE_SIZE << order);
-    m.spend(TIME_fault, m.cost().fault);
-    m.spend(TIME_zeroing, m.cost().zero_page * nr);
-    if (order) m.count(MTHP_anon_fault_alloc, order);
-    map_anon_folio_pte(m, vma, head, start, pte - ((address - start) >> PAGE_SHIFT));
-    folio_add_lru_vma(m, head, vma);
-    ++m.vmas[vma].faults[order];
-    return FAULT_DONE;
+    return map_new_folio(m, vma, address, pte, false);
 }
 
 // R10: a private copy of one page, always order 0.
@@ -126,6 +138,8 @@ vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte) {
     vm_fault whole = FAULT_FALLBACK; // the block of 16 pages around it
     if (*pte & PTE_SPECIAL) {
         if (*pte & PTE_CONT) whole = do_cont_pte_zero_wp(m, vma, address, pte);
+        if (whole == FAULT_FALLBACK && feature(m, FEATURE_zero_cow))
+            return map_new_folio(m, vma, address, pte, true);
         return whole == FAULT_FALLBACK ? wp_page_copy(m, vma, address, pte) : whole;
     }
     if (m.vmas[vma].vm_flags & VM_SHARED) return wp_page_shared(m, pte);
@@ -225,7 +239,8 @@ bool fault_has_choice(machine &m, const vm_area_struct &vma, u64 address, u64 pm
     if (!small || !pmd_is_table(pmd)) return false;
     const u32 nr = 1U << std::countr_zero(small); // where a larger block is empty this one is too
     const u64 *table = pte_offset(m, pmd, 0);
-    return pte_range_none(table + (pte_index(address) & ~(nr - 1)), nr);
+    return pte_range_replaceable(table + (pte_index(address) & ~(nr - 1)), nr,
+                                 grows_at_cow(m, table[pte_index(address)]));
 }
 
 vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write) {

@@ -2,6 +2,7 @@
 #pragma once
 #include "../state.hpp"
 #include "huge_memory.hpp"
+#include "page_table.hpp"
 #include <algorithm>
 
 namespace thp {
@@ -20,6 +21,16 @@ bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed);
 
 inline bool pte_range_none(const u64 *pte, u32 nr) {
     return std::all_of(pte, pte + nr, [](u64 entry) { return entry == 0; });
+}
+// Whether a write to an entry may get more than its page (zero_cow).
+inline bool grows_at_cow(const machine &m, u64 entry) {
+    return feature(m, FEATURE_zero_cow) && pte_present(entry) && (entry & PTE_SPECIAL);
+}
+// Whether a write may get a folio over these entries: they are empty or, if it grows, map zero pages.
+inline bool pte_range_replaceable(const u64 *pte, u32 nr, bool zero_pages) {
+    return std::all_of(pte, pte + nr, [zero_pages](u64 entry) {
+        return entry == 0 || (zero_pages && pte_present(entry) && (entry & PTE_SPECIAL));
+    });
 }
 // How many PTEs from `pte` on map consecutive pages of one folio (folio_pte_batch).
 u32 folio_pte_batch(const machine &m, const u64 *pte, u32 max);

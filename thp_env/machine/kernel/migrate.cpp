@@ -4,6 +4,7 @@
 #include "lru.hpp"
 #include "page_alloc.hpp"
 #include "rmap.hpp"
+#include "zsmalloc.hpp"
 #include <algorithm>
 
 namespace thp {
@@ -24,7 +25,7 @@ void move_ptes(machine &m, u32 from, u32 to, u32 i) {
 
 bool folio_isolatable(const machine &m, u32 head) {
     const page &folio = m.pages[head];
-    if (folio.flags & PG_filecache) return true;
+    if (folio.flags & (PG_filecache | PG_zsmalloc)) return true;
     if (!(folio.flags & PG_head) || !(folio.flags & PG_lru) || !(folio.flags & PG_anon)) return false;
     const i32 mapped = folio.order ? folio.large_mapcount : folio.mapcount;
     const bool cached = folio.flags & PG_swapcache;
@@ -45,6 +46,7 @@ void migrate_folio(machine &m, u32 from, u32 to) {
         if (m.pages[to].flags & PG_swapcache) m.swap[m.pages[to].swap].cached = to + 1;
         lru_add(m, to); // putback: at the head of its list
     }
+    if (m.pages[to].flags & PG_zsmalloc) zs_page_migrate(m, to);
     m.pages.clear(from, nr);
     std::fill_n(m.contents + from, nr, u8{0});
     free_one_page(m, from, order);

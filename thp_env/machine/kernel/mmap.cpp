@@ -113,7 +113,7 @@ void merge(machine &m, u32 a, u32 b) {
     vma_remove(m, b);
     left.vm_end = end;
     anon_vma_update(m, a);
-    khugepaged_enter_vma(m, a);
+    khugepaged_enter_vma(m, a, left.vm_flags);
 }
 
 } // namespace
@@ -238,6 +238,7 @@ int vma_expand(machine &m, u32 vma, u64 end) {
     if ((next != NIL && m.vmas[next].vm_start < end) || end > TASK_SIZE) return -EFAULT;
     m.vmas[vma].vm_end = end;
     anon_vma_update(m, vma);
+    khugepaged_enter_vma(m, vma, m.vmas[vma].vm_flags);
     vma_merge_range(m, m.vmas[vma].vm_mm, m.vmas[vma].vm_start, end);
     return 0;
 }
@@ -302,7 +303,7 @@ int set_vma_orders(machine &m, u32 mm, u64 start, u64 end, u32 orders) {
         [&](const vm_area_struct &v) { return v.orders != orders && !(v.vm_flags & VM_FILE); },
         [&](u32 v) {
             m.vmas[v].orders = orders;
-            khugepaged_enter_vma(m, v);
+            khugepaged_enter_vma(m, v, m.vmas[v].vm_flags);
         });
 }
 

@@ -12,7 +12,8 @@ namespace thp {
 
 namespace {
 
-constexpr u32 MAX_RECLAIM_RETRIES = 16; // rounds of reclaim without any progress
+constexpr u32 MAX_RECLAIM_RETRIES = 16; // rounds of reclaim without any progress, in a row
+constexpr u32 MAX_COMPACT_RETRIES = 16; // rounds of compaction for an order that is not costly
 
 u32 get_page_from_freelist(machine &m, u32 order, u32 type, u32 mark) {
     if (!zone_watermark_ok(m, order, mark)) return NIL;
@@ -27,6 +28,15 @@ u32 direct_compact(machine &m, u32 order, u32 type, migrate_mode mode, compact_r
     const u32 pfn = get_page_from_freelist(m, order, type, m.h->zone.watermark[WMARK_MIN]);
     count_direct_compact(m, order, pfn != NIL);
     return pfn;
+}
+
+// Whether reclaim may go on: it makes progress, and what it could reclaim at best would do (R46).
+bool should_reclaim_retry(const machine &m, u32 order, bool progress, u32 *no_progress_loops) {
+    const bool costly = order > PAGE_ALLOC_COSTLY_ORDER;
+    *no_progress_loops = progress && !costly ? 0 : *no_progress_loops + 1;
+    if (*no_progress_loops > MAX_RECLAIM_RETRIES) return false;
+    const u64 available = zone_reclaimable_pages(m) + m.h->zone.nr_free;
+    return available > m.h->zone.watermark[WMARK_MIN] + (1U << order) - 1;
 }
 
 // __alloc_pages_slowpath: below the low watermark, or for want of a block, with whatever the caller allows.
@@ -48,14 +58,15 @@ u32 alloc_pages_slowpath(machine &m, u32 order, u32 type, u32 gfp) {
         // Reclaim would take too much of the machine for one that gives up easily.
         if ((gfp & GFP_NORETRY) && (result == COMPACT_SKIPPED || result == COMPACT_DEFERRED)) return NIL;
     }
-    for (u32 retries = 0; retries < MAX_RECLAIM_RETRIES; ++retries) {
+    for (u32 no_progress_loops = 0, compactions = 0;;) {
         const u64 reclaimed = try_to_free_pages(m, 1ULL << order);
         if (reclaimed) m.h->zone.kswapd_failures = 0;
         pfn = get_page_from_freelist(m, order, type, min);
         if (pfn == NIL && order) pfn = direct_compact(m, order, type, COMPACT_SYNC_LIGHT, &result);
-        if (pfn != NIL || costly || (gfp & GFP_NORETRY) || (order && !reclaimed)) return pfn;
+        if (pfn != NIL || costly || (gfp & GFP_NORETRY)) return pfn;
+        if (order && (!reclaimed || ++compactions > MAX_COMPACT_RETRIES)) return NIL; // should_compact_retry
+        if (!should_reclaim_retry(m, order, reclaimed > 0, &no_progress_loops)) return NIL;
     }
-    return NIL;
 }
 
 u64 int_sqrt(u64 x) {

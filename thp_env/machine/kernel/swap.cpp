@@ -4,6 +4,7 @@
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
+#include "zsmalloc.hpp"
 #include <algorithm>
 #include <cerrno>
 
@@ -109,10 +110,18 @@ u32 scan_list(machine &m, u32 list, u32 order, bool all) {
 void swap_put(machine &m, u32 slot) {
     const u32 c = slot / SWAPFILE_CLUSTER;
     swap_cluster &cluster = m.clusters[c];
+    zram_free_page(m, slot); // swap_slot_free_notify
     m.swap[slot] = swap_slot{};
     --cluster.count;
     --m.h->swap_used;
     list_add_tail(m, c, cluster.count ? LIST_NONFULL + cluster.order : LIST_FREE);
+}
+
+void put_swap_folio(machine &m, u32 slot, u32 nr) {
+    for (u32 i = slot; i < slot + nr; ++i) {
+        m.swap[i].taken = 0;
+        swap_put(m, i);
+    }
 }
 
 int swapon(machine &m, u64 bytes) {
@@ -176,6 +185,7 @@ int swapoff(machine &m) {
         const u32 first = c * SWAPFILE_CLUSTER, end = std::min(first + SWAPFILE_CLUSTER, slots);
         for (u32 slot = first; slot < end; ++slot) { // read ahead, but nobody wants it any more
             if (m.swap[slot].cached) delete_from_swap_cache(m, swap_cache_get(m, slot));
+            zram_free_page(m, slot);
         }
         std::fill_n(m.swap + first, end - first, swap_slot{});
     }
@@ -233,27 +243,56 @@ u32 swap_pte_batch(const u64 *pte, u32 max) {
 void swap_read_page(machine &m, u32 slot, u32 pfn) {
     const u8 content = m.swap[slot].content;
     m.contents[pfn] = static_cast<u8>((m.contents[pfn] & CONTENT_TOUCHED) | content);
-    m.spend(TIME_swapping, content ? m.cost().swap_in_page : m.cost().zero_page);
+    const clock_table &c = m.cost();
+    m.spend(TIME_swapping, !content                       ? c.zero_page
+                           : zram_incompressible(content) ? c.swap_in_incompressible
+                                                          : c.swap_in_page + c.swap_in_percent * content);
     m.count(m.swap[slot].zeromap ? VM_swpin_zero : VM_pswpin);
 }
 
-void swap_write_folio(machine &m, u32 head, u32 slot) {
+namespace {
+
+// zram_submit_bio: all pages or, when there is no memory for one, none.
+bool zram_write(machine &m, u32 slot, const u8 *content, u32 nr) {
+    for (u32 i = 0; i < nr; ++i) {
+        if (zram_write_page(m, slot + i, content[i] & CONTENT_MASK)) continue;
+        while (i-- > 0) zram_free_page(m, slot + i);
+        return false;
+    }
+    return true;
+}
+
+u64 write_cost(const machine &m, const u8 *content, u32 nr) {
+    const clock_table &c = m.cost();
+    u64 ps = 0;
+    for (u32 i = 0; i < nr; ++i)
+        ps += zram_incompressible(content[i])
+                  ? c.swap_out_incompressible
+                  : c.swap_out_page + c.swap_out_percent * (content[i] & CONTENT_MASK);
+    return ps;
+}
+
+} // namespace
+
+bool swap_write_folio(machine &m, u32 head, u32 slot) {
     const u32 order = m.pages[head].order, nr = 1U << order;
     const u8 *content = m.contents + head;
     const bool zero = std::all_of(content, content + nr, [](u8 c) { return (c & CONTENT_MASK) == 0; });
+    if (!zero && !zram_write(m, slot, content, nr)) return false; // R47
     for (u32 i = 0; i < nr; ++i) {
         m.swap[slot + i].content = content[i] & CONTENT_MASK;
         m.swap[slot + i].zeromap = zero;
     }
     if (zero) { // R37
         m.count(VM_swpout_zero, nr);
-        return;
+        return true;
     }
     const charge_to charged(m, m.h->config.charge_vmas ? folio_owner(m, head) : NIL);
-    m.spend(TIME_swapping, m.cost().swap_out_page * nr);
+    m.spend(TIME_swapping, write_cost(m, content, nr));
     m.count(VM_pswpout, nr);
     if (order) m.count(MTHP_swpout, order);
     if (order == PMD_ORDER) m.count(VM_thp_swpout);
+    return true;
 }
 
 } // namespace thp

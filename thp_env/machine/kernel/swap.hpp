@@ -14,7 +14,8 @@ u32 swap_alloc(machine &m, u32 order);
 // Changes how many page-table entries refer to each of nr slots; slots that nobody refers to are freed.
 void swap_duplicate(machine &m, u32 slot, u32 nr);
 void swap_free(machine &m, u32 slot, u32 nr);
-void swap_put(machine &m, u32 slot); // a slot whose count is zero already
+void swap_put(machine &m, u32 slot);               // a slot whose count is zero already
+void put_swap_folio(machine &m, u32 slot, u32 nr); // allocated, but never referred to
 // Whether more than half of the swap space is used: then pages in memory give up their slots.
 inline bool vm_swap_full(const machine &m) {
     return 2 * m.h->swap_used >= m.h->swap_slots;
@@ -54,7 +55,8 @@ u32 swapin_orders(const machine &m, const vm_area_struct &vma, u64 address, cons
 
 // Reads a slot's content into a page; counts the pages read.
 void swap_read_page(machine &m, u32 slot, u32 pfn);
-// Writes a folio's pages to slots from `slot` on (R34, R37).
-void swap_write_folio(machine &m, u32 head, u32 slot);
+// Writes a folio's pages to slots from `slot` on (R34, R37); false when there is no memory to keep them in
+// (R47).
+bool swap_write_folio(machine &m, u32 head, u32 slot);
 
 } // namespace thp

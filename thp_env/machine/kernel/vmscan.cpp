@@ -153,7 +153,10 @@ outcome shrink_folio(machine &m, const scan_control &sc, u32 head, reclaim_stat 
     }
     if (folio.entire_mapcount && !unmap_pmds(m, head)) return KEEP;
     if (!cached || (folio.flags & PG_dirty) || folio_any_pte_dirty(m, head)) { // pageout
-        swap_write_folio(m, head, slot);
+        if (!swap_write_folio(m, head, slot)) {
+            if (!cached) put_swap_folio(m, slot, 1U << order);
+            return KEEP;
+        }
         folio.flags &= ~u32{PG_dirty};
         stat.nr_pageout += 1U << order;
     }
@@ -182,8 +185,7 @@ reclaim_stat shrink_folio_list(machine &m, const scan_control &sc, const std::ve
             // gives it back, so the next page gets the slot after (recorded, s30b), and is freed later,
             // uncounted.
             if (const u32 slot = swap_alloc(m, 0); slot != NIL) {
-                m.swap[slot].taken = 0;
-                swap_put(m, slot);
+                put_swap_folio(m, slot, 1);
                 ++stat.nr_pageout;
             }
             continue;
