@@ -74,15 +74,17 @@ def _list(items: Iterable[object], fields: dict[str, int], shown: Sequence[str],
 
 def _record(args: argparse.Namespace) -> int:
     from thp_workloads.recording.record import record
+    from thp_workloads.recording.summary import summary
 
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    if args.follow:
-        from thp_workloads.recording.tree import record_tree
-
-        record_tree(command, Path(args.out))
-        return 0
-    record(command, Path(args.out), progress=not args.quiet)
-    return 0
+    program = record(
+        command, args.out, seconds=args.seconds, after=args.after, seed=args.seed, children=not args.no_children,
+        lackey=args.lackey, progress=not args.quiet,
+    )  # fmt: skip
+    for line in summary(program, args.out):
+        print(line, file=sys.stderr)  # standard output is the command's
+    status = program.meta["exit_status"]
+    return 128 - status if status < 0 else status
 
 
 def _import(args: argparse.Namespace) -> int:
@@ -284,7 +286,11 @@ def parser() -> argparse.ArgumentParser:
 
     c = sub.add_parser("record", help="turn a real run into a trace program (needs valgrind)")
     c.add_argument("--out", default="recording.npz")
-    c.add_argument("--follow", action="store_true", help="also what it forks and executes")
+    c.add_argument("--seconds", type=float, help="end the command after so many seconds of its own time")
+    c.add_argument("--after", type=float, default=0.0, help="seconds of its own time to skip first")
+    c.add_argument("--seed", type=_natural, default=0, help="draws the address space's layout (default: not random)")
+    c.add_argument("--no-children", action="store_true", help="only the command itself, not what it executes")
+    c.add_argument("--lackey", action="store_true", help="use valgrind's lackey: slow, one process")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     c.set_defaults(run=_record)
 
