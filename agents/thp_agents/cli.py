@@ -87,6 +87,12 @@ def _record(args: argparse.Namespace) -> int:
     return 128 - status if status < 0 else status
 
 
+def _corpus(args: argparse.Namespace) -> int:
+    from thp_workloads.recording.corpus import main
+
+    return main(args.action, args.names, args.out, args.small, args.quiet)
+
+
 def _import(args: argparse.Namespace) -> int:
     from thp_workloads.importing import import_file
 
@@ -294,6 +300,13 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     c.set_defaults(run=_record)
 
+    c = sub.add_parser("corpus", help="record real programs by their recipes, or compare them with native runs")
+    c.add_argument("action", choices=("list", "record", "compare"))
+    c.add_argument("names", nargs="*", metavar="NAME", help="recipes (default: all)")
+    c.add_argument("--out", type=Path, default=Path("corpus"), help="folder of the recordings (default: %(default)s)")
+    c.add_argument("--small", action="store_true", help="a quick look, not the full length")
+    c.set_defaults(run=_corpus)
+
     c = sub.add_parser("import", help="turn a log of perf, strace, DAMON or lackey into a trace program")
     c.add_argument("--from", dest="kind", required=True, choices=("perf", "strace", "damon", "lackey"))
     c.add_argument("file", type=Path, metavar="FILE")
@@ -340,7 +353,7 @@ def parser() -> argparse.ArgumentParser:
     c.set_defaults(run=_bench)
 
     for name, command in sub.choices.items():
-        if name in ("demo", "train", "tune", "evaluate", "distill", "record", "workloads", "conformance"):
+        if name in ("demo", "train", "tune", "evaluate", "distill", "record", "corpus", "workloads", "conformance"):
             command.add_argument("--quiet", action="store_true", help="no progress bars")
     return p
 

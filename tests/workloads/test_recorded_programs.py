@@ -168,7 +168,7 @@ def test_large_reservations_and_heaps(tmp_path: Path) -> None:
     assert ("mmap", "P", 8 << 40) in names_of(recorded)
     assert max(length for name, _, length in names_of(recorded) if name == "brk") >= 100 << 20
     used = usage(recorded)
-    assert used.status == Status.DONE
+    assert not used.fault
     assert used.peak == pytest.approx(164 * MIB, rel=0.01)
 
 

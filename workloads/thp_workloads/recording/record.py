@@ -245,6 +245,7 @@ def _program(images: list[Image], meta: dict[str, Any], o: _Options) -> Program:
         "instructions": sum(i.log.instructions - i.log.timeless for i in images),
         "accesses_anonymous": int(sum(i.misses[0] for i in images)),
         "accesses_other": totals["other"],
+        "walks_4k": int(sum(i.misses[2] for i in images)),
         "touched_bytes": touched * PAGE_SIZE,
         "window": o.window,
         "period": o.window << max(i.totals.get("level", 0) for i in images),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from thp_env.machine import Machine, MachineConfig, Status
+from thp_env.machine import Machine, MachineConfig, Status, layout
 from thp_env.traces.program import Program
 
 MIB = 1 << 20
@@ -20,12 +21,12 @@ class Usage:
     Attributes:
         faults: page faults on anonymous memory.
         peak: bytes that are resident at once at most.
-        status: how the run ended.
+        fault: what did not go as in the run: a call that fails, or memory that is not mapped; empty: nothing.
     """
 
     faults: int
     peak: int
-    status: Status
+    fault: str
 
 
 def usage(program: Program) -> Usage:
@@ -33,9 +34,13 @@ def usage(program: Program) -> Usage:
     touched = int(program.meta.get("touched_bytes", 1 << 30))
     memory = -(-(2 * touched + SPARE) // (4 * MIB)) * 4 * MIB
     machine = Machine(program, MachineConfig(memory=memory))
-    status = machine.run(go_on=True)
+    fault = ""
+    if machine.run() != Status.DONE:
+        at = machine.position[0]
+        fault = f"operation {at}, {layout.OPS[program.ops['op'][at]]}: {os.strerror(machine.error)}"
+        machine.run(go_on=True)
     counters = machine.counters
-    return Usage(int(counters["pgfault"]), int(counters["peak_resident"]) * 4096, status)
+    return Usage(int(counters["pgfault"]), int(counters["peak_resident"]) * 4096, fault)
 
 
 def summary(program: Program, out: str | Path) -> list[str]:
@@ -56,8 +61,8 @@ def summary(program: Program, out: str | Path) -> list[str]:
         f"accesses: one of {share} windows of {meta['window']:,} instructions; error of the sample: {errors}",
         *(f"note: {note}" for note in meta["distortions"]),
     ]
-    if used.status != Status.DONE:
-        lines.append(f"note: the recording does not run to its end: {used.status.name}")
+    if used.fault:
+        lines.append(f"note: the recording does not run as the command did: {used.fault}")
     size = Path(out).stat().st_size / MIB
     lines.append(f"wrote {out} ({size:.1f} MiB): thp-env workloads show {out}; thp-env evaluate --workloads {out}")
     return lines

@@ -309,8 +309,10 @@ void pt_touch_range(Addr start, ULong length, Bool write) {
     for (; page < end; page++) {
         UChar *state = pt_state(page);
         if ((*state & STATE_BITS) == OTHER || (*state & STATE_BITS) >= (write ? WRITTEN : COPYABLE)) continue;
-        if (first_touch(page, write, pt_instructions, state) < READ || !active) continue;
-        push_run(pt_instructions, page, 1, write);
+        if (first_touch(page, write, pt_instructions, state) < READ) continue;
+        pt_anonymous++; /* the kernel uses the guest's translations */
+        translate(page);
+        if (active) push_run(pt_instructions, page, 1, write);
     }
 }
 

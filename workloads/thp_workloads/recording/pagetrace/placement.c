@@ -12,6 +12,8 @@ enum { MAP_FIXED_NOREPLACE_ = 0x100000, MREMAP_MAYMOVE_ = 1, MREMAP_FIXED_ = 2, 
 #define HIGHEST 0x700000000000ULL
 
 extern SysRes VG_(do_syscall)(UWord number, UWord, UWord, UWord, UWord, UWord, UWord, UWord, UWord);
+extern Bool VG_(am_notify_client_mmap)(Addr start, SizeT length, UInt protection, UInt flags, Int fd,
+                                       Off64T offset);
 
 /* -- a wider address space: valgrind 3.19 gives its guest 64 GiB -- */
 extern NSegment nsegments[]
@@ -133,7 +135,8 @@ static struct {
     Bool rewritten;
     struct call original;
     ULong r9;
-    Addr brk; /* the break after a call of brk */
+    Addr brk;   /* the break after a call of brk */
+    Addr grown; /* what a call of mremap has grown in place */
 } saved[MAX_THREADS];
 
 static void place_mmap(VexGuestAMD64State *s) {
@@ -159,12 +162,29 @@ static void place_mmap(VexGuestAMD64State *s) {
         pt_misplaced++;
 }
 
-static void place_mremap(VexGuestAMD64State *s) {
+/* Valgrind would grow all that it knows as one segment, which the kernel may have as several. */
+static Bool grow_in_place(Addr start, ULong old, ULong new) {
+    const NSegment *segment = VG_(am_find_nsegment)(start);
+    SysRes r;
+    if (!segment || segment->kind != SkAnonC) return False;
+    const UInt protection = (segment->hasR ? VKI_PROT_READ : 0) | (segment->hasW ? VKI_PROT_WRITE : 0);
+    r = VG_(do_syscall)(__NR_mremap, start, old, new, 0, 0, 0, 0, 0);
+    if (sr_isError(r) || sr_Res(r) != start) return False;
+    VG_(am_notify_client_mmap)(start + old, new - old, protection,
+                               MAP_FIXED_ | MAP_ANONYMOUS_ | VKI_MAP_PRIVATE, -1, 0);
+    return True;
+}
+
+static void place_mremap(VexGuestAMD64State *s, ThreadId tid) {
     const Addr start = s->guest_RDI;
     const ULong old = page_up(s->guest_RSI), new = page_up(s->guest_RDX);
     Addr at;
     if (!old || new <= old || !(s->guest_R10 & MREMAP_MAYMOVE_) || s->guest_R10 & MREMAP_FIXED_) return;
-    if (is_free(start + old, new - old)) return;
+    if (is_free(start + old, new - old) && grow_in_place(start, old, new)) {
+        saved[tid].grown = start;
+        s->guest_RAX = __NR_getpid;
+        return;
+    }
     at = unmapped_area(new, new % PMD_SIZE == 0, 0);
     if (!at) return;
     s->guest_R10 |= MREMAP_FIXED_;
@@ -188,15 +208,27 @@ static void place_brk(VexGuestAMD64State *s, ThreadId tid) {
     s->guest_R9 = 0;
 }
 
+/* Valgrind keeps some descriptors for itself and refuses to set the limit to what the guest sees as its
+ * maximum. */
+static Bool limits_files(const VexGuestAMD64State *s) {
+    if (s->guest_RAX == __NR_setrlimit) return s->guest_RDI == VKI_RLIMIT_NOFILE;
+    return s->guest_RAX == __NR_prlimit64 && s->guest_RSI == VKI_RLIMIT_NOFILE && s->guest_RDX &&
+           !s->guest_R10;
+}
+
 VG_REGPARM(1) void pt_place_call(VexGuestAMD64State *s) {
     const ThreadId tid = VG_(get_running_tid)() % MAX_THREADS;
     const ULong number = s->guest_RAX;
-    saved[tid].rewritten = mmap_base && (number == __NR_mmap || number == __NR_mremap || number == __NR_brk);
+    const Bool limits = limits_files(s);
+    saved[tid].rewritten =
+        limits || (mmap_base && (number == __NR_mmap || number == __NR_mremap || number == __NR_brk));
     if (!saved[tid].rewritten) return;
     saved[tid].original = (struct call){
         number, {s->guest_RDI, s->guest_RSI, s->guest_RDX, s->guest_R10, s->guest_R8, s->guest_R9}};
     if (number == __NR_mmap) place_mmap(s);
-    if (number == __NR_mremap) place_mremap(s);
+    saved[tid].grown = 0;
+    if (limits) s->guest_RAX = __NR_getpid;
+    if (number == __NR_mremap) place_mremap(s, tid);
     if (number == __NR_brk) place_brk(s, tid);
 }
 
@@ -219,6 +251,12 @@ struct call pt_guest_call(ThreadId tid, UInt number, const UWord *args, SysRes *
     saved[tid % MAX_THREADS].rewritten = False;
     call = saved[tid % MAX_THREADS].original;
     for (i = 0; i < 6; i++) set_register(tid, registers[i], call.args[i]); /* the kernel keeps them */
+    if (saved[tid % MAX_THREADS].grown) {
+        result->_isError = False;
+        result->_val = saved[tid % MAX_THREADS].grown;
+        pt_set_result(tid, result->_val);
+    }
+    if (call.number == __NR_setrlimit || call.number == __NR_prlimit64) pt_set_result(tid, 0);
     if (call.number != __NR_brk) return call;
     if (!sr_isError(*result)) brk_now = saved[tid % MAX_THREADS].brk;
     result->_isError = False;
