@@ -77,10 +77,17 @@ def _record(args: argparse.Namespace) -> int:
     from thp_workloads.recording.summary import summary
 
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    program = record(
+    if args.native:
+        from thp_workloads.recording.native_record import record_native
+
+        if args.seconds or args.after or args.seed or args.no_children or args.lackey:
+            raise ValueError("--native records the whole run as it is: leave the other options out")
+        program = record_native(command, args.out)
+    else:
+        program = record(
         command, args.out, seconds=args.seconds, after=args.after, seed=args.seed, children=not args.no_children,
         lackey=args.lackey, progress=not args.quiet,
-    )  # fmt: skip
+        )  # fmt: skip
     for line in summary(program, args.out):
         print(line, file=sys.stderr)  # standard output is the command's
     status = program.meta["exit_status"]
@@ -296,6 +303,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--after", type=float, default=0.0, help="seconds of its own time to skip first")
     c.add_argument("--seed", type=_natural, default=0, help="draws the address space's layout (default: not random)")
     c.add_argument("--no-children", action="store_true", help="only the command itself, not what it executes")
+    c.add_argument("--native", action="store_true", help="at full speed, by perf: first touches and calls only")
     c.add_argument("--lackey", action="store_true", help="use valgrind's lackey: slow, one process")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     c.set_defaults(run=_record)

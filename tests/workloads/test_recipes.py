@@ -70,7 +70,7 @@ def test_an_unknown_recipe() -> None:
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 def test_a_recipe_is_recorded_in_a_folder_of_its_own(tmp_path: Path) -> None:
     recipe = Recipe(
-        "mine", "d", ["coreutils"], "GPL-3.0-or-later", "k", "f", "train", ["sort", "-o", "sorted", "numbers"], 3000, 300,
+        "mine", "d", ["coreutils"], "MIT", "k", "f", "train", ["sort", "-o", "sorted", "numbers"], 3000, 300,
         prepare=[["sh", "-c", "seq {size} > numbers"]],
     )  # fmt: skip
     before = Path.cwd()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from thp_workloads.recording.native_record import record_native
 from thp_workloads.recording.record import RecordingError, record
 from thp_workloads.recording.summary import summary, usage
 
@@ -297,3 +298,25 @@ def test_static_programs(tmp_path: Path) -> None:
     recorded = record([compiled(tmp_path, source, "-static")], progress=False)
     assert usage(recorded).peak == pytest.approx(9 * MIB, rel=0.05)
     assert np.all(recorded.accesses["count"] > 0)
+
+
+def test_a_native_recording_agrees(tmp_path: Path) -> None:
+    program = compiled(tmp_path, FORK)
+    try:
+        native = record_native([program], tmp_path / "native.npz")
+    except RecordingError as error:
+        pytest.skip(str(error))
+    assert native.meta["exit_status"] == 3
+    assert len(native.processes) == 3
+    mine, under_valgrind = usage(native), usage(record([program], progress=False))
+    assert not mine.fault
+    assert mine.faults == pytest.approx(under_valgrind.faults, rel=0.05)
+    assert mine.peak == pytest.approx(under_valgrind.peak, rel=0.05)
+    assert summary(native, tmp_path / "native.npz")[0].endswith(" s of its own time: 2 processes")
+
+
+def test_a_native_recording_without_perf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "true").symlink_to(str(shutil.which("true")))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RecordingError, match="needs perf: apt-get install linux-perf"):
+        record_native(["true"])

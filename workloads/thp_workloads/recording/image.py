@@ -38,7 +38,7 @@ class Image:
         native: its layout in a native run; of its executed ancestor if it is forked.
         client: its layout as it was recorded.
         stack_address: stack pointer at the first instruction.
-        placed: see `Replayer`.
+        placed_by: see `Replayer`.
         ended: whether it came to its end.
         totals: further counts.
     """
@@ -55,7 +55,7 @@ class Image:
     native: NativeLayout
     client: ClientLayout
     stack_address: int
-    placed: bool = False
+    placed_by: int | None = None
     ended: bool = True
     totals: dict[str, int] = field(default_factory=dict)
 
@@ -96,7 +96,9 @@ class Image:
 
     def replayer(self, prefix: str, lowest_stack: int) -> Replayer:
         """Return the address space before the first instruction."""
-        return Replayer(self.native, self.client, lowest_stack, prefix, placed=self.placed, copies=self.placed)
+        return Replayer(
+            self.native, self.client, lowest_stack, prefix, placed_by=self.placed_by, copies=self.placed_by is not None
+        )
 
     def between(self, window: int, after: float, until: float) -> Image:
         """Return the image with what it did from `after` to `until`, in ns of its own time.

@@ -26,11 +26,12 @@ from thp_workloads.recording.process_layout import (
     client_layout,
     native_layout,
 )
-from thp_workloads.recording.replayer import PLACED_BY
 from thp_workloads.recording.stream import Stream
 from thp_workloads.recording.tool import built
 from thp_workloads.recording.unmapped_area import mmap_base
 
+PLACED_BY = 1 << 44
+"""The tool puts mappings so far below where Linux would: what lies there is the guest's own."""
 BLOCK = 1 << 20
 LOOK_MS = 100
 GRACE = 5.0
@@ -252,7 +253,7 @@ class Listener:
             image = Image(
                 t.command, hello["pid"], hello["parent"], bool(hello["forked"]), stream.log(), stream.begun(),
                 stream.misses(), stream.samples, stream.marks, t.native, t.client, hello["stack_pointer"],
-                placed=bool(hello["wide"]), ended=stream.ended, totals=stream.totals,
+                placed_by=PLACED_BY if hello["wide"] else None, ended=stream.ended, totals=stream.totals,
             )  # fmt: skip
             images.append((image, t.begun_at))
         return images

@@ -1,69 +1,30 @@
-"""A native run beside a recorded one: faults on anonymous memory, and how much of it was there at once.
-
-The native run has large folios turned off for itself (prctl), so that each fault brings one page.
-"""
+"""What a native run does, to compare recordings with: faults on anonymous memory, and how much of it there is."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
-import shutil
 import subprocess
-import tempfile
 import threading
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from thp_workloads.recording.errors import RecordingError
-
-PR_SET_THP_DISABLE = 41
-EVENTS = ("exceptions:page_fault_user", "exceptions:page_fault_kernel")
-MAPPED = re.compile(r"\s(\d+)/\d+: \[0x([0-9a-f]+)\(0x([0-9a-f]+)\) @ [^\]]*\]: (\S+) (.*)$")
-FAULT = re.compile(r"^\s*(\d+) .*page_fault_(?:user|kernel): address=0x([0-9a-f]+) .*error_code=0x([0-9a-f]+)")
-FORKED = re.compile(r"PERF_RECORD_FORK\((\d+):\d+\):\((\d+):\d+\)")
-EXECUTED = re.compile(r"PERF_RECORD_COMM exec: .*:(\d+)/\d+")
-WRITE = 2
-
-
-def _without_large_folios() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+from thp_workloads.recording import perf_events
+from thp_workloads.recording.perf_events import WRITE, Event
 
 
 def faults(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a command under perf and count its faults on anonymous memory.
+    """Run a command under perf and count its faults on anonymous memory, shared or private, and its copies of files.
 
     Raises:
         RecordingError: when perf is missing or not allowed.
     """
-    if shutil.which("perf") is None:
-        raise RecordingError("counting a native run's faults needs perf: apt-get install linux-perf")
-    with tempfile.NamedTemporaryFile(suffix=".data") as data:
-        events = [word for event in EVENTS for word in ("-e", event)]
-        perf = ["perf", "record", "-q", "-d", "-m", "4096", "-c", "1", *events, "-o", data.name, "--", *command]
-        done = subprocess.run(
-            perf, env=dict(environment), preexec_fn=_without_large_folios, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
-        script = [
-            "perf",
-            "script",
-            "-i",
-            data.name,
-            "--show-mmap-events",
-            "--show-task-events",
-            "-F",
-            "pid,event,trace",
-        ]
-        with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as printed:
-            assert printed.stdout
-            counted = _Counter()
-            for line in printed.stdout:
-                counted.line(line)
-    if not counted.lines:
-        raise RecordingError(f"perf cannot trace page faults here: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    counted = _Counter()
+    with perf_events.run(command, environment, calls=False) as (events, _):
+        for event in events:
+            counted.take(event)
     return counted.faults
 
 
@@ -71,25 +32,21 @@ class _Counter:
     """Follows which mappings are files, process by process."""
 
     def __init__(self) -> None:
-        self.faults = self.lines = 0
+        self.faults = 0
         self._maps: dict[int, _Maps] = {}
 
-    def line(self, line: str) -> None:
-        if "PERF_RECORD_MMAP" in line:
-            if found := MAPPED.search(line):
-                pid, start, length, prot, path = found.groups()
-                self._of(int(pid)).add(int(start, 16), int(length, 16), prot, path.strip())
-        elif found := FORKED.search(line):
-            child, parent = map(int, found.groups())
-            if child != parent:
-                self._maps[child] = self._of(parent).copy()
-        elif found := EXECUTED.search(line):
-            self._maps.pop(int(found[1]), None)
-        elif found := FAULT.search(line):
-            self.lines += 1
-            address, code = int(found[2], 16), int(found[3], 16)
-            if address < 1 << 47:
-                self.faults += self._of(int(found[1])).anonymous(address, bool(code & WRITE))
+    def take(self, event: Event) -> None:
+        if event.kind == "mmap":
+            start, length, _ = event.values
+            prot, _, path = event.text.partition(" ")
+            self._of(event.pid).add(start, length, prot, path)
+        elif event.kind == "fork":
+            self._maps[event.pid] = self._of(event.values[0]).copy()
+        elif event.kind == "exec":
+            self._maps.pop(event.pid, None)
+        elif event.kind == "fault":
+            address, code = event.values
+            self.faults += self._of(event.pid).anonymous(address, bool(code & WRITE))
 
     def _of(self, pid: int) -> _Maps:
         return self._maps.setdefault(pid, _Maps())
@@ -109,7 +66,7 @@ class _Maps:
 
     def add(self, start: int, length: int, prot: str, path: str) -> None:
         end = start + length
-        anonymous = not path.startswith("/") or path.startswith(("//anon", "/dev/zero"))
+        anonymous = is_anonymous(path)
         kept = []
         first = max(bisect_right(self._starts, start) - 1, 0)
         last = bisect_right(self._starts, end)
@@ -128,15 +85,18 @@ class _Maps:
         return self._pieces[at][3] if write else self._pieces[at][2]
 
 
+def is_anonymous(path: str) -> bool:
+    """Whether perf names anonymous memory by this path."""
+    return not path.startswith("/") or path.startswith(("//anon", "/dev/zero"))
+
+
 def peak(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, float]:
     """Run a command and return its anonymous memory at most, in bytes, and its CPU seconds.
 
-    All of its processes are looked at every millisecond; each counts with the most that it had if it is alone.
+    All of its processes are looked at every millisecond; what lives shorter is not seen.
     """
     before = os.times()
-    process = subprocess.Popen(
-        command, env=dict(environment), preexec_fn=_without_large_folios, stdout=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, env=dict(environment), preexec_fn=perf_events.plain, stdout=subprocess.DEVNULL)
     ended = threading.Event()
     most = [0]
 
@@ -164,6 +124,6 @@ def _family(pid: int) -> list[int]:
 
 def _anonymous(pid: int) -> int:
     with suppress(OSError):
-        text = Path(f"/proc/{pid}/status").read_text()
-        return sum(int(v) for v in re.findall(r"^(?:RssAnon):\s+(\d+) kB", text, re.MULTILINE)) * 1024
+        found = re.search(r"^RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else 0
     return 0

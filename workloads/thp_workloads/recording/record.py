@@ -97,6 +97,7 @@ def record(
     if out is not None:
         check_writable(Path(out))
     path = executable(command)
+    valgrind()
     added = dict(environment or {})
     variables = {"GLIBC_TUNABLES": TUNABLES, **os.environ, **added}
     depth = 1 if keep_full else 4
@@ -132,12 +133,11 @@ def executable(command: Sequence[str]) -> str:
     """Return the path of a command that can be recorded.
 
     Raises:
-        RecordingError: when it or valgrind is not there, or the address space is not one that is simulated.
+        RecordingError: when it is not there, or the address space is not one that is simulated.
     """
     path = shutil.which(command[0]) if command else None
     if path is None:
         raise RecordingError(f"command not found: {command[0] if command else '(none)'}")
-    valgrind()
     mmap_base()  # refuses a layout that is not simulated
     return path
 

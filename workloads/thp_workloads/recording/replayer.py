@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from thp_env.machine import layout
-from thp_env.machine.layout import PAGE_SIZE, PMD_SIZE
+from thp_env.machine.layout import PAGE_SIZE, PMD_SIZE, TASK_SIZE
 from thp_env.traces.intervals import Intervals
 from thp_workloads.recording.address_space import HIDDEN, AddressSpace, Piece
 from thp_workloads.recording.errors import RecordingError
-from thp_workloads.recording.process_layout import ClientLayout, NativeLayout
+from thp_workloads.recording.process_layout import MAPPED_FROM, ClientLayout, NativeLayout
 from thp_workloads.recording.unmapped_area import aligns_files, get_unmapped_area, mmap_base
 
 CALL_DTYPE = np.dtype(
@@ -30,10 +30,6 @@ MADV_FREE = 8
 MAX_REGIONS = 1 << 16
 FORKS = (56, 57, 58)
 """clone, fork and vfork: `ProcessWriter` sees to them."""
-
-PLACED_BY = 1 << 44
-PLACED_FROM = 0x6000_0000_0000
-"""Client addresses where the recorder's tool puts mappings: the native ones, which are above, minus this."""
 
 Operation = tuple[str, tuple[Any, ...], dict[str, Any]]
 """A method of `ProgramBuilder` and its arguments."""
@@ -65,7 +61,7 @@ class Replayer:
         stack_low: int,
         prefix: str = "",
         *,
-        placed: bool = False,
+        placed_by: int | None = None,
         copies: bool = False,
     ) -> None:
         """Map what the program starts with.
@@ -75,11 +71,11 @@ class Replayer:
             client: where valgrind put it.
             stack_low: the lowest client address of the stack that the run touched.
             prefix: what the regions' names begin with.
-            placed: mappings lie where Linux puts them, moved by `PLACED_BY`.
+            placed_by: mappings lie where Linux puts them, moved down by so much; None: they do not.
             copies: the log shows writes to private mappings of files, which make anonymous copies, and touches of
                 shared anonymous memory.
         """
-        self._placed, self._copies = placed, copies
+        self._placed_by, self._copies = placed_by, copies
         self.space = AddressSpace()
         self.occupied = Intervals()
         self.names: list[str] = []
@@ -197,8 +193,8 @@ class Replayer:
 
     def _native(self, address: int) -> int:
         """Return the native address that a client address stands for."""
-        if self._placed and PLACED_FROM <= address < PLACED_FROM + PLACED_BY:
-            return address + PLACED_BY
+        if (by := self._placed_by) is not None and MAPPED_FROM <= address + by < TASK_SIZE:
+            return address + by
         return self.space.native_of(address)
 
     def _place(
@@ -223,8 +219,8 @@ class Replayer:
             past = file_offset + length - -(-file_offset // PMD_SIZE) * PMD_SIZE
             wants_huge = past >= PMD_SIZE and bool(file) and aligns_files(file)
         native = get_unmapped_area(self.occupied, length, self.mmap_base, aligned=wants_huge, offset=file_offset)
-        if self._placed and PLACED_FROM <= start < PLACED_FROM + PLACED_BY and native != start + PLACED_BY:
-            native = start + PLACED_BY  # the program has seen this address, and may align by it
+        if (by := self._placed_by) is not None and MAPPED_FROM <= start + by < TASK_SIZE and native != start + by:
+            native = start + by  # the program has seen this address, and may align by it
             return native, native, []
         return ("auto" if anonymous else native), native, []
 
@@ -237,7 +233,7 @@ class Replayer:
     def _call_brk(self, args: list[int], result: int, file: str) -> Iterable[Operation]:
         if not self._client_brk:
             self._client_brk = result
-        if args[0] > result and not self._placed:
+        if args[0] > result and self._placed_by is None:
             self.notes.add(
                 "valgrind refused to grow the heap beyond 8 MB: the C library went on with mmap, as it would "
                 "not natively"
@@ -275,7 +271,7 @@ class Replayer:
             at = native = self._native(result)
         elif new > old and not self._free(native + old, native + new):
             native = get_unmapped_area(self.occupied, new, self.mmap_base, aligned=new % PMD_SIZE == 0)
-            if self._placed and native != self._native(result):
+            if self._placed_by is not None and native != self._native(result):
                 at = native = self._native(result)
         self.occupied.remove(part.native, part.native + old)
         self.occupied.add(native, native + new)

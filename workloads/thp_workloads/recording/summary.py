@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from thp_env.machine import Machine, MachineConfig, Status, layout
 from thp_env.traces.program import Program
@@ -52,13 +53,11 @@ def summary(program: Program, out: str | Path) -> list[str]:
     waits = meta.get("waited_seconds", 0)
     waited = f", {waits:.1f} s of it waiting (left out)" if waits > 0.05 else ""
     many = "1 process" if processes == 1 else f"{processes} processes"
-    errors = ", ".join(f"{n.replace('_', ' ')} {100 * e:+.1f} %" for n, e in meta["sampling_error"].items())
-    share = meta["period"] // meta["window"]
-    lines = [
-        f"recorded {time}{waited}{here}: {meta['instructions'] / 1e6:,.0f} million instructions, {many}",
+    lines = [f"recorded {time}{waited}{here}: {_amount(meta)}{many}"]
+    lines += [
         f"memory: {meta['touched_bytes'] / MIB:,.1f} MiB touched, {used.peak / MIB:,.1f} MiB at once; "
         f"{used.faults:,} faults with 4K pages",
-        f"accesses: one of {share} windows of {meta['window']:,} instructions; error of the sample: {errors}",
+        *([_sample(meta)] if "period" in meta else []),
         *(f"note: {note}" for note in meta["distortions"]),
     ]
     if used.fault:
@@ -66,3 +65,13 @@ def summary(program: Program, out: str | Path) -> list[str]:
     size = Path(out).stat().st_size / MIB
     lines.append(f"wrote {out} ({size:.1f} MiB): thp-env workloads show {out}; thp-env evaluate --workloads {out}")
     return lines
+
+
+def _amount(meta: dict[str, Any]) -> str:
+    return f"{meta['instructions'] / 1e6:,.0f} million instructions, " if "instructions" in meta else ""
+
+
+def _sample(meta: dict[str, Any]) -> str:
+    errors = ", ".join(f"{n.replace('_', ' ')} {100 * e:+.1f} %" for n, e in meta["sampling_error"].items())
+    share = meta["period"] // meta["window"]
+    return f"accesses: one of {share} windows of {meta['window']:,} instructions; error of the sample: {errors}"

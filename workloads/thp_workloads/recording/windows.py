@@ -14,6 +14,7 @@ RUN_DTYPE = np.dtype([("instruction", "<u8"), ("page", "<u8"), ("count", "<u4"),
 
 NEIGHBOURS = 8
 """A window is represented by one of so many recorded windows before it, or after it."""
+MOST_GROUPS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,28 @@ def weigh(window: int, runs: np.ndarray, begun: np.ndarray, end: tuple[float, fl
         return Windows(window, kept, kept)
     counts = np.diff(np.vstack([begun, end]), axis=0)
     counts /= np.maximum(counts.mean(axis=0), 1e-9)
-    number = np.arange(len(counts))
-    after = np.searchsorted(kept, number)
-    near = np.clip(after[:, None] + np.arange(-NEIGHBOURS, NEIGHBOURS), 0, len(kept) - 1)
-    difference = counts[:, None] - counts[kept[near]]
+    # Of a long run, neighbours share a representative.
+    together = -(-len(counts) // MOST_GROUPS)
+    others = np.setdiff1d(np.arange(len(counts)), kept)
+    first = np.flatnonzero(np.diff(others // together, prepend=-1))
+    if not len(first):
+        return Windows(window, kept, np.ones(len(kept), np.int64))
+    size = np.diff(first, append=len(others))
+    mean = np.add.reduceat(counts[others], first, axis=0) / size[:, None]
+    middle = others[first + size // 2]
+    near = np.searchsorted(kept, middle)[:, None] + np.arange(-NEIGHBOURS, NEIGHBOURS)
+    near = np.clip(near, 0, len(kept) - 1)
+    difference = mean[:, None] - counts[kept[near]]
     distance = np.abs(difference).sum(axis=2)
     # Of equals the nearest.
-    distance += np.abs(kept[near] - number[:, None]) * (1e-6 / len(counts))
-    chosen = near[:, 0].copy()
-    chosen[kept] = np.arange(len(kept))
+    distance += np.abs(kept[near] - middle[:, None]) * (1e-6 / len(counts))
+    weight = np.ones(len(kept), np.int64)
     owed = np.zeros(counts.shape[1])
-    for i in np.setdiff1d(number, kept):
-        best = np.argmin(distance[i] + np.abs(owed + difference[i]).sum(axis=1))
-        chosen[i] = near[i, best]
-        owed += difference[i, best]
-    return Windows(window, kept, np.bincount(chosen, minlength=len(kept)))
+    for i, n in enumerate(size.tolist()):
+        best = np.argmin(distance[i] + np.abs(owed + difference[i] * n).sum(axis=1))
+        weight[near[i, best]] += n
+        owed += difference[i, best] * n
+    return Windows(window, kept, weight)
 
 
 def without_needless_warmth(window: int, runs: np.ndarray) -> np.ndarray:
