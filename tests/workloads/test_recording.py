@@ -231,6 +231,11 @@ def test_unknown_command() -> None:
     refused("command not found", [])
 
 
+def test_times_that_are_none() -> None:
+    for options in ({"seconds": 0.0}, {"seconds": -1.0}, {"after": -1.0}, {"seconds": float("nan")}):
+        refused("seconds must be positive", ["true"], **options)
+
+
 def test_missing_valgrind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     refused("apt-get install valgrind", [sys.executable])

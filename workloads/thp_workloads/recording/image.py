@@ -12,7 +12,7 @@ from thp_workloads.recording import windows as sampling
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.process_layout import ClientLayout, NativeLayout
 from thp_workloads.recording.program_writer import Log
-from thp_workloads.recording.replayer import Replayer
+from thp_workloads.recording.replayer import Regions, Replayer
 
 MARK_DTYPE = np.dtype([("instruction", "<u8"), ("real", "<u8"), ("own", "<u8"), ("waited", "<u8")])
 """Where the process was when: instruction, CLOCK_MONOTONIC, its own time, how much of that was waiting (ns)."""
@@ -94,7 +94,7 @@ class Image:
         """Weigh the sampled windows."""
         return sampling.weigh(window, self.log.runs, self.begun, self.misses)
 
-    def replayer(self, prefix: str, lowest_stack: int) -> Replayer:
+    def replayer(self, prefix: str, lowest_stack: int, regions: Regions) -> Replayer:
         """Return the address space before the first instruction."""
         return Replayer(
             self.native, self.client, lowest_stack, prefix, placed_by=self.placed_by, copies=self.placed_by is not None

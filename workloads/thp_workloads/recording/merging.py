@@ -18,7 +18,7 @@ from thp_env.traces.program import Program, ProgramError
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.image import Image
 from thp_workloads.recording.program_writer import ProcessWriter
-from thp_workloads.recording.replayer import Operation, Replayer
+from thp_workloads.recording.replayer import Operation, Regions, Replayer, TooManyRegionsError
 from thp_workloads.recording.windows import sampling_error
 
 NAMES = ("accesses", "l1_misses", "walks")
@@ -48,10 +48,17 @@ class _Merger:
         self.images, self.window = images, window
         self.alone = len(images) == 1
         self.processes: dict[int, _Process] = {}
+        self.notes: set[str] = set()
+        regions = Regions()
         for number, image in enumerate(images):
             if not image.forked:
                 name = "P" if self.alone else f"{image.name}{number}"
-                replayer = image.replayer("" if self.alone else f"{name}.", self._lowest_stack(number))
+                prefix = "" if self.alone else f"{name}."
+                try:
+                    replayer = image.replayer(prefix, self._lowest_stack(number), regions)
+                except TooManyRegionsError as error:
+                    self.notes.add(f"{error}: later processes are left out")
+                    break
                 _Process(self, number, image, name, replayer)
 
     def _children(self, number: int) -> list[int]:
@@ -136,5 +143,5 @@ def write_images(images: list[Image], window: int, ns: float, meta: Mapping[str,
         program = builder.build()
     except ProgramError as error:
         raise RecordingError(f"the run is not a trace program: {error}") from error
-    program.meta["distortions"] = sorted({note for p in processes for note in p.replayer.notes})
+    program.meta["distortions"] = sorted({note for p in processes for note in p.replayer.notes} | merger.notes)
     return program

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +13,7 @@ from thp_env.traces.builder import ProgramBuilder
 from thp_env.traces.program import ACCESS_DTYPE, Program
 from thp_workloads.recording._lackey import Lackey
 from thp_workloads.recording.content import ContentClasses
-from thp_workloads.recording.replayer import CALL_DTYPE, FORKS, Operation, Replayer
+from thp_workloads.recording.replayer import CALL_DTYPE, FORKS, Operation, Replayer, TooManyRegionsError
 from thp_workloads.recording.windows import RUN_DTYPE, Windows, without_needless_warmth
 
 TOUCH_DTYPE = np.dtype([("instruction", "<u8"), ("page", "<u8")])
@@ -140,7 +140,13 @@ class ProcessWriter:
             mine = sampled[sample_cuts[i] : sample_cuts[i + 1]]
             classes.add(*replayer.space.translate(mine[:, 1]), mine[:, 2])
             if i < len(log.calls):
-                self._operations.append(self._call(log.calls[i], forked))
+                try:
+                    self._operations.append(self._call(log.calls[i], forked))
+                except TooManyRegionsError as error:
+                    replayer.notes.add(f"{error}: what was done after that is left out")
+                    self._log = log = replace(log, calls=log.calls[:i], instructions=int(ends[i]))
+                    events, cuts = events[: cuts[i + 1]], cuts[: i + 2]
+                    break
         classes.finish()
         events["content"] = classes.of(events["region"], events["page"])
         self._events, self._cuts = events, cuts

@@ -96,6 +96,8 @@ def record(
     """
     if out is not None:
         check_writable(Path(out))
+    if not after >= 0 or not (seconds is None or seconds > 0):
+        raise RecordingError("seconds must be positive, and after must not be negative")
     path = executable(command)
     valgrind()
     added = dict(environment or {})

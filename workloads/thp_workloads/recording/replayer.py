@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,17 @@ def _prot(bits: int) -> str:
     return "rw" if bits & PROT_WRITE else "r" if bits & PROT_READ else "none"
 
 
+class TooManyRegionsError(RecordingError):
+    """A program has no number left for a region."""
+
+
+@dataclass
+class Regions:
+    """How many regions a program has so far, in all of its processes."""
+
+    used: int = 0
+
+
 class Replayer:
     """Follows the address space of the recorded process, call by call.
 
@@ -63,6 +75,7 @@ class Replayer:
         *,
         placed_by: int | None = None,
         copies: bool = False,
+        regions: Regions | None = None,
     ) -> None:
         """Map what the program starts with.
 
@@ -74,7 +87,9 @@ class Replayer:
             placed_by: mappings lie where Linux puts them, moved down by so much; None: they do not.
             copies: the log shows writes to private mappings of files, which make anonymous copies, and touches of
                 shared anonymous memory.
+            regions: counts the regions of all processes of the program.
         """
+        self._regions = regions or Regions()
         self._placed_by, self._copies = placed_by, copies
         self.space = AddressSpace()
         self.occupied = Intervals()
@@ -110,6 +125,7 @@ class Replayer:
     def child(self, prefix: str) -> Replayer:
         """Return the address space of a child after fork; what it maps anew has names that begin with `prefix`."""
         other = deepcopy(self)
+        other._regions = self._regions
         other._prefix = prefix
         other.initial = []
         return other
@@ -128,8 +144,9 @@ class Replayer:
             number = str(int(number) + 1) if base and number.isdigit() else "1"
             base = base or name
             name = f"{base}:{number}"
-        if len(self.names) >= MAX_REGIONS:
-            raise RecordingError(f"the program maps more than {MAX_REGIONS} regions")
+        if self._regions.used >= MAX_REGIONS:
+            raise TooManyRegionsError(f"the program maps more than {MAX_REGIONS:,} regions")
+        self._regions.used += 1
         self._taken.add(name)
         self.names.append(name)
         return len(self.names) - 1

@@ -51,7 +51,7 @@ typedef struct {
 /* A run takes in accesses to its page while the page is among the last few accessed (so the translation
    surely sits in a 4-way first level) and the run is among the last MAX_AGE (so that a replay refreshes its
    place in the LRU order soon enough). */
-enum { DEPTH = 4, MAX_AGE = 16 };
+enum { DEPTH = 4, MAX_AGE = 2 };
 static struct {
     ULong page;
     UInt run;
