@@ -93,6 +93,7 @@ int main(void) {
 
 def test_copy_on_write_after_fork(tmp_path: Path) -> None:
     recorded = record([compiled(tmp_path, FORK)], window=1024, budget=1, progress=False)
+    assert "2.0 MiB of shared anonymous memory: single pages that stay" in " ".join(recorded.meta["distortions"])
     assert recorded.meta["exit_status"] == 3  # private memory is the parent's own, shared memory is not
     machine = Machine(recorded, MachineConfig(memory=64 * MIB))
     assert machine.run(go_on=True) == Status.DONE

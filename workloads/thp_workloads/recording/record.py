@@ -241,6 +241,9 @@ def _program(images: list[Image], meta: dict[str, Any], o: _Options) -> Program:
         notes.append(f"{lost} of {len(images)} processes were killed or replaced: what they did last may be missing")
     if totals["timers"]:
         notes.append(f"{totals['timers']} timers were set, which run in real time")
+    if totals["shared_pages"]:
+        size = totals["shared_pages"] * PAGE_SIZE / (1 << 20)
+        notes.append(f"{size:.1f} MiB of shared anonymous memory: single pages that stay")
     if totals["misplaced"]:
         notes.append(f"{totals['misplaced']} mappings lie where valgrind put them")
     meta |= {

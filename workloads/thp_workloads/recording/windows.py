@@ -15,6 +15,9 @@ RUN_DTYPE = np.dtype([("instruction", "<u8"), ("page", "<u8"), ("count", "<u4"),
 NEIGHBOURS = 8
 """A window is represented by one of so many recorded windows before it, or after it."""
 MOST_GROUPS = 1 << 17
+"""More windows than this are weighed in groups."""
+CLOSE = 0.005
+"""How far a total may be off after weighing, as a share."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,27 @@ def weigh(window: int, runs: np.ndarray, begun: np.ndarray, end: tuple[float, fl
         best = np.argmin(distance[i] + np.abs(owed + difference[i] * n).sum(axis=1))
         weight[near[i, best]] += n
         owed += difference[i, best] * n
-    return Windows(window, kept, weight)
+    return Windows(window, kept, _calibrated(weight, counts[kept], counts.sum(axis=0)))
+
+
+def _calibrated(weight: np.ndarray, counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Change weights as little as brings their sum and the totals out right.
+
+    The calibration estimator of Deville and Sarndal (1992) with the linear distance, rounded so that sums are kept.
+    Totals that the windows cannot bring about (walks that happen in no recorded window) are left as they are.
+    """
+    for columns in range(counts.shape[1], 0, -1):
+        known = np.column_stack([counts[:, :columns], np.ones(len(counts))])
+        wanted = np.append(totals[:columns], weight.sum())
+        result = weight.astype(np.float64)
+        for _ in range(4):  # weights below 1 are put back to it
+            gram = (known * result[:, None]).T @ known
+            share = np.linalg.lstsq(gram, wanted - result @ known, rcond=1e-9)[0]
+            result = np.clip(result * (1 + known @ share), 1, 4 * weight)
+        result = np.maximum(np.diff(np.rint(np.cumsum(result)), prepend=0), 1)
+        if np.all(np.abs(result @ known - wanted) <= CLOSE * wanted):
+            return result.astype(np.int64)
+    return weight
 
 
 def without_needless_warmth(window: int, runs: np.ndarray) -> np.ndarray:
