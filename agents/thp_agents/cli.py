@@ -80,15 +80,30 @@ def _list(items: Iterable[object], fields: dict[str, int], shown: Sequence[str],
 
 def _record(args: argparse.Namespace) -> int:
     from thp_workloads.recording.record import record
+    from thp_workloads.recording.summary import summary
 
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    if args.follow:
-        from thp_workloads.recording.tree import record_tree
+    if args.native:
+        from thp_workloads.recording.native_record import record_native
 
-        record_tree(command, Path(args.out))
-        return 0
-    record(command, Path(args.out), progress=not args.quiet)
-    return 0
+        if args.seconds or args.after or args.seed or args.no_children or args.lackey:
+            raise ValueError("--native records the whole run as it is: leave the other options out")
+        program = record_native(command, args.out)
+    else:
+        program = record(
+        command, args.out, seconds=args.seconds, after=args.after, seed=args.seed, children=not args.no_children,
+        lackey=args.lackey, progress=not args.quiet,
+        )  # fmt: skip
+    for line in summary(program, args.out):
+        print(line, file=sys.stderr)  # standard output is the command's
+    status = program.meta["exit_status"]
+    return 128 - status if status < 0 else status
+
+
+def _corpus(args: argparse.Namespace) -> int:
+    from thp_workloads.recording.corpus import main
+
+    return main(args.action, args.names, args.out, args.small, args.quiet)
 
 
 def _import(args: argparse.Namespace) -> int:
@@ -288,9 +303,21 @@ def parser() -> argparse.ArgumentParser:
 
     c = sub.add_parser("record", help="turn a real run into a trace program (needs valgrind)")
     c.add_argument("--out", default="recording.npz")
-    c.add_argument("--follow", action="store_true", help="also what it forks and executes")
+    c.add_argument("--seconds", type=float, help="end the command after so many seconds of its own time")
+    c.add_argument("--after", type=float, default=0.0, help="seconds of its own time to skip first")
+    c.add_argument("--seed", type=_natural, default=0, help="draws the address space's layout (default: not random)")
+    c.add_argument("--no-children", action="store_true", help="only the command itself, not what it executes")
+    c.add_argument("--native", action="store_true", help="at full speed, by perf: first touches and calls only")
+    c.add_argument("--lackey", action="store_true", help="use valgrind's lackey: slow, one process")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     c.set_defaults(run=_record)
+
+    c = sub.add_parser("corpus", help="record real programs by their recipes, or compare them with native runs")
+    c.add_argument("action", choices=("list", "record", "compare"))
+    c.add_argument("names", nargs="*", metavar="NAME", help="recipes (default: all)")
+    c.add_argument("--out", type=Path, default=Path("corpus"), help="folder of the recordings (default: %(default)s)")
+    c.add_argument("--small", action="store_true", help="a quick look, not the full length")
+    c.set_defaults(run=_corpus)
 
     c = sub.add_parser("import", help="turn a log of perf, strace, DAMON, lackey, ... into a trace program")
     c.add_argument("--from", dest="kind", required=True, choices=_LOGS)
@@ -339,7 +366,7 @@ def parser() -> argparse.ArgumentParser:
 
     for name, command in sub.choices.items():
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        if name in ("demo", "train", "tune", "evaluate", "distill", "record", "workloads", "conformance"):
+        if name in ("demo", "train", "tune", "evaluate", "distill", "record", "corpus", "workloads", "conformance"):
             command.add_argument("--quiet", action="store_true", help="no progress bars")
     return p
 

@@ -3,18 +3,18 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from thp_workloads.recording import record as recorder
+from thp_workloads.recording import tool
 from thp_workloads.recording.record import RecordingError, record, sampling_error
 
-from thp_env.machine import Machine, MachineConfig, Status, layout
+from thp_env.machine import Machine, Status, layout
 from thp_env.traces import Program, load_program
-from thp_env.workload import memory_for
 
 PMD = layout.PMD_SIZE
 needs_valgrind = pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
@@ -231,6 +231,11 @@ def test_unknown_command() -> None:
     refused("command not found", [])
 
 
+def test_times_that_are_none() -> None:
+    for options in ({"seconds": 0.0}, {"seconds": -1.0}, {"after": -1.0}, {"seconds": float("nan")}):
+        refused("seconds must be positive", ["true"], **options)
+
+
 def test_missing_valgrind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     refused("apt-get install valgrind", [sys.executable])
@@ -241,24 +246,34 @@ def test_output_that_cannot_be_written(tmp_path: Path) -> None:
     refused("cannot write .*: Is a directory", ["true"], tmp_path)
 
 
-def test_valgrind_that_dies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_not_valgrind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake = tmp_path / "valgrind"
-    fake.write_text("#!/bin/sh\nexit 3\n")
-    fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    refused("valgrind died before the program's first access: exit status 3", ["true"], tmp_path / "out.npz")
-    assert os.listdir(tmp_path) == ["valgrind"]
+    for script, message in (
+        ("exit 3", "is not valgrind"),
+        ("echo valgrind-3.9.0", "needs valgrind 3.18 or newer, not valgrind-3.9.0: apt-get install valgrind"),
+        (
+            "[ $1 = --version ] && echo valgrind-3.19.0 || exit 3",
+            "died before the program's first access: exit status 3",
+        ),
+    ):
+        fake.write_text(f"#!/bin/sh\n{script}\n")
+        fake.chmod(0o755)
+        refused(message, ["true"], tmp_path / "out.npz")
+        assert os.listdir(tmp_path) == ["valgrind"]
 
 
 @needs_valgrind
 def test_program_that_replaces_itself() -> None:
-    refused("cannot record sh: the program replaces itself by another one", ["sh", "-c", "exec true"])
+    recorded = record(["sh", "-c", "exec cat /dev/null"], progress=False)
+    assert recorded.processes == ("P", "sh0", "cat1")
 
 
 @needs_valgrind
-def test_program_that_is_killed(tmp_path: Path) -> None:
-    refused("sh was killed by signal 9", ["sh", "-c", "kill -9 $$"], tmp_path / "out.npz")
-    assert not list(tmp_path.iterdir())
+def test_program_that_is_killed_is_kept_up_to_then() -> None:
+    recorded = record(["sh", "-c", "kill -9 $$"], progress=False)
+    assert recorded.meta["exit_status"] == -9
+    assert "ended by signal 9" in recorded.meta["distortions"]
 
 
 @needs_gcc
@@ -273,18 +288,17 @@ def test_program_without_anonymous_memory(tmp_path: Path) -> None:
 
 
 @needs_valgrind
-def test_interrupt_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    started = []
-
-    def interrupted(fd: int, process: subprocess.Popen, *rest: object) -> None:
-        started.append(process)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(recorder, "_follow", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        record(["sleep", "60"], tmp_path / "out.npz", progress=False)
-    assert started[0].poll() == -9
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_what_was_recorded(tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-m", "thp_agents.cli", "record", "--quiet", "--out", "out.npz", "--", "sh", "-c",
+               "echo started; sleep 60"]  # fmt: skip
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(number)
+        assert "the run was stopped by a signal" in process.stderr.read()
+    assert "sh0" in load_program(tmp_path / "out.npz").processes
 
 
 def test_unlimited_stack(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,50 +306,28 @@ def test_unlimited_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     refused("an unlimited stack", [sys.executable])
 
 
-TREE = r"""
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
-int main(int argc, char **argv) {
-    long pages = argc > 1 ? 100 : 300;
-    char *p = mmap(0, pages * 4096, 3, 0x22, -1, 0);
-    for (long i = 0; i < pages; i++) ((volatile char *)p)[i * 4096] = 1;
-    for (int i = 0; argc == 1 && i < 2; i++)
-        if (fork() == 0) execl(argv[0], argv[0], "child", (char *)0);
-    while (argc == 1 && wait(0) > 0) {}
-    munmap(p, pages * 4096);
-    return 0;
-}
-"""
+def test_unlisted_parts_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tool, "HEADERS", tmp_path)
+    with pytest.raises(RecordingError, match="headers: apt-get install valgrind"):
+        tool.built()
 
 
-@needs_valgrind
 @needs_gcc
-def test_children_are_followed_across_fork_and_exec(tmp_path: Path) -> None:
-    from thp_workloads.recording.tree import record_tree
-
-    source, binary = tmp_path / "tree.c", tmp_path / "tree"
-    source.write_text(TREE)
-    subprocess.run(["gcc", "-O1", "-o", binary, source], check=True)
-    program = record_tree([str(binary)])
-    assert sorted(program.processes) == ["P", "tree0", "tree1", "tree2"]
-    assert program.meta["programs"] == [str(binary), f"{binary} child", f"{binary} child"]
-    ops = [(layout.OPS[op["op"]], program.processes[op["process"]], int(op["length"])) for op in program.ops]
-    assert ("mmap", "tree0", 300 * layout.PAGE_SIZE) in ops
-    for child in ("tree1", "tree2"):
-        at = ops.index(("mmap", child, 100 * layout.PAGE_SIZE))
-        # The parent waits with its memory mapped.
-        assert ops.index(("mmap", "tree0", 300 * layout.PAGE_SIZE)) < at
-        assert at < ops.index(("munmap", "tree0", 300 * layout.PAGE_SIZE))
-    machine = Machine(program, MachineConfig(memory=memory_for(program)))
-    assert machine.run(go_on=True) == Status.DONE
-    assert machine.counters["peak_resident"] >= 300 + 100
-    assert machine.counters["nr_resident"] == 0
-
-
-def test_a_child_that_cannot_be_recorded_is_named(tmp_path: Path) -> None:
-    from thp_workloads.recording.tree import record_tree
-
-    with pytest.raises(RecordingError, match="command not found: nonesuch"):
-        record_tree(["nonesuch"])
+@needs_valgrind
+def test_lackey_stands_in_where_the_tool_cannot_be_built(
+    program: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(program), str(tmp_path / "log"), "600"]
+    expected = record(command, keep_full=True, progress=False)
+    monkeypatch.setattr(tool, "HEADERS", tmp_path)
+    recorded = record(command, keep_full=True, progress=False)
+    assert "apt-get install valgrind; recording with lackey" in capsys.readouterr().err
+    mine = {region: name for name, region in regions_of(recorded).items()}
+    found = [(e[0], mine[e[1]], *e[2:]) for e in exact_events(recorded) if e[1] in mine]
+    mine = {region: name for name, region in regions_of(expected).items()}
+    tools = [(e[0], mine[e[1]], *e[2:]) for e in exact_events(expected) if e[1] in mine]
+    start = found.index(("mmap", "a", 0, 1024))
+    assert without_reads_before_writes(found[start:]) == without_reads_before_writes(
+        tools[tools.index(("mmap", "a", 0, 1024)) :]
+    )
+    refused("--seconds, --after and --seed need it", command, seconds=1.0)

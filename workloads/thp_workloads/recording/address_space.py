@@ -25,7 +25,8 @@ class Piece:
         region: the region's number, or `HIDDEN`.
         offset: where in its region the piece begins, in bytes.
         native: where it would lie in a native run without randomization.
-        anonymous: private anonymous memory.
+        anonymous: memory whose pages are recorded: private and anonymous, copied from a file, or `shared`.
+        shared: shared anonymous memory.
     """
 
     start: int
@@ -34,6 +35,7 @@ class Piece:
     offset: int
     native: int
     anonymous: bool
+    shared: bool = False
 
     def clip(self, start: int, end: int) -> Piece:
         """Return the part of the piece within [start, end)."""

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-RECORDER_VERSION = 1
+RECORDER_VERSION = 2
 
 
 def facts(command: Sequence[str], environment: Mapping[str, str], name: str | None, status: int) -> dict[str, Any]:

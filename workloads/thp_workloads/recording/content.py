@@ -83,13 +83,16 @@ class ContentClasses:
 
     def of(self, region: np.ndarray, page: np.ndarray) -> np.ndarray:
         """Return the class of each page, uint8."""
-        result = np.full(len(region), self._default, np.uint8)
-        for number in np.unique(region):
-            default, different = self._tables.get(int(number), (self._default, {}))
-            mine = region == number
-            result[mine] = default
-            for chunk, content in different.items():
-                result[mine & (page // CHUNK_PAGES == chunk)] = content
+        by_region = np.full(int(region.max(initial=-1)) + 2, self._default, np.uint8)  # the last one: no region
+        for number, (default, _) in self._tables.items():
+            if number < len(by_region) - 1:
+                by_region[number] = default
+        result = by_region[region]
+        for number, (_, different) in self._tables.items():
+            if different:
+                mine = region == number
+                for chunk, content in different.items():
+                    result[mine & (page // CHUNK_PAGES == chunk)] = content
         return result
 
 

@@ -4,14 +4,15 @@ The recorded programs lie in `programs/`. The files in `thp_workloads/data` were
 
 - python_dict: python3 (3.11.2), glibc's malloc;
 - sqlite_memory: sqlite3 (3.40.1) with libjemalloc2 (5.3.0) preloaded, which database servers often run with.
-  It returns memory by madvise after its decay of 10 s; valgrind runs the program a thousand times slower,
-  so the decay is that much shorter in the program's own time;
+  It returns memory by madvise after its decay of 10 s; lackey, which recorded it, runs the program a thousand times
+  slower, so the decay is that much shorter in the program's own time;
 - redis_server: redis-server (7.0.15, jemalloc) under the load of redis_load.py on loopback, with THP left on;
 - zstd_long: zstd (1.5.4) with a window of 128 MB on Unicode's tables, from libperl5.36;
 - make_tcc: GNU make (4.3) with two jobs and tcc (0.9.27), children followed;
 - java_interpreter: java -Xint (OpenJDK 17), its heap collected serially; javac makes its class first.
 
-A recording takes five minutes to half an hour.
+They were made with valgrind's lackey. Made anew they are not the same, since the recorder's own tool is closer to a
+native run.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from typing import Any
 
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.record import record
-from thp_workloads.recording.tree import record_tree
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 PROGRAMS = Path(__file__).resolve().parent / "programs"
@@ -48,7 +48,6 @@ RECORDINGS: dict[str, dict[str, Any]] = {
     },
     "make_tcc": {
         "command": ["/usr/bin/make", "-s", "-j2", "-f", "build.mk"],
-        "children": True,
     },
     "java_interpreter": {
         "command": ["/usr/bin/java", "-Xint", "-XX:+UseSerialGC", "-Xms160m", "-Xmx160m", "-XX:-UsePerfData", "-cp",
@@ -56,8 +55,7 @@ RECORDINGS: dict[str, dict[str, Any]] = {
         "before": ["javac", "Heap.java"],
     },
 }  # fmt: skip
-"""What to run: `record`'s arguments, programs that run `before` and `beside` it, the file that is its `input`, and
-whether its `children` are followed."""
+"""What to run: `record`'s arguments, programs that run `before` and `beside` it, and the file that is its `input`."""
 
 
 def make(name: str) -> Path:
@@ -66,7 +64,6 @@ def make(name: str) -> Path:
     out.parent.mkdir(exist_ok=True)
     what = dict(RECORDINGS[name])
     beside, before_it, read = what.pop("beside", None), what.pop("before", None), what.pop("input", os.devnull)
-    children = what.pop("children", False)
     before, standard = Path.cwd(), os.dup(0)
     os.chdir(PROGRAMS)  # so that commands need no paths
     with open(read) as file:
@@ -75,7 +72,7 @@ def make(name: str) -> Path:
         subprocess.run(before_it, check=True)
     load = subprocess.Popen(beside) if beside else None
     try:
-        (record_tree if children else record)(**what, out=out, name=name)
+        record(**what, out=out, name=name)
     finally:
         if load:
             load.kill()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from thp_env.machine.layout import TASK_SIZE
+import numpy as np
+
+from thp_env.machine.layout import PAGE_SIZE, TASK_SIZE
 from thp_workloads.recording._lackey import stopped_exec
 from thp_workloads.recording.errors import RecordingError
 
+MAPPED_FROM = 0x7000_0000_0000
+"""Above this lies what the kernel maps top down: ld.so, the vDSO, the stack."""
 START_BRK_FIELD = 47
 """proc_pid_stat(5): the address above which the heap grows."""
 
@@ -30,6 +34,11 @@ class MapsLine:
     def anonymous(self) -> bool:
         """Whether the mapping is private anonymous memory."""
         return not self.path or self.path in ("[heap]", "[stack]") or self.path.startswith("[anon")
+
+    @property
+    def private(self) -> bool:
+        """Whether writes make copies."""
+        return self.protection.endswith("p")
 
     @property
     def prot(self) -> str:
@@ -56,11 +65,32 @@ class NativeLayout:
         mappings: all of them, by address.
         executable: path of the executable.
         brk_start: where the heap begins.
+        mmap_base: below which mappings are placed; 0: where they are without randomization.
     """
 
     mappings: tuple[MapsLine, ...]
     executable: str
     brk_start: int
+    mmap_base: int = 0
+
+    def drawn(self, seed: int, base: int) -> NativeLayout:
+        """Return the layout as randomization draws it; seed 0 is the one without.
+
+        Mappings and the stack move by up to 16 GiB, the heap by up to 32 MiB (arch_randomize_brk), all by pages.
+
+        Args:
+            seed: chooses the layout.
+            base: where mappings begin without randomization.
+        """
+        if seed == 0:
+            return replace(self, mmap_base=base)
+        random = np.random.default_rng(seed)
+        mmap, stack, brk = (int(n) * PAGE_SIZE for n in random.integers(0, (1 << 22, 1 << 22, 1 << 13)))
+        moved = []
+        for line in self.mappings:
+            by = stack if line.path == "[stack]" else mmap + stack if line.end > MAPPED_FROM else 0
+            moved.append(replace(line, start=line.start - by, end=line.end - by))
+        return replace(self, mappings=tuple(moved), brk_start=self.brk_start + brk, mmap_base=base - mmap - stack)
 
 
 def native_layout(path: str, arguments: Sequence[str], environment: Mapping[str, str]) -> NativeLayout:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +13,7 @@ from thp_env.traces.builder import ProgramBuilder
 from thp_env.traces.program import ACCESS_DTYPE, Program
 from thp_workloads.recording._lackey import Lackey
 from thp_workloads.recording.content import ContentClasses
-from thp_workloads.recording.replayer import CALL_DTYPE, Operation, Replayer
+from thp_workloads.recording.replayer import CALL_DTYPE, FORKS, Operation, Replayer, TooManyRegionsError
 from thp_workloads.recording.windows import RUN_DTYPE, Windows, without_needless_warmth
 
 TOUCH_DTYPE = np.dtype([("instruction", "<u8"), ("page", "<u8")])
@@ -37,6 +37,7 @@ class Log:
         touches: `RUN_DTYPE`, exact first touches, count 1.
         runs: `RUN_DTYPE`, accesses in windows.
         instructions: length of the run.
+        timeless: instructions at the beginning that take no time: they only number what had happened before.
     """
 
     calls: np.ndarray
@@ -44,18 +45,24 @@ class Log:
     touches: np.ndarray
     runs: np.ndarray
     instructions: int
+    timeless: int = 0
+
+
+def unpacked_touches(packed: bytes) -> np.ndarray:
+    """Return `TOUCH_DTYPE` records as `RUN_DTYPE`."""
+    records = np.frombuffer(packed, TOUCH_DTYPE)
+    touches = np.zeros(len(records), RUN_DTYPE)
+    touches["instruction"], touches["page"] = records["instruction"], records["page"] & ~WRITE_BIT
+    touches["written"], touches["count"] = records["page"] >> np.uint64(63), 1
+    return touches
 
 
 def log_arrays(log: Lackey, window: int) -> Log:
     """Take the arrays out of a log reader whose windows are of `window` instructions."""
-    packed = np.frombuffer(log.touches, TOUCH_DTYPE)
-    touches = np.zeros(len(packed), RUN_DTYPE)
-    touches["instruction"], touches["page"] = packed["instruction"], packed["page"] & ~WRITE_BIT
-    touches["written"], touches["count"] = packed["page"] >> np.uint64(63), 1
     return Log(
         np.frombuffer(log.calls, CALL_DTYPE),
         log.names,
-        touches,
+        unpacked_touches(log.touches),
         without_needless_warmth(window, np.frombuffer(log.runs, RUN_DTYPE)),
         log.instructions,
     )
@@ -93,9 +100,24 @@ class ProcessWriter:
     """Writes what one process did, from call to call, so that several can take turns."""
 
     def __init__(
-        self, log: Log, windows: Windows, replayer: Replayer, samples: list[tuple[int, int, int]], stack_touched: int
+        self,
+        log: Log,
+        windows: Windows,
+        replayer: Replayer,
+        samples: list[tuple[int, int, int]],
+        stack_touched: int,
+        forked: Callable[[int, Replayer], list[Operation]] | None = None,
     ) -> None:
-        """Follow the calls, translate pages to regions and learn what the pages hold; arguments as `write_program`."""
+        """Follow the calls, translate pages to regions and learn what the pages hold.
+
+        Args:
+            log: as for `write_program`.
+            windows: as for `write_program`.
+            replayer: as for `write_program`.
+            samples: as for `write_program`.
+            stack_touched: as for `write_program`.
+            forked: called with the child's pid and the address space at each fork; returns what to write then.
+        """
         self._log, self._replayer, self._stack_touched = log, replayer, stack_touched
         exact = log.touches[windows.outside(log.touches["instruction"])]
         stream = np.concatenate([exact, log.runs])
@@ -118,16 +140,27 @@ class ProcessWriter:
             mine = sampled[sample_cuts[i] : sample_cuts[i + 1]]
             classes.add(*replayer.space.translate(mine[:, 1]), mine[:, 2])
             if i < len(log.calls):
-                file = int(log.calls["name"][i])
-                self._operations.append(list(replayer.call(log.calls[i], log.files[file] if file >= 0 else "")))
+                try:
+                    self._operations.append(self._call(log.calls[i], forked))
+                except TooManyRegionsError as error:
+                    replayer.notes.add(f"{error}: what was done after that is left out")
+                    self._log = log = replace(log, calls=log.calls[:i], instructions=int(ends[i]))
+                    events, cuts = events[: cuts[i + 1]], cuts[: i + 2]
+                    break
         classes.finish()
         events["content"] = classes.of(events["region"], events["page"])
         self._events, self._cuts = events, cuts
 
+    def _call(self, call: np.void, forked: Callable[[int, Replayer], list[Operation]] | None) -> list[Operation]:
+        if int(call["number"]) in FORKS:
+            return forked(int(call["result"]), self._replayer) if forked else []
+        file = int(call["name"])
+        return list(self._replayer.call(call, self._log.files[file] if file >= 0 else ""))
+
     def write(self, builder: ProgramBuilder, ns: float) -> Iterator[int]:
         """Write the operations; yield the instruction before each call and the accesses after it, and at the end."""
         log, replayer = self._log, self._replayer
-        writer = _EventWriter(builder, ns)
+        writer = _EventWriter(builder, ns, log.timeless)
         writer.operations(replayer.initial)
         numbers = np.zeros(len(replayer.names), np.int64)  # the builder counts the regions of all processes
         if self._stack_touched:
@@ -150,10 +183,10 @@ class ProcessWriter:
 class _EventWriter:
     """Writes events in order; keeps the time."""
 
-    def __init__(self, builder: ProgramBuilder, ns: float) -> None:
+    def __init__(self, builder: ProgramBuilder, ns: float, timeless: int) -> None:
         self._builder = builder
         self._ps = round(ns * 1000)
-        self._now = 0
+        self._now = self._timeless = timeless
 
     def operations(self, operations: list[Operation]) -> None:
         """Write operations, which take no instructions."""
@@ -175,8 +208,8 @@ class _EventWriter:
             records = np.zeros(len(events), ACCESS_DTYPE)
             for name in ("page", "region", "written", "count"):
                 records[name] = events[name]
-            until = np.append(events["instruction"][1:], np.uint64(end))
-            records["instructions"] = np.minimum(until - events["instruction"], (1 << 32) - 1)
+            at = np.maximum(np.append(events["instruction"], np.uint64(end)), np.uint64(self._timeless))
+            records["instructions"] = np.minimum(np.diff(at), (1 << 32) - 1)
             key = events["weight"].astype(np.int64) << 8 | np.where(events["exact"], events["content"], 0)
             edges = [0, *(np.flatnonzero(np.diff(key)) + 1).tolist(), len(events)]
             for first, last in pairwise(edges):

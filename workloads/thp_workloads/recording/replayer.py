@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from thp_env.machine import layout
-from thp_env.machine.layout import PAGE_SIZE, PMD_SIZE
+from thp_env.machine.layout import PAGE_SIZE, PMD_SIZE, TASK_SIZE
 from thp_env.traces.intervals import Intervals
 from thp_workloads.recording.address_space import HIDDEN, AddressSpace, Piece
 from thp_workloads.recording.errors import RecordingError
-from thp_workloads.recording.process_layout import ClientLayout, NativeLayout
+from thp_workloads.recording.process_layout import MAPPED_FROM, ClientLayout, NativeLayout
 from thp_workloads.recording.unmapped_area import aligns_files, get_unmapped_area, mmap_base
 
 CALL_DTYPE = np.dtype(
@@ -27,6 +29,8 @@ MAP_HUGETLB, MAP_FIXED_NOREPLACE = 0x40000, 0x100000
 MREMAP_FIXED, MREMAP_DONTUNMAP = 2, 4
 MADV_FREE = 8
 MAX_REGIONS = 1 << 16
+FORKS = (56, 57, 58)
+"""clone, fork and vfork: `ProcessWriter` sees to them."""
 
 Operation = tuple[str, tuple[Any, ...], dict[str, Any]]
 """A method of `ProgramBuilder` and its arguments."""
@@ -40,6 +44,17 @@ def _prot(bits: int) -> str:
     return "rw" if bits & PROT_WRITE else "r" if bits & PROT_READ else "none"
 
 
+class TooManyRegionsError(RecordingError):
+    """A program has no number left for a region."""
+
+
+@dataclass
+class Regions:
+    """How many regions a program has so far, in all of its processes."""
+
+    used: int = 0
+
+
 class Replayer:
     """Follows the address space of the recorded process, call by call.
 
@@ -51,7 +66,17 @@ class Replayer:
         notes: how the program will differ from the run, one sentence each.
     """
 
-    def __init__(self, native: NativeLayout, client: ClientLayout, stack_low: int, prefix: str = "") -> None:
+    def __init__(
+        self,
+        native: NativeLayout,
+        client: ClientLayout,
+        stack_low: int,
+        prefix: str = "",
+        *,
+        placed_by: int | None = None,
+        copies: bool = False,
+        regions: Regions | None = None,
+    ) -> None:
         """Map what the program starts with.
 
         Args:
@@ -59,12 +84,18 @@ class Replayer:
             client: where valgrind put it.
             stack_low: the lowest client address of the stack that the run touched.
             prefix: what the regions' names begin with.
+            placed_by: mappings lie where Linux puts them, moved down by so much; None: they do not.
+            copies: the log shows writes to private mappings of files, which make anonymous copies, and touches of
+                shared anonymous memory.
+            regions: counts the regions of all processes of the program.
         """
+        self._regions = regions or Regions()
+        self._placed_by, self._copies = placed_by, copies
         self.space = AddressSpace()
         self.occupied = Intervals()
         self.names: list[str] = []
         self.notes: set[str] = set()
-        self.mmap_base = mmap_base()
+        self.mmap_base = native.mmap_base or mmap_base()
         self.brk_start = native.brk_start
         self.initial: list[Operation] = []
         self._mmaps = 0
@@ -84,12 +115,21 @@ class Replayer:
             name = os.path.basename(line.path).strip("[]") or "bss"
             region = self._name(name if not file or not line.path.startswith("/") else f"{name}:0")
             self.occupied.add(line.start, line.end)
-            call = {"at": line.start, "prot": line.prot, "file": file}
+            copied = self._copies and file and line.private and line.prot == "rw"
+            call = {"at": line.start, "prot": line.prot, "file": file and not copied, "nohugepage": copied}
             self.initial.append(("mmap", (self.names[region], line.end - line.start), call))
             moved = client.moved.get(line.path if file else native.executable)
             if moved is not None:
-                piece = Piece(line.start + moved, line.end + moved, region, 0, line.start, not file)
+                piece = Piece(line.start + moved, line.end + moved, region, 0, line.start, not file or copied)
                 self.space.add(piece)
+
+    def child(self, prefix: str) -> Replayer:
+        """Return the address space of a child after fork; what it maps anew has names that begin with `prefix`."""
+        other = deepcopy(self)
+        other._regions = self._regions
+        other._prefix = prefix
+        other.initial = []
+        return other
 
     def _map_stack(self, native_top: int, length: int, client_top: int, stack_low: int) -> None:
         length = max(length, client_top - stack_low // PAGE_SIZE * PAGE_SIZE)
@@ -107,8 +147,9 @@ class Replayer:
             number = str(max(int(number), self._last.get(base, 0) + 1))
             self._last[base] = int(number)
             name = f"{base}:{number}"
-        if len(self.names) >= MAX_REGIONS:
-            raise RecordingError(f"the program maps more than {MAX_REGIONS} regions")
+        if self._regions.used >= MAX_REGIONS:
+            raise TooManyRegionsError(f"the program maps more than {MAX_REGIONS:,} regions")
+        self._regions.used += 1
         self._taken.add(name)
         self.names.append(name)
         return len(self.names) - 1
@@ -157,10 +198,24 @@ class Replayer:
         self._mmaps += 1
         basename = os.path.basename(file)
         region = self._name(f"m{self._mmaps}" if anonymous or not basename else f"{basename}:1")
-        self.space.add(Piece(start, end, region, 0, native, anonymous))
+        # A page that a write copies from a file is a single one (do_cow_fault).
+        copied = self._copies and not anonymous and not flags & MAP_SHARED and bool(prot & PROT_WRITE)
+        shared = self._copies and bool(flags & MAP_SHARED) and bool(flags & MAP_ANONYMOUS)
+        self.space.add(Piece(start, end, region, 0, native, anonymous or copied or shared, shared))
         self.occupied.add(native, native + length)
-        call = {"at": at, "prot": _prot(prot), "file": not anonymous, "nohugepage": bool(flags & MAP_STACK)}
+        call = {
+            "at": at, "prot": _prot(prot), "file": not anonymous and not copied,
+            "nohugepage": copied or bool(flags & MAP_STACK),
+        }  # fmt: skip
+        if shared:
+            call["shared"] = True
         return [*before, ("mmap", (self.names[region], length), call)]
+
+    def _native(self, address: int) -> int:
+        """Return the native address that a client address stands for."""
+        if (by := self._placed_by) is not None and MAPPED_FROM <= address + by < TASK_SIZE:
+            return address + by
+        return self.space.native_of(address)
 
     def _place(
         self, hint: int, start: int, length: int, flags: int, file: str, file_offset: int, anonymous: bool
@@ -168,13 +223,13 @@ class Replayer:
         """Return where the program maps, the native address, and what must be unmapped before."""
         if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE):
             under = self.space.parts(start, start + length)
-            native = under[0].native - (under[0].start - start) if under else self.space.native_of(start)
+            native = under[0].native - (under[0].start - start) if under else self._native(start)
             if len(under) == 1 and under[0].length == length:
                 self.space.remove(start, start + length)
                 return (self.names[under[0].region], under[0].offset), native, []
             return native, native, self._unmap(start, start + length)
         if hint:
-            native = self.space.native_of(hint)
+            native = self._native(hint)
             if self._free(native, native + length):
                 return native, native, []
         if anonymous:
@@ -184,6 +239,9 @@ class Replayer:
             past = file_offset + length - -(-file_offset // PMD_SIZE) * PMD_SIZE
             wants_huge = past >= PMD_SIZE and bool(file) and aligns_files(file)
         native = get_unmapped_area(self.occupied, length, self.mmap_base, aligned=wants_huge, offset=file_offset)
+        if (by := self._placed_by) is not None and MAPPED_FROM <= start + by < TASK_SIZE and native != start + by:
+            native = start + by  # the program has seen this address, and may align by it
+            return native, native, []
         return ("auto" if anonymous else native), native, []
 
     def _free(self, start: int, end: int) -> bool:
@@ -195,7 +253,7 @@ class Replayer:
     def _call_brk(self, args: list[int], result: int, file: str) -> Iterable[Operation]:
         if not self._client_brk:
             self._client_brk = result
-        if args[0] > result:
+        if args[0] > result and self._placed_by is None:
             self.notes.add(
                 "valgrind refused to grow the heap beyond 8 MB: the C library went on with mmap, as it would "
                 "not natively"
@@ -223,16 +281,18 @@ class Replayer:
         parts = self.space.parts(args[0], args[0] + old)
         if not parts or any(p.region == HIDDEN for p in parts):
             return []
-        if flags & MREMAP_DONTUNMAP or not parts[0].anonymous or len({p.region for p in parts}) > 1:
+        if flags & MREMAP_DONTUNMAP or not parts[0].anonymous or parts[0].shared or len({p.region for p in parts}) > 1:
             return self._remap_anew(args[0], old, result, new, parts[0].anonymous)
         before = self._unmap(result, result + new) if flags & MREMAP_FIXED else []
         part, native = parts[0], parts[0].native
         at: str | int = "auto"
         self.space.remove(args[0], args[0] + old)
         if flags & MREMAP_FIXED:
-            at = native = self.space.native_of(result)
+            at = native = self._native(result)
         elif new > old and not self._free(native + old, native + new):
             native = get_unmapped_area(self.occupied, new, self.mmap_base, aligned=new % PMD_SIZE == 0)
+            if self._placed_by is not None and native != self._native(result):
+                at = native = self._native(result)
         self.occupied.remove(part.native, part.native + old)
         self.occupied.add(native, native + new)
         self._mmaps += 1
@@ -255,7 +315,7 @@ class Replayer:
         return [
             (self.names[p.region], p.offset, p.length)
             for p in self.space.parts(start, start + _up(length))
-            if p.region != HIDDEN and (p.anonymous or not anonymous)
+            if p.region != HIDDEN and ((p.anonymous and not p.shared) or not anonymous)
         ]
 
     def _mprotect(self, args: list[int], result: int, file: str) -> Iterable[Operation]:

@@ -1,23 +1,9 @@
 #include "sampler.hpp"
+#include "pagetrace/tlb_model.h"
 
 namespace thp::recording {
 
-namespace {
-
-// The finalizer of MurmurHash3.
-u64 mix(u64 x) {
-    x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdULL;
-    x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53ULL;
-    return x ^ (x >> 33);
-}
-
-} // namespace
-
-bool Sampler::kept(u64 index, u32 level) {
-    for (u32 l = 0; l < level; l++, index >>= 1)
-        if ((index & 1) != (mix((index >> 1 << 6) + l + 1) & 1)) return false;
-    return true;
-}
+bool Sampler::kept(u64 index, u32 level) { return window_rank(index) >= level; }
 
 bool Sampler::cross(u64 instruction) {
     const u64 index = instruction / window_;

@@ -1,29 +1,13 @@
-// A small two-level TLB for 4K pages. It sees every anonymous access of the recorded run, and afterwards the
-// sampled ones: the difference is the sampling error. Geometry: 64 entries in 4 ways, 1536 in 12 ways, LRU.
+// The model TLB of pagetrace/tlb_model.h for the log reader, and for the sampled accesses of every recording.
 #pragma once
 #include "page_states.hpp"
+#include "pagetrace/tlb_model.h"
 
 namespace thp::recording {
 
-template <u32 SETS, u32 WAYS> class TlbLevel {
-    std::array<u64, SETS * WAYS> entries_{}; // most recently used first; 0 = empty
-
-  public:
-    // Shift while searching: one pass moves `page` to the front and drops the last of the set on a miss.
-    bool hit(u64 page) {
-        u64 *set = &entries_[page % SETS * WAYS];
-        u64 carried = page + 1;
-        for (u32 way = 0; way < WAYS; way++) {
-            std::swap(carried, set[way]);
-            if (carried == page + 1) return true;
-        }
-        return false;
-    }
-};
-
 class TlbModel {
-    TlbLevel<16, 4> first_;
-    TlbLevel<128, 12> second_;
+    std::array<unsigned long long, FIRST_SETS * FIRST_WAYS> first_{};
+    std::array<unsigned long long, SECOND_SETS * SECOND_WAYS> second_{};
     u64 last_ = ~0ULL;
 
   public:
@@ -33,9 +17,9 @@ class TlbModel {
         accesses += count * weight;
         if (page == last_) return;
         last_ = page;
-        if (first_.hit(page)) return;
+        if (tlb_hit(first_.data(), FIRST_SETS, FIRST_WAYS, page)) return;
         first_misses += weight;
-        if (!second_.hit(page)) walks += weight;
+        if (!tlb_hit(second_.data(), SECOND_SETS, SECOND_WAYS, page)) walks += weight;
     }
 };
 

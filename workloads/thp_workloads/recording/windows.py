@@ -14,6 +14,10 @@ RUN_DTYPE = np.dtype([("instruction", "<u8"), ("page", "<u8"), ("count", "<u4"),
 
 NEIGHBOURS = 8
 """A window is represented by one of so many recorded windows before it, or after it."""
+MOST_GROUPS = 1 << 17
+"""More windows than this are weighed in groups."""
+CLOSE = 0.005
+"""How far a total may be off after weighing, as a share."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +69,48 @@ def weigh(window: int, runs: np.ndarray, begun: np.ndarray, end: tuple[float, fl
         return Windows(window, kept, kept)
     counts = np.diff(np.vstack([begun, end]), axis=0)
     counts /= np.maximum(counts.mean(axis=0), 1e-9)
-    number = np.arange(len(counts))
-    after = np.searchsorted(kept, number)
-    near = np.clip(after[:, None] + np.arange(-NEIGHBOURS, NEIGHBOURS), 0, len(kept) - 1)
-    difference = counts[:, None] - counts[kept[near]]
+    # Of a long run, neighbours share a representative.
+    together = -(-len(counts) // MOST_GROUPS)
+    others = np.setdiff1d(np.arange(len(counts)), kept)
+    first = np.flatnonzero(np.diff(others // together, prepend=-1))
+    if not len(first):
+        return Windows(window, kept, np.ones(len(kept), np.int64))
+    size = np.diff(first, append=len(others))
+    mean = np.add.reduceat(counts[others], first, axis=0) / size[:, None]
+    middle = others[first + size // 2]
+    near = np.searchsorted(kept, middle)[:, None] + np.arange(-NEIGHBOURS, NEIGHBOURS)
+    near = np.clip(near, 0, len(kept) - 1)
+    difference = mean[:, None] - counts[kept[near]]
     distance = np.abs(difference).sum(axis=2)
     # Of equals the nearest.
-    distance += np.abs(kept[near] - number[:, None]) * (1e-6 / len(counts))
-    chosen = near[:, 0].copy()
-    chosen[kept] = np.arange(len(kept))
+    distance += np.abs(kept[near] - middle[:, None]) * (1e-6 / len(counts))
+    weight = np.ones(len(kept), np.int64)
     owed = np.zeros(counts.shape[1])
-    for i in np.setdiff1d(number, kept):
-        best = np.argmin(distance[i] + np.abs(owed + difference[i]).sum(axis=1))
-        chosen[i] = near[i, best]
-        owed += difference[i, best]
-    return Windows(window, kept, np.bincount(chosen, minlength=len(kept)))
+    for i, n in enumerate(size.tolist()):
+        best = np.argmin(distance[i] + np.abs(owed + difference[i] * n).sum(axis=1))
+        weight[near[i, best]] += n
+        owed += difference[i, best] * n
+    return Windows(window, kept, _calibrated(weight, counts[kept], counts.sum(axis=0)))
+
+
+def _calibrated(weight: np.ndarray, counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Change weights as little as brings their sum and the totals out right.
+
+    The calibration estimator of Deville and Sarndal (1992) with the linear distance, rounded so that sums are kept.
+    Totals that the windows cannot bring about (walks that happen in no recorded window) are left as they are.
+    """
+    for columns in range(counts.shape[1], 0, -1):
+        known = np.column_stack([counts[:, :columns], np.ones(len(counts))])
+        wanted = np.append(totals[:columns], weight.sum())
+        result = weight.astype(np.float64)
+        for _ in range(4):  # weights below 1 are put back to it
+            gram = (known * result[:, None]).T @ known
+            share = np.linalg.lstsq(gram, wanted - result @ known, rcond=1e-9)[0]
+            result = np.clip(result * (1 + known @ share), 1, 4 * weight)
+        result = np.maximum(np.diff(np.rint(np.cumsum(result)), prepend=0), 1)
+        if np.all(np.abs(result @ known - wanted) <= CLOSE * wanted):
+            return result.astype(np.int64)
+    return weight
 
 
 def without_needless_warmth(window: int, runs: np.ndarray) -> np.ndarray:

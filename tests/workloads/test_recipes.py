@@ -1,0 +1,106 @@
+"""The recipes of real programs, and what a native run is compared by."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from thp_workloads.recording.corpus import main
+from thp_workloads.recording.errors import RecordingError
+from thp_workloads.recording.native import faults, peak
+from thp_workloads.recording.recipes import INPUTS, Recipe, read_recipe, recipes
+
+MIB = 1 << 20
+RECIPE = """
+description = "d"
+packages = ["nonesuch"]
+license = "MIT"
+kind = "k"
+family = "f"
+split = "train"
+size = 2
+small = 1
+command = ["nonesuch-program", "{size}"]
+"""
+
+
+def test_every_recipe_can_be_read_and_no_family_stands_on_two_sides() -> None:
+    known = recipes()
+    assert {"perl_hash", "redis_server"} <= set(known)
+    sides: dict[str, set[str]] = {}
+    for recipe in known.values():
+        sides.setdefault(recipe.family, set()).add(recipe.split)
+        assert 0 < recipe.small < recipe.size
+    assert all(len(splits) == 1 for splits in sides.values())
+    used = " ".join(str([r.prepare, r.command, r.beside]) for r in known.values())
+    assert all(path.name in used for path in INPUTS.iterdir() if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (RECIPE.replace("train", "both"), "split is one of train, validation, test"),
+        (RECIPE.replace('"k"', "1"), "kind is a str"),
+        (RECIPE.replace("small = 1", "tiny = 1"), "unknown key tiny"),
+        (RECIPE.replace("small = 1", ""), "missing 1 required positional argument: 'small'"),
+        ("= 3", "Invalid statement"),
+    ],
+)
+def test_what_is_no_recipe(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(RecordingError, match=message) as error:
+        read_recipe(path)
+    assert str(error.value).startswith(str(path))
+
+
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(RECIPE)
+    with pytest.raises(RecordingError, match="mine needs nonesuch-program: apt-get install nonesuch"):
+        read_recipe(path).record(None)
+
+
+def test_an_unknown_recipe() -> None:
+    with pytest.raises(RecordingError, match="unknown recipe nonesuch: there are "):
+        main("list", ["nonesuch"], Path("corpus"), small=True, quiet=True)
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_a_recipe_is_recorded_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    recipe = Recipe(
+        "mine", "d", ["coreutils"], "MIT", "k", "f", "train", ["sort", "-o", "sorted", "numbers"], 3000, 300,
+        prepare=[["sh", "-c", "seq {size} > numbers"]],
+    )  # fmt: skip
+    before = Path.cwd()
+    program = recipe.record(tmp_path / "mine.npz", small=True, progress=False)
+    assert program.meta["name"] == "mine"
+    assert program.meta["exit_status"] == 0
+    assert os.listdir(tmp_path) == ["mine.npz"]
+    assert Path.cwd() == before
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+def test_a_native_run_is_measured(tmp_path: Path) -> None:
+    source = r"""
+    #include <sys/mman.h>
+    int main(void) {
+        volatile char *p = mmap(0, 64 << 20, 3, 0x22, -1, 0);
+        madvise((char *)p, 64 << 20, MADV_HUGEPAGE);
+        for (long i = 0; i < 64 << 20; i += 4096) p[i] = 1;
+        for (volatile long i = 0; i < 200000000; i++) {}
+        return 0;
+    }
+    """
+    (tmp_path / "program.c").write_text(source)
+    program = str(tmp_path / "program")
+    subprocess.run(["gcc", "-O1", "-o", program, tmp_path / "program.c"], check=True)
+    most, seconds = peak([program], os.environ)
+    assert 64 * MIB <= most < 66 * MIB
+    assert seconds > 0
+    try:
+        counted = faults([program], os.environ)
+    except RecordingError as error:
+        pytest.skip(str(error))
+    assert 16384 <= counted < 16384 + 200
