@@ -213,18 +213,19 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              })
         .def(
             "run",
-            [](core_machine &c, u64 until, u64 choices, u64 ops, u64 accesses, bool new_vma, bool go_on) {
+            [](core_machine &c, u64 until, u64 choices, u64 ops, u64 accesses, bool new_vma, bool go_on,
+               bool fast) {
                 bool stop = false;
                 run_status status = RUN_WINDOW;
                 {
                     nb::gil_scoped_release nogil;
-                    const run_budget budget{until, choices, ops, accesses, new_vma, go_on};
+                    const run_budget budget{until, choices, ops, accesses, new_vma, go_on, fast};
                     status = run_interruptible(*c.m, c.program, budget, [&] { return stop = interrupted(); });
                 }
                 if (stop) throw nb::python_error();
                 return static_cast<u32>(status);
             },
-            "until"_a, "choices"_a, "ops"_a, "accesses"_a, "new_vma"_a, "go_on"_a)
+            "until"_a, "choices"_a, "ops"_a, "accesses"_a, "new_vma"_a, "go_on"_a, "fast"_a = true)
         .def_prop_ro("clock", [](const core_machine &c) { return c.m->h->clock; })
         .def_prop_ro("op", [](const core_machine &c) { return c.m->h->at.op; })
         .def_prop_ro("step", [](const core_machine &c) { return c.m->h->at.step; })

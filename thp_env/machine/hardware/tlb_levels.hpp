@@ -34,8 +34,8 @@ struct tlb {
             *size = static_cast<u32>(std::countr_zero(sizes));
             const u32 id = of_size[level][*size];
             if (id == NIL) continue;
-            const u64 tag = tlb_tag(address, shift[*size], *size, mm);
-            if (u64 *data = arrays[id].find(address >> shift[*size], tag)) return data;
+            const tag_key key(tlb_tag(address, shift[*size], *size, mm));
+            if (u64 *data = arrays[id].find(address >> shift[*size], key)) return data;
         }
         return nullptr;
     }
@@ -51,8 +51,8 @@ struct tlb {
         size = piece[level][size];
         if (size == NIL) return NIL;
         pfn &= ~((1ULL << (shift[size] - PAGE_SHIFT)) - 1);
-        const u64 tag = tlb_tag(address, shift[size], size, mm);
-        arrays[of_size[level][size]].insert(address >> shift[size], tag, pfn << TLB_PFN_SHIFT | flags);
+        const tag_key key(tlb_tag(address, shift[size], size, mm));
+        arrays[of_size[level][size]].insert(address >> shift[size], key, pfn << TLB_PFN_SHIFT | flags);
         return size;
     }
 
