@@ -21,6 +21,7 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
     const bool joint, pde_in_ring; // joint: l1 holds 2M pages too
     const bool contpte;
     const u64 mm_bits, l2_hit_ps, cycle, left;
+    u64 *const filled_sets;
     u8 *const contents;
     u8 const content;
     // What accesses change.
@@ -37,8 +38,8 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
           joint(translations.of_size[0][SIZE_2M] == translations.of_size[0][SIZE_4K]),
           pde_in_ring(pde.wide()), contpte(u.m.h->config.tlb.of_size[0][SIZE_CONTPTE] != NIL),
           mm_bits(u64{u.mm} << 4 | 1), l2_hit_ps(u.m.h->config.tlb.l2_hit_cycles * u.cycle), cycle(u.cycle),
-          left(u.left), contents(u.m.contents), content(block.content), elapsed(u.elapsed),
-          last_page(u.last_page), last_write(u.last_write), sizes(u.m.h->tlb_sizes) {
+          left(u.left), filled_sets(translations.filled_sets), contents(u.m.contents), content(block.content),
+          elapsed(u.elapsed), last_page(u.last_page), last_write(u.last_write), sizes(u.m.h->tlb_sizes) {
         for (u32 level = 4; level-- > 0;)
             cost_from[level] = cost_from[level + 1] + u.m.h->config.tlb.walk_cycles[level];
     }
@@ -154,6 +155,10 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
     // tlb::fill()
     template <u32 Level, bool Large> void fill(u64 address, u32 size, u64 pfn, u64 flags) {
         const u64 value = pfn >> ORDER[size] << ORDER[size] << TLB_PFN_SHIFT | flags;
+        if constexpr (Level == 1) {
+            const u64 set = number_of(address, size) & l2.last_set;
+            filled_sets[set / 64] |= 1ULL << set % 64;
+        }
         in_array<Level, Large>([&](const auto &array, auto kind) {
             array.template insert<kind()>(number_of(address, size), key_of(address, size), value);
         });
@@ -247,7 +252,7 @@ tlb_array::kind fast_path_of(const machine &m) {
     if (first[SIZE_2M] != first[SIZE_4K] && t.arrays[first[SIZE_2M]].kind_of() != tlb_array::ORDERED)
         return tlb_array::ANY;
     const tlb_array::kind pde = t.pwc[0].kind_of();
-    if (t.arrays[second[SIZE_4K]].kind_of() != tlb_array::ORDERED || pde == tlb_array::ANY ||
+    if (second[SIZE_4K] != L2 || t.arrays[L2].kind_of() != tlb_array::ORDERED || pde == tlb_array::ANY ||
         pde == tlb_array::CHAINED)
         return tlb_array::ANY;
     for (const tlb_array &cache : t.pwc) {

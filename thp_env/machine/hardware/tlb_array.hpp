@@ -202,12 +202,36 @@ struct tlb_array {
     }
 
     template <typename Gone> void drop_if(Gone gone) const {
+        for (u32 s = 0; s < sets; ++s) drop_in_set(s, gone);
+    }
+
+    // Whether anything is left in the set.
+    template <typename Gone> bool drop_in_set(u32 s, Gone gone) const {
+        u64 *set = words + u64{s} * stride;
+        bool left = false;
+        for (u32 way = 0; way < ways; ++way) {
+            const u64 tag = tag_of(set, way);
+            if (!tag) continue;
+            if (gone(tag)) {
+                drop_way(set, way);
+            } else {
+                left = true;
+            }
+        }
+        return left;
+    }
+
+    u64 set_number(u64 number) const { return hashed ? number % sets : number & last_set; }
+
+    // Whether any(tag) holds for a valid one.
+    template <typename Any> bool any_of(Any any) const {
         for (u32 s = 0; s < sets; ++s) {
             u64 *set = words + u64{s} * stride;
             for (u32 way = 0; way < ways; ++way) {
-                if (const u64 tag = tag_of(set, way); tag && gone(tag)) drop_way(set, way);
+                if (const u64 tag = tag_of(set, way); tag && any(tag)) return true;
             }
         }
+        return false;
     }
 
     template <typename Visit> void for_each(Visit visit) const {
