@@ -75,11 +75,17 @@ struct interpreter {
             m.h->question = {};
             if (step_result result = fault(unit, address, write); result != STEP_DONE) return result;
         }
-        while (unit.access(address, write, content) == MMU_FAULT) {
+        mmu_result done =
+            waited ? unit.walk_again(address, write, content) : unit.access(address, write, content);
+        while (done == MMU_FAULT) {
             if (step_result result = fault(unit, address, write); result != STEP_DONE) return result;
+            done = unit.walk_again(address, write, content);
         }
         return STEP_DONE;
     }
+
+    // Where the fast path could do nothing, it is tried again after so many steps, and less and less often.
+    u32 pause = 0, pauses = 0;
 
     bool answered() const { return m.h->question.state == ORDER_ANSWERED; }
 
@@ -102,17 +108,22 @@ struct interpreter {
 
     // Steps of a block, the usual ones by the fast path, until one is not done. How many were.
     u64 block_steps(mmu &unit, access_block &b, u64 end, step_result *result) {
-        u64 at = 0;
-        while (at < end) {
-            if (budget.fast) at += fast_steps(unit, b, at, end);
-            if (at == end) break;
+        for (u64 at = 0; at < end; ++at) {
+            if (budget.fast && pause == 0) {
+                const u64 done = fast_steps(unit, b, at, end);
+                at += done;
+                if (at == end) break;
+                pauses = done ? 0 : std::min(2 * pauses + 1, 31U);
+                pause = pauses;
+            } else if (pause) {
+                --pause;
+            }
             const u64 faults = m.h->vm[VM_pgfault];
             *result = step(unit, b, at, std::false_type());
-            if (*result != STEP_DONE) break;                    // a step that failed is not done
+            if (*result != STEP_DONE) return at;                // a step that failed is not done
             if (m.h->vm[VM_pgfault] != faults) b.ahead = false; // tables may have changed
-            ++at;
         }
-        return at;
+        return end;
     }
 
     // Runs accesses of the current operation until it ends, the window ends or one fails.

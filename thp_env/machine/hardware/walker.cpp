@@ -132,9 +132,15 @@ mmu_result mmu::miss(u64 address, bool write, u8 content) {
         cycles += m.h->config.tlb.l2_hit_cycles;
         elapsed += m.h->config.tlb.l2_hit_cycles * cycle;
     } else {
-        if (!walk(address, write, content)) return MMU_FAULT;
-        ++l2_miss;
+        return walk_again(address, write, content);
     }
+    ++l1_miss;
+    return done(address, write, content);
+}
+
+mmu_result mmu::walk_again(u64 address, bool write, u8 content) {
+    if (!walk(address, write, content)) return MMU_FAULT;
+    ++l2_miss;
     ++l1_miss;
     return done(address, write, content);
 }

@@ -34,6 +34,8 @@ struct mmu {
 
     // One access. On MMU_FAULT nothing has been accessed: let the kernel handle the fault and try again.
     mmu_result access(u64 address, bool write, u8 content);
+    // ... again, after the kernel has handled its fault: the TLB holds nothing of the page.
+    mmu_result walk_again(u64 address, bool write, u8 content);
     // Further accesses to the page just accessed: they hit, and change nothing.
     void again(u64 count) { n += count; }
     void compute(u64 ps) {
