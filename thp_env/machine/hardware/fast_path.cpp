@@ -218,9 +218,18 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
     }
 };
 
+// All in one function, except where sanitizers are built in, which would make it too large to compile.
+#ifndef __has_feature
+#define __has_feature(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+#define THP_FLATTEN
+#else
+#define THP_FLATTEN [[gnu::flatten]]
+#endif
+
 template <tlb_array::kind L1, u32 Joined>
-[[gnu::flatten]] u64 run_joined(mmu &unit, const access_block &block, u64 first, u64 end, u64 start,
-                                u64 length) {
+THP_FLATTEN u64 run_joined(mmu &unit, const access_block &block, u64 first, u64 end, u64 start, u64 length) {
     constexpr u32 SINGLE = 1U << SIZE_4K, BOTH = SINGLE | 1U << SIZE_COALESCED;
     fast_path<L1, Joined> path(unit, block);
     u64 done = 0;
