@@ -27,7 +27,7 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
     // What accesses change.
     u64 elapsed, last_page, last_write;
     u32 sizes;
-    u64 n = 0, l1_miss = 0, l2_hits = 0, compute_ps = 0, large = 0;
+    u64 n = 0, l1_miss = 0, l2_hits = 0, large = 0;
     u64 walks[2][4] = {};  // to PMDs and to PTEs, by the first level that they read
     u64 cost_from[5] = {}; // cycles of a walk to a PTE, by its first level
 
@@ -48,7 +48,8 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
     template <typename Sizes>
     u64 run(const access_block &block, u64 i, u64 end, u64 start, u64 length, Sizes held) {
         const u64 first = i;
-        for (; i < end && elapsed < left; ++i) {
+        bool grown = false; // an entry of another size came
+        for (; i < end && elapsed < left && !grown; ++i) {
             const u64 address = block.address[i], page = address >> PAGE_SHIFT;
             const bool write = block.write[i];
             const u64 written = write ? content + 1U : 0;
@@ -57,24 +58,18 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
                 if (!access(address, write, block.ahead ? block.pte[i] : nullptr, held)) break;
                 last_page = page;
                 last_write = written;
+                grown = sizes != held;
             }
             n += block.count[i];
-            compute_ps += block.ps[i];
             elapsed += block.ps[i];
-            if (sizes != held) { // an entry of another size came
-                ++i;
-                break;
-            }
         }
         return i - first;
     }
 
     void finish() const {
-        unit.elapsed = elapsed;
         unit.last_page = last_page;
         unit.last_write = static_cast<u32>(last_write);
         unit.n += n;
-        unit.compute_ps += compute_ps;
         unit.l1_miss += l1_miss;
         unit.l2_miss += l1_miss - l2_hits;
         unit.walks += l1_miss - l2_hits;
@@ -89,7 +84,10 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
             }
         }
         unit.walk_cycles += cycles;
-        unit.cycles += cycles + l2_hits * unit.m.h->config.tlb.l2_hit_cycles;
+        cycles += l2_hits * unit.m.h->config.tlb.l2_hit_cycles;
+        unit.cycles += cycles;
+        unit.compute_ps += elapsed - unit.elapsed - cycles * cycle; // the rest of the time
+        unit.elapsed = elapsed;
         unit.m.h->tlb_sizes = sizes;
     }
 
