@@ -1,6 +1,6 @@
 // A libFuzzer target over the interpreter: bytes become operations that Program.check would let through, a
 // small machine runs them, and after each one the whole machine must be consistent; in the end no frame may
-// be lost.
+// be lost. A second machine runs them without the fast path of accesses, and must end the same.
 #include "hardware/tlb.hpp"
 #include "kernel/page_alloc.hpp"
 #include "run.hpp"
@@ -144,17 +144,23 @@ machine_config small_machine(decoder &d) {
     c.pool_blocks = c.features >> FEATURE_pool_64k & 1 ? 32 : 0;
     c.min_free_kbytes = d.below(2) ? NIL : 0;
     for (tlb_geometry &array : c.tlb.arrays) array = {1, 0};
-    c.tlb.arrays[0] = {4, 2};
-    c.tlb.arrays[1] = {2, 2};
-    c.tlb.arrays[2] = {8, 2};
+    constexpr tlb_geometry first_levels[] = {{4, 2}, {1, 20}, {1, 70}};
+    c.tlb.arrays[L1_4K] = first_levels[d.below(std::size(first_levels))];
+    c.tlb.arrays[L1_2M] = {2, 2};
+    c.tlb.arrays[L2] = {8, 2};
     for (tlb_geometry &cache : c.tlb.pwc) cache = {1, 2};
     for (auto &level : c.tlb.of_size) std::fill(std::begin(level), std::end(level), NIL);
-    c.tlb.of_size[0][SIZE_4K] = 0;
-    c.tlb.of_size[0][SIZE_2M] = 1;
-    c.tlb.of_size[1][SIZE_4K] = c.tlb.of_size[1][SIZE_2M] = 2;
+    c.tlb.of_size[0][SIZE_4K] = L1_4K;
+    c.tlb.of_size[0][SIZE_2M] = L1_2M;
+    c.tlb.of_size[1][SIZE_4K] = c.tlb.of_size[1][SIZE_2M] = L2;
     if (c.arch != ARCH_X86_64) {
-        c.tlb.of_size[0][SIZE_CONTPTE] = 0;
-        c.tlb.of_size[1][SIZE_CONTPTE] = 2;
+        c.tlb.of_size[0][SIZE_CONTPTE] = L1_4K;
+        c.tlb.of_size[1][SIZE_CONTPTE] = L2;
+    }
+    if (d.below(2)) {
+        c.tlb.coalesced_order = 2;
+        c.tlb.of_size[0][SIZE_COALESCED] = L1_4K;
+        c.tlb.of_size[1][SIZE_COALESCED] = L2;
     }
     c.tlb.nested = {1, 0};
     c.clock.fault = c.clock.syscall = 1000;
@@ -166,6 +172,24 @@ void expect_consistent(machine &m, const op_record *op) {
     if (broken.empty()) return;
     std::fprintf(stderr, "after operation %d: %s\n", op ? op->op : -1, broken.c_str());
     std::abort();
+}
+
+// last: where the processes end.
+void run_to_end(machine &m, const program_view &program, u64 last, bool fast) {
+    for (u32 order = 2; order <= PMD_ORDER; ++order) m.h->thp_mode[order] = THP_MADVISE;
+    boot(m, 0, 0);
+    run_budget budget;
+    budget.ops = 1;
+    budget.go_on = true;
+    budget.fast = fast;
+    for (;;) {
+        const op_record *op = &program.ops[std::min<u64>(m.h->at.op, program.nr_ops - 1)];
+        const run_status status = run(m, program, budget);
+        if (fast) expect_consistent(m, op);
+        if (status == RUN_DONE) break;
+        if (status == RUN_OOM) m.h->at = {std::max<u64>(m.h->at.op + 1, last), 0, 0};
+        if (status == RUN_ERROR || m.h->at.op >= program.nr_ops) break;
+    }
 }
 
 } // namespace
@@ -198,20 +222,14 @@ extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
         op.aux = op.process = static_cast<u16>(i);
         ops.push_back(op);
     }
-    machine m(config, {NR_REGIONS, NR_PROCESSES, 2048, 8 * REGION_PAGES});
-    for (u32 order = 2; order <= PMD_ORDER; ++order) m.h->thp_mode[order] = THP_MADVISE;
-    boot(m, 0, 0);
-    program_view program{ops.data(), nullptr, nullptr, nullptr, ops.size(), 1};
-    run_budget budget;
-    budget.ops = 1;
-    budget.go_on = true;
-    for (;;) {
-        const op_record *op = &ops[std::min<u64>(m.h->at.op, ops.size() - 1)];
-        const run_status status = run(m, program, budget);
-        expect_consistent(m, op);
-        if (status == RUN_DONE) break;
-        if (status == RUN_OOM) m.h->at = {std::max<u64>(m.h->at.op + 1, last), 0, 0};
-        if (status == RUN_ERROR || m.h->at.op >= ops.size()) break;
+    const program_view program{ops.data(), nullptr, nullptr, nullptr, ops.size(), 1};
+    machine m(config, {NR_REGIONS, NR_PROCESSES, 2048, 8 * REGION_PAGES}),
+        plain(config, {NR_REGIONS, NR_PROCESSES, 2048, 8 * REGION_PAGES});
+    run_to_end(m, program, last, true);
+    run_to_end(plain, program, last, false);
+    if (!m.equals(plain)) {
+        std::fprintf(stderr, "the fast path leaves another machine\n");
+        std::abort();
     }
     return 0;
 }
