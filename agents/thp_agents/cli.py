@@ -183,7 +183,7 @@ def _replay(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     from thp_bench import run_bench
 
-    return run_bench(args.json)
+    return run_bench(args.json, grow=args.growth)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -362,6 +362,7 @@ def parser() -> argparse.ArgumentParser:
 
     c = sub.add_parser("bench", help="measure the simulator's speed beside its peers")
     c.add_argument("--json", type=Path, help="also write the figures to a file")
+    c.add_argument("--growth", action="store_true", help="how costs grow with VMAs, processes and memory, instead")
     c.set_defaults(run=_bench)
 
     for name, command in sub.choices.items():

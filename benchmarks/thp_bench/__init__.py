@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from thp_bench import accesses, building, decisions, environments, machines
+from thp_bench import accesses, building, decisions, environments, growth, machines
 from thp_env.files import check_writable, whole_file
 
 REPETITIONS = 5
@@ -51,7 +51,9 @@ def measure(n: int) -> dict[str, Any]:
         "repetitions": REPETITIONS,
         "accesses_per_second": rates,
         "simulator_over_libcachesim": _ratios(rates["simulator"], rates["libcachesim"]),
+        "zen4_over_libcachesim": _ratios(rates["simulator on zen4"], rates["libcachesim"]),
         "tlb_misses_over_simulator": _ratios(rates["tlb_misses"], rates["simulator"]),
+        "tlb_misses_over_simulator_on_zen4": _ratios(rates["tlb_misses on zen4"], rates["simulator on zen4"]),
         "faults_per_second": median_of({str(order): machines.faults(order) for order in (0, 2, 4, 9)}),
         "env_steps_per_second": environments.rates(median_of),
         "decision_us_in_a_batch_of_64": median_of({env_id: decisions.decision_us(env_id) for env_id in DECIDING}),
@@ -90,7 +92,9 @@ def table(result: dict[str, Any]) -> str:
         f"{'million accesses/s of CPU time':30}" + "".join(f"{trace:>12}" for trace in TRACES),
         *(_row(peer, values, 1e6) for peer, values in rates.items() if values),
         _row("simulator : libcachesim", result["simulator_over_libcachesim"]),
+        _row("... on zen4", result["zen4_over_libcachesim"]),
         _row("tlb_misses : simulator", result["tlb_misses_over_simulator"]),
+        _row("... on zen4", result["tlb_misses_over_simulator_on_zen4"]),
     ]
     faults, steps = result["faults_per_second"], result["env_steps_per_second"]
     lines += _wins("simulator", rates, ("libcachesim", "pycachesim"))
@@ -115,12 +119,12 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def run_bench(path: Path | None = None, n: int = 1_000_000) -> int:
-    """Measure, print a table, and write JSON if a path is given."""
+def run_bench(path: Path | None = None, n: int = 1_000_000, *, grow: bool = False) -> int:
+    """Measure, print a table, and write JSON if a path is given. grow: how costs grow instead of how fast it is."""
     if path:
         check_writable(path)
-    result = measure(n)
-    print(table(result))
+    result = growth.measure(median_of) if grow else measure(n)
+    print(growth.table(result) if grow else table(result))
     if path:
         with whole_file(path) as file:
             file.write((json.dumps(result, indent=1) + "\n").encode())

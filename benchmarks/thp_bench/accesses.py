@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -45,10 +46,10 @@ def _program(offsets: np.ndarray) -> Program:
     return b.build()
 
 
-def simulator(offsets: np.ndarray) -> Callable[[], float]:
+def simulator(offsets: np.ndarray, core: str = "skylake") -> Callable[[], float]:
     """Return a function that measures accesses per second of the whole simulator."""
     program = _program(offsets)
-    config = MachineConfig(memory=4 * SIZE, core="skylake")
+    config = MachineConfig(memory=4 * SIZE, core=core)
     ready = Machine(program, config)
     ready.run(ops=2)
 
@@ -61,12 +62,12 @@ def simulator(offsets: np.ndarray) -> Callable[[], float]:
     return run
 
 
-def tlb_alone(offsets: np.ndarray) -> Callable[[], float]:
+def tlb_alone(offsets: np.ndarray, core: str = "skylake") -> Callable[[], float]:
     """Return the same for `tlb_misses`: the same TLB, and nothing behind it."""
 
     def run() -> float:
         start = time.thread_time()
-        tlb_misses(offsets)
+        tlb_misses(offsets, core=core)
         return len(offsets) / (time.thread_time() - start)
 
     return run
@@ -118,5 +119,12 @@ def pycachesim(offsets: np.ndarray) -> Callable[[], float] | None:
     return run
 
 
-PEERS = {"simulator": simulator, "tlb_misses": tlb_alone, "libcachesim": libcachesim, "pycachesim": pycachesim}
+PEERS = {
+    "simulator": simulator,
+    "simulator on zen4": partial(simulator, core="zen4"),
+    "tlb_misses": tlb_alone,
+    "tlb_misses on zen4": partial(tlb_alone, core="zen4"),
+    "libcachesim": libcachesim,
+    "pycachesim": pycachesim,
+}
 """Name: what makes the function that measures accesses per second, in the table's order."""

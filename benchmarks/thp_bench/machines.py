@@ -35,7 +35,7 @@ def faults(order: int, size: int = 256 << 20) -> Callable[[], float]:
     return run
 
 
-def _mapped(size: int) -> Machine:
+def mapped(size: int) -> Machine:
     """Return a machine of `size` bytes, seven eighths of which a process has written to."""
     b = ProgramBuilder("state")
     b.mmap("a", size // 8 * 7, at="auto")
@@ -47,12 +47,12 @@ def _mapped(size: int) -> Machine:
 
 def state_mib(size: int = 1 << 30) -> float:
     """Return the MiB of state of a machine that has used its memory."""
-    return _mapped(size).state_bytes / (1 << 20)
+    return mapped(size).state_bytes / (1 << 20)
 
 
 def clone(size: int = 64 << 20) -> Callable[[], float]:
     """Return a function that measures the milliseconds that cloning a machine takes."""
-    machine = _mapped(size)
+    machine = mapped(size)
 
     def run() -> float:
         start = time.thread_time()

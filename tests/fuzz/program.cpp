@@ -1,7 +1,8 @@
 // A libFuzzer target over the interpreter: bytes become operations that Program.check would let through, a
 // small machine runs them, and after each one the whole machine must be consistent; in the end no frame may
-// be lost. A second machine runs them cut in pieces, its program written while it runs, and must be equal.
-// Now and then a saved state is damaged: it is refused, or runs without harm and ends.
+// be lost. A second machine runs them cut in pieces and without the fast path of accesses, its program
+// written while it runs, and must be equal. Now and then a saved state is damaged: it is refused, or runs
+// without harm and ends.
 #include "batch.hpp"
 #include "hardware/tlb.hpp"
 #include "kernel/page_alloc.hpp"
@@ -159,17 +160,23 @@ machine_config small_machine(decoder &d) {
     c.pool_blocks = c.features >> FEATURE_pool_64k & 1 ? 32 : 0;
     c.min_free_kbytes = d.below(2) ? NIL : 0;
     for (tlb_geometry &array : c.tlb.arrays) array = {1, 0};
-    c.tlb.arrays[0] = {4, 2};
-    c.tlb.arrays[1] = {2, 2};
-    c.tlb.arrays[2] = {8, 2};
+    constexpr tlb_geometry first_levels[] = {{4, 2}, {1, 20}, {1, 70}};
+    c.tlb.arrays[L1_4K] = first_levels[d.below(std::size(first_levels))];
+    c.tlb.arrays[L1_2M] = {2, 2};
+    c.tlb.arrays[L2] = {8, 2};
     for (tlb_geometry &cache : c.tlb.pwc) cache = {1, 2};
     for (auto &level : c.tlb.of_size) std::fill(std::begin(level), std::end(level), NIL);
-    c.tlb.of_size[0][SIZE_4K] = 0;
-    c.tlb.of_size[0][SIZE_2M] = 1;
-    c.tlb.of_size[1][SIZE_4K] = c.tlb.of_size[1][SIZE_2M] = 2;
+    c.tlb.of_size[0][SIZE_4K] = L1_4K;
+    c.tlb.of_size[0][SIZE_2M] = L1_2M;
+    c.tlb.of_size[1][SIZE_4K] = c.tlb.of_size[1][SIZE_2M] = L2;
     if (c.arch != ARCH_X86_64) {
-        c.tlb.of_size[0][SIZE_CONTPTE] = 0;
-        c.tlb.of_size[1][SIZE_CONTPTE] = 2;
+        c.tlb.of_size[0][SIZE_CONTPTE] = L1_4K;
+        c.tlb.of_size[1][SIZE_CONTPTE] = L2;
+    }
+    if (d.below(2)) {
+        c.tlb.coalesced_order = 2;
+        c.tlb.of_size[0][SIZE_COALESCED] = L1_4K;
+        c.tlb.of_size[1][SIZE_COALESCED] = L2;
     }
     c.tlb.nested = {1, 0};
     c.clock.fault = c.clock.syscall = 1000;
@@ -199,6 +206,7 @@ run_status run_in_pieces(machine &m, const std::vector<op_record> &ops, u64 piec
         run_budget budget;
         budget.ops = 1;
         budget.go_on = true;
+        budget.fast = false;
         if (pieces % 2) budget.accesses = 1 + pieces % 7;
         if (pieces % 3) budget.until = m.h->clock + 1 + pieces * 100;
         if (pieces % 5 == 0) budget.choices = 1;

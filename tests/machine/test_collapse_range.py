@@ -87,7 +87,7 @@ def test_the_method():
     assert machine.collapse(vma, 3) == 0
     assert orders_of(machine, "a") == [3] * 8 + [None] * 56
     assert machine.collapse(vma) == errno.EINVAL  # holds no 2M
-    with pytest.raises(KeyError, match="no VMA 99"):
+    with pytest.raises(KeyError, match="no VMA with id 99"):
         machine.collapse(99)
     with pytest.raises(MachineError, match="order 1: one of"):
         machine.collapse(vma, 1)

@@ -106,7 +106,7 @@ def test_a_state_that_stands_outside_its_program_is_refused():
     machine.run(ops=1)
     state, (op, step) = machine.save(), machine.position
     assert (op, step) == (1, 0)
-    at = [i for i in range(0, 6000, 8) if state[i : i + 24] == op.to_bytes(8, "little") + bytes(16)]
+    at = [i for i in range(0, 12_000, 8) if state[i : i + 24] == op.to_bytes(8, "little") + bytes(16)]
     outside = 0
     for place in at:
         for cursor in ((9, 0), (2, 1), (1, 1)):

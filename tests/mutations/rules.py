@@ -18,7 +18,7 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "R5": ("kernel/memory.cpp", "if (order) m.count(MTHP_anon_fault_alloc, order);", "", "a16_populate_write"),
     "R6": ("kernel/memory.cpp", "if (charge_failed) m.count(MTHP_anon_fault_fallback_charge, *order);", "",
            "s18_charge_fallback"),
-    "R7": ("run.cpp", "m.h->thp_mode[op.a] = static_cast<u32>(op.b);",
+    "R7": ("system_call.cpp", "m.h->thp_mode[op.a] = static_cast<u32>(op.b);",
            "m.h->thp_mode[op.a] = static_cast<u32>(op.b);\n"
            "split_folios_in_range(m, mm, m.regions[0].start, m.regions[0].start + m.regions[0].length);",
            "a25_wrong_order_order"),

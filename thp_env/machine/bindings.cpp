@@ -210,9 +210,10 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              }))
         .def(
             "run",
-            [](core_machine &c, u64 until, u64 choices, u64 ops, u64 accesses, bool new_vma, bool go_on) {
+            [](core_machine &c, u64 until, u64 choices, u64 ops, u64 accesses, bool new_vma, bool go_on,
+               bool fast) {
                 const in_use held(c);
-                const run_budget budget{until, choices, ops, accesses, new_vma, go_on};
+                const run_budget budget{until, choices, ops, accesses, new_vma, go_on, fast};
                 run_status status = RUN_WINDOW;
                 try {
                     nb::gil_scoped_release nogil;
@@ -225,7 +226,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                 if (status == RUN_OVERFLOW) throw machine_error(overflow_of(*c.m));
                 return static_cast<u32>(status);
             },
-            "until"_a, "choices"_a, "ops"_a, "accesses"_a, "new_vma"_a, "go_on"_a)
+            "until"_a, "choices"_a, "ops"_a, "accesses"_a, "new_vma"_a, "go_on"_a, "fast"_a = true)
         .def("position",
              reading([](core_machine &c) { return nb::make_tuple(c.m->h->at.op, c.m->h->at.step); }))
         // Whether the next operation has begun: what run() does next is the rest of it.

@@ -4,6 +4,7 @@
 #include "kernel/vmstat.hpp"
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 namespace thp {
@@ -79,29 +80,39 @@ vma_smaps ask(machine &m, u32 vma, u32 every) {
 
 u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every) {
     std::fill(rows, rows + n + 1, vma_smaps{});
+    std::vector<u32> slot_of(m.h->tables[TABLE_vmas].used, n);
+    for (u32 i = n; i-- > 0;) {
+        if (const u32 v = slots[i] ? vma_of_id(m, slots[i]) : NIL; v != NIL) slot_of[v] = i;
+    }
     std::vector<vma_smaps> waiting;
     for (u32 i = 0; i < m.h->nr_vmas; ++i) {
         const u32 v = m.vma_order[i];
         if (!may_be_asked(m.vmas[v])) continue;
         const vma_smaps s = ask(m, v, every);
-        const u32 slot = static_cast<u32>(std::find(slots, slots + n, s.id) - slots);
-        if (slot < n) {
-            rows[slot] = s;
+        if (slot_of[v] < n) {
+            rows[slot_of[v]] = s;
         } else {
             waiting.push_back(s);
         }
     }
-    std::stable_sort(waiting.begin(), waiting.end(),
-                     [](const vma_smaps &a, const vma_smaps &b) { return mapped(a) > mapped(b); });
-    size_t next = 0;
+    // Those with most mapped pages, of equals the lower address, get the free slots.
+    std::vector<u32> free_slots, order(waiting.size());
     for (u32 i = 0; i < n; ++i) {
-        if (rows[i].id != 0) continue;
-        slots[i] = next < waiting.size() ? waiting[next].id : 0;
-        if (slots[i]) rows[i] = waiting[next++];
+        if (rows[i].id == 0) free_slots.push_back(i);
     }
-    const auto others = static_cast<u32>(waiting.size() - next);
-    for (; next < waiting.size(); ++next) add(rows[n], waiting[next]);
-    return others;
+    std::iota(order.begin(), order.end(), 0U);
+    const size_t given = std::min(free_slots.size(), order.size());
+    std::partial_sort(order.begin(), order.begin() + static_cast<i64>(given), order.end(), [&](u32 a, u32 b) {
+        const u64 pages_a = mapped(waiting[a]), pages_b = mapped(waiting[b]);
+        return pages_a != pages_b ? pages_a > pages_b : a < b;
+    });
+    for (const u32 i : free_slots) slots[i] = 0;
+    for (size_t k = 0; k < given; ++k) {
+        rows[free_slots[k]] = waiting[order[k]];
+        slots[free_slots[k]] = waiting[order[k]].id;
+    }
+    for (size_t k = given; k < order.size(); ++k) add(rows[n], waiting[order[k]]);
+    return static_cast<u32>(order.size() - given);
 }
 
 void ask_order(machine &m, vma_smaps *rows, u32 n) {
@@ -118,11 +129,13 @@ void ask_order(machine &m, vma_smaps *rows, u32 n) {
     v.asked = {++m.h->questions, faults_of(v), v.zapped};
 }
 
-u32 vma_of_id(const machine &m, u32 id) {
-    for (u32 i = 0; i < m.h->nr_vmas; ++i) {
-        if (m.vmas[m.vma_order[i]].id == id) return m.vma_order[i];
+u32 vma_of_id(machine &m, u32 id) {
+    if (!m.vma_ids.made()) {
+        m.vma_ids.make(m.h->nr_vmas);
+        for (u32 i = 0; i < m.h->nr_vmas; ++i) m.vma_ids.put(m.vmas[m.vma_order[i]].id, m.vma_order[i]);
     }
-    return NIL;
+    const u32 v = m.vma_ids.find(id);
+    return v != NIL && m.vmas[v].id == id ? v : NIL;
 }
 
 void read_facts(const machine &m, u64 *out) {

@@ -29,7 +29,7 @@ u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every);
 void ask_order(machine &m, vma_smaps *rows, u32 n);
 
 // The VMA with an id, or NIL.
-u32 vma_of_id(const machine &m, u32 id);
+u32 vma_of_id(machine &m, u32 id);
 
 // Figures of the system, besides counters, in the order in which read_figures() writes them.
 #define THP_FIGURES(X)                                                                                       \

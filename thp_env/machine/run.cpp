@@ -1,4 +1,5 @@
 #include "run.hpp"
+#include "access_stream.hpp"
 #include "hardware/walker.hpp"
 #include "kernel/huge_memory.hpp"
 #include "kernel/khugepaged.hpp"
@@ -70,37 +71,83 @@ struct interpreter {
             m.h->question = {};
             if (step_result result = fault(unit, address, write); result != STEP_DONE) return result;
         }
-        while (unit.access(address, write, content) == MMU_FAULT) {
+        mmu_result done =
+            waited ? unit.walk_again(address, write, content) : unit.access(address, write, content);
+        while (done == MMU_FAULT) {
             if (step_result result = fault(unit, address, write); result != STEP_DONE) return result;
+            done = unit.walk_again(address, write, content);
         }
         return STEP_DONE;
     }
 
+    // Where the fast path could do nothing, it is tried again after so many steps, and less and less often.
+    u32 pause = 0, pauses = 0;
+
     bool answered() const { return m.h->question.state == ORDER_ANSWERED; }
 
-    // Runs steps of the current operation until it ends, the window ends or a step fails. Addresses are made
-    // some steps ahead, so that what their walks will read can be fetched while others run.
-    template <typename Address, typename Step>
-    step_result steps(mmu &unit, u64 count, Address address_of, Step step) {
-        u64 addresses[mmu::AHEAD], at = m.h->at.step;
+    // One step of a block.
+    template <typename Waited> step_result step(mmu &unit, const access_block &b, u64 i, Waited waited) {
+        if (unit.out_of_time()) return STEP_PAUSED;
+        if (!waited) unit.compute(b.ps[i]);
+        const step_result result = access(unit, b.address[i], b.write[i], b.content, waited);
+        if (result == STEP_DONE && b.count[i] > 1) unit.again(b.count[i] - 1);
+        return result;
+    }
+
+    // As many of the steps [at, end) of a block as are usual, and spend time for the VMA that is charged.
+    u64 fast_steps(mmu &unit, const access_block &b, u64 at, u64 end) {
+        if (!charge_vmas) return unit.access_fast(b, at, end, 0, ~0ULL);
+        if (m.h->charged == NIL) return 0;
+        const vm_area_struct &v = m.vmas[m.h->charged];
+        return unit.access_fast(b, at, end, v.vm_start, v.vm_end - v.vm_start);
+    }
+
+    // Steps of a block, the usual ones by the fast path, until one is not done. How many were.
+    u64 block_steps(mmu &unit, access_block &b, u64 end, step_result *result) {
+        for (u64 at = 0; at < end; ++at) {
+            if (budget.fast && pause == 0) {
+                const u64 done = fast_steps(unit, b, at, end);
+                at += done;
+                if (at == end) break;
+                pauses = done ? 0 : std::min(2 * pauses + 1, 31U);
+                pause = pauses;
+            } else if (pause) {
+                --pause;
+            }
+            const u64 faults = m.h->vm[VM_pgfault];
+            *result = step(unit, b, at, std::false_type());
+            if (*result != STEP_DONE) return at;                // a step that failed is not done
+            if (m.h->vm[VM_pgfault] != faults) b.ahead = false; // tables may have changed
+        }
+        return end;
+    }
+
+    // Runs accesses of the current operation until it ends, the window ends or one fails.
+    step_result accesses(const op_record &op, u32 mm) {
+        const access_stream stream(m, p, op);
+        mmu unit(m, mm, stream.weight(), budget.until);
+        access_block b;
+        b.content = stream.content();
+        b.ahead = false;
+        u64 at = m.h->at.step;
         u32 &charged = m.h->charged;
         if (m.h->at.charged) charged = vma_of_id(m, m.h->at.charged);
-        const u64 start = at, stop = budget.accesses < count - at ? at + budget.accesses : count;
+        const u64 start = at, count = steps_of(op);
+        const u64 stop = budget.accesses < count - at ? at + budget.accesses : count;
         step_result result = STEP_DONE;
         if (choices_over()) unit.stop();
         if (answered()) {
-            result = unit.out_of_time() ? STEP_PAUSED : step(at, address_of(at), std::true_type());
+            stream.write(b, at, 1);
+            result = step(unit, b, 0, std::true_type());
             at += result == STEP_DONE;
         }
+        u64 most = 8; // a run that is cut soon makes few for nothing
         while (at < stop && result == STEP_DONE) {
-            const u64 first = at, end = std::min(stop, at + mmu::AHEAD);
-            for (u64 i = first; i < end; ++i) addresses[i - first] = address_of(i);
-            unit.prefetch(addresses, end - first);
-            for (; at < end; ++at) {
-                result =
-                    unit.out_of_time() ? STEP_PAUSED : step(at, addresses[at - first], std::false_type());
-                if (result != STEP_DONE) break; // a step that failed is not done
-            }
+            const u64 nr = std::min(stop - at, most);
+            most = std::min(2 * most, access_block::SIZE);
+            stream.write(b, at, nr);
+            unit.look_ahead(b, nr);
+            at += block_steps(unit, b, nr, &result);
         }
         m.h->at.step = at;
         budget.accesses -= at - start;
@@ -110,50 +157,6 @@ struct interpreter {
         m.h->at.charged = result != STEP_DONE && charged != NIL ? m.vmas[charged].id : 0;
         charged = NIL;
         return result;
-    }
-
-    step_result touch(const op_record &op, u32 mm) {
-        mmu unit(m, mm, 1, budget.until);
-        const u64 start = m.regions[op.region].start + op.offset;
-        const auto address_of = [&](u64 i) { return start + i * op.a; };
-        return steps(unit, steps_of(op), address_of, [&](u64, u64 address, auto waited) {
-            return access(unit, address, op.b != TOUCH_READ, static_cast<u8>(op.c), waited);
-        });
-    }
-
-    step_result accesses(const op_record &op, u32 mm) {
-        mmu unit(m, mm, op.weight, budget.until);
-        const u64 key = mix64(p.seed ^ mix64(m.h->at.op + 1)), start = m.regions[op.region].start + op.offset;
-        const u64 write_share = op.d & 0xffffffffU;
-        const auto content = static_cast<u8>(op.d >> 32);
-        const bin_record *bins = op.a == PATTERN_BINS ? p.bins + p.tables[2 * op.aux] : nullptr;
-        const u64 nr_bins = bins ? p.tables[2 * op.aux + 1] : 0, ps = op.c;
-        const auto address_of = [&](u64 i) {
-            return start + pattern_offset(op, key, i, draw(key, i), bins, nr_bins);
-        };
-        return steps(unit, steps_of(op), address_of, [&](u64 i, u64 address, auto waited) {
-            const bool write = write_share && (draw(~key, i) & 0xffff) < write_share;
-            if (!waited) unit.compute(ps);
-            return access(unit, address, write, content, waited);
-        });
-    }
-
-    step_result replay(const op_record &op, u32 mm) {
-        mmu unit(m, mm, op.weight, budget.until);
-        const access_record *const records = p.accesses + op.offset;
-        const region *const regions = m.regions;
-        const u64 ps = op.c;
-        const auto content = static_cast<u8>(op.d);
-        const auto address_of = [&](u64 i) {
-            return regions[records[i].region].start + (u64{records[i].page} << PAGE_SHIFT);
-        };
-        return steps(unit, steps_of(op), address_of, [&](u64 i, u64 address, auto waited) {
-            const access_record &r = records[i];
-            if (!waited) unit.compute(r.instructions * ps);
-            const step_result result = access(unit, address, r.written, content, waited);
-            if (result == STEP_DONE && r.count > 1) unit.again(r.count - 1);
-            return result;
-        });
     }
 
     step_result execute(const op_record &op) {
@@ -166,13 +169,9 @@ struct interpreter {
         step_result result = STEP_DONE;
         switch (op.op) {
         case OP_touch:
-            result = touch(op, mm);
-            break;
         case OP_access:
-            result = accesses(op, mm);
-            break;
         case OP_replay:
-            result = replay(op, mm);
+            result = accesses(op, mm);
             break;
         case OP_compute:
             m.spend(TIME_compute, op.a);

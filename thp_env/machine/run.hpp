@@ -23,6 +23,7 @@ struct run_budget {
     u64 accesses = ~0ULL; // simulated accesses; run() counts them down
     bool new_vma = false; // after an operation that made a new anonymous VMA of 64K or more
     bool go_on = false;   // a failed system call is recorded in cursor.error instead of ending the run
+    bool fast = true;     // usual accesses take the fast path; else each one goes through mmu::access()
 };
 
 // Creates the first process. brk_start and mmap_base: 0 for the defaults.

@@ -9,6 +9,7 @@
 #include "page.hpp"
 #include "policy_signals.hpp"
 #include "types.hpp"
+#include "vma_index.hpp"
 #include "watch.hpp"
 #include <algorithm>
 #include <memory>
@@ -288,6 +289,9 @@ struct machine {
     order_answer *order_answers = nullptr; // a hash table, see kernel/huge_memory_bpf.cpp
     walk_sample *walk_samples = nullptr;
     mutable host_watch host; // no part of the state
+    vma_index vma_ids;
+    // A bit for each set of the second-level TLB, for each ASID: whether it may hold translations of it.
+    std::vector<u64> asid_sets;
 
     machine(const machine_config &config, const program_size &program);
     ~machine();
@@ -327,6 +331,18 @@ struct machine {
     u64 extent(u32 table) const; // bytes in use of a table
     void *arena_ = nullptr;
 };
+
+// Gives a VMA its id.
+inline void set_vma_id(machine &m, u32 vma, u32 id) {
+    m.vmas[vma].id = id;
+    m.vma_ids.put(id, vma);
+}
+
+inline void swap_vma_ids(machine &m, u32 a, u32 b) {
+    const u32 id = m.vmas[a].id;
+    set_vma_id(m, a, m.vmas[b].id);
+    set_vma_id(m, b, id);
+}
 
 // While it lives, time is spent for a VMA (NIL: for nobody in particular).
 struct charge_to {

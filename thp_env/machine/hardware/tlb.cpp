@@ -36,13 +36,28 @@ void count_shootdown(machine &m) {
     m.spend(TIME_shootdown, m.cost().shootdown * others);
 }
 
+u32 words_of_sets(const machine &m) { return (m.translations[0].arrays[L2].sets + 63) / 64; }
+
+// Where a bit is set for each set of L2 that may hold translations of an address space.
+u64 *sets_of(machine &m, u32 mm) {
+    const u32 nr = m.h->config.tlb.nr_asids;
+    const u32 *mms = m.h->asid_mm, asid = static_cast<u32>(std::find(mms, mms + nr, mm) - mms);
+    if (nr && asid == nr) return nullptr;
+    if (m.asid_sets.empty())
+        m.asid_sets.assign(std::max(nr, 1U) * words_of_sets(m), ~0ULL); // nothing is known
+    return m.asid_sets.data() + asid * words_of_sets(m);
+}
+
 void drop_address_space(machine &m, u32 mm) {
-    for (u32 which = 0; which < copies(m); ++which) m.translations[which].drop_mm(mm);
-    u32 &sizes = m.h->tlb_sizes;
-    sizes = 0;
+    m.translations[0].drop_mm(mm, sets_of(m, mm), m.h->config.tlb.nr_asids != 0);
+    if (m.h->config.shadow_tlb) m.translations[1].drop_mm(mm);
+    // What size is still there? Most are found soon.
+    u32 &sizes = m.h->tlb_sizes, missing = sizes;
     for (const tlb_array &array : m.translations[0].arrays) {
-        array.for_each([&sizes](u64 tag, u64) { sizes |= 1U << tag_size(tag); });
+        if (missing && array.any_of([&missing](u64 tag) { return (missing &= ~(1U << tag_size(tag))) == 0; }))
+            break;
     }
+    sizes &= ~missing;
 }
 
 } // namespace
@@ -121,8 +136,18 @@ void tlb::drop_walk_caches(u32 mm) const {
     for (const tlb_array &array : pwc) array.drop_if([mm](u64 tag) { return tag_mm(tag) == mm; });
 }
 
-void tlb::drop_mm(u32 mm) const {
-    for (const tlb_array &array : arrays) array.drop_if([mm](u64 tag) { return tag_mm(tag) == mm; });
+void tlb::drop_mm(u32 mm, u64 *sets, bool only) const {
+    const auto gone = [mm](u64 tag) { return tag_mm(tag) == mm; };
+    for (const tlb_array &array : arrays) {
+        if (!sets || &array != &arrays[L2]) array.drop_if(gone);
+    }
+    for (u32 word = 0; sets && word * 64 < arrays[L2].sets; ++word) {
+        for (u64 rest = sets[word]; rest; rest &= rest - 1) {
+            const u32 bit = static_cast<u32>(std::countr_zero(rest)), set = 64 * word + bit;
+            const bool left = set < arrays[L2].sets && arrays[L2].drop_in_set(set, gone);
+            if (only || !left) sets[word] &= ~(1ULL << bit);
+        }
+    }
     drop_walk_caches(mm);
 }
 
@@ -160,11 +185,13 @@ void flush_tlb_mm(machine &m, u32 mm) {
 void switch_mm(machine &m, u32 mm) {
     const u32 nr = m.h->config.tlb.nr_asids;
     u32 *mms = m.h->asid_mm;
-    if (nr == 0 || std::find(mms, mms + nr, mm) != mms + nr) return;
-    u32 &slot = mms[m.h->next_asid];
-    m.h->next_asid = (m.h->next_asid + 1) % nr;
-    if (slot != NIL) drop_address_space(m, slot);
-    slot = mm;
+    if (nr && std::find(mms, mms + nr, mm) == mms + nr) {
+        u32 &slot = mms[m.h->next_asid];
+        m.h->next_asid = (m.h->next_asid + 1) % nr;
+        if (slot != NIL) drop_address_space(m, slot);
+        slot = mm;
+    }
+    m.translations[0].filled_sets = sets_of(m, mm);
 }
 
 } // namespace thp

@@ -1,32 +1,57 @@
 // One set-associative array of translations with LRU or tree-PLRU replacement, as words of plain data.
 //
-// A set is: one word of replacement state, one byte of each tag, the entries. The bytes, eight compared
+// A set is: one word of replacement state, one byte of each tag, the entries. The bytes, sixteen compared
 // at once, tell almost all tags apart that differ. Up to 16 ways the first word holds the ways in LRU order,
 // 4 bits each; wider sets keep that order in a ring. Beyond 64 ways a tag is found by a hash instead, so that
 // 96 ways cost the same as 4096.
 #pragma once
 #include "../config.hpp"
+#include <algorithm>
 #include <bit>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 namespace thp {
 
 constexpr u32 MAX_ORDERED_WAYS = 16, MAX_PLRU_WAYS = 64, MAX_TLB_WAYS = 4096;
 constexpr u32 MAX_SCANNED_WAYS = 64; // beyond: by a hash
 
-// A byte of a tag that stands for it, never 0; 0 is that of a way which is not valid. Eight to a word.
-struct tag_bytes {
-    static constexpr u64 LOW7 = 0x7f7f7f7f7f7f7f7fULL, ONES = 0x0101010101010101ULL;
+// Which of sixteen bytes in two words equal a given one: a bit each.
+struct byte_search {
     static_assert(std::endian::native == std::endian::little);
+#if defined(__SSE2__)
+    __m128i sixteen;
 
-    static u64 hash(u64 tag) { return tag * 0x9e3779b97f4a7c15ULL; }
-    static u8 of(u64 tag) {
-        const u64 byte = hash(tag) >> 56;
-        return static_cast<u8>(byte + (byte == 0));
+    explicit byte_search(u8 byte) : sixteen(_mm_set1_epi8(static_cast<char>(byte))) {}
+    u32 equal(const u64 *words) const {
+        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(words));
+        return static_cast<u32>(_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, sixteen)));
     }
-    // The high bit of each byte of `word` that equals the byte which `eight` holds eight times.
-    static u64 equal(u64 word, u64 eight) {
+#else
+    static constexpr u64 LOW7 = 0x7f7f7f7f7f7f7f7fULL, ONES = 0x0101010101010101ULL;
+    u64 eight;
+
+    explicit byte_search(u8 byte) : eight(byte * ONES) {}
+    u64 equal_in(u64 word) const { // the high bit of each byte
         const u64 x = word ^ eight;
         return ~(((x & LOW7) + LOW7) | x | LOW7);
+    }
+    static u32 pack(u64 high_bits) {
+        return static_cast<u32>((high_bits >> 7) * 0x0102040810204080ULL >> 56);
+    }
+    u32 equal(const u64 *words) const { return pack(equal_in(words[0])) | pack(equal_in(words[1])) << 8; }
+#endif
+};
+
+// A tag, its hash, and a byte that stands for it: never 0, which is that of a way that is not valid.
+struct tag_key {
+    u64 tag, hash;
+
+    explicit tag_key(u64 t) : tag(t), hash(t * 0x9e3779b97f4a7c15ULL) {}
+    u8 byte() const {
+        const u64 high = hash >> 56;
+        return static_cast<u8>(high + (high == 0));
     }
 };
 
@@ -76,19 +101,24 @@ struct plru_tree {
 };
 
 struct tlb_array {
+    // What is known of its sets where code is compiled: nothing, or LRU sets of up to 16 ways, one LRU set of
+    // more that has tag bytes, one that has chains.
+    enum kind : u32 { ANY, ORDERED, RING, CHAINED };
+
     u64 *words = nullptr;
     u32 sets = 0, ways = 0, stride = 0;
     u32 nr_bytes = 0; // words of tag bytes in a set; 0: found by a hash
+    u32 last_set = 0, first_entry = 0, bucket_shift = 0;
     bool plru = false, hashed = false;
-    bool ordered = false; // neither, and at most 16 ways: the usual case, and the fast one
-    u32 bucket_shift = 0;
+    u64 way_bits = 0; // one for each way, where tags have bytes
 
     tlb_array() = default;
     tlb_array(u64 *memory, const tlb_geometry &g, bool tree)
         : words(memory), sets(g.sets), ways(g.ways), stride(words_of_set(g.ways)),
-          nr_bytes(words_of_bytes(g.ways)), plru(tree), hashed(!std::has_single_bit(g.sets)),
-          ordered(!tree && !hashed && g.ways <= MAX_ORDERED_WAYS),
-          bucket_shift(65 - static_cast<u32>(std::bit_width(buckets(g.ways)))) {}
+          nr_bytes(words_of_bytes(g.ways)), last_set(g.sets - 1), first_entry(1 + nr_bytes),
+          bucket_shift(65 - static_cast<u32>(std::bit_width(buckets(g.ways)))), plru(tree),
+          hashed(!std::has_single_bit(g.sets)), way_bits(g.ways ? ~0ULL >> (64 - std::min(g.ways, 64U)) : 0) {
+    }
 
     static u32 buckets(u32 ways) { return 4 * std::bit_ceil(ways); } // so that most chains have one entry
     static u32 words_of_bytes(u32 ways) { return ways <= MAX_SCANNED_WAYS ? (ways + 7) / 8 : 0; }
@@ -100,11 +130,21 @@ struct tlb_array {
     }
     static u32 words_of(const tlb_geometry &g) { return g.sets * words_of_set(g.ways); }
 
-    bool wide() const { return ways > MAX_ORDERED_WAYS; }
-    u64 *set_of(u64 number) const { return words + (hashed ? number % sets : number & (sets - 1)) * stride; }
+    kind kind_of() const {
+        if (plru || hashed || (wide() && sets > 1)) return ANY;
+        return !wide() ? ORDERED : has_bytes() ? RING : CHAINED;
+    }
+    template <kind K = ANY> bool is_tree() const { return K == ANY && plru; }
+    template <kind K = ANY> bool wide() const { return K == ANY ? ways > MAX_ORDERED_WAYS : K != ORDERED; }
+    template <kind K = ANY> bool has_bytes() const { return K == ANY ? nr_bytes != 0 : K != CHAINED; }
+    template <kind K = ANY> u64 *set_of(u64 number) const {
+        if constexpr (K == RING || K == CHAINED) return words;
+        if (K == ANY && hashed) return words + number % sets * stride;
+        return words + (number & last_set) * stride;
+    }
     static u8 *bytes_of(u64 *set) { return reinterpret_cast<u8 *>(set + 1); }
     // An entry: its tag and its data.
-    u64 *entry_of(u64 *set, u32 way) const { return set + 1 + nr_bytes + 2 * way; }
+    u64 *entry_of(u64 *set, u32 way) const { return set + first_entry + 2ULL * way; }
     u64 &tag_of(u64 *set, u32 way) const { return *entry_of(set, way); }
 
     void init() const {
@@ -123,47 +163,75 @@ struct tlb_array {
     }
 
     // The data of a tag, now the most recently used; nullptr when it is not there.
-    u64 *find(u64 number, u64 tag) const {
-        if (!ordered) return find_other(number, tag);
-        u64 *set = words + (number & (sets - 1)) * stride;
-        const u32 way = scan(set, tag);
+    template <kind K = ANY> u64 *find(u64 number, const tag_key &key) const {
+        u64 *set = set_of<K>(number);
+        const u32 way = way_of<K>(set, key);
         if (way == NIL) return nullptr;
-        *set = lru_word::to_front(*set, way, lru_word::position(*set, way));
+        touch<K>(set, way);
         return entry_of(set, way) + 1;
     }
 
     // Puts an entry in the place of one that is not valid, or else of the least recently used.
-    void insert(u64 number, u64 tag, u64 value) const {
-        if (!ordered) return insert_other(number, tag, value);
-        u64 *set = words + (number & (sets - 1)) * stride;
-        put(set, lru_word::renew_last(set, ways), tag, value);
+    template <kind K = ANY> void insert(u64 number, const tag_key &key, u64 value) const {
+        u64 *set = set_of<K>(number);
+        const u32 way = renew_victim<K>(set);
+        u64 *entry = entry_of(set, way);
+        if (has_bytes<K>()) {
+            bytes_of(set)[way] = key.byte();
+        } else {
+            if (entry[0]) unchain(set, way);
+            chain(set, way, key);
+        }
+        entry[0] = key.tag;
+        entry[1] = value;
     }
 
     // Whether a tag was there; now it is, and the most recently used.
-    bool find_or_insert(u64 number, u64 tag) const {
-        u64 *set = set_of(number);
-        const u32 way = position(set, tag);
-        if (way == NIL) {
-            replace(set, tag, 0);
-        } else {
-            touch(set, way);
-        }
-        return way != NIL;
+    template <kind K = ANY> bool find_or_insert(u64 number, const tag_key &key) const {
+        u64 *set = set_of<K>(number);
+        if (!is_tree<K>() && tag_of(set, first_of<K>(set)) == key.tag) return true;
+        if (find<K>(number, key)) return true;
+        insert<K>(number, key, 0);
+        return false;
     }
 
     void drop(u64 number, u64 tag) const {
         u64 *set = set_of(number);
-        const u32 way = position(set, tag);
+        const u32 way = way_of(set, tag_key(tag));
         if (way != NIL) drop_way(set, way);
     }
 
     template <typename Gone> void drop_if(Gone gone) const {
+        for (u32 s = 0; s < sets; ++s) drop_in_set(s, gone);
+    }
+
+    // Whether anything is left in the set.
+    template <typename Gone> bool drop_in_set(u32 s, Gone gone) const {
+        u64 *set = words + u64{s} * stride;
+        bool left = false;
+        for (u32 way = 0; way < ways; ++way) {
+            const u64 tag = tag_of(set, way);
+            if (!tag) continue;
+            if (gone(tag)) {
+                drop_way(set, way);
+            } else {
+                left = true;
+            }
+        }
+        return left;
+    }
+
+    u64 set_number(u64 number) const { return hashed ? number % sets : number & last_set; }
+
+    // Whether any(tag) holds for a valid one.
+    template <typename Any> bool any_of(Any any) const {
         for (u32 s = 0; s < sets; ++s) {
             u64 *set = words + u64{s} * stride;
             for (u32 way = 0; way < ways; ++way) {
-                if (const u64 tag = tag_of(set, way); tag && gone(tag)) drop_way(set, way);
+                if (const u64 tag = tag_of(set, way); tag && any(tag)) return true;
             }
         }
+        return false;
     }
 
     template <typename Visit> void for_each(Visit visit) const {
@@ -184,43 +252,42 @@ struct tlb_array {
     bool chains_sound(u64 *set) const;
     bool bytes_sound(u64 *set) const;
 
-    // The way of a tag, or NIL, where tags have bytes.
-    u32 scan(u64 *set, u64 tag) const {
-        const u64 eight = tag_bytes::of(tag) * tag_bytes::ONES;
-        for (u32 word = 0; word < nr_bytes; ++word) {
-            for (u64 same = tag_bytes::equal(set[1 + word], eight); same; same &= same - 1) {
-                const u32 way = 8 * word + static_cast<u32>(std::countr_zero(same)) / 8;
-                if (tag_of(set, way) == tag) return way;
-            }
+    // The way of a tag in its set, or NIL.
+    template <kind K = ANY> u32 way_of(u64 *set, const tag_key &key) const {
+        return has_bytes<K>() ? scan<K>(set, key) : follow_chain(set, key);
+    }
+
+    // Where tags have bytes. What follows the bytes is compared too, and masked.
+    template <kind K> u32 scan(u64 *set, const tag_key &key) const {
+        const byte_search search(key.byte());
+        u64 same = search.equal(set + 1);
+        if (wide<K>()) {
+            for (u32 word = 2; word < nr_bytes; word += 2)
+                same |= u64{search.equal(set + 1 + word)} << 8 * word;
+        }
+        for (same &= way_bits; same; same &= same - 1) {
+            const auto way = static_cast<u32>(std::countr_zero(same));
+            if (tag_of(set, way) == key.tag) return way;
         }
         return NIL;
     }
 
-    void put(u64 *set, u32 way, u64 tag, u64 value) const {
-        bytes_of(set)[way] = tag_bytes::of(tag);
-        entry_of(set, way)[0] = tag;
-        entry_of(set, way)[1] = value;
+    // The most recently used way, where there is an order.
+    template <kind K = ANY> u32 first_of(const u64 *set) const {
+        return static_cast<u32>(wide<K>() ? *set : *set & 15);
     }
 
-    [[gnu::noinline]] u64 *find_other(u64 number, u64 tag) const {
-        u64 *set = set_of(number);
-        const u32 way = position(set, tag);
-        if (way == NIL) return nullptr;
-        touch(set, way);
-        return entry_of(set, way) + 1;
-    }
-
-    [[gnu::noinline]] void insert_other(u64 number, u64 tag, u64 value) const {
-        replace(set_of(number), tag, value);
-    }
-
-    void replace(u64 *set, u64 tag, u64 value) const {
-        const u32 way = renew_victim(set);
-        if (nr_bytes) return put(set, way, tag, value);
-        if (tag_of(set, way)) unchain(set, way);
-        chain(set, way, tag);
-        entry_of(set, way)[0] = tag;
-        entry_of(set, way)[1] = value;
+    // Makes a way the most recently used.
+    template <kind K = ANY> void touch(u64 *set, u32 way) const {
+        if (is_tree<K>()) {
+            *set = plru_tree::touch(*set, way, ways);
+        } else if (wide<K>()) {
+            if (first_of<K>(set) == way) return;
+            put_between_ends(set, way);
+            *set = way;
+        } else if (first_of<K>(set) != way) {
+            *set = lru_word::to_front(*set, way, lru_word::position(*set, way));
+        }
     }
 
     // Wide sets. All ways stand in a ring in LRU order; the set's word is the most recently used one. Chains
@@ -228,37 +295,25 @@ struct tlb_array {
     u16 *prev_of(u64 *set) const { return reinterpret_cast<u16 *>(entry_of(set, ways)); }
     u16 *next_of(u64 *set) const { return prev_of(set) + ways; }
     u16 *chain_of(u64 *set) const { return prev_of(set) + 2 * ways; }
-    u16 &bucket(u64 *set, u64 tag) const {
-        return prev_of(set)[3 * ways + (tag_bytes::hash(tag) >> bucket_shift)];
+    u16 &bucket(u64 *set, const tag_key &key) const {
+        return prev_of(set)[3 * ways + (key.hash >> bucket_shift)];
     }
 
-    u32 position(u64 *set, u64 tag) const {
-        if (nr_bytes) return scan(set, tag);
-        u32 link = bucket(set, tag);
-        while (link && tag_of(set, link - 1) != tag) link = chain_of(set)[link - 1];
+    u32 follow_chain(u64 *set, const tag_key &key) const {
+        u32 link = bucket(set, key);
+        while (link && tag_of(set, link - 1) != key.tag) link = chain_of(set)[link - 1];
         return link - 1;
     }
 
-    void touch(u64 *set, u32 way) const {
-        if (plru) {
-            *set = plru_tree::touch(*set, way, ways);
-        } else if (!wide()) {
-            *set = lru_word::to_front(*set, way, lru_word::position(*set, way));
-        } else if (*set != way) {
-            put_between_ends(set, way);
-            *set = way;
-        }
-    }
-
     // The way to be replaced, which becomes the most recently used.
-    u32 renew_victim(u64 *set) const {
-        if (plru) {
+    template <kind K> u32 renew_victim(u64 *set) const {
+        if (is_tree<K>()) {
             u32 way = find_free(set);
             if (way == NIL) way = plru_tree::victim(*set, ways);
             *set = plru_tree::touch(*set, way, ways);
             return way;
         }
-        if (!wide()) return lru_word::renew_last(set, ways);
+        if (!wide<K>()) return lru_word::renew_last(set, ways);
         return static_cast<u32>(*set = prev_of(set)[*set]); // the last in the ring is the first now
     }
 
@@ -299,14 +354,14 @@ struct tlb_array {
         prev[first] = moved;
     }
 
-    void chain(u64 *set, u32 way, u64 tag) const {
-        u16 &first = bucket(set, tag);
+    void chain(u64 *set, u32 way, const tag_key &key) const {
+        u16 &first = bucket(set, key);
         chain_of(set)[way] = first;
         first = static_cast<u16>(way + 1);
     }
 
     void unchain(u64 *set, u32 way) const {
-        u16 *link = &bucket(set, tag_of(set, way));
+        u16 *link = &bucket(set, tag_key(tag_of(set, way)));
         while (*link != way + 1) link = &chain_of(set)[*link - 1];
         *link = chain_of(set)[way];
         chain_of(set)[way] = 0;

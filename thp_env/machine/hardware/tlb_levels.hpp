@@ -23,6 +23,10 @@ struct tlb {
     u32 of_size[2][NR_PAGE_SIZES] = {}; // which array holds a size at each level; NIL: none
     u32 piece[2][NR_PAGE_SIZES] = {}; // the largest size not above it that a level holds; NIL: no such level
 
+    // A bit for each set of arrays[L2] that is filled, of the address space on the CPU; null: nobody wants to
+    // know.
+    u64 *filled_sets = nullptr;
+
     tlb() = default;
     tlb(const tlb_config &c, u64 *words);
     void init() const;
@@ -34,16 +38,16 @@ struct tlb {
             *size = static_cast<u32>(std::countr_zero(sizes));
             const u32 id = of_size[level][*size];
             if (id == NIL) continue;
-            const u64 tag = tlb_tag(address, shift[*size], *size, mm);
-            if (u64 *data = arrays[id].find(address >> shift[*size], tag)) return data;
+            const tag_key key(tlb_tag(address, shift[*size], *size, mm));
+            if (u64 *data = arrays[id].find(address >> shift[*size], key)) return data;
         }
         return nullptr;
     }
 
-    // Fetches the set in which a 4K page's entry would stand. No part of the simulation.
-    void prefetch(u32 level, u64 address) const {
-        if (const u32 id = of_size[level][SIZE_4K]; id != NIL)
-            __builtin_prefetch(arrays[id].set_of(address >> PAGE_SHIFT));
+    void note_filled(u64 number) const {
+        if (!filled_sets) return;
+        const u64 set = arrays[L2].set_number(number);
+        filled_sets[set / 64] |= 1ULL << set % 64;
     }
 
     // Puts the translation of the page at `address` to `pfn` in a level. Returns the size that the entry got.
@@ -51,8 +55,9 @@ struct tlb {
         size = piece[level][size];
         if (size == NIL) return NIL;
         pfn &= ~((1ULL << (shift[size] - PAGE_SHIFT)) - 1);
-        const u64 tag = tlb_tag(address, shift[size], size, mm);
-        arrays[of_size[level][size]].insert(address >> shift[size], tag, pfn << TLB_PFN_SHIFT | flags);
+        const tag_key key(tlb_tag(address, shift[size], size, mm));
+        if (of_size[level][size] == L2) note_filled(address >> shift[size]);
+        arrays[of_size[level][size]].insert(address >> shift[size], key, pfn << TLB_PFN_SHIFT | flags);
         return size;
     }
 
@@ -70,7 +75,9 @@ struct tlb {
     // Drops the translations of one page, whatever their size.
     void drop_page(u64 address, u32 mm, u32 sizes) const;
     void drop_walk_caches(u32 mm) const;
-    void drop_mm(u32 mm) const;
+    // Drops those of an address space. sets: those of arrays[L2] that may hold some, a bit each; null: all
+    // may. Clears the bits of the sets that are empty then, or of all, if only this address space sets them.
+    void drop_mm(u32 mm, u64 *sets = nullptr, bool only = false) const;
 };
 
 } // namespace thp

@@ -34,7 +34,7 @@ bool tlb_array::chains_sound(u64 *set) const {
     for (u32 b = 0; b < buckets(ways); ++b) {
         for (u32 link = heads[b]; link; link = chain_of(set)[link - 1], ++chained) {
             if (link > ways || seen[link - 1] || !tag_of(set, link - 1)) return false;
-            if (&bucket(set, tag_of(set, link - 1)) != heads + b) return false;
+            if (&bucket(set, tag_key(tag_of(set, link - 1))) != heads + b) return false;
             seen[link - 1] = 1;
         }
     }
@@ -44,7 +44,7 @@ bool tlb_array::chains_sound(u64 *set) const {
 bool tlb_array::bytes_sound(u64 *set) const {
     for (u32 way = 0; way < 8 * nr_bytes; ++way) {
         const u64 tag = way < ways ? tag_of(set, way) : 0;
-        if (bytes_of(set)[way] != (tag ? tag_bytes::of(tag) : 0)) return false;
+        if (bytes_of(set)[way] != (tag ? tag_key(tag).byte() : 0)) return false;
     }
     return true;
 }

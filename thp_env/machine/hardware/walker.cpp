@@ -4,8 +4,8 @@ namespace thp {
 
 mmu::mmu(machine &machine, u32 process, u32 k, u64 end)
     : m(machine), mm(process), weight(k), translations(m.translations[0]), shadow(m.translations[1]),
-      with_shadow(m.h->config.shadow_tlb), with_nested(m.h->config.tlb.nested_shift), cycle(m.cost().cycle),
-      pgd(m.tables + u64{m.mms[process].pgd} * PTRS_PER_TABLE), until(end) {
+      with_shadow(m.h->config.shadow_tlb), with_nested(m.h->config.tlb.nested_shift), fast(fast_path_of(m)),
+      cycle(m.cost().cycle), pgd(m.tables + u64{m.mms[process].pgd} * PTRS_PER_TABLE), until(end) {
     switch_mm(m, mm);
     commit();
 }
@@ -42,49 +42,25 @@ bool mmu::look_up_pmd(u64 address, leaf *out) {
     return find_pmd(address, out);
 }
 
-void mmu::prefetch(const u64 *addresses, u64 nr) {
-    const u64 since = walks - walks_seen;
+void mmu::look_ahead(access_block &block, u64 nr) {
+    const u64 since = walks - walks_seen + large - large_seen;
     walks_seen = walks;
-    if (since < nr / 8) return;
-    const u64 *entries[AHEAD];
-    u64 found = 0;
+    large_seen = large;
+    block.ahead = since >= nr / 8;
+    if (!block.ahead) return;
     for (u64 i = 0; i < nr; ++i) {
         leaf l;
-        translations.prefetch(1, addresses[i]);
-        if (!find_pmd(addresses[i], &l) || (*l.entry & (PTE_PRESENT | PTE_PSE)) != PTE_PRESENT) continue;
-        entries[found] = pte_offset(m, *l.entry, addresses[i]);
-        __builtin_prefetch(entries[found++]);
+        block.pte[i] = nullptr;
+        if (!find_pmd(block.address[i], &l) || !(*l.entry & PTE_PRESENT)) continue;
+        if (*l.entry & PTE_PSE) {
+            __builtin_prefetch(m.contents + pfn_of(l, block.address[i]));
+        } else {
+            __builtin_prefetch(block.pte[i] = pte_offset(m, *l.entry, block.address[i]));
+        }
     }
-    for (u64 i = 0; i < found; ++i) {
-        if (*entries[i] & PTE_PRESENT) __builtin_prefetch(m.contents + pte_pfn(*entries[i]));
+    for (u64 i = 0; i < nr; ++i) {
+        if (block.pte[i]) __builtin_prefetch(m.contents + pte_pfn(*block.pte[i]));
     }
-}
-
-// X7: a core that coalesces takes an aligned run of PTEs with the same bits that map contiguous frames.
-u32 mmu::size_of(const leaf &l, u64 address) const {
-    const tlb_config &c = m.h->config.tlb;
-    if (l.level < 3) return l.level == 1 ? SIZE_1G : SIZE_2M;
-    if ((*l.entry & PTE_CONT) && c.of_size[0][SIZE_CONTPTE] != NIL) return SIZE_CONTPTE;
-    if (c.coalesced_order == 0) return SIZE_4K;
-    const u32 nr = 1U << c.coalesced_order;
-    const u64 *first = l.entry - (pte_index(address) & (nr - 1));
-    if (pte_pfn(*first) & (nr - 1)) return SIZE_4K;
-    u64 differ = 0;
-    for (u32 i = 1; i < nr; ++i) differ |= first[i] ^ (*first + (u64{i} << PTE_PFN_SHIFT));
-    return differ ? SIZE_4K : SIZE_COALESCED;
-}
-
-// The deepest paging structure that is cached saves the references above it; a walk fills those below it.
-u32 mmu::walk_cost(const tlb &t, u64 address, u32 levels, u32 *first) {
-    *first = 0;
-    for (u32 i = 0; i < NR_PWC && *first == 0; ++i) { // PDE, PDPTE, PML4E: skip 3, 2, 1 levels
-        const u32 skipped = NR_PWC - i, shift = LEVEL_SHIFT[skipped - 1];
-        if (skipped >= levels || t.pwc[i].ways == 0) continue;
-        if (t.pwc[i].find_or_insert(address >> shift, tlb_tag(address, shift, 0, mm))) *first = skipped;
-    }
-    u32 cost = 0;
-    for (u32 level = *first; level < levels; ++level) cost += m.h->config.tlb.walk_cycles[level];
-    return cost;
 }
 
 // Two-dimensional walk (Bhargava et al., ASPLOS 2008): each table referenced, and the page, stands at a
@@ -94,11 +70,9 @@ u32 mmu::nested_cost(u64 address, u32 first, u32 last, u64 pfn) {
     u32 walks_of_host = 0, table = m.mms[mm].pgd;
     for (u32 level = 0; level <= last + 1; ++level) {
         const u64 frame = level > last ? pfn : m.table_frames[table];
-        const u64 at = frame << PAGE_SHIFT, tag = tlb_tag(at, shift, 0, 0);
-        if (level >= first && !translations.nested.find(at >> shift, tag)) {
-            translations.nested.insert(at >> shift, tag, 0);
-            ++walks_of_host;
-        }
+        const u64 at = frame << PAGE_SHIFT;
+        const tag_key key(tlb_tag(at, shift, 0, 0));
+        if (level >= first && !translations.nested.find_or_insert(at >> shift, key)) ++walks_of_host;
         if (level < last) {
             const u64 index = (address >> LEVEL_SHIFT[level]) & (PTRS_PER_TABLE - 1);
             table = pte_pfn(m.tables[u64{table} * PTRS_PER_TABLE + index]);
@@ -158,9 +132,15 @@ mmu_result mmu::miss(u64 address, bool write, u8 content) {
         cycles += m.h->config.tlb.l2_hit_cycles;
         elapsed += m.h->config.tlb.l2_hit_cycles * cycle;
     } else {
-        if (!walk(address, write, content)) return MMU_FAULT;
-        ++l2_miss;
+        return walk_again(address, write, content);
     }
+    ++l1_miss;
+    return done(address, write, content);
+}
+
+mmu_result mmu::walk_again(u64 address, bool write, u8 content) {
+    if (!walk(address, write, content)) return MMU_FAULT;
+    ++l2_miss;
     ++l1_miss;
     return done(address, write, content);
 }

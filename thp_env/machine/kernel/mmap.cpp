@@ -44,7 +44,7 @@ u32 vma_create(machine &m, u32 mm, u64 start, u64 end) {
     vma.vm_mm = mm;
     vma.vm_pgoff = start >> PAGE_SHIFT;
     vma.anon_vma = vma.anon_next = vma.anon_prev = NIL;
-    vma.id = ++m.h->next_vma_id;
+    set_vma_id(m, v, ++m.h->next_vma_id);
     vma.born = m.h->clock;
     const u32 position = lower_bound(m, mm, start);
     std::copy_backward(m.vma_order + position, m.vma_order + m.h->nr_vmas, m.vma_order + m.h->nr_vmas + 1);
@@ -97,7 +97,7 @@ void merge(machine &m, u32 a, u32 b) {
     vm_area_struct &left = m.vmas[a], &right = m.vmas[b];
     if (right.vm_end - right.vm_start > left.vm_end - left.vm_start) {
         order_answers_move(m, left.id, right.id, left.vm_start, left.vm_end, 0);
-        left.id = right.id;
+        set_vma_id(m, a, right.id);
         left.born = right.born;
         left.asked = right.asked;
     } else {
@@ -203,7 +203,7 @@ int split_vma(machine &m, u32 vma, u64 address) {
     if (old.anon_vma != NIL) anon_vma_link(m, v, old.anon_vma);
     anon_vma_update(m, vma);
     if (upper_is_larger) {
-        std::swap(upper.id, lower.id);
+        swap_vma_ids(m, v, vma);
         std::swap(upper.faults, lower.faults);
         std::swap(upper.zapped, lower.zapped);
         std::swap(upper.asked, lower.asked);

@@ -96,7 +96,7 @@ int move_vma(machine &m, u32 v, u64 from, u64 length, u64 to, u64 new_length) {
         anon_vma_link(m, target, old.anon_vma);
     }
     std::copy(std::begin(old.faults), std::end(old.faults), std::begin(moved.faults));
-    std::swap(moved.id, m.vmas[v].id);
+    swap_vma_ids(m, target, v);
     order_answers_move(m, moved.id, m.vmas[v].id, from, from + length, 0);
     std::swap(moved.asked, m.vmas[v].asked);
     std::swap(moved.times, m.vmas[v].times);

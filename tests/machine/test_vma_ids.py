@@ -1,0 +1,51 @@
+"""A VMA is found by its id, whatever happened to it and to the others."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from support.machines import PAGE, machine_of
+from support.programs import QUIET, programs
+
+from thp_env.machine import Machine, Status
+from thp_env.traces import ProgramBuilder
+
+pytestmark = pytest.mark.sanitize
+
+
+def check(machine: Machine, seen: set[int]) -> None:
+    """Check that each id that was ever seen leads to its VMA, or to none."""
+    vmas = {vma.id: vma for vma in machine.vmas()}
+    seen |= set(vmas)
+    for vma in seen:
+        if vma in vmas:
+            assert machine.smaps(vma)["vm_start"] == vmas[vma].start
+        else:
+            with pytest.raises(KeyError):
+                machine.smaps(vma)
+
+
+@QUIET
+@given(programs(operations=15, forks=True))
+def test_after_every_operation(program):
+    machine, seen = machine_of(program), set()
+    status = Status.WINDOW
+    while status == Status.WINDOW:
+        status = machine.run(ops=1, go_on=True)
+        check(machine, seen)
+    check(machine.clone(), seen)
+
+
+def test_many_come_and_go():
+    b = ProgramBuilder("many")
+    b.mmap("a", 600 * PAGE)
+    for i in range(0, 600, 2):
+        b.mprotect("a", i * PAGE, PAGE, "r")  # two VMAs more
+    b.mprotect("a", 0, 600 * PAGE, "rw")  # one again
+    for i in range(0, 600, 3):
+        b.munmap("a", i * PAGE, PAGE)
+    machine, seen = machine_of(b.build(), max_vmas=2000), set()
+    for _ in range(12):
+        machine.run(ops=50)
+        check(machine, seen)
+    assert len(seen) > 600

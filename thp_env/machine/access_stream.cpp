@@ -1,0 +1,66 @@
+#include "access_stream.hpp"
+#include <algorithm>
+
+namespace thp {
+
+access_stream::access_stream(const machine &m, const program_view &p, const op_record &op)
+    : op_(op), records_(nullptr), regions_(m.regions),
+      pattern_{op, mix64(p.seed ^ mix64(m.h->at.op + 1)), nullptr, 0}, start_(0) {
+    if (op.op == OP_replay) {
+        records_ = p.accesses + op.offset;
+    } else {
+        start_ = m.regions[op.region].start + op.offset;
+    }
+    if (op.op == OP_access && op.a == PATTERN_BINS) {
+        pattern_.bins = p.bins + p.tables[2 * op.aux];
+        pattern_.nr_bins = p.tables[2 * op.aux + 1];
+    }
+}
+
+u8 access_stream::content() const {
+    return static_cast<u8>(op_.op == OP_touch ? op_.c : op_.op == OP_access ? op_.d >> 32 : op_.d);
+}
+
+void access_stream::write(access_block &b, u64 first, u64 nr) const {
+    switch (op_.op) {
+    case OP_touch:
+        return write_touches(b, first, nr);
+    case OP_access:
+        return write_pattern(b, first, nr);
+    default:
+        return write_records(b, first, nr);
+    }
+}
+
+void access_stream::write_touches(access_block &b, u64 first, u64 nr) const {
+    for (u64 i = 0; i < nr; ++i) {
+        b.address[i] = start_ + (first + i) * op_.a;
+        b.ps[i] = 0;
+        b.count[i] = 1;
+        b.write[i] = op_.b != TOUCH_READ;
+    }
+}
+
+void access_stream::write_pattern(access_block &b, u64 first, u64 nr) const {
+    const u64 write_share = op_.d & 0xffffffffU, ps = op_.c;
+    pattern_.write(first, nr, b.address);
+    for (u64 i = 0; i < nr; ++i) {
+        b.address[i] += start_;
+        b.ps[i] = ps;
+        b.count[i] = 1;
+        b.write[i] = write_share && (draw(~pattern_.key, first + i) & 0xffff) < write_share;
+    }
+}
+
+void access_stream::write_records(access_block &b, u64 first, u64 nr) const {
+    const u64 ps = op_.c;
+    for (u64 i = 0; i < nr; ++i) {
+        const access_record &r = records_[first + i];
+        b.address[i] = regions_[r.region].start + (u64{r.page} << PAGE_SHIFT);
+        b.ps[i] = r.instructions * ps;
+        b.count[i] = std::max(r.count, 1U);
+        b.write[i] = r.written;
+    }
+}
+
+} // namespace thp
