@@ -7,11 +7,12 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from thp_agents.parser import parser
 from thp_agents.refusals import refused
 from thp_env.signals import exit_code, sigterm_interrupts
 
@@ -186,190 +187,28 @@ def _bench(args: argparse.Namespace) -> int:
     return run_bench(args.json, grow=args.growth)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-class _Version(argparse.Action):
-    """Prints the version, which only then has to be imported."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
-        from thp_env import BEHAVIOUR, __version__
-
-        print(f"thp-env {__version__} (behaviour {BEHAVIOUR} of the simulator)")
-        parser.exit()
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not _natural(text):
-        raise argparse.ArgumentTypeError("0 is too few: take 1 or more")
-    return int(text)
-
-
 def _command() -> str:
     return shlex.join(["thp-env", *sys.argv[1:]])
 
 
-_LOGS = ("perf", "strace", "damon", "lackey", "pinatrace", "memtrace")
-"""`thp_workloads.importing.KINDS`, which a parser need not import."""
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
-    p = _Parser(prog="thp-env", description="Linux folio sizes: simulate, train, evaluate.")
-    p.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    p.add_argument("--debug", action="store_true", help="show where an unexpected error comes from")
-    sub = p.add_subparsers(dest="verb", required=True)
-
-    c = sub.add_parser("demo", help="train an agent and evaluate it on a recording of a real program")
-    c.add_argument("--folder", default="runs/demo", help="where the results go (default: %(default)s)")
-    c.add_argument("--quick", action="store_true", help="train for seconds only")
-    c.set_defaults(run=_demo)
-
-    c = sub.add_parser("train", help="train an agent")
-    c.add_argument("--agent", default="maskable_ppo", metavar="NAME", help="or a .toml file (default: %(default)s)")
-    c.add_argument("--out", type=Path, help="the policy (default: runs/AGENT-SEED.npz)")
-    c.add_argument("--folder", help="checkpoints and TensorBoard logs (default: runs/AGENT-SEED)")
-    c.add_argument("--steps", type=_natural, help="decisions (default: the agent's)")
-    c.add_argument("--seed", type=_natural, help="(default: the agent's)")
-    c.add_argument("--workloads", nargs="+", metavar="NAME", help="(default: the agent's, or all to train on)")
-    c.add_argument("--threads", type=_natural, default=1, help="that step the machines (default: %(default)s)")
-    c.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    c.set_defaults(run=_train)
-
-    c = sub.add_parser("tune", help="search an agent's hyperparameters on the validation families")
-    c.add_argument("--agent", default="maskable_ppo", metavar="NAME", help="or a .toml file (default: %(default)s)")
-    c.add_argument("--trials", type=_positive, default=30, help="at most 30 (default: %(default)s)")
-    c.add_argument("--seconds", type=_positive, default=180, help="of each training, at most 180 (default: 180)")
-    c.add_argument("--seed", type=_natural, help="of the search and of each training (default: the agent's)")
-    c.add_argument("--out", type=Path, help="the search, to go on from (default: AGENT.trials.json beside its file)")
-    c.set_defaults(run=_tune)
-
-    c = sub.add_parser("evaluate", help="compare policies on workloads")
-    c.add_argument("--suite", metavar="NAME", help="test, validation or ci (default: validation)")
-    c.add_argument("--policies", nargs="+", metavar="NAME",
-                   help="names, .npz files, sb3:model.zip or module:Class (default: all there are)")  # fmt: skip
-    c.add_argument("--workloads", nargs="+", metavar="NAME", help="instead of a suite")
-    c.add_argument("--seeds", nargs="+", type=_natural, default=[0], help="with --workloads")
-    c.add_argument("--report", type=Path, metavar="FOLDER", help="write an HTML report with pictures")
-    c.add_argument("--csv", type=Path, help="write one row a run")
-    c.add_argument("--store", type=Path, help="results, to go on from (default: runs/evaluate/SUITE.jsonl)")
-    c.add_argument("--processes", type=_natural, default=0, help="(default: one for each CPU)")
-    c.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; default: a local one")
-    c.add_argument("--limit", type=_natural, default=300, metavar="SECONDS", help="of one run (default: %(default)s)")
-    c.add_argument("--fresh", action="store_true", help="compute all anew, whatever has been stored")
-    c.add_argument("--recompute-oracle", action="store_true", help="search the static oracle again")
-    c.add_argument("--save-oracle", action="store_true", help="keep its results in the package")
-    c.add_argument("--choose", action="store_true", help="keep the best agent and heuristic of --suite validation")
-    c.add_argument("--probe", action="store_true", help="also say how far observations give the families away")
-    c.add_argument("--markdown", action="store_true", help="print the table as Markdown")
-    c.set_defaults(run=_evaluate)
-
-    c = sub.add_parser("distill", help="turn a trained policy into a small decision tree: rules and C for a BPF hook")
-    c.add_argument("file", metavar="FILE", help="a trained policy's .npz file, or AGENT#SEED of one that ships")
-    c.add_argument("--out", type=Path, help="the tree; .txt and .c beside it (default: runs/FILE-tree.npz)")
-    c.add_argument("--leaves", type=_positive, default=30, help="at most (default: %(default)s)")
-    c.add_argument("--rounds", type=_positive, default=3, help="of playing and fitting (default: %(default)s)")
-    c.add_argument("--episodes", type=_positive, default=4, help="of each workload a round (default: %(default)s)")
-    c.add_argument("--seed", type=_natural, default=0, help="of the first episode (default: %(default)s)")
-    c.add_argument("--workloads", nargs="+", metavar="NAME", default=[], help="(default: the training's)")
-    c.add_argument("--suite", metavar="NAME", default="validation", help="to score both on (default: %(default)s)")
-    c.add_argument("--no-score", action="store_true", help="score nothing")
-    c.add_argument("--store", type=Path, help="results of the scoring, to go on from")
-    c.add_argument("--processes", type=_natural, default=0, help="(default: one for each CPU)")
-    c.set_defaults(run=_distill)
-
-    c = sub.add_parser("dataset", help="record policies as Minari datasets for offline learning, with datasheets")
-    c.add_argument("--policies", nargs="+", metavar="NAME", default=["random", "best-heuristic"],
-                   help="as of evaluate, or best-heuristic (default: random best-heuristic)")  # fmt: skip
-    c.add_argument("--env", default="thp_env/VmaOrder-v0", help="that they decide in (default: %(default)s)")
-    c.add_argument("--workloads", nargs="+", metavar="NAME", default=["hot_island"], help="(default: hot_island)")
-    c.add_argument("--size", help="of generators' episodes: tiny, small or full (default: small)")
-    c.add_argument("--episodes", type=_positive, default=20, help="of each policy (default: %(default)s)")
-    c.add_argument("--seed", type=_natural, default=0, help="of the first episode (default: %(default)s)")
-    c.add_argument("--name", help="datasets are called NAME/POLICY-v0 (default: thp_env/ENVIRONMENT)")
-    c.add_argument("--folder", type=Path, help="where datasets are kept (default: Minari's own)")
-    c.add_argument("--author", default="anonymous", help="to be kept with the data (default: %(default)s)")
-    c.set_defaults(run=_dataset)
-
-    c = sub.add_parser("record", help="turn a real run into a trace program (needs valgrind)")
-    c.add_argument("--out", default="recording.npz")
-    c.add_argument("--seconds", type=float, help="end the command after so many seconds of its own time")
-    c.add_argument("--after", type=float, default=0.0, help="seconds of its own time to skip first")
-    c.add_argument("--seed", type=_natural, default=0, help="draws the address space's layout (default: not random)")
-    c.add_argument("--no-children", action="store_true", help="only the command itself, not what it executes")
-    c.add_argument("--native", action="store_true", help="at full speed, by perf: first touches and calls only")
-    c.add_argument("--lackey", action="store_true", help="use valgrind's lackey: slow, one process")
-    c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
-    c.set_defaults(run=_record)
-
-    c = sub.add_parser("corpus", help="record real programs by their recipes, or compare them with native runs")
-    c.add_argument("action", choices=("list", "record", "compare"))
-    c.add_argument("names", nargs="*", metavar="NAME", help="recipes (default: all)")
-    c.add_argument("--out", type=Path, default=Path("corpus"), help="folder of the recordings (default: %(default)s)")
-    c.add_argument("--small", action="store_true", help="a quick look, not the full length")
-    c.set_defaults(run=_corpus)
-
-    c = sub.add_parser("import", help="turn a log of perf, strace, DAMON, lackey, ... into a trace program")
-    c.add_argument("--from", dest="kind", required=True, choices=_LOGS)
-    c.add_argument("file", type=Path, metavar="FILE")
-    c.add_argument("--out", type=Path, default=Path("imported.npz"), help="(default: %(default)s)")
-    c.add_argument("--pid", type=_natural, help="which process, or target of DAMON (default: the first one)")
-    c.set_defaults(run=_import)
-
-    c = sub.add_parser("conformance", help="compare with a real kernel: its recordings, or this host's own")
-    c.add_argument("files", nargs="*", type=Path, help="recordings; with --live programs, or folders of them")
-    c.add_argument("--live", action="store_true", help="run the programs on this host's kernel (root)")
-    c.add_argument("--live-random", type=_natural, default=0, metavar="N", help="run N random programs there")
-    c.add_argument("--seed", type=_natural, default=0, help="of the first random program")
-    c.add_argument("--out", type=Path, help="also write what the kernel did as recordings")
-    c.add_argument("--restore", action="store_true", help="put back what a killed live run had set")
-    c.add_argument("--verbose", "-v", action="store_true")
-    c.set_defaults(run=_conformance)
-
-    c = sub.add_parser("probe", help="say how far single observations give a workload's family away")
-    c.add_argument("--env", default="thp_env/VmaOrder-v0", help="whose observations (default: %(default)s)")
-    c.add_argument("--workloads", nargs="+", metavar="NAME", default=[], help="(default: all generators)")
-    c.add_argument("--seeds", type=_natural, default=4, help="episodes of each to train on (default: %(default)s)")
-    c.set_defaults(run=_probe)
-
-    c = sub.add_parser("replay", help="run saved trajectories again and say whether the same happens")
-    c.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    c.set_defaults(run=_replay)
-
-    c = sub.add_parser("workloads", help="list, profile or draw the workloads")
-    c.add_argument("names", nargs="*", metavar="NAME", help="default: all; `show NAME` draws one")
-    c.add_argument("--json", action="store_true", help="print JSON")
-    c.add_argument("--profile", action="store_true", help="what each costs under fixed settings and the best per VMA")
-    c.add_argument("--seeds", type=_natural, default=3, help="of each for --profile (default: %(default)s)")
-    c.add_argument("--processes", type=_natural, default=1, help="for --profile (default: %(default)s)")
-    c.add_argument("--out", type=Path, help="file of --profile (JSON) or of show (.png, .html)")
-    c.add_argument("--seed", type=_natural, default=0, help="of show (default: %(default)s)")
-    c.set_defaults(run=_workloads)
-
-    c = sub.add_parser("policies", help="list the policies")
-    c.add_argument("--json", action="store_true")
-    c.set_defaults(run=_policies)
-
-    c = sub.add_parser("bench", help="measure the simulator's speed beside its peers")
-    c.add_argument("--json", type=Path, help="also write the figures to a file")
-    c.add_argument("--growth", action="store_true", help="how costs grow with VMAs, processes and memory, instead")
-    c.set_defaults(run=_bench)
-
-    for name, command in sub.choices.items():
-        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        if name in ("demo", "train", "tune", "evaluate", "distill", "record", "corpus", "workloads", "conformance"):
-            command.add_argument("--quiet", action="store_true", help="no progress bars")
-    return p
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "demo": _demo,
+    "train": _train,
+    "tune": _tune,
+    "evaluate": _evaluate,
+    "distill": _distill,
+    "dataset": _dataset,
+    "record": _record,
+    "corpus": _corpus,
+    "import": _import,
+    "conformance": _conformance,
+    "probe": _probe,
+    "replay": _replay,
+    "workloads": _workloads,
+    "policies": _policies,
+    "bench": _bench,
+}
+"""What carries out each verb."""
 
 
 def command() -> NoReturn:
@@ -391,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 args = parser().parse_args(argv)
                 debug = debug or args.debug
-                code = args.run(args)
+                code = COMMANDS[args.verb](args)
             except SystemExit:  # --help and --version have printed
                 _flush()
                 raise

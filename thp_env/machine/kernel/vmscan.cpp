@@ -308,11 +308,9 @@ void stop_smaller(u64 *nr, const u64 *targets) {
 
 u64 shrink_list(machine &m, scan_control &sc, lru_index list, u64 nr) {
     if (!is_active_lru(list)) return shrink_inactive_list(m, sc, list, nr);
-    if (sc.may_deactivate[is_file_lru(list)]) {
-        shrink_active_list(m, list, nr);
-    } else {
-        sc.skipped_deactivate = true;
-    }
+    const bool may = sc.may_deactivate[is_file_lru(list)];
+    sc.skipped_deactivate = sc.skipped_deactivate || !may;
+    if (may) shrink_active_list(m, list, nr);
     return 0;
 }
 
