@@ -124,7 +124,7 @@ TRAJECTORIES: dict[str, tuple[Maker, str]] = {
     "rng": (header(TRAJECTORY, lambda h: h.update(reset={"rng": {"bit_generator": "MT19937"}})), "header.reset.rng"),
     "ended": (header(TRAJECTORY, lambda h: h.update(reset={"seed": 0}, ended=0)), "header.ended: 0"),
     "rewards": (array(TRAJECTORY, "rewards", lambda a: a[:-1]), "header.reset|5 actions and 4 rewards"),
-    "counters": (array(TRAJECTORY, "counters", lambda a: a[:, :-1]), "counters is of shape"),
+    "counters": (array(TRAJECTORY, "counters", lambda a: a[0]), "counters is of shape"),
 }  # fmt: skip
 PROGRAMS: dict[str, tuple[Maker, str]] = {
     "brk_start null": (there("w_meta_brk5.npz"), "header.meta.brk_start: null"),

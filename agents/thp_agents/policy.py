@@ -150,7 +150,7 @@ def _imported(name: str) -> Policy:
         for part in attribute.split("."):
             made = getattr(made, part)
         policy = made() if callable(made) else made
-        if not _says_its_kind(policy):
+        if hasattr(policy, "decide") and not _says_its_kind(policy):
             policy.kind = "learned" if _has_model(policy) else "heuristic"
     except (Exception, SystemExit) as error:
         raise PolicyError(f"cannot make policy {name!r}: {type(error).__name__}: {error}") from error
@@ -168,4 +168,4 @@ def _has_model(policy: Any) -> bool:
     for module, name in (("torch.nn", "Module"), ("stable_baselines3.common.base_class", "BaseAlgorithm")):
         if module in sys.modules:
             models.append(getattr(sys.modules[module], name))
-    return any(isinstance(value, tuple(models)) for value in vars(policy).values())
+    return any(isinstance(value, tuple(models)) for value in getattr(policy, "__dict__", {}).values())

@@ -198,7 +198,7 @@ def test_it_refuses_arguments_that_make_no_sense(env_id: str, arguments: dict) -
 
 
 def test_an_unknown_argument_names_the_nearest(env_id: str) -> None:
-    with pytest.raises(TypeError, match=r"unknown argument wndow_ms: did you mean window_ms\? There are .*workload"):
+    with pytest.raises(TypeError, match=r"unknown argument wndow_ms: did you mean 'window_ms'\? There are .*workload"):
         make(env_id, wndow_ms=3)
 
 

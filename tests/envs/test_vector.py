@@ -138,7 +138,7 @@ def test_bad_input_is_refused(env_id: str) -> None:
     with pytest.raises(ValueError, match=r"action of machine 1: .*99.* is not in the action space: take "):
         envs.step(wrong)
     assert [envs.unwrapped.task.batch[i].save() for i in range(2)] == before, "nothing has happened"
-    with pytest.raises(TypeError, match="did you mean window_ms"):
+    with pytest.raises(TypeError, match="did you mean 'window_ms'"):
         vector(env_id, 2, wndow_ms=3)
     for arguments, word in (
         ({"num_envs": 0}, "num_envs"), ({"num_envs": 2, "workloads": ["hot_island"]}, "workloads"),

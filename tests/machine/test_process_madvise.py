@@ -109,7 +109,7 @@ def test_a_process_that_has_ended():
 def test_bad_arguments_are_named(args, said):
     with pytest.raises(MachineError, match=said):
         run(TWO).process_madvise(*args)
-    with pytest.raises(MachineError, match="orders that do not exist"):
+    with pytest.raises(MachineError, match="it has a bit for each of the orders"):
         run(TWO).process_madvise("C", [], "hugepage", orders=2)
 
 

@@ -17,6 +17,8 @@ WINDOW_MS_MAX = 1e9
 """Simulated milliseconds, 11 days: a machine's clock lasts 106."""
 SHARED = ("workload", "reward")
 """Arguments of every environment that may stand without their names."""
+CHECKED_LATER = frozenset({"workload", "workloads", "size", "surroundings", "weights", "max_episode_steps"})
+"""Arguments that are checked where they are used, which knows better what there could be instead."""
 
 
 def order_mask(argument: str, name: str) -> int:
@@ -84,4 +86,5 @@ def check_arguments(makers: Sequence[Callable[..., Any]], named: Mapping[str, An
         if name not in known:
             hint = did_you_mean(name, known).removeprefix("; ")
             raise TypeError(f"unknown argument {name}: {hint and hint + ' '}There are {', '.join(sorted(known))}")
-        fit(value, known[name], name)
+        if name not in CHECKED_LATER:
+            fit(value, known[name], name)

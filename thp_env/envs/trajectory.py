@@ -38,7 +38,7 @@ COUNTERS: tuple[str, ...] = (
 """What is noted after every step, int64; times are picoseconds."""
 
 COLUMNS = {
-    "header": HEADER, "rewards": Column(("<f8",), (None,)), "counters": Column(("<i8",), (None, len(COUNTERS))),
+    "header": HEADER, "rewards": Column(("<f8",), (None,)), "counters": Column(("<i8",), (None, None)),
     "actions": Column(("i", "u", "f"), None),
 }  # fmt: skip
 """The arrays of a file. Actions are floats where there is none at all."""
@@ -154,11 +154,13 @@ class Trajectory:
             header = read_header(arrays)
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise TrajectoryError(f"{path}: not a trajectory of this version")
-            if header.get("counters") != list(COUNTERS):
-                other = header.get("version")
-                raise TrajectoryError(f"{path}: thp_env {other}, which recorded it, counted other things")
             fit(header, Header, "header")
             check_arguments(header["env_id"], header["arguments"], "header.arguments")
+            if ("seed" in header["reset"]) == ("rng" in header["reset"]):
+                raise FileError("header.reset: there must be a seed or an rng, and not both")
+            if header["counters"] != list(COUNTERS):
+                other = header["version"]
+                raise TrajectoryError(f"{path}: thp_env {other}, which recorded it, counted other things")
             if not np.isfinite(arrays["rewards"]).all():
                 raise FileError("a reward is not finite")
             trajectory = cls(
@@ -177,10 +179,8 @@ def _check(t: Trajectory) -> None:
         raise FileError(f"actions of {t.actions.ndim} axes")
     if len(t.actions) != len(t.rewards):
         raise FileError(f"{len(t.actions)} actions and {len(t.rewards)} rewards")
-    if len(t.counters) != len(t.rewards) + 1:
-        raise FileError(f"counters of {len(t.counters)} moments and {len(t.rewards)} steps")
-    if ("seed" in t.reset) == ("rng" in t.reset):
-        raise FileError("header.reset: there must be a seed or an rng, and not both")
+    if t.counters.shape != (len(t.rewards) + 1, len(COUNTERS)):
+        raise FileError(f"counters of shape {t.counters.shape} and {len(t.rewards)} steps")
 
 
 def counters_of(machine: Machine) -> np.ndarray:

@@ -100,7 +100,7 @@ def surrounded(program: Program, around: Surroundings, seed: int) -> Program:
     limits = ProgramBuilder("limits")
     for _, limit in around.pressure:
         limits.limit(limit)
-    first, later = before.build().ops, limits.build().ops
+    first, later = before.build().ops, limits.build().ops.copy()
     time = np.cumsum(program.own_ns)
     at = np.searchsorted(time, [moment * time[-1] for moment, _ in around.pressure])
     later["process"] = program.ops["process"][at.clip(max=len(program.ops) - 1)]

@@ -111,7 +111,9 @@ class SearchFile(msgspec.Struct, forbid_unknown_fields=True):
     agent: dict[str, Any]
     seconds: float
     seed: Natural
-    version: str
+    behaviour: Natural
+    code: str
+    cases: str
     best: Trial | None
     trials: list[Trial]
 
@@ -232,7 +234,7 @@ class Search:
 
     def _read(self) -> None:
         data = read_json(self.path, SearchFile, "a search")
-        about = {"agent": data.agent, "seconds": data.seconds, "seed": data.seed, "version": data.version}
+        about = {name: getattr(data, name) for name in self.about}
         if about != self.about:
             differs = next(name for name in about if about[name] != self.about[name])
             raise PolicyError(f"{self.path}: the search of another {differs}; name another --out")
