@@ -41,7 +41,7 @@ demo: $(VENV)/with-agents $(VENV)/installed
 	$(BIN)/thp-env demo
 
 test: $(VENV)/with-test $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 bench: $(VENV)/with-test $(VENV)/installed
 	$(BIN)/thp-env bench
