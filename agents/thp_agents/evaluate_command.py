@@ -20,6 +20,7 @@ from thp_agents.store import Store
 from thp_agents.suites import Case, cases, workload_of
 from thp_agents.tables import format_table, writable, write_csv, write_text
 from thp_agents.verdicts import Verdict
+from thp_env.machine.behaviour import BEHAVIOUR
 
 CHOSEN = Path(__file__).with_name("data") / "chosen.json"
 """The headline agent and the heuristic it is held against, as chosen on validation before the test families ran."""
@@ -68,7 +69,7 @@ def _run(
 ) -> int:  # fmt: skip
     processes = args.processes or len(os.sched_getaffinity(0))
     title = f"Suite {suite}" if suite else f"Workloads {', '.join(args.workloads)}"
-    notes = probes(entries, wanted) if args.probe else []
+    notes = [*trained_before(entries), *(probes(entries, wanted) if args.probe else [])]
     found = oracle(
         wanted, recompute=args.recompute_oracle or args.fresh, processes=processes, ray=args.ray, quiet=args.quiet,
         store=store,
@@ -99,6 +100,12 @@ def _run(
     if args.choose:
         choose(verdict)
     return 0
+
+
+def trained_before(entries: Sequence[Entry]) -> list[str]:
+    """Say which policies were trained on another behaviour of the simulator than they run on."""
+    names = {e.name: e.behaviour for e in entries if e.behaviour != BEHAVIOUR}
+    return [f"{name} was trained on behaviour {of} of the simulator; this is {BEHAVIOUR}" for name, of in names.items()]
 
 
 def probes(entries: Sequence[Entry], wanted: Sequence[Case]) -> list[str]:

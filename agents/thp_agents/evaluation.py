@@ -44,6 +44,7 @@ class Entry:
         digest: of its file; "" for heuristics.
         code: digest of the code that decides (`origin.policy_code`).
         curve: of its training, where its file has one: (decisions, mean return) of each checkpoint.
+        behaviour: of the simulator that it was trained on.
     """
 
     spec: str
@@ -53,6 +54,7 @@ class Entry:
     digest: str
     code: str
     curve: tuple[tuple[int, float], ...] = ()
+    behaviour: int = BEHAVIOUR
 
     @property
     def key(self) -> str:
@@ -72,7 +74,8 @@ def entry(spec: str) -> Entry:
     bytes_of = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path else getattr(policy, "digest", "")
     curve = tuple((int(n), float(r)) for n, r in meta.get("curve", ()))
     training = int(meta.get("seed", 0))
-    return Entry(spec, policy.name, training, policy.kind, bytes_of, policy_code(policy, spec), curve)
+    behaviour = int(meta.get("behaviour", 1)) if meta else BEHAVIOUR
+    return Entry(spec, policy.name, training, policy.kind, bytes_of, policy_code(policy, spec), curve, behaviour)
 
 
 def file_of(spec: str) -> Path | None:

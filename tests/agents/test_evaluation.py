@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from support.episodes import KEEP, MIB, PAGE, small_program, small_workload, sparse
 from thp_agents.episode import Run, evaluate_one
-from thp_agents.evaluation import compare
+from thp_agents.evaluate_command import trained_before
+from thp_agents.evaluation import compare, entry
 from thp_agents.policy import Policy, PolicyError, find_policy, policies
 from thp_agents.report import COSTS, address_space, html_report, verdict, write_report
 from thp_agents.tables import COLUMNS, format_table, table, write_csv, write_text
 
 from thp_env.machine import MachineConfig
+from thp_env.machine.behaviour import BEHAVIOUR
 from thp_env.traces import ProgramBuilder
 from thp_env.workload import Instance
 
@@ -258,3 +261,12 @@ def test_the_report_shows_how_the_agent_learned(runs: list[Run]) -> None:
     page = html_report(runs, {}, "t", curves={"mine": [(100, -1.0), (200, 0.5)]})
     assert page.count("<img") == html_report(runs, {}, "t").count("<img") + 1
     assert "How the agent learned" in page
+
+
+def test_what_was_trained_on_another_behaviour_is_named() -> None:
+    entries = [entry("64K"), entry("ppo#0")]
+    assert entries[0].behaviour == BEHAVIOUR
+    old = dataclasses.replace(entries[1], behaviour=BEHAVIOUR - 1)
+    assert trained_before(entries[:1]) == []
+    (line,) = trained_before([entries[0], old])
+    assert line == f"ppo was trained on behaviour {BEHAVIOUR - 1} of the simulator; this is {BEHAVIOUR}"

@@ -23,6 +23,7 @@ from thp_agents.learned.policy_file import LearnedPolicy
 from thp_agents.learned.tree_text import fields_of
 from thp_agents.mapping import completed, mapped
 from thp_agents.policy import Policy, PolicyError
+from thp_env.machine.behaviour import BEHAVIOUR
 from thp_env.workload import find
 
 
@@ -208,7 +209,7 @@ def distill(
         tree = grow(pairs, leaves)
         told(f"round {turn + 1}: {len(new.seen)} decisions{kept}; {(tree.feature < 0).sum()} leaves")
         meta = {
-            "name": f"{teacher.name}-tree", "command": command, "version": thp_env.__version__,
+            "name": f"{teacher.name}-tree", "command": command, "version": thp_env.__version__, "behaviour": BEHAVIOUR,
             "seed": teacher.meta.get("seed", 0), "decisions": len(pairs.seen), "teacher": teacher.name,
             "teacher_command": teacher.source, "rounds": rounds, "episodes": episodes, "workloads": names,
         }  # fmt: skip

@@ -14,6 +14,7 @@ from thp_agents.learned.layers import layer_arrays, linear_layers
 from thp_agents.learned.networks import DeepSets, Forest, Mlp, Network
 from thp_agents.learned.policy_file import LearnedPolicy, signature
 from thp_agents.learned.rollouts import Rollouts
+from thp_env.machine.behaviour import BEHAVIOUR
 
 
 def export(model: Any, config: AgentConfig, command: str = "") -> LearnedPolicy:
@@ -25,8 +26,8 @@ def export(model: Any, config: AgentConfig, command: str = "") -> LearnedPolicy:
         command: how the training was started, kept with the policy.
     """
     meta = {
-        "name": config.name, "command": command, "version": thp_env.__version__, "seed": config.seed,
-        "decisions": int(model.num_timesteps), "config": config.as_dict(),
+        "name": config.name, "command": command, "version": thp_env.__version__, "behaviour": BEHAVIOUR,
+        "seed": config.seed, "decisions": int(model.num_timesteps), "config": config.as_dict(),
     }  # fmt: skip
     return LearnedPolicy(_network(model), signature(config.environment, config.arguments, config.base), meta)
 

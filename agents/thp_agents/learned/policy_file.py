@@ -48,6 +48,7 @@ class HowTrained(msgspec.Struct):
     name: str = ""
     command: str = ""
     version: str = ""
+    behaviour: Natural = 1
     teacher: str = ""
     seed: Seed = 0
     decisions: Natural = 0
