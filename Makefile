@@ -57,7 +57,8 @@ RLLIB := build/rllib
 rllib: $(VENV)/with-agents $(VENV)/installed
 	$(BIN)/python -m venv $(RLLIB)
 	$(RLLIB)/bin/python -m pip --disable-pip-version-check -q install 'ray[rllib]' 'torch>=2.4,<2.14' 'pytest>=8' \
-	  'hypothesis>=6.100' 'stable-baselines3>=2.7' 'sb3-contrib>=2.7' 'matplotlib>=3.8' 'tqdm>=4.66' gymnasium==1.2.2
+	  'hypothesis>=6.100' 'stable-baselines3>=2.7' 'sb3-contrib>=2.7' 'matplotlib>=3.8' 'tqdm>=4.66' 'msgspec>=0.19' \
+	  gymnasium==1.2.2
 	$(PIP) wheel --no-build-isolation --no-deps -C build-dir=build/wheel --wheel-dir $(RLLIB)/wheel .
 	$(RLLIB)/bin/python -m pip -q install --no-deps --force-reinstall $(RLLIB)/wheel/*.whl
 	$(RLLIB)/bin/python examples/rllib_ppo.py --iterations 2 --batch 256
