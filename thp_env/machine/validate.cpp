@@ -83,6 +83,7 @@ struct scan : frame_census {
         expect(!reached[number], "page table with two parents", base);
         reached[number] = 1;
         own(m.table_frames[number], 1, OWNER_TABLE);
+        if (!broken.empty()) return;
         expect(m.pages[m.table_frames[number]].flags == PG_table, "page table without its mark", base);
         for (u32 i = 0; i < PTRS_PER_TABLE && broken.empty(); ++i) {
             m.host.work();
