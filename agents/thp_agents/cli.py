@@ -62,10 +62,10 @@ def _workloads(args: argparse.Namespace) -> int:
 
 
 def _policies(args: argparse.Namespace) -> int:
-    from thp_agents.policy import policies
+    from thp_agents.heuristics.registry import heuristics
 
     fields = {"name": 21, "kind": 10, "source": 0}
-    return _list((make() for make in policies().values()), fields, tuple(fields), args.json)
+    return _list((make() for make in heuristics().values()), fields, tuple(fields), args.json)
 
 
 def _list(items: Iterable[object], fields: dict[str, int], shown: Sequence[str], as_json: bool) -> int:

@@ -12,9 +12,11 @@ import numpy as np
 from gymnasium.spaces import MultiDiscrete
 
 import thp_env
-from thp_agents.episode import ask, checked_action
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation.episode import ask, checked_action
 from thp_agents.heuristics.kernel_settings import KernelSetting
-from thp_agents.policy import Policy, PolicyError, find_policy, policies
+from thp_agents.heuristics.registry import heuristics
+from thp_agents.policy import Policy, PolicyError
 from thp_agents.view import View
 from thp_env.envs.actions import ACTIONS, KEEP
 from thp_env.envs.ends import REASONS
@@ -136,6 +138,8 @@ def fitting(spec: str, setting: Setting) -> Policy:
     if isinstance(policy, KernelSetting):
         if "interface" in policy.arguments or "VmaOrder" not in policy.environment:
             raise PolicyError(f"policy {spec} is a setting, and no action of {setting.environment}")
+        if policy.collapses:
+            raise PolicyError(f"policy {spec} lets khugepaged run beside its actions: take one with _no_khugepaged")
         return _ByAction(policy)
     if policy.kind == "learned" and dict(policy.arguments) != setting.arguments and policy.arguments:
         raise PolicyError(f"policy {spec} was trained with {dict(policy.arguments)}, and data are made with "
@@ -190,7 +194,7 @@ def best_heuristic(setting: Setting) -> tuple[str, dict[str, float]]:
     tried = Setting(setting.environment, setting.workloads, setting.size, min(TRIED, setting.episodes), setting.seed,
                     setting.arguments)  # fmt: skip
     costs = {}
-    for name in policies():
+    for name in heuristics():
         if name == RANDOM:
             continue
         try:

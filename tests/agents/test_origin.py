@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from thp_agents.evaluation import entry
-from thp_agents.origin import code_digest, policy_code
-from thp_agents.policy import find_policy, policies
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation.origin import code_digest, policy_code
+from thp_agents.evaluation.run import entry
+from thp_agents.heuristics.registry import heuristics
 
 import thp_env
 
@@ -76,7 +77,7 @@ def test_an_edit_within_a_package_counts(write: Callable[..., str]) -> None:
 
 
 def test_the_code_of_one_policy_is_not_that_of_another() -> None:
-    digests = {name: policy_code(find_policy(name), name) for name in policies()}
+    digests = {name: policy_code(find_policy(name), name) for name in heuristics()}
     assert digests["utilisation"] != digests["ingens"]
     assert digests["never"] == digests["64K"], "one class, of different names"
     assert policy_code(find_policy("ingens+shrinker"), "ingens+shrinker") not in digests.values()
@@ -90,7 +91,7 @@ def test_a_policy_on_top_of_another_depends_on_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_new_version_changes_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = code_digest(["thp_agents.episode", "thp_agents.oracle"])
+    before = code_digest(["thp_agents.evaluation.episode", "thp_agents.evaluation.oracle"])
     sources = Path(thp_env.__file__).parent
     read = Path.read_bytes
 
@@ -99,7 +100,7 @@ def test_a_new_version_changes_no_digest(monkeypatch: pytest.MonkeyPatch) -> Non
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", newer)
-    assert code_digest(["thp_agents.episode", "thp_agents.oracle"]) == before
+    assert code_digest(["thp_agents.evaluation.episode", "thp_agents.evaluation.oracle"]) == before
 
 
 @pytest.mark.parametrize("part", ["thp_agents/view.py", "thp_env/envs/observation.py", "thp_env/machine/prices.py"])

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from support.episodes import MIB, PAGE, small_program
 from support.policies import before, mapped
-from thp_agents.episode import evaluate_one
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation.episode import evaluate_one
 from thp_agents.heuristics.mthp_autopilot import size_for
-from thp_agents.policy import PolicyError, find_policy, policies
+from thp_agents.heuristics.registry import heuristics
+from thp_agents.policy import PolicyError
 
 import thp_env
 from thp_env.envs.actions import ACTIONS, ORDER_MASKS
@@ -24,7 +26,7 @@ def metrics(name: str, instance: Instance) -> dict[str, float]:
     return evaluate_one(find_policy(name), instance, 0).metrics
 
 
-@pytest.mark.parametrize("name", policies())
+@pytest.mark.parametrize("name", heuristics())
 def test_every_policy_keeps_the_protocol(name: str) -> None:
     policy = find_policy(name)
     assert policy.name == name
@@ -110,7 +112,7 @@ def test_madvise_gives_2m_to_who_asks() -> None:
 def test_a_misspelt_name_gets_the_nearest(typed: str, meant: str) -> None:
     with pytest.raises(PolicyError, match=f"did you mean '{meant}'") as refused:
         find_policy(typed)
-    assert all(name in str(refused.value) for name in policies())
+    assert all(name in str(refused.value) for name in heuristics())
 
 
 STRANGER = """

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.heuristics.blocks import ALL_2M, Block, Timer, inside, occupied_blocks
+from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
 from thp_agents.view import View
 from thp_env.machine import layout
@@ -40,6 +41,7 @@ def promote(misses: float, price: int) -> bool:
     return CYCLES_PER_MISS * misses > price
 
 
+@register
 class Cbmm(Policy):
     """Compares benefit and cost, per block for collapses and per VMA for later faults.
 

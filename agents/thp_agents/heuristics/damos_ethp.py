@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from thp_agents.heuristics.damon import Damon, Region
+from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
 from thp_agents.view import View
 from thp_env.machine import layout
 
 
+@register
 class DamosEthp(Policy):
     """Advises regions.
 

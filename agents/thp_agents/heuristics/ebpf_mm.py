@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.heuristics.damon import Damon
+from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
 from thp_agents.view import View
 from thp_env.envs.fault_order import ORDERS
@@ -44,6 +45,7 @@ def best_order(rate: float, free: dict[int, bool]) -> int:
     return max(CANDIDATES, key=lambda order: (gain(order), -order))
 
 
+@register
 class EbpfMm(Policy):
     """Answers at faults."""
 

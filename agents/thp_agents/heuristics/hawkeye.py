@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.heuristics.blocks import Block, Timer, occupied_blocks, young_pages
+from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
 from thp_agents.view import View
 
@@ -20,6 +21,7 @@ SAMPLE_MS = 1000
 """Between clearing the accessed bits and reading them."""
 
 
+@register
 class HawkEye(Policy):
     """The code: HawkEye-G. One process after another is sampled; blocks of the highest bin are promoted first.
 
@@ -121,6 +123,7 @@ class HawkEye(Policy):
         self.period.next = max(self.period.next, view.clock_ns + 19 * (view.time_ns("monitoring") - self.busy))
 
 
+@register
 class HawkEyePaper(HawkEye):
     """The paper: huge pages at the first fault, taken back where they hold zeros when memory runs short.
 

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from thp_agents.heuristics.blocks import PAGES, Block, Timer, occupied_blocks, young_pages
+from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
 from thp_agents.view import View
 
 
+@register
 class Ingens(Policy):
     """Promotes by utilisation, fairly between processes.
 

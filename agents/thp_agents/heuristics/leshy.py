@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.heuristics.blocks import ALL_2M, Block, Timer, inside, occupied_blocks
+from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
 from thp_agents.view import View
 
@@ -89,6 +90,7 @@ def _reach(
     return sum(count for _, count in large) + below >= wanted
 
 
+@register
 class Leshy(Policy):
     """Collects misses over epochs, and collapses or enables what the mix asks for.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
 from thp_agents.view import View
 from thp_env.envs.actions import ACTIONS, KEEP, ORDER_MASKS, smallest_order
@@ -19,6 +20,7 @@ def size_for(length: int) -> str:
     return next((size for limit, size in RULE if length < limit), "2M")
 
 
+@register
 class MthpAutopilot(Policy):
     """Smaller VMAs get smaller folios; asked again, a VMA gets the size of its new length.
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.heuristics.blocks import Timer
+from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
 from thp_agents.view import View
 from thp_env.machine import layout
@@ -19,6 +20,7 @@ from thp_env.machine import layout
 SMALL = (16 << 20) // layout.PAGE_SIZE
 
 
+@register
 class MthpExt(Policy):
     """One group holds everything that runs.
 

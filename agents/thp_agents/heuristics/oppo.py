@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
 from thp_agents.view import View
 from thp_env.envs.actions import ACTIONS
@@ -20,6 +21,7 @@ MIN_LENGTH = 2 << 20
 """Bytes: vma_is_chp_anonymous asks for HPAGE_CONT_PTE_SIZE * 32."""
 
 
+@register
 class Oppo(Policy):
     """Marks VMAs of 2 MiB and more.
 

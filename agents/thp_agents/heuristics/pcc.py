@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.heuristics.blocks import Block, Timer
+from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
 from thp_agents.view import View
 from thp_env.machine import layout
@@ -53,6 +54,7 @@ class CandidateCache:
         return ranked
 
 
+@register
 class Pcc(Policy):
     """Promotes the candidates of the cache.
 

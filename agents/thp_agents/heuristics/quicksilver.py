@@ -7,11 +7,13 @@ which also copies the pages that are there; and evicting the pages of reservatio
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from thp_agents.heuristics.blocks import Timer, occupied_blocks
+from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
 from thp_agents.view import View
 
@@ -53,3 +55,7 @@ class Quicksilver(Policy):
                 else:
                     self.failed.pop(block, None)
         return view.no_op
+
+
+for _mode, _pages in (("sync", 1), ("sync", 64), ("async", 64), ("async", 256)):
+    register(partial(Quicksilver, _mode, _pages), f"quicksilver_{_mode}_{_pages}")

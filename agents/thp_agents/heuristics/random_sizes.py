@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
 from thp_agents.view import View
 
 
+@register
 class Random(Policy):
     """Takes any of the actions that can have an effect, with equal chances.
 

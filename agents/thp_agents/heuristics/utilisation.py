@@ -18,6 +18,7 @@ import numpy as np
 
 from thp_agents.heuristics.blocks import PAGES, Block, Timer
 from thp_agents.heuristics.cbmm import note_walks
+from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
 from thp_agents.view import View
 from thp_env.machine import Vma, layout
@@ -33,6 +34,7 @@ LIFE = (0.2, 60.0)
 """Seconds that a page is expected to live, at least and at most."""
 
 
+@register
 class Utilisation(Policy):
     """Weighs the share of pages in use.
 

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from thp_agents.heuristics.registry import heuristics
 from thp_agents.learned.config import check_own_arguments
 from thp_agents.learned.networks import ACTIVATIONS, NETWORKS, Network
-from thp_agents.policy import Policy, PolicyError, policies
+from thp_agents.policy import Policy, PolicyError
 from thp_agents.records import Natural, Seed, converted
 from thp_env.archive import HEADER, Column, read_archive, read_header
 from thp_env.envs.actions import INTERFACES, ORDER_MASKS
@@ -95,7 +96,7 @@ def signature(environment: str, arguments: dict[str, Any], base: str = "") -> di
     made_for = {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
     if not base:
         return made_for
-    if environment != "thp_env/VmaOrder-v0" or base not in policies():
+    if environment != "thp_env/VmaOrder-v0" or base not in heuristics():
         raise PolicyError(f"no agent of {environment} decides on top of {base!r}: VmaOrder-v0, on top of a heuristic")
     return made_for | {"base": base}
 
@@ -120,7 +121,7 @@ class LearnedPolicy(Policy):
         self.arguments = dict(signature["arguments"])
         self.default = str(self.arguments.get("default", "all" if "Fault" in self.environment else "4K"))
         self.many = "present" in signature["seen"]
-        self.base = policies()[signature["base"]]() if "base" in signature else None
+        self.base = heuristics()[signature["base"]]() if "base" in signature else None
         self.taken: set[int] = set()
 
     def reset(self, view: Any) -> None:

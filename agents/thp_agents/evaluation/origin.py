@@ -21,7 +21,7 @@ from typing import Any
 FOLLOWED = ("thp_agents", "thp_env.envs", "thp_env.metrics", "thp_env.machine.prices")
 """Packages and modules of this project whose source decides what a policy does and what that costs."""
 
-RUNNER = "thp_agents.episode"
+RUNNER = "thp_agents.evaluation.episode"
 """What runs a policy, whatever it is."""
 
 

@@ -1,10 +1,11 @@
-"""What an evaluation runs: workloads of one side of the split, and how many seeds of each."""
+"""What an evaluation runs: workloads of one side of the split, and how many instances of each."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ SUITES = {
     "validation": Suite(("train", "validation"), "small", 4, "validation"),
     "ci": Suite(("validation",), "tiny", 2, "validation"),
 }
-"""Names that `thp-env evaluate --suite` takes.
+"""Names that `thp-env evaluate --suite` takes; a new suite is a line here.
 
 Validation runs its own families, and those of the train side with seeds that no training draws from: families of its
 own are too few to tell agents apart.
@@ -51,11 +52,17 @@ class Case:
         workload: name, or a file.
         size: of a generator's episode.
         seed: that the instance is drawn with.
+        of: the workload itself, where no name finds it.
     """
 
     workload: str
     size: str
     seed: int
+    of: Workload | None = field(default=None, compare=False, repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what names it, as JSON has it."""
+        return {"workload": self.workload, "size": self.size, "seed": self.seed}
 
 
 def cases(suite: str) -> list[Case]:
@@ -87,7 +94,7 @@ def _sized(size: str) -> dict[str, Workload]:
 
 def workload_of(case: Case) -> Workload:
     """Return a case's workload: a generator of its size, else whatever has the name."""
-    return _sized(case.size).get(case.workload) or find(case.workload)
+    return case.of or _sized(case.size).get(case.workload) or find(case.workload)
 
 
 def instance_of(case: Case) -> Instance:
@@ -104,6 +111,12 @@ def instance_of(case: Case) -> Instance:
         raise WorkloadError(f"workload {case.workload} fails with seed {case.seed}: {reason}") from error
 
 
+def fixed_workload(case: Case, instance: Instance) -> Workload:
+    """Return a case's workload with its instance drawn."""
+    w = workload_of(case)
+    return Workload(w.name, w.kind, w.family, w.split, w.description, lambda rng: instance)
+
+
 def digest(instance: Instance) -> str:
     """Return what identifies a program on its machine."""
     return hashlib.sha256(f"{checksum(instance.program)} {instance.config!r}".encode()).hexdigest()[:16]
@@ -111,7 +124,8 @@ def digest(instance: Instance) -> str:
 
 def content(case: Case) -> str:
     """Return the digest of what a case draws, anew where that can have changed: in a file."""
-    return _drawn(case) if case.workload in _sized(case.size) else digest(instance_of(case))
+    known = case.of is None and case.workload in _sized(case.size)
+    return _drawn(case) if known else digest(instance_of(case))
 
 
 @cache

@@ -1,0 +1,96 @@
+"""The file of an evaluation's results, and what is chosen on validation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.episodes import small_program
+from support.runs import runs_of
+from thp_agents.cli import main
+from thp_agents.evaluation import choice
+from thp_agents.evaluation.choice import LINUX, choose, load_choice, save_choice
+from thp_agents.evaluation.comparison import Comparison
+from thp_agents.evaluation.results import load_results
+from thp_agents.policy import PolicyError
+
+from thp_env.traces import save_program
+
+WHERE = ("f", "w")
+COSTS = {LINUX: 2.0, "rule": 1.6, "other": 1.7, "learned": 1.5, "worse": 1.55, "static_oracle": 1.0}
+KINDS = {name: "heuristic" for name in COSTS} | {
+    "learned": "learned", "worse": "learned", "static_oracle": "reference"
+}  # fmt: skip
+
+
+def compared(**costs: float) -> Comparison:
+    table = {name: {WHERE: [cost, cost]} for name, cost in {**COSTS, **costs}.items()}
+    return Comparison(runs_of(table), LINUX, KINDS)
+
+
+def test_the_best_heuristic_and_the_best_agent_against_it_are_chosen(tmp_path: Path) -> None:
+    chosen = choose(compared(), "validation", "0123")
+    assert (chosen.reference, chosen.headline) == ("rule", "learned"), "no search that knows the program"
+    assert [row.policy for row in chosen.table] == ["learned", "worse", "rule", "other", LINUX]
+    assert choose(compared(other=1.4), "validation", "").reference == "other"
+    path = tmp_path / "choice.json"
+    assert load_choice(path) is None
+    save_choice(chosen, path)
+    assert load_choice(path) == chosen
+    path.write_text("{}")
+    with pytest.raises(PolicyError, match="not a choice of policies"):
+        load_choice(path)
+
+
+def test_without_linux_there_is_no_choice() -> None:
+    runs = [r for r in compared().runs if r.policy != LINUX]
+    with pytest.raises(PolicyError, match="let it take part"):
+        choose(Comparison(runs, "rule", KINDS), "validation", "")
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[Path, str]:
+    """Evaluate two policies; return the file of results and what was printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(choice, "CHOICE", tmp_path / "none.json")
+    save_program(small_program(), "small.npz")
+    words = ["evaluate", "--policies", "never", "64K", "ppo", "--workloads", "small.npz", "--seeds", "0", "1"]
+    assert main([*words, "--quiet", "--results", "results.json", "--csv", "first.csv", "--processes", "1"]) == 0
+    return tmp_path / "results.json", capsys.readouterr().out.replace("results: results.json\n", "")
+
+
+def test_tables_and_pictures_are_made_from_the_file_alone(
+    results: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, printed = results
+    (tmp_path / "small.npz").unlink()
+    assert main(["evaluate", "--from", "results.json", "--csv", "second.csv", "--report", "report"]) == 0
+    assert capsys.readouterr().out.replace("report: report/index.html\n", "") == printed
+    assert (tmp_path / "second.csv").read_bytes() == (tmp_path / "first.csv").read_bytes()
+    assert (tmp_path / "report" / "savings.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "report" / "results.json").read_bytes() == path.read_bytes()
+
+
+def test_the_file_names_what_decided_the_results(results: tuple[Path, str]) -> None:
+    loaded = load_results(results[0])
+    policies = {p.name: p for p in loaded.policies}
+    assert set(policies) == {"never", "64K", "ppo", "static_oracle"}
+    assert all(p.code for p in loaded.policies if p.kind != "reference")
+    assert policies["ppo"].digest
+    assert {len(p.program) for p in loaded.programs} == {16}
+    assert {(p.workload, p.seed) for p in loaded.programs} == {("small.npz", 0), ("small.npz", 1)}
+    assert loaded.prices["memory"] > 0
+
+
+def test_an_edited_file_is_refused(results: tuple[Path, str]) -> None:
+    path, _ = results
+    data = json.loads(path.read_text())
+    data["results"]["runs"][0]["metrics"]["reward"] = 0.0
+    path.write_text(json.dumps(data))
+    with pytest.raises(PolicyError, match="it was edited"):
+        load_results(path)
+    for text in ("{}", "[]", '{"format": "thp_env results 1", "digest": "", "results": {}}'):
+        path.write_text(text)
+        with pytest.raises(PolicyError):
+            load_results(path)
