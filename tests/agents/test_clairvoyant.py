@@ -23,11 +23,11 @@ def case(tmp_path: Path) -> Case:
     b = ProgramBuilder("both")
     for i in range(2):
         b.mmap(f"dense{i}", 8 * MIB)
-        b.write(f"dense{i}", 0, 8 * MIB)
+        b.touch(f"dense{i}", 0, 8 * MIB)
     b.mmap("sparse", 64 * MIB)
     for block in range(32):
-        b.write("sparse", block * 2 * MIB, 4096)
-    b.uniform("dense0", accesses=200_000)
+        b.touch("sparse", block * 2 * MIB, 4096)
+    b.access("dense0", 0, 8 * MIB, "uniform", 200_000)
     b.compute(3e9)
     save_program(b.build(), tmp_path / "both.npz")
     return Case(str(tmp_path / "both.npz"), "small", 0)

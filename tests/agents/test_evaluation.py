@@ -223,7 +223,8 @@ def test_the_report_is_self_contained_pages(runs: list[Run], tmp_path: Path) -> 
 
 def test_names_with_brackets_and_markup_do_no_harm(runs: list[Run]) -> None:
     first = runs[0]
-    strange = [Run("ppo (2) <b>", first.workload, first.seed, first.metrics, first.decisions, "oom", first.frames)]
+    strange = [Run("ppo (2) <b>", first.workload, first.seed, first.metrics, first.decisions, "oom", first.frames,
+                   family=first.family)]  # fmt: skip
     page = index(results_of([*strange, first]))
     assert "ppo (2) &lt;b&gt; (1 OOM)" in page
     assert "<b>" not in page

@@ -9,7 +9,7 @@ again with replacement, the same for all policies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -55,6 +55,8 @@ def cost(run: Run, walk: float = 1.0, memory: float = 1.0) -> float:
     What did not run because memory ran out is charged as at the usual prices.
     """
     m = run.metrics
+    if walk == memory == 1:
+        return -m["reward"]
     dearer = (walk - 1) * m["walk_cost"] + (memory - 1) * (m["memory_cost"] + m["pending_memory_cost"])
     return -m["reward"] + dearer
 
@@ -105,8 +107,7 @@ class Comparison:
         """Cost in ns per access, shape (rows, instances)."""
         return self._figures(lambda run: max(cost(run, self.walk, self.memory), NOTHING))
 
-    def _figures(self, figure: object) -> np.ndarray:
-        assert callable(figure)
+    def _figures(self, figure: Callable[[Run], float]) -> np.ndarray:
         row = {key: i for i, key in enumerate(self.rows)}
         column = {key: i for i, key in enumerate(self.instances)}
         table = np.full((len(row), len(column)), np.nan)

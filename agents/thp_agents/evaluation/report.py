@@ -58,7 +58,7 @@ def index(results: Results, shown: Sequence[str] = ()) -> str:
         results: of the evaluation.
         shown: workloads that have a page of their own.
     """
-    runs = [row.run for row in results.runs]
+    runs = [row.run for row in results.runs if results.kinds.get(row.policy) != "reference"]
     links = " · ".join(f'<a href="{html.escape(file_name(w))}">{html.escape(w)}</a>' for w in shown)
     note, table = "<p class=note>{}</p>".format, html_table
     has_score = {NEVER, ORACLE} <= results.kinds.keys()
