@@ -172,7 +172,7 @@ def test_lists(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     assert len(rows) == len(text.splitlines())
     assert all(row["name"] in line for row, line in zip(rows, text.splitlines(), strict=True))
     names = {row["name"] for row in rows}
-    assert {"policies": {"never", "mthp_autopilot"}, "workloads": {"hot_island", "alloc_purge"}}[verb] <= names
+    assert {"policies": {"never", "mthp_autopilot", "ppo#0"}, "workloads": {"hot_island", "alloc_purge"}}[verb] <= names
 
 
 def test_conformance_of_a_recording_and_of_a_changed_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

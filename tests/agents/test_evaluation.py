@@ -16,7 +16,7 @@ from thp_agents.evaluation.episode import Run, evaluate_one
 from thp_agents.evaluation.pictures import COSTS, address_space
 from thp_agents.evaluation.report import index, write_report
 from thp_agents.evaluation.results import PolicyRow, Results, RunRow
-from thp_agents.evaluation.run import compare, entry
+from thp_agents.evaluation.run import compare, entries_of, entry
 from thp_agents.evaluation.tables import COLUMNS, figures, format_table, lead, write_csv
 from thp_agents.files import write_text
 from thp_agents.heuristics.registry import heuristics
@@ -290,3 +290,9 @@ def test_what_was_trained_on_another_behaviour_is_named() -> None:
     assert trained_before(entries[:1]) == []
     (line,) = trained_before([entries[0], old])
     assert line == f"ppo was trained on behaviour {BEHAVIOUR - 1} of the simulator; this is {BEHAVIOUR}"
+
+
+def test_a_name_stands_for_all_its_trainings() -> None:
+    entries = entries_of(["overrides", "ppo#0", "64K"])
+    assert [(e.name, e.training) for e in entries] == [*(("overrides", i) for i in range(5)), ("ppo", 0), ("64K", 0)]
+    assert len({e.digest for e in entries[:5]}) == 5
