@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from thp_agents.catalogue import find_policy
 from thp_agents.evaluation import tables
 from thp_agents.evaluation.choice import choose, load_choice, save_choice
 from thp_agents.evaluation.clairvoyant import CLAIRVOYANT
-from thp_agents.evaluation.comparison import Comparison
 from thp_agents.evaluation.episode import Run
 from thp_agents.evaluation.oracle import STATIC_ORACLE
 from thp_agents.evaluation.power import power_table
@@ -44,11 +45,12 @@ def run(args: argparse.Namespace) -> int:
             writable(path)
     if args.report and args.report.exists() and not args.report.is_dir():
         raise PolicyError(f"cannot make {args.report}: it is there and no folder")
-    if args.show:
-        return _show(load_results(args.show), args, ())
-    suite = args.suite or ("" if args.workloads else "validation")
+    shown = load_results(args.show) if args.show else None
+    suite = shown.suite if shown else args.suite or ("" if args.workloads else "validation")
     if args.choose and suite != "validation":
         raise PolicyError("--choose goes with --suite validation: choosing on anything else would be cheating")
+    if shown:
+        return _show(shown, args, ())
     entries = participants(args.policies or ())
     wanted = cases(suite) if suite else named_cases(args.workloads, args.seeds)
     store = Store(args.store or (Path("runs") / "evaluate" / f"{suite}.jsonl" if suite else None), args.fresh)
@@ -96,15 +98,15 @@ def _run(
     if not any(r.policy != NEVER for r in runs):
         print("thp-env: no policy is left to compare", file=sys.stderr)
         return 1
-    if args.choose:
-        save_choice(choose(Comparison([*runs, *beside], NEVER, results.kinds), suite, programs_digest(results)))
-        results.choice = load_choice()
     pictures = _pictures(results, entries, wanted, args) if args.report else ()
     return _show(results, args, pictures)
 
 
 def _show(results: Results, args: argparse.Namespace, pictures: Sequence[Run]) -> int:
-    """Print the tables, and write what is asked for."""
+    """Choose if that is asked for, print the tables, and write what is asked for."""
+    if args.choose:
+        save_choice(choose(results.comparison, results.suite, programs_digest(results)))
+        results = msgspec.structs.replace(results, choice=load_choice())
     print(f"\n{tables.format_table(*tables.savings(results), args.markdown)}\n")
     print(f"{tables.format_table(*tables.by_family(results), args.markdown)}\n\n{tables.lead(results)}")
     for line in results.notes:

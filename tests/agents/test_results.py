@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.episodes import small_program
 from support.runs import runs_of
+from thp_agents import evaluate_command
 from thp_agents.cli import main
 from thp_agents.evaluation import choice
 from thp_agents.evaluation.choice import LINUX, choose, load_choice, save_choice
 from thp_agents.evaluation.comparison import Comparison
-from thp_agents.evaluation.results import load_results
+from thp_agents.evaluation.results import load_results, save_results
 from thp_agents.policy import PolicyError
 
 from thp_env.traces import save_program
@@ -81,6 +83,28 @@ def test_the_file_names_what_decided_the_results(results: tuple[Path, str]) -> N
     assert {len(p.program) for p in loaded.programs} == {16}
     assert {(p.workload, p.seed) for p in loaded.programs} == {("small.npz", 0), ("small.npz", 1)}
     assert loaded.prices["memory"] > 0
+
+
+def test_only_results_of_validation_choose(results: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--from", "results.json", "--choose"]) == 2
+    assert "would be cheating" in capsys.readouterr().err
+
+
+def test_a_choice_is_made_from_a_file_of_validation_results(
+    results: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "choice.json"
+    monkeypatch.setattr(evaluate_command, "load_choice", lambda: load_choice(path))
+    monkeypatch.setattr(evaluate_command, "save_choice", lambda chosen: save_choice(chosen, path))
+    words = ["evaluate", "--policies", "never", "64K", "linux_6_18", "ppo", "--workloads", "small.npz", "--quiet",
+             "--seeds", "0", "1"]  # fmt: skip
+    assert main([*words, "--results", "all.json", "--processes", "1"]) == 0
+    save_results(msgspec.structs.replace(load_results(tmp_path / "all.json"), suite="validation"), tmp_path / "v.json")
+    assert main(["evaluate", "--from", "v.json", "--choose", "--results", "chosen.json"]) == 0
+    chosen = load_choice(path)
+    assert chosen is not None
+    assert f"chosen: {chosen.headline} against {chosen.reference}" in capsys.readouterr().out
+    assert (chosen.headline, load_results(tmp_path / "chosen.json").choice) == ("ppo", chosen)
 
 
 def test_an_edited_file_is_refused(results: tuple[Path, str]) -> None:
