@@ -35,12 +35,12 @@ def case(tmp_path: Path) -> Case:
 
 def test_it_costs_no_more_than_its_base_rules_and_the_static_oracle_here(case: Case) -> None:
     found = solve(case)
-    for name in ("never", "64K", "16K_32K_64K", "always_2M_no_khugepaged", "all_sizes_no_khugepaged", "utilisation"):
+    for name in ("never", "64K", "16K_32K_64K", "always_2M", "all_sizes", "utilisation"):
         run = evaluate_one(find_policy(name), case.workload, 0)
         assert found.metrics["reward"] >= run.metrics["reward"] * (1 + 1e-9), name
     oracle = STATIC_ORACLE.solve(case)
     assert found.digest == oracle.digest
-    assert found.choices["base"]
+    assert found.choices["base"] in clairvoyant.BASES
 
 
 def test_with_no_decisions_it_is_its_best_base_rule(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """The clairvoyant: what a policy could save that knew what each of its decisions leads to.
 
 It plays the program with the best of several base rules, and at the most telling decisions it tries every action on
-the true simulator, run to the end, and takes the cheapest. So it costs no more than any of its base rules, and what it
-saves is there to be had; it is greedy and decides where VmaOrder-v0 asks, so more may be.
+the true simulator, run to the end, and takes the cheapest. So it costs no more than any of its base rules in its
+windows, and what it saves is there to be had; it is greedy and decides where VmaOrder-v0 asks, so more may be.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 
 from thp_agents.evaluation.episode import environment
 from thp_agents.evaluation.reference import FOLDER, Outcome, Reference
-from thp_agents.evaluation.search import SETTINGS, finish
+from thp_agents.evaluation.search import finish
 from thp_agents.evaluation.suites import Case, digest, fixed_workload, instance_of
 from thp_agents.evaluation.what_ifs import costs_of, follower
+from thp_agents.heuristics.registry import heuristics
 from thp_agents.learned.policy_file import LearnedPolicy
 from thp_agents.view import View
 from thp_env.envs.actions import ACTIONS
@@ -29,10 +30,10 @@ from thp_env.workload import Workload
 ARGUMENTS: dict[str, Any] = {"scan_share": 0, "window_ms": 20.0, "window_faults": 128, "idle": True}
 """Of VmaOrder-v0: windows as short as the utilisation rule's, and VMAs that have no faults are asked about too."""
 
-BASES = (("utilisation", "all"), *(("", sizes) for sizes in SETTINGS.values()))
-"""(heuristic, default sizes) of each base rule; "": none."""
+BASES = ("never", "64K", "16K_32K_64K", "always_2M", "all_sizes", "collapse_everywhere", "utilisation")
+"""Heuristics that decide what is not tried, each on the sizes that it begins with."""
 
-DECISIONS = 12
+DECISIONS = 16
 """At which all actions are tried: those about the largest VMAs, first questions about one before all others."""
 
 FIRST = 4.0
@@ -49,13 +50,12 @@ def solve(case: Case) -> Outcome:
     """Play a case with hindsight."""
     instance = instance_of(case)
     workload = fixed_workload(case, instance)
-    plays = {base: _play(*base, workload, case.seed) for base in BASES}
+    plays = {base: _play(base, workload, case.seed) for base in BASES}
     base = min(plays, key=lambda b: (plays[b].cost, b))
     telling = plays[base].telling
     chosen = set(sorted(range(len(telling)), key=lambda i: (-telling[i], i))[:DECISIONS])
-    env, policy, choices = _begin(*base, workload, case.seed)
-    view, number = View(env), 0
-    choices["base"] = f"{base[0] or 'none'} on {base[1]}"
+    env, policy = _begin(base, workload, case.seed)
+    view, number, choices = View(env), 0, {"base": base}
     over = False
     while not over:
         action = 0
@@ -72,16 +72,16 @@ def solve(case: Case) -> Outcome:
     return Outcome(digest(instance), metrics, choices)
 
 
-def _begin(base: str, sizes: str, workload: Workload, seed: int) -> tuple[VmaOrderEnv, LearnedPolicy, dict[str, str]]:
-    policy = follower(base, {**ARGUMENTS, "default": sizes})
+def _begin(base: str, workload: Workload, seed: int) -> tuple[VmaOrderEnv, LearnedPolicy]:
+    policy = follower(base, {**ARGUMENTS, "default": heuristics()[base]().default})
     env: VmaOrderEnv = environment(policy, workload)  # type: ignore[assignment]
     env.reset(seed=seed)
     policy.reset(View(env))
-    return env, policy, {}
+    return env, policy
 
 
-def _play(base: str, sizes: str, workload: Workload, seed: int) -> _Playthrough:
-    env, policy, _ = _begin(base, sizes, workload, seed)
+def _play(base: str, workload: Workload, seed: int) -> _Playthrough:
+    env, policy = _begin(base, workload, seed)
     view, telling, over = View(env), list[float](), False
     while not over:
         if (vma := env.vma) is not None:
@@ -103,7 +103,7 @@ def _best(env: VmaOrderEnv, policy: LearnedPolicy) -> int:
 
 def decided_by() -> dict[str, Any]:
     """Return what decides all results, whatever the case, as JSON has it."""
-    tried = {"bases": [list(base) for base in BASES], "arguments": ARGUMENTS, "decisions": DECISIONS, "first": FIRST}
+    tried = {"bases": [*BASES], "arguments": ARGUMENTS, "decisions": DECISIONS, "first": FIRST}
     return {"behaviour": BEHAVIOUR, "prices": asdict(Prices()), "search": tried}
 
 
