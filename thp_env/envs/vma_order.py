@@ -140,8 +140,8 @@ class VmaOrderEnv(ThpEnv):
       else can act meanwhile; `vma` is zeros then, and nothing but to keep has an effect. False (default): the next
       window follows.
     - `pmu_period`: TLB events between two samples of the PMU.
-    - `features`: switches of the kernel (docs/features.md), added to those of the workload's machine; a preset's name
-      or names of some.
+    - `features`: switches of the kernel (docs/reference/features.md), added to those of the workload's machine; a
+      preset's name or names of some.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
     - `size`: "tiny", "small" or "full", of generators' episodes; None (default): as the workload has it.
     - `surroundings`: "recorded" (default): a recording runs where it was recorded, alike for every seed; "drawn": the
