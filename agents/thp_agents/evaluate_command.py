@@ -73,7 +73,7 @@ def _run(
 ) -> int:  # fmt: skip
     processes = args.processes or len(os.sched_getaffinity(0))
     notes = [*trained_before(entries), *(probes(entries, wanted) if args.probe else [])]
-    beside = list[Run]()
+    beside, partly = list[Run](), list[Run]()
     for reference in REFERENCES:
         outcomes = reference.outcomes(
             wanted, recompute=args.recompute_references or args.fresh, processes=processes, ray=args.ray,
@@ -85,14 +85,15 @@ def _run(
             wanted = [case for case in wanted if case in outcomes]
         if len(outcomes) == len(wanted):
             beside += reference.runs(outcomes)
-        elif outcomes:
-            notes.append(f"the {reference.title} is known on {len(outcomes)} of {len(wanted)} cases: --clairvoyant "
-                         "searches the others")  # fmt: skip
+        else:
+            partly += reference.runs(outcomes)
     runs, failures = evaluate(
         entries, wanted, store=store, processes=processes, ray=args.ray, limit=args.limit, quiet=args.quiet
     )
     title = f"Suite {suite}" if suite else f"Workloads {', '.join(args.workloads)}"
     results = gather(title, suite, entries, wanted, [*runs, *beside], failures, notes, load_choice())
+    if partly:
+        results.notes.append(tables.where_known(results, partly))
     for line in results.failures:
         print(f"left out: {line}", file=sys.stderr)
     if not any(r.policy != NEVER for r in runs):

@@ -8,21 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from thp_agents.cli import main
-from thp_agents.profile import (
-    CONTENDERS,
-    RULE_NAME,
-    SEARCH_NAME,
-    SETTINGS,
-    Profile,
-    as_json,
-    births,
-    from_json,
-    groups,
-    profile,
-    run_rule,
-    run_setting,
-    search,
-)  # fmt: skip
+from thp_agents.evaluation.search import SETTINGS, births, groups, run_setting, search
+from thp_agents.profile import CONTENDERS, RULE_NAME, SEARCH_NAME, Profile, as_json, from_json, profile, run_rule
 from thp_agents.profile_report import best, claims_table, cost, summary, summary_table, workload_table
 from thp_workloads import generators
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from support.episodes import small_program
 from support.runs import runs_of
@@ -14,7 +15,8 @@ from thp_agents.cli import main
 from thp_agents.evaluation import choice
 from thp_agents.evaluation.choice import LINUX, choose, load_choice, save_choice
 from thp_agents.evaluation.comparison import Comparison
-from thp_agents.evaluation.results import load_results, save_results
+from thp_agents.evaluation.results import PolicyRow, ProgramRow, Results, RunRow, load_results, save_results
+from thp_agents.evaluation.tables import where_known
 from thp_agents.policy import PolicyError
 
 from thp_env.traces import save_program
@@ -49,6 +51,19 @@ def test_without_linux_there_is_no_choice() -> None:
     runs = [r for r in compared().runs if r.policy != LINUX]
     with pytest.raises(PolicyError, match="let it take part"):
         choose(Comparison(runs, "rule", KINDS), "validation", "")
+
+
+def test_a_bound_counts_where_it_is_known() -> None:
+    """On the first of two programs the bound saves 30 and the agent 15; on the second the agent loses."""
+    costs = {"rule": [1.0, 1.0], "learned": [float(np.exp(-0.15)), 3.0]}
+    kinds = {"rule": "heuristic", "learned": "learned"}
+    runs = runs_of({name: {("f", "a"): of[:1], ("g", "b"): of[1:]} for name, of in costs.items()})
+    rows = [RunRow(r.policy, 0, r.family, r.workload, 0, 1, "done", r.metrics) for r in runs]
+    programs = [ProgramRow(w, "small", 0, "d") for w in ("a", "b")]
+    results = Results("t", "", [PolicyRow(n, 0, kind) for n, kind in kinds.items()], programs, rows)
+    line = where_known(results, runs_of({"bound": {("f", "a"): [float(np.exp(-0.3))]}}))
+    assert line.startswith("on 1 of 2 cases the bound is known; there it saves +30.0 ")
+    assert "against rule, 50% of it by learned (learned +15.0 " in line
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ ARGUMENTS: dict[str, Any] = {"scan_share": 0, "window_ms": 20.0, "window_faults"
 BASES = ("never", "64K", "16K_32K_64K", "always_2M", "all_sizes", "collapse_everywhere", "utilisation")
 """Heuristics that decide what is not tried, each on the sizes that it begins with."""
 
-DECISIONS = 16
+DECISIONS = 8
 """At which all actions are tried: those about the largest VMAs, first questions about one before all others."""
 
 FIRST = 4.0

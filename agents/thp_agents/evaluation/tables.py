@@ -11,7 +11,7 @@ import numpy as np
 
 from thp_agents.evaluation.choice import LINUX
 from thp_agents.evaluation.clairvoyant import CLAIRVOYANT
-from thp_agents.evaluation.comparison import FACTORS
+from thp_agents.evaluation.comparison import FACTORS, Comparison
 from thp_agents.evaluation.episode import Run
 from thp_agents.evaluation.results import Results
 from thp_agents.files import write_text
@@ -114,6 +114,26 @@ def lead(results: Results, linux: str = LINUX) -> str:
         text += f" Against {linux} it saves {saved}, least on {worst.name}: {worst.saving:+.1f}."
     share = c.share_of(name, CLAIRVOYANT.name) if CLAIRVOYANT.name in c.policies else float("nan")
     return text + ("" if np.isnan(share) else f" It reaches {share:.0%} of what the clairvoyant saves.")
+
+
+def where_known(results: Results, bound: Sequence[Run]) -> str:
+    """Say what a bound saves on the cases where it is known, and which share of it the headline and the best reach.
+
+    Args:
+        results: of the evaluation.
+        bound: runs of one policy on some of the cases.
+    """
+    known = {(r.workload, r.seed) for r in bound}
+    runs = [row.run for row in results.runs if (row.workload, row.seed) in known]
+    c, name = Comparison([*runs, *bound], results.reference, results.kinds), bound[0].policy
+    best = next(n for n in c.ranking() if results.kinds.get(n) in ("heuristic", "learned"))
+    shown = [f"{n} {c.saving(n)}" for n in dict.fromkeys([results.headline or best, best])]
+    share = c.share_of(results.headline or best, name)
+    reached = "" if np.isnan(share) else f", {share:.0%} of it by {results.headline or best}"
+    return (
+        f"on {len(known)} of {len(results.programs)} cases the {name} is known; there it saves {c.saving(name)} against "
+        f"{results.reference}{reached} ({', '.join(shown)}); --clairvoyant searches the others"
+    )
 
 
 def number(value: float, digits: int = 1) -> str:
