@@ -103,6 +103,8 @@ def lead(results: Results, linux: str = LINUX) -> str:
     c, name = results.comparison, results.headline
     if name is None or name == c.reference:
         best = next((n for n in c.ranking() if results.kinds.get(n) != "reference"), c.reference)
+        if best == c.reference:
+            return f"No policy saves anything against {best}. Nothing learned took part."
         return f"{best} saves most against {c.reference}: {c.saving(best)}. Nothing learned took part."
     text = (
         f"{name} saves {c.saving(name)} against {c.reference} (100 log of cost, each pair capped at log 1.5; uncapped "
@@ -131,8 +133,8 @@ def where_known(results: Results, bound: Sequence[Run]) -> str:
     share = c.share_of(results.headline or best, name)
     reached = "" if np.isnan(share) else f", {share:.0%} of it by {results.headline or best}"
     return (
-        f"on {len(known)} of {len(results.programs)} cases the {name} is known; there it saves {c.saving(name)} against "
-        f"{results.reference}{reached} ({', '.join(shown)}); --clairvoyant searches the others"
+        f"on {len(known)} of {len(results.programs)} cases the {name} is known; there it saves {c.saving(name)} "
+        f"against {results.reference}{reached} ({', '.join(shown)}); --clairvoyant searches the others"
     )
 
 
