@@ -123,10 +123,10 @@ def one_line(err: str) -> str:
 
 
 def test_an_unknown_exception_is_one_line(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def broken() -> dict:
+    def broken(*arguments: object) -> int:
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr("thp_agents.heuristics.registry.heuristics", broken)
+    monkeypatch.setattr("thp_agents.cli._list", broken)
     assert main(["policies"]) == 2
     said = one_line(capsys.readouterr().err)
     assert said == "thp-env: ZeroDivisionError: first line second line (--debug shows where)\n"

@@ -12,7 +12,7 @@ import numpy as np
 from thp_agents.policy import PolicyError
 from thp_env.names import did_you_mean
 from thp_env.traces.npz import checksum
-from thp_env.workload import Instance, Workload, WorkloadError, find
+from thp_env.workload import SIZES, Instance, Workload, WorkloadError, find
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,17 @@ class Suite:
     Attributes:
         sides: of the split.
         size: of the generators' episodes.
-        seeds: of each generator; a recording is one program, so it runs once.
+        seeds: of each generator.
         seeds_of: side whose seeds they are.
+        recordings: instances of each recording; 1: as it was recorded; more: as many with addresses, machines and
+            surroundings drawn anew (`thp_workloads.relocation`).
     """
 
     sides: tuple[str, ...]
     size: str
     seeds: int
     seeds_of: str
+    recordings: int = 1
 
 
 SUITES = {
@@ -50,7 +53,7 @@ class Case:
 
     Attributes:
         workload: name, or a file.
-        size: of a generator's episode.
+        size: of a generator's episode; of a recording, "drawn" for surroundings drawn anew.
         seed: that the instance is drawn with.
         of: the workload itself, where no name finds it.
     """
@@ -80,8 +83,10 @@ def cases(suite: str) -> list[Case]:
     s = SUITES[suite]
     found = []
     for workload in (w for side in s.sides for w in split(side, s.size)):
-        seeds = s.seeds if workload.kind == "generator" else 1
-        found += [Case(workload.name, s.size, seed) for seed in SEEDS[s.seeds_of][:seeds]]
+        recorded = workload.kind != "generator"
+        size = "drawn" if recorded and s.recordings > 1 else s.size
+        seeds = SEEDS[s.seeds_of][: s.recordings if recorded else s.seeds]
+        found += [Case(workload.name, size, seed) for seed in seeds]
     return sorted(found)
 
 
@@ -93,8 +98,9 @@ def _sized(size: str) -> dict[str, Workload]:
 
 
 def workload_of(case: Case) -> Workload:
-    """Return a case's workload: a generator of its size, else whatever has the name."""
-    return case.of or _sized(case.size).get(case.workload) or find(case.workload)
+    """Return a case's workload: a generator of its size, else whatever has the name, in its surroundings."""
+    known = _sized(case.size).get(case.workload) if case.size in SIZES else None
+    return case.of or known or find(case.workload).variant(case.size)
 
 
 def instance_of(case: Case) -> Instance:
@@ -124,7 +130,7 @@ def digest(instance: Instance) -> str:
 
 def content(case: Case) -> str:
     """Return the digest of what a case draws, anew where that can have changed: in a file."""
-    known = case.of is None and case.workload in _sized(case.size)
+    known = case.of is None and case.workload in _sized("small")
     return _drawn(case) if known else digest(instance_of(case))
 
 
