@@ -100,7 +100,7 @@ FAULTY = {
     "fraction": Scripted("fraction", decide=lambda *a: 1.5),
     "nothing": Scripted("nothing", decide=lambda *a: None),
     "a name": Scripted("a name", decide=lambda *a: "2M"),
-    "default": Scripted("default", default="3K"),
+    "default": Scripted("default", default_sizes="3K"),
 }
 REASONS = {"raises": "out of ideas", "fails in reset": "out of ideas", "too large": "14", "negative": "-1",
            "default": "'3K'"}  # fmt: skip

@@ -30,7 +30,7 @@ def test_every_policy_keeps_the_protocol(name: str) -> None:
     assert policy.name == name
     assert policy.kind in ("heuristic", "learned")
     assert policy.source
-    assert policy.default in ORDER_MASKS
+    assert policy.default_sizes in ORDER_MASKS
     assert policy.environment in thp_env.ENVIRONMENTS
     workload = Instance(small_program(), MachineConfig(memory=48 * MIB))
     first, again = evaluate_one(policy, workload, 0), evaluate_one(find_policy(name), workload, 0)
@@ -46,7 +46,7 @@ SETTINGS = {"never": "4K", "16K": "16K", "64K": "64K", "1M": "1M", "always_2M": 
 @pytest.mark.parametrize(("name", "sizes"), SETTINGS.items())
 def test_kernel_settings_never_decide_anything(name: str, sizes: str) -> None:
     policy = find_policy(name)
-    assert policy.default == sizes
+    assert policy.default_sizes == sizes
     _, view = before(policy, mapped(2 * MIB))
     assert ACTIONS[policy.decide({}, view)] == "keep"
     assert view.time_ns("monitoring") == 0
@@ -125,7 +125,7 @@ class Nameless(Policy):
 class Elsewhere(Mine):
     environment = "thp_env/Nowhere-v0"
 class Odd(Mine):
-    default = "3K"
+    default_sizes = "3K"
 def broken():
     raise OSError("no disk")
 number = 7

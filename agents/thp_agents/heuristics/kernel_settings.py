@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.machine import layout
 
@@ -22,17 +22,17 @@ class KernelSetting(Policy):
 
     Args:
         name: of the policy.
-        default: name of the sizes that all VMAs get.
+        default_sizes: name of the sizes that all VMAs get.
         source: who uses it.
         arguments: of the environment.
     """
 
-    def __init__(self, name: str, default: str, source: str, arguments: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, name: str, default_sizes: str, source: str, arguments: Mapping[str, Any] | None = None) -> None:
         """Make the policy."""
-        self.name, self.default, self.source = name, default, source
+        self.name, self.default_sizes, self.source = name, default_sizes, source
         self.arguments = {"scan_share": 0, **(arguments or {})}
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Keep what is set."""
         return view.no_op
 
@@ -51,5 +51,5 @@ _MADVISE = ("madvise", "4K", "Linux: enabled=madvise, 2M where the program asks"
 
 POLICIES: dict[str, Callable[[], Policy]] = {
     **{setting[0]: partial(KernelSetting, *setting) for setting in _SETTINGS},
-    "madvise": partial(KernelSetting, *_MADVISE, {"interface": "madvise", "advised": "2M"}),
+    "madvise": partial(KernelSetting, *_MADVISE, {"action_set": "madvise", "advised": "2M"}),
 }

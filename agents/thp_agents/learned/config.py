@@ -13,6 +13,7 @@ from thp_agents.learned.hyperparameters import HYPERPARAMETERS
 from thp_agents.policy import PolicyError
 from thp_agents.records import Count, Name, Positive, Seed, converted, read_toml
 from thp_env.envs.actions import ORDER_MASKS
+from thp_env.envs.renamed import current_names
 from thp_env.reading import FileError, reading
 from thp_env.registration import ENVIRONMENTS, check_arguments
 
@@ -23,7 +24,7 @@ ALGORITHMS = tuple(HYPERPARAMETERS)
 
 NETWORKS = ("mlp", "deep_sets")
 
-NOT_ITS_OWN = frozenset({"workload", "workloads", "reward", "metrics", "threads"})
+NOT_ITS_OWN = frozenset({"workload", "workloads", "reward", "shadow_tlb", "threads"})
 """Arguments of environments that a training or an evaluation sets, not an agent."""
 
 
@@ -113,6 +114,8 @@ def load_config(name: str, **changes: Any) -> AgentConfig:
     if not name.endswith(".toml") and name not in agents():
         raise PolicyError(f"no agent {name!r}: one of {', '.join(agents())}, or a .toml file")
     fields = {"name": path.stem, **read_toml(path)}
+    if "arguments" in fields:
+        fields["arguments"] = current_names(fields["arguments"])
     with reading(path, PolicyError, "an agent"):
         own = converted(fields, AgentConfig)
         converted(own.hyperparameters, HYPERPARAMETERS[own.algorithm], "hyperparameters")

@@ -37,7 +37,7 @@ def c_source(policy: LearnedPolicy) -> str:
     )  # fmt: skip
     if of_fault:
         return head + _fault_part() + _BPF.format(**_fault_hook())
-    return head + _vma_part(actions) + _BPF.format(**_vma_hook(policy.default))
+    return head + _vma_part(actions) + _BPF.format(**_vma_hook(policy.default_sizes))
 
 
 def _told(field: Field) -> str:
@@ -200,13 +200,13 @@ def _fault_hook() -> dict[str, str]:
     }
 
 
-def _vma_hook(default: str) -> dict[str, str]:
+def _vma_hook(default_sizes: str) -> dict[str, str]:
     return {
         "kept": "Orders kept for a VMA: what thp_action_orders() made of thp_vma_action(), window after window.",
         "value": "unsigned int",
         "decide": f"""
 	(void)vma;
 	(void)type;
-	return thp_order(found ? *found : 0x{ORDER_MASKS[default]:x}, orders);
+	return thp_order(found ? *found : 0x{ORDER_MASKS[default_sizes]:x}, orders);
 """,
     }
