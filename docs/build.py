@@ -35,6 +35,8 @@ from thp_env.registration import ENVIRONMENTS
 from thp_env.traces import parse_program
 
 DOCS = Path(__file__).parent
+REFERENCE = DOCS / "reference"
+FRAGMENTATION = DOCS / "explanation" / "fragmentation.md"
 MADE = "<!-- Made by docs/build.py; edit the code instead. -->"
 
 FIELDS = {
@@ -162,7 +164,7 @@ def rules() -> str:
 def fragmentation() -> str:
     """Return the page about fragmentation: what stands there up to its mark, and how recordings compare."""
     mark = "<!-- What follows is made by docs/build.py from the recordings. -->\n"
-    text = (DOCS / "fragmentation.md").read_text().partition(mark)[0]
+    text = FRAGMENTATION.read_text().partition(mark)[0]
     records = load(DOCS.parent / "tests" / "data" / "fragmentation.jsonl.xz")
     shares = {record["name"]: {share.order: share for share in compare(record)} for record in records}
 
@@ -249,8 +251,8 @@ def policies() -> str:
 
 What `thp-env policies` lists. Each is one file in `agents/thp_agents/heuristics/`, with its published parameters as
 arguments; times are simulated time. What a policy reads (accessed bits, samples of page walks) takes simulated time,
-the same for all. The default sizes are those in force before it decides. [Writing a policy](writing_a_policy.md) says
-how to add one.
+the same for all. The default sizes are those in force before it decides.
+[Writing a policy](../guides/writing_a_policy.md) says how to add one.
 
 {table(("name", "decides in", "default sizes", "source"), rows)}
 
@@ -260,7 +262,7 @@ how to add one.
 
 def profile() -> str:
     """Return the page of the profile, from the figures that the command wrote."""
-    facts, results = from_json(DOCS / "workloads" / "profile.json")
+    facts, results = from_json(REFERENCE / "workloads" / "profile.json")
     seeds = max(len(s) for s in facts["seeds"].values())
     parts = [
         f"""{MADE}
@@ -268,7 +270,7 @@ def profile() -> str:
 
 Each workload under fixed settings, under a rule by VMA size and with the best static size for each VMA, written by
 
-    thp-env workloads --profile --seeds {seeds} --out docs/workloads/profile.json
+    thp-env workloads --profile --seeds {seeds} --out docs/reference/workloads/profile.json
 
 on {facts["date"]}, behaviour {facts["behaviour"]} of the simulator, with the first {seeds} seeds of each workload's own
 side of the split. Cost is everything that a policy can change, in ns, with resident memory at its price
@@ -301,15 +303,15 @@ second is. Where it says **no**, the workload does not show what its source saw.
 def pages() -> dict[Path, str]:
     """Return every page that is made, by its path."""
     made = {
-        DOCS / "environments" / f"{entry.split(':')[0].rsplit('.', 1)[1]}.md": environment(env_id, entry)
+        REFERENCE / "environments" / f"{entry.split(':')[0].rsplit('.', 1)[1]}.md": environment(env_id, entry)
         for env_id, entry in ENVIRONMENTS.items()
     }
-    workloads = DOCS / "workloads"
+    workloads = REFERENCE / "workloads"
     made |= {workloads / f"{name}.md": generator(kind) for name, kind in generators().items()}
     made |= {workloads / "index.md": catalogue(), workloads / "profile.md": profile()}
-    made |= {DOCS / "policies.md": policies()}
-    made |= {DOCS / "rules.md": f"{MADE}\n{rules()}", DOCS / "fragmentation.md": fragmentation()}
-    return {**made, DOCS / "costs.md": costs()}
+    made |= {REFERENCE / "policies.md": policies(), REFERENCE / "costs.md": costs()}
+    made |= {REFERENCE / "rules.md": f"{MADE}\n{rules()}"}
+    return made | {FRAGMENTATION: fragmentation()}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ INTRO = """# The simulated kernel's rules
 
 What the real kernel did in recorded scenarios, as rules. The simulator follows them; comments in its source name
 them, and that is where the last line of each comes from. A recorded rule is checked by replaying its scenarios: every
-counter, fault and folio has to be equal ([how](verification.md)). Rules that no scenario shows are marked.
+counter, fault and folio has to be equal ([how](../explanation/verification.md)). Rules that no scenario shows are
+marked.
 
 o is an order, B(o) the naturally aligned block of 2^o pages around an address, H stands for VM_HUGEPAGE and N for
 VM_NOHUGEPAGE.
