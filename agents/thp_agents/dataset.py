@@ -16,9 +16,10 @@ from thp_agents.episode import ask, checked_action
 from thp_agents.heuristics.kernel_settings import KernelSetting
 from thp_agents.policy import Policy, PolicyError, find_policy, policies
 from thp_agents.view import KernelView
-from thp_env.envs.actions import ACTIONS, KEEP
+from thp_env.envs.actions import ACTIONS, KEEP, ORDER_MASKS
 from thp_env.envs.ends import REASONS
 from thp_env.envs.env import ThpEnv
+from thp_env.machine.sizes import orders_of
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "thp_env/VmaOrder-v0": {"default_sizes": "all", "scan_share": 0},
@@ -95,7 +96,8 @@ class _ByAction(Policy):
 
     def __init__(self, setting: KernelSetting) -> None:
         self.name, self.source, self.environment = setting.name, setting.source, setting.environment
-        self.action = ACTIONS.index(setting.default_sizes)
+        sizes = {orders: name for name, orders in ORDER_MASKS.items()}
+        self.action = ACTIONS.index(sizes[orders_of(setting.default_sizes)])
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Return the sizes, or keep what there is where they do not fit."""
@@ -136,6 +138,8 @@ def fitting(spec: str, setting: Setting) -> Policy:
     if isinstance(policy, KernelSetting):
         if "action_set" in policy.arguments or "VmaOrder" not in policy.environment:
             raise PolicyError(f"policy {spec} is a setting, and no action of {setting.environment}")
+        if orders_of(policy.default_sizes) not in ORDER_MASKS.values():
+            raise PolicyError(f"policy {spec}: no action of {setting.environment} gives {policy.default_sizes}")
         return _ByAction(policy)
     if policy.kind == "learned" and dict(policy.arguments) != setting.arguments and policy.arguments:
         raise PolicyError(f"policy {spec} was trained with {dict(policy.arguments)}, and data are made with "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thp_env.machine.sizes import orders_of, sizes_of
 from thp_env.names import did_you_mean
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Policy:
         name: unique.
         kind: "heuristic" or "learned".
         source: where the algorithm is from.
-        default_sizes: name of the sizes (`thp_env.envs.actions.ORDER_MASKS`) in force from the first instruction, for
+        default_sizes: name of the sizes (`thp_env.machine.sizes`) in force from the first instruction, for
             VMAs that nobody decided about.
         environment: id of the environment it decides in: "thp_env/VmaOrder-v0" asks about one VMA at a time,
             "thp_env/VmaHints-v0" about all of them every window, "thp_env/FaultOrder-v0" at a fault,
@@ -75,7 +76,7 @@ def checked(policy: Any, told: str) -> Policy:
         PolicyError: naming what it lacks.
     """
     import thp_env
-    from thp_env.envs.actions import ORDER_MASKS
+    from thp_env.envs.arguments import order_mask
 
     for attribute in ("name", "source", "default_sizes", "environment"):
         if not isinstance(getattr(policy, attribute, None), str):
@@ -90,8 +91,10 @@ def checked(policy: Any, told: str) -> Policy:
     if policy.environment not in thp_env.ENVIRONMENTS:
         known = ", ".join(thp_env.ENVIRONMENTS)
         raise PolicyError(f"{told}: unknown environment {policy.environment!r}: one of {known}")
-    if policy.default_sizes not in ORDER_MASKS:
-        raise PolicyError(f"{told}: unknown default_sizes {policy.default_sizes!r}: one of {', '.join(ORDER_MASKS)}")
+    try:
+        order_mask("default_sizes", policy.default_sizes)
+    except ValueError as error:
+        raise PolicyError(f"{told}: {error}") from None
     if not isinstance(getattr(policy, "arguments", None), Mapping):
         raise PolicyError(f"{told}: a policy needs arguments, a dictionary: see thp_agents.policy.Policy")
     return policy
@@ -111,15 +114,18 @@ def find_policy(name: str) -> Policy:
         name: one of `policies()`; a trained one that ships, as AGENT#SEED; the .npz file of another;
             "sb3:model.zip", a model of Stable-Baselines3 (`learned/sb3_model.py`), read without running its pickles; or
             "my_module:MyPolicy", a class or function that makes one, from the current folder or from what is
-            installed. "+khugepaged_mthp" and "+shrinker" behind any name add those (`heuristics/add_ons.py`).
+            installed; any set of sizes, such as "16K+64K". "+khugepaged_mthp" and "+shrinker" behind any name add
+            those (`heuristics/add_ons.py`).
 
     Raises:
         PolicyError: for an unknown name, with the nearest known one, a broken file, or code that makes no policy.
     """
     from thp_agents.heuristics.add_ons import ADD_ONS, WithAddOn
+    from thp_agents.heuristics.kernel_settings import FORMER_NAMES, KernelSetting
     from thp_agents.learned import shipped
 
     known, trained = policies(), shipped()
+    name = FORMER_NAMES.get(name, name)
     if name in known:
         return known[name]()
     if name in trained or name.endswith(".npz"):
@@ -135,6 +141,12 @@ def find_policy(name: str) -> Policy:
     base, plus, add_on = name.rpartition("+")
     if plus and add_on in ADD_ONS:
         return WithAddOn(find_policy(base), add_on)
+    try:
+        sizes = sizes_of(orders_of(name))
+    except ValueError:
+        pass
+    else:
+        return known[sizes]() if sizes in known else KernelSetting(sizes, sizes, "Linux: these sizes enabled")
     hint = did_you_mean(name, [*known, *trained], ".")
     raise PolicyError(
         f"unknown policy {name!r}{hint} There are {', '.join(known)}, a .npz file, sb3:model.zip, or module:Class"

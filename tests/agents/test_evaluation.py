@@ -138,7 +138,7 @@ def test_a_program_without_decisions() -> None:
     b = ProgramBuilder("tiny")
     b.mmap("a", 4 * PAGE)
     b.touch("a", 0, 4 * PAGE)
-    run = evaluate_one(find_policy("all_sizes"), Instance(b.build(), MachineConfig(memory=32 * MIB)), 0, frames=3)
+    run = evaluate_one(find_policy("all"), Instance(b.build(), MachineConfig(memory=32 * MIB)), 0, frames=3)
     assert run.metrics["faults"] == 1
     assert run.reason == "done"
 

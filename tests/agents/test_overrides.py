@@ -56,7 +56,7 @@ def test_an_agent_that_does_nothing_is_the_heuristic_under_it(name: str) -> None
     under = evaluate_one(always("keep"), workload, 1)
     assert under.decisions == alone.decisions
     assert under.metrics == alone.metrics
-    assert evaluate_one(find_policy("all_sizes"), workload, 1).metrics != alone.metrics, "the heuristic acted"
+    assert evaluate_one(find_policy("all"), workload, 1).metrics != alone.metrics, "the heuristic acted"
 
 
 def test_the_heuristic_leaves_alone_what_got_sizes() -> None:

@@ -11,16 +11,12 @@ from gymnasium import spaces
 
 from thp_env.machine import layout
 from thp_env.machine.batch import Verb
+from thp_env.machine.sizes import SIZES, orders_of
 
 KEEP, SPLIT, COLLAPSE = "keep", "split", "collapse"
 
-ORDER_MASKS: dict[str, int] = {
-    "4K": 1,
-    **{f"{4 << order}K" if order < 8 else f"{(4 << order) >> 10}M": 1 << order for order in layout.ORDERS},
-    "16K+32K+64K": 1 << 2 | 1 << 3 | 1 << 4,
-    "all": layout.ORDERS_ALL & ~1,
-}
-"""Order masks by name. A fault gets the largest size of the mask that fits, and 4K when none does."""
+ORDER_MASKS: dict[str, int] = {name: orders_of(name) for name in ("4K", *SIZES, "16K+32K+64K", "all")}
+"""Order masks of the actions that give sizes. A fault gets the largest size that fits, and 4K when none does."""
 
 ACTIONS = (KEEP, *ORDER_MASKS, SPLIT, COLLAPSE)
 """The discrete actions on one VMA, in order."""

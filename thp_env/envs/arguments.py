@@ -8,8 +8,8 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from thp_env.envs.actions import ORDER_MASKS
 from thp_env.machine.batch import Question, Window
+from thp_env.machine.sizes import orders_of
 from thp_env.names import did_you_mean
 from thp_env.schema import fit
 
@@ -22,14 +22,12 @@ CHECKED_LATER = frozenset({"workload", "workloads", "size", "surroundings", "wei
 
 
 def order_mask(argument: str, name: str) -> int:
-    """Return the order mask of a named set of sizes.
+    """Return the order mask of a named set of sizes (`thp_env.machine.sizes`).
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: naming the argument, for what is none.
     """
-    if not isinstance(name, str) or name not in ORDER_MASKS:
-        raise ValueError(f"unknown {argument} {name!r}: one of {', '.join(ORDER_MASKS)}")
-    return ORDER_MASKS[name]
+    return orders_of(name, argument)
 
 
 def whole(argument: str, value: Any, most: int = 1 << 62) -> int:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, SupportsFloat
 import gymnasium
 import numpy as np
 
-from thp_env.envs.actions import ORDER_MASKS
 from thp_env.envs.arguments import order_mask
 from thp_env.envs.ends import REASONS
 from thp_env.envs.task import Task
@@ -21,6 +20,7 @@ from thp_env.envs.wrapping import ForwardingVectorWrapper
 from thp_env.machine import Machine, Status, layout
 from thp_env.machine.batch import Snapshot
 from thp_env.machine.prices import Prices, cost_terms, pending_cost
+from thp_env.machine.sizes import orders_of
 from thp_env.metrics import unfinished_cost
 from thp_env.traces import Program
 
@@ -78,7 +78,7 @@ def shadow_run(machine: Machine, setting: str, slices: int = 128, prices: Prices
     shadow.ask_orders("none")  # FaultOrder-v0's machines wait for an order at every fault
     for order in layout.ORDERS:
         shadow.set_thp(order, "always")
-    shadow.set_default_orders(ORDER_MASKS[setting])
+    shadow.set_default_orders(orders_of(setting))
     positions, costs = [], []
     status, slice_ps = Status.WINDOW, 100_000_000
     while True:
@@ -91,7 +91,7 @@ def shadow_run(machine: Machine, setting: str, slices: int = 128, prices: Prices
             del positions[1:-1:2], costs[1:-1:2]
             slice_ps *= 2
         status = shadow.run(until_ps=shadow.clock_ps + slice_ps, ignore_errors=True)
-    if status == Status.OOM and setting != "4K":
+    if status == Status.OOM and orders_of(setting) != 1:
         return shadow_run(machine, "4K", slices, prices)
     if status == Status.OOM:
         positions.append(float(starts[-1]))

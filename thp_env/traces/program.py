@@ -102,7 +102,8 @@ class Program:
 
     def __post_init__(self) -> None:
         """Keep what was given from being changed."""
-        dtypes: dict[str, Any] = {"ops": OP_DTYPE, "accesses": ACCESS_DTYPE, "bins": BIN_DTYPE, "alias_tables": np.uint32}
+        dtypes: dict[str, Any] = {"ops": OP_DTYPE, "accesses": ACCESS_DTYPE, "bins": BIN_DTYPE}
+        dtypes["alias_tables"] = np.uint32
         for name, dtype in dtypes.items():
             object.__setattr__(self, name, _frozen(name, getattr(self, name), np.dtype(dtype)))
         object.__setattr__(self, "seed", int(self.seed))

@@ -17,6 +17,7 @@ from thp_agents.policy import Policy, PolicyError, policies
 from thp_agents.records import Natural, Seed, converted
 from thp_env.archive import HEADER, Column, read_archive, read_header
 from thp_env.envs.actions import ACTION_SETS, ORDER_MASKS
+from thp_env.envs.arguments import order_mask
 from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS, KEPT, ORDERS
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.envs.renamed import current_names
@@ -211,6 +212,7 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
         try:
             network = NETWORKS[header.network](weights, header.activation)
             now = signature(made_for.environment, made_for.arguments, made_for.base)
+            order_mask("default_sizes", made_for.arguments.get("default_sizes", "never"))
         except PolicyError as error:
             raise PolicyError(f"{path}: {error}") from None
         except KeyError as error:
@@ -219,9 +221,6 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
             raise FileError(str(error)) from None
         if now != raw["signature"]:
             raise PolicyError(f"{path}: made for other observations or actions; train it again")
-        sizes = made_for.arguments.get("default_sizes", "4K")
-        if sizes not in ORDER_MASKS:
-            raise PolicyError(f"{path}: its default_sizes {sizes!r} is no name of sizes")
         widths = {key: len(names) for key, names in now["seen"].items()}
         wanted = sum(widths.values()) - widths.get("present", 0), len(now["actions"])
         if network.shape != wanted:

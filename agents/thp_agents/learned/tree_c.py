@@ -15,6 +15,7 @@ from thp_env.envs.actions import ORDER_MASKS
 from thp_env.envs.fault_order import ORDERS
 from thp_env.envs.observation import Field
 from thp_env.machine import layout
+from thp_env.machine.sizes import orders_of
 
 
 def c_source(policy: LearnedPolicy) -> str:
@@ -207,6 +208,6 @@ def _vma_hook(default_sizes: str) -> dict[str, str]:
         "decide": f"""
 	(void)vma;
 	(void)type;
-	return thp_order(found ? *found : 0x{ORDER_MASKS[default_sizes]:x}, orders);
+	return thp_order(found ? *found : 0x{orders_of(default_sizes):x}, orders);
 """,
     }
