@@ -6,6 +6,8 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import cache, partial
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from thp_agents.view import KernelView
 
 KINDS = ("heuristic", "learned")
+
+GROUP = "thp_agents.policies"
+"""Entry points of other packages' policies: the name of each, and module:Class."""
 
 
 class PolicyError(ValueError):
@@ -101,10 +106,27 @@ def checked(policy: Any, told: str) -> Policy:
 
 
 def policies() -> dict[str, Callable[[], Policy]]:
-    """Return a maker for each policy that needs no file, by name."""
+    """Return a maker for each policy that needs no file, by name.
+
+    Raises:
+        PolicyError: when two packages offer a policy of one name.
+    """
     from thp_agents.heuristics import POLICIES
 
-    return dict(POLICIES)
+    return {**POLICIES, **_plugged_in(tuple(POLICIES))}
+
+
+@cache
+def _plugged_in(own: tuple[str, ...]) -> dict[str, Callable[[], Policy]]:
+    """Return the policies of other packages, which name them in the entry points of group `GROUP`."""
+    places = dict.fromkeys(own, "thp_agents.heuristics")
+    makers: dict[str, Callable[[], Policy]] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        if entry.name in places:
+            raise PolicyError(f"two policies are called {entry.name}: in {places[entry.name]} and in {entry.value}")
+        places[entry.name] = entry.value
+        makers[entry.name] = partial(_imported, entry.value)
+    return makers
 
 
 def find_policy(name: str) -> Policy:

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Discrete
 
 from thp_env.envs.env import ThpEnv
 from thp_env.machine import Machine, OrderQuestion, Verb, Vma, layout
@@ -62,13 +61,7 @@ class KernelView:
     @property
     def no_op(self) -> Any:
         """The action that changes nothing: at a fault, the largest order that is allowed."""
-        task = self._env.task
-        if hasattr(task, "modes"):
-            return task.modes[0].copy()
-        if hasattr(task, "waiting"):
-            return int(np.flatnonzero(self.masks)[-1])
-        space = self._env.action_space
-        return 0 if isinstance(space, Discrete) else np.zeros(space.shape, np.int64)
+        return self._env.task.no_op(0)
 
     @property
     def vma(self) -> Vma | None:

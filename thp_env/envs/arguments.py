@@ -15,6 +15,8 @@ from thp_env.schema import fit
 
 WINDOW_MS_MAX = 1e9
 """Simulated milliseconds, 11 days: a machine's clock lasts 106."""
+OPTIONS = ("default_sizes", "workload", "size", "surroundings", "weights")
+"""What `reset(options=...)` takes."""
 SHARED = ("workload", "reward")
 """Arguments of every environment that may stand without their names."""
 CHECKED_LATER = frozenset({"workload", "workloads", "size", "surroundings", "weights", "max_episode_steps"})
@@ -79,7 +81,7 @@ def check_arguments(makers: Sequence[Callable[..., Any]], named: Mapping[str, An
     for maker in reversed(makers):
         hints = get_type_hints(maker, include_extras=True)
         parameters = inspect.signature(maker).parameters.values()
-        known |= {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY or p.name in SHARED}
+        known |= {p.name: hints.get(p.name, Any) for p in parameters if p.kind is p.KEYWORD_ONLY or p.name in SHARED}
     for name, value in named.items():
         if name not in known:
             hint = did_you_mean(name, known).removeprefix("; ")

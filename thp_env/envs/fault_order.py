@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,18 @@ class FaultOrderTask(Task):
             for values in seen.values():
                 values[~waits] = 0.0
         return {**seen, **super().observation(which)}
+
+    def no_op(self, i: int) -> int:
+        """The largest order that is allowed, as the kernel takes without an agent."""
+        return int(np.flatnonzero(self.masks()[i])[-1])
+
+    @classmethod
+    def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+        """What a learned policy sees of a fault, and the orders."""
+        names = {"fault": list(FAULT_FIELDS), "system": list(SYSTEM_FIELDS), "vma": list(KEPT)}
+        if arguments.get("hook") == "address":
+            names = {"block": list(BLOCK_FIELDS), **names}
+        return names, [f"order {order}" for order in ORDERS]
 
     def masks(self) -> np.ndarray:
         """Which orders are allowed, shape (N, 9); by address also which fit somewhere in the block."""

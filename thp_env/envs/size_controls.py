@@ -56,6 +56,10 @@ class SizeControlsTask(Task):
         sizes = size_observation(now, last, self.modes[which], self.hardware[which])
         return {"sizes": sizes, **super().observation(which)}
 
+    def no_op(self, i: int) -> np.ndarray:
+        """What is set."""
+        return self.modes[i].copy()
+
     def masks(self) -> np.ndarray:
         """Every setting is possible, shape (N, 24)."""
         return np.ones((len(self.batch), len(layout.ORDERS) * len(MODES)), np.int8)

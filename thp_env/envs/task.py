@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from gymnasium import spaces
 
-from thp_env.envs.arguments import check_arguments, order_mask, whole, window_of
+from thp_env.envs.arguments import OPTIONS, check_arguments, order_mask, whole, window_of
 from thp_env.envs.ends import ENDED, REASONS, End, end_of, summary  # noqa: F401 -- REASONS: part of the task's face
 from thp_env.envs.observation import SYSTEM_FIELDS, system_observation
 from thp_env.envs.reward import RewardFunction, batch_terms, resolve_reward
@@ -150,6 +150,15 @@ class Task(ABC):
     @abstractmethod
     def masks(self) -> np.ndarray:
         """Return which actions can have an effect, int8."""
+
+    def no_op(self, i: int) -> Any:
+        """Return the action of a machine that changes nothing."""
+        return 0 if isinstance(self.action_space, spaces.Discrete) else np.zeros(self.action_space.shape, np.int64)
+
+    @classmethod
+    def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]] | None:
+        """Return the names of what is seen, by part, and of the actions; None where learned policies do not decide."""
+        return None
 
     def observation(self, which: np.ndarray | slice) -> dict[str, np.ndarray]:
         """Return what there is to see of some machines."""
@@ -386,7 +395,3 @@ class Task(ABC):
         """Put the machines into a batch of their own."""
         accounts = WeakValueDictionary(state["accounts"])
         vars(self).update(state, batch=Batch(*state["batch"]), accounts=accounts)
-
-
-OPTIONS = ("default_sizes", "workload", "size", "surroundings", "weights")
-"""What `reset(options=...)` takes."""

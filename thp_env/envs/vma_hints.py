@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,13 @@ class VmaHintsTask(VmaTask):
                 "system": spaces.Box(0.0, 1.0, (len(SYSTEM_FIELDS),), np.float32),
             }
         )
+
+    @classmethod
+    def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+        """What a learned policy sees of every slot, and what it may do with each."""
+        fields = list(VMA_FIELDS)
+        names = {"other": fields, "present": ["present"], "system": list(SYSTEM_FIELDS), "vmas": fields}
+        return names, cls.action_names(arguments)
 
     def observation(self, which: np.ndarray | slice) -> dict[str, np.ndarray]:
         """Every slot, the sum of the VMAs without one, and the system."""

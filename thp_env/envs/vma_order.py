@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,11 @@ class VmaOrderTask(VmaTask):
     def observation(self, which: np.ndarray | slice) -> dict[str, np.ndarray]:
         """The VMA asked about, and the system."""
         return {"vma": self.vma_observation(self.smaps[which, 0], which), **super().observation(which)}
+
+    @classmethod
+    def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+        """What a learned policy sees of a VMA, and what it may do."""
+        return {"system": list(SYSTEM_FIELDS), "vma": list(VMA_FIELDS)}, cls.action_names(arguments)
 
     def run(self, active: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Snapshot]:
         """Run, and remember what was asked about before."""

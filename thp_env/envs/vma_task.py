@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,11 @@ class VmaTask(Task):
         self.action_set, self.actions = action_set, ACTION_SETS[action_set]
         self.advised = order_mask("advised", advised)
         super().__init__(*arguments, **named)
+
+    @staticmethod
+    def action_names(arguments: Mapping[str, Any]) -> list[str]:
+        """Return the names of the actions on one VMA."""
+        return list(ACTION_SETS.get(arguments.get("action_set", "orders"), ACTION_SETS["orders"]).names)
 
     def prepare(self, i: int, machine: Machine, default_orders: int) -> None:
         """Set sysfs: every size on and order masks deciding, or the advised sizes for those who ask."""

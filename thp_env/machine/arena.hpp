@@ -4,8 +4,9 @@
 
 namespace thp {
 
-// X(name, record, capacity) makes an array of which the machine has a pointer, of the array's name; VIEW one that it
-// sees through something else. In the order of the arena. `config`, `program` and `frames` are what it is built from.
+// X(name, record, capacity) makes an array of which the machine has a pointer, of the array's name; VIEW one
+// that it sees through something else. In the order of the arena. `config`, `program` and `frames` are what
+// it is built from.
 #define THP_ARENA(X, VIEW)                                                                                   \
     VIEW(pages, page, frames)                                                                                \
     /* The records of the first pages of page blocks. */                                                     \

@@ -7,6 +7,7 @@ which also copies the pages that are there; and evicting the pages of reservatio
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,3 +54,10 @@ class Quicksilver(Policy):
                 else:
                     self.failed.pop(block, None)
         return view.no_op
+
+
+POLICIES = {
+    f"quicksilver_{mode}_{pages}": partial(Quicksilver, mode, pages)
+    for mode, pages in (("sync", 1), ("sync", 64), ("async", 64), ("async", 256))
+}
+"""The four of the paper."""

@@ -10,16 +10,15 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 
 from thp_agents.learned.config import check_own_arguments
 from thp_agents.learned.networks import ACTIVATIONS, NETWORKS, Network
 from thp_agents.policy import Policy, PolicyError, policies
 from thp_agents.records import Natural, Seed, converted
 from thp_env.archive import HEADER, Column, read_archive, read_header
-from thp_env.envs.actions import ACTION_SETS, ORDER_MASKS
+from thp_env.envs.actions import ORDER_MASKS
 from thp_env.envs.arguments import order_mask
-from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS, KEPT, ORDERS
-from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.envs.renamed import current_names
 from thp_env.files import whole_file
 from thp_env.reading import FileError, reading
@@ -67,8 +66,6 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
     signature: Signature
     meta: HowTrained
 
-_SYSTEM, _VMA = list(SYSTEM_FIELDS), list(VMA_FIELDS)
-
 
 def signature(environment: str, arguments: dict[str, Any], base: str = "") -> dict[str, Any]:
     """Return what a network of an environment sees and chooses from, by name; a change of it makes files foreign.
@@ -81,19 +78,11 @@ def signature(environment: str, arguments: dict[str, Any], base: str = "") -> di
     Raises:
         PolicyError: when learned policies do not decide in this environment, or not on top of this heuristic.
     """
-    seen: dict[str, list[str]]
-    actions: list[str] = list(ACTION_SETS.get(arguments.get("action_set", "orders"), ACTION_SETS["orders"]).names)
-    if environment == "thp_env/VmaOrder-v0":
-        seen = {"system": _SYSTEM, "vma": _VMA}
-    elif environment == "thp_env/VmaHints-v0":
-        seen = {"other": _VMA, "present": ["present"], "system": _SYSTEM, "vmas": _VMA}
-    elif environment == "thp_env/FaultOrder-v0":
-        seen = {"fault": list(FAULT_FIELDS), "system": _SYSTEM, "vma": list(KEPT)}
-        if arguments.get("hook") == "address":
-            seen = {"block": list(BLOCK_FIELDS), **seen}
-        actions = [f"order {order}" for order in ORDERS]
-    else:
-        raise PolicyError(f"learned policies decide in VmaOrder-v0, VmaHints-v0 and FaultOrder-v0, not {environment!r}")
+    made: Any = load_env_creator(ENVIRONMENTS[environment])
+    names = made.task_class.signature(arguments)
+    if names is None:
+        raise PolicyError(f"learned policies do not decide in {environment}")
+    seen, actions = names
     made_for = {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
     if not base:
         return made_for
