@@ -100,7 +100,7 @@ SYSTEM_FIELDS = {
 
 SIZE_FIELDS = {
     "setting": Field("0 never, 0.5 madvise, 1 always", "setting / 2", 0, "setting"),
-    "slot_ids": Field("anonymous memory in folios of this size", "share of memory", 0, "slot_ids", "memory"),
+    "held": Field("anonymous memory in folios of this size", "share of memory", 0, "held", "memory"),
     "faults": Field("faults of the last window that got it", "faults", 16, "faults"),
     "fallbacks": Field("faults of the last window that wanted it in vain", "faults", 16, "fallbacks"),
     "splits": Field("folios of it split in the last window", "folios", 16, "splits"),
@@ -234,7 +234,7 @@ def system_observation(now: Snapshot, last: Snapshot, hardware: np.ndarray, pmu_
     return _system(q)
 
 
-_sizes = Fields(SIZE_FIELDS, ("setting", "slot_ids", "faults", "fallbacks", "splits", "partial", "memory"))
+_sizes = Fields(SIZE_FIELDS, ("setting", "held", "faults", "fallbacks", "splits", "partial", "memory"))
 
 
 def size_observation(now: Snapshot, last: Snapshot, modes: np.ndarray, hardware: np.ndarray) -> np.ndarray:
