@@ -7,12 +7,12 @@ A test fails when a page is not what this writes.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
+from pages import collapsing, unmapping
+from pages import rules as kernel_rules
 from thp_agents.heuristics import POLICIES, add_ons
 from thp_agents.profile import from_json
 from thp_agents.profile_report import claims_table, summary_table, verdict, workload_table
@@ -72,16 +72,6 @@ def environment(env_id: str, entry_point: str) -> str:
     return "\n".join(page)
 
 
-def beside(name: str) -> Any:
-    """Return the module of a name in this folder."""
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def costs() -> str:
     """Return the page of the clock table and the price table."""
     rows = [
@@ -89,7 +79,6 @@ def costs() -> str:
         for name, c in COSTS.items()
     ]
     prices = Prices()
-    unmapping, collapsing = beside("unmapping"), beside("collapsing")
     sizes = tuple(unmapping.name(size) for size in unmapping.SIZES)
     return f"""{MADE}
 # What things cost
@@ -113,7 +102,7 @@ TLB sizes, walk penalties and their sources are with the cores, in `thp_env/mach
 What allocators give back decides which folio size is best, so this is checked first. 2 MiB are mapped by folios of one
 size (rows); MADV_DONTNEED takes a granule from the start (columns). In the last column the deferred-split shrinker
 then splits the folio that lost 4K. Simulated µs, and in brackets what Linux took, where that was measured
-(`tests/data/costs.csv`, `docs/unmapping.py`).
+(`tests/data/costs.csv`, `docs/pages/unmapping.py`).
 
 {table(("folio", *sizes, "split later"), unmapping.rows())}
 
@@ -158,7 +147,7 @@ def per_page(content: int) -> str:
 
 def rules() -> str:
     """Return the page of the kernel's rules."""
-    return beside("rules").page()
+    return kernel_rules.page()
 
 
 def fragmentation() -> str:

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from support.docs import DOCS, module
+from support.docs import DOCS, build
 from thp_agents.cli import parser
 
 from thp_env.machine import Machine, MachineConfig, Status
@@ -24,7 +24,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def test_pages_made_from_the_code_are_up_to_date() -> None:
-    made = module("build").pages()
+    made = build().pages()
     names = {p.relative_to(DOCS).as_posix() for p in made}
     assert names >= {"reference/costs.md", "reference/environments/vma_order.md"}
     for path, text in made.items():

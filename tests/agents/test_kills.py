@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,11 @@ pytestmark = pytest.mark.full
 COMMAND = Path(sys.executable).with_name("thp-env")
 KILLS = 25
 SOON = 30  # seconds, on a machine that is busy
+
+
+def heed() -> None:
+    """Let ctrl-C work in a child, which inherits that a shell's background jobs ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def whole(folder: Path, *words: str) -> float:
@@ -41,10 +47,13 @@ def kill_at_random(folder: Path, seconds: float, seed: int, words: Callable[[], 
     counts: dict[str, int] = {}
     for _ in range(KILLS):
         process = subprocess.Popen([COMMAND, *words()], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   text=True, start_new_session=True)  # fmt: skip
-        time.sleep(rng.uniform(0, seconds))
+                                   text=True, start_new_session=True, preexec_fn=heed)  # fmt: skip
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0, seconds))
         number = signal.Signals(rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
-        if number == signal.SIGINT:
+        if process.poll() is not None:
+            pass
+        elif number == signal.SIGINT:
             os.killpg(process.pid, number)  # as a terminal does
         else:
             process.send_signal(number)
@@ -71,16 +80,16 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("algorithm", ["bandit", "MaskablePPO", "rollouts"])
 def test_a_training(folder: Path, algorithm: str) -> None:
     toml = f'algorithm = "{algorithm}"\nworkloads = ["small.npz"]\nenvs = 2\nnet_arch = [8]\n'
-    toml += "steps = 2000\ncheckpoint = 100\n" + ("[hyperparameters]\ntried = 2\n" * (algorithm == "rollouts"))
+    toml += "steps = 300\ncheckpoint = 50\n" + ("[hyperparameters]\ntried = 2\n" * (algorithm == "rollouts"))
     (folder / "it.toml").write_text(toml)
-    train = ["train", "--agent", "it.toml", "--quiet"]
+    train = ["train", "--agent", "it.toml", "--quiet", "--threads", "1"]
     seconds = whole(folder, *train, "--folder", "runs/whole", "--out", "whole.npz")
     kept = folder / "runs/it-0"
 
     def words() -> list[str]:
         return [*train, "--resume"] if list(kept.glob("checkpoint.*")) else train
 
-    print(algorithm, kill_at_random(folder, seconds, 1, words))
+    print(algorithm, kill_at_random(folder, seconds, 1, words), flush=True)
     whole(folder, *words())
     assert load_policy(folder / "runs/it-0.npz").environment == load_policy(folder / "whole.npz").environment
 
@@ -90,7 +99,7 @@ def test_a_search(folder: Path) -> None:
     (folder / "it.toml").write_text('algorithm = "bandit"\nworkloads = ["small.npz"]\nenvs = 1\nsteps = 8\n')
     tune = ["tune", "--agent", "it.toml", "--quiet", "--seconds", "1", "--trials", "3"]
     seconds = whole(folder, *tune, "--out", "whole.trials.json")
-    print("tune", kill_at_random(folder, seconds, 2, lambda: tune))
+    print("tune", kill_at_random(folder, seconds, 2, lambda: tune), flush=True)
     whole(folder, *tune)
     assert (folder / "it.trials.json").read_text() == (folder / "whole.trials.json").read_text()
 
@@ -108,7 +117,7 @@ def test_an_evaluation(folder: Path) -> None:
             (folder / "s.jsonl").unlink()
         return kept
 
-    print("evaluate", kill_at_random(folder, seconds, 3, anew))
+    print("evaluate", kill_at_random(folder, seconds, 3, anew), flush=True)
     whole(folder, *kept)
     assert (folder / "s.csv").read_bytes() == (folder / "whole.csv").read_bytes()
 
@@ -123,5 +132,5 @@ def test_a_recording(folder: Path) -> None:
         assert load_program(folder / "it.npz").work.sum() > 0
         return record
 
-    print("record", kill_at_random(folder, seconds, 4, words))
+    print("record", kill_at_random(folder, seconds, 4, words), flush=True)
     words()

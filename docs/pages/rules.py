@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CORE = ROOT / "thp_env" / "machine"
 RULE = re.compile(r"^([RX]\d+) +(.*)$")
 MENTION = re.compile(r"\b([RX])(\d+)(?:-[RX]?(\d+))?\b")
@@ -70,7 +70,7 @@ def page() -> str:
     """Return the page."""
     names, where = scenarios(), mentions()
     out = [INTRO]
-    for line in (ROOT / "docs" / "rules.txt").read_text().splitlines()[1:]:
+    for line in (ROOT / "docs" / "pages" / "rules.txt").read_text().splitlines()[1:]:
         if line.startswith("## "):
             out.append(f"\n## {line[3:].split('. ', 1)[1].split(' (')[0].rstrip('.')}\n")
         elif match := RULE.match(line):
