@@ -193,3 +193,12 @@ def test_a_policy_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(PolicyError, match="cannot write"):
             save_policy(network(), path)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder.npz"], "nothing half-written"
+
+
+def test_names_of_arguments_in_files_of_version_0_1_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "agent.npz"
+    save_policy(network(), path)
+    made_for(path, arguments={"default": "16K", "interface": "orders"})
+    read = load_policy(path)
+    assert read.arguments == {"default_sizes": "16K", "action_set": "orders"}
+    assert read.default_sizes == "16K"
