@@ -61,6 +61,7 @@ LEARNED_POLICIES = ("config", "hyperparameters", "networks", "policy_file", "sb3
 LAYERS = (
     ("policy", "view", "records", "files", "refusals"),
     ("heuristics",),
+    ("plug_ins",),
     ("learned", *(f"learned.{name}" for name in LEARNED_POLICIES)),  # what runs a trained policy
     ("catalogue",),
     ("evaluation",),

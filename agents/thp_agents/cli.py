@@ -65,11 +65,11 @@ def _policies(args: argparse.Namespace) -> int:
     from types import SimpleNamespace
 
     from thp_agents.catalogue import find_policy
-    from thp_agents.heuristics.registry import heuristics
     from thp_agents.learned import shipped
+    from thp_agents.plug_ins import policies
 
     fields = {"name": 28, "kind": 10, "source": 0}
-    known = {name: find_policy(name) for name in (*heuristics(), *shipped())}
+    known = {name: find_policy(name) for name in (*policies(), *shipped())}
     rows = (SimpleNamespace(name=name, kind=p.kind, source=p.source) for name, p in known.items())
     return _list(rows, fields, tuple(fields), args.json)
 

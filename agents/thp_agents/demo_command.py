@@ -15,7 +15,7 @@ from thp_agents.learned.training import train
 
 DEMO_TRAINING = ("hot_island", "alloc_purge", "kernel_build")
 DEMO_CASE = Case("sqlite_memory", "small", 0)
-DEMO_POLICIES = ("never", "64K", "16K_32K_64K", "linux_6_18", "all_sizes", "mthp_autopilot")
+DEMO_POLICIES = ("never", "64K", "16K+32K+64K", "linux_6_18", "all", "mthp_autopilot")
 
 
 def run(args: argparse.Namespace, command: str) -> int:

@@ -23,8 +23,8 @@ from thp_agents.evaluation.scores import NEVER
 from thp_agents.evaluation.store import Store
 from thp_agents.evaluation.suites import Case, cases, workload_of
 from thp_agents.files import writable
-from thp_agents.heuristics.registry import heuristics
 from thp_agents.learned import shipped
+from thp_agents.plug_ins import policies
 from thp_agents.policy import Policy, PolicyError
 from thp_env.machine.behaviour import BEHAVIOUR
 from thp_env.workload import find
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 def participants(specs: Sequence[str]) -> list[Entry]:
     """Return the policies that take part: those named, or all, and always `NEVER`."""
-    found = entries_of(list(specs) or [*heuristics(), *shipped()])
+    found = entries_of(list(specs) or [*policies(), *shipped()])
     return found if NEVER in (e.name for e in found) else [*entries_of([NEVER]), *found]
 
 

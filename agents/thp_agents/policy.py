@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from thp_agents.view import View
+    from thp_agents.view import KernelView
 
 KINDS = ("heuristic", "learned")
 
@@ -26,29 +26,29 @@ class Policy:
         name: unique.
         kind: "heuristic" or "learned".
         source: where the algorithm is from.
-        default: name of the sizes (`thp_env.envs.actions.ORDER_MASKS`) in force from the first instruction, for
+        default_sizes: name of the sizes (`thp_env.machine.sizes`) in force from the first instruction, for
             VMAs that nobody decided about.
         environment: id of the environment it decides in: "thp_env/VmaOrder-v0" asks about one VMA at a time,
             "thp_env/VmaHints-v0" about all of them every window, "thp_env/FaultOrder-v0" at a fault,
             "thp_env/SizeControls-v0" about the whole system.
-        arguments: that the environment is made with (`window_ms`, `scan_share`, `interface`, ...).
+        arguments: that the environment is made with (`window_ms`, `scan_share`, `action_set`, ...).
     """
 
     name = ""
     kind = "heuristic"
     source = ""
-    default = "4K"
+    default_sizes = "4K"
     environment = "thp_env/VmaOrder-v0"
     arguments: Mapping[str, Any] = {}
 
-    def reset(self, view: View) -> None:
-        """Begin a new run; switches of the kernel can be set here (`View.set_thp`, ...).
+    def reset(self, view: KernelView) -> None:
+        """Begin a new run; switches of the kernel can be set here (`KernelView.set_thp`, ...).
 
         Args:
             view: of the machine, which stands before the first decision; the same one for the whole run.
         """
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Return an action of the environment.
 
         Args:
@@ -70,9 +70,9 @@ def checked(policy: Any, told: str) -> Policy:
         PolicyError: naming what it lacks.
     """
     import thp_env
-    from thp_env.envs.actions import ORDER_MASKS
+    from thp_env.envs.arguments import order_mask
 
-    for attribute in ("name", "source", "default", "environment"):
+    for attribute in ("name", "source", "default_sizes", "environment"):
         if not isinstance(getattr(policy, attribute, None), str):
             raise PolicyError(f"{told}: a policy needs {attribute}, a text: see thp_agents.policy.Policy")
     if not policy.name:
@@ -85,8 +85,10 @@ def checked(policy: Any, told: str) -> Policy:
     if policy.environment not in thp_env.ENVIRONMENTS:
         known = ", ".join(thp_env.ENVIRONMENTS)
         raise PolicyError(f"{told}: unknown environment {policy.environment!r}: one of {known}")
-    if policy.default not in ORDER_MASKS:
-        raise PolicyError(f"{told}: unknown default {policy.default!r}: one of {', '.join(ORDER_MASKS)}")
+    try:
+        order_mask("default_sizes", policy.default_sizes)
+    except ValueError as error:
+        raise PolicyError(f"{told}: {error}") from None
     if not isinstance(getattr(policy, "arguments", None), Mapping):
         raise PolicyError(f"{told}: a policy needs arguments, a dictionary: see thp_agents.policy.Policy")
     return policy

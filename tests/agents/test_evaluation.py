@@ -19,7 +19,7 @@ from thp_agents.evaluation.results import PolicyRow, Results, RunRow
 from thp_agents.evaluation.run import compare, entries_of, entry
 from thp_agents.evaluation.tables import COLUMNS, figures, format_table, lead, write_csv
 from thp_agents.files import write_text
-from thp_agents.heuristics.registry import heuristics
+from thp_agents.plug_ins import policies
 from thp_agents.policy import Policy, PolicyError
 
 from thp_env.machine import MachineConfig
@@ -105,7 +105,7 @@ FAULTY = {
     "fraction": Scripted("fraction", decide=lambda *a: 1.5),
     "nothing": Scripted("nothing", decide=lambda *a: None),
     "a name": Scripted("a name", decide=lambda *a: "2M"),
-    "default": Scripted("default", default="3K"),
+    "default": Scripted("default", default_sizes="3K"),
 }
 REASONS = {"raises": "out of ideas", "fails in reset": "out of ideas", "too large": "14", "negative": "-1",
            "default": "'3K'"}  # fmt: skip
@@ -143,7 +143,7 @@ def test_a_program_without_decisions() -> None:
     b = ProgramBuilder("tiny")
     b.mmap("a", 4 * PAGE)
     b.touch("a", 0, 4 * PAGE)
-    run = evaluate_one(find_policy("all_sizes"), Instance(b.build(), MachineConfig(memory=32 * MIB)), 0, frames=3)
+    run = evaluate_one(find_policy("all"), Instance(b.build(), MachineConfig(memory=32 * MIB)), 0, frames=3)
     assert run.metrics["faults"] == 1
     assert run.reason == "done"
 
@@ -260,8 +260,8 @@ def test_files_appear_whole_or_not_at_all(runs: list[Run], tmp_path: Path) -> No
 
 
 def test_all_policies_rank_alike_twice() -> None:
-    first, _ = compare([make() for make in heuristics().values()], [small_program(7)], quiet=True)
-    second, _ = compare([make() for make in reversed(heuristics().values())], [small_program(7)], quiet=True)
+    first, _ = compare([make() for make in policies().values()], [small_program(7)], quiet=True)
+    second, _ = compare([make() for make in reversed(policies().values())], [small_program(7)], quiet=True)
     assert figures(first) == figures(second)
 
 

@@ -10,7 +10,7 @@ from thp_agents.catalogue import find_policy
 from thp_agents.evaluation.episode import evaluate_one
 from thp_agents.heuristics import registry
 from thp_agents.heuristics.linux_6_18 import SETTINGS
-from thp_agents.heuristics.registry import heuristics, register
+from thp_agents.plug_ins import policies, register
 from thp_agents.policy import Policy, PolicyError
 
 from thp_env.envs.actions import ORDER_MASKS
@@ -56,9 +56,9 @@ def at_the_end(name: str, instance: Instance) -> set[int]:
 
 
 def test_khugepaged_runs_under_every_setting_that_has_2m() -> None:
-    for name in ("always_2M", "all_sizes", "linux_6_18"):
+    for name in ("2M", "all", "linux_6_18"):
         assert 9 in at_the_end(name, grown()), name
-    for name in ("always_2M_no_khugepaged", "all_sizes_no_khugepaged"):
+    for name in ("2M_no_khugepaged", "all_no_khugepaged"):
         assert 9 not in at_the_end(name, grown()), name
 
 
@@ -74,11 +74,11 @@ def test_linux_618_is_2m_always_with_all_defaults() -> None:
     assert SETTINGS["khugepaged/max_ptes_none"] == 511
     assert SETTINGS["khugepaged/max_ptes_swap"] == 64
     assert SETTINGS["khugepaged/max_ptes_shared"] == 256
-    runs = [evaluate_one(find_policy(name), grown(), 0) for name in ("linux_6_18", "always_2M")]
+    runs = [evaluate_one(find_policy(name), grown(), 0) for name in ("linux_6_18", "2M")]
     assert runs[0].metrics == runs[1].metrics
 
 
-@pytest.mark.parametrize("name", sorted(heuristics()))
+@pytest.mark.parametrize("name", sorted(policies()))
 def test_a_name_is_the_policys_own_and_its_environment_is_there(name: str) -> None:
     policy = find_policy(name)
     assert policy.name == name
@@ -103,4 +103,4 @@ def test_a_new_policy_needs_no_edit_elsewhere(monkeypatch: pytest.MonkeyPatch) -
         name, source = "mine", "a test"
 
     assert isinstance(find_policy("mine"), Mine)
-    assert "mine" in heuristics()
+    assert "mine" in policies()

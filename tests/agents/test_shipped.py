@@ -8,9 +8,9 @@ import pytest
 from thp_agents.catalogue import find_policy
 from thp_agents.cli import parser
 from thp_agents.evaluation.choice import load_choice
-from thp_agents.heuristics.registry import heuristics
 from thp_agents.learned import shipped
 from thp_agents.learned.config import AgentConfig, load_config
+from thp_agents.plug_ins import policies
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -31,4 +31,4 @@ def test_the_headline_agent_has_five_trainings() -> None:
     choice = load_choice()
     assert choice is not None
     assert sum(name.startswith(f"{choice.headline}#") for name in shipped()) >= 5
-    assert choice.reference in heuristics()
+    assert choice.reference in policies()

@@ -18,9 +18,9 @@ from thp_agents.evaluation.reference import FOLDER, Outcome, Reference
 from thp_agents.evaluation.search import finish
 from thp_agents.evaluation.suites import Case, digest, fixed_workload, instance_of
 from thp_agents.evaluation.what_ifs import costs_of, follower
-from thp_agents.heuristics.registry import heuristics
 from thp_agents.learned.policy_file import LearnedPolicy
-from thp_agents.view import View
+from thp_agents.plug_ins import policies
+from thp_agents.view import KernelView
 from thp_env.envs.actions import ACTIONS
 from thp_env.envs.vma_order import VmaOrderEnv
 from thp_env.machine.behaviour import BEHAVIOUR
@@ -30,7 +30,7 @@ from thp_env.workload import Workload
 ARGUMENTS: dict[str, Any] = {"scan_share": 0, "window_ms": 20.0, "window_faults": 128, "idle": True}
 """Of VmaOrder-v0: windows as short as the utilisation rule's, and VMAs that have no faults are asked about too."""
 
-BASES = ("never", "64K", "16K_32K_64K", "always_2M", "all_sizes", "collapse_everywhere", "utilisation")
+BASES = ("never", "64K", "16K+32K+64K", "2M", "all", "collapse_everywhere", "utilisation")
 """Heuristics that decide what is not tried, each on the sizes that it begins with."""
 
 DECISIONS = 8
@@ -55,7 +55,7 @@ def solve(case: Case) -> Outcome:
     telling = plays[base].telling
     chosen = set(sorted(range(len(telling)), key=lambda i: (-telling[i], i))[:DECISIONS])
     env, policy = _begin(base, workload, case.seed)
-    view, number, choices = View(env), 0, {"base": base}
+    view, number, choices = KernelView(env), 0, {"base": base}
     over = False
     while not over:
         action = 0
@@ -73,19 +73,19 @@ def solve(case: Case) -> Outcome:
 
 
 def _begin(base: str, workload: Workload, seed: int) -> tuple[VmaOrderEnv, LearnedPolicy]:
-    policy = follower(base, {**ARGUMENTS, "default": heuristics()[base]().default})
+    policy = follower(base, {**ARGUMENTS, "default_sizes": policies()[base]().default_sizes})
     env: VmaOrderEnv = environment(policy, workload)  # type: ignore[assignment]
     env.reset(seed=seed)
-    policy.reset(View(env))
+    policy.reset(KernelView(env))
     return env, policy
 
 
 def _play(base: str, workload: Workload, seed: int) -> _Playthrough:
     env, policy = _begin(base, workload, seed)
-    view, telling, over = View(env), list[float](), False
+    view, telling, over = KernelView(env), list[float](), False
     while not over:
         if (vma := env.vma) is not None:
-            telling.append(vma.pages * (1.0 if env.task.rows["asked"][0, 0] else FIRST))
+            telling.append(vma.pages * (1.0 if env.task.smaps["asked"][0, 0] else FIRST))
         policy.leave(0, {}, view)
         _, _, over, _, _ = env.step(0)
     return _Playthrough(finish(env.task.batch[0])[0]["total_ns"], telling)

@@ -15,7 +15,7 @@ import numpy as np
 from thp_agents.evaluation.search import finish
 from thp_agents.learned.networks import Forest
 from thp_agents.learned.policy_file import LearnedPolicy, signature
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.envs.actions import ACTIONS
 from thp_env.envs.task import REASONS
 from thp_env.envs.vma_order import VmaOrderEnv
@@ -56,10 +56,10 @@ def cost_of(env: VmaOrderEnv, state: Mapping[str, Any], policy: LearnedPolicy, a
         action: of VmaOrder-v0.
     """
     env.task.restore_state(0, state)
-    view = View(env)
+    view = KernelView(env)
     while env.task.status[0] not in REASONS:
         policy.leave(action, {}, view)
-        env.task.go_on(np.array([action]))
+        env.task.step_unpaid(np.array([action]))
         action = 0
     return finish(env.task.batch[0])[0]["total_ns"]
 

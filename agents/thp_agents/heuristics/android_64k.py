@@ -11,20 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 
 
-@register
 class Android64K(Policy):
     """The same for every VMA."""
 
     name = "android_64K"
     source = "Android 16: hugepages-64kB/enabled=always, all else never; B. Song, linux-mm"
-    default = "64K"
+    default_sizes = "64K"
     arguments = {"scan_share": 0}  # noqa: RUF012
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Keep what is set."""
         return view.no_op

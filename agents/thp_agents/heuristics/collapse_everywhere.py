@@ -7,10 +7,8 @@ that last failed. A rule this simple shows how much of a policy's lead is collap
 from __future__ import annotations
 
 from thp_agents.heuristics.quicksilver import Quicksilver
-from thp_agents.heuristics.registry import register
 
 
-@register
 class CollapseEverywhere(Quicksilver):
     """Quicksilver from the first page on, on top of all sizes."""
 
@@ -20,4 +18,4 @@ class CollapseEverywhere(Quicksilver):
     def __init__(self) -> None:
         """Make the policy."""
         super().__init__("sync", 1)
-        self.name, self.default = type(self).name, "all"
+        self.name, self.default_sizes = type(self).name, "all"

@@ -8,17 +8,21 @@ Linux 7.2). kcompactd and the shrinker of underused folios are part of every sim
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
-from thp_agents.view import View
-from thp_env.envs.actions import ORDER_MASKS
+from thp_agents.view import KernelView
 from thp_env.machine import layout
+from thp_env.machine.sizes import SIZES, orders_of
+
+
+def has_2m(sizes: str) -> bool:
+    """Whether a set of sizes has 2M in it."""
+    return bool(orders_of(sizes) >> layout.PMD_ORDER & 1)
 
 
 class KernelSetting(Policy):
@@ -26,59 +30,68 @@ class KernelSetting(Policy):
 
     Args:
         name: of the policy.
-        default: name of the sizes that all VMAs get.
+        default_sizes: name of the sizes that all VMAs get.
         source: who uses it.
         arguments: of the environment.
         khugepaged: runs, with Linux's defaults.
     """
 
     def __init__(
-        self, name: str, default: str, source: str, arguments: Mapping[str, Any] | None = None, khugepaged: bool = True
-    ) -> None:
+        self, name: str, default_sizes: str, source: str, arguments: Mapping[str, Any] | None = None,
+        khugepaged: bool = True,
+    ) -> None:  # fmt: skip
         """Make the policy."""
-        self.name, self.default, self.source = name, default, source
+        self.name, self.default_sizes, self.source = name, default_sizes, source
         self.arguments = {"scan_share": 0, **(arguments or {})}
         self.khugepaged = khugepaged
 
     @property
     def collapses(self) -> bool:
         """Whether khugepaged has anything to collapse to."""
-        large = bool(ORDER_MASKS[self.default] >> layout.PMD_ORDER & 1) or "advised" in self.arguments
+        large = has_2m(self.default_sizes) or "advised" in self.arguments
         return self.khugepaged and (large or "features" in self.arguments)
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Start the daemon."""
         if self.khugepaged:
             view.khugepaged()
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Keep what is set."""
         return view.no_op
 
 
-def _offer(name: str, default: str, source: str, arguments: Mapping[str, Any] | None = None, on: bool = True) -> None:
-    register(partial(KernelSetting, name, default, source, arguments, on), name)
-
-
-_BELOW_2M = {
-    size: f"Linux: hugepages-{4 << order}kB/enabled=always"
-    for order, size in zip(layout.ORDERS[:-1], list(ORDER_MASKS)[1:], strict=False)
+_SIZES: dict[str, str] = {
+    **{size: f"Linux: hugepages-{4 << order}kB/enabled=always" for size, order in SIZES.items()},
+    "16K+32K+64K": "Ryan Roberts, mTHP v4: kernel build and Speedometer",
+    "all": "Linux: every size enabled",
 }
-_SIZES = {
-    **{size: (size, source) for size, source in _BELOW_2M.items()},
-    "16K_32K_64K": ("16K+32K+64K", "Ryan Roberts, mTHP v4: kernel build and Speedometer"),
-    "always_2M": ("2M", "Linux: hugepages-2048kB/enabled=always"),
-    "all_sizes": ("all", "Linux: every size enabled"),
-}
-_MADVISE = ("4K", "Linux: enabled=madvise, 2M where the program asks", {"interface": "madvise", "advised": "2M"})
+_MADVISE = ("never", "Linux: enabled=madvise, 2M where the program asks")
+_ADVISED = {"action_set": "madvise", "advised": "2M"}
+_HAVE_2M = [sizes for sizes in _SIZES if has_2m(sizes)]
 
-_offer("never", "4K", "Linux: no size enabled", on=False)
-_offer("madvise", *_MADVISE)
-_offer("madvise_no_khugepaged", _MADVISE[0], f"{_MADVISE[1]}; khugepaged off", _MADVISE[2], on=False)
-for _name, (_sizes, _source) in _SIZES.items():
-    _offer(_name, _sizes, _source)
-    if ORDER_MASKS[_sizes] >> layout.PMD_ORDER & 1:  # else Linux 6.18 has nothing to collapse to
-        _offer(f"{_name}_no_khugepaged", _sizes, f"{_source}; khugepaged off", on=False)
-    if _sizes != "2M":  # for which both kernels do the same
-        _offer(f"{_name}_khugepaged_v19", _sizes, f"{_source}; khugepaged collapses to it (N. Pache, v19)",
-               {"features": ["collapse_mthp"]})  # fmt: skip
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "never": partial(KernelSetting, "never", "never", "Linux: no size enabled", khugepaged=False),
+    **{sizes: partial(KernelSetting, sizes, sizes, source) for sizes, source in _SIZES.items()},
+    "madvise": partial(KernelSetting, "madvise", *_MADVISE, _ADVISED),
+    "madvise_no_khugepaged": partial(
+        KernelSetting, "madvise_no_khugepaged", _MADVISE[0], f"{_MADVISE[1]}; khugepaged off", _ADVISED, False
+    ),
+    **{  # below 2M Linux 6.18 has nothing to collapse to
+        f"{sizes}_no_khugepaged": partial(
+            KernelSetting, f"{sizes}_no_khugepaged", sizes, f"{_SIZES[sizes]}; khugepaged off", khugepaged=False
+        )
+        for sizes in _HAVE_2M
+    },
+    **{  # of 2M alone both kernels do the same
+        f"{sizes}_khugepaged_v19": partial(
+            KernelSetting, f"{sizes}_khugepaged_v19", sizes, f"{source}; khugepaged collapses to it (N. Pache, v19)",
+            {"features": ["collapse_mthp"]},
+        )
+        for sizes, source in _SIZES.items()
+        if sizes != "2M"
+    },
+}  # fmt: skip
+
+FORMER_NAMES = {"always_2M": "2M", "16K_32K_64K": "16K+32K+64K", "all_sizes": "all"}
+"""What version 0.1 called some of them, and what they are called now."""

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from thp_agents.heuristics.blocks import PAGES
-from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.machine import layout
 
 SETTINGS = {
@@ -24,21 +23,20 @@ SETTINGS = {
 """Below /sys/kernel/mm/transparent_hugepage (mm/huge_memory.c, mm/khugepaged.c: khugepaged_init)."""
 
 
-@register
 class Linux618(Policy):
     """2M always, by Linux's own daemons."""
 
     name = "linux_6_18"
     source = "Linux 6.18: mm/Kconfig, mm/huge_memory.c, mm/khugepaged.c"
-    default = "2M"
+    default_sizes = "2M"
     arguments = {"scan_share": 0}  # noqa: RUF012
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Set everything as the kernel does when it starts."""
         for name, value in SETTINGS.items():
             view.set(name, value)
         view.khugepaged(pages=8 * PAGES, sleep_ms=10_000, alloc_sleep_ms=60_000)
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Keep what is set."""
         return view.no_op

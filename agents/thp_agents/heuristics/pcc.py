@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from thp_agents.heuristics.blocks import Block, Timer
-from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.machine import layout
 
 FULL = 255
@@ -54,7 +53,6 @@ class CandidateCache:
         return ranked
 
 
-@register
 class Pcc(Policy):
     """Promotes the candidates of the cache.
 
@@ -73,13 +71,13 @@ class Pcc(Policy):
         """Make the policy."""
         self.interval, self.entries, self.period = Timer(interval_ms), entries, period
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin with an empty cache."""
         view.sample_walks(self.period)
         self.cache = CandidateCache(self.entries)
         self.interval.begin(view)
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Feed the cache; promote when it is time."""
         for sample in view.walk_samples():
             if sample["size"] != _SIZE_2M:

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from thp_agents.heuristics.blocks import Timer, occupied_blocks
-from thp_agents.heuristics.registry import register
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 
 
 class Quicksilver(Policy):
@@ -35,16 +34,16 @@ class Quicksilver(Policy):
         self.name = f"quicksilver_{mode}_{threshold}"
         self.mode, self.threshold, self.scan = mode, threshold, Timer(scan_ms)
         if mode == "sync" and threshold == 1:
-            self.default = "2M"  # the first fault fills the block
+            self.default_sizes = "2M"  # the first fault fills the block
         faults = 64 if mode == "sync" else 512
         self.arguments = {"scan_share": 0, "slots": 1, "window_ms": 50.0, "window_faults": faults}
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin an interval."""
         self.scan.begin(view)
         self.failed: dict[Any, int] = {}
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Collapse the blocks that have enough pages; one that failed is tried again when it has more."""
         if self.mode == "async" and not self.scan.due(view):
             return view.no_op
@@ -57,5 +56,8 @@ class Quicksilver(Policy):
         return view.no_op
 
 
-for _mode, _pages in (("sync", 1), ("sync", 64), ("async", 64), ("async", 256)):
-    register(partial(Quicksilver, _mode, _pages), f"quicksilver_{_mode}_{_pages}")
+POLICIES = {
+    f"quicksilver_{mode}_{pages}": partial(Quicksilver, mode, pages)
+    for mode, pages in (("sync", 1), ("sync", 64), ("async", 64), ("async", 256))
+}
+"""The four of the paper."""
