@@ -1,4 +1,4 @@
-"""Kernel settings run as Linux runs them, and policies register themselves."""
+"""Kernel settings run as Linux runs them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from support.episodes import MIB, PAGE
 from support.policies import before
 from thp_agents.catalogue import find_policy
 from thp_agents.evaluation.episode import evaluate_one
-from thp_agents.heuristics import registry
 from thp_agents.heuristics.linux_6_18 import SETTINGS
-from thp_agents.plug_ins import policies, register
-from thp_agents.policy import Policy, PolicyError
+from thp_agents.plug_ins import policies
 
-from thp_env.envs.actions import ORDER_MASKS
 from thp_env.machine import MachineConfig
+from thp_env.machine.sizes import orders_of
 from thp_env.traces import ProgramBuilder
 from thp_env.workload import Instance
 
@@ -83,24 +81,4 @@ def test_a_name_is_the_policys_own_and_its_environment_is_there(name: str) -> No
     policy = find_policy(name)
     assert policy.name == name
     assert policy.environment in gymnasium.registry
-    assert policy.default in ORDER_MASKS
-
-
-def test_a_name_that_is_taken_is_refused_with_both_places() -> None:
-    class Mine(Policy):
-        name = "ingens"
-
-    with pytest.raises(PolicyError, match=r"'ingens': thp_agents\.heuristics\.ingens\.Ingens and .*Mine; rename one"):
-        register(Mine)
-    assert find_policy("ingens").__class__.__name__ == "Ingens"
-
-
-def test_a_new_policy_needs_no_edit_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_MAKERS", dict(registry._MAKERS))
-
-    @register
-    class Mine(Policy):
-        name, source = "mine", "a test"
-
-    assert isinstance(find_policy("mine"), Mine)
-    assert "mine" in policies()
+    assert orders_of(policy.default_sizes)

@@ -27,8 +27,9 @@ def test_a_policy_says_what_made_it(name: str) -> None:
     assert policy.meta["decisions"] >= config.steps
 
 
-def test_the_headline_agent_has_five_trainings() -> None:
+def test_what_was_chosen_is_there_and_a_headline_has_five_trainings() -> None:
     choice = load_choice()
     assert choice is not None
-    assert sum(name.startswith(f"{choice.headline}#") for name in shipped()) >= 5
+    if choice.headline:
+        assert sum(name.startswith(f"{choice.headline}#") for name in shipped()) >= 5
     assert choice.reference in policies()
