@@ -12,7 +12,7 @@ import msgspec
 
 from thp_agents.catalogue import find_policy
 from thp_agents.evaluation import tables
-from thp_agents.evaluation.choice import choose, load_choice, save_choice
+from thp_agents.evaluation.choice import LINUX, choose, load_choice, save_choice
 from thp_agents.evaluation.clairvoyant import CLAIRVOYANT
 from thp_agents.evaluation.episode import Run
 from thp_agents.evaluation.oracle import STATIC_ORACLE
@@ -51,7 +51,15 @@ def run(args: argparse.Namespace) -> int:
         raise PolicyError("--choose goes with --suite validation: choosing on anything else would be cheating")
     if shown:
         return _show(shown, args, ())
-    entries = participants(args.policies or ())
+    choice = load_choice()
+    if suite == "test" and (choice is None or choice.behaviour != BEHAVIOUR):
+        raise PolicyError("nothing was chosen on validation under this behaviour of the simulator: run "
+                          "thp-env evaluate --suite validation --choose before the test side is run")  # fmt: skip
+    always = (NEVER, LINUX, choice.reference if choice else LINUX) if suite else (NEVER,)
+    entries = participants(args.policies or (), always)
+    if suite and not args.results:
+        args.results = Path("runs") / "evaluate" / f"{suite}.json"
+        args.results.parent.mkdir(parents=True, exist_ok=True)
     wanted = cases(suite) if suite else named_cases(args.workloads, args.seeds)
     store = Store(args.store or (Path("runs") / "evaluate" / f"{suite}.jsonl" if suite else None), args.fresh)
     try:
@@ -62,10 +70,11 @@ def run(args: argparse.Namespace) -> int:
         raise
 
 
-def participants(specs: Sequence[str]) -> list[Entry]:
-    """Return the policies that take part: those named, or all, and always `NEVER`."""
+def participants(specs: Sequence[str], always: Sequence[str] = (NEVER,)) -> list[Entry]:
+    """Return the policies that take part: those named, or all, and some always."""
     found = entries_of(list(specs) or [*policies(), *shipped()])
-    return found if NEVER in (e.name for e in found) else [*entries_of([NEVER]), *found]
+    names = {e.name for e in found}
+    return [*entries_of([name for name in dict.fromkeys(always) if name not in names]), *found]
 
 
 def _run(
