@@ -101,13 +101,13 @@ def _run(
     )
     title = f"Suite {suite}" if suite else f"Workloads {', '.join(args.workloads)}"
     results = gather(title, suite, entries, wanted, [*runs, *beside], failures, notes, load_choice())
-    if partly:
-        results.notes.append(tables.where_known(results, partly))
     for line in results.failures:
         print(f"left out: {line}", file=sys.stderr)
     if not any(r.policy != NEVER for r in runs):
         print("thp-env: no policy is left to compare", file=sys.stderr)
         return 1
+    if partly:
+        results.notes.append(tables.where_known(results, partly))
     pictures = _pictures(results, entries, wanted, args) if args.report else ()
     return _show(results, args, pictures)
 
