@@ -279,7 +279,7 @@ class Task(ABC):
         self.ends = {int(i): self._end(int(i)) for i in np.flatnonzero(chosen & self.over)}
         for i in self.ends:
             rewards[i] += sum(self._end_terms(i).values())
-        self._paid.raw[chosen] = self._now.raw[chosen]
+        np.copyto(self._paid.raw, self._now.raw, where=True if chosen.all() else chosen[:, None])
         return np.where(chosen, rewards, 0.0)
 
     def window_terms(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
