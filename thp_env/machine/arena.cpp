@@ -166,13 +166,14 @@ arena arena::copy(const std::vector<byte_range> &parts, u64 share_from) {
     const std::vector<byte_range> pages = pages_of(parts, host_page());
     const u64 bytes = bytes_of(pages);
     std::vector<byte_range> copied = parts;
-    if (bytes >= share_from) {
-        std::vector<byte_range> own;
-        if (!image_ || !own_pages(pages, &own) || bytes_of(own) > bytes / CHANGED_SHARE) {
-            if (move_into_image(pages))
+    std::vector<byte_range> own;
+    if (bytes >= share_from && (!image_ || own_pages(pages, &own))) {
+        if (!image_ || bytes_of(own) > bytes / CHANGED_SHARE) {
+            if (move_into_image(pages)) {
                 own.clear();
-            else
+            } else {
                 own = pages;
+            }
         }
         if (image_ && out.map(image_)) copied = own;
     }
