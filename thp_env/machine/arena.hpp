@@ -1,52 +1,76 @@
-// The memory that a machine's state lies in. Copies of large ones share what neither has changed.
+// The arrays of the arena: which there are, of what, and how many records each may hold.
 #pragma once
 #include "types.hpp"
-#include <cstddef>
-#include <memory>
-#include <vector>
 
 namespace thp {
 
-struct byte_range {
-    u64 start, end;
+// X(name, record, capacity) makes an array of which the machine has a pointer, of the array's name; VIEW one
+// that it sees through something else. In the order of the arena. `config`, `program` and `frames` are what
+// it is built from.
+#define THP_ARENA(X, VIEW)                                                                                   \
+    VIEW(pages, page, frames)                                                                                \
+    /* The records of the first pages of page blocks. */                                                     \
+    VIEW(block_heads, page, (frames >> PAGEBLOCK_ORDER) + 1)                                                 \
+    X(contents, u8, frames)                                                                                  \
+    /* The flags of each (buddy.hpp). */                                                                     \
+    X(pageblocks, u8, (frames >> PAGEBLOCK_ORDER) + 1)                                                       \
+    /* Entry i of table t: page_tables[t * 512 + i]. */                                                      \
+    X(page_tables, page_table, config.max_page_tables)                                                       \
+    X(page_table_frames, u32, config.max_page_tables)                                                        \
+    X(vmas, vm_area_struct, config.max_vmas)                                                                 \
+    /* VMAs sorted by (mm, start). */                                                                        \
+    X(vma_order, u32, config.max_vmas)                                                                       \
+    X(mms, mm_struct, config.max_mms)                                                                        \
+    X(anon_vmas, anon_vma, config.max_vmas)                                                                  \
+    X(regions, region, program.regions)                                                                      \
+    X(pins, pin, frames)                                                                                     \
+    /* The frame of each page of each file; 0: not cached. */                                                \
+    X(page_cache, u32, program.file_pages)                                                                   \
+    X(swap, swap_slot, program.swap_slots)                                                                   \
+    X(clusters, swap_cluster, program.swap_slots / SWAPFILE_CLUSTER + 1)                                     \
+    /* The mm of each process of the program. */                                                             \
+    X(processes, u32, program.processes)                                                                     \
+    VIEW(tlb, u64, tlb_words(config.tlb) * (config.shadow_tlb ? 2 : 1))                                      \
+    /* A hash table: kernel/huge_memory_bpf.cpp. */                                                          \
+    X(order_answers, order_answer, std::bit_ceil(4 * (config.max_page_tables + config.max_vmas)))            \
+    /* Those that nobody has read yet. */                                                                    \
+    X(walk_samples, walk_sample, MAX_WALK_SAMPLES)
+
+enum arena_array_id : u32 {
+#define X(name, record, capacity) ARRAY_##name,
+    THP_ARENA(X, X)
+#undef X
+        NR_ARRAYS
 };
 
-class arena {
-  public:
-    // A copy of less is faster than the host's faults on shared pages.
-    static constexpr u64 SHARE_FROM = 64ULL << 20;
+// Records of one kind: how many there may be, how many were ever used, and the list of free ones.
+struct arena_array {
+    u64 offset; // in the arena
+    u32 capacity, used, free, in_use;
+};
 
-    arena() = default;
-    // Zeroed. Capacity is free: the host gives memory where it is used. Throws std::bad_alloc.
-    explicit arena(u64 size);
-    ~arena();
-    arena(arena &&other) noexcept { swap(other); }
-    arena &operator=(arena &&other) noexcept {
-        swap(other);
-        return *this;
+using page_table = u64[PTRS_PER_TABLE];
+
+// Takes a zeroed record from an array with a list of free ones; NIL when the array is full.
+template <typename T> u32 record_alloc(arena_array &t, T *records) {
+    u32 i = t.free;
+    if (i != NIL) {
+        t.free = records[i].next_free;
+    } else if (t.used < t.capacity) {
+        i = t.used++;
+    } else {
+        return NIL;
     }
+    records[i] = T{};
+    ++t.in_use;
+    return i;
+}
 
-    // An arena with the same bytes in `parts`, which ascend. Where those are `share_from` bytes or more, they
-    // are moved into an image, and this arena may stand at another address afterwards.
-    arena copy(const std::vector<byte_range> &parts, u64 share_from = SHARE_FROM);
-    std::byte *data() const { return data_; }
-    // Lets a part lie in huge pages of the host, also in copies.
-    void use_huge_pages(const byte_range &part);
-    // Asks the host at once for memory that is about to be used: a fault for each page costs more.
-    void populate(u64 offset, u64 bytes) const;
-
-  private:
-    struct image;
-
-    std::byte *data_ = nullptr;
-    u64 size_ = 0;
-    byte_range huge_ = {};
-    std::shared_ptr<const image> image_; // what pages hold that were not written to since
-
-    void swap(arena &other) noexcept;
-    bool map(const std::shared_ptr<const image> &from);
-    bool move_into_image(const std::vector<byte_range> &pages);
-    bool own_pages(const std::vector<byte_range> &pages, std::vector<byte_range> *own) const;
-};
+template <typename T> void record_free(arena_array &t, T *records, u32 i) {
+    records[i] = T{};
+    records[i].next_free = t.free;
+    t.free = i;
+    --t.in_use;
+}
 
 } // namespace thp
