@@ -208,7 +208,11 @@ class Machine(Reading, Access, Saving):
     # -- state -------------------------------------------------------------------------------------
 
     def clone(self) -> Machine:
-        """Return an independent copy that stands where this one stands."""
+        """Return an independent copy that stands where this one stands.
+
+        Machines with 64 MiB of state or more share with their clones what neither has changed: the host copies a page
+        when it is written to. A shared state holds one file descriptor; without one, all of it is copied.
+        """
         other = object.__new__(Machine)
         other.program, other.config, other._core = self.program, self.config, self._core.clone()
         return other

@@ -173,9 +173,11 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                 return new core_machine(std::move(m), view_of(ops, accesses, bins, alias_tables, seed),
                                         owners(ops, accesses, bins, alias_tables));
             })
-        .def("clone", reading([](core_machine &c) {
-                 return new core_machine(std::unique_ptr<machine>(c.m->clone()), c.program, c.keep);
-             }))
+        .def("clone", reading([](core_machine &c, u64 share_from) {
+                 std::unique_ptr<machine> copy(c.m->clone(share_from));
+                 return new core_machine(std::move(copy), c.program, c.keep);
+             }),
+             "share_from"_a = host_memory::SHARE_FROM)
         .def("equals",
              [](core_machine &a, core_machine &b) {
                  if (&a == &b) return true;

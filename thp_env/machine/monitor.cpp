@@ -84,13 +84,23 @@ u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every) {
     for (u32 i = n; i-- > 0;) {
         if (const u32 v = slots[i] ? vma_of_id(m, slots[i]) : NIL; v != NIL) slot_of[v] = i;
     }
+    // Where every slot is taken, the others wait for none.
+    u32 taken = 0;
+    for (u32 i = 0; i < n; ++i) {
+        const u32 v = slots[i] ? vma_of_id(m, slots[i]) : NIL;
+        taken += v != NIL && slot_of[v] == i && may_be_asked(m.vmas[v]);
+    }
     std::vector<vma_smaps> waiting;
+    u32 others = 0;
     for (u32 i = 0; i < m.h->nr_vmas; ++i) {
         const u32 v = m.vma_order[i];
         if (!may_be_asked(m.vmas[v])) continue;
         const vma_smaps s = ask(m, v, every);
         if (slot_of[v] < n) {
             rows[slot_of[v]] = s;
+        } else if (taken == n) {
+            add(rows[n], s);
+            ++others;
         } else {
             waiting.push_back(s);
         }
@@ -112,7 +122,7 @@ u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every) {
         slots[free_slots[k]] = waiting[order[k]].id;
     }
     for (size_t k = given; k < order.size(); ++k) add(rows[n], waiting[order[k]]);
-    return static_cast<u32>(order.size() - given);
+    return others + static_cast<u32>(order.size() - given);
 }
 
 void ask_order(machine &m, vma_smaps *rows, u32 n) {

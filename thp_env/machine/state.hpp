@@ -4,6 +4,7 @@
 #include "config.hpp"
 #include "counters.hpp"
 #include "hardware/tlb_levels.hpp"
+#include "host_memory.hpp"
 #include "latency.hpp"
 #include "mmzone.hpp"
 #include "ops.hpp"
@@ -255,15 +256,16 @@ struct machine {
     std::vector<u64> asid_sets;
 
     machine(const machine_config &config, const program_size &program);
-    ~machine();
     machine(const machine &) = delete;
     machine &operator=(const machine &) = delete;
 
-    machine *clone() const;
+    // A large machine shares with its clones what neither has changed, and may move to do so
+    // (host_memory.hpp).
+    machine *clone(u64 share_from = host_memory::SHARE_FROM);
     bool equals(const machine &other) const;
     u64 used_bytes() const;
     // Asks the host at once for memory that is about to be used: a fault for each page costs more.
-    void populate(u64 offset, u64 bytes);
+    void populate(u64 offset, u64 bytes) const { arena_.populate(offset, bytes); }
     // program: a checksum of the program that it runs.
     std::vector<std::byte> save(u64 program) const;
     // What save() of a machine like this one returned. Returns an error, or nothing and sets *out, which
@@ -287,10 +289,10 @@ struct machine {
 
   private:
     machine() = default;
-    void allocate(u64 size);
-    void attach();
+    void make_arena(const header &from);
+    void attach();               // sets the views of the arena
     u64 extent(u32 array) const; // bytes in use
-    void *arena_ = nullptr;
+    host_memory arena_;
 };
 
 // Gives a VMA its id.

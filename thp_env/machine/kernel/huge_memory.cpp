@@ -8,6 +8,7 @@
 #include "page_table.hpp"
 #include "rmap.hpp"
 #include <algorithm>
+#include <bit>
 
 namespace thp {
 
@@ -72,12 +73,11 @@ u32 thp_orders_by_settings(const machine &m, const vm_area_struct &vma) {
     const bool advised = vma.vm_flags & VM_HUGEPAGE;
     if (disable == 1 || (disable == 2 && !advised)) return 0;
     if (feature(m, FEATURE_vma_64k)) return 1U << CONT_PTE_ORDER; // no sysfs; the VMA's mask decides
+    const auto permits = [&](u32 mode) { return mode == THP_ALWAYS || (mode == THP_MADVISE && advised); };
+    const u32 modes =
+        1U << THP_ALWAYS | u32{advised} << THP_MADVISE | u32{permits(m.h->thp_enabled)} << THP_INHERIT;
     u32 orders = 0;
-    for (u32 order = 2; order <= PMD_ORDER; ++order) {
-        u32 mode = m.h->thp_mode[order];
-        if (mode == THP_INHERIT) mode = m.h->thp_enabled;
-        if (mode == THP_ALWAYS || (mode == THP_MADVISE && advised)) orders |= 1U << order;
-    }
+    for (u32 order = 2; order <= PMD_ORDER; ++order) orders |= (modes >> m.h->thp_mode[order] & 1) << order;
     return orders;
 }
 
@@ -99,19 +99,22 @@ u32 vma_thp_gfp_mask(const machine &m, const vm_area_struct &vma) {
 
 u32 thp_vma_allowable_orders(const machine &m, const vm_area_struct &vma) {
     const u32 own = vma.orders ? vma.orders : m.h->default_orders;
+    if (own == 1) return 0; // single pages only
     const u32 orders = thp_orders_by_settings(m, vma);
     if (own == 0) return feature(m, FEATURE_vma_64k) ? 0 : orders;
     return orders & own;
 }
 
+// A smaller block around the address lies in the larger one.
 u32 thp_vma_suitable_orders(const vm_area_struct &vma, u64 address, u32 orders) {
-    u32 fit = 0;
-    for (u32 order = 2; order <= PMD_ORDER; ++order) {
+    orders &= THP_ORDERS_ALL_ANON;
+    while (orders) {
+        const auto order = static_cast<u32>(std::bit_width(orders)) - 1;
         const u64 size = PAGE_SIZE << order, start = align_down(address, size);
-        if (start < vma.vm_start || start + size > vma.vm_end) break;
-        fit |= 1U << order;
+        if (start >= vma.vm_start && start + size <= vma.vm_end) break;
+        orders &= ~(1U << order);
     }
-    return orders & fit;
+    return orders;
 }
 
 vm_fault do_huge_pmd_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {

@@ -121,7 +121,7 @@ void memory_tick(machine &m) {
     for (u32 i = 0; i < 3; ++i) {
         u64 &rest = m.h->memory_rest[i];
         // Whole microseconds apart from the rest, so that no product overflows.
-        m.count_weighted(integral[i], m.h->vm[now[i]], ps / 1000000);
+        if (ps >= 1000000) m.count_weighted(integral[i], m.h->vm[now[i]], ps / 1000000);
         rest += m.h->vm[now[i]] * (ps % 1000000);
         m.count(integral[i], rest / 1000000);
         rest %= 1000000;
