@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Required, TypedDict
+from typing import Annotated, Any, NotRequired, Required, TypedDict
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from thp_env.machine import (
     LAYOUT_SWAPCACHE,
 )
 from thp_env.reading import FileError, lines, parse_json, reading
-from thp_env.schema import Bounds, fit
+from thp_env.schema import U64, Bounds, fit
 
 KINDS = {"F": KIND_FOLIO, "Z": KIND_ZERO, "HZ": KIND_HUGE_ZERO, "G": KIND_GUARD, "S": KIND_SWAP}
 FLAGS = {"P": LAYOUT_PMD, "x": LAYOUT_EXCLUSIVE, "l": LAYOUT_NOT_SWAPBACKED, "u": LAYOUT_NOT_LRU, "c": LAYOUT_SWAPCACHE}
@@ -57,13 +57,16 @@ class Step(TypedDict):
     majflt: Natural
     mthp: dict[str, dict[str, int]]
     vm: dict[str, int]
-    map: list[Region]
+    map: NotRequired[list[Region]]
 
 
 class Recording(TypedDict, total=False):
     """A scenario, one line of a file."""
 
     name: Required[str]
+    seed: U64
+    settings: str
+    left_out: dict[str, Natural]
     steps: Required[list[Step]]
     desc: list[str]
     kernel: str

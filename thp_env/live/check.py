@@ -41,11 +41,11 @@ def check(live: LiveProgram, host: Host, kernel: Kernel, always_repeat: bool = F
         same_always = min(votes) == len(runs) > 1
         agreed = min(votes) >= min(VOTES, len(runs)) and len(runs) > 1
         recording = {
-            "name": live.name, "desc": [], "kernel": platform.release(), "arch": platform.machine(),
+            "name": live.name, "seed": live.program.seed, "desc": [], "kernel": platform.release(), "arch": platform.machine(),
             "steps": [_undisturbed(same) for same in versions],
             "runs": len(runs), "agreed": agreed, "deterministic": same_always and not _reclaims(live.texts),
         }  # fmt: skip
-        result = replay(recording)
+        result = replay(recording, live.machine())
         if result.ok and (agreed or not always_repeat):
             break
         if result.difference and explainable(result.difference.what):
@@ -57,7 +57,7 @@ def check(live: LiveProgram, host: Host, kernel: Kernel, always_repeat: bool = F
     if not result.ok and not recording["deterministic"]:
         for steps in runs:
             one = {**recording, "steps": steps}
-            if (matching := replay(one)).ok:
+            if (matching := replay(one, live.machine())).ok:
                 return one, matching
     return recording, result
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from thp_env.live.settings import THP
+from thp_env.machine import layout
 
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 VM_EVENTS = (
@@ -49,7 +50,9 @@ FLAGS_OF = ["".join(flag for flag, bit in FLAG_BITS.items() if bits & bit) for b
 ROW = np.dtype([("kind", "U2"), ("order", "u1"), ("flags", "u1"), ("mapcount", "<i8"), ("at", "<i8"), ("head", "<i8")])
 """One page: `at` is its frame or swap slot."""
 
-VMA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (...)")
+VMA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (...). \S+ \S+ (\d+) *(.*)")
+ABOVE = "/memfd:above (deleted)"
+"""What keeps the program's mappings below its own base (`home.cpp`)."""
 HEX = frozenset("0123456789abcdef")
 SMAPS = {"Rss": "rss", "AnonHugePages": "ahp", "Swap": "swap", "LazyFree": "lazy"}
 FLAGS = {"hg": "H", "nh": "N", "lo": "L"}
@@ -92,6 +95,14 @@ class Kernel:
                 values["vm", name] = int(value)
         return values
 
+    def mappings(self, pid: int, lowest: int) -> dict[str, tuple[int, int]]:
+        """Return {address in hexadecimal: (address, bytes)} of the VMAs of a process from an address on."""
+        return {
+            f"{v['start']:x}": (v["start"], v["end"] - v["start"])
+            for v in _smaps(pid, lowest, layout.TASK_SIZE)
+            if v["path"] != ABOVE
+        }
+
     def maps(self, pid: int, regions: dict[str, tuple[int, int]], ids: dict[int, int]) -> Iterator[dict[str, Any]]:
         """Yield what a process maps in each region (name: start, bytes), as recordings hold it.
 
@@ -111,7 +122,10 @@ class Kernel:
                     for v in inside
                 ]
                 sums = {field: sum(v[field] for v in inside) for field in SMAPS.values()}
-                yield {"r": name, **sums, "vmas": vmas, "lay": self._layout(pagemap, start, length, ids)}
+                if inside[0]["file"]:  # the page cache's folios are nothing that sizes are chosen for
+                    yield {"r": name, **dict.fromkeys(SMAPS.values(), 0), "vmas": vmas, "lay": []}
+                else:
+                    yield {"r": name, **sums, "vmas": vmas, "lay": self._layout(pagemap, start, length, ids)}
         finally:
             os.close(pagemap)
 
@@ -221,7 +235,8 @@ def _smaps(pid: int, low: int, high: int) -> Iterator[dict[str, Any]]:
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if line[0] in HEX and (match := VMA.match(line)):
             start = int(match[1], 16)
-            vma = {"start": start, "end": int(match[2], 16), "prot": match[3]} if low <= start < high else {}
+            vma = {"start": start, "end": int(match[2], 16), "prot": match[3], "file": match[4] != "0"}
+            vma = {**vma, "path": match[5]} if low <= start < high else {}
         elif vma and (name := SMAPS.get(line.partition(":")[0])):
             vma[name] = int(line.split()[1])
         elif vma and line.startswith("VmFlags:"):
