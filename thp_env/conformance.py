@@ -86,7 +86,7 @@ class Result:
     """How one scenario went: steps that match, steps compared, steps not modelled, and the first difference.
 
     Of those that match, `loosely` says how many do so only to `LIMIT_TOLERANCE`. `others` names processes of the host
-    whose huge pages may be what differs.
+    whose huge pages may be what differs. `simulated`: what the machine did, step by step, as a recording says it.
     """
 
     name: str
@@ -97,6 +97,7 @@ class Result:
     loosely: int = 0
     others: str = ""
     differences: list[Difference] = field(default_factory=list)
+    simulated: list[dict] = field(default_factory=list)
 
     @property
     def difference(self) -> Difference | None:
@@ -141,7 +142,7 @@ def replay(record: dict, machine: Machine | None = None, go_on: bool = False) ->
     Args:
         record: what a kernel did.
         machine: that has the recorded program before it; None: the program is read from the recording.
-        go_on: do not end at the first difference, but find all (`Result.differences`).
+        go_on: do not end at the first difference, but find all (`Result.differences`), each exactly.
     """
     steps = record["steps"]
     reason = ""
@@ -162,11 +163,12 @@ def replay(record: dict, machine: Machine | None = None, go_on: bool = False) ->
             else:
                 window = machine.counters - before
                 found = list(_differences(machine, step, window, faults))
-                if found and reclaimed and not list(_differences(machine, step, window, faults, LIMIT_TOLERANCE)):
+                if found and reclaimed and not go_on and not list(_differences(machine, step, window, faults, LIMIT_TOLERANCE)):
                     found = []
                     result.loosely += 1
         except RecordingFileError as error:
             raise RecordingFileError(f"{record['name']}: step {step['i']}: {error}") from None
+        result.simulated.append(_numbers(machine, step, machine.counters - before, faults))
         result.differences += [Difference(step["i"], step["op"], *difference) for difference in found]
         result.matched += not found
         if status == Status.OOM or (found and not go_on):
@@ -197,22 +199,30 @@ def _differences(
     machine: Machine, step: dict, counters: Counters, faults: dict[str, tuple[int, int]], tolerance: int = 0
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yield the differences beyond a tolerance in pages: of what is mapped, the first one."""
-    words = step["op"].split()
-    process = words[1] if words[0] == "in" else machine.program.processes[0]
-    now, then = _faults(machine).get(process), faults.get(process, (0, 0))
-    ours: dict[str, Any] = {"op": step["op"], "err": machine.error, "minflt": step["minflt"], "majflt": step["majflt"]}
-    if now:
-        ours |= {"minflt": now[0] - then[0], "majflt": now[1] - then[1]}
-    ours["mthp"] = {str(4 << order): {name: counters.stat(name, order) for name in MTHP_STATS}
-                    for order in layout.ORDERS}  # fmt: skip
-    ours["vm"] = {name: counters[name] for name in VM_EVENTS}
-    yield from differing_numbers(step, ours, tolerance)
+    yield from differing_numbers(step, _numbers(machine, step, counters, faults), tolerance)
     if "map" in step:
         difference = (
             _compare_kinds(machine, step["map"], tolerance) if tolerance else _compare_maps(machine, step["map"])
         )
         if difference:
             yield difference
+
+
+def _numbers(machine: Machine, step: dict, counters: Counters, faults: dict[str, tuple[int, int]]) -> dict[str, Any]:
+    """Return what a machine has done in a step, as a recording says it; of a process that has ended, no faults."""
+    words = step["op"].split()
+    process = words[1] if words[0] == "in" else machine.program.processes[0]
+    now, then = _faults(machine).get(process), faults.get(process, (0, 0))
+    sizes = {str(4 << order): {name: counters.stat(name, order) for name in MTHP_STATS} for order in layout.ORDERS}
+    return {
+        "i": step["i"],
+        "op": step["op"],
+        "err": machine.error,
+        "minflt": now[0] - then[0] if now else step["minflt"],
+        "majflt": now[1] - then[1] if now else step["majflt"],
+        "mthp": sizes,
+        "vm": {name: counters[name] for name in VM_EVENTS},
+    }
 
 
 def differing_numbers(expected: dict, got: dict, tolerance: int = 0) -> Iterator[tuple[str, Any, Any]]:

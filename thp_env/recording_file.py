@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import lzma
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, Required, TypedDict
 
 import numpy as np
 
+from thp_env.files import whole_file
 from thp_env.machine import (
     KIND_FOLIO,
     KIND_GUARD,
@@ -48,7 +52,7 @@ class Region(TypedDict):
 
 
 class Step(TypedDict):
-    """An operation and what it did."""
+    """An operation and what it did; `faults` are the minor and major ones of each run, where runs differ."""
 
     i: Natural
     op: Annotated[str, Bounds(1, 1 << 16, "length")]
@@ -58,6 +62,7 @@ class Step(TypedDict):
     mthp: dict[str, dict[str, int]]
     vm: dict[str, int]
     map: NotRequired[list[Region]]
+    faults: NotRequired[list[tuple[Natural, Natural]]]
 
 
 class Recording(TypedDict, total=False):
@@ -74,6 +79,17 @@ class Recording(TypedDict, total=False):
     runs: Natural
     agreed: bool
     deterministic: bool
+
+
+def write_recordings(path: Path, recordings: Iterable[dict]) -> None:
+    """Write recordings to a .jsonl or, packed, a .jsonl.xz file.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    with whole_file(path) as file, lzma.open(file, "wb") if path.suffix == ".xz" else nullcontext(file) as out:
+        for recording in recordings:
+            out.write(json.dumps(recording, separators=(",", ":")).encode() + b"\n")
 
 
 def read_recordings(path: Path) -> Iterator[dict]:

@@ -40,6 +40,12 @@ def _conformance(args: argparse.Namespace) -> int:
     return 1 if any(r.failed for r in results) else 0 if all(r.ok for r in results) else 3
 
 
+def _live(args: argparse.Namespace) -> int:
+    from thp_agents.live_command import run
+
+    return run(args)
+
+
 def _workloads(args: argparse.Namespace) -> int:
     from thp_env.workload import find, workloads
 
@@ -202,6 +208,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "corpus": _corpus,
     "import": _import,
     "conformance": _conformance,
+    "live": _live,
     "probe": _probe,
     "replay": _replay,
     "workloads": _workloads,

@@ -231,7 +231,6 @@ class Run:
         """Limit the program's memory, besides what its processes need for themselves and for page tables."""
         charged, length = self._charged(), int(op["length"])
         own = self.own * len(self._alive()) + charged["files"] + charged["kernel"] + self._tables_to_come()
-        own += 4096 * int(os.environ.get("SHIFT", "0"))
         limit = "-1" if length == layout.NO_LIMIT else str(length + own)
         return write(self.host.cgroup / "memory.limit_in_bytes", limit)
 
