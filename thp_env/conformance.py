@@ -163,7 +163,8 @@ def replay(record: dict, machine: Machine | None = None, go_on: bool = False) ->
             else:
                 window = machine.counters - before
                 found = list(_differences(machine, step, window, faults))
-                if found and reclaimed and not go_on and not list(_differences(machine, step, window, faults, LIMIT_TOLERANCE)):
+                loosely = found and reclaimed and not go_on
+                if loosely and not list(_differences(machine, step, window, faults, LIMIT_TOLERANCE)):
                     found = []
                     result.loosely += 1
         except RecordingFileError as error:

@@ -46,6 +46,12 @@ def _live(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _watch(args: argparse.Namespace) -> int:
+    from thp_agents.watch_command import run
+
+    return run(args)
+
+
 def _workloads(args: argparse.Namespace) -> int:
     from thp_env.workload import find, workloads
 
@@ -209,6 +215,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "import": _import,
     "conformance": _conformance,
     "live": _live,
+    "watch": _watch,
     "probe": _probe,
     "replay": _replay,
     "workloads": _workloads,

@@ -159,6 +159,13 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--restore", action="store_true", help="put back what a killed run had set")
     c.add_argument("--verbose", "-v", action="store_true", help="also the sums of both sides")
 
+    c = sub.add_parser("watch", help="show the memory of a running program by folio size (root)")
+    c.add_argument("pid", nargs="?", type=_positive, metavar="PID", help="a process")
+    c.add_argument("--html", type=Path, metavar="FILE", help="also as a page (or a .png), written anew at each look")
+    c.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="(default: %(default)s)")
+    c.add_argument("--quiet", action="store_true", help="nothing in the terminal, which is the command's")
+    c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="or a command to start")
+
     c = sub.add_parser("probe", help="say how far single observations give a workload's family away")
     c.add_argument("--env", default="thp_env/VmaOrder-v0", help="whose observations (default: %(default)s)")
     c.add_argument("--workloads", nargs="+", metavar="NAME", default=[], help="(default: all generators)")

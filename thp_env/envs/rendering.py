@@ -7,28 +7,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from thp_env.envs.picture import (
-    FOLIO_COLORS,
-    HEIGHT,
-    LEVELS,
-    NOTHING,
-    WIDTH,
-    ZERO,
-    Moment,
-    draw,
-    duration,
-    folio_map,
-    free_mib,
-    size,
-)
-from thp_env.machine import Counters, Machine, layout
+from thp_env.envs.panels import FOLIO_COLORS, HEIGHT, NOTHING, SYMBOLS, WIDTH, ZERO, duration, size
+from thp_env.envs.picture import LEVELS, Moment, draw, folio_map, free_mib
+from thp_env.machine import Counters, Machine
 
 __all__ = ["FOLIO_COLORS", "NOTHING", "RENDER_MODES", "ZERO", "Renderer", "folio_map", "text"]
 
 RENDER_MODES = ["rgb_array", "human", "ansi"]
 FPS = 10
-
-_SYMBOLS = {ZERO: "z", NOTHING: ".", **{order: str(order) for order in (0, *layout.ORDERS)}}
 
 
 class Renderer:
@@ -135,7 +121,7 @@ def _merged(moments: list[Moment]) -> Moment:
 def text(machine: Machine, headline: str, moments: list[Moment], width: int = 72, rows: int = 6) -> str:
     """Return the same as text: one character a cell, the order of the folio there."""
     cells, _ = folio_map(machine, width * rows)
-    strip = "".join(_SYMBOLS[int(order)] for order in cells)
+    strip = "".join(SYMBOLS[int(order)] for order in cells)
     lines = [headline, "address space by order of the folio (z zero page, . nothing):"]
     lines += [strip[at : at + width] for at in range(0, len(strip), width)]
     free, unused = free_mib(machine)
