@@ -36,6 +36,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.01 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.01 to 86400")
+    return seconds
+
+
 _LOGS = ("perf", "strace", "damon", "lackey", "pinatrace", "memtrace")
 """`thp_workloads.importing.KINDS`, which a parser need not import."""
 
@@ -160,11 +170,10 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--verbose", "-v", action="store_true", help="also the sums of both sides")
 
     c = sub.add_parser("watch", help="show the memory of a running program by folio size (root)")
-    c.add_argument("pid", nargs="?", type=_positive, metavar="PID", help="a process")
     c.add_argument("--html", type=Path, metavar="FILE", help="also as a page (or a .png), written anew at each look")
-    c.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="(default: %(default)s)")
+    c.add_argument("--every", type=_seconds, default=1.0, metavar="SECONDS", help="(default: %(default)s)")
     c.add_argument("--quiet", action="store_true", help="nothing in the terminal, which is the command's")
-    c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="or a command to start")
+    c.add_argument("target", nargs="*", metavar="PID | -- COMMAND", help="a process, or a command to start")
 
     c = sub.add_parser("probe", help="say how far single observations give a workload's family away")
     c.add_argument("--env", default="thp_env/VmaOrder-v0", help="whose observations (default: %(default)s)")

@@ -25,17 +25,17 @@ SHARE = 10
 
 def run(args: argparse.Namespace) -> int:
     """Watch until the process ends; return the command's exit status, 0 for a process that was there before."""
-    command = args.command[1:] if args.command[:1] == ["--"] else args.command
-    if bool(command) == (args.pid is not None):
+    if not args.target:
         raise LiveError("name a process by its PID, or a command after --")
+    pid = int(args.target[0]) if len(args.target) == 1 and args.target[0].isdecimal() else None
     if args.html:
         check_writable(args.html)
     view = not args.quiet and sys.stdout.isatty()
-    if args.pid is not None:
-        with Watched(args.pid) as watched:
+    if pid is not None:
+        with Watched(pid) as watched:
             _watch(watched, args, view, None)
         return 0
-    process = _start(command, view)
+    process = _start(args.target, view)
     try:
         with Watched(process.pid) as watched:
             _watch(watched, args, view, process.stdout)
@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if status < 0:
         print(f"the command was ended by {signal.Signals(-status).name}", file=sys.stderr)
     elif status and view:
-        print(f"the command ended with status {status}; one that needs a terminal is watched by its PID, or with --quiet",
-              file=sys.stderr)  # fmt: skip
+        print(f"the command ended with status {status}; one that needs a terminal is watched by its PID, or with "
+              "--quiet", file=sys.stderr)  # fmt: skip
     return 128 - status if status < 0 else status
 
 
@@ -64,7 +64,7 @@ def _start(command: list[str], view: bool) -> subprocess.Popen:
 
 
 def _watch(watched: Watched, args: argparse.Namespace, view: bool, output: Any) -> None:
-    title = f"{watched.name()} (pid {watched.pid})"
+    title = watched.title
     looks: list[Look] = []
     with _screen(view) as screen:
         try:
@@ -76,7 +76,7 @@ def _watch(watched: Watched, args: argparse.Namespace, view: bool, output: Any) 
                 looks.append(look)
                 if len(looks) > MOST:
                     del looks[1:-1:2]
-                title = f"{watched.name()} (pid {watched.pid})"
+                title = watched.title
                 screen.show(title, looks)
                 _write(args.html, title, looks, True)
                 _wait(watched, max(args.every, SHARE * look.took), output, screen)
@@ -168,6 +168,6 @@ def _screen(view: bool) -> Iterator[_Screen]:
     try:
         from rich.live import Live
     except ImportError:
-        raise LiveError("the view in the terminal needs rich: pip install 'thp-env[watch]', or use --quiet and --html") from None
+        raise LiveError("the view in the terminal needs rich: pip install 'thp-env[watch]', or use --quiet") from None
     with Live(auto_refresh=False) as live:
         yield _Terminal(live)

@@ -124,7 +124,8 @@ def text(title: str, looks: Sequence[Look], width: int = 72, count: int = 6) -> 
     now = looks[-1]
     lines = [f"{title}   {now.seconds:.1f} s", "address space by order of the folio (z zero page, . nothing):"]
     lines += ["".join(SYMBOLS.get(int(order), str(order)) for order in row) for row in rows(now, width, count)]
-    lines.append("mapped MiB by folio size: " + "  ".join(f"{size(o)} {mib:.1f}" for o, mib in now.mapped.items() if mib))
+    sizes = "  ".join(f"{size(order)} {mib:.1f}" for order, mib in now.mapped.items() if mib)
+    lines.append(f"mapped MiB by folio size: {sizes}")
     lines.append("  ".join(f"{name} {value}" for name, value in facts(looks)))
     return "\n".join(lines) + "\n"
 

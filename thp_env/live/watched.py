@@ -1,4 +1,4 @@
-"""A process of this host as it is now: its anonymous memory by folio size, and what has changed since the last look.
+"""A process of this host and its children as they are now: anonymous memory by folio size, and what has changed.
 
 Nothing is changed, neither in the process nor on the host.
 """
@@ -9,6 +9,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from thp_env.envs.panels import NOTHING, ZERO, Space
 from thp_env.live.errors import LiveError
-from thp_env.live.observe import PAGE, PAGE_IS_PRESENT, PM_FRAME, VMA, Kernel, scan, words
+from thp_env.live.observe import PAGE, PAGE_IS_PRESENT, PM_FRAME, PM_PRESENT, VMA, Kernel, scan, words
 from thp_env.machine import layout
 
 WHOLE = 1 << 30
@@ -26,6 +27,7 @@ MTHP = Path("/sys/kernel/mm/transparent_hugepage/hugepages-64kB")
 BLOCK = layout.PMD_SIZE // PAGE
 ORDERS = tuple(range(layout.PMD_ORDER + 1))
 ORDER_BITS, ORDER = 4, 15
+NO_PAGES = np.zeros(0, np.int64)
 
 
 class EndedError(LiveError):
@@ -63,10 +65,10 @@ class Look:
 
 
 class Watched:
-    """A process that is looked at now and then. Close it, or use it as a context manager.
+    """A process, with all that come from it, that is looked at now and then. Close it, or use it as a context manager.
 
     Args:
-        pid: whose memory.
+        pid: the first process; with its end watching ends.
 
     Raises:
         LiveError: when there is no such process, it has no memory of its own, or this host does not show folios.
@@ -83,16 +85,16 @@ class Watched:
         if os.geteuid() != 0:
             raise LiveError(f"only root sees the folio sizes of process {pid} ({KPAGEFLAGS}): use sudo")
         try:
-            if not (self._folder / "maps").read_text():
-                raise LiveError(f"process {pid} ({self.name()}) has no memory of its own: it is a thread of the kernel "
-                                "or has ended")  # fmt: skip
-            self._pagemap = os.open(self._folder / "pagemap", os.O_RDONLY)
             self._pidfd = os.pidfd_open(pid)
         except OSError as error:
             raise LiveError(f"process {pid} cannot be watched: {error.strerror}") from None
+        if not self.ended and not (self._folder / "maps").read_text():
+            os.close(self._pidfd)
+            raise LiveError(f"process {pid} ({self.name()}) has no memory of its own: it is a thread of the kernel")
         self._kernel = Kernel()
         self._began = time.monotonic()
-        self._seen: np.ndarray | None = None
+        self._seen: tuple[np.ndarray, np.ndarray] | None = None
+        self.others = 0
 
     def __enter__(self) -> Watched:
         """Return itself."""
@@ -104,9 +106,14 @@ class Watched:
 
     def close(self) -> None:
         """Close the files."""
-        os.close(self._pagemap)
         os.close(self._pidfd)
         self._kernel.close()
+
+    @property
+    def title(self) -> str:
+        """What stands above its picture."""
+        more = f" and {self.others} it has started" if self.others else ""
+        return f"{self.name()} (pid {self.pid}){more}"
 
     def name(self) -> str:
         """Return the name of its program."""
@@ -132,15 +139,25 @@ class Watched:
             EndedError: when it has ended.
         """
         start = time.monotonic()
-        try:
-            numbers, (minor, major) = self._status(), self._faults()
-            parts, frames, huge, mapped = self._pages()
-        except (FileNotFoundError, ProcessLookupError, StopIteration, IndexError):
-            raise EndedError(f"process {self.pid} has ended") from None
-        except OSError as error:
-            raise LiveError(f"process {self.pid} cannot be watched: {error.strerror}") from None
+        parts: list[np.ndarray] = []
+        frames: list[np.ndarray] = []
+        pages: list[np.ndarray] = []
+        mapped = swap = minor = major = 0
+        processes = list(_family(self.pid))
+        for pid in processes:
+            try:
+                numbers = _numbers(pid, with_children=pid == self.pid)
+                minor, major, swap = (a + b for a, b in zip((minor, major, swap), numbers, strict=True))
+                mapped += _pages(pid, parts, frames, pages)
+            except (FileNotFoundError, ProcessLookupError):
+                if pid == self.pid:
+                    raise EndedError(f"process {pid} has ended") from None
+            except OSError as error:
+                raise LiveError(f"process {pid} cannot be watched: {error.strerror}") from None
+        self.others = len(processes) - 1
+        every = np.concatenate([*frames, NO_PAGES])
         self._kernel.begin_step()
-        rows = self._kernel.folios(frames, huge, counted=False)
+        rows = self._kernel.folios(every, np.zeros(len(every), bool), counted=False)
         order = np.where(rows["kind"] == "F", rows["order"].astype(np.int8), np.int8(ZERO))
         at = 0
         for part in parts:
@@ -149,77 +166,95 @@ class Watched:
             part[here] = order[at : at + count]
             at += count
         folios = rows["kind"] == "F"
-        heads = np.unique(rows["head"][folios] << ORDER_BITS | rows["order"][folios])
-        appeared, split = self._changes(heads)
+        heads, first = np.unique(rows["head"][folios] << ORDER_BITS | rows["order"][folios], return_index=True)
+        offsets = (np.concatenate([*pages, NO_PAGES]) - every)[folios][first]
+        appeared, split = self._changes(heads, offsets)
         usage = float((1 << (heads & ORDER)).sum()) / 256
-        pages = np.bincount(order[order >= 0], minlength=len(ORDERS)) / 256
+        sizes = np.bincount(order[order >= 0], minlength=len(ORDERS)) / 256
         resident = float((order >= 0).sum()) / 256
-        self._seen = heads
+        self._seen = heads, offsets
         end = time.monotonic()
         return Look(
-            end - self._began, Space(parts, mapped / 256, resident), dict(zip(ORDERS, pages.tolist(), strict=True)),
-            appeared, split, resident, usage, numbers["VmSwap"] / 1024, minor, major, end - start,
+            end - self._began, Space(parts, mapped / 256, resident), dict(zip(ORDERS, sizes.tolist(), strict=True)),
+            appeared, split, resident, usage, swap / 1024, minor, major, end - start,
         )  # fmt: skip
 
-    def _status(self) -> dict[str, int]:
-        """Return what /proc/PID/status says in KiB."""
-        lines = (line.split() for line in (self._folder / "status").read_text().splitlines())
-        found = {words[0][:-1]: int(words[1]) for words in lines if words[-1] == "kB"}
-        if "VmSwap" not in found:  # a zombie has no memory
-            raise ProcessLookupError
-        return found
-
-    def _faults(self) -> tuple[int, int]:
-        fields = (self._folder / "stat").read_text().rpartition(")")[2].split()
-        return int(fields[7]), int(fields[9])
-
-    def _pages(self) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, int]:
-        """Return what is drawn of each mapping, the frames of all pages, which a PMD maps, and the pages mapped.
-
-        In a mapping's part is 0 where there is a page, else `NOTHING`.
-        """
-        parts, frames, mapped = [], [], 0
-        for start, end in self._anonymous():
-            mapped += (end - start) // PAGE
-            ranges = [(first, last) for first, last, _ in scan(self._pagemap, start, end, PAGE_IS_PRESENT)]
-            entries = [words(self._pagemap, first // PAGE, (last - first) // PAGE) for first, last in ranges]
-            # What has gone since the scan is not there any more.
-            there = [(first, found & PM_FRAME, found >> np.uint64(63) != 0)
-                     for (first, _), found in zip(ranges, entries, strict=True)]  # fmt: skip
-            part, place = _empty(start, end, ranges)
-            for first, frame, present in there:
-                at = place(first)
-                part[at : at + len(present)][present] = 0
-                frames.append(frame[present].astype(np.int64))
-            parts.append(part)
-        every = np.concatenate(frames) if frames else np.zeros(0, np.int64)
-        return parts, every, np.zeros(len(every), bool), mapped
-
-    def _anonymous(self) -> Iterator[tuple[int, int]]:
-        """Yield (start, end) of the anonymous mappings."""
-        for line in (self._folder / "maps").read_text().splitlines():
-            match = VMA.match(line)
-            if match and match[4] == "0" and not match[5].startswith("[v"):
-                yield int(match[1], 16), int(match[2], 16)
-
-    def _changes(self, heads: np.ndarray) -> tuple[dict[int, int], int]:
+    def _changes(self, heads: np.ndarray, offsets: np.ndarray) -> tuple[dict[int, int], int]:
         """Return the folios that have appeared, by order, and how many have been split.
 
         Args:
             heads: of each folio the first frame, and in the lowest bits its order; sorted.
+            offsets: of each how far the page that it is mapped at lies from its frame: frames that lay in a larger
+                folio there are what is left of it, others are new.
         """
-        seen, orders = self._seen, heads & ORDER
-        if seen is None or not len(seen):
-            return _by_order(orders if seen is not None else orders[:0]), 0
-        nearest = np.searchsorted(seen >> ORDER_BITS, heads >> ORDER_BITS, side="right") - 1
-        before = seen[nearest.clip(min=0)]
-        known = (nearest >= 0) & (heads >> ORDER_BITS < (before >> ORDER_BITS) + (1 << (before & ORDER)))
+        orders = heads & ORDER
+        if self._seen is None or not len(self._seen[0]):
+            return _by_order(orders if self._seen is not None else orders[:0]), 0
+        seen, seen_offsets = self._seen
+        nearest = (np.searchsorted(seen >> ORDER_BITS, heads >> ORDER_BITS, side="right") - 1).clip(min=0)
+        before = seen[nearest]
+        inside = (heads >> ORDER_BITS) - (before >> ORDER_BITS)
+        known = (inside >= 0) & (inside < 1 << (before & ORDER)) & (offsets == seen_offsets[nearest])
         smaller = known & (orders < before & ORDER)
         return _by_order(orders[~known]), len(np.unique(before[smaller]))
 
 
 def _by_order(orders: np.ndarray) -> dict[int, int]:
     return dict(zip(ORDERS, np.bincount(orders, minlength=len(ORDERS)).tolist(), strict=True))
+
+
+def _family(pid: int) -> Iterator[int]:
+    """Yield a process and all that come from it."""
+    yield pid
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                for child in (task / "children").read_text().split():
+                    yield from _family(int(child))
+
+
+def _numbers(pid: int, with_children: bool) -> tuple[int, int, int]:
+    """Return (minor faults, major faults, KiB in swap); also the faults of children that have ended."""
+    folder = Path(f"/proc/{pid}")
+    fields = [int(field) for field in (folder / "stat").read_text().rpartition(")")[2].split()[7:11]]
+    status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+    swap = status.get("VmSwap", "").split()
+    if not swap:  # a zombie has no memory
+        raise ProcessLookupError
+    minor, of_children, major, major_of_children = fields
+    return minor + of_children * with_children, major + major_of_children * with_children, int(swap[0])
+
+
+def _pages(pid: int, parts: list[np.ndarray], frames: list[np.ndarray], pages: list[np.ndarray]) -> int:
+    """Add what is drawn of each mapping, the frames of all pages, and their numbers; return how many could be there.
+
+    In a mapping's part is 0 where there is a page, else `NOTHING`.
+    """
+    mapped = 0
+    pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
+    try:
+        for start, end in _anonymous(pid):
+            mapped += (end - start) // PAGE
+            ranges = [(first, last) for first, last, _ in scan(pagemap, start, end, PAGE_IS_PRESENT)]
+            part, place = _empty(start, end, ranges)
+            for first, last in ranges:
+                found = words(pagemap, first // PAGE, (last - first) // PAGE)
+                present = found & PM_PRESENT != 0  # what has gone since the scan is not there any more
+                part[place(first) : place(first) + len(present)][present] = 0
+                frames.append((found[present] & PM_FRAME).astype(np.int64))
+                pages.append(first // PAGE + np.flatnonzero(present))
+            parts.append(part)
+    finally:
+        os.close(pagemap)
+    return mapped
+
+
+def _anonymous(pid: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of the anonymous mappings."""
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        match = VMA.match(line)
+        if match and match[4] == "0" and not match[5].startswith("[v"):
+            yield int(match[1], 16), int(match[2], 16)
 
 
 def _empty(
