@@ -14,7 +14,7 @@ import pytest
 
 from thp_env.conformance import read_recordings, replay, report
 from thp_env.live import check, host, observe, others, settings
-from thp_env.live.check import most_frequent, undisturbed, check_programs
+from thp_env.live.check import check_programs, most_frequent, undisturbed
 from thp_env.live.errors import LiveError
 from thp_env.live.programs import LiveProgram, programs_of, random_programs
 from thp_env.live.scenarios import FAMILIES, generate

@@ -88,7 +88,11 @@ class Watched:
             self._pidfd = os.pidfd_open(pid)
         except OSError as error:
             raise LiveError(f"process {pid} cannot be watched: {error.strerror}") from None
-        if not self.ended and not (self._folder / "maps").read_text():
+        try:
+            nothing = not (self._folder / "maps").read_text()
+        except OSError:
+            nothing = False  # it has ended
+        if nothing and not self.ended:
             os.close(self._pidfd)
             raise LiveError(f"process {pid} ({self.name()}) has no memory of its own: it is a thread of the kernel")
         self._kernel = Kernel()
