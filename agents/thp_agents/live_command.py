@@ -24,10 +24,12 @@ def run(args: argparse.Namespace) -> int:
             check_writable(args.out)
         said = None if args.quiet else lambda text: print(text, file=sys.stderr)
         recordings, compared = [], []
-        for recording, comparison in run_workloads(programs, args.runs, said):
-            recordings.append(recording)
-            compared.append(comparison)
-        if args.out:
-            write_recordings(args.out, recordings)
+        try:
+            for recording, comparison in run_workloads(programs, args.runs, said):
+                recordings.append(recording)
+                compared.append(comparison)
+        finally:  # ctrl-C keeps what is done
+            if args.out and recordings:
+                write_recordings(args.out, recordings)
     print(report(compared, args.verbose))
     return 1 if any(c.failed for c in compared) else 0 if all(c.ok for c in compared) else 3

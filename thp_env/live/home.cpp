@@ -16,6 +16,7 @@ namespace live {
 namespace {
 
 constexpr uint64_t TASK_SIZE = 0x7ffffffff000, STACK = 64 << 10, LOWEST = 64 << 10;
+constexpr uint64_t HIGHEST = 4 << 20;          // below it the process itself lies
 constexpr uint64_t MMAP_BASE = 0x7ffff7fff000; // without randomization, and with a stack of 128 MiB at most
 alignas(64) char stack[STACK];
 int (*next)();
@@ -79,6 +80,11 @@ int own_ranges(range *out, int most) {
 }
 
 int place_program(uint64_t brk_start, uint64_t mmap_base) {
+    bool in_the_way = false;
+    for_each_mapping([&](uint64_t, uint64_t end, const char *) {
+        in_the_way = in_the_way || (end > HIGHEST && end <= TASK_SIZE);
+    });
+    if (in_the_way) return EEXIST;
     // All at once: then no capability is asked for. What is not the heap's only has to be in order.
     prctl_mm_map map = {};
     map.start_code = map.start_data = map.start_stack = LOWEST;

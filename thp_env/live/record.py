@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -65,6 +66,8 @@ class Run:
         brk, base = int(meta.get("brk_start", 0) or BRK_START), int(meta.get("mmap_base", 0) or MMAP_BASE)
         first.ask("start")
         reply = first.ask("place", brk, base, a=os.getpid())
+        if reply.error == errno.EEXIST:
+            raise LiveError("thp_env/live/worker is not linked statically: build it where there is a static C library")
         if reply.error:
             raise LiveError(f"the kernel refuses a heap at {brk:#x} below mappings from {base:#x}: "
                             f"{os.strerror(reply.error)}")  # fmt: skip
