@@ -136,13 +136,13 @@ def machine_for(program: Program, memory: int = 2 << 30) -> Machine:
     return machine
 
 
-def replay(record: dict, machine: Machine | None = None, go_on: bool = False) -> Result:
+def replay(record: dict, machine: Machine | None = None, to_the_end: bool = False) -> Result:
     """Replay one scenario up to its first operation that is not modelled.
 
     Args:
         record: what a kernel did.
         machine: that has the recorded program before it; None: the program is read from the recording.
-        go_on: do not end at the first difference, but find all (`Result.differences`), each exactly.
+        to_the_end: do not end at the first difference, but find all (`Result.differences`), each exactly.
     """
     steps = record["steps"]
     reason = ""
@@ -156,14 +156,14 @@ def replay(record: dict, machine: Machine | None = None, go_on: bool = False) ->
     for step in modelled:
         before, faults = machine.counters, _faults(machine)
         reclaimed = reclaimed or not causes.isdisjoint(step["op"].split())
-        status = machine.run(ops=1, go_on=True)
+        status = machine.run(ops=1, ignore_errors=True)
         try:
             if status == Status.OOM:
                 found = [("status", "running", "out of memory")]
             else:
                 window = machine.counters - before
                 found = list(_differences(machine, step, window, faults))
-                loosely = found and reclaimed and not go_on
+                loosely = found and reclaimed and not to_the_end
                 if loosely and not list(_differences(machine, step, window, faults, LIMIT_TOLERANCE)):
                     found = []
                     result.loosely += 1
@@ -172,7 +172,7 @@ def replay(record: dict, machine: Machine | None = None, go_on: bool = False) ->
         result.simulated.append(_numbers(machine, step, machine.counters - before, faults))
         result.differences += [Difference(step["i"], step["op"], *difference) for difference in found]
         result.matched += not found
-        if status == Status.OOM or (found and not go_on):
+        if status == Status.OOM or (found and not to_the_end):
             break
     return result
 

@@ -160,7 +160,7 @@ def parser() -> argparse.ArgumentParser:
     c = sub.add_parser("live", help="run workloads on this host's kernel and compare with the simulator (root)")
     c.add_argument("names", nargs="*", metavar="FILE|WORKLOAD", help="what to run")
     c.add_argument("--settings", nargs="+", default=[], metavar="WORD",
-                   help="sizes (16K,64K, 2M, all, never), madvise, defrag=never and so on (default: all)")  # fmt: skip
+                   help="sizes (16K+64K, 2M, all, never), madvise, defrag=never and so on (default: all)")  # fmt: skip
     c.add_argument("--size", help="of generators: tiny, small or full (default: as they are)")
     c.add_argument("--seed", type=_natural, default=0, help="of the instance (default: %(default)s)")
     c.add_argument("--runs", type=_positive, default=3, help="of each at most; all where reclaim differs (default: 3)")

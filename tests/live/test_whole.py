@@ -24,13 +24,13 @@ SHIPPED = sorted(workloads())
 
 
 def test_settings_are_read_from_words():
-    chosen = Chosen.parse(["16K,64K", "2M", "khugepaged/max_ptes_none=0"])
+    chosen = Chosen.parse(["16K+64K", "2M", "khugepaged/max_ptes_none=0"])
     assert sorted(chosen.orders) == [2, 4, 9]
     assert chosen.of_host() == {
         "hugepages-16kB/enabled": "madvise", "hugepages-64kB/enabled": "madvise", "hugepages-2048kB/enabled": "madvise",
         "khugepaged/max_ptes_none": "0", "defrag": "never",
     }  # fmt: skip
-    assert str(chosen) == "16K,64K,2M khugepaged/max_ptes_none=0"
+    assert str(chosen) == "16K+64K+2M khugepaged/max_ptes_none=0"
     assert Chosen.parse(["64K", "madvise"]).of_host()["defrag"] == "madvise"
     assert not Chosen.parse(["never"]).advised
 

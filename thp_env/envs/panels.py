@@ -67,11 +67,6 @@ class Space:
     note: str = ""
 
 
-def size(order: int) -> str:
-    """Return the name of the size of a block: 4K, 64K, 2M."""
-    return f"{4 << order}K" if order < 8 else f"{(4 << order) >> 10}M"
-
-
 def duration(ms: float) -> str:
     """Return a simulated time as people write it."""
     return f"{ms:.1f} ms" if ms < 1000 else f"{ms / 1000:.2f} s"

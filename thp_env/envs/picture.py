@@ -23,12 +23,12 @@ from thp_env.envs.panels import (
     bars,
     legend,
     scale,
-    size,
     stack,
     strip,
     time_axis,
 )
 from thp_env.machine import KIND_FOLIO, KIND_HUGE_ZERO, KIND_ZERO, Machine
+from thp_env.machine.sizes import size_name
 
 LEVELS = (("first-level TLB", "#74add1"), ("second level", "#fdae61"), ("page walk", "#d73027"))
 """Where an access was translated: (label, colour)."""
@@ -112,7 +112,7 @@ def _free_memory(canvas: Canvas, machine: Machine, x: int, y: int, width: int, h
     free, unused = free_mib(machine)
     canvas.text(x, y, "Free memory by block size", INK, bold=True)
     canvas.text(x + width, y, f"{machine.free_pages / 256:.0f} MiB; new: never used", GREY, "right")
-    labels = [size(order) for order in range(len(free))] + ["new"]
+    labels = [size_name(order) for order in range(len(free))] + ["new"]
     values = [*free, unused]
     bars(canvas, labels, values, [BAR] * len(values), (x, y + 34, x + width, y + height - 16))
 

@@ -7,9 +7,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from thp_env.envs.panels import FOLIO_COLORS, HEIGHT, NOTHING, SYMBOLS, WIDTH, ZERO, duration, size
+from thp_env.envs.panels import FOLIO_COLORS, HEIGHT, NOTHING, SYMBOLS, WIDTH, ZERO, duration
 from thp_env.envs.picture import LEVELS, Moment, draw, folio_map, free_mib
 from thp_env.machine import Counters, Machine
+from thp_env.machine.sizes import size_name
 
 __all__ = ["FOLIO_COLORS", "NOTHING", "RENDER_MODES", "ZERO", "Renderer", "folio_map", "text"]
 
@@ -125,7 +126,7 @@ def text(machine: Machine, headline: str, moments: list[Moment], width: int = 72
     lines = [headline, "address space by order of the folio (z zero page, . nothing):"]
     lines += [strip[at : at + width] for at in range(0, len(strip), width)]
     free, unused = free_mib(machine)
-    listed = "  ".join(f"{size(order)} {mib:.1f}" for order, mib in enumerate(free) if mib)
+    listed = "  ".join(f"{size_name(order)} {mib:.1f}" for order, mib in enumerate(free) if mib)
     lines.append(f"free MiB by block: {listed}{'  ' if listed else ''}never used {unused:.1f}")
     if moments:
         shares = zip(LEVELS, moments[-1].translated, strict=True)

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 
 from thp_env.live.errors import LiveError
 from thp_env.machine import Machine, layout
+from thp_env.machine.sizes import orders_of, sizes_of
 from thp_env.names import did_you_mean
 
-SIZES = {f"{kb}K" if kb < 1024 else f"{kb >> 10}M": order
-         for kb, order in zip(layout.THP_KILOBYTES, layout.ORDERS, strict=True)}  # fmt: skip
-NEVER, ALL = "never", "all"
+MADVISE = "madvise"
 UNADVISED = {"madvise": "never", "defer+madvise": "defer"}
 """What the setting of defrag means for memory that is not advised (vma_thp_gfp_mask)."""
 
@@ -33,31 +32,29 @@ class Chosen:
 
     @classmethod
     def parse(cls, words: Iterable[str]) -> Chosen:
-        """Read words such as `16K,64K`, `2M`, `all`, `never`, `madvise` and `khugepaged/max_ptes_none=0`.
+        """Read words such as `16K+64K`, `2M`, `all`, `never`, `madvise` and `khugepaged/max_ptes_none=0`.
 
         Raises:
             LiveError: naming the word and what there is.
         """
-        orders: set[int] = set()
+        orders = 0
         controls: dict[str, str] = {}
         advised = True
         for word in words:
             name, sign, value = word.partition("=")
             if sign:
                 controls[name] = _checked(name, value)
-            elif word == "madvise":
+            elif word == MADVISE:
                 advised = False
-            elif word in (ALL, NEVER):
-                orders = set(layout.ORDERS) if word == ALL else set()
             else:
-                orders |= {_order(size) for size in word.split(",")}
-        return cls(frozenset(orders), advised and bool(orders), controls)
+                orders |= _orders(word)
+        large = frozenset(order for order in layout.ORDERS if orders >> order & 1)
+        return cls(large, advised and bool(large), controls)
 
     def __str__(self) -> str:
         """Say it in a few words."""
-        sizes = [name for name, order in SIZES.items() if order in self.orders]
-        said = [ALL if len(sizes) == len(SIZES) else ",".join(sizes) or NEVER]
-        said += ["madvise"] if sizes and not self.advised else []
+        said = [sizes_of(sum(1 << order for order in self.orders))]
+        said += [MADVISE] if self.orders and not self.advised else []
         return " ".join([*said, *(f"{name}={value}" for name, value in self.controls.items())])
 
     def of_host(self) -> dict[str, str]:
@@ -75,11 +72,11 @@ class Chosen:
             machine.set(name, int(value) if isinstance(values, int) else values.index(value))
 
 
-def _order(size: str) -> int:
-    if size not in SIZES:
-        raise LiveError(f"unknown setting {size!r}{did_you_mean(size, SIZES)}: a size ({', '.join(SIZES)}), {ALL}, "
-                        f"{NEVER}, madvise, or a control such as khugepaged/max_ptes_none=0")  # fmt: skip
-    return SIZES[size]
+def _orders(word: str) -> int:
+    try:
+        return orders_of(word, "setting")
+    except ValueError as error:
+        raise LiveError(f"{error}; or {MADVISE}, or a control such as khugepaged/max_ptes_none=0") from None
 
 
 def _checked(name: str, value: str) -> str:

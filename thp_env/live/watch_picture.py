@@ -22,12 +22,12 @@ from thp_env.envs.panels import (
     curve,
     legend,
     scale,
-    size,
     stack,
     strip,
     time_axis,
 )
 from thp_env.live.watched import ORDERS, Look
+from thp_env.machine.sizes import size_name
 
 CURVES = {"usage": "#4575b4", "rss": "#1a9850", "swap": "#d73027"}
 """What of `Look` is drawn over time, and its colour."""
@@ -80,7 +80,7 @@ def _mapped(canvas: Canvas, now: Look, x: int, y: int, width: int, height: int) 
     canvas.text(x, y, "Mapped memory by folio size", INK, bold=True)
     canvas.text(x + width, y, "MiB", GREY, "right")
     orders = _shown(now.mapped)
-    bars(canvas, [size(order) for order in orders], [now.mapped[order] for order in orders],
+    bars(canvas, [size_name(order) for order in orders], [now.mapped[order] for order in orders],
          [color(fill_of(order)) for order in orders], (x, y + 34, x + width, y + height - 16))  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def text(title: str, looks: Sequence[Look], width: int = 72, count: int = 6) -> 
     now = looks[-1]
     lines = [f"{title}   {now.seconds:.1f} s", "address space by order of the folio (z zero page, . nothing):"]
     lines += ["".join(SYMBOLS.get(int(order), str(order)) for order in row) for row in rows(now, width, count)]
-    sizes = "  ".join(f"{size(order)} {mib:.1f}" for order, mib in now.mapped.items() if mib)
+    sizes = "  ".join(f"{size_name(order)} {mib:.1f}" for order, mib in now.mapped.items() if mib)
     lines.append(f"mapped MiB by folio size: {sizes}")
     lines.append("  ".join(f"{name} {value}" for name, value in facts(looks)))
     return "\n".join(lines) + "\n"

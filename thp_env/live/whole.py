@@ -12,7 +12,7 @@ import numpy as np
 
 from thp_env.conformance import FAULTS, LIMIT_TOLERANCE, Difference, differing_numbers, replay
 from thp_env.live.check import undisturbed
-from thp_env.live.chosen import ALL, Chosen
+from thp_env.live.chosen import Chosen
 from thp_env.live.errors import LiveError
 from thp_env.live.host import Host, prepared
 from thp_env.live.observe import Kernel
@@ -20,6 +20,7 @@ from thp_env.live.others import explainable, others
 from thp_env.live.programs import LEFT_OUT, LiveProgram
 from thp_env.live.record import run_once
 from thp_env.machine import layout
+from thp_env.machine.sizes import ALL_SIZES
 from thp_env.recording_file import read_recordings
 from thp_env.workload import find
 
@@ -87,7 +88,7 @@ def drawn(names: Iterable[str], size: str | None, seed: int, words: list[str]) -
     for name in names:
         program = find(name).variant(size).draw(np.random.default_rng(seed)).program
         sets = bool(np.isin(program.ops["op"], [layout.OPS.index("thp"), layout.OPS.index("set")]).any())
-        chosen = Chosen.parse(words or ([] if sets else [ALL]))
+        chosen = Chosen.parse(words or ([] if sets else [ALL_SIZES]))
         programs.append(LiveProgram.of_workload(Path(name).stem, program, chosen))
     if not programs:
         raise LiveError("nothing to run: name a workload or a file")
@@ -123,7 +124,7 @@ def _run(live: LiveProgram, host: Host, kernel: Kernel, runs: int) -> tuple[dict
     while True:
         done.append(run_once(live, host, kernel))
         recording = _recording(live, done)
-        result = replay(recording, live.machine(), go_on=True)
+        result = replay(recording, live.machine(), to_the_end=True)
         compared = _compared(recording, result.simulated, result.differences)
         if len(done) >= runs or (compared.ok and not (reclaims and compared.spread)):
             break
