@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from thp_env.workload import workloads
 
 needs_host = pytest.mark.skipif(bool(host.missing()), reason="lacks " + ", ".join(host.missing()))
 SHIPPED = sorted(workloads())
+SWAPPING = "swap 8M\nmmap a 4M at=auto\nwrite a 0 4M\nadvise a 0 4M pageout\ncompute 20s\nread a 0 4M\n"
 
 
 def test_settings_are_read_from_words():
@@ -171,7 +175,7 @@ def test_bad_input_is_one_line(capsys, monkeypatch, tmp_path):
 
 @pytest.mark.full
 @needs_host
-@pytest.mark.parametrize("words", ["all", "64K", "never"])
+@pytest.mark.parametrize("words", ["all", "64K+2M"])
 def test_every_workload_faults_as_the_simulator(words):
     """Up to a limit, each fault of each operation; after one, within the runs of the kernel or 256 KiB."""
     before = {name: (settings.THP / name).read_text() for name in host.SETTINGS}
@@ -182,3 +186,34 @@ def test_every_workload_faults_as_the_simulator(words):
     assert differing == []
     assert steps > 20_000
     assert {name: (settings.THP / name).read_text() for name in host.SETTINGS} == before
+
+
+@pytest.mark.full
+@needs_host
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_leaves_nothing(number, tmp_path, capsys):
+    """Settings, the swap device and the control group; and only one run at a time changes them."""
+    names = [*host.SETTINGS, host.PAGE_CLUSTER]
+    before = {name: (settings.THP / name).read_text() for name in names}
+    swap = host.Path("/proc/swaps").read_text()
+    (tmp_path / "swapping.txt").write_text(SWAPPING)
+    words = [sys.executable, "-c", "from thp_agents.cli import command; command()", "live", str(tmp_path / "swapping.txt")]
+    run = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert settings.wait(lambda: host.Path("/proc/swaps").read_text() != swap, 60)
+    assert main(["live", "gups", "--size", "tiny"]) == 2
+    assert "another live run is under way" in capsys.readouterr().err
+    assert main(["live", "--restore"]) == 2
+    capsys.readouterr()
+    run.send_signal(number)
+    run.communicate(timeout=60)
+    assert run.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    if number == signal.SIGKILL:
+        assert main(["live", "gups", "--size", "tiny"]) == 2
+        assert "an earlier run was killed" in capsys.readouterr().err
+        assert main(["live", "--restore"]) == 0
+        assert capsys.readouterr().out == "settings put back\n"
+    assert main(["live", "--restore"]) == 0
+    assert capsys.readouterr().out.startswith("nothing to put back")
+    assert {name: (settings.THP / name).read_text() for name in names} == before
+    assert host.Path("/proc/swaps").read_text() == swap
+    assert not (settings.MEMORY_CGROUPS / host.CGROUP).exists()

@@ -25,7 +25,9 @@ from thp_env.recording_file import read_recordings
 from thp_env.workload import find
 
 RUNS = 3
-"""How often a workload runs at most, until a run is as the simulator says; one with a limit always so often."""
+"""How often a workload runs at most, until a run is as the simulator says; one that reclaims always so often."""
+RECLAIM = ("limit", "reclaim")
+"""Operations from which on the kernel's own runs may differ."""
 SUMS = {
     "anon_fault_alloc": "folios given by faults", "anon_fault_fallback": "fallbacks to smaller ones",
     "split": "folios split", "swpout": "folios swapped out", "swpin": "folios swapped in",
@@ -44,7 +46,7 @@ class Comparison:
         names: of the two sides.
         differences: steps that differ; those of `counters` only, which others on the host may have moved.
         counters: differences of counters of the whole system.
-        spread: differences from a limit on that lie within what the first one's runs did, or within 256 KiB.
+        spread: differences from a limit or reclaim on that lie within what the first one's runs did, or within 256 KiB.
         left_out: what was not put to the host, and how often.
         others: who else may have moved counters.
     """
@@ -119,7 +121,7 @@ def run_workloads(
 
 
 def _run(live: LiveProgram, host: Host, kernel: Kernel, runs: int) -> tuple[dict, Comparison]:
-    reclaims = bool((live.program.ops["op"] == layout.OPS.index("limit")).any())
+    reclaims = bool(np.isin(live.program.ops["op"], [layout.OPS.index(op) for op in RECLAIM]).any())
     done: list[list[dict]] = []
     while True:
         done.append(run_once(live, host, kernel))
@@ -147,8 +149,7 @@ def _recording(live: LiveProgram, runs: list[list[dict]]) -> dict:
 
 def _compared(recording: dict, simulated: list[dict], found: list[Difference]) -> Comparison:
     steps = recording["steps"]
-    limits = (step["i"] for step in steps if step["op"].startswith("limit "))
-    limited = next(limits, len(steps))
+    limited = next((step["i"] for step in steps if step["op"].split()[0] in RECLAIM), len(steps))
     near = [d for d in found if d.step > limited and _in_spread(steps[d.step], simulated[d.step])]
     rest = [d for d in found if d not in near]
     counters = [d for d in rest if explainable(d.what)]
@@ -258,7 +259,7 @@ def _said(c: Comparison, verbose: bool, shown: int) -> list[str]:
         lines.append(f"  {len(c.counters)} counters of the whole system differ, too")
     if c.spread:
         steps = len({d.step for d in c.spread})
-        lines.append(f"  {steps} operations differ by no more than runs of the kernel do, or 256 KiB, after a limit")
+        lines.append(f"  {steps} operations differ by no more than runs of the kernel do, or 256 KiB, after a limit or reclaim")
     if c.counters and c.others:
         lines.append(f"  others may be the reason: {c.others}")
     if verbose:
