@@ -259,7 +259,7 @@ def _said(c: Comparison, verbose: bool, shown: int) -> list[str]:
         lines.append(f"  {len(c.counters)} counters of the whole system differ, too")
     if c.spread:
         steps = len({d.step for d in c.spread})
-        lines.append(f"  {steps} operations differ by no more than runs of the kernel do, or 256 KiB, after a limit or reclaim")
+        lines.append(f"  {steps} operations after reclaim differ by no more than runs of the kernel do, or 256 KiB")
     if c.counters and c.others:
         lines.append(f"  others may be the reason: {c.others}")
     if verbose:
