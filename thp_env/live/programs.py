@@ -114,6 +114,15 @@ class LiveProgram:
         return cls(name, replace(program, ops=ops), texts, places, settings, True, left_out).check()
 
     @property
+    def reclaims(self) -> bool:
+        """Whether memory is taken from the program, by a limit or since it asks for it."""
+        ops = self.program.ops
+        called = np.isin(ops["op"], [layout.OPS.index(op) for op in ("limit", "reclaim", "process_madvise")])
+        given = [layout.ADVICE[advice] for advice in ("free", "cold", "pageout")]
+        advised = (ops["op"] == layout.OPS.index("advise")) & np.isin(ops["a"], given)
+        return bool((called | advised).any())
+
+    @property
     def joined(self) -> bool:
         """Whether the kernel may join regions to one VMA: they do not lie in slots of their own."""
         ops = self.program.ops

@@ -263,6 +263,7 @@ def run_once(live: LiveProgram, host: Host, kernel: Kernel) -> list[dict[str, An
     """
     program = live.program
     machine = live.machine()
+    drains = not live.whole or live.reclaims  # else nobody asks which folios are on an LRU
     host.begin()
     workers = Workers(program.processes[0])
     steps: list[dict[str, Any]] = []
@@ -274,19 +275,21 @@ def run_once(live: LiveProgram, host: Host, kernel: Kernel) -> list[dict[str, An
             host.drain()
             before = kernel.counters()
             for i, (op, text) in enumerate(zip(program.ops, live.texts, strict=True)):
+                last = i == len(program.ops) - 1
                 error, minflt, majflt = run.step(op)
-                if layout.OPS[op["op"]] == "compute":  # a pause: what was counted meanwhile is not the program's
-                    before = kernel.counters()
-                if run.autodrain:
+                pause = layout.OPS[op["op"]] in ("compute", "slice")
+                if run.autodrain and (drains or last) and not pause:
                     host.drain()
-                after = kernel.counters()
+                if pause and not live.whole:  # what was counted meanwhile is not the program's
+                    before = kernel.counters()
+                after = before if pause else kernel.counters()
                 step: dict[str, Any] = {"i": i, "op": text, "err": error, "minflt": minflt, "majflt": majflt}
                 step |= {"mthp": {}, "vm": {}}
                 for (size, counter), value in after.items():
                     if change := value - before[size, counter]:
                         (step["vm"] if size == "vm" else step["mthp"].setdefault(size, {}))[counter] = change
                 machine.run(ops=1, ignore_errors=True)
-                if not live.whole or i == len(program.ops) - 1:
+                if not live.whole or last:
                     step["map"] = _observed(run, kernel)
                 steps.append(step)
                 before = after
