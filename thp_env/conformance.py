@@ -226,6 +226,12 @@ def _numbers(machine: Machine, step: dict, counters: Counters, faults: dict[str,
     }
 
 
+def operation_of(step: dict) -> str:
+    """Return the name of a step's operation, whoever runs it."""
+    words = step["op"].split()
+    return words[2] if words[0] == "in" else words[0]
+
+
 def differing_numbers(expected: dict, got: dict, tolerance: int = 0) -> Iterator[tuple[str, Any, Any]]:
     """Yield (what, expected, got) where the errno, faults and counters of two steps differ by more than a tolerance.
 
@@ -234,8 +240,7 @@ def differing_numbers(expected: dict, got: dict, tolerance: int = 0) -> Iterator
         got: another, of the same operation.
         tolerance: in pages.
     """
-    words = [word for word in expected["op"].split() if word != "in"]
-    operation = words[1 if expected["op"].startswith("in ") else 0]
+    operation = operation_of(expected)
     if expected["err"] != got["err"]:
         yield "errno", expected["err"], got["err"]
     for key, name in FAULTS.items():

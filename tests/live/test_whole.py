@@ -123,7 +123,7 @@ def test_two_kernels_are_compared_by_operation(tmp_path, capsys):
 
 
 def test_after_a_limit_faults_may_lie_in_the_spread_of_the_kernels_runs():
-    limit = {**_step(1, minflt=0), "op": "limit 4096"}
+    limit = {**_step(1, minflt=0), "op": "in P limit 4096"}
     far = [[100, 0], [300, 0]]
     steps = [_step(0), limit, _step(2), _step(3, minflt=100, faults=far), _step(4, minflt=100, faults=far)]
     recording = _recording(*steps, left_out={})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from thp_env.conformance import FAULTS, LIMIT_TOLERANCE, Difference, differing_numbers, replay
+from thp_env.conformance import FAULTS, LIMIT_TOLERANCE, Difference, differing_numbers, operation_of, replay
 from thp_env.live.check import undisturbed
 from thp_env.live.chosen import Chosen
 from thp_env.live.errors import LiveError
@@ -149,7 +149,7 @@ def _recording(live: LiveProgram, runs: list[list[dict]]) -> dict:
 
 def _compared(recording: dict, simulated: list[dict], found: list[Difference]) -> Comparison:
     steps = recording["steps"]
-    limited = next((step["i"] for step in steps if step["op"].split()[0] in RECLAIM), len(steps))
+    limited = next((step["i"] for step in steps if operation_of(step) in RECLAIM), len(steps))
     near = [d for d in found if d.step > limited and _in_spread(steps[d.step], simulated[d.step])]
     rest = [d for d in found if d not in near]
     counters = [d for d in rest if explainable(d.what)]
