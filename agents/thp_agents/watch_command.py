@@ -15,7 +15,7 @@ from typing import Any
 from thp_env.files import check_writable, whole_file
 from thp_env.live.errors import LiveError
 from thp_env.live.watch_picture import draw, facts, fill_of, page, rows, text
-from thp_env.live.watched import EndedError, Look, Watched
+from thp_env.live.watched import EndedError, Look, Watched, check_host
 
 MOST = 720
 """Looks that are kept; of more every other one goes."""
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     pid = int(args.target[0]) if len(args.target) == 1 and args.target[0].isdecimal() else None
     if args.html:
         check_writable(args.html)
+    check_host()
     view = not args.quiet and sys.stdout.isatty()
     if pid is not None:
         with Watched(pid) as watched:

@@ -30,6 +30,19 @@ ORDER_BITS, ORDER = 4, 15
 NO_PAGES = np.zeros(0, np.int64)
 
 
+def check_host() -> None:
+    """Refuse a host on which nothing can be seen.
+
+    Raises:
+        LiveError: naming what is missing.
+    """
+    if not KPAGEFLAGS.exists() or not MTHP.exists():
+        raise LiveError(f"this kernel does not show folio sizes: it lacks {KPAGEFLAGS if MTHP.exists() else MTHP} "
+                        "(multi-size THP, Linux 6.8 or later)")  # fmt: skip
+    if os.geteuid() != 0:
+        raise LiveError(f"only root sees the folio sizes of processes ({KPAGEFLAGS}): use sudo")
+
+
 class EndedError(LiveError):
     """The process has ended."""
 
@@ -77,13 +90,9 @@ class Watched:
     def __init__(self, pid: int) -> None:
         """Open its files."""
         self.pid, self._folder = pid, Path(f"/proc/{pid}")
-        if not KPAGEFLAGS.exists() or not MTHP.exists():
-            raise LiveError(f"this kernel does not show folio sizes: it lacks {KPAGEFLAGS if MTHP.exists() else MTHP} "
-                            "(multi-size THP, Linux 6.8 or later)")  # fmt: skip
+        check_host()
         if not self._folder.exists():
             raise LiveError(f"there is no process {pid}")
-        if os.geteuid() != 0:
-            raise LiveError(f"only root sees the folio sizes of process {pid} ({KPAGEFLAGS}): use sudo")
         try:
             self._pidfd = os.pidfd_open(pid)
         except OSError as error:
