@@ -163,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
                    help="sizes (16K+64K, 2M, all, never), madvise, defrag=never and so on (default: all)")  # fmt: skip
     c.add_argument("--size", help="of generators: tiny, small or full (default: as they are)")
     c.add_argument("--seed", type=_natural, default=0, help="of the instance (default: %(default)s)")
-    c.add_argument("--runs", type=_positive, default=3, help="of each at most; all where reclaim differs (default: 3)")
+    c.add_argument("--runs", type=_positive, default=3, help="of each at most; of what reclaims, all (default: 3)")
     c.add_argument("--out", type=Path, help="write what the kernel did: .jsonl or .jsonl.xz")
     c.add_argument("--compare", nargs=2, type=Path, metavar="FILE", help="compare two such files instead")
     c.add_argument("--restore", action="store_true", help="put back what a killed run had set")

@@ -133,6 +133,8 @@ def test_after_a_limit_faults_may_lie_in_the_spread_of_the_kernels_runs():
     assert [d.step for d in compared.differences] == [0, 4]
     assert [d.step for d in compared.spread] == [2, 3]
     assert compared.failed
+    found = [whole.Difference(2, "write", "errno", 0, 12)]
+    assert whole._compared(recording, simulated, found).differences == found
 
 
 def test_counters_that_others_may_have_moved_are_unsure():

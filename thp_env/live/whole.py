@@ -122,13 +122,14 @@ def run_workloads(
 
 def _run(live: LiveProgram, host: Host, kernel: Kernel, runs: int) -> tuple[dict, Comparison]:
     done: list[list[dict]] = []
+    reclaims = bool(np.isin(live.program.ops["op"], [layout.OPS.index(op) for op in RECLAIM]).any())
     while True:
         done.append(run_once(live, host, kernel))
         recording = _recording(live, done)
         result = replay(recording, live.machine(), to_the_end=True)
         compared = _compared(recording, result.simulated, result.differences)
-        repeat = runs if compared.differences or compared.spread else min(runs, 2)  # of counters, others add once
-        if len(done) >= repeat or (compared.ok and not compared.spread):
+        repeat = runs if reclaims or compared.differences else min(runs, 2)  # of counters, others add once
+        if len(done) >= repeat or (compared.ok and not reclaims):
             break
     if compared.counters and not compared.differences:
         compared.others = others(host.cgroup, kernel)
@@ -150,13 +151,30 @@ def _recording(live: LiveProgram, runs: list[list[dict]]) -> dict:
 def _compared(recording: dict, simulated: list[dict], found: list[Difference]) -> Comparison:
     steps = recording["steps"]
     limited = next((step["i"] for step in steps if operation_of(step) in RECLAIM), len(steps))
-    near = [d for d in found if d.step > limited and _in_spread(steps[d.step], simulated[d.step])]
-    rest = [d for d in found if d not in near]
-    counters = [d for d in rest if explainable(d.what)]
+    near, differences, counters = _sorted(
+        found, lambda number: number > limited and _in_spread(steps[number], simulated[number])
+    )
     return Comparison(
         recording["name"], recording["settings"], (f"Linux {recording['kernel']}", "simulator"), steps, simulated,
-        [d for d in rest if d not in counters], counters, near, recording["left_out"],
+        differences, counters, near, recording["left_out"],
     )  # fmt: skip
+
+
+def _sorted(
+    found: list[Difference], near: Callable[[int], bool]
+) -> tuple[list[Difference], list[Difference], list[Difference]]:
+    """Return differences in three lists: in steps that are near enough, others, and those of counters only.
+
+    An errno is never near enough.
+    """
+    steps = {number for number in {d.step for d in found} if near(number)}
+    steps -= {d.step for d in found if d.what == "errno"}
+    rest = [d for d in found if d.step not in steps]
+    return (
+        [d for d in found if d.step in steps],
+        [d for d in rest if not explainable(d.what)],
+        [d for d in rest if explainable(d.what)],
+    )
 
 
 def _in_spread(step: dict, simulated: dict) -> bool:
@@ -190,13 +208,11 @@ def _of_recordings(one: dict, other: dict) -> Comparison:
                         "and --seed")  # fmt: skip
     found = [Difference(a["i"], a["op"], *difference) for a, b in zip(one["steps"], other["steps"], strict=True)
              for difference in _all_differences(a, b)]  # fmt: skip
-    near = [d for d in found if _overlap(one["steps"][d.step], other["steps"][d.step])]
-    rest = [d for d in found if d not in near]
+    near, differences, counters = _sorted(found, lambda i: _overlap(one["steps"][i], other["steps"][i]))
     names = tuple(f"Linux {r.get('kernel', '?')} ({r.get('settings', 'as recorded')})" for r in (one, other))
     return Comparison(
         one["name"], one.get("settings", ""), (names[0], names[1]), one["steps"], other["steps"],
-        [d for d in rest if not explainable(d.what)], [d for d in rest if explainable(d.what)], near,
-        one.get("left_out", {}), "the counters are each whole system's",
+        differences, counters, near, one.get("left_out", {}), "the counters are each whole system's",
     )  # fmt: skip
 
 
