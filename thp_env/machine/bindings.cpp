@@ -228,14 +228,14 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                 return static_cast<u32>(status);
             },
             "until"_a, "choices"_a, "ops"_a, "accesses"_a, "new_vma"_a, "ignore_errors"_a, "fast"_a = true)
-        .def("upcoming",
-             reading([](core_machine &c, u64 first, u64 count) {
+        .def("upcoming", reading([](core_machine &c, u64 first, u64 count) {
                  const u64 at = c.m->h->at.op;
                  if (at >= c.program.nr_ops) return as_bytes<u64>(nullptr, 0);
                  const op_record &op = c.program.ops[at];
                  if (op.op != OP_touch && op.op != OP_access && op.op != OP_replay)
                      return as_bytes<u64>(nullptr, 0);
-                 const u64 all = steps_of(op), end = first < all ? first + std::min(count, all - first) : first;
+                 const u64 all = steps_of(op),
+                           end = first < all ? first + std::min(count, all - first) : first;
                  std::vector<u64> out(end - first);
                  const access_stream stream(*c.m, c.program, op);
                  access_block b;
