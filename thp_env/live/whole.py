@@ -26,6 +26,7 @@ from thp_env.workload import find
 
 RUNS = 3
 """How often a workload runs at most, until a run is as the simulator says; one that reclaims always so often."""
+IN_SUM = "all operations together"
 RECLAIM = ("limit", "reclaim")
 """Operations from which on the kernel's own runs may differ."""
 SUMS = {
@@ -154,6 +155,10 @@ def _compared(recording: dict, simulated: list[dict], found: list[Difference]) -
     near, differences, counters = _sorted(
         found, lambda number: number > limited and _in_spread(steps[number], simulated[number])
     )
+    seen, total = _totals(steps), _totals(simulated)[0]
+    if near and not min(seen) - LIMIT_TOLERANCE <= total <= max(seen) + LIMIT_TOLERANCE:
+        what = Difference(len(steps) - 1, IN_SUM, "faults", f"{min(seen)} to {max(seen)}", total)
+        differences = [*differences, what]
     return Comparison(
         recording["name"], recording["settings"], (f"Linux {recording['kernel']}", "simulator"), steps, simulated,
         differences, counters, near, recording["left_out"],
@@ -284,11 +289,14 @@ def _said(c: Comparison, verbose: bool, shown: int) -> list[str]:
     return lines
 
 
+def _totals(steps: list[dict]) -> list[int]:
+    """Return the faults of all steps together, of each run."""
+    count = max((len(step.get("faults", [])) for step in steps), default=0)
+    return [sum(sum(step["faults"][i]) if "faults" in step else step["minflt"] + step["majflt"] for step in steps)
+            for i in range(count or 1)]  # fmt: skip
+
+
 def _runs(steps: list[dict]) -> str:
     """Say between which sums the runs of a program lie."""
-    count = max((len(step.get("faults", [])) for step in steps), default=0)
-    if not count:
-        return ""
-    totals = [sum(sum(step["faults"][i]) if "faults" in step else step["minflt"] + step["majflt"] for step in steps)
-              for i in range(count)]  # fmt: skip
-    return f" ({min(totals)} to {max(totals)} in {count} runs)"
+    totals = _totals(steps)
+    return f" ({min(totals)} to {max(totals)} in {len(totals)} runs)" if len(totals) > 1 else ""
