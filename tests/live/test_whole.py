@@ -130,7 +130,7 @@ def test_after_a_limit_faults_may_lie_in_the_spread_of_the_kernels_runs():
     found = [whole.Difference(i, "write", "minor faults", 1, 2) for i in (0, 2, 3, 4)]
     simulated = [_step(0, minflt=2), limit, _step(2, minflt=60), _step(3, minflt=350), _step(4, minflt=900)]
     compared = whole._compared(recording, simulated, found)
-    assert [d.step for d in compared.differences] == [0, 4]
+    assert [(d.step, d.op) for d in compared.differences] == [(0, "write"), (4, "write"), (4, whole.IN_SUM)]
     assert [d.step for d in compared.spread] == [2, 3]
     assert compared.failed
     many = [{**step, "minflt": 360 if step["i"] > 2 else 1} for step in simulated]
