@@ -166,9 +166,7 @@ def _screen(view: bool) -> Iterator[_Screen]:
     if not view:
         yield _Screen()
         return
-    try:
-        from rich.live import Live
-    except ImportError:
-        raise LiveError("the view in the terminal needs rich: pip install 'thp-env[watch]', or use --quiet") from None
+    from rich.live import Live
+
     with Live(auto_refresh=False) as live:
         yield _Terminal(live)

@@ -185,7 +185,7 @@ def test_every_workload_faults_as_the_simulator(words):
     before = {name: (settings.THP / name).read_text() for name in host.SETTINGS}
     differing, steps = [], 0
     for _, compared in run_workloads(drawn(SHIPPED, "tiny", 0, [words])):
-        thrashes = compared.name == "hot_island"  # swaps all the time, and differs in sum (docs/explanation/verification.md)
+        thrashes = compared.name == "hot_island"  # and differs in sum: docs/explanation/verification.md
         differing += [f"{compared.name}: {d}" for d in compared.differences if not (thrashes and d.op == whole.IN_SUM)]
         steps += len(compared.first)
     assert differing == []
