@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.html)
     check_host()
     view = not args.quiet and sys.stdout.isatty()
+    if view:
+        import_module("rich")  # before the command starts
     if pid is not None:
         with Watched(pid) as watched:
             _watch(watched, args, view, None)
