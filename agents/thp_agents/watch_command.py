@@ -21,7 +21,7 @@ from thp_env.live.watched import EndedError, Look, Watched, check_host
 MOST = 720
 """Looks that are kept; of more every other one goes."""
 SHARE = 10
-"""A look may take the 10th part of the time between two."""
+"""A look may take the 10th part of a CPU."""
 
 
 def run(args: argparse.Namespace) -> int:

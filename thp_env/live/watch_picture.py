@@ -55,7 +55,7 @@ def facts(looks: Sequence[Look]) -> list[tuple[str, str]]:
         ("RSS, anonymous", f"{now.rss:.1f} MiB"),
         ("held, not mapped", f"{held:.1f} MiB"),
         ("swap", f"{now.swap:.1f} MiB"),
-        ("a look takes", f"{now.took * 1000:.0f} ms"),
+        ("CPU time of a look", f"{now.took * 1000:.0f} ms"),
     ]
 
 

@@ -61,7 +61,7 @@ class Look:
         usage: MiB of the folios that hold it, whole: what partial unmaps leave is in it.
         swap: MiB.
         minor, major: faults since the process began.
-        took: seconds of the look.
+        took: CPU seconds of the look.
     """
 
     seconds: float
@@ -151,7 +151,7 @@ class Watched:
         Raises:
             EndedError: when it has ended.
         """
-        start = time.monotonic()
+        start = time.process_time()
         parts: list[np.ndarray] = []
         frames: list[np.ndarray] = []
         pages: list[np.ndarray] = []
@@ -186,11 +186,10 @@ class Watched:
         sizes = np.bincount(order[order >= 0], minlength=len(ORDERS)) / 256
         resident = float((order >= 0).sum()) / 256
         self._seen = heads, offsets
-        end = time.monotonic()
-        return Look(
-            end - self._began, Space(parts, mapped / 256, resident), dict(zip(ORDERS, sizes.tolist(), strict=True)),
-            appeared, split, resident, usage, swap / 1024, minor, major, end - start,
-        )  # fmt: skip
+        by_size = dict(zip(ORDERS, sizes.tolist(), strict=True))
+        space, took = Space(parts, mapped / 256, resident), time.process_time() - start
+        return Look(time.monotonic() - self._began, space, by_size, appeared, split, resident, usage, swap / 1024,
+                    minor, major, took)  # fmt: skip
 
     def _changes(self, heads: np.ndarray, offsets: np.ndarray) -> tuple[dict[int, int], int]:
         """Return the folios that have appeared, by order, and how many have been split.
