@@ -21,7 +21,7 @@ def _conformance(args: argparse.Namespace) -> int:
     from thp_env.conformance import replay_file, report
 
     if args.restore:
-        from thp_env.live.host import restore
+        from thp_env.live.settings import restore
 
         print("settings put back" if restore() else "nothing to put back: no earlier run was killed")
         return 0
@@ -38,6 +38,18 @@ def _conformance(args: argparse.Namespace) -> int:
         raise ValueError("nothing to compare: name recordings, or programs with --live, or --live-random N")
     print(report(results, args.verbose))
     return 1 if any(r.failed for r in results) else 0 if all(r.ok for r in results) else 3
+
+
+def _live(args: argparse.Namespace) -> int:
+    from thp_agents.live_command import run
+
+    return run(args)
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from thp_agents.watch_command import run
+
+    return run(args)
 
 
 def _workloads(args: argparse.Namespace) -> int:
@@ -208,6 +220,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "corpus": _corpus,
     "import": _import,
     "conformance": _conformance,
+    "live": _live,
+    "watch": _watch,
     "probe": _probe,
     "replay": _replay,
     "workloads": _workloads,

@@ -36,8 +36,22 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.01 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.01 to 86400")
+    return seconds
+
+
 _LOGS = ("perf", "strace", "damon", "lackey", "pinatrace", "memtrace")
 """`thp_workloads.importing.KINDS`, which a parser need not import."""
+
+
+_QUIET = ("demo", "train", "tune", "evaluate", "distill", "record", "corpus", "workloads", "conformance", "live")
+"""Verbs that say on standard error how far they are."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -147,6 +161,24 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--restore", action="store_true", help="put back what a killed live run had set")
     c.add_argument("--verbose", "-v", action="store_true")
 
+    c = sub.add_parser("live", help="run workloads on this host's kernel and compare with the simulator (root)")
+    c.add_argument("names", nargs="*", metavar="FILE|WORKLOAD", help="what to run")
+    c.add_argument("--settings", nargs="+", default=[], metavar="WORD",
+                   help="sizes (16K+64K, 2M, all, never), madvise, defrag=never and so on (default: all)")  # fmt: skip
+    c.add_argument("--size", help="of generators: tiny, small or full (default: as they are)")
+    c.add_argument("--seed", type=_natural, default=0, help="of the instance (default: %(default)s)")
+    c.add_argument("--runs", type=_positive, default=3, help="of each at most; of what reclaims, all (default: 3)")
+    c.add_argument("--out", type=Path, help="write what the kernel did: .jsonl or .jsonl.xz")
+    c.add_argument("--compare", nargs=2, type=Path, metavar="FILE", help="compare two such files instead")
+    c.add_argument("--restore", action="store_true", help="put back what a killed run had set")
+    c.add_argument("--verbose", "-v", action="store_true", help="also the sums of both sides")
+
+    c = sub.add_parser("watch", help="show the memory of a running program by folio size (root)")
+    c.add_argument("--html", type=Path, metavar="FILE", help="also as a page (or a .png), written anew at each look")
+    c.add_argument("--every", type=_seconds, default=1.0, metavar="SECONDS", help="(default: %(default)s)")
+    c.add_argument("--quiet", action="store_true", help="nothing in the terminal, which is the command's")
+    c.add_argument("target", nargs="*", metavar="PID | -- COMMAND", help="a process, or a command to start")
+
     c = sub.add_parser("probe", help="say how far single observations give a workload's family away")
     c.add_argument("--env", default="thp_env/VmaOrder-v0", help="whose observations (default: %(default)s)")
     c.add_argument("--workloads", nargs="+", metavar="NAME", default=[], help="(default: all generators)")
@@ -173,6 +205,6 @@ def parser() -> argparse.ArgumentParser:
 
     for name, command in sub.choices.items():
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        if name in ("demo", "train", "tune", "evaluate", "distill", "record", "corpus", "workloads", "conformance"):
+        if name in _QUIET:
             command.add_argument("--quiet", action="store_true", help="no progress bars")
     return p

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from thp_env.live.host import THP, Host, prepared, write
+from thp_env.live.host import Host, prepared
+from thp_env.live.settings import THP, thp_disable, write
 from thp_env.machine.layout import ADVICE, PAGE_SIZE, PMD_SIZE
 
 REPEATS = 301
@@ -142,7 +143,7 @@ def main(kinds: list[str]) -> None:
     """Print the rows of the kinds that are asked for, or of all."""
     table = csv.writer(sys.stdout, lineterminator="\n")
     with prepared() as host:
-        _libc.prctl(41, 0, 0, 0, 0)  # PR_SET_THP_DISABLE, which prepared() sets
+        thp_disable(0)  # which prepared() has set
         if not kinds or "collapse" in kinds:
             table.writerows(collapse())
         if not kinds or "zram" in kinds:

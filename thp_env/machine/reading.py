@@ -83,6 +83,19 @@ class Reading:
         start, length, _ = self._core.region(_position("region", name, self.program.regions))
         return start, length
 
+    def upcoming_accesses(self, first: int = 0, count: int = 1 << 20) -> np.ndarray:
+        """Return accesses of the operation that comes next, as the machine will make them.
+
+        Args:
+            first: how many of them to pass over.
+            count: how many at most.
+
+        Returns:
+            uint64 for each access: the address of its page, plus 1 if it writes; none if the operation has no accesses,
+            or not so many.
+        """
+        return np.frombuffer(self._core.upcoming(whole("first", first), whole("count", count)), np.uint64)
+
     def buddyinfo(self) -> list[int]:
         """Return the free blocks by order, 0 to 10, as /proc/buddyinfo does."""
         return [sum(blocks) for blocks in zip(*self._core.free_blocks, strict=True)]

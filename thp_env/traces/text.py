@@ -264,6 +264,18 @@ def format_program(program: Program) -> str:
     return "\n".join(lines) + "\n"
 
 
+def describe(program: Program, op: np.void) -> str:
+    """Return an operation as a line for people: as `format_program` writes it, but accesses are only counted."""
+    prefix = f"in {program.processes[op['process']]} " if op["process"] else ""
+    match layout.OPS[op["op"]]:
+        case "replay":
+            return f"{prefix}replay of {op['length']} accesses"
+        case "access" if layout.PATTERNS[op["a"]] == "bins":
+            region = program.regions[op["region"]]
+            return f"{prefix}access {region} {op['offset']} {op['length']} bins count={op['b']}"
+    return prefix + _format(program, op)
+
+
 def _format(program: Program, op: np.void) -> str:
     name = layout.OPS[op["op"]]
     region = program.regions[op["region"]] if name in layout.REGION_OPS else ""
