@@ -1,0 +1,123 @@
+"""The search over settings, and the one rule that chooses among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from thp_agents.advice.outcomes import Figures, Simulator
+from thp_agents.advice.settings import Setting, around, first
+
+STARTS = 2
+"""Settings that the search goes on from."""
+STEPS = 3
+"""Rounds of going on, at most."""
+FINALISTS = 8
+"""Settings that are tried on all layouts, besides the present one."""
+WORTH = 0.005
+"""Share of the cost that advice has to save to be worth following."""
+CONFIDENCE = (5, 95)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is recommended.
+
+    Attributes:
+        present, chosen: figures on all layouts; equal settings where nothing is better.
+        front: settings that no other beats in CPU time, usage and p99 of faults together, cheapest first.
+        finalists: all that were tried on all layouts.
+        saved: share of the present cost that the chosen setting saves, and its interval.
+        larger: a setting that would cost less and uses more memory than allowed, if there is one.
+    """
+
+    present: Figures
+    chosen: Figures
+    front: list[Figures]
+    finalists: list[Figures]
+    saved: tuple[float, float, float]
+    larger: Figures | None
+
+    @property
+    def leave(self) -> bool:
+        """Whether nothing beats noise."""
+        return self.chosen.setting == self.present.setting
+
+
+def saving(of: Figures, against: Figures) -> tuple[float, float, float]:
+    """Return the share of a cost that a setting saves, and an interval over layouts and draws of the costs."""
+    share = 1 - of.cost_draws / against.cost_draws
+    low, high = np.percentile(share, CONFIDENCE)
+    return float(1 - of.cost_draws[:, 0].mean() / against.cost_draws[:, 0].mean()), float(low), float(high)
+
+
+def pareto(figures: Sequence[Figures]) -> list[Figures]:
+    """Return those that no other beats in CPU time, usage and p99 of faults together, by cost."""
+    points = np.array([(f.cpu_ms, f.usage_mib, f.p99_us) for f in figures])
+    beaten = [bool(((points <= p).all(1) & (points < p).any(1)).any()) for p in points]
+    kept: dict[tuple[float, ...], Figures] = {}
+    for figure, point, worse in zip(figures, points, beaten, strict=True):
+        if not worse:
+            kept.setdefault(tuple(point.round(6)), figure)
+    return sorted(kept.values(), key=lambda f: f.cost_ms)
+
+
+def search(simulator: Simulator, present: Setting) -> list[Figures]:
+    """Try the declared space on one layout: every set of sizes, then steps from the cheapest settings on."""
+    tried = {f.setting: f for f in simulator.figures(first(simulator.programs, present))}
+
+    def rank(setting: Setting) -> tuple[float, int]:
+        return tried[setting].cost_ms, simplicity(setting, present)
+
+    seeds = sorted(tried, key=rank)[:STARTS]
+    for _ in range(STEPS):
+        nearby = [n for s in seeds for n in around(s, simulator.programs[s.environment]) if n not in tried]
+        if not nearby:
+            break
+        tried |= {f.setting: f for f in simulator.figures(list(dict.fromkeys(nearby)))}
+        best = sorted(tried, key=rank)[:STARTS]
+        if best == seeds:
+            break
+        seeds = best
+    return list(tried.values())
+
+
+def simplicity(setting: Setting, present: Setting) -> int:
+    """Return how many things have to be changed: of equal settings, the simplest is chosen."""
+    parts = (setting.sizes != present.sizes, setting.defrag != present.defrag, setting.prctl != present.prctl,
+             setting.max_ptes_none != present.max_ptes_none, setting.environment != present.environment)  # fmt: skip
+    return sum(parts) + len(setting.advice)
+
+
+def choose(simulator: Simulator, present: Setting, more_memory: float) -> Choice:
+    """Search, and choose by the rule.
+
+    The cheapest by CPU time and memory at its price, of those whose peak usage exceeds the present one's by no more
+    than allowed; of settings within a tenth of a percent the one that changes least. Nothing, where the saving's
+    interval reaches 0 or the saving is below `WORTH`.
+
+    Args:
+        simulator: runs settings.
+        present: what the host has.
+        more_memory: share of the present peak usage that advice may cost.
+    """
+    tried = search(simulator, present)
+    order = sorted(tried, key=lambda f: (f.cost_ms, simplicity(f.setting, present)))
+    limit = next(f for f in tried if f.setting == present).peak_mib * (1 + more_memory)
+    allowed = [f.setting for f in order if f.peak_mib <= limit]
+    wanted = [present, *allowed[:FINALISTS], *(f.setting for f in pareto(tried)[:FINALISTS])]
+    finalists = simulator.figures(list(dict.fromkeys(wanted)), simulator.layouts)
+    now = finalists[0]
+    limit = now.peak_mib * (1 + more_memory)
+    within = [f for f in finalists if f.peak_mib <= limit]
+    cheapest = min(f.cost_ms for f in within)
+    best = min((f for f in within if f.cost_ms <= cheapest * 1.001),
+               key=lambda f: (simplicity(f.setting, present), f.cost_ms))  # fmt: skip
+    saved = saving(best, now)
+    if saved[0] < WORTH or saved[1] <= 0:
+        best, saved = now, (0.0, 0.0, 0.0) if best is now else saved
+    beyond = [f for f in finalists if f.peak_mib > limit and f.cost_ms < best.cost_ms * (1 - WORTH)]
+    larger = min(beyond, key=lambda f: f.cost_ms, default=None)
+    return Choice(now, best, pareto(finalists), finalists, saved, larger)
