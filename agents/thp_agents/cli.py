@@ -21,7 +21,7 @@ def _conformance(args: argparse.Namespace) -> int:
     from thp_env.conformance import replay_file, report
 
     if args.restore:
-        from thp_env.live.host import restore
+        from thp_env.live.settings import restore
 
         print("settings put back" if restore() else "nothing to put back: no earlier run was killed")
         return 0

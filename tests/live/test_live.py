@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from thp_env.conformance import read_recordings, replay, report
-from thp_env.live import check, host, observe, others
+from thp_env.live import check, host, observe, others, settings
 from thp_env.live.check import _most_frequent, _undisturbed, check_programs
+from thp_env.live.errors import LiveError
 from thp_env.live.programs import LiveProgram, programs_of, random_programs
 from thp_env.live.scenarios import FAMILIES, generate
-from thp_env.live.workers import LiveError, helper
+from thp_env.live.workers import helper
 from thp_env.traces import ProgramError, parse_program
 from thp_env.traces.npz import save_program
 
@@ -172,7 +173,7 @@ def test_pages_become_runs():
 
 
 def _settings():
-    return {name: (host.THP / name).read_text() for name in host.SETTINGS}
+    return {name: (settings.THP / name).read_text() for name in host.SETTINGS}
 
 
 needs_host = pytest.mark.skipif(bool(host.missing()), reason="lacks " + ", ".join(host.missing()))
@@ -203,9 +204,9 @@ def test_settings_are_put_back_after_any_signal(number):
     if number == signal.SIGKILL:
         with pytest.raises(LiveError, match="--restore"):
             check_programs(random_programs(1, 0))
-        assert host.restore()
+        assert settings.restore()
     assert _settings() == before
-    assert not host.SNAPSHOT.exists()
+    assert not settings.journal().exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")

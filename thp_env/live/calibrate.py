@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from thp_env.live import costs as zram_costs
-from thp_env.live.workers import LiveError, helper
+from thp_env.live.errors import LiveError
+from thp_env.live.workers import helper
 from thp_env.machine.clock import COSTS
 from thp_env.machine.costs_file import HostCosts
 

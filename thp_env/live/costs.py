@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from thp_env.live.host import THP, ZRAM, Host, prepared, write
-from thp_env.live.workers import LiveError
+from thp_env.live.errors import LiveError
+from thp_env.live.host import Host, prepared
+from thp_env.live.settings import THP, ZRAM, thp_disable, write
 from thp_env.machine.layout import ADVICE, PAGE_SIZE, PMD_SIZE
 
 REPEATS = 301
@@ -130,7 +131,7 @@ def swapped(content: int) -> list[list[str]]:
     if not ZRAM.exists():
         raise LiveError(f"this kernel has no zram ({ZRAM})")
     with prepared() as host:
-        _libc.prctl(41, 0, 0, 0, 0)  # PR_SET_THP_DISABLE, which prepared() sets
+        thp_disable(0)  # which prepared() sets
         write(THP / "hugepages-2048kB/enabled", "never")
         write(THP / "hugepages-64kB/enabled", "madvise")
         memoryview(bytearray(b"\1") * (2 * COLD)).release()  # so that a hypervisor has backed what comes next
@@ -162,7 +163,7 @@ def main(kinds: list[str]) -> None:
     """Print the rows of the kinds that are asked for, or of all."""
     table = csv.writer(sys.stdout, lineterminator="\n")
     with prepared() as host:
-        _libc.prctl(41, 0, 0, 0, 0)  # PR_SET_THP_DISABLE, which prepared() sets
+        thp_disable(0)  # which prepared() has set
         if not kinds or "collapse" in kinds:
             table.writerows(collapse())
         if not kinds or "zram" in kinds:

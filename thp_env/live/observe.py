@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from thp_env.live.host import THP
+from thp_env.live.settings import THP
 
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 VM_EVENTS = (

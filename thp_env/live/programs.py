@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from thp_env.live.errors import LiveError
 from thp_env.live.scenarios import generate
-from thp_env.live.workers import LiveError
 from thp_env.machine import layout
 from thp_env.traces.builder import ProgramBuilder
 from thp_env.traces.npz import load_program

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from thp_env.live.host import PAGE_CLUSTER, THP, Host, write
+from thp_env.live.host import PAGE_CLUSTER, Host
 from thp_env.live.observe import Kernel
 from thp_env.live.programs import OF_SYSTEM, PROT, LiveProgram
+from thp_env.live.settings import THP, write
 from thp_env.live.workers import Process, Reply, Workers
 from thp_env.machine import layout
 from thp_env.traces.program import Program

@@ -12,6 +12,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from thp_env.live.errors import LiveError
+
 REQUESTS = (
     "start", "mmap", "munmap", "mprotect", "mremap", "madvise", "mlock", "munlock", "prctl", "read", "write", "writez",
     "fill", "pin", "unpin", "fork", "exit", "iovec", "process_madvise", "capdrop",
@@ -24,10 +26,6 @@ TIMEOUT = 60
 """Seconds that one operation may take."""
 KILLED = errno.ESRCH
 """The error of an operation whose process died: the kernel ran out of memory and chose it."""
-
-
-class LiveError(ValueError):
-    """The host cannot run a program, or did not."""
 
 
 @dataclass(frozen=True)
