@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from thp_agents.advice.outcomes import Figures, Simulator
-from thp_agents.advice.settings import Setting, around, first
+from thp_agents.advice.settings import NEVER, Setting, around, first
 
 STARTS = 2
 """Settings that the search goes on from."""
@@ -18,6 +18,8 @@ FINALISTS = 8
 """Settings that are tried on all layouts, besides the present one."""
 WORTH = 0.005
 """Share of the cost that advice has to save to be worth following."""
+ALIKE = 0.003
+"""Share of the cost by which settings count as equal."""
 CONFIDENCE = (5, 95)
 
 
@@ -27,17 +29,23 @@ class Choice:
 
     Attributes:
         present, chosen: figures on all layouts; equal settings where nothing is better.
+        never: figures of 4K alone.
+        best: the best other setting within the memory that is allowed, whether it stands out or not.
         front: settings that no other beats in CPU time, usage and p99 of faults together, cheapest first.
         finalists: all that were tried on all layouts.
         saved: share of the present cost that the chosen setting saves, and its interval.
+        rest_ms: CPU time that a native run takes besides what is simulated, 0 where none was made.
         larger: a setting that would cost less and uses more memory than allowed, if there is one.
     """
 
     present: Figures
     chosen: Figures
+    never: Figures
+    best: Figures
     front: list[Figures]
     finalists: list[Figures]
     saved: tuple[float, float, float]
+    rest_ms: float
     larger: Figures | None
 
     @property
@@ -46,22 +54,29 @@ class Choice:
         return self.chosen.setting == self.present.setting
 
 
-def saving(of: Figures, against: Figures) -> tuple[float, float, float]:
+def saving(of: Figures, against: Figures, rest_ms: float = 0.0) -> tuple[float, float, float]:
     """Return the share of a cost that a setting saves, and an interval over layouts and draws of the costs."""
-    share = 1 - of.cost_draws / against.cost_draws
+    whole = against.cost_draws + rest_ms * 1e6
+    share = (against.cost_draws - of.cost_draws) / whole
     low, high = np.percentile(share, CONFIDENCE)
-    return float(1 - of.cost_draws[:, 0].mean() / against.cost_draws[:, 0].mean()), float(low), float(high)
+    mean = (against.cost_draws[:, 0] - of.cost_draws[:, 0]).mean() / whole[:, 0].mean()
+    return float(mean), float(low), float(high)
 
 
 def pareto(figures: Sequence[Figures]) -> list[Figures]:
     """Return those that no other beats in CPU time, usage and p99 of faults together, by cost."""
+    figures = distinct(figures)
     points = np.array([(f.cpu_ms, f.usage_mib, f.p99_us) for f in figures])
     beaten = [bool(((points <= p).all(1) & (points < p).any(1)).any()) for p in points]
+    return sorted((f for f, worse in zip(figures, beaten, strict=True) if not worse), key=lambda f: f.cost_ms)
+
+
+def distinct(figures: Sequence[Figures]) -> list[Figures]:
+    """Return the first of those that come to the same CPU time, usage and p99: a knob that changes nothing is left out."""
     kept: dict[tuple[float, ...], Figures] = {}
-    for figure, point, worse in zip(figures, points, beaten, strict=True):
-        if not worse:
-            kept.setdefault(tuple(point.round(6)), figure)
-    return sorted(kept.values(), key=lambda f: f.cost_ms)
+    for f in figures:
+        kept.setdefault((round(f.cpu_ms, 3), round(f.usage_mib, 3), round(f.peak_mib, 3), round(f.p99_us, 3)), f)
+    return list(kept.values())
 
 
 def search(simulator: Simulator, present: Setting) -> list[Figures]:
@@ -91,33 +106,36 @@ def simplicity(setting: Setting, present: Setting) -> int:
     return sum(parts) + len(setting.advice)
 
 
-def choose(simulator: Simulator, present: Setting, more_memory: float) -> Choice:
+def choose(simulator: Simulator, present: Setting, more_memory: float, cpu: float | None = None) -> Choice:
     """Search, and choose by the rule.
 
     The cheapest by CPU time and memory at its price, of those whose peak usage exceeds the present one's by no more
-    than allowed; of settings within a tenth of a percent the one that changes least. Nothing, where the saving's
+    than allowed; of settings that cost within `ALIKE` of it, the one that changes least. Nothing, where the saving's
     interval reaches 0 or the saving is below `WORTH`.
 
     Args:
         simulator: runs settings.
         present: what the host has.
         more_memory: share of the present peak usage that advice may cost.
+        cpu: CPU seconds of a native run under the present setting.
     """
     tried = search(simulator, present)
-    order = sorted(tried, key=lambda f: (f.cost_ms, simplicity(f.setting, present)))
+    order = distinct(sorted(tried, key=lambda f: (round(f.cost_ms, 3), simplicity(f.setting, present))))
     limit = next(f for f in tried if f.setting == present).peak_mib * (1 + more_memory)
     allowed = [f.setting for f in order if f.peak_mib <= limit]
-    wanted = [present, *allowed[:FINALISTS], *(f.setting for f in pareto(tried)[:FINALISTS])]
+    never = replace(NEVER, defrag=present.defrag, max_ptes_none=present.max_ptes_none)
+    wanted = [present, never, *allowed[:FINALISTS], *(f.setting for f in pareto(order)[:FINALISTS])]
     finalists = simulator.figures(list(dict.fromkeys(wanted)), simulator.layouts)
-    now = finalists[0]
+    now, none = finalists[:2]
+    rest = 0.0 if cpu is None else cpu * 1e3 * (1 + simulator.longer / 2) - now.cpu_ms
     limit = now.peak_mib * (1 + more_memory)
     within = [f for f in finalists if f.peak_mib <= limit]
     cheapest = min(f.cost_ms for f in within)
-    best = min((f for f in within if f.cost_ms <= cheapest * 1.001),
+    best = found = min((f for f in within if f.cost_ms <= cheapest * (1 + ALIKE)),
                key=lambda f: (simplicity(f.setting, present), f.cost_ms))  # fmt: skip
-    saved = saving(best, now)
+    saved = saving(best, now, rest)
     if saved[0] < WORTH or saved[1] <= 0:
-        best, saved = now, (0.0, 0.0, 0.0) if best is now else saved
+        best = now
     beyond = [f for f in finalists if f.peak_mib > limit and f.cost_ms < best.cost_ms * (1 - WORTH)]
     larger = min(beyond, key=lambda f: f.cost_ms, default=None)
-    return Choice(now, best, pareto(finalists), finalists, saved, larger)
+    return Choice(now, best, none, found, pareto(finalists), finalists, saved, rest, larger)
