@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from thp_agents.tables import format_table, write_text, writable
+from thp_agents.tables import format_table, writable, write_text
 from thp_env.live.calibrate import BUSY, Measured, busy, calibrate
 from thp_env.machine.clock import COSTS
 from thp_env.machine.costs_file import format_costs

@@ -125,16 +125,16 @@ def parser() -> argparse.ArgumentParser:
     c = sub.add_parser("calibrate", help="measure what this host takes for faults and memory calls, for --costs")
     c.add_argument("--out", type=Path, default=Path("costs.toml"), help="the file of costs (default: %(default)s)")
     c.add_argument("--idle", type=_natural, default=10, metavar="SECONDS",
-                   help="that memory lies idle before it is measured again; 0: leave that out (default: %(default)s)")  # fmt: skip
+                   help="that memory lies idle before it is measured again, or 0 (default: %(default)s)")  # fmt: skip
     c.add_argument("--no-swap", action="store_true", help="do not measure swapping to zram, which needs root")
 
     c = sub.add_parser("recommend", help="say which settings a program gains from, with the lines that set them")
     c.add_argument("--recording", type=Path, metavar="FILE", help="advise about a recording, instead of a command")
-    c.add_argument("--recipe", metavar="NAME", help="run a recipe's program (thp-env corpus list), instead of a command")
+    c.add_argument("--recipe", metavar="NAME", help="run a recipe's program (thp-env corpus list) instead")
     c.add_argument("--small", action="store_true", help="a recipe's quick look, not its full length")
     c.add_argument("--beside", metavar="COMMAND", help="run natively at the same time, as the clients of a server are")
     c.add_argument("--recorder", choices=("auto", "valgrind", "perf"), default="auto",
-                   help="perf is fast and does not see accesses (default: whichever ends in about two minutes)")  # fmt: skip
+                   help="perf is fast and sees no accesses (default: what ends in about two minutes)")  # fmt: skip
     c.add_argument("--save-recording", type=Path, metavar="FILE", help="keep what was recorded")
     c.add_argument("--horizon", metavar="TIME", help="how long the program will run, as 10m, 1h or 1w: its second half "
                    "goes on as it was (default: as long as it was recorded)")  # fmt: skip

@@ -21,7 +21,8 @@ from thp_agents.advice.host import present
 from thp_agents.advice.lines import apply_and_undo
 from thp_agents.advice.outcomes import Figures, Simulator
 from thp_agents.advice.recordings import Recorded, recorder_for, recordings, why
-from thp_agents.advice.trial import AdviceError, Run, run as run_natively
+from thp_agents.advice.trial import AdviceError, Run
+from thp_agents.advice.trial import run as run_natively
 from thp_agents.tables import format_table, writable, write_text
 from thp_env.live.calibrate import BUSY, busy, calibrate
 from thp_env.machine.clock import COSTS_VARIABLE
@@ -30,6 +31,10 @@ from thp_env.traces import load_program
 from thp_env.traces.npz import save_program
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+SWITCHED_OFF = (
+    "the program turns large folios off for itself (prctl): sysfs changes nothing for it until that is undone, as by "
+    "--disable-thp no of redis-server"
+)
 LONGEST = 10 * 365 * 86400
 
 
@@ -74,8 +79,7 @@ def _advise(args: argparse.Namespace, asked: Asked, horizon: float) -> int:
         trial, recorded = _recorded(args, asked)
         plain = recorded.programs[()]
         if trial is not None and trial.switched_off:
-            notes.append("the program turns large folios off for itself (prctl): sysfs changes nothing for it until that "
-                         "is undone, as by --disable-thp no of redis-server")  # fmt: skip
+            notes.append(SWITCHED_OFF)
         own = float(plain.own_ns.sum()) / 1e9
         longer = max(0.0, (horizon - own) / (own / 2)) if horizon and own > 0 else 0.0
         simulator = Simulator(recorded.programs, layouts=args.layouts, spreads=costs.spread if costs else None,
@@ -112,7 +116,8 @@ def _verify(args: argparse.Namespace, asked: Asked, choice: Choice) -> int:
     if not asked.command:
         raise AdviceError("--verify runs a command: name it, as in thp-env recommend --verify -- COMMAND")
     tell = (lambda text: None) if args.quiet else (lambda text: print(f"verifying: {text}", file=sys.stderr))
-    measured, notes = verify(asked.command, asked.environment, choice, repeats=args.repeats, other=asked.beside, tell=tell)
+    measured, notes = verify(asked.command, asked.environment, choice, repeats=args.repeats, other=asked.beside,
+                             tell=tell)  # fmt: skip
     print()
     print(format_table(*table(measured), args.markdown))
     for note in notes:
@@ -154,8 +159,9 @@ def _asked(args: argparse.Namespace) -> Iterator[Asked]:
     if args.recipe is None:
         yield Asked(command, {}, shlex.split(args.beside or ""))
         return
-    from thp_env.names import did_you_mean
     from thp_workloads.recording.recipes import recipes
+
+    from thp_env.names import did_you_mean
 
     known = recipes()
     if args.recipe not in known:
@@ -179,7 +185,7 @@ def _recorded(args: argparse.Namespace, asked: Asked) -> tuple[Run | None, Recor
     from thp_agents.advice.trial import beside
 
     with beside(asked.beside):
-        trial = run_natively(asked.command, {**os.environ, **asked.environment})
+        trial = run_natively(asked.command, {**os.environ, **asked.environment}, listen=True)
     recorder = recorder_for(trial.cpu, args.recorder)
     _say(args, f"it took {trial.cpu:.2f} s of CPU; recording it with {recorder}")
     recorded = recordings(asked.command, asked.environment, recorder=recorder, other=asked.beside,
@@ -197,8 +203,8 @@ def _say(args: argparse.Namespace, text: str) -> None:
 @contextmanager
 def _costs(args: argparse.Namespace, live: bool) -> Iterator[HostCosts | None]:
     """Let machines have this host's costs: those of --costs, or for a command those kept from a calibration."""
-    if path := os.environ.get(COSTS_VARIABLE):
-        yield read_costs(path)
+    if named := os.environ.get(COSTS_VARIABLE):
+        yield read_costs(named)
         return
     if not live:
         yield None

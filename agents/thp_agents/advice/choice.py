@@ -72,7 +72,7 @@ def pareto(figures: Sequence[Figures]) -> list[Figures]:
 
 
 def distinct(figures: Sequence[Figures]) -> list[Figures]:
-    """Return the first of those that come to the same CPU time, usage and p99: a knob that changes nothing is left out."""
+    """Return the first of those that come to the same figures: a knob that changes nothing is left out."""
     kept: dict[tuple[float, ...], Figures] = {}
     for f in figures:
         kept.setdefault((round(f.cpu_ms, 3), round(f.usage_mib, 3), round(f.peak_mib, 3), round(f.p99_us, 3)), f)
@@ -100,10 +100,11 @@ def search(simulator: Simulator, present: Setting) -> list[Figures]:
 
 
 def simplicity(setting: Setting, present: Setting) -> int:
-    """Return how many things have to be changed: of equal settings, the simplest is chosen."""
+    """Return how many things have to be changed; what becomes `always` for all programs of the host is one more."""
     parts = (setting.sizes != present.sizes, setting.defrag != present.defrag, setting.prctl != present.prctl,
              setting.max_ptes_none != present.max_ptes_none, setting.environment != present.environment)  # fmt: skip
-    return sum(parts) + len(setting.advice)
+    wider = any(mode == "always" and (order, mode) not in present.sizes for order, mode in setting.sizes)
+    return sum(parts) + wider + len(setting.advice)
 
 
 def choose(simulator: Simulator, present: Setting, more_memory: float, cpu: float | None = None) -> Choice:

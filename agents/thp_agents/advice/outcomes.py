@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from thp_workloads.relocation import draw_place, fits
 
 from thp_agents.advice.settings import Setting, booted
 from thp_env.machine import Machine, MachineConfig, layout
 from thp_env.machine.batch import Batch, Window
 from thp_env.machine.clock import COSTS
+from thp_env.machine.cores import DEFAULT_CORE
 from thp_env.machine.counters import TIMES, Counters
 from thp_env.machine.prices import PAGES_PER_MIB, Prices, pending_cost
 from thp_env.metrics import fault_percentile
 from thp_env.traces import Program
 from thp_env.workload import Instance, memory_for
-from thp_workloads.relocation import draw_place, fits
 
 ASSUMED_SPREAD = 0.5
 """Of costs that nobody measured."""
@@ -191,8 +192,8 @@ class Simulator:
         self.factors = factors(spreads or {})
         self._places = {environment: places(program, layouts) for environment, program in programs.items()}
         self._half = {environment: half_way(program) for environment, program in programs.items()}
-        config = {} if core is None else {"core": core}
-        self._config = {environment: MachineConfig(memory=int(memory_for(program) * ENOUGH) >> 12 << 12, **config)
+        self._config = {environment: MachineConfig(memory=int(memory_for(program) * ENOUGH) >> 12 << 12,
+                                                   core=core or DEFAULT_CORE)
                         for environment, program in programs.items()}  # fmt: skip
         self._known: dict[tuple[Setting, int], Outcome] = {}
         self.runs = 0
@@ -219,7 +220,7 @@ class Simulator:
             now = np.array([self._half[s.environment] == accesses for s, _ in jobs])
             _, _, facts = batch.run(Window(accesses=accesses), active=now)
             for i in np.flatnonzero(now):
-                halves[i] = facts.counters.of_machine(i)
+                halves[i] = facts.counters.of_machine(int(i))
         batch.run(Window())
         prices = replace(self.prices, memory=0.0)
         for machine, half, job in zip(machines, halves, jobs, strict=True):

@@ -25,7 +25,8 @@ SMALL = 0.05
 def first_touches(program: Program) -> str:
     """Say whose the pages are that are touched for the first time, and whether they are given back."""
     touched = touched_pages(program)
-    lengths = {int(op["region"]): int(op["length"]) for op in program.ops[program.ops["op"] == layout.OPS.index("mmap")]}
+    mapped = program.ops[program.ops["op"] == layout.OPS.index("mmap")]
+    lengths = dict(zip(mapped["region"].tolist(), mapped["length"].tolist(), strict=True))
     heaps = set(program.ops["region"][program.ops["op"] == layout.OPS.index("brk")].tolist())
     gone = program.ops[np.isin(program.ops["op"], [layout.OPS.index("munmap"), layout.OPS.index("advise")])]
     given = {int(op["region"]) for op in gone
@@ -69,13 +70,16 @@ def sentence(choice: Choice, program: Program, length: str) -> str:
     """
     now, best = choice.present, choice.chosen
     if choice.leave:
-        gain = f"the best of {len(choice.finalists)} settings would save {choice.saved[0]:.1%}" if choice.saved[0] else \
-            "no setting costs less"  # fmt: skip
+        gain = "no setting costs less"
+        if choice.saved[0] > 0:
+            gain = f"the best of {len(choice.finalists)} settings would save {choice.saved[0]:.1%}"
         return f"Leave it as it is ({now.setting.name}): {gain}, which does not stand out from noise."
     memory = best.peak_mib / now.peak_mib - 1 if now.peak_mib else 0.0
+    saved = now.cpu_ms - best.cpu_ms
+    share = saved / (now.cpu_ms + choice.rest_ms)
     return (
-        f"Set {best.setting.name}: over {length} it saves {now.cpu_ms - best.cpu_ms:,.1f} ms of CPU "
-        f"({(now.cpu_ms - best.cpu_ms) / (now.cpu_ms + choice.rest_ms):.1%}) for {memory:+.1%} of peak memory, with {best.faults:,.0f} faults instead of "
+        f"Set {best.setting.name}: over {length} it saves {saved:,.1f} ms of CPU ({share:.1%}) "
+        f"for {memory:+.1%} of peak memory, with {best.faults:,.0f} faults instead of "
         f"{now.faults:,.0f} ({where_time_goes(best, now)}): {first_touches(program)}."
     )
 
@@ -88,12 +92,13 @@ def certainty(choice: Choice, layouts: int, recorded: bool) -> list[str]:
         _, low, high = choice.saved
         faults = [int(o.counters["pgfault"]) for o in best.outcomes]
         spread = f", {min(faults):,} to {max(faults):,} faults over {layouts} address layouts" if layouts > 1 else ""
-        lines.append(f"How sure: it saves {low:.1%} to {high:.1%} of the cost (nine tenths of the draws of what faults, "
-                     f"zeroing and so on cost, and of the layouts){spread}.")  # fmt: skip
+        lines.append(f"How sure: it saves {low:.1%} to {high:.1%} of the cost (nine tenths of the layouts, and of draws "
+                     f"of what faults, zeroing and so on cost){spread}.")  # fmt: skip
     if choice.larger is not None:
         more = choice.larger.peak_mib / now.peak_mib - 1
-        lines.append(f"With {more:+.0%} of peak memory, more than is allowed (--more-memory), {choice.larger.setting.name} "
-                     f"would save {now.cpu_ms - choice.larger.cpu_ms:,.1f} ms of CPU.")  # fmt: skip
+        gain = now.cpu_ms - choice.larger.cpu_ms
+        lines.append(f"With {more:+.0%} of peak memory, more than is allowed (--more-memory), "
+                     f"{choice.larger.setting.name} would save {gain:,.1f} ms of CPU.")  # fmt: skip
     if any(mode == "always" for _, mode in best.setting.sizes) and not choice.leave:
         lines.append("always holds for every program of the host, of which this one is simulated alone.")
     if recorded:

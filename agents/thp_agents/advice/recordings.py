@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from thp_workloads.recording.native_record import record_native
+from thp_workloads.recording.record import TUNABLES as COPYING
+from thp_workloads.recording.record import record
+
 from thp_agents.advice.environment import Pairs, Tunable, joined, tunables
 from thp_agents.advice.trial import AdviceError, beside
 from thp_env.machine.layout import PAGE_SIZE
 from thp_env.traces import Program
-from thp_workloads.recording.native_record import record_native
-from thp_workloads.recording.record import TUNABLES as COPYING
-from thp_workloads.recording.record import record
 
 VALGRIND_SECONDS = 1.5
 """CPU seconds of a native run up to which valgrind, 30 to 40 times slower, takes about a minute."""

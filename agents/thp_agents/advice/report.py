@@ -31,8 +31,9 @@ def picture(choice: Choice) -> Figure:
 
 
 def write_report(
-    path: Path, choice: Choice, header: Sequence[str], rows: Sequence[Sequence[str]], sentence: str, lines: Sequence[str]
-) -> None:
+    path: Path, choice: Choice, header: Sequence[str], rows: Sequence[Sequence[str]], sentence: str,
+    lines: Sequence[str],
+) -> None:  # fmt: skip
     """Write the page.
 
     Raises:

@@ -69,7 +69,7 @@ def beside(command: Sequence[str] | None) -> Iterator[None]:
 
 def run(
     command: Sequence[str], environment: Mapping[str, str], *, before: Callable[[], None] | None = None,
-    limit: float = LIMIT,
+    limit: float = LIMIT, listen: bool = False,
 ) -> Run:  # fmt: skip
     """Run a command to its end; it reads nothing, and what it writes goes nowhere.
 
@@ -78,6 +78,7 @@ def run(
         environment: all its variables.
         before: is called in the process that becomes the command.
         limit: seconds that it may take.
+        listen: keep its output for a message, too: some programs say there what went wrong.
 
     Raises:
         AdviceError: when it is not there, fails, is ended by a signal, needs a terminal, goes on in the background or
@@ -87,7 +88,7 @@ def run(
         raise AdviceError(f"command not found: {command[0] if command else '(none)'}")
     name = os.path.basename(command[0])
     with tempfile.TemporaryFile() as said, _reaping():
-        process, start = _started(command, environment, before, said.fileno()), time.monotonic()
+        process, start = _started(command, environment, before, said.fileno(), listen), time.monotonic()
         watch = _Watch(process.pid)
         try:
             status, used = _ended(process, start + limit)
@@ -107,8 +108,8 @@ def run(
                     f"{name} went on in the background (pid {min(left)}) and was ended: run it in the foreground "
                     "(daemonize no, -F, -D or --no-daemon, as it calls it)"
                 )
-        said.seek(0)
-        last = (said.read()[-4096:].decode(errors="replace").strip().splitlines() or [""])[-1][:200]
+        said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
+        last = (said.read().decode(errors="replace").strip().splitlines() or [""])[-1][:200]
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         raise AdviceError(f"{name} was ended by {signal.Signals(-code).name}: advice needs a run that succeeds")
@@ -120,7 +121,7 @@ def run(
 
 
 def _started(
-    command: Sequence[str], environment: Mapping[str, str], before: Callable[[], None] | None, said: int
+    command: Sequence[str], environment: Mapping[str, str], before: Callable[[], None] | None, said: int, listen: bool
 ) -> subprocess.Popen[bytes]:
     def prepare() -> None:
         os.setsid()
@@ -128,7 +129,7 @@ def _started(
             before()
 
     return subprocess.Popen(command, env=dict(environment), preexec_fn=prepare, stdin=subprocess.DEVNULL,
-                            stdout=subprocess.DEVNULL, stderr=said)  # fmt: skip
+                            stdout=said if listen else subprocess.DEVNULL, stderr=said)  # fmt: skip
 
 
 def _ended(process: subprocess.Popen[bytes], until: float) -> tuple[int | None, os.struct_rusage]:  # type: ignore[name-defined]

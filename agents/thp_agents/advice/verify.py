@@ -16,7 +16,7 @@ from thp_agents.advice.host import differing
 from thp_agents.advice.outcomes import Figures
 from thp_agents.advice.settings import PRCTL_FLAGS, Setting
 from thp_agents.advice.trial import AdviceError, Run, beside, run
-from thp_env.live.settings import MEMORY_CGROUPS, PR_SET_THP_DISABLE, Settings, changed, remove_folder
+from thp_env.live.settings import MEMORY_CGROUPS, PR_SET_THP_DISABLE, THP, Settings, changed, remove_folder
 
 CGROUP = "thp-env-verify"
 PEAKS = ("memory.max_usage_in_bytes", "memory.peak")
@@ -122,8 +122,8 @@ def _one(
     m: Measured, label: str, command: Sequence[str], environment: Mapping[str, str], settings: Settings | None,
     group: Path | None, size: int, other: Sequence[str] | None,
 ) -> None:  # fmt: skip
-    if settings is not None:
-        settings.require(dict(differing(m.setting)) if label != "never" else {})
+    if settings is not None and label != "never":
+        settings.require({THP / name: value for name, value in differing(m.setting).items()})
     if group is not None:
         remove_folder(group)
         group.mkdir()
