@@ -137,6 +137,7 @@ def choose(simulator: Simulator, present: Setting, more_memory: float, cpu: floa
     saved = saving(best, now, rest)
     if saved[0] < WORTH or saved[1] <= 0:
         best = now
-    beyond = [f for f in finalists if f.peak_mib > limit and f.cost_ms < best.cost_ms * (1 - WORTH)]
+    worth = WORTH * (now.cost_ms + rest)
+    beyond = [f for f in finalists if f.peak_mib > limit and f.cost_ms < best.cost_ms - worth]
     larger = min(beyond, key=lambda f: f.cost_ms, default=None)
     return Choice(now, best, none, found, pareto(finalists), finalists, saved, rest, larger)

@@ -70,10 +70,10 @@ def sentence(choice: Choice, program: Program, length: str) -> str:
     """
     now, best = choice.present, choice.chosen
     if choice.leave:
-        gain = "no setting costs less"
+        gain = "no other setting costs less"
         if choice.saved[0] > 0:
-            gain = f"the best of {len(choice.finalists)} settings would save {choice.saved[0]:.1%}"
-        return f"Leave it as it is ({now.setting.name}): {gain}, which does not stand out from noise."
+            gain = f"{choice.best.setting.name} would save {choice.saved[0]:.1%}, which does not stand out from noise"
+        return f"Leave it as it is ({now.setting.name}): {gain}."
     memory = best.peak_mib / now.peak_mib - 1 if now.peak_mib else 0.0
     saved = now.cpu_ms - best.cpu_ms
     share = saved / (now.cpu_ms + choice.rest_ms)
@@ -92,8 +92,8 @@ def certainty(choice: Choice, layouts: int, recorded: bool) -> list[str]:
         _, low, high = choice.saved
         faults = [int(o.counters["pgfault"]) for o in best.outcomes]
         spread = f", {min(faults):,} to {max(faults):,} faults over {layouts} address layouts" if layouts > 1 else ""
-        lines.append(f"How sure: it saves {low:.1%} to {high:.1%} of the cost (nine tenths of the layouts, and of draws "
-                     f"of what faults, zeroing and so on cost){spread}.")  # fmt: skip
+        lines.append(f"How sure: it saves {low:.1%} to {high:.1%} of the cost (nine tenths of the layouts, and of "
+                     f"draws of what faults, zeroing and so on cost){spread}.")  # fmt: skip
     if choice.larger is not None:
         more = choice.larger.peak_mib / now.peak_mib - 1
         gain = now.cpu_ms - choice.larger.cpu_ms

@@ -21,7 +21,7 @@ from thp_env.traces import Program
 
 VALGRIND_SECONDS = 1.5
 """CPU seconds of a native run up to which valgrind, 30 to 40 times slower, takes about a minute."""
-LEAST = 64 << 10
+LEAST = 1 << 20
 """Bytes of memory below which no size matters."""
 
 
@@ -69,7 +69,8 @@ def recordings(
     touched = int(plain.meta.get("touched_bytes", LEAST))
     if touched < LEAST:
         raise AdviceError(
-            f"{command[0]} touches {touched // PAGE_SIZE} pages of anonymous memory: no setting of folio sizes matters"
+            f"{command[0]} touches {touched // PAGE_SIZE} pages of anonymous memory, less than {LEAST >> 20} MiB: "
+            "no setting of folio sizes matters to it"
         )
     programs: dict[Pairs, Program] = {(): plain}
     notes: list[str] = []

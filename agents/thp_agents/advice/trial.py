@@ -88,6 +88,7 @@ def run(
         raise AdviceError(f"command not found: {command[0] if command else '(none)'}")
     name = os.path.basename(command[0])
     with tempfile.TemporaryFile() as said, _reaping():
+        others = _children(os.getpid())
         process, start = _started(command, environment, before, said.fileno(), listen), time.monotonic()
         watch = _Watch(process.pid)
         try:
@@ -100,14 +101,12 @@ def run(
         seconds = time.monotonic() - start
         if status is None:
             raise AdviceError(f"{name} did not end within {limit:.0f} s: give it less to do, or end it from --beside")
-        if left := _children(os.getpid()) - {process.pid}:
-            left = {pid for pid in left if _session(pid) == process.pid or pid in watch.seen}
-            if left:
-                _end(left)
-                raise AdviceError(
-                    f"{name} went on in the background (pid {min(left)}) and was ended: run it in the foreground "
-                    "(daemonize no, -F, -D or --no-daemon, as it calls it)"
-                )
+        if left := _children(os.getpid()) - others - {process.pid}:
+            _end(left)
+            raise AdviceError(
+                f"{name} went on in the background (pid {min(left)}) and was ended: run it in the foreground "
+                "(daemonize no, -F, -D or --no-daemon, as it calls it)"
+            )
         said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
         last = (said.read().decode(errors="replace").strip().splitlines() or [""])[-1][:200]
     code = os.waitstatus_to_exitcode(status)
@@ -174,12 +173,6 @@ def _state(pid: int) -> str:
     return ""
 
 
-def _session(pid: int) -> int:
-    with suppress(OSError):
-        return os.getsid(pid)
-    return 0
-
-
 def _family(pid: int) -> set[int]:
     found, todo = set(), [pid]
     while todo:
@@ -209,17 +202,14 @@ class _Watch:
 
     def __init__(self, pid: int) -> None:
         self.peak, self.switched_off = 0, False
-        self.seen: set[int] = set()
         self._pid, self._over = pid, threading.Event()
         self._thread = threading.Thread(target=self._look)
         self._thread.start()
 
     def _look(self) -> None:
         while not self._over.wait(LOOK):
-            family = _family(self._pid)
-            self.seen |= family
             anonymous = 0
-            for pid in family:
+            for pid in _family(self._pid):
                 with suppress(OSError):
                     text = Path(f"/proc/{pid}/status").read_text()
                     found = re.search(r"^RssAnon:\s+(\d+) kB", text, re.MULTILINE)
