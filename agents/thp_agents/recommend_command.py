@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from thp_agents.advice import reasons
 from thp_agents.advice.choice import Choice, choose
 from thp_agents.advice.environment import tunables
@@ -27,8 +29,8 @@ from thp_agents.tables import format_table, writable, write_text
 from thp_env.live.calibrate import BUSY, busy, calibrate
 from thp_env.machine.clock import COSTS_VARIABLE
 from thp_env.machine.costs_file import HostCosts, costs_in_force, format_costs, read_costs
-from thp_env.traces import load_program
 from thp_env.traces.npz import save_program
+from thp_env.workload import find
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 SWITCHED_OFF = (
@@ -177,9 +179,7 @@ def _asked(args: argparse.Namespace) -> Iterator[Asked]:
 
 def _recorded(args: argparse.Namespace, asked: Asked) -> tuple[Run | None, Recorded]:
     if not asked.command:
-        program = load_program(args.recording)
-        if not len(program):
-            raise AdviceError(f"{args.recording}: there is no operation in it")
+        program = find(args.recording).draw(np.random.default_rng(0)).program
         return None, Recorded({(): program}, 0.0, [])
     _say(args, f"running {shlex.join(asked.command)[:100]} natively")
     from thp_agents.advice.trial import beside

@@ -60,9 +60,9 @@ def beside(command: Sequence[str] | None) -> Iterator[None]:
     other = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
-    finally:
         with suppress(subprocess.TimeoutExpired):
             other.wait(10)
+    finally:
         other.kill()
         other.wait()
 
