@@ -18,8 +18,8 @@ FINALISTS = 8
 """Settings that are tried on all layouts, besides the present one."""
 WORTH = 0.005
 """Share of the cost that advice has to save to be worth following."""
-ALIKE = 0.003
-"""Share of the cost by which settings count as equal."""
+ALIKE = 0.1
+"""Share of the best saving that a setting may miss to count as equal."""
 CONFIDENCE = (5, 95)
 
 
@@ -111,8 +111,8 @@ def choose(simulator: Simulator, present: Setting, more_memory: float, cpu: floa
     """Search, and choose by the rule.
 
     The cheapest by CPU time and memory at its price, of those whose peak usage exceeds the present one's by no more
-    than allowed; of settings that cost within `ALIKE` of it, the one that changes least. Nothing, where the saving's
-    interval reaches 0 or the saving is below `WORTH`.
+    than allowed; of settings that keep nine tenths of what it saves, the one that changes least. Nothing, where the
+    saving's interval reaches 0 or the saving is below `WORTH`.
 
     Args:
         simulator: runs settings.
@@ -132,7 +132,7 @@ def choose(simulator: Simulator, present: Setting, more_memory: float, cpu: floa
     limit = now.peak_mib * (1 + more_memory)
     within = [f for f in finalists if f.peak_mib <= limit]
     cheapest = min(f.cost_ms for f in within)
-    best = found = min((f for f in within if f.cost_ms <= cheapest * (1 + ALIKE)),
+    best = found = min((f for f in within if f.cost_ms <= cheapest + ALIKE * (now.cost_ms - cheapest)),
                key=lambda f: (simplicity(f.setting, present), f.cost_ms))  # fmt: skip
     saved = saving(best, now, rest)
     if saved[0] < WORTH or saved[1] <= 0:

@@ -31,6 +31,8 @@ DEFRAGS = ("madvise", "never", "defer+madvise", "always")
 MAX_PTES_NONE = (511, 0)
 PRCTLS = ("disable", "except_advised")
 """prctl(PR_SET_THP_DISABLE): no large folios at all, or only where madvise asks for them."""
+PAGE_BITS = 36
+"""Bits of a page's number in a region: enough for any address space."""
 PRCTL_FLAGS = {"disable": 0, "except_advised": 2}
 GROUPS = 6
 """Groups of mappings that the search advises about: those with most pages touched."""
@@ -133,14 +135,18 @@ def groups(program: Program, most: int = GROUPS) -> list[str]:
 
 
 def touched_pages(program: Program) -> np.ndarray:
-    """Return how many pages of each region are touched at some time."""
-    pages = np.unique(program.accesses[["region", "page"]]) if len(program.accesses) else program.accesses
-    counts = np.bincount(pages["region"], minlength=max(1, len(program.regions)))
-    touch = program.ops[program.ops["op"] == layout.OPS.index("touch")]
-    for op in touch:
-        stride = max(int(op["a"]), layout.PAGE_SIZE)
-        counts[int(op["region"])] = max(counts[int(op["region"])], int(op["length"]) // stride)
-    return counts
+    """Return how many pages of each region are touched at some time; int64.
+
+    Of an access by a pattern all pages of its range count.
+    """
+    found = [program.accesses["region"].astype(np.int64) << PAGE_BITS | program.accesses["page"]]
+    touch, access = (layout.OPS.index(name) for name in ("touch", "access"))
+    for op in program.ops[np.isin(program.ops["op"], (touch, access))]:
+        stride = int(op["a"]) if op["op"] == touch else 0
+        begin, end = int(op["offset"]), int(op["offset"]) + int(op["length"])
+        pages = np.arange(begin, end, max(stride, layout.PAGE_SIZE), dtype=np.int64) // layout.PAGE_SIZE
+        found.append(int(op["region"]) << PAGE_BITS | pages)
+    return np.bincount(np.unique(np.concatenate(found)) >> PAGE_BITS, minlength=max(1, len(program.regions)))
 
 
 def applied(program: Program, setting: Setting) -> Program:

@@ -95,6 +95,7 @@ def run(
             status, used = _ended(process, start + limit)
         except BaseException:
             _end(_family(process.pid))
+            process.wait()
             raise
         finally:
             watch.stop()
@@ -103,6 +104,8 @@ def run(
             raise AdviceError(f"{name} did not end within {limit:.0f} s: give it less to do, or end it from --beside")
         if left := _children(os.getpid()) - others - {process.pid}:
             _end(left)
+            for pid in left:
+                os.waitpid(pid, 0)
             raise AdviceError(
                 f"{name} went on in the background (pid {min(left)}) and was ended: run it in the foreground "
                 "(daemonize no, -F, -D or --no-daemon, as it calls it)"
@@ -183,7 +186,7 @@ def _family(pid: int) -> set[int]:
 
 
 def _end(pids: set[int]) -> None:
-    """End processes that a run has started, and wait for those that are children."""
+    """End processes that a run has started, with all their children."""
     every = set().union(*(_family(pid) for pid in pids)) if pids else set()
     for how in (signal.SIGTERM, signal.SIGKILL):
         for pid in every:
@@ -192,9 +195,6 @@ def _end(pids: set[int]) -> None:
         end = time.monotonic() + 2
         while time.monotonic() < end and any(_state(pid) not in ("Z", "X", "") for pid in every):
             time.sleep(0.02)
-    for pid in every:
-        with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
 
 
 class _Watch:
