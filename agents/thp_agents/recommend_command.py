@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from thp_workloads.recording.errors import RecordingError
 
 from thp_agents.advice import reasons
 from thp_agents.advice.choice import Choice, choose
@@ -37,6 +39,8 @@ SWITCHED_OFF = (
     "the program turns large folios off for itself (prctl): sysfs changes nothing for it until that is undone, as by "
     "--disable-thp no of redis-server"
 )
+SLOWER = 35
+"""Times that a run under valgrind takes longer than a native one."""
 LONGEST = 10 * 365 * 86400
 
 
@@ -188,8 +192,14 @@ def _recorded(args: argparse.Namespace, asked: Asked) -> tuple[Run | None, Recor
         trial = run_natively(asked.command, {**os.environ, **asked.environment}, listen=True)
     recorder = recorder_for(trial.cpu, args.recorder)
     _say(args, f"it took {trial.cpu:.2f} s of CPU; recording it with {recorder}")
-    recorded = recordings(asked.command, asked.environment, recorder=recorder, other=asked.beside,
-                          progress=not args.quiet)  # fmt: skip
+    options: dict[str, Any] = {"other": asked.beside, "progress": not args.quiet}
+    try:
+        recorded = recordings(asked.command, asked.environment, recorder=recorder, **options)
+    except RecordingError as error:
+        if args.recorder != "auto" or recorder != "perf":
+            raise
+        _say(args, f"{error}: recording it with valgrind, which takes about {trial.cpu * SLOWER:.0f} s")
+        recorded = recordings(asked.command, asked.environment, recorder="valgrind", **options)
     if args.save_recording:
         save_program(recorded.programs[()], args.save_recording)
     return trial, recorded

@@ -36,6 +36,7 @@ class Choice:
         saved: share of the present cost that the chosen setting saves, and its interval.
         rest_ms: CPU time that a native run takes besides what is simulated, 0 where none was made.
         larger: a setting that would cost less and uses more memory than allowed, if there is one.
+        own: where root has to set what is chosen, the best that the program's user can set alone, if it is worth it.
     """
 
     present: Figures
@@ -47,6 +48,7 @@ class Choice:
     saved: tuple[float, float, float]
     rest_ms: float
     larger: Figures | None
+    own: Figures | None
 
     @property
     def leave(self) -> bool:
@@ -125,7 +127,8 @@ def choose(simulator: Simulator, present: Setting, more_memory: float, cpu: floa
     limit = next(f for f in tried if f.setting == present).peak_mib * (1 + more_memory)
     allowed = [f.setting for f in order if f.peak_mib <= limit]
     never = replace(NEVER, defrag=present.defrag, max_ptes_none=present.max_ptes_none)
-    wanted = [present, never, *allowed[:FINALISTS], *(f.setting for f in pareto(order)[:FINALISTS])]
+    alone = [s for s in allowed if s.of_system == present.of_system and not s.advice and s != present]
+    wanted = [present, never, *alone[:1], *allowed[:FINALISTS], *(f.setting for f in pareto(order)[:FINALISTS])]
     finalists = simulator.figures(list(dict.fromkeys(wanted)), simulator.layouts)
     now, none = finalists[:2]
     rest = 0.0 if cpu is None else cpu * 1e3 * (1 + simulator.longer / 2) - now.cpu_ms
@@ -140,4 +143,7 @@ def choose(simulator: Simulator, present: Setting, more_memory: float, cpu: floa
     worth = WORTH * (now.cost_ms + rest)
     beyond = [f for f in finalists if f.peak_mib > limit and f.cost_ms < best.cost_ms - worth]
     larger = min(beyond, key=lambda f: f.cost_ms, default=None)
-    return Choice(now, best, none, found, pareto(finalists), finalists, saved, rest, larger)
+    by_root = best is not now and best.setting.of_system != present.of_system
+    mine = [f for f in within if f.setting in alone[:1] and now.cost_ms - f.cost_ms > worth]
+    own = mine[0] if by_root and mine else None
+    return Choice(now, best, none, found, pareto(finalists), finalists, saved, rest, larger, own)
