@@ -130,7 +130,8 @@ def parser() -> argparse.ArgumentParser:
 
     c = sub.add_parser("recommend", help="say which settings a program gains from, with the lines that set them")
     c.add_argument("--recording", metavar="FILE", help="advise about a recording (or a workload), instead of a command")
-    c.add_argument("--recipe", metavar="NAME", help="run a recipe's program (thp-env corpus list) instead")
+    c.add_argument("--recipe", nargs="+", metavar="NAME",
+                   help="run recipes' programs (thp-env corpus list) instead; several end with a table")  # fmt: skip
     c.add_argument("--small", action="store_true", help="a recipe's quick look, not its full length")
     c.add_argument("--beside", metavar="COMMAND", help="run natively at the same time, as the clients of a server are")
     c.add_argument("--recorder", choices=("auto", "valgrind", "perf"), default="auto",

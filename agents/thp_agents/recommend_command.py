@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from thp_workloads.recording.errors import RecordingError
+from thp_workloads.recording.recipes import recipes
 
 from thp_agents.advice import reasons
 from thp_agents.advice.choice import Choice, choose
@@ -27,10 +28,12 @@ from thp_agents.advice.outcomes import Figures, Simulator
 from thp_agents.advice.recordings import Recorded, recorder_for, recordings, why
 from thp_agents.advice.trial import AdviceError, Run
 from thp_agents.advice.trial import run as run_natively
+from thp_agents.advice.verify import SUMMARY, Measured, summary, table, verdict, verify
 from thp_agents.tables import format_table, writable, write_text
 from thp_env.live.calibrate import BUSY, busy, calibrate
 from thp_env.machine.clock import COSTS_VARIABLE
 from thp_env.machine.costs_file import HostCosts, costs_in_force, format_costs, read_costs
+from thp_env.names import did_you_mean
 from thp_env.traces.npz import save_program
 from thp_env.workload import find
 
@@ -58,6 +61,11 @@ class Asked:
     environment: dict[str, str]
     beside: list[str]
 
+    @property
+    def name(self) -> str:
+        """What it is called in a table."""
+        return os.path.basename(self.command[0]) if self.command else "recording"
+
 
 def run(args: argparse.Namespace) -> int:
     """Carry the verb out."""
@@ -67,16 +75,27 @@ def run(args: argparse.Namespace) -> int:
         print("settings put back" if restore() else "nothing to put back: no earlier run was killed")
         return 0
     horizon = _seconds(args.horizon)
+    if args.verify and args.recording is not None:
+        raise AdviceError("--verify runs a command: name it, as in thp-env recommend --verify -- COMMAND")
     if not args.more_memory >= 0:
         raise AdviceError(f"--more-memory {args.more_memory:g}: a share of memory in percent is 0 or more")
     for path in (args.report, args.save_recording):
         if path is not None:
             writable(path)
-    with _asked(args) as asked:
-        return _advise(args, asked, horizon)
+    rows = []
+    for name in _names(args):
+        with _asked(args, name) as asked:
+            if name and len(args.recipe) > 1:
+                print(f"== {name}")
+            rows.append([name or asked.name, *_advise(args, asked, horizon)])
+    if len(rows) > 1:
+        print()
+        print(format_table(["program", *SUMMARY], rows, args.markdown))
+    return 0
 
 
-def _advise(args: argparse.Namespace, asked: Asked, horizon: float) -> int:
+def _advise(args: argparse.Namespace, asked: Asked, horizon: float) -> list[str]:
+    """Advise about one program; return its row of `SUMMARY`."""
     start = time.monotonic()
     now, notes = present()
     if asked.command and (others := busy()) > BUSY:
@@ -113,14 +132,13 @@ def _advise(args: argparse.Namespace, asked: Asked, horizon: float) -> int:
         print(f"wrote {args.report}")
     print(f"({recorded.seconds:.0f} s to record, {time.monotonic() - began:.0f} s to simulate {simulator.runs} runs, "
           f"{time.monotonic() - start:.0f} s in all)")  # fmt: skip
-    return _verify(args, asked, choice) if args.verify else 0
+    seconds = time.monotonic() - start
+    measured = _verify(args, asked, choice) if args.verify else {}
+    return summary(choice, measured, seconds)
 
 
-def _verify(args: argparse.Namespace, asked: Asked, choice: Choice) -> int:
-    from thp_agents.advice.verify import table, verdict, verify
-
-    if not asked.command:
-        raise AdviceError("--verify runs a command: name it, as in thp-env recommend --verify -- COMMAND")
+def _verify(args: argparse.Namespace, asked: Asked, choice: Choice) -> dict[str, Measured]:
+    """Run the command natively, and say what came out."""
     tell = (lambda text: None) if args.quiet else (lambda text: print(f"verifying: {text}", file=sys.stderr))
     measured, notes = verify(asked.command, asked.environment, choice, repeats=args.repeats, other=asked.beside,
                              tell=tell)  # fmt: skip
@@ -129,7 +147,7 @@ def _verify(args: argparse.Namespace, asked: Asked, choice: Choice) -> int:
     for note in notes:
         print(f"note: {note}")
     print(verdict(measured, choice.leave))
-    return 0
+    return measured
 
 
 def front_table(choice: Choice) -> tuple[list[str], list[list[str]]]:
@@ -139,41 +157,52 @@ def front_table(choice: Choice) -> tuple[list[str], list[list[str]]]:
         if all(f.setting != figures.setting for f in shown):
             shown.append(figures)
     shown.sort(key=lambda f: f.cost_ms)
-    header = ["setting", "CPU ms", "usage MiB", "peak MiB", "p99 fault us", "faults", "cost ms", ""]
+    name, _ = reasons.unit(choice.present.cpu_ms)
+    header = ["setting", f"CPU {name}", "usage MiB", "peak MiB", "p99 fault us", "faults", f"cost {name}", ""]
     return header, [_row(f, choice) for f in shown]
 
 
 def _row(f: Figures, choice: Choice) -> list[str]:
-    base = choice.rest_ms
+    base, (_, of) = choice.rest_ms, reasons.unit(choice.present.cpu_ms)
     marks = ["present"] if f.setting == choice.present.setting else []
     marks += ["advice"] if f.setting == choice.chosen.setting else []
-    return [f.setting.name, f"{f.cpu_ms + base:,.1f}", f"{f.usage_mib:,.1f}", f"{f.peak_mib:,.1f}", f"{f.p99_us:,.1f}",
-            f"{f.faults:,.0f}", f"{f.cost_ms + base:,.1f}", ", ".join(marks)]  # fmt: skip
+    cpu, cost = (f.cpu_ms + base) / of, (f.cost_ms + base) / of
+    return [f.setting.name, f"{cpu:,.1f}", f"{f.usage_mib:,.1f}", f"{f.peak_mib:,.1f}", f"{f.p99_us:,.1f}",
+            f"{f.faults:,.0f}", f"{cost:,.1f}", ", ".join(marks)]  # fmt: skip
 
 
 # -- what it is about ------------------------------------------------------------------------------
 
 
-@contextmanager
-def _asked(args: argparse.Namespace) -> Iterator[Asked]:
-    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+def _names(args: argparse.Namespace) -> list[str]:
+    """Return the recipes that are asked for, or one empty name for something else.
+
+    Raises:
+        AdviceError: when nothing is asked for, or several things are.
+    """
+    command = _command(args)
     given = [name for name, is_given in (("-- COMMAND", bool(command)), ("--recording", args.recording is not None),
                                          ("--recipe", args.recipe is not None)) if is_given]  # fmt: skip
     if len(given) != 1:
         raise AdviceError(f"name one of -- COMMAND, --recording FILE and --recipe NAME{', not ' if given else ''}"
                           f"{' and '.join(given)}")  # fmt: skip
-    if args.recipe is None:
-        yield Asked(command, {}, shlex.split(args.beside or ""))
+    for name in args.recipe or ():
+        if name not in (known := recipes()):
+            hint = did_you_mean(name, known, ".")
+            raise AdviceError(f"unknown recipe {name!r}{hint} There are {', '.join(known)}")
+    return args.recipe or [""]
+
+
+def _command(args: argparse.Namespace) -> list[str]:
+    return args.command[1:] if args.command[:1] == ["--"] else args.command
+
+
+@contextmanager
+def _asked(args: argparse.Namespace, name: str) -> Iterator[Asked]:
+    if not name:
+        yield Asked(_command(args), {}, shlex.split(args.beside or ""))
         return
-    from thp_workloads.recording.recipes import recipes
-
-    from thp_env.names import did_you_mean
-
-    known = recipes()
-    if args.recipe not in known:
-        hint = did_you_mean(args.recipe, known, ".")
-        raise AdviceError(f"unknown recipe {args.recipe!r}{hint} There are {', '.join(known)}")
-    recipe = known[args.recipe]
+    recipe = recipes()[name]
     for name in ("report", "save_recording"):
         if (path := getattr(args, name)) is not None:
             setattr(args, name, path.resolve())

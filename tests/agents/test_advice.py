@@ -129,6 +129,16 @@ def test_a_longer_run_repeats_the_second_half() -> None:
     assert short.usage_mib < 60
 
 
+def test_memory_that_is_touched_once_is_not_touched_again_in_a_longer_run() -> None:
+    fills = parse_program(ARENA)
+    short, long = (Simulator({(): fills}, longer=n).figures([NEVER])[0] for n in (0.0, 1000.0))
+    assert long.cpu_ms - short.cpu_ms == pytest.approx(1000 * 3.2, rel=0.1)  # the second half's own time
+    assert long.usage_mib <= long.peak_mib
+    comes = ARENA.replace("compute", "advise m1 0 64M dontneed\ncompute")
+    short, long = (Simulator({(): parse_program(comes)}, longer=n).figures([NEVER])[0] for n in (0.0, 1000.0))
+    assert long.cpu_ms - short.cpu_ms > 1000 * (3.2 + 32 * 256 * 1.78e-3)  # and its faults
+
+
 def test_the_same_layouts_and_draws_every_time() -> None:
     first, second = (Simulator({(): parse_program(ARENA)}).figures([MADVISE_2M])[0] for _ in range(2))
     assert np.array_equal(first.cost_draws, second.cost_draws)

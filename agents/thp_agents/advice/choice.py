@@ -77,7 +77,7 @@ def distinct(figures: Sequence[Figures]) -> list[Figures]:
     """Return the first of those that come to the same figures: a knob that changes nothing is left out."""
     kept: dict[tuple[float, ...], Figures] = {}
     for f in figures:
-        kept.setdefault((round(f.cpu_ms, 3), round(f.usage_mib, 3), round(f.peak_mib, 3), round(f.p99_us, 3)), f)
+        kept.setdefault(tuple(float(f"{x:.4g}") for x in (f.cpu_ms, f.usage_mib, f.peak_mib, f.p99_us)), f)
     return list(kept.values())
 
 
@@ -106,7 +106,7 @@ def simplicity(setting: Setting, present: Setting) -> int:
     parts = (setting.sizes != present.sizes, setting.defrag != present.defrag, setting.prctl != present.prctl,
              setting.max_ptes_none != present.max_ptes_none, setting.environment != present.environment)  # fmt: skip
     wider = any(mode == "always" and (order, mode) not in present.sizes for order, mode in setting.sizes)
-    return sum(parts) + wider + len(setting.advice)
+    return sum(parts) + wider + 2 * len(setting.advice)  # which needs the program's source
 
 
 def choose(simulator: Simulator, present: Setting, more_memory: float, cpu: float | None = None) -> Choice:
@@ -131,6 +131,7 @@ def choose(simulator: Simulator, present: Setting, more_memory: float, cpu: floa
     wanted = [present, never, *alone[:1], *allowed[:FINALISTS], *(f.setting for f in pareto(order)[:FINALISTS])]
     finalists = simulator.figures(list(dict.fromkeys(wanted)), simulator.layouts)
     now, none = finalists[:2]
+    finalists.sort(key=lambda f: simplicity(f.setting, present))
     rest = 0.0 if cpu is None else cpu * 1e3 * (1 + simulator.longer / 2) - now.cpu_ms
     limit = now.peak_mib * (1 + more_memory)
     within = [f for f in finalists if f.peak_mib <= limit]

@@ -31,6 +31,8 @@ COST_OF_KIND = {
     "shootdown": "shootdown", "monitoring": "scan_pte", "compaction": "migrate_page",
 }  # fmt: skip
 """The entry of the clock that decides most of each kind of time; `compute` is the program's own."""
+KERNEL = np.array([kind not in ("compute", "translation") for kind in TIMES])
+"""The kinds of time that are the kernel's."""
 ENOUGH = 2.0
 """Memory of the simulated machine, as a multiple of what the program needs: advice is not about a host that is full."""
 
@@ -59,14 +61,28 @@ class Outcome:
         Args:
             longer: how often the second half is repeated after the run.
         """
-        ns = (self.counters.times + (self.counters.times - self.half.times) * longer) / 1000
+        ns = (self.counters.times + self._again * longer) / 1000
         ns[TIMES.index("compute")] *= self.stretch
         return ns
+
+    @property
+    def _again(self) -> np.ndarray:
+        """Picoseconds by kind that a second half takes when it is repeated."""
+        again = (self.counters.times - self.half.times).astype(float)
+        again[KERNEL] *= self.churn
+        return again
+
+    @property
+    def churn(self) -> float:
+        """Share of what the second half allocates that is given back: only so much of the kernel's work goes on."""
+        allocated, freed = (self.counters[name] - self.half[name] for name in ("pgalloc", "pgfree"))
+        return min(1.0, freed / allocated) if allocated > 0 else 1.0
 
     def memory(self, longer: float = 0.0) -> float:
         """Return MiB times ms of memory in use, resident or not; `longer` as of `times`."""
         whole, half = self.counters["resident_page_us"], self.half["resident_page_us"]
-        return (whole + (whole - half) * longer) / PAGES_PER_MIB / 1000 * self.stretch
+        later = (whole - half) / max(1, self.counters.clock_ps - self.half.clock_ps)  # page-us for each ps
+        return (whole + later * float(self._again.sum()) * longer) / PAGES_PER_MIB / 1000 * self.stretch
 
     @property
     def peak_mib(self) -> float:

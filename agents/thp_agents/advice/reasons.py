@@ -22,6 +22,17 @@ SMALL = 0.05
 """Share of what is saved below which a kind of time is not told."""
 
 
+def unit(ms: float) -> tuple[str, float]:
+    """Return the unit that a time is told in, and how many ms it has."""
+    return ("ms", 1.0) if ms < 1e5 else ("s", 1e3) if ms < 1e7 else ("h", 3.6e6)
+
+
+def time(ms: float) -> str:
+    """Return a time as it is told."""
+    name, of = unit(ms)
+    return f"{ms / of:,.1f} {name}"
+
+
 def first_touches(program: Program) -> str:
     """Say whose the pages are that are touched for the first time, and whether they are given back."""
     touched = touched_pages(program)
@@ -55,8 +66,8 @@ def where_time_goes(chosen: Figures, present: Figures) -> str:
     total = float(np.abs(saved).sum())
     told = [(WORDS[kind], ms) for kind, ms in zip(TIMES, saved, strict=True)
             if kind in WORDS and abs(ms) > SMALL * total]  # fmt: skip
-    less = [f"{ms:,.1f} ms less in {word}" for word, ms in sorted(told, key=lambda t: -t[1]) if ms > 0]
-    more = [f"{-ms:,.1f} ms more in {word}" for word, ms in sorted(told, key=lambda t: t[1]) if ms < 0]
+    less = [f"{time(ms)} less in {word}" for word, ms in sorted(told, key=lambda t: -t[1]) if ms > 0]
+    more = [f"{time(-ms)} more in {word}" for word, ms in sorted(told, key=lambda t: t[1]) if ms < 0]
     return ", ".join([*less, *more])
 
 
@@ -78,7 +89,7 @@ def sentence(choice: Choice, program: Program, length: str) -> str:
     saved = now.cpu_ms - best.cpu_ms
     share = saved / (now.cpu_ms + choice.rest_ms)
     return (
-        f"Set {best.setting.name}: over {length} it saves {saved:,.1f} ms of CPU ({share:.1%}) "
+        f"Set {best.setting.name}: over {length} it saves {time(saved)} of CPU ({share:.1%}) "
         f"for {memory:+.1%} of peak memory, with {best.faults:,.0f} faults instead of "
         f"{now.faults:,.0f} ({where_time_goes(best, now)}): {first_touches(program)}."
     )
@@ -91,17 +102,18 @@ def certainty(choice: Choice, layouts: int, recorded: bool) -> list[str]:
     if not choice.leave:
         _, low, high = choice.saved
         faults = [int(o.counters["pgfault"]) for o in best.outcomes]
-        spread = f", {min(faults):,} to {max(faults):,} faults over {layouts} address layouts" if layouts > 1 else ""
+        spread = f", {min(faults):,} to {max(faults):,} faults over {layouts} address layouts"
+        spread = spread if min(faults) < max(faults) else ""
         lines.append(f"How sure: it saves {low:.1%} to {high:.1%} of the cost (nine tenths of the layouts, and of "
                      f"draws of what faults, zeroing and so on cost){spread}.")  # fmt: skip
     if choice.larger is not None:
         more = choice.larger.peak_mib / now.peak_mib - 1
         gain = now.cpu_ms - choice.larger.cpu_ms
         lines.append(f"With {more:+.0%} of peak memory, more than is allowed (--more-memory), "
-                     f"{choice.larger.setting.name} would save {gain:,.1f} ms of CPU.")  # fmt: skip
+                     f"{choice.larger.setting.name} would save {time(gain)} of CPU.")  # fmt: skip
     if choice.own is not None:
         gain = now.cpu_ms - choice.own.cpu_ms
-        lines.append(f"Without root: {choice.own.setting.name} saves {gain:,.1f} ms of CPU.")
+        lines.append(f"Without root: {choice.own.setting.name} saves {time(gain)} of CPU.")
     if any(mode == "always" for _, mode in best.setting.sizes) and not choice.leave:
         lines.append("always holds for every program of the host, of which this one is simulated alone.")
     if recorded:

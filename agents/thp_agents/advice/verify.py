@@ -206,6 +206,32 @@ def table(measured: Mapping[str, Measured]) -> tuple[list[str], list[list[str]]]
     return header, rows
 
 
+SUMMARY = ("advice", "CPU s", "saved", "predicted", "faults", "predicted", "peak MiB", "predicted", "s to advise",
+           "borne out")  # fmt: skip
+"""Columns of a table of several programs: measured, and predicted beside it."""
+
+
+def summary(choice: Choice, measured: Mapping[str, Measured], seconds: float) -> list[str]:
+    """Return one program's row of `SUMMARY`: what is advised, or the next best where nothing is.
+
+    Args:
+        choice: what was advised.
+        measured: native runs; empty where there were none.
+        seconds: that the advice took.
+    """
+    advice = f"leave it ({choice.best.setting.name})" if choice.leave else choice.chosen.setting.name
+    m = next((measured[label] for label in ("advice", "next best") if label in measured), None)
+    if m is None:
+        return [advice, *[""] * 7, f"{seconds:.0f}", ""]
+    present = measured["present"]
+    share, half = difference(m, present)
+    cpu, faults, peak = predicted(m, present)
+    said = verdict(measured, choice.leave).partition(":")[0].lower()
+    return [advice, f"{present.cpu.mean():.2f}", f"{share:+.1%} ± {half:.1%}", f"{1 - cpu / present.cpu.mean():+.1%}",
+            f"{np.mean([r.faults for r in m.runs]):,.0f}", f"{faults:,.0f}", f"{np.mean(m.usage) / MIB:.1f}",
+            f"{peak / MIB:.1f}", f"{seconds:.0f}", said]  # fmt: skip
+
+
 def verdict(measured: Mapping[str, Measured], leave: bool) -> str:
     """Say in a line whether measurement bears the prediction out."""
     present = measured["present"]
