@@ -129,6 +129,14 @@ def test_a_longer_run_repeats_the_second_half() -> None:
     assert short.usage_mib < 60
 
 
+def test_what_is_left_is_freed_in_the_end_page_by_page_or_folio_by_folio() -> None:
+    """64 MiB: 16,384 pages or 32 mappings of 2M, at what unmapping one costs (R17)."""
+    settings = [NEVER, Setting().with_sizes((9,), "always")]
+    small, large = (f.outcomes[0].exit_ns for f in Simulator({(): parse_program(ARENA)}).figures(settings))
+    assert small == pytest.approx(16384 * (256 + 25), rel=0.01)
+    assert large == pytest.approx(32 * 6700, rel=0.03)
+
+
 def test_memory_that_is_touched_once_is_not_touched_again_in_a_longer_run() -> None:
     fills = parse_program(ARENA)
     short, long = (Simulator({(): fills}, longer=n).figures([NEVER])[0] for n in (0.0, 1000.0))

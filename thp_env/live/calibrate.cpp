@@ -128,6 +128,37 @@ void write_faults(const char *name, size_t bytes, size_t step, int advice, int r
     report(name, std::move(s));
 }
 
+// Faults between the accesses of a program: what they spoil in the caches and the TLB counts too. Each sample
+// is the mean of a batch of faults, less what the accesses take by themselves.
+void faults_at_work() {
+    constexpr size_t SET = 4 << 20, LINES = SET / 64, READS = 256, BATCH = 64;
+    const area set(SET, NOHUGEPAGE);
+    set.fill();
+    samples s;
+    uint64_t sum = 0, next = 1;
+    for (int round = 0; round < 8; round++) {
+        const area a(4 * PMD, NOHUGEPAGE);
+        for (size_t first = 0; first < 4 * PAGES; first += BATCH) {
+            int64_t took[2];
+            for (int64_t &t : took) { // the second time the pages are there
+                const int64_t start = now();
+                for (size_t i = first; i < first + BATCH; i++) {
+                    a.page(i) = 1;
+                    for (size_t read = 0; read < READS; read++) {
+                        next = next * 6364136223846793005 + 1442695040888963407;
+                        sum += static_cast<unsigned char>(set.start[(next >> 40) % LINES * 64]);
+                    }
+                }
+                t = now() - start;
+            }
+            s.push_back(static_cast<double>(took[0] - took[1]) / BATCH);
+        }
+    }
+    volatile uint64_t used = sum; // so that the reads are not left out
+    static_cast<void>(used);
+    report("fault_at_work", std::move(s));
+}
+
 void read_faults() {
     samples s;
     for (int round = 0; round < 4; round++) {
@@ -295,6 +326,7 @@ int main(int argc, char **argv) {
     warm(huge);
     forks("fork_empty", 0, NOHUGEPAGE, false);
     write_faults("write_fault_4K", 8 * PMD, 1, NOHUGEPAGE, 4);
+    faults_at_work();
     read_faults();
     warm(huge);
     copies();

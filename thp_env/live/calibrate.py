@@ -100,18 +100,18 @@ def entries(s: Mapping[str, Sample]) -> Measured:
     add = found.add
     flush = {name: COSTS[name].ps / 1000 for name in ("flush_one", "flush_all")}  # inside what is measured
     add("cycle", s["cycle"].median, s["cycle"])
+    small, zero = s["write_fault_4K"], COSTS["zero_page"].ps / 1000
     if "write_fault_2M" in s:
-        small, large = s["write_fault_4K"], s["write_fault_2M"]
+        large = s["write_fault_2M"]
         zero = (large.median - small.median) / (PAGES - 1)
         add("zero_page", zero, large)
-        add("fault", small.median - zero, small)
         if "idle_fault_2M" in s:
             idle = s["idle_fault_2M"]
             found.after_idle["zero_page"] = (idle.median - s["idle_fault_4K"].median) / (PAGES - 1)
             found.after_idle["fault"] = max(s["idle_fault_4K"].median - zero, 0.0)
-    else:  # the growth is not known
-        add("fault", s["write_fault_4K"].median - COSTS["zero_page"].ps / 1000, s["write_fault_4K"])
-    fixed = found.costs().ns["fault"]
+    # Beside the accesses of a program a fault takes longer than one after the other, by what it spoils.
+    add("fault", s["fault_at_work"].median - zero, s["fault_at_work"])
+    fixed = small.median - zero
     add("fault_zero_page", s["read_fault"].median, s["read_fault"])
     add("fault_reuse", s["reuse_fault"].median, s["reuse_fault"])
     add("copy_page", s["copy_fault"].median - fixed, s["copy_fault"])

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from thp_workloads.relocation import draw_place, fits
 
 from thp_agents.advice.settings import Setting, booted
-from thp_env.machine import MachineConfig, layout
+from thp_env.machine import Machine, MachineConfig, layout
 from thp_env.machine.batch import Batch, Window
 from thp_env.machine.clock import COSTS
 from thp_env.machine.cores import DEFAULT_CORE
 from thp_env.machine.counters import TIMES, Counters
-from thp_env.machine.prices import PAGES_PER_MIB, Prices, pending_cost
+from thp_env.machine.prices import PAGES_PER_MIB, Prices
 from thp_env.metrics import fault_percentile
 from thp_env.traces import Program
+from thp_env.traces.program import OP_DTYPE
 from thp_env.workload import Instance, memory_for
 
 ASSUMED_SPREAD = 0.5
@@ -44,15 +46,15 @@ class Outcome:
     Attributes:
         counters, half: at the end, and where half of the program's own work was done.
         p99_ns: of page faults.
-        pending_ns: what is left for after the end: queued splits.
-        stretch: what the program's own time is multiplied by. Recordings by perf are in real time: two of them differ
-            by what else the host did, and the first one's time counts for both.
+        exit_ns: what it takes to end the processes that are left: their memory is unmapped and freed.
+        stretch: what the program's own time is multiplied by: two recordings differ by chance, and by what else the
+            host did, so the first one's time counts for both.
     """
 
     counters: Counters
     half: Counters
     p99_ns: float
-    pending_ns: float
+    exit_ns: float
     stretch: float = 1.0
 
     def times(self, longer: float = 0.0) -> np.ndarray:
@@ -111,7 +113,7 @@ class Figures:
     @cached_property
     def cpu_draws(self) -> np.ndarray:
         """CPU time in ns, shape (layouts, draws)."""
-        return np.array([self.factors @ o.times(self.longer) + o.pending_ns for o in self.outcomes])
+        return np.array([self.factors @ o.times(self.longer) + o.exit_ns for o in self.outcomes])
 
     @property
     def cpu_ms(self) -> float:
@@ -245,16 +247,26 @@ class Simulator:
             for i in np.flatnonzero(now):
                 halves[i] = facts.counters.of_machine(int(i))
         batch.run(Window())
-        prices = replace(self.prices, memory=0.0)
         for machine, half, job in zip(machines, halves, jobs, strict=True):
             assert half is not None
             end = machine.counters
-            pending = pending_cost(end, machine.config.clock, prices)
-            self._known[job] = Outcome(end, half, fault_percentile(machine, 99), pending,
+            p99 = fault_percentile(machine, 99)
+            self._known[job] = Outcome(end, half, p99, ended(machine),
                                        self._stretch[job[0].environment])  # fmt: skip
         self.runs += len(jobs)
 
 
+def ended(machine: Machine) -> float:
+    """End all processes of a machine whose program is over; return the ns that it takes."""
+    program, before = machine.program, machine.clock_ps
+    alive = [i for i, name in enumerate(program.processes) if machine.process(name) is not None]
+    exits = np.zeros(len(alive), OP_DTYPE)
+    exits["op"], exits["aux"] = layout.OPS.index("exit"), alive
+    machine.extend(dataclasses.replace(program, ops=np.concatenate([program.ops, exits])))
+    machine.run(go_on=True)
+    return (machine.clock_ps - before) / 1000
+
+
 def _stretch(plain: Program, program: Program) -> float:
     own, other = float(plain.own_ns.sum()), float(program.own_ns.sum())
-    return own / other if program.meta.get("native") and own > 0 and other > 0 else 1.0
+    return own / other if own > 0 and other > 0 else 1.0

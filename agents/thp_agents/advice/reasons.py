@@ -63,9 +63,11 @@ def where_time_goes(chosen: Figures, present: Figures) -> str:
     """Say which kinds of time are saved, and which grow."""
     saved = np.mean([p.times(present.longer) - c.times(chosen.longer)
                      for c, p in zip(chosen.outcomes, present.outcomes, strict=True)], axis=0) / 1e6  # fmt: skip
-    total = float(np.abs(saved).sum())
+    ends = np.mean([p.exit_ns - c.exit_ns for c, p in zip(chosen.outcomes, present.outcomes, strict=True)]) / 1e6
+    total = float(np.abs(saved).sum()) + abs(float(ends))
     told = [(WORDS[kind], ms) for kind, ms in zip(TIMES, saved, strict=True)
             if kind in WORDS and abs(ms) > SMALL * total]  # fmt: skip
+    told += [("freeing memory at the end", float(ends))] if abs(ends) > SMALL * total else []
     less = [f"{time(ms)} less in {word}" for word, ms in sorted(told, key=lambda t: -t[1]) if ms > 0]
     more = [f"{time(-ms)} more in {word}" for word, ms in sorted(told, key=lambda t: t[1]) if ms < 0]
     return ", ".join([*less, *more])
