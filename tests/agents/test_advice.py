@@ -16,7 +16,7 @@ from thp_agents.advice.host import differing, files, present
 from thp_agents.advice.lines import apply_and_undo
 from thp_agents.advice.outcomes import Simulator, half_way
 from thp_agents.advice.settings import NEVER, Setting, applied, booted, groups, mappings, touched_pages
-from thp_agents.advice.verify import Measured, difference, predicted, verdict
+from thp_agents.advice.verify import Measured, difference, predicted, verdict, verifiable, verify
 from thp_agents.cli import main
 
 from thp_env.machine import Machine, MachineConfig, Status, layout
@@ -293,6 +293,27 @@ def test_what_is_predicted_is_the_present_measurement_and_the_simulated_differen
     assert 0.9 < cpu < 1.0
     assert peak == 64 << 20
     assert difference(m["advice"], m["present"]) == (pytest.approx(0.1), pytest.approx(0, abs=1e-9))
+
+
+def test_without_root_what_needs_none_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    choice = choose(Simulator({(): parse_program(ARENA)}), present()[0], 0.1)
+    found, notes = verify(python("bytearray(8 << 20)"), {}, choice, repeats=1)
+    assert {"never", "present"} <= set(found)
+    assert all(len(m.runs) == len(m.usage) == 1 for m in found.values())
+    assert any("want of a control group" in note for note in notes)
+
+
+def test_what_cannot_be_run_here_is_told() -> None:
+    other = Setting().with_sizes((3,), "always")
+    asked = replace(other, advice=(("m", "hugepage"),))
+    now = Simulator({(): parse_program(ARENA)}).figures([MADVISE_2M, other, asked])
+    choice = choose(Simulator({(): parse_program(ARENA)}), MADVISE_2M, 0.1)
+    for best, said in ((now[1], "only root can set 32K always"), (now[2], "needs a change of the program's source")):
+        wanted, notes = verifiable(replace(choice, best=best, chosen=best), root=False)
+        assert set(wanted) == {"never", "present"}
+        assert said in notes[0]
+    assert set(verifiable(replace(choice, best=now[1], chosen=now[1]), root=True)[0]) == {"never", "present", "advice"}
 
 
 @pytest.mark.parametrize(
