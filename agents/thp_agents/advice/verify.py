@@ -26,7 +26,7 @@ LEAST = 3
 NARROW = 0.005
 """Half of the interval, as a share of the present CPU time, that is narrow enough."""
 BLURRED = 0.05
-"""Half of the interval from which on nothing can be said."""
+"""Half of the interval from which on nothing can be said, unless the difference is larger still."""
 T90 = (6.31, 2.92, 2.35, 2.13, 2.02, 1.94, 1.89, 1.86, 1.83)
 """Student's t for a two-sided 90 % interval, from one degree of freedom on."""
 NEAR = 1 / 3
@@ -246,7 +246,7 @@ def verdict(measured: Mapping[str, Measured], leave: bool) -> str:
     used = float(np.mean(m.usage))
     memory = "" if used <= peak * 1.05 + MIB else f" It used {(used - peak) / MIB:,.1f} MiB more than predicted."
     got = f"{share:+.1%} ± {half:.1%} of CPU measured in {rounds} rounds, {hoped:+.1%} predicted"
-    if half > BLURRED:
+    if half > max(BLURRED, abs(share)):
         return f"Nothing can be said: {got}; this host is too busy."
     if leave:
         kept = share - half <= 0.005
