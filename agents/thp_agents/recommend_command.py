@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _advise(args: argparse.Namespace, asked: Asked, horizon: float) -> list[str]:
     """Advise about one program; return its row of `SUMMARY`."""
-    start = time.monotonic()
     now, notes = present()
+    start = time.monotonic()
     if asked.command and (others := busy()) > BUSY:
         notes.append(f"other work takes {others:.1f} CPUs of this host: what is measured spreads")
     with _costs(args, bool(asked.command)) as costs:

@@ -336,7 +336,7 @@ int main(int argc, char **argv) {
     forks("fork_pages", 32 * PMD, NOHUGEPAGE, false);
     if (huge) {
         warm(huge);
-        write_faults("write_fault_2M", 32 * PMD, PAGES, HUGEPAGE, 5);
+        write_faults("write_fault_2M", 160 * PMD, PAGES, HUGEPAGE, 3); // more than caches hold
         forks("fork_pmds", 32 * PMD, HUGEPAGE, false);
         forks("fork_ptes", 32 * PMD, HUGEPAGE, true);
         warm(huge);
