@@ -31,6 +31,7 @@ from thp_agents.advice.trial import run as run_natively
 from thp_agents.advice.verify import SUMMARY, Measured, summary, table, verdict, verify
 from thp_agents.tables import format_table, writable, write_text
 from thp_env.live.calibrate import BUSY, busy, calibrate
+from thp_env.live.errors import LiveError
 from thp_env.machine.clock import COSTS_VARIABLE
 from thp_env.machine.costs_file import HostCosts, costs_in_force, format_costs, read_costs
 from thp_env.names import did_you_mean
@@ -252,7 +253,12 @@ def _costs(args: argparse.Namespace, live: bool) -> Iterator[HostCosts | None]:
     if not path.exists():
         _say(args, f"measuring this host's costs into {path} (thp-env calibrate measures more)")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, format_costs(calibrate(idle=0, swap=False).costs()))
+        try:
+            write_text(path, format_costs(calibrate(idle=0, swap=False).costs()))
+        except LiveError as error:
+            _say(args, f"{error}; the clock table's costs have to do")
+            yield None
+            return
     with costs_in_force(path):
         yield read_costs(path)
 

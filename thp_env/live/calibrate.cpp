@@ -120,6 +120,11 @@ void write_faults(const char *name, size_t bytes, size_t step, int advice, int r
         samples kept;
         for (size_t i = 0; i < bytes / PAGE; i += step) {
             time(kept, [&] { a.page(i) = 1; });
+            const int64_t before = faults();
+            a.page(i + step - 1) = 1;
+            if (faults() != before) { // no folio of this size came
+                kept.pop_back();
+            }
         }
         if (round || rounds == 1) { // the first finds memory that others have left
             s.insert(s.end(), kept.begin(), kept.end());
@@ -344,6 +349,9 @@ int main(int argc, char **argv) {
     }
     if (idle > 0) {
         after_idle(huge, static_cast<unsigned>(idle));
+    }
+    if (huge_pages() != huge) {
+        std::printf("settings - they changed meanwhile\n");
     }
     return 0;
 }

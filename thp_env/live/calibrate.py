@@ -165,6 +165,8 @@ def calibrate(idle: int = IDLE_SECONDS, swap: bool = True) -> Measured:
     except (OSError, subprocess.SubprocessError) as error:
         raise LiveError(f"nothing could be measured: {error}") from None
     samples, missing = parse(done.stdout)
+    if "settings" in missing:
+        raise LiveError("the settings of large folios changed meanwhile: wait until another live run has ended")
     found = entries(samples)
     for name in COSTS:
         if name not in found.ns and name not in found.missing:
