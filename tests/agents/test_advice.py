@@ -23,13 +23,13 @@ from thp_env.machine import Machine, MachineConfig, Status, layout
 from thp_env.traces import parse_program
 from thp_env.workload import Instance
 
-MADVISE_2M = Setting().with_sizes((9,), "madvise")
+MADVISE_2M = Setting().with_sizes(1 << 9, "madvise")
 ARENA = "mmap m1 64M at=slot\n" + "".join(f"write m1 {i}M 1M\ncompute 100us\n" for i in range(64))
 
 
 def machine_of(text: str, setting: Setting) -> Machine:
     machine = booted(Instance(parse_program(text), MachineConfig(memory=512 << 20)), setting)
-    assert machine.run(go_on=True) == Status.DONE
+    assert machine.run(ignore_errors=True) == Status.DONE
     return machine
 
 
@@ -37,9 +37,9 @@ def machine_of(text: str, setting: Setting) -> Machine:
 
 
 def test_a_size_at_always_is_used_and_at_madvise_only_where_it_is_asked_for() -> None:
-    always = machine_of(ARENA, Setting().with_sizes((4,), "always"))
+    always = machine_of(ARENA, Setting().with_sizes(1 << 4, "always"))
     assert always.counters["pgfault"] == 64 * 16
-    assert machine_of(ARENA, Setting().with_sizes((4,), "madvise")).counters["pgfault"] == 64 * 256
+    assert machine_of(ARENA, Setting().with_sizes(1 << 4, "madvise")).counters["pgfault"] == 64 * 256
     group = groups(parse_program(ARENA))[0]
     asked = Setting(((4, "madvise"),), advice=((group, "hugepage"),))
     assert machine_of(ARENA, asked).counters["pgfault"] == 64 * 16
@@ -48,7 +48,7 @@ def test_a_size_at_always_is_used_and_at_madvise_only_where_it_is_asked_for() ->
 
 
 def test_prctl_turns_large_folios_off_but_not_where_madvise_asks() -> None:
-    always = Setting().with_sizes((9,), "always")
+    always = Setting().with_sizes(1 << 9, "always")
     assert machine_of(ARENA, replace(always, prctl="disable")).counters["thp_fault_alloc"] == 0
     assert machine_of(ARENA, replace(always, prctl="except_advised")).counters["thp_fault_alloc"] == 0
     asks = ARENA.replace("at=slot\n", "at=slot\nadvise m1 0 64M hugepage\n", 1)
@@ -111,7 +111,7 @@ def test_memory_beyond_the_limit_is_told_and_not_advised() -> None:
 
 
 def test_no_setting_of_the_front_is_beaten_by_another() -> None:
-    settings = [MADVISE_2M, *(Setting().with_sizes((o,), "always") for o in (2, 4, 9))]
+    settings = [MADVISE_2M, *(Setting().with_sizes(1 << o, "always") for o in (2, 4, 9))]
     front = pareto(Simulator({(): parse_program(ARENA)}).figures(settings))
     points = np.array([(f.cpu_ms, f.usage_mib, f.p99_us) for f in front])
     for p in points:
@@ -131,7 +131,7 @@ def test_a_longer_run_repeats_the_second_half() -> None:
 
 def test_what_is_left_is_freed_in_the_end_page_by_page_or_folio_by_folio() -> None:
     """64 MiB: 16,384 pages or 32 mappings of 2M, at what unmapping one costs (R17)."""
-    settings = [NEVER, Setting().with_sizes((9,), "always")]
+    settings = [NEVER, Setting().with_sizes(1 << 9, "always")]
     small, large = (f.outcomes[0].exit_ns for f in Simulator({(): parse_program(ARENA)}).figures(settings))
     assert small == pytest.approx(16384 * (256 + 25), rel=0.01)
     assert large == pytest.approx(32 * 6700, rel=0.03)
@@ -278,7 +278,7 @@ def test_a_recording_is_advised_about(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def measured(cpu: dict[str, list[float]]) -> dict[str, Measured]:
-    figures = Simulator({(): parse_program(ARENA)}).figures([MADVISE_2M, Setting().with_sizes((4,), "always")])
+    figures = Simulator({(): parse_program(ARENA)}).figures([MADVISE_2M, Setting().with_sizes(1 << 4, "always")])
     found = {}
     for label, f in zip(("present", "advice"), figures, strict=True):
         runs = [trial.Run(1.0, seconds, 1000, 1 << 20) for seconds in cpu[label]]
@@ -305,7 +305,7 @@ def test_without_root_what_needs_none_is_run(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_cannot_be_run_here_is_told() -> None:
-    other = Setting().with_sizes((3,), "always")
+    other = Setting().with_sizes(1 << 3, "always")
     asked = replace(other, advice=(("m", "hugepage"),))
     now = Simulator({(): parse_program(ARENA)}).figures([MADVISE_2M, other, asked])
     choice = choose(Simulator({(): parse_program(ARENA)}), MADVISE_2M, 0.1)

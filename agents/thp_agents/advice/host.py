@@ -19,7 +19,7 @@ def present(folder: Path = THP) -> tuple[Setting, list[str]]:
     """
     if not (folder / "enabled").exists():
         notes = ["this kernel has no transparent huge pages: advice is for one that has them, with 2M at madvise"]
-        return NEVER.with_sizes((layout.PMD_ORDER,), "madvise"), notes
+        return NEVER.with_sizes(1 << layout.PMD_ORDER, "madvise"), notes
     whole, notes = read(folder / "enabled"), []
     sizes = []
     for order in layout.ORDERS:

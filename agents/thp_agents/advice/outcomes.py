@@ -243,9 +243,9 @@ class Simulator:
         halves: list[Counters | None] = [None] * len(jobs)
         for accesses in sorted({self._half[s.environment] for s, _ in jobs}):
             now = np.array([self._half[s.environment] == accesses for s, _ in jobs])
-            _, _, facts = batch.run(Window(accesses=accesses), active=now)
+            _, _, snapshot = batch.run(Window(accesses=accesses), active=now)
             for i in np.flatnonzero(now):
-                halves[i] = facts.counters.of_machine(int(i))
+                halves[i] = snapshot.counters.of_machine(int(i))
         batch.run(Window())
         for machine, half, job in zip(machines, halves, jobs, strict=True):
             assert half is not None
@@ -263,7 +263,7 @@ def ended(machine: Machine) -> float:
     exits = np.zeros(len(alive), OP_DTYPE)
     exits["op"], exits["aux"] = layout.OPS.index("exit"), alive
     machine.extend(dataclasses.replace(program, ops=np.concatenate([program.ops, exits])))
-    machine.run(go_on=True)
+    machine.run(ignore_errors=True)
     return (machine.clock_ps - before) / 1000
 
 

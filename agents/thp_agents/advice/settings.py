@@ -7,26 +7,20 @@ part its environment (tunables of its allocator), which takes a recording of its
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from thp_env.machine import Machine, layout
+from thp_env.machine.sizes import NO_SIZE, SIZES, orders_of, sizes_of
 from thp_env.traces import Program
 from thp_env.traces.program import OP_DTYPE
 from thp_env.workload import Instance
 
 MODES = ("always", "madvise")
-LADDERS: dict[str, tuple[int, ...]] = {
-    **{f"{4 << order}K" if order < 8 else f"{4 << order >> 10}M": (order,) for order in layout.ORDERS},
-    "16K to 64K": (2, 3, 4),
-    "16K to 256K": (2, 3, 4, 5, 6),
-    "64K and 2M": (4, 9),
-    "16K to 1M": (2, 3, 4, 5, 6, 7, 8),
-    "all sizes": layout.ORDERS,
-}
-"""Sets of sizes that are tried, by the name that they are told by."""
+SETS = (*SIZES, "16K+32K+64K", "16K+32K+64K+128K+256K", "64K+2M", "16K+32K+64K+128K+256K+512K+1M", "all")
+"""Sets of sizes that are tried."""
 DEFRAGS = ("madvise", "never", "defer+madvise", "always")
 MAX_PTES_NONE = (511, 0)
 PRCTLS = ("disable", "except_advised")
@@ -67,10 +61,9 @@ class Setting:
         """What it is called in tables."""
         parts = []
         for mode in ("always", "madvise"):
-            orders = tuple(order for order, of in self.sizes if of == mode)
-            if orders:
-                parts.append(f"{_named(orders)} {mode}")
-        parts = parts or ["4K only"]
+            if mask := sum(1 << order for order, of in self.sizes if of == mode):
+                parts.append(f"{sizes_of(mask)} {mode}")
+        parts = parts or [NO_SIZE]
         parts += [f"defrag {self.defrag}"] if self.defrag != "madvise" else []
         parts += [f"max_ptes_none {self.max_ptes_none}"] if self.max_ptes_none != 511 else []
         parts += [f"prctl {self.prctl}"] if self.prctl else []
@@ -83,20 +76,13 @@ class Setting:
         """The part that only root can set."""
         return self.sizes, self.defrag, self.max_ptes_none
 
-    def with_sizes(self, orders: Sequence[int], mode: str) -> Setting:
-        """Return the setting with other sizes."""
-        return replace(self, sizes=tuple((order, mode) for order in sorted(orders)))
-
-
-def _named(orders: tuple[int, ...]) -> str:
-    for name, of in LADDERS.items():
-        if of == orders:
-            return name
-    return "+".join(f"{4 << order}K" if order < 8 else f"{4 << order >> 10}M" for order in orders)
+    def with_sizes(self, orders: int, mode: str) -> Setting:
+        """Return the setting with other sizes, a mask of orders."""
+        return replace(self, sizes=tuple((order, mode) for order in layout.ORDERS if orders >> order & 1))
 
 
 NEVER = Setting()
-"""Only 4K."""
+"""No large folios."""
 
 
 # -- the program under a setting -------------------------------------------------------------------
@@ -204,7 +190,7 @@ def first(programs: Mapping[tuple[tuple[str, str], ...], Program], present: Sett
         base = replace(present, environment=environment)
         found.append(base)
         modes = MODES if advises(program) else MODES[:1]
-        found += [base.with_sizes(orders, mode) for orders in LADDERS.values() for mode in modes]
+        found += [base.with_sizes(orders_of(sizes), mode) for sizes in SETS for mode in modes]
     return list(dict.fromkeys(found))
 
 
@@ -213,7 +199,7 @@ def around(setting: Setting, program: Program) -> list[Setting]:
     found = [replace(setting, defrag=defrag) for defrag in DEFRAGS]
     found += [replace(setting, max_ptes_none=most) for most in MAX_PTES_NONE]
     found += [replace(setting, prctl=prctl) for prctl in ("", *PRCTLS)]
-    orders = [order for order, _ in setting.sizes]
+    orders = sum(1 << order for order, _ in setting.sizes)
     for group in groups(program) if orders else ():
         others = tuple(pair for pair in setting.advice if pair[0] != group)
         found.append(replace(setting, advice=others))
