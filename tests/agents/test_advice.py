@@ -287,7 +287,7 @@ def measured(cpu: dict[str, list[float]]) -> dict[str, Measured]:
 
 
 def test_what_is_predicted_is_the_present_measurement_and_the_simulated_difference() -> None:
-    m = measured({"present": [1.0, 1.0], "advice": [0.9, 0.9]})
+    m = measured({"present": [1.0, 1.0, 1.0], "advice": [0.9, 0.9, 0.9]})
     cpu, faults, peak = predicted(m["advice"], m["present"])
     assert faults == 1000 + 64 * 16 - 64 * 256
     assert 0.9 < cpu < 1.0
@@ -314,6 +314,13 @@ def test_what_cannot_be_run_here_is_told() -> None:
         assert set(wanted) == {"never", "present"}
         assert said in notes[0]
     assert set(verifiable(replace(choice, best=now[1], chosen=now[1]), root=True)[0]) == {"never", "present", "advice"}
+
+
+def test_one_slow_round_does_not_decide() -> None:
+    m = measured({"present": [1.0, 1.01, 0.99, 1.0, 1.0, 1.0, 9.0], "advice": [0.9, 0.91, 0.89, 0.9, 0.9, 0.9, 0.9]})
+    share, half = difference(m["advice"], m["present"])
+    assert share == pytest.approx(0.1)
+    assert half < 0.01
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from thp_agents.advice.trial import AdviceError, beside
 from thp_env.machine.layout import PAGE_SIZE
 from thp_env.traces import Program
 
-VALGRIND_SECONDS = 1.5
-"""CPU seconds of a native run up to which valgrind, 30 to 40 times slower, takes about a minute."""
+VALGRIND_SECONDS = 1.0
+"""CPU seconds of a native run up to which valgrind, 30 to 40 times slower, takes half a minute."""
 LEAST = 1 << 20
 """Bytes of memory below which no size matters."""
 

@@ -27,8 +27,8 @@ NARROW = 0.005
 """Half of the interval, as a share of the present CPU time, that is narrow enough."""
 BLURRED = 0.05
 """Half of the interval from which on nothing can be said, unless the difference is larger still."""
-T90 = (6.31, 2.92, 2.35, 2.13, 2.02, 1.94, 1.89, 1.86, 1.83)
-"""Student's t for a two-sided 90 % interval, from one degree of freedom on."""
+DRAWS = 2000
+"""Of the bootstrap that gives the interval."""
 NEAR = 1 / 3
 """Share of the measured gain that the predicted one may be off by."""
 MIB = 1 << 20
@@ -167,20 +167,27 @@ def _warm(size: int) -> None:
 
 
 def difference(m: Measured, present: Measured) -> tuple[float, float]:
-    """Return the share of the present CPU time that a setting saved, and half of its 90 % interval."""
-    share = (present.cpu - m.cpu) / present.cpu.mean()
-    n = len(share)
-    if n < 2 or m is present:
-        return float(share.mean()), 0.0 if m is present else float("inf")
-    return float(share.mean()), float(T90[min(n - 2, len(T90) - 1)] * share.std(ddof=1) / np.sqrt(n))
+    """Return the share of the present CPU time that a setting saved, and how far its 90 % interval reaches at most.
+
+    The median over rounds, by a bootstrap over them: one round in which the host was slow does not decide.
+    """
+    if m is present:
+        return 0.0, 0.0
+    share = (present.cpu - m.cpu) / np.median(present.cpu)
+    if len(share) < LEAST:
+        return float(np.median(share)), float("inf")
+    drawn = np.random.default_rng(0).integers(len(share), size=(DRAWS, len(share)))
+    low, high = np.percentile(np.median(share[drawn], 1), (5, 95))
+    middle = float(np.median(share))
+    return middle, float(max(high - middle, middle - low))
 
 
 def predicted(m: Measured, present: Measured) -> tuple[float, float, float]:
     """Return CPU seconds, faults and peak bytes: the present setting's as measured, and what the simulator adds."""
     now, then = present.figures, m.figures
-    cpu = float(present.cpu.mean()) + (_recorded(then) - _recorded(now)) / 1e3
-    faults = float(np.mean([r.faults for r in present.runs])) + then.faults - now.faults
-    return cpu, faults, float(np.mean(present.usage)) + (then.peak_mib - now.peak_mib) * MIB
+    cpu = float(np.median(present.cpu)) + (_recorded(then) - _recorded(now)) / 1e3
+    faults = float(np.median([r.faults for r in present.runs])) + then.faults - now.faults
+    return cpu, faults, float(np.median(present.usage)) + (then.peak_mib - now.peak_mib) * MIB
 
 
 def _recorded(figures: Figures) -> float:
@@ -199,10 +206,10 @@ def table(measured: Mapping[str, Measured]) -> tuple[list[str], list[list[str]]]
         base = m is present
         rows.append([
             f"{label} ({m.setting.name})" if label != "never" else "never (prctl)",
-            f"{m.cpu.mean():.3f}", "" if base else f"{cpu:.3f}",
-            "" if base else f"{share:+.1%} ± {half:.1%}", "" if base else f"{1 - cpu / present.cpu.mean():+.1%}",
-            f"{np.mean([r.faults for r in m.runs]):,.0f}", "" if base else f"{faults:,.0f}",
-            f"{np.mean(m.usage) / MIB:.1f}", "" if base else f"{peak / MIB:.1f}",
+            f"{np.median(m.cpu):.3f}", "" if base else f"{cpu:.3f}",
+            "" if base else f"{share:+.1%} ± {half:.1%}", "" if base else f"{1 - cpu / np.median(present.cpu):+.1%}",
+            f"{np.median([r.faults for r in m.runs]):,.0f}", "" if base else f"{faults:,.0f}",
+            f"{np.median(m.usage) / MIB:.1f}", "" if base else f"{peak / MIB:.1f}",
         ])  # fmt: skip
     return header, rows
 
@@ -228,8 +235,9 @@ def summary(choice: Choice, measured: Mapping[str, Measured], seconds: float) ->
     share, half = difference(m, present)
     cpu, faults, peak = predicted(m, present)
     said = verdict(measured, choice.leave).partition(":")[0].lower()
-    return [advice, f"{present.cpu.mean():.2f}", f"{share:+.1%} ± {half:.1%}", f"{1 - cpu / present.cpu.mean():+.1%}",
-            f"{np.mean([r.faults for r in m.runs]):,.0f}", f"{faults:,.0f}", f"{np.mean(m.usage) / MIB:.1f}",
+    hoped = 1 - cpu / float(np.median(present.cpu))
+    return [advice, f"{np.median(present.cpu):.2f}", f"{share:+.1%} ± {half:.1%}", f"{hoped:+.1%}",
+            f"{np.median([r.faults for r in m.runs]):,.0f}", f"{faults:,.0f}", f"{np.median(m.usage) / MIB:.1f}",
             f"{peak / MIB:.1f}", f"{seconds:.0f}", said]  # fmt: skip
 
 
@@ -242,8 +250,8 @@ def verdict(measured: Mapping[str, Measured], leave: bool) -> str:
         return f"Measured in {rounds} rounds; nothing was advised that could be verified here."
     share, half = difference(m, present)
     cpu, _, peak = predicted(m, present)
-    hoped = 1 - cpu / float(present.cpu.mean())
-    used = float(np.mean(m.usage))
+    hoped = 1 - cpu / float(np.median(present.cpu))
+    used = float(np.median(m.usage))
     memory = "" if used <= peak * 1.05 + MIB else f" It used {(used - peak) / MIB:,.1f} MiB more than predicted."
     got = f"{share:+.1%} ± {half:.1%} of CPU measured in {rounds} rounds, {hoped:+.1%} predicted"
     if half > max(BLURRED, abs(share)):
