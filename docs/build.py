@@ -91,7 +91,8 @@ counters afterwards, for rewards and reports, and can change without simulating 
 
 Measured on Linux 6.18.44, x86-64, in a virtual machine: medians, and as spread what the middle eight tenths of the
 samples span, as a share of the median. Change entries with `MachineConfig(clock=clock_table(fault=900_000))`, in
-picoseconds (`thp_env/machine/clock.py`).
+picoseconds (`thp_env/machine/clock.py`), or measure those of your host with
+[`thp-env calibrate`](../guides/advice.md#costs-of-your-host) and give them to a command with `--costs`.
 
 {table(("cost", "ns", "spread", "source"), rows, right=1)}
 

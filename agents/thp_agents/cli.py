@@ -119,6 +119,18 @@ def _record(args: argparse.Namespace) -> int:
     return 128 - status if status < 0 else status
 
 
+def _calibrate(args: argparse.Namespace) -> int:
+    from thp_agents.calibrate_command import run
+
+    return run(args)
+
+
+def _recommend(args: argparse.Namespace) -> int:
+    from thp_agents.recommend_command import run
+
+    return run(args)
+
+
 def _corpus(args: argparse.Namespace) -> int:
     from thp_workloads.recording.corpus import main
 
@@ -217,6 +229,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "distill": _distill,
     "dataset": _dataset,
     "record": _record,
+    "calibrate": _calibrate,
+    "recommend": _recommend,
     "corpus": _corpus,
     "import": _import,
     "conformance": _conformance,
@@ -250,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 args = parser().parse_args(argv)
                 debug = debug or args.debug
-                code = COMMANDS[args.verb](args)
+                code = _carry_out(args)
             except SystemExit:  # --help and --version have printed
                 _flush()
                 raise
@@ -268,6 +282,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return refused(error)
+
+
+def _carry_out(args: argparse.Namespace) -> int:
+    if (costs := getattr(args, "costs", None)) is None:
+        return COMMANDS[args.verb](args)
+    from thp_env.machine.costs_file import costs_in_force
+
+    with costs_in_force(costs):
+        return COMMANDS[args.verb](args)
 
 
 def _flush() -> None:

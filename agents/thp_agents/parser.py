@@ -50,8 +50,12 @@ _LOGS = ("perf", "strace", "damon", "lackey", "pinatrace", "memtrace")
 """`thp_workloads.importing.KINDS`, which a parser need not import."""
 
 
-_QUIET = ("demo", "train", "tune", "evaluate", "distill", "record", "corpus", "workloads", "conformance", "live")
+_QUIET = (
+    "demo", "train", "tune", "evaluate", "distill", "record", "corpus", "workloads", "conformance", "live", "recommend",
+)  # fmt: skip
 """Verbs that say on standard error how far they are."""
+_COSTS = ("demo", "train", "tune", "evaluate", "distill", "dataset", "probe", "workloads", "recommend")
+"""Verbs that simulate on a machine whose costs may be measured ones."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -140,6 +144,34 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--lackey", action="store_true", help="use valgrind's lackey: slow, one process")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
 
+    c = sub.add_parser("calibrate", help="measure what this host takes for faults and memory calls, for --costs")
+    c.add_argument("--out", type=Path, default=Path("costs.toml"), help="the file of costs (default: %(default)s)")
+    c.add_argument("--idle", type=_natural, default=10, metavar="SECONDS",
+                   help="that memory lies idle before it is measured again, or 0 (default: %(default)s)")  # fmt: skip
+    c.add_argument("--no-swap", action="store_true", help="do not measure swapping to zram, which needs root")
+
+    c = sub.add_parser("recommend", help="say which settings a program gains from, with the lines that set them")
+    c.add_argument("--recording", metavar="FILE", help="advise about a recording (or a workload), instead of a command")
+    c.add_argument("--recipe", nargs="+", metavar="NAME",
+                   help="run recipes' programs (thp-env corpus list) instead; several end with a table")  # fmt: skip
+    c.add_argument("--small", action="store_true", help="a recipe's quick look, not its full length")
+    c.add_argument("--beside", metavar="COMMAND", help="run natively at the same time, as the clients of a server are")
+    c.add_argument("--recorder", choices=("auto", "valgrind", "perf"), default="auto",
+                   help="perf is fast and sees no accesses (default: what ends in about two minutes)")  # fmt: skip
+    c.add_argument("--save-recording", type=Path, metavar="FILE", help="keep what was recorded")
+    c.add_argument("--horizon", metavar="TIME", help="how long the program will run, as 10m, 1h or 1w: its second half "
+                   "goes on as it was (default: as long as it was recorded)")  # fmt: skip
+    c.add_argument("--more-memory", type=float, default=10, metavar="PERCENT",
+                   help="of peak usage that advice may cost (default: %(default)s)")  # fmt: skip
+    c.add_argument("--layouts", type=_positive, default=3, help="of the address space to try (default: %(default)s)")
+    c.add_argument("--core", help="the TLB to simulate (docs/tlb.md)")
+    c.add_argument("--report", type=Path, metavar="FILE", help="also write an HTML page with a picture")
+    c.add_argument("--verify", action="store_true", help="run the command natively under what is advised, too")
+    c.add_argument("--repeats", type=_positive, default=5, help="native runs of each setting (default: %(default)s)")
+    c.add_argument("--markdown", action="store_true", help="print tables as Markdown")
+    c.add_argument("--restore", action="store_true", help="put back what a killed --verify had set")
+    c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+
     c = sub.add_parser("corpus", help="record real programs by their recipes, or compare them with native runs")
     c.add_argument("action", choices=("list", "record", "compare"))
     c.add_argument("names", nargs="*", metavar="NAME", help="recipes (default: all)")
@@ -205,6 +237,9 @@ def parser() -> argparse.ArgumentParser:
 
     for name, command in sub.choices.items():
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        if name in _COSTS:
+            command.add_argument("--costs", type=Path, metavar="FILE",
+                                 help="simulate with the costs of a host that thp-env calibrate measured")  # fmt: skip
         if name in _QUIET:
             command.add_argument("--quiet", action="store_true", help="no progress bars")
     return p

@@ -40,8 +40,8 @@ class Reply:
     address: int = 0
 
 
-def helper() -> Path:
-    """Return the program that `worker.cpp` was built to.
+def helper(name: str = "worker") -> Path:
+    """Return the program that `worker.cpp`, or another file of this folder, was built to.
 
     Raises:
         LiveError: when it was not built.
@@ -49,9 +49,9 @@ def helper() -> Path:
     import thp_env.live
 
     for folder in thp_env.live.__path__:
-        if (path := Path(folder) / "worker").is_file():
+        if (path := Path(folder) / name).is_file():
             return path
-    raise LiveError("the helper thp_env/live/worker is missing: install the package on Linux")
+    raise LiveError(f"the helper thp_env/live/{name} is missing: install the package on Linux")
 
 
 class Process:
