@@ -19,7 +19,7 @@ class VmaTask(Task):
     Args:
         arguments: of `Task`.
         interface: "orders": a VMA's faults may get any set of sizes (extension E1), and its folios can be split
-            (E2). "madvise": what mainline has.
+            (E2). "orders+": and collapsed to any size. "madvise": what mainline has.
         advised: name of the sizes that MADV_HUGEPAGE adds to the default ones; "madvise" only.
     """
 
@@ -34,9 +34,9 @@ class VmaTask(Task):
     def prepare(self, i: int, machine: Machine, default: int) -> None:
         """Set sysfs: every size on and order masks deciding, or the advised sizes for those who ask."""
         for order in layout.ORDERS:
-            on = self.interface == "orders" or default >> order & 1
+            on = self.actions.sets_orders or default >> order & 1
             machine.set_thp(order, "always" if on else "madvise" if self.advised >> order & 1 else "never")
-        machine.set_default_orders(default if self.interface == "orders" else 0)
+        machine.set_default_orders(default if self.actions.sets_orders else 0)
 
     def vma_observation(self, rows: np.ndarray, chosen: np.ndarray | slice) -> np.ndarray:
         """Return the fields of VMAs of the chosen machines.
@@ -47,7 +47,7 @@ class VmaTask(Task):
         """
         per_machine = (-1,) + (1,) * (rows.ndim - 1)
         default = self.default_orders[chosen].reshape(per_machine)
-        if self.interface == "orders":
+        if self.actions.sets_orders:
             orders = np.where(rows["orders"], rows["orders"], default)
         else:
             flags = rows["vm_flags"]

@@ -63,6 +63,8 @@ class Verb(IntEnum):
     """Call madvise for all of it; MADV_COLLAPSE among others."""
     RESOLVE = 4
     """Answer the order that the machine waits for (`Machine.resolve`); the VMA is not looked at."""
+    COLLAPSE = 5
+    """Collapse its aligned blocks of one order, as DAMON's action may; the order is the value."""
 
 
 @dataclass(frozen=True)
