@@ -161,8 +161,8 @@ void read_facts(const machine &m, u64 *out) {
         ++figures[FIGURE_processes];
         figures[FIGURE_swapped] += m.mms[i].swapents;
     }
-    figures[FIGURE_memory_current] = m.h->memcg_usage;
-    figures[FIGURE_memory_max] = std::min(m.h->memcg_max, u64{1} << 62);
+    figures[FIGURE_memory_current] = m.memcgs[0].usage;
+    figures[FIGURE_memory_max] = std::min(m.memcgs[0].max, u64{1} << 62);
     figures[FIGURE_op] = m.h->at.op;
     figures[FIGURE_step] = m.h->at.step;
     figures[FIGURE_error] = static_cast<u64>(-m.h->at.error);

@@ -1,7 +1,9 @@
 #include "state.hpp"
 #include "hardware/tlb.hpp"
 #include "kernel/cont_pte_hugepage.hpp"
+#include "kernel/memcontrol.hpp"
 #include "kernel/page_alloc.hpp"
+#include "kernel/psi.hpp"
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -17,7 +19,7 @@ namespace thp {
 
 namespace {
 
-constexpr u64 MAGIC = 0x3330766e65706874ULL; // "thpenv03"
+constexpr u64 MAGIC = 0x3430766e65706874ULL; // "thpenv04"
 
 // Frames' records of that many bytes (a machine of 1 GiB) lie in huge pages of the host; in less, clearing a
 // whole one takes longer than the faults that it saves.
@@ -46,6 +48,8 @@ constexpr u32 record_size[NR_TABLES] = {
     sizeof(u64),
     sizeof(order_answer),
     sizeof(walk_sample),
+    sizeof(mem_cgroup),
+    sizeof(u8),
 };
 
 // FNV-1a over words: finds damage, not malice.
@@ -122,6 +126,8 @@ void machine::attach() {
     if (h->config.shadow_tlb) translations[1] = {h->config.tlb, words + tlb_words(h->config.tlb)};
     order_answers = reinterpret_cast<order_answer *>(at(TABLE_order_answers));
     walk_samples = reinterpret_cast<walk_sample *>(at(TABLE_walk_samples));
+    memcgs = reinterpret_cast<mem_cgroup *>(at(TABLE_memcgs));
+    oom_killed = reinterpret_cast<u8 *>(at(TABLE_oom_killed));
 }
 
 machine::machine(const machine_config &config, const program_size &program) {
@@ -146,6 +152,8 @@ machine::machine(const machine_config &config, const program_size &program) {
         tlb_words(config.tlb) * (config.shadow_tlb ? 2 : 1),
         std::bit_ceil(4 * (config.max_tables + config.max_vmas)),
         MAX_WALK_SAMPLES,
+        MAX_MEMCGS,
+        program.processes,
     };
     u64 size = align_up(sizeof(header), 64);
     table_header layout[NR_TABLES];
@@ -159,7 +167,7 @@ machine::machine(const machine_config &config, const program_size &program) {
     std::memcpy(h->tables, layout, sizeof layout);
     attach();
     h->tables[TABLE_regions].used = program.regions;
-    h->tables[TABLE_processes].used = program.processes;
+    h->tables[TABLE_processes].used = h->tables[TABLE_oom_killed].used = program.processes;
     for (u32 i = 0; i < program.processes; ++i) processes[i] = NIL;
     h->use_zero_page = 1;
     h->shrink_underused = 1;
@@ -169,14 +177,12 @@ machine::machine(const machine_config &config, const program_size &program) {
     h->khugepaged_defrag = 1;
     h->thp_enabled = THP_MADVISE;
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
-    h->deferred_head = h->deferred_tail = NIL;
     h->current_mm = NIL;
     h->charged = NIL;
-    for (lru_list &list : h->lru) list = {NIL, NIL, 0};
     for (zs_class &cls : h->zs) cls.head = NIL;
     h->thp_defrag = DEFRAG_MADVISE;
-    h->swappiness = 60;
-    h->memcg_max = ~0ULL;
+    psi_init(*this, h->psi_system);
+    mem_cgroup_create(*this, 0);
     for (u32 &next : h->swap_next) next = NIL;
     for (u32 &list : h->cluster_lists) list = NIL;
     for (u32 &list : h->cluster_tails) list = NIL;

@@ -123,7 +123,8 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
         setup_per_zone_wmarks(m);
         return 0;
     case OP_set:
-        apply_setting(m, static_cast<u32>(op.a), static_cast<u32>(op.b));
+        if (!mem_cgroup_made(m, op.aux)) return -ENOENT;
+        apply_setting(m, static_cast<u32>(op.a), static_cast<u32>(op.b), op.aux);
         return 0;
     case OP_pin:
         return pin_range(m, mm, start, end, op.process);
@@ -136,7 +137,7 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
         return child == NIL ? -ENOMEM : 0;
     }
     case OP_shrink:
-        deferred_split_scan(m, m.h->deferred_len);
+        for (u32 g = 0; g < nr_memcgs(m); ++g) deferred_split_scan(m, g, m.memcgs[g].deferred_len);
         return 0;
     case OP_swap:
         return swapon(m, op.length);
@@ -151,10 +152,13 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
         compact_memory(m);
         return 0;
     case OP_reclaim:
-        mem_cgroup_force_empty(m);
+        if (!mem_cgroup_made(m, op.aux)) return -ENOENT;
+        mem_cgroup_force_empty(m, op.aux);
         return 0;
     case OP_limit:
-        return mem_cgroup_resize_max(m, op.length >> PAGE_SHIFT);
+        return mem_cgroup_resize_max(m, op.aux, op.length >> PAGE_SHIFT);
+    case OP_cgroup:
+        return mem_cgroup_attach(m, mm, op.aux);
     case OP_swapoff:
         return swapoff(m);
     case OP_drain:
@@ -165,7 +169,7 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
         return 0;
     case OP_exit: {
         const u32 gone = m.processes[op.aux];
-        if (gone == NIL) return -ESRCH;
+        if (gone == NIL) return m.oom_killed[op.aux] ? 0 : -ESRCH;
         m.processes[op.aux] = NIL;
         unpin(m, op.aux);
         mm_exit(m, gone);

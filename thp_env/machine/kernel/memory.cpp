@@ -6,6 +6,7 @@
 #include "huge_memory_bpf.hpp"
 #include "kswapd.hpp"
 #include "lru.hpp"
+#include "memcontrol.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -30,7 +31,7 @@ u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u
         fits = fits || pte_range_replaceable(table + (index & ~(nr - 1)), nr, zero_pages);
         if (fits) {
             bool charge_failed = false;
-            const u32 head = folio_alloc_charged(m, *order, gfp, &charge_failed);
+            const u32 head = folio_alloc_charged(m, *order, gfp, vma_memcg(m, vma), &charge_failed);
             if (head != NIL) return head;
             m.count(MTHP_anon_fault_fallback, *order);
             if (charge_failed) m.count(MTHP_anon_fault_fallback_charge, *order);
@@ -38,7 +39,7 @@ u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u
         orders &= ~(1U << *order);
     }
     *order = 0;
-    return folio_prealloc(m);
+    return folio_prealloc(m, vma_memcg(m, vma));
 }
 
 // A write where nothing stands or, with zero_pages, in place of all zero pages of the block (zero_cow: R.
@@ -85,7 +86,7 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     const u64 old = *pte;
     const u32 original = old & PTE_SPECIAL ? NIL : page_head(m, pte_pfn(old));
     if (original != NIL) folio_get(m, original, 1); // not to be reclaimed while it is copied
-    const u32 copy = folio_prealloc(m);
+    const u32 copy = folio_prealloc(m, vma_memcg(m, m.vmas[vma]));
     if (original != NIL) --m.pages[original].refcount;
     if (copy == NIL) return FAULT_OOM;
     const vm_area_struct &v = m.vmas[vma];
