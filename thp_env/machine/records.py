@@ -91,6 +91,50 @@ class Vma:
         return not self.flags & layout.VM_FILE
 
 
+class Stall(NamedTuple):
+    """How long processes waited for memory, as a line of a `memory.pressure` says it: percent, and microseconds."""
+
+    avg10: float
+    avg60: float
+    avg300: float
+    total: int
+
+
+class Pressure(NamedTuple):
+    """Pressure stall information: `some` process waited, or all that could have run did (`full`)."""
+
+    some: Stall
+    full: Stall
+
+
+@dataclass(frozen=True)
+class ControlGroup:
+    """A memory control group. Sizes are 4K pages; `max` is None without a limit.
+
+    Attributes:
+        number: 0 is what everything runs in that is moved nowhere else.
+        current: charged (memory.current), with what a CPU has charged in advance.
+        anon: in folios (memory.stat).
+        peak: the most that was ever charged.
+        max: memory.max.
+        swap: slots that its pages take (memory.swap.current).
+        swappiness: memory.swappiness.
+        events: times that `max` was reached, that reclaim found nothing more (`oom`), and that a process was killed
+            (`oom_kill`).
+        pressure: of its processes.
+    """
+
+    number: int
+    current: int
+    anon: int
+    peak: int
+    max: int | None
+    swap: int
+    swappiness: int
+    events: dict[str, int]
+    pressure: Pressure
+
+
 class OrderQuestion(NamedTuple):
     """What a machine asks before a fault, khugepaged or a swap-in takes an order; nothing of it has happened yet.
 

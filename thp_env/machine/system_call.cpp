@@ -132,6 +132,7 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
         unpin(m, op.process);
         return 0;
     case OP_fork: {
+        if (m.processes[op.aux] != NIL) return -EEXIST;
         const u32 child = dup_mm(m, mm);
         m.processes[op.aux] = child;
         return child == NIL ? -ENOMEM : 0;
