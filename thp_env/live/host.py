@@ -114,7 +114,7 @@ def restore(path: Path = SNAPSHOT) -> bool:
     if thread and saved["nice"] is not None:
         os.setpriority(os.PRIO_PROCESS, thread, saved["nice"])
     cgroup = Path(saved["cgroup"])
-    if not _wait(lambda: not cgroup.exists() or _remove(cgroup)):
+    if not _wait(lambda: _remove_groups(cgroup)):
         raise LiveError(f"{cgroup} is still in use: remove it with rmdir")
     path.unlink()
     return True
@@ -126,6 +126,12 @@ def _remove(folder: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _remove_groups(cgroup: Path) -> bool:
+    """Remove the groups of a run; False while one of them is in use."""
+    found = [cgroup, *cgroup.parent.glob(f"{cgroup.name}.*")]
+    return all([_remove(path) for path in found if path.exists()])
 
 
 def _remove_zram(device: int) -> None:
@@ -161,13 +167,25 @@ class Host:
         for name, value in SETTINGS.items():
             write(THP / name, value)
         write(PAGE_CLUSTER, "3")
-        if not self._remove_cgroup():  # what reclaim has learned of earlier programs goes with it
+        if not _wait(lambda: _remove_groups(self.cgroup)):  # what reclaim has learned of earlier programs goes with it
             raise LiveError(f"{self.cgroup} is still in use: remove it with rmdir")
-        self.cgroup.mkdir()
-        write(self.cgroup / "memory.swappiness", "60")
+        self.make_group(0)
 
-    def _remove_cgroup(self) -> bool:
-        return _wait(lambda: not self.cgroup.exists() or _remove(self.cgroup))
+    def group(self, number: int) -> Path:
+        """Return the folder of one of a program's control groups."""
+        return self.cgroup.with_name(f"{self.cgroup.name}.{number}") if number else self.cgroup
+
+    def oom_kills(self) -> int:
+        """Return how many processes the limits of a program's groups have killed."""
+        found = [self.cgroup, *self.cgroup.parent.glob(f"{self.cgroup.name}.*")]
+        return sum(int((path / "memory.oom_control").read_text().split()[-1]) for path in found)
+
+    def make_group(self, number: int) -> Path:
+        """Return it, made if there is none."""
+        if not (path := self.group(number)).exists():
+            path.mkdir()
+            write(path / "memory.swappiness", "60")
+        return path
 
     def wake_khugepaged(self) -> None:
         """Find the thread, which exists while a size is on, let it run ahead of others, and send it to sleep."""

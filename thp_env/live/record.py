@@ -12,7 +12,7 @@ import numpy as np
 from thp_env.live.host import PAGE_CLUSTER, THP, Host, write
 from thp_env.live.observe import Kernel
 from thp_env.live.programs import OF_SYSTEM, PROT, LiveProgram
-from thp_env.live.workers import Process, Reply, Workers
+from thp_env.live.workers import KILLED, Process, Reply, Workers
 from thp_env.machine import layout
 from thp_env.traces.program import Program
 
@@ -30,7 +30,8 @@ class Run:
     regions: dict[str, tuple[int, int]] = field(default_factory=dict)
     vector: list[tuple[int, int]] = field(default_factory=list)
     slot: int = 0
-    rss: int = 0
+    rss: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
     autodrain: bool = True
 
     def step(self, op: np.void) -> tuple[int, int, int]:
@@ -107,23 +108,34 @@ class Run:
         if name == "lru_batches":
             self.autodrain = value == "0"
             return 0
-        return write(self.host.cgroup / "memory.swappiness" if name == "swappiness" else THP / name, value)
+        group = self.host.group(int(op["aux"]))
+        return write(group / "memory.swappiness" if name == "swappiness" else THP / name, value)
 
     def fork(self, op: np.void) -> int:
-        """Fork."""
+        """Fork; the child is in its parent's group."""
+        parent, child = self.program.processes[op["process"]], self.program.processes[op["aux"]]
+        self.groups[child] = self.groups.get(parent, 0)
         return self.workers.fork(self._process(int(op["process"])), self.program.processes[op["aux"]])
 
     def exit(self, op: np.void) -> None:
         """End a process."""
         self._process(int(op["aux"])).end()
 
+    def cgroup(self, op: np.void) -> int:
+        """Move a process into a group."""
+        number, name = int(op["aux"]), self.program.processes[op["process"]]
+        self.groups[name] = number
+        return write(self.host.make_group(number) / "cgroup.procs", str(self._process(int(op["process"])).pid))
+
     def limit(self, op: np.void) -> int:
-        """Limit the program's memory, besides what its processes need for themselves and for page tables."""
-        usage = int((self.host.cgroup / "memory.usage_in_bytes").read_text())
-        length = int(op["length"])
-        own = max(0, usage - self.rss) + layout.PAGE_SIZE * self._tables()
+        """Limit a group's memory, besides what its processes need for themselves and for page tables."""
+        number, length = int(op["aux"]), int(op["length"])
+        group = self.host.group(number)
+        usage = int((group / "memory.usage_in_bytes").read_text())
+        rss = sum(size for name, size in self.rss.items() if self.groups.get(name, 0) == number)
+        own = max(0, usage - rss) + layout.PAGE_SIZE * self._tables()
         limit = "-1" if length == layout.NO_LIMIT else str(length + own)
-        return write(self.host.cgroup / "memory.limit_in_bytes", limit)
+        return write(group / "memory.limit_in_bytes", limit)
 
 
 SYSTEM: dict[str, Callable[[Run, np.void], int | None]] = {
@@ -132,11 +144,12 @@ SYSTEM: dict[str, Callable[[Run, np.void], int | None]] = {
     "fork": Run.fork,
     "exit": Run.exit,
     "limit": Run.limit,
+    "cgroup": Run.cgroup,
     "swap": lambda run, op: run.host.swap(int(op["length"])),
     "swapoff": lambda run, op: run.host.swapoff(),
     "shrink": lambda run, op: write(PAGE_CLUSTER.with_name("drop_caches"), "2"),
     "khugepaged": lambda run, op: run.host.khugepaged(int(op["a"])),
-    "reclaim": lambda run, op: write(run.host.cgroup / "memory.force_empty", "0"),
+    "reclaim": lambda run, op: write(run.host.group(int(op["aux"])) / "memory.force_empty", "0"),
     "drain": lambda run, op: run.host.drain(),
     "compute": lambda run, op: time.sleep(int(op["a"]) / 1e12),
 }
@@ -155,7 +168,7 @@ def run_once(live: LiveProgram, host: Host, kernel: Kernel) -> list[dict[str, An
         workers.processes["P"].ask("start")
         run = Run(program, host, workers)
         host.drain()
-        before = kernel.counters()
+        before, killed = kernel.counters(), 0
         for i, (op, text) in enumerate(zip(program.ops, live.texts, strict=True)):
             error, minflt, majflt = run.step(op)
             if layout.OPS[op["op"]] == "compute":  # a pause: what was counted meanwhile is not the program's
@@ -168,6 +181,9 @@ def run_once(live: LiveProgram, host: Host, kernel: Kernel) -> list[dict[str, An
             for (size, counter), value in after.items():
                 if change := value - before[size, counter]:
                     (step["vm"] if size == "vm" else step["mthp"].setdefault(size, {}))[counter] = change
+            if (kills := host.oom_kills()) > killed:
+                workers.bury(kills - killed - (error == KILLED))
+                killed = kills
             kernel.begin_step()
             ids: dict[int, int] = {}
             step["map"] = [
@@ -176,7 +192,9 @@ def run_once(live: LiveProgram, host: Host, kernel: Kernel) -> list[dict[str, An
                 if worker.alive
                 for found in kernel.maps(worker.pid, run.regions, ids)
             ]
-            run.rss = 1024 * sum(found["rss"] for found in step["map"])
+            run.rss = dict.fromkeys(workers.processes, 0)
+            for found in step["map"]:
+                run.rss[found["p"]] += 1024 * found["rss"]
             steps.append(step)
             before = after
     finally:

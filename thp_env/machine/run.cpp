@@ -163,9 +163,8 @@ struct interpreter {
     step_result execute(const op_record &op) {
         const u32 mm = m.processes[op.process];
         if (mm == NIL) {
-            m.h->at.error = 0;
-            if (m.oom_killed[op.process]) return STEP_DONE; // what it would have done is not done
             m.h->at.error = -ESRCH;
+            if (m.oom_killed[op.process]) return STEP_DONE; // what it would have done is not done
             return STEP_FAULTED;
         }
         m.h->at.error = 0;
@@ -293,7 +292,11 @@ run_status run(machine &m, const program_view &program, run_budget &budget) {
         if (result == STEP_NEED_ORDER) return RUN_NEED_ORDER;
         bool killed = false;
         if (result == STEP_OOM && i.oom_in_group(op, &killed)) {
-            if (!killed) continue; // the same access again
+            if (!killed) {
+                --done;
+                continue; // the same access again
+            }
+            m.h->at.error = -ESRCH;
         } else if (result == STEP_OOM) {
             m.count(VM_oom_kill);
             at.oom = 1;
