@@ -273,7 +273,7 @@ run_status run(machine &m, const program_view &program, run_budget &budget) {
     at.oom = 0;
     for (u64 done = 0; at.op < program.nr_ops; ++done) {
         if (overflow_of(m)) return RUN_OVERFLOW;
-        if (m.h->clock >= khugepaged_due(m)) khugepaged_do_scan(m);
+        if (m.h->clock >= khugepaged_due(m) && !at.call.reached) khugepaged_do_scan(m);
         if (done >= budget.ops || m.h->clock >= until || budget.accesses == 0 || m.host.stop)
             return RUN_WINDOW;
         budget.until = std::min({until, khugepaged_due(m), CLOCK_MAX});
@@ -305,6 +305,7 @@ run_status run(machine &m, const program_view &program, run_budget &budget) {
         if (result == STEP_FAULTED && !budget.go_on) return RUN_ERROR;
         ++at.op;
         at.step = at.charged = 0;
+        at.call = {};
         if (budget.new_vma && at.op < program.nr_ops && i.made_new_vma(op, first_id)) return RUN_WINDOW;
         if (i.choices_over() && at.op < program.nr_ops) return RUN_WINDOW;
     }

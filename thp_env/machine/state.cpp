@@ -52,9 +52,21 @@ constexpr u32 record_size[NR_TABLES] = {
     sizeof(u8),
 };
 
+constexpr u32 LOOK = 1U << 12; // units of work that make a look at the host
+
+// Copies with a look at the host now and then: a large machine takes seconds.
+void copy_bytes(host_watch &host, void *to, const void *from, u64 bytes) {
+    constexpr u64 PIECE = 1ULL << 20;
+    for (u64 at = 0; at < bytes; at += PIECE) {
+        host.work(LOOK);
+        std::memcpy(static_cast<std::byte *>(to) + at, static_cast<const std::byte *>(from) + at,
+                    std::min(PIECE, bytes - at));
+    }
+}
+
 // FNV-1a over words: finds damage, not malice.
-u64 checksum(const std::byte *data, u64 size) {
-    u64 sum = 0xcbf29ce484222325ULL;
+constexpr u64 CHECKSUM_START = 0xcbf29ce484222325ULL;
+u64 checksum(const std::byte *data, u64 size, u64 sum = CHECKSUM_START) {
     for (u64 at = 0; at < size; at += sizeof(u64)) {
         u64 word = 0;
         std::memcpy(&word, data + at, std::min<u64>(sizeof word, size - at));
@@ -202,7 +214,11 @@ machine::~machine() {
 void machine::populate(u64 offset, u64 bytes) {
     if (bytes < 2 * PAGE_SIZE) return;
     const u64 start = align_down(offset, PAGE_SIZE);
-    madvise(static_cast<std::byte *>(arena_) + start, offset + bytes - start, MADV_POPULATE_WRITE);
+    constexpr u64 PIECE = 64ULL << 20;
+    for (u64 at = start; at < offset + bytes; at += PIECE) {
+        host.work(LOOK);
+        madvise(static_cast<std::byte *>(arena_) + at, std::min(PIECE, offset + bytes - at), MADV_POPULATE_WRITE);
+    }
 }
 
 u64 machine::extent(u32 table) const { return u64{h->tables[table].used} * record_size[table]; }
@@ -215,8 +231,8 @@ machine *machine::clone() const {
     for (u32 i = 0; i < NR_TABLES; ++i) {
         const u64 offset = h->tables[i].offset;
         copy->populate(offset, extent(i));
-        std::memcpy(static_cast<std::byte *>(copy->arena_) + offset,
-                    static_cast<const std::byte *>(arena_) + offset, extent(i));
+        copy_bytes(host, static_cast<std::byte *>(copy->arena_) + offset,
+                   static_cast<const std::byte *>(arena_) + offset, extent(i));
     }
     return copy.release();
 }
@@ -239,17 +255,26 @@ u64 machine::used_bytes() const {
 }
 
 std::vector<std::byte> machine::save(u64 program) const {
-    std::vector<std::byte> out(used_bytes());
-    std::memcpy(out.data(), arena_, sizeof(header));
-    u64 at = sizeof(header);
-    for (u32 i = 0; i < NR_TABLES; ++i) {
-        std::memcpy(out.data() + at, static_cast<const std::byte *>(arena_) + h->tables[i].offset, extent(i));
-        at += extent(i);
+    constexpr u64 PIECE = 1ULL << 20;
+    std::vector<std::byte> out;
+    out.reserve(used_bytes());
+    const auto append = [&](const void *from, u64 bytes) {
+        for (u64 at = 0; at < bytes; at += PIECE) {
+            host.work(LOOK);
+            const auto *first = static_cast<const std::byte *>(from) + at;
+            out.insert(out.end(), first, first + std::min(PIECE, bytes - at));
+        }
+    };
+    append(arena_, sizeof(header));
+    for (u32 i = 0; i < NR_TABLES; ++i)
+        append(static_cast<const std::byte *>(arena_) + h->tables[i].offset, extent(i));
+    append(&program, sizeof program);
+    u64 sum = CHECKSUM_START;
+    for (u64 at = 0; at < out.size(); at += PIECE) {
+        host.work(LOOK);
+        sum = checksum(out.data() + at, std::min<u64>(PIECE, out.size() - at), sum);
     }
-    std::memcpy(out.data() + at, &program, sizeof program);
-    at += sizeof program;
-    const u64 sum = checksum(out.data(), at);
-    std::memcpy(out.data() + at, &sum, sizeof sum);
+    append(&sum, sizeof sum);
     return out;
 }
 

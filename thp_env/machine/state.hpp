@@ -169,11 +169,21 @@ enum table_id : u32 {
     NR_TABLES
 };
 
+// How far a call has come that paused because its host wanted the run to end: 0, or the page where it goes on, and
+// what it keeps until its end (zap_page_range).
+struct call_progress {
+    u64 reached, flush_start, flush_end, rss;
+    u32 flush_shift, spare;
+};
+
+constexpr int EPAUSED = 4097; // of a call that goes on where it stands; no errno is that high
+
 struct cursor {
     u64 op, step; // operation, how far into it
     i64 error;    // what the last system call returned: 0 or a negative errno
     u32 charged,
         oom; // the id of the VMA that time was spent for where the operation paused; it ended by RUN_OOM
+    call_progress call;
 };
 
 // Where simulated time and counts of accesses end: as signed numbers they are positive, and what follows from

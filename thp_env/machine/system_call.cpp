@@ -14,6 +14,7 @@
 #include "kernel/pollution.hpp"
 #include "kernel/swap.hpp"
 #include "patterns.hpp"
+#include <algorithm>
 #include <cerrno>
 
 namespace thp {
@@ -88,8 +89,10 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
     const u64 end = start + op.length;
     const bool answered = m.h->question.state == ORDER_ANSWERED;
     // Pages are populated in order: those before the one that had to wait are there.
-    const u64 populated = answered ? m.h->question.address : start;
-    if (!answered && m.h->at.step == 0) m.spend(TIME_syscall, m.cost().syscall);
+    call_progress &call = m.h->at.call;
+    if (answered) call = {};
+    const u64 populated = answered ? m.h->question.address : std::max(start, call.reached);
+    if (!answered && m.h->at.step == 0 && !call.reached) m.spend(TIME_syscall, m.cost().syscall);
     m.h->question = {};
     switch (op.op) {
     case OP_mmap:
@@ -99,15 +102,15 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
     case OP_brk:
         return brk_op(m, op, mm);
     case OP_munmap:
-        return do_munmap(m, mm, start, end);
+        return do_munmap(m, mm, start, end, &call);
     case OP_mprotect:
         return mprotect(m, mm, start, end, static_cast<u32>(op.a));
     case OP_advise:
         if (op.a == MADV_POPULATE_READ || op.a == MADV_POPULATE_WRITE)
-            return do_madvise(m, mm, populated, end - populated, op.a);
+            return madvise_populate(m, mm, populated, end, op.a == MADV_POPULATE_WRITE, &call);
         return do_madvise(m, mm, start, op.length, op.a);
     case OP_mlock:
-        return mlock(m, mm, start, end, true);
+        return mlock(m, mm, start, end, true, &call);
     case OP_munlock:
         return mlock(m, mm, start, end, false);
     case OP_orders:

@@ -6,6 +6,7 @@
 #include "huge_memory_bpf.hpp"
 #include "kswapd.hpp"
 #include "lru.hpp"
+#include "madvise.hpp"
 #include "memcontrol.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
@@ -311,12 +312,19 @@ bool zap_pte_range(machine &m, u32 vma, u64 address, u64 *pte, u32 nr, bool drop
 
 } // namespace
 
-bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
+bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed, call_progress *call) {
     const charge_to charged(m, vma);
     const u32 mm = m.vmas[vma].vm_mm;
     mmu_gather gather;
-    const u64 rss = m.mms[mm].rss;
-    const bool done = walk_pmd_range(m, mm, start, end, [&](u64 at, u64 next, u64 *pmd) {
+    u64 rss = m.mms[mm].rss, from = start;
+    if (call && call->reached) {
+        from = call->reached;
+        gather = {call->flush_start, call->flush_end, call->flush_shift};
+        rss = call->rss;
+        *call = {};
+    }
+    const bool done = walk_pmd_range(m, mm, from, end, [&](u64 at, u64 next, u64 *pmd) {
+        if (at > from && call_pauses(m, at, call)) return false;
         const bool whole = next - at == PMD_SIZE, huge = pmd_trans_huge(*pmd);
         if (huge && whole) {
             zap_huge_pmd(m, vma, pmd);
@@ -331,6 +339,10 @@ bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
         gather.add(at, next, huge && whole ? PMD_SHIFT : PAGE_SHIFT);
         return true;
     });
+    if (call && call->reached) {
+        *call = {call->reached, gather.start, gather.end, rss, gather.stride_shift, 0};
+        return false;
+    }
     gather.flush(m, mm);
     order_answers_zap(m, m.vmas[vma], start, end);
     m.vmas[vma].zapped += rss - m.mms[mm].rss;
