@@ -6,6 +6,7 @@ import errno
 
 import numpy as np
 import pytest
+
 from thp_env.machine import Machine, MachineConfig, Status, layout
 from thp_env.traces import ProgramBuilder, ProgramError, format_program, parse_program
 from thp_env.traces.program import OP_DTYPE, Program
@@ -61,11 +62,13 @@ def test_one_group_is_as_if_there_were_none() -> None:
     assert plain.control_groups()[0].events == moved.control_groups()[0].events
 
 
-OOM = "mmap a 64M\n{}cgroup 1\nfork Q\nfork R\nlimit 16M group=1\nwrite a 0 4M\nin Q write a 0 8M\nin R write a 0 6M\n"
+OOM = (
+    "mmap a 64M\ncgroup 1\nfork Q\nfork R\nlimit 16M group=1\nwrite a 0 4M\nin Q write a 0 8M\nin R write a 0 6M\n"
+)
 
 
 def test_the_largest_process_of_the_group_is_killed() -> None:
-    machine = built(OOM.format("") + "in Q write a 0 4M\nwrite a 0 5M\n")
+    machine = built(OOM + "in Q write a 0 4M\nwrite a 0 5M\n")
     assert machine.run() == Status.DONE, "the others go on, and what Q would have done is not done"
     machine.validate()
     assert machine.process("Q") is None
@@ -77,14 +80,15 @@ def test_the_largest_process_of_the_group_is_killed() -> None:
 
 
 def test_no_other_group_s_process_is_killed() -> None:
-    machine = built("mmap a 64M\nfork Q\nin Q cgroup 1\nwrite a 0 32M\nlimit 4M group=1\nin Q write a 0 8M\nwrite a 0 4K\n")
+    text = "mmap a 64M\nfork Q\nin Q cgroup 1\nwrite a 0 32M\nlimit 4M group=1\nin Q write a 0 8M\nwrite a 0 4K\n"
+    machine = built(text)
     assert machine.run() == Status.DONE
     assert machine.process("Q") is None
     assert machine.process("P")[1] == 8192
 
 
 def test_a_killed_process_answers_esrch_and_can_be_waited_for() -> None:
-    machine = built(OOM.format("") + "in Q write a 0 4K\nexit Q\n")
+    machine = built(OOM + "in Q write a 0 4K\nexit Q\n")
     program = machine.program
     for _ in range(len(program) - 2):
         assert machine.run(ops=1) in (Status.WINDOW, Status.DONE)
@@ -99,7 +103,8 @@ def test_the_group_of_everything_ends_the_run_as_ever() -> None:
 
 
 def test_populate_kills_as_faults_do() -> None:
-    machine = built("mmap a 64M\ncgroup 1\nfork Q\nlimit 16M group=1\nwrite a 0 10M\nin Q advise a 0 8M populate_write\n")
+    text = "mmap a 64M\ncgroup 1\nfork Q\nlimit 16M group=1\nwrite a 0 10M\nin Q advise a 0 8M populate_write\n"
+    machine = built(text)
     assert machine.run() == Status.DONE
     machine.validate()
     assert machine.process("P") is None

@@ -168,6 +168,6 @@ def test_free_memory_is_no_reserve() -> None:
 
 
 @pytest.mark.full
-def test_without_either_nearly_all_fail_within_half_an_hour() -> None:
-    nothing, _ = failures(SPARE, hours=0.5)
-    assert nothing[-1] > 0.9
+def test_without_either_more_fail() -> None:
+    nothing, _ = failures(SPARE, hours=1)
+    assert np.mean(nothing[3:]) > 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def built(text: str, memory: int = 256) -> Machine:
 def test_the_formula_is_the_kernel_s() -> None:
     """The totals were read up to 40 ms after the averages moved: 2 % of a period, of which avg10 takes a fifth."""
     assert len(LIVE) == 11
-    for before, after in zip(LIVE[1:], LIVE[2:], strict=False):
+    for before, after in pairwise(LIVE[1:]):
         share = (after["some_us"] - before["some_us"]) / PERIOD
         for seconds, weight in zip((10, 60, 300), WEIGHTS, strict=True):
             expected = before[f"some_avg{seconds}"] * weight / 2048 + 100 * share * (1 - weight / 2048)

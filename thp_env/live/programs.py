@@ -17,8 +17,9 @@ from thp_env.traces.text import add_line, format_program
 PROT = {0: 0, layout.VM_READ: 1, layout.VM_READ | layout.VM_WRITE: 3}
 """Protections that a region can be mapped with, as mmap() takes them."""
 OF_SYSTEM = frozenset(
-    {"thp", "set", "fork", "exit", "limit", "cgroup", "swap", "swapoff", "shrink", "khugepaged", "reclaim", "drain", "compute"}
-)
+    {"thp", "set", "fork", "exit", "limit", "cgroup", "swap", "swapoff", "shrink", "khugepaged", "reclaim", "drain",
+     "compute"}
+)  # fmt: skip
 """Operations on the whole system, which no worker runs."""
 OF_WORKERS = frozenset(
     ("mmap", "munmap", "mprotect", "mremap", "advise", "touch", "mlock", "munlock", "prctl", "pin", "unpin", "iovec",

@@ -61,8 +61,8 @@ from thp_env.machine.saving import Saving
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
 
-__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "WALK_DTYPE", "ControlGroup", "Counters", "KernelWarning", "Machine", "MachineConfig",
-           "MachineError", "OrderQuestion", "Status", "Vma"]  # fmt: skip
+__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "WALK_DTYPE", "ControlGroup", "Counters", "KernelWarning", "Machine",
+           "MachineConfig", "MachineError", "OrderQuestion", "Pressure", "Status", "Vma"]  # fmt: skip
 
 KERNEL_WARNINGS = ("mTHP collapse only supports max_ptes_none values of 0 or 511: it counts as 0",)
 """What the kernel may warn of, once in a run; the position is the bit."""

@@ -234,7 +234,8 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
         // Whether the next operation has begun: what run() does next is the rest of it.
         .def("under_way", reading([](core_machine &c) {
                  const cursor &at = c.m->h->at;
-                 return !at.oom && (at.step > 0 || at.call.reached > 0 || c.m->h->question.state != ORDER_IDLE);
+                 return !at.oom &&
+                        (at.step > 0 || at.call.reached > 0 || c.m->h->question.state != ORDER_IDLE);
              }))
         .def_prop_ro("clock", reading([](core_machine &c) { return c.m->h->clock; }))
         .def_prop_ro("error", reading([](core_machine &c) { return c.m->h->at.error; }))

@@ -36,8 +36,11 @@ def _position(what: str, name: str, there_are: tuple[str, ...]) -> int:
 
 def _pressure(*states: tuple[list[int], int]) -> Pressure:
     """Return pressure from averages in parts of 2^11 of a percent, of which two digits are shown, and picoseconds."""
-    shown = [([(a >> 11) + (a & 2047) * 100 // 2048 / 100 for a in averages], ps) for averages, ps in states]
-    return Pressure(*(Stall(*averages, ps // 1_000_000) for averages, ps in shown))
+    stalls = []
+    for averages, ps in states:
+        avg10, avg60, avg300 = ((a >> 11) + (a & 2047) * 100 // 2048 / 100 for a in averages)
+        stalls.append(Stall(avg10, avg60, avg300, ps // 1_000_000))
+    return Pressure(*stalls)
 
 
 class Reading:
@@ -123,9 +126,10 @@ class Reading:
 
     def control_groups(self) -> list[ControlGroup]:
         """Return the memory control groups that there are, in the order of their numbers."""
+        none, names = layout.NO_LIMIT // layout.PAGE_SIZE, ("max", "oom", "oom_kill")
         return [
-            ControlGroup(number, current, anon, peak, None if limit >= layout.NO_LIMIT // layout.PAGE_SIZE else limit, swap,
-                         swappiness, dict(zip(("max", "oom", "oom_kill"), events, strict=True)), _pressure(*stalls))
+            ControlGroup(number, current, anon, peak, None if limit >= none else limit, swap, swappiness,
+                         dict(zip(names, events, strict=True)), _pressure(*stalls))
             for number, current, anon, peak, limit, swap, swappiness, events, stalls in self._core.memcgs()
         ]  # fmt: skip
 

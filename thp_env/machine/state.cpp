@@ -217,7 +217,8 @@ void machine::populate(u64 offset, u64 bytes) {
     constexpr u64 PIECE = 64ULL << 20;
     for (u64 at = start; at < offset + bytes; at += PIECE) {
         host.work(LOOK);
-        madvise(static_cast<std::byte *>(arena_) + at, std::min(PIECE, offset + bytes - at), MADV_POPULATE_WRITE);
+        madvise(static_cast<std::byte *>(arena_) + at, std::min(PIECE, offset + bytes - at),
+                MADV_POPULATE_WRITE);
     }
 }
 

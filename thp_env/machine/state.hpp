@@ -169,8 +169,8 @@ enum table_id : u32 {
     NR_TABLES
 };
 
-// How far a call has come that paused because its host wanted the run to end: 0, or the page where it goes on, and
-// what it keeps until its end (zap_page_range).
+// How far a call has come that paused because its host wanted the run to end: 0, or the page where it goes
+// on, and what it keeps until its end (zap_page_range).
 struct call_progress {
     u64 reached, flush_start, flush_end, rss;
     u32 flush_shift, spare;
@@ -217,7 +217,7 @@ struct header {
     u32 thp_mode[PMD_ORDER + 1];
     u32 thp_defrag, khugepaged_defrag, warned, in_memstall; // warned: what the kernel has warned of once, a
                                                             // bit each
-    u32 lru_batches, in_reclaim; // whether folios wait in batches; PF_MEMALLOC
+    u32 lru_batches, in_reclaim;                            // whether folios wait in batches; PF_MEMALLOC
     // Swap and the LRU.
     u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
     u32 cluster_lists[NR_CLUSTER_LISTS], cluster_tails[NR_CLUSTER_LISTS];
