@@ -7,12 +7,12 @@ A test fails when a page is not what this writes.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
+from pages import collapsing, unmapping
+from pages import rules as kernel_rules
 from thp_agents.heuristics import POLICIES, add_ons
 from thp_agents.profile import from_json
 from thp_agents.profile_report import claims_table, summary_table, verdict, workload_table
@@ -23,7 +23,7 @@ from thp_workloads.recording.fragmentation.compare import Share, compare, load
 from thp_workloads.recordings import recordings
 from thp_workloads.splits import FAMILIES, HELD_OUT_CORE, SEEDS, side_of
 
-from thp_env.envs.actions import INTERFACES
+from thp_env.envs.actions import ACTION_SETS
 from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS, KEPT, FaultOrderEnv
 from thp_env.envs.observation import SIZE_FIELDS, SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.envs.vma_task import VmaTask
@@ -35,6 +35,8 @@ from thp_env.registration import ENVIRONMENTS
 from thp_env.traces import parse_program
 
 DOCS = Path(__file__).parent
+REFERENCE = DOCS / "reference"
+FRAGMENTATION = DOCS / "explanation" / "fragmentation.md"
 MADE = "<!-- Made by docs/build.py; edit the code instead. -->"
 
 FIELDS = {
@@ -56,28 +58,18 @@ def environment(env_id: str, entry_point: str) -> str:
     module, name = entry_point.split(":")
     cls = getattr(import_module(module), name)
     of_fault = issubclass(cls, FaultOrderEnv)
-    env = cls(interface="address") if of_fault else cls()  # which shows all that there is
+    env = cls(hook="address") if of_fault else cls()  # which shows all that there is
     fields = OF_FAULT if of_fault else FIELDS
     page = [MADE, f"# {env_id}\n", f"{inspect.getdoc(cls)}\n"]
-    for interface in INTERFACES if isinstance(env.task, VmaTask) else ():
-        actions = [(str(i), action) for i, action in enumerate(INTERFACES[interface].names)]
-        page += [f'## Actions of interface "{interface}"\n', table(("action", "name"), actions), ""]
+    for action_set in ACTION_SETS if isinstance(env.task, VmaTask) else ():
+        actions = [(str(i), action) for i, action in enumerate(ACTION_SETS[action_set].names)]
+        page += [f'## Actions of `action_set="{action_set}"`\n', table(("action", "name"), actions), ""]
     page.append("## Fields\n")
     for key in env.observation_space:
         if key in fields:
             rows = [(str(i), n, f.meaning, f.unit, f.normalisation) for i, (n, f) in enumerate(fields[key].items())]
             page += [f"### `{key}`\n", table(("index", "field", "meaning", "unit", "normalisation"), rows), ""]
     return "\n".join(page)
-
-
-def beside(name: str) -> Any:
-    """Return the module of a name in this folder."""
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def costs() -> str:
@@ -87,7 +79,6 @@ def costs() -> str:
         for name, c in COSTS.items()
     ]
     prices = Prices()
-    unmapping, collapsing = beside("unmapping"), beside("collapsing")
     sizes = tuple(unmapping.name(size) for size in unmapping.SIZES)
     return f"""{MADE}
 # What things cost
@@ -111,7 +102,7 @@ TLB sizes, walk penalties and their sources are with the cores, in `thp_env/mach
 What allocators give back decides which folio size is best, so this is checked first. 2 MiB are mapped by folios of one
 size (rows); MADV_DONTNEED takes a granule from the start (columns). In the last column the deferred-split shrinker
 then splits the folio that lost 4K. Simulated µs, and in brackets what Linux took, where that was measured
-(`tests/data/costs.csv`, `docs/unmapping.py`).
+(`tests/data/costs.csv`, `docs/pages/unmapping.py`).
 
 {table(("folio", *sizes, "split later"), unmapping.rows())}
 
@@ -156,13 +147,13 @@ def per_page(content: int) -> str:
 
 def rules() -> str:
     """Return the page of the kernel's rules."""
-    return beside("rules").page()
+    return kernel_rules.page()
 
 
 def fragmentation() -> str:
     """Return the page about fragmentation: what stands there up to its mark, and how recordings compare."""
     mark = "<!-- What follows is made by docs/build.py from the recordings. -->\n"
-    text = (DOCS / "fragmentation.md").read_text().partition(mark)[0]
+    text = FRAGMENTATION.read_text().partition(mark)[0]
     records = load(DOCS.parent / "tests" / "data" / "fragmentation.jsonl.xz")
     shares = {record["name"]: {share.order: share for share in compare(record)} for record in records}
 
@@ -235,7 +226,8 @@ def policies() -> str:
     """Return the page that lists the heuristics: a table, then what each module says of its algorithm."""
     made = {name: make() for name, make in POLICIES.items()}
     rows = [
-        (f"`{name}`", p.environment.removeprefix("thp_env/"), f"`{p.default}`", p.source) for name, p in made.items()
+        (f"`{name}`", p.environment.removeprefix("thp_env/"), f"`{p.default_sizes}`", p.source)
+        for name, p in made.items()
     ]
     modules = dict.fromkeys(inspect.getmodule(type(p)) for p in made.values())
     told = []
@@ -248,10 +240,10 @@ def policies() -> str:
 
 What `thp-env policies` lists. Each is one file in `agents/thp_agents/heuristics/`, with its published parameters as
 arguments; times are simulated time. What a policy reads (accessed bits, samples of page walks) takes simulated time,
-the same for all. `default` are the sizes in force before it decides. [Writing a policy](writing_a_policy.md) says how
-to add one.
+the same for all. The default sizes are those in force before it decides.
+[Writing a policy](../guides/writing_a_policy.md) says how to add one.
 
-{table(("name", "decides in", "default", "source"), rows)}
+{table(("name", "decides in", "default sizes", "source"), rows)}
 
 {chr(10).join(told)}
 """
@@ -259,7 +251,7 @@ to add one.
 
 def profile() -> str:
     """Return the page of the profile, from the figures that the command wrote."""
-    facts, results = from_json(DOCS / "workloads" / "profile.json")
+    facts, results = from_json(REFERENCE / "workloads" / "profile.json")
     seeds = max(len(s) for s in facts["seeds"].values())
     parts = [
         f"""{MADE}
@@ -267,7 +259,7 @@ def profile() -> str:
 
 Each workload under fixed settings, under a rule by VMA size and with the best static size for each VMA, written by
 
-    thp-env workloads --profile --seeds {seeds} --out docs/workloads/profile.json
+    thp-env workloads --profile --seeds {seeds} --out docs/reference/workloads/profile.json
 
 on {facts["date"]}, behaviour {facts["behaviour"]} of the simulator, with the first {seeds} seeds of each workload's own
 side of the split. Cost is everything that a policy can change, in ns, with resident memory at its price
@@ -300,15 +292,15 @@ second is. Where it says **no**, the workload does not show what its source saw.
 def pages() -> dict[Path, str]:
     """Return every page that is made, by its path."""
     made = {
-        DOCS / "environments" / f"{entry.split(':')[0].rsplit('.', 1)[1]}.md": environment(env_id, entry)
+        REFERENCE / "environments" / f"{entry.split(':')[0].rsplit('.', 1)[1]}.md": environment(env_id, entry)
         for env_id, entry in ENVIRONMENTS.items()
     }
-    workloads = DOCS / "workloads"
+    workloads = REFERENCE / "workloads"
     made |= {workloads / f"{name}.md": generator(kind) for name, kind in generators().items()}
     made |= {workloads / "index.md": catalogue(), workloads / "profile.md": profile()}
-    made |= {DOCS / "policies.md": policies()}
-    made |= {DOCS / "rules.md": f"{MADE}\n{rules()}", DOCS / "fragmentation.md": fragmentation()}
-    return {**made, DOCS / "costs.md": costs()}
+    made |= {REFERENCE / "policies.md": policies(), REFERENCE / "costs.md": costs()}
+    made |= {REFERENCE / "rules.md": f"{MADE}\n{rules()}"}
+    return made | {FRAGMENTATION: fragmentation()}
 
 
 if __name__ == "__main__":

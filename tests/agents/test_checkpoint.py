@@ -52,7 +52,7 @@ OTHER = {
     "seed": ({"seed": 1}, "seed was 0 and is 1"),
     "hyperparameter": ({"hyperparameters": {"ridge": 1.0, "epsilon": 0.5}}, "hyperparameters.epsilon was 0.2 and is"),
     "workloads": ({"workloads": ("gups",)}, 'workloads was ["small.npz"] and is ["gups"]'),
-    "argument": ({"arguments": {"default": "4K"}}, 'arguments.default was "all" and is "4K"'),
+    "argument": ({"arguments": {"default_sizes": "4K"}}, 'arguments.default_sizes was "all" and is "4K"'),
     "machines": ({"envs": 3}, "envs was 2 and is 3"),
 }  # fmt: skip
 
@@ -155,7 +155,7 @@ def test_rollouts_resumed_are_rollouts_uninterrupted(workload: str) -> None:
 
 @pytest.mark.parametrize("name", ["ppo", "qrdqn", "bandit"])
 def test_others_begin_new_episodes_but_the_same_each_time(workload: str, name: str) -> None:
-    """Machines are in no checkpoint: not what would have been, but no surprise either (docs/learned_agents.md)."""
+    """Machines are in no checkpoint: docs/experiments/learned_agents.md says what a resumed training is."""
     half, config = agent(name, workload, 16), agent(name, workload, 48)
     policies = []
     for folder in ("a", "b"):

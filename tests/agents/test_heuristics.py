@@ -22,7 +22,7 @@ from thp_agents.heuristics.pcc import CandidateCache
 from thp_agents.heuristics.quicksilver import Quicksilver
 from thp_agents.heuristics.random_sizes import Random
 from thp_agents.policy import find_policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 
 from thp_env.envs.actions import ACTIONS
 from thp_env.machine import MachineConfig
@@ -48,13 +48,13 @@ def blocks_of(*pages: int, seconds: float = 1, use: int | None = None) -> Instan
     return Instance(b.build(), MachineConfig(memory=128 * MIB, core="skylake"))
 
 
-def huge(view: View) -> list[int]:
+def huge(view: KernelView) -> list[int]:
     """Return which blocks of the one region are one huge page."""
     start = min(vma.start for vma in view.vmas())
     return sorted((block.start - start) // (2 * MIB) for block, _, whole in occupied_blocks(view) if whole)
 
 
-def orders_of(view: View) -> set[int]:
+def orders_of(view: KernelView) -> set[int]:
     """Return the orders of the folios that whole 2M blocks map; -1 where nothing is mapped."""
     blocks = [block for block, _, _ in occupied_blocks(view)]
     return {int(o) for block in blocks for o in view.mapped_pages(block.mm, block.start, block.end)}
@@ -138,7 +138,7 @@ def test_quicksilver_promotes_at_its_threshold() -> None:
     assert ends_with(Quicksilver("sync", 64), blocks_of(63, 64, 512)) == [1, 2]
     assert ends_with(Quicksilver("async", 256), blocks_of(255, 256, seconds=3)) == [1]
     assert ends_with(Quicksilver("async", 256), blocks_of(255, 256, seconds=0.5)) == [], "a second has not passed"
-    assert Quicksilver("sync", 1).default == "2M"
+    assert Quicksilver("sync", 1).default_sizes == "2M"
 
 
 # -- CBMM ------------------------------------------------------------------------------------------
@@ -298,52 +298,6 @@ def test_mthp_ext_in_the_machine() -> None:
     assert view.counters("pgfault")["pgfault"] == 2048 + 4096 + 4, "8 and 24 MiB in 4K; by then 16 MB: 2M"
 
 
-def test_mthp_ext_looks_at_each_group() -> None:
-    """A small group, a large one, and a large one that thrashes under a limit of its own."""
-    b = ProgramBuilder("groups")
-    b.swap(128 * MIB)
-    names = ("small", "large", "thrashing")
-    for i, name in enumerate(names):
-        b.process = "P"
-        b.fork(name)
-        b.process = name
-        b.cgroup(i + 1)
-        b.mmap(name, 64 * MIB, align=2 * MIB)
-        b.touch(name, 0, (8 if name == "small" else 20) * MIB)
-    b.limit(18 * MIB, group=3)
-    for _ in range(30):
-        b.touch("thrashing", 0, 20 * MIB)
-        b.compute(40e6)
-    for name in names:
-        b.process = name
-        b.touch(name, 32 * MIB, 2 * MIB)
-    policy = MthpExt(stall_ms=5)
-    _, view = before(policy, Instance(b.build(), MachineConfig(memory=256 * MIB)))
-    env = view._env
-    over = False
-    while not over:
-        over = env.step(policy.decide({}, view))[2]
-    machine = env.machine
-    found = {}
-    for name in names:
-        mm = machine.process(name)[0]
-        pages = machine.pagemap(mm, machine.region(name)[0] + 32 * MIB, 2 * MIB)
-        found[name] = set(pages["order"].tolist())
-    assert found == {"small": {0}, "large": {9}, "thrashing": {0}}
-
-
-def test_oppo_s_blacklist_is_of_control_groups() -> None:
-    b = ProgramBuilder("services")
-    b.cgroup(2)
-    b.mmap("a", 2 * MIB, align=2 * MIB)
-    b.touch("a", 0, 2 * MIB)
-    for blacklist, faults in (((), 32), ((1,), 32), ((1, 2), 512)):
-        policy = Oppo(blacklist=blacklist)
-        env, view = before(policy, Instance(b.build(), MachineConfig(memory=64 * MIB, arch="arm64")))
-        play(env, policy, view)
-        assert view.counters("pgfault")["pgfault"] == faults, blacklist
-
-
 def test_oppo_gives_64k_to_long_vmas_only() -> None:
     env, view = before(Oppo(), mapped(MIB, 2 * MIB, memory=64 * MIB))
     chosen = play(env, Oppo(), view)
@@ -393,13 +347,13 @@ def test_the_shrinker_splits_underused_huge_pages() -> None:
     b.touch("b", 0, 8 * MIB, content=40)
     workload = Instance(b.build(), MachineConfig(memory=32 * MIB))
     split = {}
-    for name in ("always_2M", "always_2M+shrinker"):
+    for name in ("2M", "2M+shrinker"):
         policy = find_policy(name)
         env, view = before(policy, workload)
         play(env, policy, view)
         split[name] = view.counters("thp_underused_split_page")["thp_underused_split_page"]
-    assert split["always_2M"] == 0
-    assert split["always_2M+shrinker"] > 0
+    assert split["2M"] == 0
+    assert split["2M+shrinker"] > 0
 
 
 def test_add_ons_can_be_stacked() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thp_env.envs.actions import ACTIONS, INTERFACES, ORDER_MASKS, fitting_blocks, smallest_order
+from thp_env.envs.actions import ACTION_SETS, ACTIONS, ORDER_MASKS, fitting_blocks, smallest_order
 from thp_env.machine import SMAPS_DTYPE
 
 K, M = 1 << 10, 1 << 20
@@ -13,14 +13,14 @@ SIZES = ("16K", "32K", "64K", "128K", "256K", "512K", "1M", "2M")
 
 
 def possible_actions(
-    start: int, end: int, mapped: dict[int, int] | None = None, pmd_mapped: int = 0, interface: str = "orders"
+    start: int, end: int, mapped: dict[int, int] | None = None, pmd_mapped: int = 0, action_set: str = "orders"
 ) -> set[str]:
     """Return the actions that make sense for a VMA with so many pages mapped in folios of each order."""
     row = np.zeros((), SMAPS_DTYPE)
     row["vm_start"], row["vm_end"], row["scanned"], row["pmd_mapped"] = start, end, (end - start) // 4096, pmd_mapped
     for order, pages in (mapped or {}).items():
         row["by_order"][order] = pages
-    actions = INTERFACES[interface]
+    actions = ACTION_SETS[action_set]
     return {name for name, allow in zip(actions.names, actions.masks(row), strict=True) if allow}
 
 
@@ -76,13 +76,13 @@ def test_only_what_is_there_and_not_huge_can_be_collapsed() -> None:
 
 
 def test_where_no_vma_is_asked_about_nothing_can_be_done() -> None:
-    masks = INTERFACES["orders"].masks(np.zeros(2, SMAPS_DTYPE))
+    masks = ACTION_SETS["orders"].masks(np.zeros(2, SMAPS_DTYPE))
     assert masks.tolist() == [[1] + [0] * (len(ACTIONS) - 1)] * 2
 
 
 def test_collapses_below_2m_need_a_block_and_smaller_folios() -> None:
     def sizes(end: int, mapped: dict[int, int]) -> list[str]:
-        found = possible_actions(0, end, mapped, interface="orders+")
+        found = possible_actions(0, end, mapped, action_set="orders+")
         return sorted((name.split("_")[1] for name in found if "_" in name), key=SIZES.index)
 
     assert sizes(2 * M, {}) == []
@@ -92,7 +92,7 @@ def test_collapses_below_2m_need_a_block_and_smaller_folios() -> None:
     assert sizes(2 * M, {9: 512}) == []
     unread = np.zeros((), SMAPS_DTYPE)
     unread["id"], unread["vm_end"] = 7, 64 * K
-    masks = dict(zip(INTERFACES["orders+"].names, INTERFACES["orders+"].masks(unread).tolist(), strict=True))
+    masks = dict(zip(ACTION_SETS["orders+"].names, ACTION_SETS["orders+"].masks(unread).tolist(), strict=True))
     assert [masks[f"collapse_{size}"] for size in SIZES[:-1]] == [1, 1, 1, 0, 0, 0, 0]
-    nobody = INTERFACES["orders+"].masks(np.zeros((), SMAPS_DTYPE))
+    nobody = ACTION_SETS["orders+"].masks(np.zeros((), SMAPS_DTYPE))
     assert nobody.tolist() == [1] + [0] * 20

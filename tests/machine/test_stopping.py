@@ -57,7 +57,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("program", ENDLESS.values(), ids=ENDLESS)
 def test_a_signal_stops_a_run_which_can_go_on(program):
-    machine = machine_of(program, memory=1 << 30, max_tables=1 << 17)
+    machine = machine_of(program, memory=1 << 30, max_page_tables=1 << 17)
     with pytest.raises(LateError), stopped_after(0.2):
         machine.run()
     machine.validate()
@@ -67,7 +67,7 @@ def test_a_signal_stops_a_run_which_can_go_on(program):
 
 @pytest.mark.parametrize("program", ENDLESS.values(), ids=ENDLESS)
 def test_a_signal_stops_a_batch(program):
-    batch = Batch([machine_of(program, memory=1 << 30, max_tables=1 << 17) for _ in range(2)])
+    batch = Batch([machine_of(program, memory=1 << 30, max_page_tables=1 << 17) for _ in range(2)])
     with pytest.raises(LateError), stopped_after(0.2):
         batch.run(Window(question=Question.VMA))
     for machine in (batch[0], batch[1]):
@@ -75,7 +75,8 @@ def test_a_signal_stops_a_batch(program):
 
 
 def test_a_call_that_does_not_end_is_left_in_the_middle():
-    machine = machine_of("mmap a 1024G at=auto\nadvise a 0 1024G guard_install\n", memory=512 << 20, max_tables=1 << 17)
+    text = "mmap a 1024G at=auto\nadvise a 0 1024G guard_install\n"
+    machine = machine_of(text, memory=512 << 20, max_page_tables=1 << 17)
     before = machine.save()
     with pytest.raises(LateError), stopped_after(0.05):
         machine.run()
@@ -97,7 +98,7 @@ LARGE = {
 @pytest.mark.parametrize("program", LARGE.values(), ids=LARGE)
 def test_calls_about_many_pages_go_on_where_they_were_stopped(program):
     """A signal comes again and again; the state in the end is that of a run that nobody disturbed."""
-    whole, stopped = (machine_of(program, memory=2 << 30, max_tables=1 << 17) for _ in range(2))
+    whole, stopped = (machine_of(program, memory=2 << 30, max_page_tables=1 << 17) for _ in range(2))
     assert whole.run() == Status.DONE
     last = len(stopped.program) - 1
     stopped.run(ops=last)
@@ -111,7 +112,7 @@ def test_calls_about_many_pages_go_on_where_they_were_stopped(program):
             stops += stopped.position == (last, 0)
             if stops == 1:
                 stopped.validate()
-                again = machine_of(program, memory=2 << 30, max_tables=1 << 17)
+                again = machine_of(program, memory=2 << 30, max_page_tables=1 << 17)
                 again.load(stopped.save())
                 assert again == stopped == stopped.clone()
     assert stops, "in the middle of the call"
@@ -120,7 +121,7 @@ def test_calls_about_many_pages_go_on_where_they_were_stopped(program):
 
 
 def test_a_copy_that_takes_long_is_given_up_and_nothing_is_lost():
-    machine = machine_of("mmap a 4G at=auto\nwrite a 0 4G\n", memory=5 << 30, max_tables=1 << 17)
+    machine = machine_of("mmap a 4G at=auto\nwrite a 0 4G\n", memory=5 << 30, max_page_tables=1 << 17)
     machine.run()
     for copy in (machine.clone, machine.save):
         with pytest.raises(LateError), stopped_after(0.01):
@@ -139,9 +140,9 @@ def test_a_limit_in_time_stops_rounds_of_khugepaged_and_cuts_change_nothing():
     assert cut == whole
     endless = machine_of(SPARSE + f"khugepaged {FOREVER}\n")
     assert endless.run(until_ps=10**12) == Status.WINDOW
-    status, _, facts = Batch([endless]).run(Window(ps=10**12))
+    status, _, snapshot = Batch([endless]).run(Window(ps=10**12))
     assert status[0] == Status.WINDOW
-    assert facts["clock"][0] >= 2 * 10**12
+    assert snapshot["clock"][0] >= 2 * 10**12
 
 
 def test_rounds_of_khugepaged_without_work_are_no_work():
@@ -195,7 +196,7 @@ def test_calls_for_half_of_the_address_space_end(arch):
     b.munmap("a", 0, HUGE)
     machine = machine_of(b.build(), arch=arch)
     with stopped_after(60):
-        assert machine.run(go_on=True) == Status.DONE
+        assert machine.run(ignore_errors=True) == Status.DONE
     machine.validate()
 
 

@@ -71,7 +71,7 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
             "u13_mprotect_64k"),
     "R30": ("kernel/fork.cpp", "if (old.vm_flags & VM_DONTCOPY) continue;", "", "f10_dontfork"),
     "R31": ("kernel/madvise_pages.cpp", "split_folio(m, head) == 0) nr = 0;", "false) nr = 0;", "m02_free_part"),
-    "R32": ("kernel/vmscan.cpp", "ptep_get(m, pte + k) & PTE_DIRTY ? PG_dirty : 0U", "0U", "m03_free_rewrite"),
+    "R32": ("kernel/lazyfree.cpp", "ptep_get(m, pte + k) & PTE_DIRTY ? PG_dirty : 0U", "0U", "m03_free_rewrite"),
     "R33": ("kernel/madvise_pages.cpp",
             "if (mapcount == static_cast<i32>(folio_nr_pages(m, head))) cold_or_pageout(head, pte + i, nr);",
             "if (mapcount > 0) cold_or_pageout(head, pte + i, nr);", "m14_free_cold_shared_part"),

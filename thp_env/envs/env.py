@@ -55,7 +55,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
 
         Args:
             seed: as in Gymnasium.
-            options: for this episode: `default`, sizes of VMAs that nobody decided about; `workload`, `size`,
+            options: for this episode: `default_sizes`, those of VMAs that nobody decided about; `workload`, `size`,
                 `surroundings` and `weights`, as the arguments.
         """
         with self._turns.acting:
@@ -86,7 +86,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
     def summary(self) -> dict[str, Any]:
         """Return reason, workload and metrics as if the episode were truncated here.
 
-        Gymnasium's TimeLimit, which `gymnasium.make(max_episode_steps=...)` puts around, tells nothing at its end.
+        The wrapper `EpisodeSummary` puts it into the info of an episode that Gymnasium's TimeLimit truncates.
         """
         self._begun()
         with self._turns.looking:

@@ -14,7 +14,7 @@ struct list_scan : report {
     u32 frames, flagged = 0;
     u64 listed = 0;
 
-    explicit list_scan(machine &state) : m(state), frames(m.h->tables[TABLE_pages].used) {}
+    explicit list_scan(machine &state) : m(state), frames(m.h->arrays[ARRAY_pages].used) {}
 
     void deferred_list(u32 memcg) {
         const mem_cgroup &g = m.memcgs[memcg];
@@ -72,7 +72,7 @@ struct list_scan : report {
             charged[folio_memcg(m, pfn)] += m.pages[pfn].flags & PG_charged ? folio_nr_pages(m, pfn) : 0;
         }
         expect_equal(on_lru, listed, "folios on LRU lists");
-        for (u32 i = 0; i < m.h->tables[TABLE_swap].used; ++i) {
+        for (u32 i = 0; i < m.h->arrays[ARRAY_swap].used; ++i) {
             if (m.swap[i].memcg) ++swapped[m.swap[i].memcg - 1];
         }
         for (u32 memcg = 0; memcg < nr_memcgs(m); ++memcg) {

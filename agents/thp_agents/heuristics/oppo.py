@@ -3,7 +3,7 @@
 What phones by OPPO ship, on a kernel based on 5.15, and what its author described in the thread that these environments
 grew from (Barry Song, linux-mm, 28 November 2023). VMAs of the heap of 2 MiB and more get 64K folios, which are copied,
 swapped and reclaimed whole; without the reserve "large folios totally disappeared after a couple of hours". khugepaged
-does not run. The simulated kernel's switches do all this (docs/features.md); two of them need arm64.
+does not run. The simulated kernel's switches do all this (docs/reference/features.md); two of them need arm64.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.envs.actions import ACTIONS
 
 MIN_LENGTH = 2 << 20
@@ -34,14 +34,14 @@ class Oppo(Policy):
 
     name = "oppo"
     source = "OPPO: mm/cont_pte_hugepage.c, OnePlusOSS/android_kernel; Barry Song, linux-mm, November 2023"
-    default = "4K"
+    default_sizes = "4K"
     arguments = {"scan_share": 0, "features": "oppo-5.15"}  # noqa: RUF012
 
     def __init__(self, min_length: int = MIN_LENGTH, blacklist: Sequence[int] = ()) -> None:
         """Make the policy."""
         self.min_length, self.blacklist = min_length, frozenset(blacklist)
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Give a VMA 64K if it is long enough."""
         vma = view.vma
         assert vma is not None

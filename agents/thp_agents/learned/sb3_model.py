@@ -23,7 +23,7 @@ from gymnasium.spaces import Discrete, flatdim
 import thp_env
 from thp_agents.learned.networks import Mlp, flat
 from thp_agents.policy import Policy, PolicyError
-from thp_env.envs.actions import INTERFACES
+from thp_env.envs.actions import ACTION_SETS
 
 ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu"}
 """Of PyTorch's activations those that can be run here, and their names in `networks.ACTIVATIONS`."""
@@ -76,7 +76,7 @@ class SB3Policy(Policy):
         self.statistics, self.digest = statistics, digest
         self.environment, self.arguments = environment
         env = _made(self.environment, self.arguments)
-        self.default = env.task.default  # type: ignore[attr-defined]
+        self.default_sizes = env.task.default_sizes  # type: ignore[attr-defined]
         space: Any = env.action_space
         self.parts = None if isinstance(space, Discrete) else np.cumsum(space.nvec)[:-1]
 
@@ -199,7 +199,8 @@ def _made(env_id: str, arguments: dict[str, Any]) -> gymnasium.Env:
 
 def _environment(sizes: list[int], several: bool, inputs: int) -> tuple[str, dict[str, Any]]:
     """Return the environment, with the arguments, whose spaces have these sizes."""
-    ways: list[dict[str, Any]] = [{}, *({"interface": name} for name in (*INTERFACES, "address") if name != "orders")]
+    ways: list[dict[str, Any]] = [{}, *({"action_set": name} for name in ACTION_SETS if name != "orders"),
+                                  {"hook": "address"}]  # fmt: skip
     variants = ways + [{"slots": len(sizes), **way} for way in ways]
     for env_id in thp_env.ENVIRONMENTS:
         for arguments in variants:

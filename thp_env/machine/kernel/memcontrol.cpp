@@ -76,7 +76,7 @@ bool try_charge(machine &m, u32 memcg, u64 nr, u32 gfp) {
 } // namespace
 
 bool mem_cgroup_create(machine &m, u32 memcg) {
-    table_header &t = m.h->tables[TABLE_memcgs];
+    arena_array &t = m.h->arrays[ARRAY_memcgs];
     if (memcg >= t.capacity) return false;
     if (t.used == 1 && memcg) m.h->root_cost = m.memcgs[0].cost;
     for (; t.used <= memcg; ++t.used) {
@@ -171,7 +171,7 @@ void mem_cgroup_flush_stats_ratelimited(machine &m) {
 u32 mem_cgroup_out_of_memory(machine &m, u32 memcg) {
     u32 chosen = NIL;
     u64 most = 0;
-    for (u32 p = 0; p < m.h->tables[TABLE_processes].used; ++p) {
+    for (u32 p = 0; p < m.h->arrays[ARRAY_processes].used; ++p) {
         const u32 mm = m.processes[p];
         if (mm == NIL || m.mms[mm].memcg != memcg) continue;
         const u64 points = m.mms[mm].rss + m.mms[mm].swapents; // oom_badness

@@ -5,7 +5,7 @@
 
 namespace thp {
 
-inline u32 nr_memcgs(const machine &m) { return m.h->tables[TABLE_memcgs].used; }
+inline u32 nr_memcgs(const machine &m) { return m.h->arrays[ARRAY_memcgs].used; }
 inline bool several_memcgs(const machine &m) { return nr_memcgs(m) > 1; }
 // The group that has paid for a folio, or would pay for a page of a VMA.
 inline u32 folio_memcg(const machine &m, u32 head) { return m.pages[head].flags >> MEMCG_SHIFT; }
