@@ -21,7 +21,8 @@ inline bool mem_cgroup_made(const machine &m, u32 memcg) {
 }
 // mkdir: makes a group and those below its number; false when there can be no more.
 bool mem_cgroup_create(machine &m, u32 memcg);
-// cgroup.procs: what a process is charged from now on counts for the group, which is made if there is none.
+// cgroup.procs (R49): what a process is charged from now on counts for the group, which is made if there is
+// none.
 int mem_cgroup_attach(machine &m, u32 mm, u32 memcg);
 
 // Charges a new folio to a group, reclaiming in it where its limit is reached and gfp permits. On failure the
@@ -43,7 +44,7 @@ void mem_cgroup_flush_stats_ratelimited(machine &m);
 // memory.force_empty: reclaims all that can be reclaimed.
 void mem_cgroup_force_empty(machine &m, u32 memcg);
 
-// mem_cgroup_out_of_memory: the process of the group that is the largest is killed. Returns its number in the
+// R50: the process of the group that is the largest is killed. Returns its number in the
 // program; NIL when there is none.
 u32 mem_cgroup_out_of_memory(machine &m, u32 memcg);
 
