@@ -13,9 +13,6 @@ from thp_workloads.surroundings import PAGE, pages
 REGION = 256 * 1024
 """Bytes of a region of ART's heap, also of a thread's allocation buffer."""
 
-ALIGNED = 2 << 20
-"""Bytes: what is mapped in multiples of this begins at one, as ART aligns its spaces."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class AndroidSwitch(Generator):
@@ -76,7 +73,7 @@ class AndroidSwitch(Generator):
     def compose(self, s: Stage) -> None:
         """Switch from app to app."""
         zygote = pages(self.footprint * self.zygote)
-        s.b.mmap("zygote", -(-zygote // ALIGNED) * ALIGNED, at="auto")
+        s.b.mmap("zygote", zygote, at="auto")
         s.b.touch("zygote", 0, zygote, content=35)
         memory = self.footprint * (1 - self.zygote) / self.apps
         recent: list[_App] = []  # the one on the screen first
