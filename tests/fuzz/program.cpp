@@ -63,6 +63,11 @@ op_record next_op(decoder &d) {
         op.a = 2 + d.below(PMD_ORDER - 1);
         op.b = d.below(4);
         break;
+    case OP_cgroup:
+    case OP_limit:
+    case OP_reclaim:
+        op.aux = static_cast<u32>(d.below(4));
+        break;
     case OP_set:
         op.a = d.below(NR_SETTINGS);
         op.b = d.below(setting_values[op.a]);

@@ -20,7 +20,7 @@ class VmaTask(Task):
     Args:
         arguments: of `Task`.
         action_set: "orders": a VMA's faults may get any set of sizes (extension E1), and its folios can be split
-            (E2). "madvise": what mainline has.
+            (E2). "orders+": and collapsed to any size. "madvise": what mainline has.
         advised: name of the sizes that MADV_HUGEPAGE adds to the default ones; "madvise" only.
     """
 
@@ -40,9 +40,9 @@ class VmaTask(Task):
     def prepare(self, i: int, machine: Machine, default_orders: int) -> None:
         """Set sysfs: every size on and order masks deciding, or the advised sizes for those who ask."""
         for order in layout.ORDERS:
-            on = self.action_set == "orders" or default_orders >> order & 1
+            on = self.actions.sets_orders or default_orders >> order & 1
             machine.set_thp(order, "always" if on else "madvise" if self.advised >> order & 1 else "never")
-        machine.set_default_orders(default_orders if self.action_set == "orders" else 0)
+        machine.set_default_orders(default_orders if self.actions.sets_orders else 0)
 
     def vma_observation(self, smaps: np.ndarray, which: np.ndarray | slice) -> np.ndarray:
         """Return the fields of VMAs of some machines.
@@ -53,7 +53,7 @@ class VmaTask(Task):
         """
         per_machine = (-1,) + (1,) * (smaps.ndim - 1)
         default = self.default_orders[which].reshape(per_machine)
-        if self.action_set == "orders":
+        if self.actions.sets_orders:
             orders = np.where(smaps["orders"], smaps["orders"], default)
         else:
             flags = smaps["vm_flags"]

@@ -82,10 +82,29 @@ class Host:
     def begin(self) -> None:
         """Set everything as programs expect it to be; no size is on."""
         self.settings.write_all(PREPARED)
-        if not remove_folder(self.cgroup):  # what reclaim has learned of earlier programs goes with it
-            raise LiveError(f"{self.cgroup} is still in use: remove it with rmdir")
-        self.settings.cgroup(CGROUP)
-        write(self.cgroup / "memory.swappiness", "60")
+        for group in self.groups():  # what reclaim has learned of earlier programs goes with it
+            if not remove_folder(group):
+                raise LiveError(f"{group} is still in use: remove it with rmdir")
+        self.make_group(0)
+
+    def groups(self) -> list[Path]:
+        """Return the folders of a program's control groups that there are."""
+        found = [self.cgroup, *sorted(self.cgroup.parent.glob(f"{self.cgroup.name}.*"))]
+        return [path for path in found if path.exists()]
+
+    def group(self, number: int) -> Path:
+        """Return the folder of one of a program's control groups."""
+        return self.cgroup.with_name(f"{self.cgroup.name}.{number}") if number else self.cgroup
+
+    def make_group(self, number: int) -> Path:
+        """Return it, made if there is none."""
+        if not (path := self.group(number)).exists():
+            write(self.settings.cgroup(path.name) / "memory.swappiness", "60")
+        return path
+
+    def oom_kills(self) -> int:
+        """Return how many processes the limits of a program's groups have killed."""
+        return sum(int((path / "memory.oom_control").read_text().split()[-1]) for path in self.groups())
 
     def wake_khugepaged(self) -> None:
         """Find the thread, which exists while a size is on, let it run ahead of others, and send it to sleep."""

@@ -17,7 +17,7 @@ from thp_env.live.host import PAGE_CLUSTER, Host
 from thp_env.live.observe import Kernel
 from thp_env.live.programs import PROT, RIGHTS, LiveProgram
 from thp_env.live.settings import THP, write
-from thp_env.live.workers import Process, Reply, Workers
+from thp_env.live.workers import KILLED, Process, Reply, Workers
 from thp_env.machine import Machine, Status, layout
 from thp_env.traces.program import Program
 
@@ -48,6 +48,8 @@ class Run:
     vector: list[tuple[int, int]] = field(default_factory=list)
     slot: int = 0
     own: int = 0
+    groups: dict[str, int] = field(default_factory=dict)
+    born: dict[str, int] = field(default_factory=dict)
     autodrain: bool = True
 
     @property
@@ -73,7 +75,7 @@ class Run:
                             f"{os.strerror(reply.error)}")  # fmt: skip
         for name, value in self.live.settings.of_host().items():
             self._set(name, value)
-        self.own = self._charged()["anonymous"]
+        self.own = self._charged(0)["anonymous"]
 
     def step(self, op: np.void) -> tuple[int, int, int]:
         """Run one operation; return (errno, minor faults, major faults)."""
@@ -197,14 +199,15 @@ class Run:
             most = max(most, future.counters["nr_page_table"])
         return layout.PAGE_SIZE * (most - now)
 
-    def _alive(self) -> list[Process]:
-        return [process for process in self.workers.processes.values() if process.alive]
+    def _alive(self) -> list[str]:
+        return [name for name, process in self.workers.processes.items() if process.alive]
 
-    def _charged(self) -> dict[str, int]:
-        """Return what is charged to the control group, in bytes, by kind."""
-        text = (self.host.cgroup / "memory.stat").read_text()
+    def _charged(self, number: int) -> dict[str, int]:
+        """Return what is charged to a control group, in bytes, by kind."""
+        group = self.host.group(number)
+        text = (group / "memory.stat").read_text()
         charged = {name: int(value) for name, value in (line.split() for line in text.splitlines())}
-        kernel = int((self.host.cgroup / "memory.kmem.usage_in_bytes").read_text())
+        kernel = int((group / "memory.kmem.usage_in_bytes").read_text())
         return {"anonymous": charged["rss"], "files": charged["cache"] - charged["swapcached"], "kernel": kernel}
 
     def thp(self, op: np.void) -> int:
@@ -214,28 +217,41 @@ class Run:
     def set(self, op: np.void) -> int:
         """Set another control."""
         name, values = list(layout.SETTINGS.items())[op["a"]]
-        return self._set(name, str(op["b"]) if isinstance(values, int) else values[op["b"]])
+        return self._set(name, str(op["b"]) if isinstance(values, int) else values[op["b"]], int(op["aux"]))
 
-    def _set(self, name: str, value: str) -> int:
+    def _set(self, name: str, value: str, group: int = 0) -> int:
         if name == "lru_batches":
             self.autodrain = value == "0"
             return 0
-        return write(self.host.cgroup / "memory.swappiness" if name == "swappiness" else THP / name, value)
+        return write(self.host.group(group) / "memory.swappiness" if name == "swappiness" else THP / name, value)
 
     def fork(self, op: np.void) -> int:
-        """Fork."""
+        """Fork; the child is in its parent's group."""
+        parent, child = self.program.processes[op["process"]], self.program.processes[op["aux"]]
+        self.groups[child] = self.born[child] = self.groups.get(parent, 0)
         return self.workers.fork(self._process(int(op["process"])), self.program.processes[op["aux"]])
 
     def exit(self, op: np.void) -> None:
         """End a process."""
         self._process(int(op["aux"])).end()
 
+    def cgroup(self, op: np.void) -> int:
+        """Move a process into a group."""
+        number, name = int(op["aux"]), self.program.processes[op["process"]]
+        self.groups[name] = number
+        return write(self.host.make_group(number) / "cgroup.procs", str(self._process(int(op["process"])).pid))
+
     def limit(self, op: np.void) -> int:
-        """Limit the program's memory, besides what its processes need for themselves and for page tables."""
-        charged, length = self._charged(), int(op["length"])
-        own = self.own * len(self._alive()) + charged["files"] + charged["kernel"] + self._tables_to_come()
+        """Limit a group's memory, besides what its processes need for themselves and for page tables.
+
+        What a process needs for itself stays charged to the group that it began in.
+        """
+        group, length = int(op["aux"]), int(op["length"])
+        charged = self._charged(group)
+        began = sum(self.born.get(name, 0) == group for name in self._alive())
+        own = self.own * began + charged["files"] + charged["kernel"] + self._tables_to_come()
         limit = "-1" if length == layout.NO_LIMIT else str(length + own)
-        return write(self.host.cgroup / "memory.limit_in_bytes", limit)
+        return write(self.host.group(group) / "memory.limit_in_bytes", limit)
 
 
 SYSTEM: dict[str, Callable[[Run, np.void], int | None]] = {
@@ -244,11 +260,12 @@ SYSTEM: dict[str, Callable[[Run, np.void], int | None]] = {
     "fork": Run.fork,
     "exit": Run.exit,
     "limit": Run.limit,
+    "cgroup": Run.cgroup,
     "swap": lambda run, op: run.host.swap(int(op["length"])),
     "swapoff": lambda run, op: run.host.swapoff(),
     "shrink": lambda run, op: write(PAGE_CLUSTER.with_name("drop_caches"), "2"),
     "khugepaged": lambda run, op: run.host.khugepaged(int(op["a"])),
-    "reclaim": lambda run, op: write(run.host.cgroup / "memory.force_empty", "0"),
+    "reclaim": lambda run, op: write(run.host.group(int(op["aux"])) / "memory.force_empty", "0"),
     "drain": lambda run, op: run.host.drain(),
     "compute": lambda run, op: time.sleep(int(op["a"]) / 1e12),
     "slice": lambda run, op: None,  # who runs next is said by the operations themselves
@@ -264,6 +281,8 @@ def run_once(live: LiveProgram, host: Host, kernel: Kernel) -> list[dict[str, An
     program = live.program
     machine = live.machine()
     drains = not live.whole or live.reclaims  # else nobody asks which folios are on an LRU
+    limited = "limit" in {layout.OPS[op] for op in np.unique(program.ops["op"])}
+    killed = 0
     host.begin()
     workers = Workers(program.processes[0])
     steps: list[dict[str, Any]] = []
@@ -277,6 +296,9 @@ def run_once(live: LiveProgram, host: Host, kernel: Kernel) -> list[dict[str, An
             for i, (op, text) in enumerate(zip(program.ops, live.texts, strict=True)):
                 last = i == len(program.ops) - 1
                 error, minflt, majflt = run.step(op)
+                if limited and (kills := host.oom_kills()) > killed:
+                    workers.bury(kills - killed - (error == KILLED))
+                    killed = kills
                 pause = layout.OPS[op["op"]] in ("compute", "slice")
                 if run.autodrain and (drains or last) and not pause:
                     host.drain()
@@ -296,7 +318,8 @@ def run_once(live: LiveProgram, host: Host, kernel: Kernel) -> list[dict[str, An
     finally:
         workers.close()
         host.remove_swap()
-        write(host.cgroup / "memory.limit_in_bytes", "-1")
+        for group in host.groups():
+            write(group / "memory.limit_in_bytes", "-1")
     return steps
 
 

@@ -107,6 +107,15 @@ class Workers:
             theirs.close()
         self.processes = {name: Process(self._ours[0], self._first.pid)}
 
+    def bury(self, killed: int) -> None:
+        """Wait until so many processes that the kernel has killed, while they waited, are gone."""
+        living = [process for process in self.processes.values() if process.alive]
+        for _ in range(killed):
+            gone = select.select([process.pidfd for process in living], [], [], TIMEOUT)[0]
+            for process in living:
+                process.alive = process.pidfd not in gone
+            living = [process for process in living if process.alive]
+
     def fork(self, parent: Process, name: str) -> int:
         """Fork a process; return the errno."""
         number = len(self.processes)

@@ -209,7 +209,9 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                      throw machine_error("the machine has no room for so many regions or processes");
                  c.program = view_of(ops, accesses, bins, alias_tables, seed);
                  c.keep = owners(ops, accesses, bins, alias_tables);
-                 if (!goes_on) c.m->h->at.step = c.m->h->at.time_vma_id = 0;
+                 if (goes_on) return;
+                 c.m->h->at.step = c.m->h->at.time_vma_id = 0;
+                 c.m->h->at.call = {};
              }))
         .def(
             "run",
@@ -255,7 +257,8 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
         // Whether the next operation has begun: what run() does next is the rest of it.
         .def("under_way", reading([](core_machine &c) {
                  const cursor &at = c.m->h->at;
-                 return !at.oom && (at.step > 0 || c.m->h->question.state != ORDER_IDLE);
+                 return !at.oom &&
+                        (at.step > 0 || at.call.reached > 0 || c.m->h->question.state != ORDER_IDLE);
              }))
         .def_prop_ro("clock", reading([](core_machine &c) { return c.m->h->clock; }))
         .def_prop_ro("error", reading([](core_machine &c) { return c.m->h->at.error; }))

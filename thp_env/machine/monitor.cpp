@@ -171,8 +171,8 @@ void read_snapshot(const machine &m, u64 *out) {
         ++gauges[GAUGE_processes];
         gauges[GAUGE_swapped] += m.mms[i].swapents;
     }
-    gauges[GAUGE_memory_current] = m.h->memcg_usage;
-    gauges[GAUGE_memory_max] = std::min(m.h->memcg_max, u64{1} << 62);
+    gauges[GAUGE_memory_current] = m.memcgs[0].usage;
+    gauges[GAUGE_memory_max] = std::min(m.memcgs[0].max, u64{1} << 62);
     gauges[GAUGE_op] = m.h->at.op;
     gauges[GAUGE_step] = m.h->at.step;
     gauges[GAUGE_error] = static_cast<u64>(-m.h->at.error);

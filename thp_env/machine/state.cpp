@@ -1,7 +1,9 @@
 #include "state.hpp"
 #include "hardware/tlb.hpp"
 #include "kernel/cont_pte_hugepage.hpp"
+#include "kernel/memcontrol.hpp"
 #include "kernel/page_alloc.hpp"
+#include "kernel/psi.hpp"
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -11,7 +13,7 @@ namespace thp {
 
 namespace {
 
-constexpr u64 MAGIC = 0x3330766e65706874ULL; // "thpenv03"
+constexpr u64 MAGIC = 0x3430766e65706874ULL; // "thpenv04"
 
 // Frames' records of that many bytes (a machine of 1 GiB) lie in huge pages of the host; in less, clearing a
 // whole one takes longer than the faults that it saves.
@@ -26,9 +28,11 @@ constexpr u32 record_size[NR_ARRAYS] = {
 #undef X
 };
 
+constexpr u32 LOOK = 1U << 12; // units of work that make a look at the host
+
 // FNV-1a over words: finds damage, not malice.
-u64 checksum(const std::byte *data, u64 size) {
-    u64 sum = 0xcbf29ce484222325ULL;
+constexpr u64 CHECKSUM_START = 0xcbf29ce484222325ULL;
+u64 checksum(const std::byte *data, u64 size, u64 sum = CHECKSUM_START) {
     for (u64 at = 0; at < size; at += sizeof(u64)) {
         u64 word = 0;
         std::memcpy(&word, data + at, std::min<u64>(sizeof word, size - at));
@@ -105,7 +109,7 @@ machine::machine(const machine_config &config, const program_size &program) {
     first.config = config;
     make_arena(first);
     h->arrays[ARRAY_regions].used = program.regions;
-    h->arrays[ARRAY_processes].used = program.processes;
+    h->arrays[ARRAY_processes].used = h->arrays[ARRAY_oom_killed].used = program.processes;
     for (u32 i = 0; i < program.processes; ++i) processes[i] = NIL;
     h->use_zero_page = 1;
     h->shrink_underused = 1;
@@ -115,14 +119,12 @@ machine::machine(const machine_config &config, const program_size &program) {
     h->khugepaged_defrag = 1;
     h->thp_enabled = THP_MADVISE;
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
-    h->deferred_head = h->deferred_tail = NIL;
     h->current_mm = NIL;
     h->time_vma = NIL;
-    for (lru_list &list : h->lru) list = {NIL, NIL, 0};
     for (zs_class &cls : h->zs) cls.head = NIL;
     h->thp_defrag = DEFRAG_MADVISE;
-    h->swappiness = 60;
-    h->memcg_max = ~0ULL;
+    psi_init(*this, h->psi_system);
+    mem_cgroup_create(*this, 0);
     for (u32 &next : h->swap_next) next = NIL;
     for (u32 &list : h->cluster_lists) list = NIL;
     for (u32 &list : h->cluster_tails) list = NIL;
@@ -164,17 +166,26 @@ u64 machine::used_bytes() const {
 }
 
 std::vector<std::byte> machine::save(u64 program) const {
-    std::vector<std::byte> out(used_bytes());
-    std::memcpy(out.data(), arena_.data(), sizeof(header));
-    u64 at = sizeof(header);
-    for (u32 i = 0; i < NR_ARRAYS; ++i) {
-        std::memcpy(out.data() + at, arena_.data() + h->arrays[i].offset, extent(i));
-        at += extent(i);
+    constexpr u64 PIECE = 1ULL << 20;
+    std::vector<std::byte> out;
+    out.reserve(used_bytes());
+    const auto append = [&](const void *from, u64 bytes) {
+        for (u64 at = 0; at < bytes; at += PIECE) {
+            host.work(LOOK);
+            const auto *first = static_cast<const std::byte *>(from) + at;
+            out.insert(out.end(), first, first + std::min(PIECE, bytes - at));
+        }
+    };
+    append(arena_.data(), sizeof(header));
+    for (u32 i = 0; i < NR_ARRAYS; ++i)
+        append(arena_.data() + h->arrays[i].offset, extent(i));
+    append(&program, sizeof program);
+    u64 sum = CHECKSUM_START;
+    for (u64 at = 0; at < out.size(); at += PIECE) {
+        host.work(LOOK);
+        sum = checksum(out.data() + at, std::min<u64>(PIECE, out.size() - at), sum);
     }
-    std::memcpy(out.data() + at, &program, sizeof program);
-    at += sizeof program;
-    const u64 sum = checksum(out.data(), at);
-    std::memcpy(out.data() + at, &sum, sizeof sum);
+    append(&sum, sizeof sum);
     return out;
 }
 

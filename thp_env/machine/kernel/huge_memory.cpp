@@ -3,6 +3,7 @@
 #include "contpte.hpp"
 #include "khugepaged.hpp"
 #include "lru.hpp"
+#include "memcontrol.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
@@ -43,7 +44,9 @@ namespace {
 
 vm_fault map_new_huge_pmd(machine &m, u32 vma, u64 address, u64 *pmd) {
     bool charge_failed = false;
-    const u32 head = folio_alloc_charged(m, PMD_ORDER, vma_thp_gfp_mask(m, m.vmas[vma]), &charge_failed);
+    const vm_area_struct &v = m.vmas[vma];
+    const u32 head =
+        folio_alloc_charged(m, PMD_ORDER, vma_thp_gfp_mask(m, v), vma_memcg(m, v), &charge_failed);
     if (head == NIL) {
         m.count(VM_thp_fault_fallback);
         m.count(MTHP_anon_fault_fallback, PMD_ORDER);
@@ -208,24 +211,33 @@ void change_huge_pmd(machine &m, const vm_area_struct &vma, u64 *pmd) {
 
 namespace {
 
+// get_deferred_split_queue
+mem_cgroup &queue_of(const machine &m, u32 head) { return m.memcgs[folio_memcg(m, head)]; }
+
 void deferred_split_add_tail(machine &m, u32 head) {
-    header &h = *m.h;
-    m.pages[head].deferred_prev = h.deferred_tail;
-    (h.deferred_tail != NIL ? m.pages[h.deferred_tail].deferred_next : h.deferred_head) = head;
-    h.deferred_tail = head;
-    ++h.deferred_len;
+    mem_cgroup &q = queue_of(m, head);
+    m.pages[head].deferred_prev = q.deferred_tail;
+    (q.deferred_tail != NIL ? m.pages[q.deferred_tail].deferred_next : q.deferred_head) = head;
+    q.deferred_tail = head;
+    ++q.deferred_len;
+}
+
+bool deferred_split_queued(const machine &m, u32 head) {
+    const page &folio = m.pages[head];
+    return folio.deferred_next != NIL || folio.deferred_prev != NIL ||
+           queue_of(m, head).deferred_head == head;
 }
 
 void deferred_split_del(machine &m, u32 head) {
     page &folio = m.pages[head];
-    header &h = *m.h;
-    if (folio.deferred_next == NIL && folio.deferred_prev == NIL && h.deferred_head != head) return;
-    (folio.deferred_prev != NIL ? m.pages[folio.deferred_prev].deferred_next : h.deferred_head) =
+    mem_cgroup &q = queue_of(m, head);
+    if (!deferred_split_queued(m, head)) return;
+    (folio.deferred_prev != NIL ? m.pages[folio.deferred_prev].deferred_next : q.deferred_head) =
         folio.deferred_next;
-    (folio.deferred_next != NIL ? m.pages[folio.deferred_next].deferred_prev : h.deferred_tail) =
+    (folio.deferred_next != NIL ? m.pages[folio.deferred_next].deferred_prev : q.deferred_tail) =
         folio.deferred_prev;
     folio.deferred_next = folio.deferred_prev = NIL;
-    --h.deferred_len;
+    --q.deferred_len;
 }
 
 } // namespace
@@ -239,9 +251,7 @@ void deferred_split_folio(machine &m, u32 head, bool partially_mapped) {
         m.count(MTHP_split_deferred, folio.order);
         m.count(MTHP_nr_anon_partially_mapped, folio.order);
     }
-    const bool queued =
-        folio.deferred_next != NIL || folio.deferred_prev != NIL || m.h->deferred_head == head;
-    if (!queued) deferred_split_add_tail(m, head);
+    if (!deferred_split_queued(m, head)) deferred_split_add_tail(m, head);
 }
 
 void folio_unqueue_deferred_split(machine &m, u32 head) {
@@ -269,11 +279,12 @@ bool thp_underused(const machine &m, u32 head) {
 
 } // namespace
 
-u32 deferred_split_scan(machine &m, u32 nr) {
-    u32 rest = std::min(nr, m.h->deferred_len), split = 0;
+u32 deferred_split_scan(machine &m, u32 memcg, u32 nr) {
+    const mem_cgroup &group = m.memcgs[memcg];
+    u32 rest = std::min(nr, group.deferred_len), split = 0;
     for (; rest > 0; --rest) {
         m.host.work();
-        const u32 head = m.h->deferred_head;
+        const u32 head = group.deferred_head;
         const bool flagged = m.pages[head].flags & PG_partially_mapped,
                    underused = !flagged && thp_underused(m, head);
         const bool done = (flagged || underused) && split_folio(m, head) == 0;
