@@ -55,7 +55,7 @@ def test_reclaim_for_all_takes_from_every_group() -> None:
 
 def test_each_group_has_a_deferred_split_queue() -> None:
     """Without swap reclaim leaves anonymous memory alone (R39), but for what the group's own shrinker splits (R19)."""
-    text = "thp 64 madvise\nmmap a 2M\nadvise a 0 2M hugepage\nfork Q\ncgroup 1\nin Q cgroup 2\n"
+    text = "thp 2048 never\nthp 64 madvise\nmmap a 2M\nadvise a 0 2M hugepage\nfork Q\ncgroup 1\nin Q cgroup 2\n"
     for process in ("", "in Q "):
         text += f"{process}write a 0 256K\n"
         text += "".join(f"{process}advise a {64 * i}K 4K dontneed\n" for i in range(4))
