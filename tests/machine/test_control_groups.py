@@ -53,6 +53,19 @@ def test_reclaim_for_all_takes_from_every_group() -> None:
     assert min(taken[1:]) > 0, "the whole machine runs short, no group does"
 
 
+def test_each_group_has_a_deferred_split_queue() -> None:
+    """Without swap reclaim leaves anonymous memory alone (R39), but for what the group's own shrinker splits (R19)."""
+    text = "thp 2048 never\nthp 64 madvise\nmmap a 2M\nadvise a 0 2M hugepage\nfork Q\ncgroup 1\nin Q cgroup 2\n"
+    for process in ("", "in Q "):
+        text += f"{process}write a 0 256K\n"
+        text += "".join(f"{process}advise a {64 * i}K 4K dontneed\n" for i in range(4))
+    machine = built(text + "reclaim group=2\n")
+    machine.run()
+    assert machine.counters.stat("split", 4) == 4
+    first, second = (group.anon for group in machine.control_groups()[1:])
+    assert (first, second) == (64, 60), "what is unmapped is given back in group 2 only"
+
+
 def test_one_group_is_as_if_there_were_none() -> None:
     """The group that everything runs in at first, whatever its number is."""
     program = "swap 64M\nmmap a 16M\n{}limit 4M{}\nwrite a 0 6M\nread a 0 6M\nwrite a 2M 8M\n"

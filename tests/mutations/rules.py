@@ -137,7 +137,9 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "R49 swap": ("kernel/memcontrol.hpp", "return m.swap[slot].memcg ? m.swap[slot].memcg - 1U : otherwise;",
                  "return otherwise;", "g04_swapin_charges_owner"),
     "R49 queue": ("kernel/vmscan.cpp", "shrink_slab(m, memcg, sc.priority);", "shrink_slab(m, 0, sc.priority);",
-                  "g06_deferred_queue"),
+                  "tests/machine/test_control_groups.py::test_each_group_has_a_deferred_split_queue"),
+    "R49 reclaim": ("kernel/vmscan.cpp", "scan_control sc{std::max(nr, SWAP_CLUSTER_MAX), memcg, false};",
+                    "scan_control sc{std::max(nr, SWAP_CLUSTER_MAX), NIL, false};", "g02_force_empty_one"),
     "R49 fork": ("kernel/fork.cpp", "m.mms[child].memcg = parent.memcg;", "", "g09_child_in_group"),
     "R49 swappiness": ("run.cpp", "&m.memcgs[memcg].swappiness", "&m.memcgs[0].swappiness", "g07_swappiness_of_one"),
     "R50": ("kernel/memcontrol.cpp", "if (points < most) continue;", "if (chosen != NIL) continue;",
@@ -145,6 +147,6 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "R51": ("kernel/psi.cpp", "account(m.h->psi_system, begun, ended, memcg != NIL);",
             "account(m.h->psi_system, begun, ended, true);",
             "tests/machine/test_pressure.py::test_daemons_stall_the_system_alone"),
-    "R51 averages": ("kernel/psi.cpp", "if (active >= load) next += FIXED_1 - 1;", "",
+    "R51 averages": ("kernel/psi.cpp", "{1677, 1981, 2034}", "{1981, 1677, 2034}",
                      "tests/machine/test_pressure.py::test_averages_are_linux_s"),
 }  # fmt: skip
