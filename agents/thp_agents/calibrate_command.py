@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from thp_agents.tables import format_table, writable, write_text
+from thp_agents.evaluation.tables import format_table
+from thp_agents.files import writable, write_text
 from thp_env.live.calibrate import BUSY, Measured, busy, calibrate
 from thp_env.machine.clock import COSTS
 from thp_env.machine.costs_file import format_costs

@@ -29,7 +29,8 @@ from thp_agents.advice.recordings import Recorded, recorder_for, recordings, why
 from thp_agents.advice.trial import AdviceError, Run
 from thp_agents.advice.trial import run as run_natively
 from thp_agents.advice.verify import SUMMARY, Measured, summary, table, verdict, verify
-from thp_agents.tables import format_table, writable, write_text
+from thp_agents.evaluation.tables import format_table
+from thp_agents.files import writable, write_text
 from thp_env.live.calibrate import BUSY, busy, calibrate
 from thp_env.live.errors import LiveError
 from thp_env.machine.clock import COSTS_VARIABLE

@@ -9,8 +9,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from thp_agents.advice.choice import Choice
-from thp_agents.report import html_table, image, page
-from thp_agents.tables import write_text
+from thp_agents.evaluation.report import html_table, image, page
+from thp_agents.files import write_text
 
 
 def picture(choice: Choice) -> Figure:
