@@ -8,23 +8,23 @@ randomness independently of decisions, so both runs do the same work.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, NamedTuple, SupportsFloat
+from collections.abc import Sequence
+from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
 
-from thp_env.envs.actions import ORDER_MASKS
-from thp_env.envs.arguments import order_mask
+from thp_env.envs.arguments import order_mask, whole
+from thp_env.envs.credit import vma_terms
 from thp_env.envs.ends import REASONS
+from thp_env.envs.shadow_run import ShadowRun, shadow_runs
 from thp_env.envs.task import Task
 from thp_env.envs.wrapping import ForwardingVectorWrapper
-from thp_env.machine import Machine, Status, layout
+from thp_env.machine import Machine
 from thp_env.machine.batch import Facts
-from thp_env.machine.prices import Prices, cost_terms, pending_cost
-from thp_env.metrics import unfinished_cost
-from thp_env.traces import Program
+from thp_env.machine.prices import Prices, cost_terms
 
-CACHED = 32
+KEPT = 32
 """Shadow runs that are kept for the next episode of the same program."""
 
 
@@ -33,71 +33,8 @@ def symlog(x: float) -> float:
     return float(np.sign(x) * np.log1p(abs(x)))
 
 
-class ShadowRun(NamedTuple):
-    """What the program costs at a fixed setting.
-
-    Attributes:
-        program: what ran.
-        starts: position of each operation's first step.
-        positions: points in the program.
-        costs: in ns, up to those points.
-        pending: what it left for later, in ns.
-    """
-
-    program: Program
-    starts: np.ndarray
-    positions: np.ndarray
-    costs: np.ndarray
-    pending: float
-
-    @property
-    def total(self) -> float:
-        """The whole cost in ns."""
-        return max(1.0, float(self.costs[-1]) + self.pending)
-
-    def cost_at(self, op: int, step: int) -> float:
-        """Return the cost up to a position, in ns."""
-        return float(np.interp(self.starts[op] + step, self.positions, self.costs))
-
-
-def shadow_run(machine: Machine, setting: str, slices: int = 128, prices: Prices | None = None) -> ShadowRun:
-    """Run a copy of a machine on to the end of its program, at a fixed setting.
-
-    One that runs out of memory is run again with 4K; if that does not fit either, what did not run is charged as to
-    an agent.
-
-    Args:
-        machine: where the run begins; stays as it is.
-        setting: name of the sizes of all VMAs.
-        slices: points at which the cost is noted, at most.
-        prices: what counters cost.
-    """
-    prices = prices or Prices()
-    starts = np.concatenate([[0], np.cumsum(machine.program.steps)])
-    shadow = machine.clone()
-    shadow.ask_orders("none")  # FaultOrder-v0's machines wait for an order at every fault
-    for order in layout.ORDERS:
-        shadow.set_thp(order, "always")
-    shadow.set_default_orders(ORDER_MASKS[setting])
-    positions, costs = [], []
-    status, slice_ps = Status.WINDOW, 100_000_000
-    while True:
-        op, step = shadow.position
-        positions.append(float(starts[op] + step))
-        costs.append(sum(cost_terms(shadow.counters, prices).values()))
-        if status != Status.WINDOW:
-            break
-        if len(positions) > slices:  # longer than thought: half as many points, twice as far apart
-            del positions[1:-1:2], costs[1:-1:2]
-            slice_ps *= 2
-        status = shadow.run(until_ps=shadow.clock_ps + slice_ps, go_on=True)
-    if status == Status.OOM and setting != "4K":
-        return shadow_run(machine, "4K", slices, prices)
-    if status == Status.OOM:
-        positions.append(float(starts[-1]))
-        costs.append(costs[-1] + unfinished_cost(shadow, prices))
-    pending = pending_cost(shadow.counters, shadow.config.clock, prices)
-    return ShadowRun(machine.program, starts, np.array(positions), np.array(costs), pending)
+KINDS = ("symlog", "log_ratio")
+"""What is paid: `symlog` of what each step saved; or by how much it moved the log of the costs' ratio."""
 
 
 class ShadowAccounts:
@@ -109,15 +46,23 @@ class ShadowAccounts:
         scale: what a saving of the whole cost is worth.
         slices: points at which a shadow's cost is noted.
         prices: what counters cost.
+        kind: one of `KINDS`.
+        kept: shadow runs that are kept for the next episode of the same program.
 
     Raises:
-        ValueError: for an unknown setting.
+        ValueError: for an unknown setting or kind.
     """
 
-    def __init__(self, task: Task, setting: str, scale: float, slices: int, prices: Prices | None) -> None:
+    def __init__(
+        self, task: Task, setting: str, scale: float, slices: int, prices: Prices | None, kind: str = "symlog",
+        kept: int = KEPT,
+    ) -> None:  # fmt: skip
         """Open no account yet."""
         order_mask("setting", setting)
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind {kind!r}: one of {', '.join(KINDS)}")
         self.task, self.setting, self.scale, self.slices, self.prices = task, setting, scale, slices, prices or Prices()
+        self.kind, self.kept = kind, whole("kept", kept)
         n = len(task.batch)
         self.shadows: list[ShadowRun | None] = [None] * n
         self._episodes = np.full(n, -1)
@@ -128,7 +73,9 @@ class ShadowAccounts:
     @property
     def key(self) -> str:
         """What is kept, and by which arguments."""
-        return f"ShadowReward({self.setting!r}, scale={self.scale:g}, slices={self.slices}, prices={self.prices})"
+        kind = "" if self.kind == "symlog" else f", kind={self.kind!r}"
+        return (f"ShadowReward({self.setting!r}, scale={self.scale:g}, slices={self.slices}, "
+                f"prices={self.prices}{kind})")  # fmt: skip
 
     def clone_state(self, i: int) -> tuple[ShadowRun | None, float]:
         """Return the shadow of a machine, and what it has saved so far; no shadow before the first reset."""
@@ -153,28 +100,57 @@ class ShadowAccounts:
         task = self.task
         costs = self._costs(task.facts)
         rewards = np.zeros(len(costs))
-        for i in range(len(costs)):
-            if i in task.ends and not reset:
+        if not reset:
+            for i in task.ends:
                 rewards[i] = self._settle(i)
-            if task.episodes[i] != self._episodes[i]:
-                self._open(i)
+        fresh = [int(i) for i in np.flatnonzero(task.episodes != self._episodes)]
+        self._open(fresh)
+        for i in range(len(costs)):
+            if i in fresh:
                 self._saved[i] = self._saving(i, task.facts, costs, i)
             elif i not in task.ends and not reset:
                 saved = self._saving(i, task.facts, costs, i)
-                rewards[i] = self._reward(i, saved)
+                rewards[i] = self._reward(i, saved, self._own(i))
                 self._saved[i] = saved
         return rewards
 
     def _settle(self, i: int) -> float:
         end, shadow = self.task.ends[i], self._shadow(i)
-        saved = self._saving(i, end.facts, self._costs(end.facts), 0)
+        costs = self._costs(end.facts)
+        saved = self._saving(i, end.facts, costs, 0)
+        if self.kind == "log_ratio":
+            # Without a rest that the shadow would run: the ratio of both whole costs.
+            if end.status in REASONS:
+                saved = shadow.total - float(costs[0]) - end.pending_ns - end.unfinished_ns
+            return self._reward(i, saved)
         if end.status in REASONS:
             saved += shadow.pending - end.pending_ns
         # What did not run is not squeezed: many small losses must not weigh more than the rest at once.
         return self._reward(i, saved) - self.scale * end.unfinished_ns / shadow.total
 
-    def _reward(self, i: int, saved: float) -> float:
-        return symlog(self.scale * (saved - float(self._saved[i])) / self._shadow(i).total)
+    def _reward(self, i: int, saved: float, own: float | None = None) -> float:
+        total, before = self._shadow(i).total, float(self._saved[i])
+        if self.kind == "symlog":
+            return symlog(self.scale * (saved - before) / total)
+        was, now = max(1.0, total - before), max(1.0, total - saved)
+        change = float(np.log(was / now))
+        if own is not None:
+            share = self.task.global_share
+            change = share * change + (1 - share) * own / logarithmic_mean(was, now)
+        return self.scale * change
+
+    def _own(self, i: int) -> float | None:
+        """Return what the VMA decided about saved in the last window, in ns; None where the whole counts."""
+        task = self.task
+        if self.kind == "symlog" or task.global_share == 1 or not (asked := task.asked_row(i))["id"]:
+            return None
+        if (terms := vma_terms(task.batch[i], asked, int(task.elapsed_ns[i]), 1.0, self.prices)) is None:
+            return None
+        shadow = self._shadow(i)
+        since, until = (shadow.position(int(f["op"][i]), int(f["step"][i])) for f in (task.last, task.facts))
+        return sum(terms.values()) + shadow.range_cost(
+            int(asked["mm"]), int(asked["vm_start"]), int(asked["vm_end"]), since, until
+        )
 
     def _saving(self, i: int, facts: Facts, costs: np.ndarray, row: int) -> float:
         return self._shadow(i).cost_at(int(facts["op"][row]), int(facts["step"][row])) - float(costs[row])
@@ -187,42 +163,67 @@ class ShadowAccounts:
         assert shadow is not None
         return shadow
 
-    def _open(self, i: int) -> None:
-        machine = self.task.batch[i]
+    def _open(self, fresh: Sequence[int]) -> None:
+        """Find or make the shadows of machines that have begun anew."""
+        keys = {i: self._key(self.task.batch[i]) for i in fresh}
+        missing = {key: self.task.batch[i] for i, key in keys.items() if key not in self._cache}
+        runs = shadow_runs(self.task.batch, list(missing.values()), self.setting, self.slices, self.prices)
+        self._cache |= zip(missing, runs, strict=True)
+        for i, key in keys.items():
+            self._cache.move_to_end(key)
+            self._episodes[i], self.shadows[i] = self.task.episodes[i], self._cache[key]
+        while len(self._cache) > self.kept:
+            self._cache.popitem(last=False)
+
+    def _key(self, machine: Machine) -> tuple:
         # Equal up to the first decision: the same program (kept by the cache, so that its id stays its own) on the
         # same machine.
         c = machine.counters
         seen = c.vm.tobytes() + c.mthp.tobytes() + c.times.tobytes()
-        key = (id(machine.program), repr(machine.config), machine.position, seen)
-        if key not in self._cache:
-            self._cache[key] = shadow_run(machine, self.setting, self.slices, self.prices)
-            if len(self._cache) > CACHED:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(key)
-        self._episodes[i], self.shadows[i] = self.task.episodes[i], self._cache[key]
+        return id(machine.program), repr(machine.config), machine.position, seen
+
+
+def logarithmic_mean(a: float, b: float) -> float:
+    """Return (a - b) / log(a / b) of two positive numbers, a where they are equal.
+
+    A change of a sum by parts, divided by it, is each part's share in the change of the sum's log: the shares add up
+    (the logarithmic mean Divisia index; Ang, Energy Policy 32, 2004).
+    """
+    ratio = a / b
+    return a if abs(ratio - 1) < 1e-9 else (a - b) / float(np.log(ratio))
 
 
 class ShadowReward(gymnasium.Wrapper):
     """Replaces the reward by what was saved against a shadow run.
 
-    An episode's rewards add up to `scale * (1 - cost / shadow cost)` before `symlog` is applied to each step. On
-    running out of memory, what did not run is charged as by VmaOrder-v0, without `symlog`. Saved states have its
-    accounts: the same actions from a restored state are paid the same.
+    With `kind="log_ratio"` the rewards so far add up, at every moment, to `scale * log(shadow cost / cost)`, where the
+    rest of the program is taken to cost what it costs the shadow; at the end, to that of both whole costs, what did
+    not run for want of memory included. So a higher return is a lower cost, in the same ratio on every program. An
+    environment made with `credit` other than "global" is paid so far for what the VMA decided about cost less than
+    the same addresses in the shadow run, in the same logs; the last step, and a VMA that is gone, are paid globally.
+
+    With `kind="symlog"` an episode's rewards add up to `scale * (1 - cost / shadow cost)` before `symlog` is applied to
+    each step. On running out of memory, what did not run is charged as by VmaOrder-v0, without `symlog`. It pays
+    globally whatever the `credit`.
+
+    Saved states have its accounts: the same actions from a restored state are paid the same.
 
     Args:
         env: an environment of this package.
         setting: the sizes of the shadow run.
-        scale: what a saving of the whole cost is worth.
+        scale: what a saving of the whole cost, or a log of 1, is worth.
         slices: points at which the shadow's cost is noted.
         prices: what counters cost.
+        kind: "symlog" (default) or "log_ratio".
+        kept: shadow runs that are kept for the next episode of the same program.
     """
 
     def __init__(self, env: gymnasium.Env, setting: str = "64K", scale: float = 10.0, slices: int = 128,
-                 prices: Prices | None = None) -> None:  # fmt: skip
+                 prices: Prices | None = None, kind: str = "symlog", kept: int = KEPT) -> None:  # fmt: skip
         """Wrap an environment."""
         super().__init__(env)
         task: Task = env.unwrapped.task  # type: ignore[attr-defined]
-        self.accounts = ShadowAccounts(task, setting, scale, slices, prices)
+        self.accounts = ShadowAccounts(task, setting, scale, slices, prices, kind, kept)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset, and run the shadow from the first decision to the end."""
@@ -240,11 +241,11 @@ class ShadowVectorReward(ForwardingVectorWrapper):
     """`ShadowReward` for a vector environment; the arguments are the same."""
 
     def __init__(self, env: gymnasium.vector.VectorEnv, setting: str = "64K", scale: float = 10.0, slices: int = 128,
-                 prices: Prices | None = None) -> None:  # fmt: skip
+                 prices: Prices | None = None, kind: str = "symlog", kept: int = KEPT) -> None:  # fmt: skip
         """Wrap a vector environment."""
         super().__init__(env)
         task: Task = env.unwrapped.task  # type: ignore[attr-defined]
-        self.accounts = ShadowAccounts(task, setting, scale, slices, prices)
+        self.accounts = ShadowAccounts(task, setting, scale, slices, prices, kind, kept)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset, and run the shadows of the machines that begin anew."""

@@ -66,6 +66,7 @@ class Task(ABC):
 
     question = Question.NONE
     charge_vmas = False
+    global_share = 1.0
     slots = 0
     action_space: spaces.Space
     observation_space: spaces.Dict
@@ -285,6 +286,10 @@ class Task(ABC):
     def window_terms(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
         """Return the terms of the reward since machines were paid last, one array of all machines each."""
         return batch_terms(self.reward, self._paid.counters, self._now.counters, self.accesses, chosen)
+
+    def asked_row(self, i: int) -> Any:
+        """Return the record of the VMA that a machine's last decision was about; empty where credit is global."""
+        return np.zeros(1, SMAPS_DTYPE)[0]
 
     @property
     def facts(self) -> Facts:

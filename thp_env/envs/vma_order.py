@@ -31,7 +31,7 @@ class VmaOrderTask(VmaTask):
         if self.charge_vmas and self.reward is not REWARDS["total_time-v0"]:
             raise ValueError("credit other than 'global' needs the reward total_time: counts of the TLB are not kept "
                              "for each VMA")  # fmt: skip
-        self._asked = self.rows
+        self._asked = self.rows.copy()
         self.action_space = spaces.Discrete(len(self.actions.names))
         self.observation_space = spaces.Dict(
             {
@@ -47,8 +47,13 @@ class VmaOrderTask(VmaTask):
     def run(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Facts]:
         """Run, and remember what was asked about before."""
         if self.charge_vmas:
-            self._asked = self.rows.copy()
+            which = slice(None) if chosen is None else np.flatnonzero(chosen)
+            self._asked[which] = self.rows[which]
         return super().run(chosen, decisions)
+
+    def asked_row(self, i: int) -> Any:
+        """Return the record of the VMA that a machine's last decision was about, as it was read then."""
+        return self._asked[i, 0]
 
     def window_terms(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
         """Blend the terms of the whole with those of the VMA that was decided about."""
@@ -57,7 +62,7 @@ class VmaOrderTask(VmaTask):
             return terms
         terms = {name: column.copy() for name, column in terms.items()}
         for i in map(int, chosen):
-            own = vma_terms(self.batch[i], self._asked[i, 0], int(self.elapsed_ns[i]), float(self.accesses[i]))
+            own = vma_terms(self.batch[i], self.asked_row(i), int(self.elapsed_ns[i]), float(self.accesses[i]))
             for name, value in (own or {}).items():
                 terms[name][i] = self.global_share * terms[name][i] + (1 - self.global_share) * value
         return terms

@@ -157,8 +157,8 @@ void thread_pool::run(u32 n, const std::function<void(u32, bool)> &work, const s
     }
 }
 
-bool advance(thread_pool &pool, batch_item *items, u32 n, const window &w,
-             const std::function<bool()> &interrupted) {
+bool share_out(thread_pool &pool, u32 n, const std::function<void(u32, const std::function<bool()> &)> &work,
+               const std::function<void(u32)> &broken, const std::function<bool()> &interrupted) {
     std::atomic<bool> stop{false};
     const std::function<bool()> by_caller = [&] {
         if (!stop && interrupted()) stop = true;
@@ -167,21 +167,28 @@ bool advance(thread_pool &pool, batch_item *items, u32 n, const window &w,
     const std::function<bool()> by_worker = [&] { return stop.load(std::memory_order_relaxed); };
     std::mutex mutex;
     std::exception_ptr error;
-    const auto work = [&](u32 i, bool caller) {
+    const auto one = [&](u32 i, bool caller) {
         if (stop) return;
         try {
-            step(items[i], w, caller ? by_caller : by_worker);
+            work(i, caller ? by_caller : by_worker);
         } catch (const stopped_midway &) {
-            items[i].broken = true;
+            broken(i);
         } catch (...) { // of a thread of the pool: goes on in the caller
             const std::lock_guard lock(mutex);
             error = std::current_exception();
-            items[i].broken = true;
+            broken(i);
         }
     };
-    pool.run(n, work, by_caller);
+    pool.run(n, one, by_caller);
     if (error) std::rethrow_exception(error);
     return !stop;
+}
+
+bool advance(thread_pool &pool, batch_item *items, u32 n, const window &w,
+             const std::function<bool()> &interrupted) {
+    return share_out(
+        pool, n, [&](u32 i, const std::function<bool()> &stopped) { step(items[i], w, stopped); },
+        [&](u32 i) { items[i].broken = true; }, interrupted);
 }
 
 } // namespace thp

@@ -97,6 +97,22 @@ class Facts:
         return self.raw[:, _VM : _VM + _MTHP].reshape(len(self.raw), 10, -1)
 
 
+class NotedRun(NamedTuple):
+    """What `Batch.note` noted of a machine.
+
+    Attributes:
+        status: how the run ended.
+        facts: of each point, the first where the run began and the last where it ended.
+        vmas: `SMAPS_DTYPE` of the VMAs at the points, one point after the other, if they were noted.
+        vmas_at: how many of them belong to each point.
+    """
+
+    status: Status
+    facts: Facts
+    vmas: np.ndarray
+    vmas_at: np.ndarray
+
+
 MAX_SLOTS = 1 << 16
 """VMAs that can have a row of their own."""
 
@@ -237,6 +253,29 @@ class Batch:
             bool(window.idle), slots, rows.view(np.uint8), facts.view(np.uint64), status,
         )  # fmt: skip
         return status, rows, Facts(facts)
+
+    def note(
+        self, machines: Sequence[Machine], most: int = 128, ps: int = 100_000_000, vmas: bool = False
+    ) -> list[NotedRun]:
+        """Run machines to the end of their programs, on the threads of the batch, and note facts on the way.
+
+        Args:
+            machines: which; they need not stand in the batch, and change.
+            most: points besides the first and the last, at most.
+            ps: simulated time between two of them, at first: twice as far whenever there would be too many.
+            vmas: note the VMAs that are decided about, too.
+
+        Raises:
+            MachineError: while the batch or one of the machines is running, for one that is there twice, and when a
+                machine's clock or a counter has come to its end.
+        """
+        cores = [machine._core for machine in machines]
+        runs = self._core.note(cores, whole("most", most, 1), up_to("ps", whole("ps", ps, 1)), bool(vmas))
+        return [
+            NotedRun(Status(status), Facts(np.frombuffer(facts, np.int64).reshape(-1, _WIDTH)),
+                     np.frombuffer(rows, SMAPS_DTYPE), np.frombuffer(counts, np.uint32))
+            for status, facts, rows, counts in runs
+        ]  # fmt: skip
 
     def facts(self) -> Facts:
         """Return counters and figures of all machines; zeros for empty places."""

@@ -1,0 +1,141 @@
+"""Shadow runs: what a program costs at a fixed setting, up to any point of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from thp_env.envs.actions import ORDER_MASKS
+from thp_env.envs.credit import vma_costs
+from thp_env.machine import Machine, Status, layout
+from thp_env.machine.batch import Batch, NotedRun
+from thp_env.machine.prices import Prices, cost_terms, pending_cost
+from thp_env.metrics import unfinished_cost
+from thp_env.traces import Program
+
+
+class VmaCosts(NamedTuple):
+    """What VMAs cost between two points of a run: arrays of one row for each VMA of each piece.
+
+    Attributes:
+        piece: number of the piece, which ends at point `piece + 1`.
+        mm: of the VMA.
+        start, end: its addresses.
+        ns: what it cost in the piece.
+    """
+
+    piece: np.ndarray
+    mm: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    ns: np.ndarray
+
+
+class ShadowRun(NamedTuple):
+    """What the program costs at a fixed setting.
+
+    Attributes:
+        program: what ran.
+        starts: position of each operation's first step.
+        positions: points in the program.
+        costs: in ns, up to those points.
+        pending: what it left for later, in ns.
+        vmas: what its VMAs cost, where the machine kept that (`MachineConfig.charge_vmas`).
+    """
+
+    program: Program
+    starts: np.ndarray
+    positions: np.ndarray
+    costs: np.ndarray
+    pending: float
+    vmas: VmaCosts | None = None
+
+    @property
+    def total(self) -> float:
+        """The whole cost in ns."""
+        return max(1.0, float(self.costs[-1]) + self.pending)
+
+    def position(self, op: int, step: int) -> float:
+        """Return how far a program has come."""
+        return float(self.starts[op] + step)
+
+    def cost_at(self, op: int, step: int) -> float:
+        """Return the cost up to a position, in ns."""
+        return float(np.interp(self.position(op, step), self.positions, self.costs))
+
+    def range_cost(self, mm: int, start: int, end: int, since: float, until: float) -> float:
+        """Return what the VMAs of an address range cost between two positions, in ns.
+
+        A VMA, or a piece of the run, of which a part lies inside counts for that part.
+        """
+        v = self.vmas
+        assert v is not None
+        first, last = self.positions[:-1], self.positions[1:]
+        within = np.clip(np.minimum(last, until) - np.maximum(first, since), 0, None) / np.maximum(last - first, 1e-9)
+        inside = np.clip(np.minimum(v.end, end) - np.maximum(v.start, start), 0, None) / (v.end - v.start)
+        return float((v.ns * within[v.piece] * inside)[v.mm == mm].sum())
+
+
+def shadow_runs(
+    batch: Batch, machines: Sequence[Machine], setting: str, slices: int = 128, prices: Prices | None = None
+) -> list[ShadowRun]:
+    """Run copies of machines on to the end of their programs, at a fixed setting, on the threads of a batch.
+
+    One that runs out of memory is run again with 4K; if that does not fit either, what did not run is charged as to
+    an agent.
+
+    Args:
+        batch: whose threads run them.
+        machines: where the runs begin; they stay as they are.
+        setting: name of the sizes of all VMAs.
+        slices: points at which the cost is noted, at most.
+        prices: what counters cost.
+    """
+    prices = prices or Prices()
+    shadows = [_shadow(machine, setting) for machine in machines]
+    noted = batch.note(shadows, slices, vmas=any(machine.config.charge_vmas for machine in machines))
+    full = [i for i, run in enumerate(noted) if run.status == Status.OOM and setting != "4K"]
+    again = dict(zip(full, shadow_runs(batch, [machines[i] for i in full], "4K", slices, prices) if full else (),
+                     strict=True))  # fmt: skip
+    return [again[i] if i in again else _run(shadow, run, prices)
+            for i, (shadow, run) in enumerate(zip(shadows, noted, strict=True))]  # fmt: skip
+
+
+def _shadow(machine: Machine, setting: str) -> Machine:
+    shadow = machine.clone()
+    shadow.ask_orders("none")  # FaultOrder-v0's machines wait for an order at every fault
+    for order in layout.ORDERS:
+        shadow.set_thp(order, "always")
+    shadow.set_default_orders(ORDER_MASKS[setting])
+    return shadow
+
+
+def _run(shadow: Machine, noted: NotedRun, prices: Prices) -> ShadowRun:
+    starts = np.concatenate([[0], np.cumsum(shadow.program.steps)])
+    positions = (starts[noted.facts["op"]] + noted.facts["step"]).astype(float)
+    costs = np.sum(list(cost_terms(noted.facts.counters, prices).values()), axis=0)
+    if noted.status == Status.OOM:
+        positions = np.append(positions, float(starts[-1]))
+        costs = np.append(costs, costs[-1] + unfinished_cost(shadow, prices))
+    pending = pending_cost(shadow.counters, shadow.config.clock, prices)
+    vmas = _vma_costs(noted, prices) if len(noted.vmas_at) else None
+    return ShadowRun(shadow.program, starts, positions, costs, pending, vmas)
+
+
+def _vma_costs(noted: NotedRun, prices: Prices) -> VmaCosts:
+    """Return what each VMA cost in each piece at whose end it is there; one that is new began with nothing."""
+    rows, at = noted.vmas, np.repeat(np.arange(len(noted.vmas_at)), noted.vmas_at)
+    before = np.zeros_like(rows)
+    last: dict[int, int] = {}
+    for i in range(len(rows)):
+        if (j := last.get(int(rows["id"][i]), -1)) >= 0 and at[j] == at[i] - 1:
+            before[i] = rows[j]
+        last[int(rows["id"][i])] = i
+    ended = at > 0
+    clock = noted.facts["clock"]
+    elapsed = (clock[at] - clock[np.maximum(at - 1, 0)]) / 1000
+    ns = np.sum(list(vma_costs(before, rows, elapsed, prices).values()), axis=0)
+    start, end = rows["vm_start"].astype(float), rows["vm_end"].astype(float)
+    return VmaCosts(at[ended] - 1, rows["mm"][ended], start[ended], end[ended], ns[ended])
