@@ -17,7 +17,7 @@ import numpy as np
 from thp_env.envs.arguments import order_mask, whole
 from thp_env.envs.credit import vma_terms
 from thp_env.envs.ends import REASONS
-from thp_env.envs.shadow_run import ShadowRun, shadow_runs
+from thp_env.envs.shadow_run import Curves, ShadowRun, shadow_runs
 from thp_env.envs.task import Task
 from thp_env.envs.wrapping import ForwardingVectorWrapper
 from thp_env.machine import Machine
@@ -28,9 +28,9 @@ KEPT = 32
 """Shadow runs that are kept for the next episode of the same program."""
 
 
-def symlog(x: float) -> float:
+def symlog(x: float | np.ndarray) -> Any:
     """Return sign(x) log(1 + |x|)."""
-    return float(np.sign(x) * np.log1p(abs(x)))
+    return np.sign(x) * np.log1p(abs(x))
 
 
 KINDS = ("symlog", "log_ratio")
@@ -65,6 +65,7 @@ class ShadowAccounts:
         self.kind, self.kept = kind, whole("kept", kept)
         n = len(task.batch)
         self.shadows: list[ShadowRun | None] = [None] * n
+        self._curves = Curves(n, slices + 3)
         self._episodes = np.full(n, -1)
         self._saved = np.zeros(n)
         self._cache: OrderedDict[tuple, ShadowRun] = OrderedDict()
@@ -84,8 +85,10 @@ class ShadowAccounts:
 
     def restore_state(self, i: int, state: tuple[ShadowRun | None, float]) -> None:
         """Go back to what `clone_state` returned; without a shadow, the account is opened at the next step."""
-        self.shadows[i], self._saved[i] = state
-        self._episodes[i] = -1 if state[0] is None else self.task.episodes[i]
+        shadow, self._saved[i] = state
+        self.shadows[i], self._episodes[i] = shadow, -1 if shadow is None else self.task.episodes[i]
+        if shadow:
+            self._curves.put(i, shadow)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all but the kept shadow runs: they are found by what holds in one process only."""
@@ -98,46 +101,53 @@ class ShadowAccounts:
             reset: after a reset: nothing is paid.
         """
         task = self.task
-        costs = self._costs(task.facts)
-        rewards = np.zeros(len(costs))
-        if not reset:
-            for i in task.ends:
-                rewards[i] = self._settle(i)
-        fresh = [int(i) for i in np.flatnonzero(task.episodes != self._episodes)]
-        self._open(fresh)
-        for i in range(len(costs)):
-            if i in fresh:
-                self._saved[i] = self._saving(i, task.facts, costs, i)
-            elif i not in task.ends and not reset:
-                saved = self._saving(i, task.facts, costs, i)
-                rewards[i] = self._reward(i, saved, self._own(i))
-                self._saved[i] = saved
+        rewards = np.zeros(len(self.shadows))
+        if not reset and task.ends:
+            self._settle(rewards)
+        fresh = task.episodes != self._episodes
+        self._open(list(map(int, np.flatnonzero(fresh))))
+        saved = self._savings(task.facts, slice(None))
+        paid = ~fresh
+        paid[list(task.ends)] = False
+        if not reset and paid.any():
+            self._pay(rewards, np.flatnonzero(paid), saved)
+        changed = fresh | paid if not reset else fresh
+        self._saved[changed] = saved[changed]
         return rewards
 
-    def _settle(self, i: int) -> float:
-        end, shadow = self.task.ends[i], self._shadow(i)
-        costs = self._costs(end.facts)
-        saved = self._saving(i, end.facts, costs, 0)
-        if self.kind == "log_ratio":
-            # Without a rest that the shadow would run: the ratio of both whole costs.
-            if end.status in REASONS:
-                saved = shadow.total - float(costs[0]) - end.pending_ns - end.unfinished_ns
-            return self._reward(i, saved)
-        if end.status in REASONS:
-            saved += shadow.pending - end.pending_ns
+    def _settle(self, rewards: np.ndarray) -> None:
+        ended, ends = np.array(list(self.task.ends)), list(self.task.ends.values())
+        facts = Facts(np.concatenate([end.facts.raw for end in ends]))
+        pending, unfinished = (np.array(ns) for ns in zip(*((e.pending_ns, e.unfinished_ns) for e in ends), strict=True))
+        terminated = np.array([end.status in REASONS for end in ends])
+        saved, total = self._savings(facts, ended), self._curves.total[ended]
+        if self.kind == "log_ratio":  # of both whole costs: nothing is left that the shadow would run
+            saved = np.where(terminated, total - self._costs(facts) - pending - unfinished, saved)
+            rewards[ended] = self._change(ended, saved) * self.scale
+            return
+        rest = np.array([self._shadow(i).pending for i in ended]) - pending
         # What did not run is not squeezed: many small losses must not weigh more than the rest at once.
-        return self._reward(i, saved) - self.scale * end.unfinished_ns / shadow.total
+        rewards[ended] = self._squeezed(ended, saved + np.where(terminated, rest, 0)) - self.scale * unfinished / total
 
-    def _reward(self, i: int, saved: float, own: float | None = None) -> float:
-        total, before = self._shadow(i).total, float(self._saved[i])
+    def _pay(self, rewards: np.ndarray, paid: np.ndarray, saved: np.ndarray) -> None:
         if self.kind == "symlog":
-            return symlog(self.scale * (saved - before) / total)
-        was, now = max(1.0, total - before), max(1.0, total - saved)
-        change = float(np.log(was / now))
-        if own is not None:
-            share = self.task.global_share
-            change = share * change + (1 - share) * own / logarithmic_mean(was, now)
-        return self.scale * change
+            rewards[paid] = self._squeezed(paid, saved[paid])
+            return
+        change, share = self._change(paid, saved[paid]), self.task.global_share
+        if share < 1:
+            for k, i in enumerate(map(int, paid)):
+                if (own := self._own(i)) is not None:
+                    mean = logarithmic_mean(*(max(1.0, self._curves.total[i] - s[i]) for s in (self._saved, saved)))
+                    change[k] = share * change[k] + (1 - share) * own / mean
+        rewards[paid] = self.scale * change
+
+    def _squeezed(self, which: np.ndarray, saved: np.ndarray) -> np.ndarray:
+        return symlog(self.scale * (saved - self._saved[which]) / self._curves.total[which])
+
+    def _change(self, which: np.ndarray, saved: np.ndarray) -> np.ndarray:
+        """Return by how much the log of the costs' ratio has changed since machines were paid last."""
+        total = self._curves.total[which]
+        return np.log(np.maximum(1.0, total - self._saved[which]) / np.maximum(1.0, total - saved))
 
     def _own(self, i: int) -> float | None:
         """Return what the VMA decided about saved in the last window, in ns; None where the whole counts."""
@@ -152,8 +162,9 @@ class ShadowAccounts:
             int(asked["mm"]), int(asked["vm_start"]), int(asked["vm_end"]), since, until
         )
 
-    def _saving(self, i: int, facts: Facts, costs: np.ndarray, row: int) -> float:
-        return self._shadow(i).cost_at(int(facts["op"][row]), int(facts["step"][row])) - float(costs[row])
+    def _savings(self, facts: Facts, which: np.ndarray | slice) -> np.ndarray:
+        """Return what machines have saved where they stand, in ns."""
+        return self._curves.at(facts["op"], facts["step"], which) - self._costs(facts)
 
     def _costs(self, facts: Facts) -> np.ndarray:
         return np.sum(list(cost_terms(facts.counters, self.prices).values()), axis=0)
@@ -165,13 +176,17 @@ class ShadowAccounts:
 
     def _open(self, fresh: Sequence[int]) -> None:
         """Find or make the shadows of machines that have begun anew."""
+        if not fresh:
+            return
         keys = {i: self._key(self.task.batch[i]) for i in fresh}
         missing = {key: self.task.batch[i] for i, key in keys.items() if key not in self._cache}
-        runs = shadow_runs(self.task.batch, list(missing.values()), self.setting, self.slices, self.prices)
-        self._cache |= zip(missing, runs, strict=True)
+        if missing:
+            runs = shadow_runs(self.task.batch, list(missing.values()), self.setting, self.slices, self.prices)
+            self._cache |= zip(missing, runs, strict=True)
         for i, key in keys.items():
             self._cache.move_to_end(key)
             self._episodes[i], self.shadows[i] = self.task.episodes[i], self._cache[key]
+            self._curves.put(i, self._cache[key])
         while len(self._cache) > self.kept:
             self._cache.popitem(last=False)
 

@@ -78,6 +78,44 @@ class ShadowRun(NamedTuple):
         return float((v.ns * within[v.piece] * inside)[v.mm == mm].sum())
 
 
+class Curves:
+    """Costs of several shadow runs up to where their machines stand, all looked up at once.
+
+    Args:
+        machines: how many.
+        points: that a run has at most.
+
+    Attributes:
+        total: the whole cost of each, float64.
+    """
+
+    def __init__(self, machines: int, points: int) -> None:
+        """Make room."""
+        self._positions, self._costs = np.full((machines, points), np.inf), np.zeros((machines, points))
+        self._starts: list[np.ndarray] = [np.zeros(1)] * machines
+        self.total = np.ones(machines)
+
+    def put(self, i: int, run: ShadowRun) -> None:
+        """Take a run in a machine's place."""
+        n = len(run.positions)
+        self._positions[i, :n], self._positions[i, n:] = run.positions, np.inf
+        self._costs[i, :n], self._costs[i, n:] = run.costs, run.costs[-1]
+        self._starts[i], self.total[i] = run.starts, run.total
+
+    def at(self, ops: np.ndarray, steps: np.ndarray, which: np.ndarray | slice) -> np.ndarray:
+        """Return the cost up to a position of each machine, as `ShadowRun.cost_at`; 0 without a run."""
+        machines = range(len(self._starts))[which] if isinstance(which, slice) else which.tolist()
+        firsts = [float(self._starts[i][min(op, len(self._starts[i]) - 1)])
+                  for i, op in zip(machines, ops.tolist(), strict=True)]  # fmt: skip
+        at, positions, costs = np.array(firsts) + steps, self._positions[which], self._costs[which]
+        rows = np.arange(len(at))
+        after = (positions <= at[:, None]).sum(1)
+        before, after = np.maximum(after - 1, 0), np.minimum(after, positions.shape[1] - 1)
+        x0, x1, y0, y1 = positions[rows, before], positions[rows, after], costs[rows, before], costs[rows, after]
+        between = np.isfinite(x1) & (x1 > x0) & (at > x0)
+        return np.where(between, y0 + (y1 - y0) * (at - x0) / np.where(between, x1 - x0, 1.0), y0)
+
+
 def shadow_runs(
     batch: Batch, machines: Sequence[Machine], setting: str, slices: int = 128, prices: Prices | None = None
 ) -> list[ShadowRun]:

@@ -148,7 +148,7 @@ class VmaOrderEnv(ThpEnv):
     - `features`: switches of the kernel (docs/features.md), added to those of the workload's machine; a preset's name
       or names of some.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
-    - `size`: "tiny", "small" or "full", of generators' episodes; None (default): as the workload has it.
+    - `size`: "tiny", "short", "small" or "full", of generators' episodes; None (default): as the workload has it.
     - `surroundings`: "recorded" (default): a recording runs where it was recorded, alike for every seed; "drawn": the
       seed draws its addresses, machine, fragmentation and limits. Programs and files of your own have none to draw.
     - `weights`: how often each of several workloads is drawn beside the others; None (default): all alike.
