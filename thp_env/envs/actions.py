@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -75,11 +76,12 @@ class ActionSet:
         if SPLIT in self.names:
             allowed[..., self.names.index(SPLIT)] = pages[..., 2:].any(-1)
         below = pages[..., : layout.PMD_ORDER].any(-1) | (pages[..., layout.PMD_ORDER] > rows["pmd_mapped"])
-        allowed[..., self.names.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & (below | (rows["zero"] > 0))
         unread = rows["scanned"] == 0
         if SPLIT in self.names:
             allowed[unread, self.names.index(SPLIT)] = 1
-        allowed[..., self.names.index(COLLAPSE)] |= unread & fits[..., layout.PMD_ORDER]
+        if COLLAPSE in self.names:
+            may = below | (rows["zero"] > 0) | unread
+            allowed[..., self.names.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & may
         allowed[unread & (rows["id"] == 0), 1:] = 0
         return allowed
 
@@ -87,6 +89,28 @@ class ActionSet:
 INTERFACES = {"orders": ActionSet(ACTIONS), "madvise": ActionSet(ADVICE)}
 """Actions by the name of the interface: the simulated kernel's extensions, or what mainline has."""
 
+
+def action_set(interface: str = "orders", actions: Sequence[str] | None = None) -> ActionSet:
+    """Return the actions of an interface, or those of them that are named.
+
+    Args:
+        interface: a name of `INTERFACES`.
+        actions: names, of which the first is the interface's own first: it changes nothing. None: all.
+
+    Raises:
+        ValueError: for an unknown interface, or actions that it does not have.
+    """
+    if interface not in INTERFACES:
+        raise ValueError(f"unknown interface {interface!r}: one of {', '.join(INTERFACES)}")
+    every = INTERFACES[interface]
+    if actions is None:
+        return every
+    names = tuple(actions)
+    if unknown := [name for name in names if name not in every.names]:
+        raise ValueError(f"unknown action {unknown[0]!r}: {interface} has {', '.join(every.names)}")
+    if names[:1] != every.names[:1] or len(set(names)) < len(names):
+        raise ValueError(f"actions must begin with {every.names[0]!r}, which changes nothing, and name each once")
+    return ActionSet(names)
 
 
 def refusal(space: spaces.Space, action: Any, name: str = "action") -> str:

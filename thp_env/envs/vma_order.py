@@ -136,6 +136,7 @@ class VmaOrderEnv(ThpEnv):
     - `interface`: "orders" (default), or "madvise" for what mainline has: then the actions are normal (nothing),
       hugepage, nohugepage and collapse.
     - `advised`: with "madvise", name of the sizes that MADV_HUGEPAGE adds to the default ones.
+    - `actions`: names of the interface's actions that there are, "keep" (or "normal") first; None (default): all.
     - `credit`: whose costs a decision is paid for: "global" (default), those of the whole machine; "local", those of
       the VMA decided about, with the splits and evictions of its folios; or a number from 0 (local) to 1 (global)
       that blends the two. A VMA that is gone at the end of the window is paid globally.

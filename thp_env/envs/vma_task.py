@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from thp_env.envs.actions import INTERFACES
+from thp_env.envs.actions import action_set
 from thp_env.envs.arguments import order_mask
 from thp_env.envs.observation import vma_observation
 from thp_env.envs.task import Task
@@ -21,13 +22,15 @@ class VmaTask(Task):
         interface: "orders": a VMA's faults may get any set of sizes (extension E1), and its folios can be split
             (E2). "madvise": what mainline has.
         advised: name of the sizes that MADV_HUGEPAGE adds to the default ones; "madvise" only.
+        actions: names of the interface's actions that there are, its first one first; None: all.
     """
 
-    def __init__(self, *arguments: Any, interface: str = "orders", advised: str = "all", **named: Any) -> None:
+    def __init__(
+        self, *arguments: Any, interface: str = "orders", advised: str = "all", actions: Sequence[str] | None = None,
+        **named: Any,
+    ) -> None:  # fmt: skip
         """Make the task; no machine runs yet."""
-        if interface not in INTERFACES:
-            raise ValueError(f"unknown interface {interface!r}: one of {', '.join(INTERFACES)}")
-        self.interface, self.actions = interface, INTERFACES[interface]
+        self.interface, self.actions = interface, action_set(interface, actions)
         self.advised = order_mask("advised", advised)
         super().__init__(*arguments, **named)
 
