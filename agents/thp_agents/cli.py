@@ -62,10 +62,14 @@ def _workloads(args: argparse.Namespace) -> int:
 
 
 def _policies(args: argparse.Namespace) -> int:
+    from thp_agents.learned import shipped
+    from thp_agents.learned.policy_file import load_policy
     from thp_agents.policy import policies
 
     fields = {"name": 21, "kind": 10, "source": 0}
-    return _list((make() for make in policies().values()), fields, tuple(fields), args.json)
+    heuristics = (make() for make in policies().values())
+    trained = (load_policy(path, name) for name, path in shipped().items())
+    return _list([*heuristics, *trained], fields, tuple(fields), args.json)
 
 
 def _list(items: Iterable[object], fields: dict[str, int], shown: Sequence[str], as_json: bool) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from thp_agents.evaluation import Entry, Failure, entry, evaluate, oracle_runs
 from thp_agents.learned import shipped
 from thp_agents.oracle import oracle, save
-from thp_agents.policy import Policy, PolicyError, find_policy, policies
+from thp_agents.policy import Policy, PolicyError, find_policy, policies, trainings
 from thp_agents.records import read_json
 from thp_agents.scores import NEVER, ORACLE
 from thp_agents.store import Store
@@ -39,7 +39,7 @@ def chosen(path: Path = CHOSEN) -> dict[str, Any]:
 
 def entries_of(specs: Sequence[str]) -> list[Entry]:
     """Return the policies that take part: those named, or all, and always `NEVER`, which scores count from."""
-    names = list(specs) or [*policies(), *shipped()]
+    names = [name for spec in specs for name in trainings(spec)] or [*policies(), *shipped()]
     found = [entry(name) for name in names]
     return found if NEVER in (e.name for e in found) else [entry(NEVER), *found]
 

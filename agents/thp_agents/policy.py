@@ -104,6 +104,14 @@ def policies() -> dict[str, Callable[[], Policy]]:
     return dict(POLICIES)
 
 
+def trainings(name: str) -> list[str]:
+    """Return the names of all trainings of an agent that ships, AGENT#SEED each; of anything else the name itself."""
+    from thp_agents.learned import shipped
+
+    found = [trained for trained in shipped() if trained.rpartition("#")[0] == name]
+    return found if found and name not in policies() else [name]
+
+
 def find_policy(name: str) -> Policy:
     """Return a policy.
 
@@ -120,6 +128,9 @@ def find_policy(name: str) -> Policy:
     from thp_agents.learned import shipped
 
     known, trained = policies(), shipped()
+    if name not in known and len(all_of_it := trainings(name)) > 1:
+        raise PolicyError(f"{name!r} is several trainings, of which one is meant here: {', '.join(all_of_it)}")
+    [name] = all_of_it if name not in known else [name]
     if name in known:
         return known[name]()
     if name in trained or name.endswith(".npz"):

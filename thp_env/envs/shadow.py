@@ -28,7 +28,7 @@ KEPT = 32
 """Shadow runs that are kept for the next episode of the same program."""
 
 
-def symlog(x: float | np.ndarray) -> Any:
+def symlog(x: Any) -> Any:
     """Return sign(x) log(1 + |x|)."""
     return np.sign(x) * np.log1p(abs(x))
 
@@ -118,7 +118,7 @@ class ShadowAccounts:
     def _settle(self, rewards: np.ndarray) -> None:
         ended, ends = np.array(list(self.task.ends)), list(self.task.ends.values())
         facts = Facts(np.concatenate([end.facts.raw for end in ends]))
-        pending, unfinished = (np.array(ns) for ns in zip(*((e.pending_ns, e.unfinished_ns) for e in ends), strict=True))
+        pending, unfinished = np.array([[end.pending_ns, end.unfinished_ns] for end in ends]).T
         terminated = np.array([end.status in REASONS for end in ends])
         saved, total = self._savings(facts, ended), self._curves.total[ended]
         if self.kind == "log_ratio":  # of both whole costs: nothing is left that the shadow would run

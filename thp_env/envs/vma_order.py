@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from thp_env.envs.credit import vma_terms, whole_share
 from thp_env.envs.env import ThpEnv
-from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
+from thp_env.envs.observation import SYSTEM_FIELDS
 from thp_env.envs.reward import REWARDS
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.envs.vma_task import VmaTask
@@ -35,7 +35,7 @@ class VmaOrderTask(VmaTask):
         self.action_space = spaces.Discrete(len(self.actions.names))
         self.observation_space = spaces.Dict(
             {
-                "vma": spaces.Box(0.0, 1.0, (len(VMA_FIELDS),), np.float32),
+                "vma": spaces.Box(0.0, 1.0, (len(self.vma_fields),), np.float32),
                 "system": spaces.Box(0.0, 1.0, (len(SYSTEM_FIELDS),), np.float32),
             }
         )
@@ -79,7 +79,8 @@ class VmaOrderEnv(ThpEnv):
 
     A simulated Linux machine runs a workload. Every window of simulated time the agent is shown one VMA and
     chooses which folio sizes its later page faults may get. New VMAs are asked about as soon as they are mapped;
-    after that those that faulted since they were last asked about, least recently asked first. Bigger folios
+    after that those that faulted since they were last asked about, least recently asked first; with `reasons` also
+    those of which much was unmapped, that grew idle, or that page walks name. Bigger folios
     mean fewer faults and page walks; they also mean memory that nobody touches, time to zero it, and splits when
     the program gives back a part.
 
@@ -137,6 +138,10 @@ class VmaOrderEnv(ThpEnv):
       hugepage, nohugepage and collapse.
     - `advised`: with "madvise", name of the sizes that MADV_HUGEPAGE adds to the default ones.
     - `actions`: names of the interface's actions that there are, "keep" (or "normal") first; None (default): all.
+    - `reasons`: for which VMAs are asked about besides that they are new or faulted, each with a field of `vma` that
+      says so (`observation.REASON_FIELDS`): "zapped", much was unmapped since the last question (2M, or an eighth of
+      the VMA); "idle", no other reason for a second, then for twice as long, and so on; "walks", the PMU's
+      samples of page walks, one in `pmu_period`, named it 64 times, which costs their time. Default: none.
     - `credit`: whose costs a decision is paid for: "global" (default), those of the whole machine; "local", those of
       the VMA decided about, with the splits and evictions of its folios; or a number from 0 (local) to 1 (global)
       that blends the two. A VMA that is gone at the end of the window is paid globally.

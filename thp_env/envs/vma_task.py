@@ -9,9 +9,13 @@ import numpy as np
 
 from thp_env.envs.actions import action_set
 from thp_env.envs.arguments import order_mask
-from thp_env.envs.observation import vma_observation
+from thp_env.envs.observation import VMA_QUANTITIES, Fields, vma_fields, vma_observation
 from thp_env.envs.task import Task
 from thp_env.machine import Machine, layout
+from thp_env.machine.batch import Reason
+
+REASONS = ("zapped", "idle", "walks")
+"""What VMAs are asked about for if `reasons` name it: much of one was unmapped, one grew idle, page walks name one."""
 
 
 class VmaTask(Task):
@@ -23,16 +27,25 @@ class VmaTask(Task):
             (E2). "madvise": what mainline has.
         advised: name of the sizes that MADV_HUGEPAGE adds to the default ones; "madvise" only.
         actions: names of the interface's actions that there are, its first one first; None: all.
+        reasons: for which VMAs are asked about besides that they are new or faulted: some of `REASONS`, each with a
+            field `why_...` of `vma`.
     """
 
     def __init__(
         self, *arguments: Any, interface: str = "orders", advised: str = "all", actions: Sequence[str] | None = None,
-        **named: Any,
+        reasons: Sequence[str] = (), **named: Any,
     ) -> None:  # fmt: skip
         """Make the task; no machine runs yet."""
+        if isinstance(reasons, str) or (unknown := [name for name in reasons if name not in REASONS]):
+            wrong = reasons if isinstance(reasons, str) else unknown[0]
+            raise ValueError(f"unknown reason {wrong!r}: a list of some of {', '.join(REASONS)}")
+        self.reasons = tuple(name for name in REASONS if name in reasons)
+        self.vma_fields = vma_fields(self.reasons)
+        self._fields = Fields(self.vma_fields, VMA_QUANTITIES)
         self.interface, self.actions = interface, action_set(interface, actions)
         self.advised = order_mask("advised", advised)
         super().__init__(*arguments, **named)
+        self.window = self.window._replace(reasons=sum(Reason[name.upper()] for name in self.reasons))
 
     def prepare(self, i: int, machine: Machine, default: int) -> None:
         """Set sysfs: every size on and order masks deciding, or the advised sizes for those who ask."""
@@ -40,6 +53,8 @@ class VmaTask(Task):
             on = self.interface == "orders" or default >> order & 1
             machine.set_thp(order, "always" if on else "madvise" if self.advised >> order & 1 else "never")
         machine.set_default_orders(default if self.interface == "orders" else 0)
+        if "walks" in self.reasons:
+            machine.sample_walks(self._pmu_period)
 
     def vma_observation(self, rows: np.ndarray, chosen: np.ndarray | slice) -> np.ndarray:
         """Return the fields of VMAs of the chosen machines.
@@ -56,7 +71,7 @@ class VmaTask(Task):
             flags = rows["vm_flags"]
             orders = np.where(flags & layout.VM_HUGEPAGE, default | self.advised, default)
             orders = np.where(flags & layout.VM_NOHUGEPAGE, 1, orders)
-        return vma_observation(rows, self.facts["clock"][chosen].reshape(per_machine), orders)
+        return vma_observation(rows, self.facts["clock"][chosen].reshape(per_machine), orders, self._fields)
 
     def decisions(self, actions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """One decision about each VMA that has a row of its own."""

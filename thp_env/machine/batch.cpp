@@ -38,15 +38,16 @@ void step(batch_item &item, const window &w, const std::function<bool()> &stoppe
         budget.new_vma = w.new_vma;
         budget.go_on = true;
         item.status = run_interruptible(m, *item.program, budget, stopped);
-        if (w.question == QUESTION_VMA) next = next_vma(m);
+        if (w.question == QUESTION_VMA) next = next_vma(m, w.reasons);
         moved = m.h->at.op != op || m.h->at.step != at || m.h->clock != clock;
     } while (item.status == RUN_WINDOW && w.question == QUESTION_VMA && next == NIL && !w.idle && moved &&
              !m.host.ask());
     std::fill(item.rows, item.rows + w.slots + 1, vma_smaps{});
     if (item.status == RUN_NEED_ORDER) ask_order(m, item.rows, w.slots);
     if (item.status == RUN_WINDOW) {
-        if (w.question == QUESTION_VMA && next != NIL) *item.rows = ask(m, next, w.every);
-        if (w.question == QUESTION_SLOTS) item.others = ask_slots(m, item.slots, w.slots, item.rows, w.every);
+        if (w.question == QUESTION_VMA && next != NIL) *item.rows = ask(m, next, w.every, w.reasons);
+        if (w.question == QUESTION_SLOTS)
+            item.others = ask_slots(m, item.slots, w.slots, item.rows, w.every, w.reasons);
     }
     read_facts(m, item.facts);
 }

@@ -34,6 +34,7 @@ struct window {
     bool new_vma;
     u32 question, slots, every; // every: see smaps()
     bool idle;
+    u32 reasons; // for questions about VMAs, besides that they are new or faulted (monitor.hpp)
 };
 
 // One machine of a batch and where it puts its answers.

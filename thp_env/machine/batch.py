@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +43,21 @@ class Question(IntEnum):
     reading page tables would say, and a row of each of `slots` 2M blocks of it around the fault."""
 
 
+class Reason(IntFlag):
+    """Why a VMA is asked about: `reasons` of its row (`monitor.hpp`)."""
+
+    NEW = 1
+    """It never was."""
+    FAULTS = 2
+    """It faulted since it was last asked about."""
+    ZAPPED = 4
+    """Much of it was unmapped since: 2M, or an eighth of it where that is less."""
+    IDLE = 8
+    """There was no other reason for a second; it is asked about again after twice as long each time."""
+    WALKS = 16
+    """The PMU's samples of page walks name it: 64 since it was last asked about (`Machine.sample_walks`)."""
+
+
 class Window(NamedTuple):
     """How far machines run: to the first limit that is reached.
 
@@ -55,6 +70,7 @@ class Window(NamedTuple):
         slots: VMAs, or blocks, that have a row of their own.
         every: read the page tables of one in so many 2M ranges; 0: of none.
         idle: with `Question.VMA`, end without a VMA, too.
+        reasons: for which VMAs are asked about besides `Reason.NEW` and `Reason.FAULTS`, as one number.
     """
 
     ps: int = NEVER
@@ -65,6 +81,7 @@ class Window(NamedTuple):
     slots: int = 0
     every: int = 1
     idle: bool = False
+    reasons: int = 0
 
 
 class Facts:
@@ -250,7 +267,8 @@ class Batch:
             raise MachineError("slots is updated in place: an array of uint32, contiguous and writeable")
         self._core.advance(
             chosen, decisions, *limits, bool(window.new_vma), int(window.question), nr_slots, every,
-            bool(window.idle), slots, rows.view(np.uint8), facts.view(np.uint64), status,
+            bool(window.idle), whole("reasons", window.reasons, most=sum(Reason)),
+            slots, rows.view(np.uint8), facts.view(np.uint64), status,
         )  # fmt: skip
         return status, rows, Facts(facts)
 

@@ -173,15 +173,15 @@ void bind_batch(nb::module_ &module) {
             "advance",
             [](core_batch &b, const array_of<const u8> &active,
                const std::optional<array_of<const u32>> &decisions, u64 ps, u64 choices, u64 accesses,
-               bool new_vma, u32 question, u32 nr_slots, u32 every, bool idle,
+               bool new_vma, u32 question, u32 nr_slots, u32 every, bool idle, u32 reasons,
                const std::optional<array_of<u32>> &slots, const array_of<u8> &rows,
                const array_of<u64> &facts, const array_of<u8> &status) {
                 b.advance(active, decisions,
-                          {ps, choices, accesses, new_vma, question, nr_slots, every, idle}, slots, rows,
-                          facts, status);
+                          {ps, choices, accesses, new_vma, question, nr_slots, every, idle, reasons}, slots,
+                          rows, facts, status);
             },
             "active"_a, "decisions"_a, "ps"_a, "choices"_a, "accesses"_a, "new_vma"_a, "question"_a,
-            "nr_slots"_a, "every"_a, "idle"_a, "slots"_a, "rows"_a, "facts"_a, "status"_a)
+            "nr_slots"_a, "every"_a, "idle"_a, "reasons"_a, "slots"_a, "rows"_a, "facts"_a, "status"_a)
         .def(
             "note",
             [](core_batch &b, const nb::list &machines, u32 most, u64 ps, bool vmas) {

@@ -18,7 +18,7 @@ from thp_agents.records import Natural, Seed, converted
 from thp_env.archive import HEADER, Column, read_archive, read_header
 from thp_env.envs.actions import ORDER_MASKS, action_set
 from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS, KEPT, ORDERS
-from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
+from thp_env.envs.observation import SYSTEM_FIELDS, vma_fields
 from thp_env.files import whole_file
 from thp_env.reading import FileError, reading
 from thp_env.registration import ENVIRONMENTS
@@ -67,7 +67,7 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
     signature: Signature
     meta: HowTrained
 
-_SYSTEM, _VMA = list(SYSTEM_FIELDS), list(VMA_FIELDS)
+_SYSTEM = list(SYSTEM_FIELDS)
 
 
 def signature(
@@ -92,10 +92,11 @@ def signature(
         if "Fault" not in environment:
             raise PolicyError(str(error)) from None
         actions = []
+    vma = list(vma_fields(arguments.get("reasons", ())))
     if environment == "thp_env/VmaOrder-v0":
-        seen = {"system": _SYSTEM, "vma": _VMA}
+        seen = {"system": _SYSTEM, "vma": vma}
     elif environment == "thp_env/VmaHints-v0":
-        seen = {"other": _VMA, "present": ["present"], "system": _SYSTEM, "vmas": _VMA}
+        seen = {"other": vma, "present": ["present"], "system": _SYSTEM, "vmas": vma}
     elif environment == "thp_env/FaultOrder-v0":
         seen = {"fault": list(FAULT_FIELDS), "system": _SYSTEM, "vma": list(KEPT)}
         if arguments.get("interface") == "address":
@@ -103,9 +104,11 @@ def signature(
         actions = [f"order {order}" for order in ORDERS]
     else:
         raise PolicyError(f"learned policies decide in VmaOrder-v0, VmaHints-v0 and FaultOrder-v0, not {environment!r}")
-    made_for = {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
-    made_for |= {name: value for name, value, usual in (("masked", masked, True), ("sampled", sampled, False))
-                 if value != usual}  # fmt: skip
+    made_for: dict[str, Any] = {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
+    if not masked:
+        made_for["masked"] = False
+    if sampled:
+        made_for["sampled"] = True
     if not base:
         return made_for
     if environment != "thp_env/VmaOrder-v0" or base not in policies():
