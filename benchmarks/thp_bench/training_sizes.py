@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from thp_env.envs.actions import ORDER_MASKS
 from thp_env.machine import Machine, layout
 from thp_env.machine.prices import Prices, cost_terms, pending_cost
+from thp_env.machine.sizes import orders_of
 from thp_env.workload import Instance, Workload, workloads
 
 SETTINGS = ("4K", "16K", "64K", "16K+32K+64K", "2M", "all")
@@ -26,8 +26,8 @@ def run_cost(instance: Instance, setting: str) -> float:
     machine = Machine(*instance)
     for order in layout.ORDERS:
         machine.set_thp(order, "always")
-    machine.set_default_orders(ORDER_MASKS[setting])
-    machine.run(go_on=True)
+    machine.set_default_orders(orders_of(setting))
+    machine.run(ignore_errors=True)
     counters = machine.counters
     return sum(cost_terms(counters, Prices()).values()) + pending_cost(counters, machine.config.clock, Prices())
 

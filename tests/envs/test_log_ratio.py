@@ -27,12 +27,12 @@ def wrapped(env: gymnasium.Env, setting: str = "64K") -> ShadowReward:
 
 def begun(env_id: str) -> dict[str, str]:
     """Return the arguments that let an episode begin as its shadow does: SizeControls-v0 decides after a window."""
-    return {"default": "64K"} if "SizeControls" in env_id else {}
+    return {"default_sizes": "64K"} if "SizeControls" in env_id else {}
 
 
 def whole_cost(workload: Any, default: str, **arguments: Any) -> float:
     """Return what a program costs at a fixed setting, in ns per access, from a run of its own without a shadow."""
-    episode = play(make(workload=workload, default=default, scan_share=0, **arguments), seed=0)
+    episode = play(make(workload=workload, default_sizes=default, scan_share=0, **arguments), seed=0)
     return episode.infos[-1]["metrics"]["cost_ns"]
 
 
@@ -126,7 +126,7 @@ def test_fixed_settings_rank_by_return_as_by_cost(family: str) -> None:
         instance = workload.draw(np.random.default_rng(4))
         returns, costs = {}, {}
         for setting in SETTINGS:
-            env = wrapped(gymnasium.make("thp_env/VmaOrder-v0", workload=instance, default=setting, scan_share=0,
+            env = wrapped(gymnasium.make("thp_env/VmaOrder-v0", workload=instance, default_sizes=setting, scan_share=0,
                                          disable_env_checker=True), "all")  # fmt: skip
             episode = play(env, seed=0)
             returns[setting] = sum(episode.rewards)
@@ -152,8 +152,8 @@ def two_heaps() -> Instance:
 
 def local(choose: Any, credit: str | float = "local", default: str = "4K") -> list[tuple[bool, float, float]]:
     """Return, of each step but the last: whether it was about "a", the reward, and the whole's."""
-    env = wrapped(make(workload=two_heaps(), credit=credit, default=default, scan_share=0), "4K")
-    twin = wrapped(make(workload=two_heaps(), default=default, scan_share=0), "4K")
+    env = wrapped(make(workload=two_heaps(), credit=credit, default_sizes=default, scan_share=0), "4K")
+    twin = wrapped(make(workload=two_heaps(), default_sizes=default, scan_share=0), "4K")
     found, over = [], False
     env.reset(seed=0)
     twin.reset(seed=0)

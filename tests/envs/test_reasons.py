@@ -41,14 +41,14 @@ def used() -> Instance:
 
 def asked(workload: Instance, *reasons: str, **arguments) -> list[tuple[Reason, dict[str, float], int]]:
     """Return, of each question, its reasons, the `why_` fields, and the clock in ms."""
-    env = make(workload=workload, reasons=reasons, default="64K", **{"window_ms": 5.0, **arguments})
+    env = make(workload=workload, reasons=reasons, default_sizes="64K", **{"window_ms": 5.0, **arguments})
     found = []
     names = list(env.unwrapped.task.vma_fields)
 
     def note(env) -> int:
         task = env.unwrapped.task
         why = {n: float(v) for n, v in zip(names, observation["vma"], strict=True) if n.startswith("why_")}
-        found.append((Reason(int(task.rows["reasons"][0, 0])), why, env.unwrapped.machine.clock_ps // 10**9))
+        found.append((Reason(int(task.smaps["reasons"][0, 0])), why, env.unwrapped.machine.clock_ps // 10**9))
         return 0
 
     observation, over = env.reset(seed=0)[0], False
@@ -115,7 +115,7 @@ def test_all_vmas_at_once_have_the_same_fields() -> None:
 
 
 def test_states_keep_why_and_when() -> None:
-    env = make(workload=emptied(), reasons=ALL, window_ms=5.0, default="64K")
+    env = make(workload=emptied(), reasons=ALL, window_ms=5.0, default_sizes="64K")
     env.reset(seed=0)
     for _ in range(6):
         env.step(0)
@@ -131,5 +131,5 @@ def test_states_keep_why_and_when() -> None:
 
 @pytest.mark.parametrize("reasons", [("zap",), ("faults",), "idle"])
 def test_unknown_reasons_are_refused(reasons: object) -> None:
-    with pytest.raises(ValueError, match="unknown reason|reasons"):
+    with pytest.raises(ValueError, match="reason"):
         make(workload=small_workload(), reasons=reasons)

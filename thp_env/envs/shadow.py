@@ -21,7 +21,7 @@ from thp_env.envs.shadow_run import Curves, ShadowRun, shadow_runs
 from thp_env.envs.task import Task
 from thp_env.envs.wrapping import ForwardingVectorWrapper
 from thp_env.machine import Machine
-from thp_env.machine.batch import Facts
+from thp_env.machine.batch import Snapshot
 from thp_env.machine.prices import Prices, cost_terms
 
 KEPT = 32
@@ -106,7 +106,7 @@ class ShadowAccounts:
             self._settle(rewards)
         fresh = task.episodes != self._episodes
         self._open(list(map(int, np.flatnonzero(fresh))))
-        saved = self._savings(task.facts, slice(None))
+        saved = self._savings(task.snapshot, slice(None))
         paid = ~fresh
         paid[list(task.ends)] = False
         if not reset and paid.any():
@@ -117,12 +117,12 @@ class ShadowAccounts:
 
     def _settle(self, rewards: np.ndarray) -> None:
         ended, ends = np.array(list(self.task.ends)), list(self.task.ends.values())
-        facts = Facts(np.concatenate([end.facts.raw for end in ends]))
+        snapshot = Snapshot(np.concatenate([end.snapshot.raw for end in ends]))
         pending, unfinished = np.array([[end.pending_ns, end.unfinished_ns] for end in ends]).T
         terminated = np.array([end.status in REASONS for end in ends])
-        saved, total = self._savings(facts, ended), self._curves.total[ended]
+        saved, total = self._savings(snapshot, ended), self._curves.total[ended]
         if self.kind == "log_ratio":  # of both whole costs: nothing is left that the shadow would run
-            saved = np.where(terminated, total - self._costs(facts) - pending - unfinished, saved)
+            saved = np.where(terminated, total - self._costs(snapshot) - pending - unfinished, saved)
             rewards[ended] = self._change(ended, saved) * self.scale
             return
         rest = np.array([self._shadow(i).pending for i in ended]) - pending
@@ -157,17 +157,17 @@ class ShadowAccounts:
         if (terms := vma_terms(task.batch[i], asked, int(task.elapsed_ns[i]), 1.0, self.prices)) is None:
             return None
         shadow = self._shadow(i)
-        since, until = (shadow.position(int(f["op"][i]), int(f["step"][i])) for f in (task.last, task.facts))
+        since, until = (shadow.position(int(f["op"][i]), int(f["step"][i])) for f in (task.last, task.snapshot))
         return sum(terms.values()) + shadow.range_cost(
             int(asked["mm"]), int(asked["vm_start"]), int(asked["vm_end"]), since, until
         )
 
-    def _savings(self, facts: Facts, which: np.ndarray | slice) -> np.ndarray:
+    def _savings(self, snapshot: Snapshot, which: np.ndarray | slice) -> np.ndarray:
         """Return what machines have saved where they stand, in ns."""
-        return self._curves.at(facts["op"], facts["step"], which) - self._costs(facts)
+        return self._curves.at(snapshot["op"], snapshot["step"], which) - self._costs(snapshot)
 
-    def _costs(self, facts: Facts) -> np.ndarray:
-        return np.sum(list(cost_terms(facts.counters, self.prices).values()), axis=0)
+    def _costs(self, snapshot: Snapshot) -> np.ndarray:
+        return np.sum(list(cost_terms(snapshot.counters, self.prices).values()), axis=0)
 
     def _shadow(self, i: int) -> ShadowRun:
         shadow = self.shadows[i]

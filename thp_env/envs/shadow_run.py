@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from thp_env.envs.actions import ORDER_MASKS
 from thp_env.envs.credit import vma_costs
 from thp_env.machine import Machine, Status, layout
 from thp_env.machine.batch import Batch, NotedRun
 from thp_env.machine.prices import Prices, cost_terms, pending_cost
+from thp_env.machine.sizes import orders_of
 from thp_env.metrics import unfinished_cost
 from thp_env.traces import Program
 
@@ -42,7 +42,7 @@ class ShadowRun(NamedTuple):
         positions: points in the program.
         costs: in ns, up to those points.
         pending: what it left for later, in ns.
-        vmas: what its VMAs cost, where the machine kept that (`MachineConfig.charge_vmas`).
+        vmas: what its VMAs cost, where the machine kept that (`MachineConfig.time_by_vma`).
     """
 
     program: Program
@@ -133,8 +133,8 @@ def shadow_runs(
     """
     prices = prices or Prices()
     shadows = [_shadow(machine, setting) for machine in machines]
-    noted = batch.note(shadows, slices, vmas=any(machine.config.charge_vmas for machine in machines))
-    full = [i for i, run in enumerate(noted) if run.status == Status.OOM and setting != "4K"]
+    noted = batch.note(shadows, slices, vmas=any(machine.config.time_by_vma for machine in machines))
+    full = [i for i, run in enumerate(noted) if run.status == Status.OOM and orders_of(setting) != 1]
     again = dict(zip(full, shadow_runs(batch, [machines[i] for i in full], "4K", slices, prices) if full else (),
                      strict=True))  # fmt: skip
     return [again[i] if i in again else _run(shadow, run, prices)
@@ -146,14 +146,14 @@ def _shadow(machine: Machine, setting: str) -> Machine:
     shadow.ask_orders("none")  # FaultOrder-v0's machines wait for an order at every fault
     for order in layout.ORDERS:
         shadow.set_thp(order, "always")
-    shadow.set_default_orders(ORDER_MASKS[setting])
+    shadow.set_default_orders(orders_of(setting))
     return shadow
 
 
 def _run(shadow: Machine, noted: NotedRun, prices: Prices) -> ShadowRun:
     starts = np.concatenate([[0], np.cumsum(shadow.program.steps)])
-    positions = (starts[noted.facts["op"]] + noted.facts["step"]).astype(float)
-    costs = np.sum(list(cost_terms(noted.facts.counters, prices).values()), axis=0)
+    positions = (starts[noted.snapshot["op"]] + noted.snapshot["step"]).astype(float)
+    costs = np.sum(list(cost_terms(noted.snapshot.counters, prices).values()), axis=0)
     if noted.status == Status.OOM:
         positions = np.append(positions, float(starts[-1]))
         costs = np.append(costs, costs[-1] + unfinished_cost(shadow, prices))
@@ -172,7 +172,7 @@ def _vma_costs(noted: NotedRun, prices: Prices) -> VmaCosts:
             before[i] = rows[j]
         last[int(rows["id"][i])] = i
     ended = at > 0
-    clock = noted.facts["clock"]
+    clock = noted.snapshot["clock"]
     elapsed = (clock[at] - clock[np.maximum(at - 1, 0)]) / 1000
     ns = np.sum(list(vma_costs(before, rows, elapsed, prices).values()), axis=0)
     start, end = rows["vm_start"].astype(float), rows["vm_end"].astype(float)

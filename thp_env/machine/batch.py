@@ -13,19 +13,19 @@ from thp_env.machine import NEVER, SMAPS_DTYPE, Machine, MachineError, Status, V
 from thp_env.machine.arguments import up_to, whole
 from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS, Counters
 
-FIGURES: tuple[str, ...] = _core.FIGURES
-"""What `Batch.facts` holds besides counters (`monitor.hpp`): clock in ps, free memory in pages, and so on."""
+GAUGES: tuple[str, ...] = _core.GAUGES
+"""What `Batch.snapshot` holds besides counters (`monitor.hpp`): clock in ps, free memory in pages, and so on."""
 
 _VM, _MTHP, _TIMES = len(VM_EVENTS), 10 * len(MTHP_STATS), len(TIMES)
-FACTS = {
-    name: i for i, name in enumerate((*VM_EVENTS, *[""] * _MTHP, *TIMES, *FIGURES)) if name
+SNAPSHOT_COLUMNS = {
+    name: i for i, name in enumerate((*VM_EVENTS, *[""] * _MTHP, *TIMES, *GAUGES)) if name
 }  # fmt: skip
-"""Column of each event, kind of time and figure in a row of `Facts`."""
-_WIDTH = _VM + _MTHP + _TIMES + len(FIGURES)
+"""Column of each event, kind of time and figure in a row of `Snapshot`."""
+_WIDTH = _VM + _MTHP + _TIMES + len(GAUGES)
 
 
 def stat_columns(name: str) -> list[int]:
-    """Return the columns of one of `MTHP_STATS` in a row of `Facts`, by order."""
+    """Return the columns of one of `MTHP_STATS` in a row of `Snapshot`, by order."""
     return [_VM + order * len(MTHP_STATS) + MTHP_STATS.index(name) for order in range(10)]
 
 
@@ -84,7 +84,7 @@ class Window(NamedTuple):
     reasons: int = 0
 
 
-class Facts:
+class Snapshot:
     """Counters and figures of all machines at one moment.
 
     Attributes:
@@ -92,7 +92,7 @@ class Facts:
     """
 
     def __init__(self, raw: np.ndarray) -> None:
-        """Take rows of the core."""
+        """Take smaps of the core."""
         self.raw = raw
 
     @property
@@ -102,8 +102,8 @@ class Facts:
         return Counters(raw[:, :_VM], self._mthp, raw[:, _VM + _MTHP : _VM + _MTHP + _TIMES], self["clock"])
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Return one of `FACTS` of every machine."""
-        return self.raw[:, FACTS[name]]
+        """Return one of `SNAPSHOT_COLUMNS` of every machine."""
+        return self.raw[:, SNAPSHOT_COLUMNS[name]]
 
     def stat(self, name: str) -> np.ndarray:
         """Return one of `MTHP_STATS`, shape (machines, 10 orders)."""
@@ -119,13 +119,13 @@ class NotedRun(NamedTuple):
 
     Attributes:
         status: how the run ended.
-        facts: of each point, the first where the run began and the last where it ended.
+        snapshot: of each point, the first where the run began and the last where it ended.
         vmas: `SMAPS_DTYPE` of the VMAs at the points, one point after the other, if they were noted.
         vmas_at: how many of them belong to each point.
     """
 
     status: Status
-    facts: Facts
+    snapshot: Snapshot
     vmas: np.ndarray
     vmas_at: np.ndarray
 
@@ -222,8 +222,8 @@ class Batch:
         active: np.ndarray | None = None,
         decisions: np.ndarray | None = None,
         slots: np.ndarray | None = None,
-        last: Facts | None = None,
-    ) -> tuple[np.ndarray, np.ndarray, Facts]:
+        last: Snapshot | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, Snapshot]:
         """Carry out decisions, run each machine for a window, and read what the window's question asks for.
 
         A failing system call of a program goes on as in a kernel. Ctrl-C stops all machines between two accesses.
@@ -233,7 +233,7 @@ class Batch:
             active: bool of shape (N,), which machines; None: all.
             decisions: uint32, shape (N, max(1, slots), 3): VMA id, `Verb`, order mask or advice.
             slots: uint32, shape (N, slots): the ids of the VMAs that hold a slot, 0 for none; updated in place.
-            last: facts of the machines that do not run; None: zeros.
+            last: snapshot of the machines that do not run; None: zeros.
 
         Raises:
             MachineError: while the batch or one of its machines is running, for arrays of another shape, and when a
@@ -241,9 +241,9 @@ class Batch:
 
         Returns:
             status: uint8 `Status` of each machine.
-            rows: `SMAPS_DTYPE` of shape (N, 1 + slots); id 0 where there is no VMA; the last row of
+            smaps: `SMAPS_DTYPE` of shape (N, 1 + slots); id 0 where there is no VMA; the last row of
             `Question.SLOTS` is the sum of all VMAs without a slot.
-            facts: `Facts` at the end.
+            snapshot: `Snapshot` at the end.
         """
         n = len(self)
         if not isinstance(window.question, Question):
@@ -253,11 +253,11 @@ class Batch:
         if self._empty:
             for i in np.flatnonzero(chosen):
                 self[int(i)]
-        facts = np.zeros((n, _WIDTH), np.int64)
+        snapshot = np.zeros((n, _WIDTH), np.int64)
         if last is not None:
-            facts[:] = _array("last", last.raw, np.int64, facts.shape)
+            snapshot[:] = _array("last", last.raw, np.int64, snapshot.shape)
         status = np.full(n, Status.WINDOW, np.uint8)
-        rows = np.zeros((n, nr_slots + 1), SMAPS_DTYPE)
+        smaps = np.zeros((n, nr_slots + 1), SMAPS_DTYPE)
         limits = [up_to(name, limit) for name, limit in zip(window._fields, window[:3], strict=False)]
         if decisions is not None:
             decisions = _array("decisions", decisions, np.uint32, (n, max(1, nr_slots), 3))
@@ -268,14 +268,14 @@ class Batch:
         self._core.advance(
             chosen, decisions, *limits, bool(window.new_vma), int(window.question), nr_slots, every,
             bool(window.idle), whole("reasons", window.reasons, most=sum(Reason)),
-            slots, rows.view(np.uint8), facts.view(np.uint64), status,
+            slots, smaps.view(np.uint8), snapshot.view(np.uint64), status,
         )  # fmt: skip
-        return status, rows, Facts(facts)
+        return status, smaps, Snapshot(snapshot)
 
     def note(
         self, machines: Sequence[Machine], most: int = 128, ps: int = 100_000_000, vmas: bool = False
     ) -> list[NotedRun]:
-        """Run machines to the end of their programs, on the threads of the batch, and note facts on the way.
+        """Run machines to the end of their programs, on the threads of the batch, and note snapshots on the way.
 
         Args:
             machines: which; they need not stand in the batch, and change.
@@ -290,13 +290,13 @@ class Batch:
         cores = [machine._core for machine in machines]
         runs = self._core.note(cores, whole("most", most, 1), up_to("ps", whole("ps", ps, 1)), bool(vmas))
         return [
-            NotedRun(Status(status), Facts(np.frombuffer(facts, np.int64).reshape(-1, _WIDTH)),
-                     np.frombuffer(rows, SMAPS_DTYPE), np.frombuffer(counts, np.uint32))
-            for status, facts, rows, counts in runs
+            NotedRun(Status(status), Snapshot(np.frombuffer(raw, np.int64).reshape(-1, _WIDTH)),
+                     np.frombuffer(smaps, SMAPS_DTYPE), np.frombuffer(counts, np.uint32))
+            for status, raw, smaps, counts in runs
         ]  # fmt: skip
 
-    def facts(self) -> Facts:
+    def snapshot(self) -> Snapshot:
         """Return counters and figures of all machines; zeros for empty places."""
         raw = np.zeros((len(self), _WIDTH), np.int64)
-        self._core.facts(raw.view(np.uint64))
-        return Facts(raw)
+        self._core.snapshot(raw.view(np.uint64))
+        return Snapshot(raw)

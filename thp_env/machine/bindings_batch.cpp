@@ -63,12 +63,12 @@ struct core_batch {
 
     void advance(const array_of<const u8> &active, const std::optional<array_of<const u32>> &decisions,
                  const window &w, const std::optional<array_of<u32>> &slots, const array_of<u8> &rows,
-                 const array_of<u64> &facts, const array_of<u8> &status) {
+                 const array_of<u64> &snapshot, const array_of<u8> &status) {
         const size_t n = machines.size(), per = std::max(1U, w.slots);
         const u32 *decided = data_of(decisions, n * per * 3);
         u32 *ids = data_of(slots, n * w.slots);
         auto *row = reinterpret_cast<vma_smaps *>(rows.data());
-        if (active.size() != n || status.size() != n || facts.size() != n * NR_FACTS ||
+        if (active.size() != n || status.size() != n || snapshot.size() != n * SNAPSHOT_WIDTH ||
             rows.size() != n * (w.slots + 1) * sizeof(vma_smaps)) {
             throw nb::value_error("an array has the wrong shape");
         }
@@ -87,7 +87,7 @@ struct core_batch {
             items.push_back({c.m.get(), &c.program,
                              decided ? reinterpret_cast<const decision *>(decided) + i * per : nullptr,
                              ids ? ids + i * w.slots : nullptr, row + i * (w.slots + 1),
-                             facts.data() + i * NR_FACTS, 0, RUN_WINDOW});
+                             snapshot.data() + i * SNAPSHOT_WIDTH, 0, RUN_WINDOW});
             index.push_back(i);
         }
         run(items, w, alive);
@@ -118,7 +118,7 @@ struct core_batch {
         if (!whole) throw nb::python_error();
     }
 
-    // Runs other machines to their ends on the threads of this batch: (status, facts, VMAs, VMAs at each
+    // Runs other machines to their ends on the threads of this batch: (status, snapshots, VMAs, VMAs at each
     // point).
     nb::list note(const nb::list &list, const noting &how) {
         if (running) throw machine_error("the batch is running");
@@ -145,19 +145,20 @@ struct core_batch {
         for (size_t i = 0; i < runs.size(); ++i) {
             const noted_run &r = runs[i];
             if (r.status == RUN_OVERFLOW) throw machine_error(overflow_of(*chosen[i].first));
-            out.append(nb::make_tuple(static_cast<u32>(r.status), as_bytes(r.facts.data(), r.facts.size()),
-                                      as_bytes(r.vmas.data(), r.vmas.size()),
-                                      as_bytes(r.vmas_at.data(), r.vmas_at.size())));
+            out.append(nb::make_tuple(
+                static_cast<u32>(r.status), as_bytes(r.snapshots.data(), r.snapshots.size()),
+                as_bytes(r.vmas.data(), r.vmas.size()), as_bytes(r.vmas_at.data(), r.vmas_at.size())));
         }
         return out;
     }
 
-    void facts(const array_of<u64> &out) {
-        if (out.size() != machines.size() * NR_FACTS) throw nb::value_error("an array has the wrong shape");
+    void snapshot(const array_of<u64> &out) {
+        if (out.size() != machines.size() * SNAPSHOT_WIDTH)
+            throw nb::value_error("an array has the wrong shape");
         for (size_t i = 0; i < machines.size(); ++i) {
             if (machines[i].is_none()) continue;
             const in_use held(at(i));
-            read_facts(*at(i).m, out.data() + i * NR_FACTS);
+            read_snapshot(*at(i).m, out.data() + i * SNAPSHOT_WIDTH);
         }
     }
 };
@@ -175,20 +176,20 @@ void bind_batch(nb::module_ &module) {
                const std::optional<array_of<const u32>> &decisions, u64 ps, u64 choices, u64 accesses,
                bool new_vma, u32 question, u32 nr_slots, u32 every, bool idle, u32 reasons,
                const std::optional<array_of<u32>> &slots, const array_of<u8> &rows,
-               const array_of<u64> &facts, const array_of<u8> &status) {
+               const array_of<u64> &snapshot, const array_of<u8> &status) {
                 b.advance(active, decisions,
                           {ps, choices, accesses, new_vma, question, nr_slots, every, idle, reasons}, slots,
-                          rows, facts, status);
+                          rows, snapshot, status);
             },
             "active"_a, "decisions"_a, "ps"_a, "choices"_a, "accesses"_a, "new_vma"_a, "question"_a,
-            "nr_slots"_a, "every"_a, "idle"_a, "reasons"_a, "slots"_a, "rows"_a, "facts"_a, "status"_a)
+            "nr_slots"_a, "every"_a, "idle"_a, "reasons"_a, "slots"_a, "rows"_a, "snapshot"_a, "status"_a)
         .def(
             "note",
             [](core_batch &b, const nb::list &machines, u32 most, u64 ps, bool vmas) {
                 return b.note(machines, {most, ps, vmas});
             },
             "machines"_a, "most"_a, "ps"_a, "vmas"_a)
-        .def("facts", &core_batch::facts);
+        .def("snapshot", &core_batch::snapshot);
 }
 
 } // namespace thp

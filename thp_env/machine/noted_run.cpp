@@ -6,8 +6,8 @@ namespace thp {
 namespace {
 
 void note(machine &m, bool vmas, noted_run &out) {
-    out.facts.resize(out.facts.size() + NR_FACTS);
-    read_facts(m, out.facts.data() + out.facts.size() - NR_FACTS);
+    out.snapshots.resize(out.snapshots.size() + SNAPSHOT_WIDTH);
+    read_snapshot(m, out.snapshots.data() + out.snapshots.size() - SNAPSHOT_WIDTH);
     if (!vmas) return;
     const size_t before = out.vmas.size();
     for (u32 i = 0; i < m.h->nr_vmas; ++i) {
@@ -25,8 +25,8 @@ void thin(noted_run &out) {
     for (u32 i = 0; i < n; ++i) {
         const u32 here = out.vmas_at.empty() ? 0 : out.vmas_at[i];
         if (i % 2 == 0 || i + 1 == n) {
-            std::copy_n(out.facts.begin() + i64{i} * NR_FACTS, NR_FACTS,
-                        out.facts.begin() + i64{kept} * NR_FACTS);
+            std::copy_n(out.snapshots.begin() + i64{i} * SNAPSHOT_WIDTH, SNAPSHOT_WIDTH,
+                        out.snapshots.begin() + i64{kept} * SNAPSHOT_WIDTH);
             std::copy_n(out.vmas.begin() + static_cast<i64>(from), here,
                         out.vmas.begin() + static_cast<i64>(vmas));
             if (!out.vmas_at.empty()) out.vmas_at[kept] = here;
@@ -35,7 +35,7 @@ void thin(noted_run &out) {
         }
         from += here;
     }
-    out.facts.resize(size_t{kept} * NR_FACTS);
+    out.snapshots.resize(size_t{kept} * SNAPSHOT_WIDTH);
     out.vmas.resize(vmas);
     if (!out.vmas_at.empty()) out.vmas_at.resize(kept);
 }
@@ -55,7 +55,7 @@ void run_noting(machine &m, const program_view &program, const noting &how, note
         }
         run_budget budget;
         budget.until = saturating_add(m.h->clock, ps);
-        budget.go_on = true;
+        budget.ignore_errors = true;
         out.status = run_interruptible(m, program, budget, stopped);
     }
 }

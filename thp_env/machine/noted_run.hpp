@@ -8,10 +8,10 @@ namespace thp {
 struct noted_run {
     run_status status = RUN_WINDOW;
     bool broken = false;         // stopped in the middle of an operation
-    std::vector<u64> facts;      // NR_FACTS a point
+    std::vector<u64> snapshots;  // SNAPSHOT_WIDTH a point
     std::vector<vma_smaps> vmas; // of the VMAs that policies decide about, if they are noted
     std::vector<u32> vmas_at;    // how many of them belong to each point
-    u32 points() const { return static_cast<u32>(facts.size() / NR_FACTS); }
+    u32 points() const { return static_cast<u32>(snapshots.size() / SNAPSHOT_WIDTH); }
 };
 
 // How densely a run is noted.

@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 
 from thp_agents.learned.config import check_own_arguments
 from thp_agents.learned.networks import ACTIVATIONS, NETWORKS, Network
 from thp_agents.policy import Policy, PolicyError, policies
 from thp_agents.records import Natural, Seed, converted
 from thp_env.archive import HEADER, Column, read_archive, read_header
-from thp_env.envs.actions import ORDER_MASKS, action_set
-from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS, KEPT, ORDERS
-from thp_env.envs.observation import SYSTEM_FIELDS, vma_fields
+from thp_env.envs.actions import ORDER_MASKS
+from thp_env.envs.arguments import order_mask
+from thp_env.envs.renamed import current_names
 from thp_env.files import whole_file
 from thp_env.reading import FileError, reading
 from thp_env.registration import ENVIRONMENTS
@@ -67,8 +68,6 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
     signature: Signature
     meta: HowTrained
 
-_SYSTEM = list(SYSTEM_FIELDS)
-
 
 def signature(
     environment: str, arguments: dict[str, Any], base: str = "", masked: bool = True, sampled: bool = False
@@ -85,25 +84,11 @@ def signature(
     Raises:
         PolicyError: when learned policies do not decide in this environment, or not on top of this heuristic.
     """
-    seen: dict[str, list[str]]
-    try:
-        actions = list(action_set(**{k: arguments[k] for k in ("interface", "actions") if k in arguments}).names)
-    except ValueError as error:
-        if "Fault" not in environment:
-            raise PolicyError(str(error)) from None
-        actions = []
-    vma = list(vma_fields(arguments.get("reasons", ())))
-    if environment == "thp_env/VmaOrder-v0":
-        seen = {"system": _SYSTEM, "vma": vma}
-    elif environment == "thp_env/VmaHints-v0":
-        seen = {"other": vma, "present": ["present"], "system": _SYSTEM, "vmas": vma}
-    elif environment == "thp_env/FaultOrder-v0":
-        seen = {"fault": list(FAULT_FIELDS), "system": _SYSTEM, "vma": list(KEPT)}
-        if arguments.get("interface") == "address":
-            seen = {"block": list(BLOCK_FIELDS), **seen}
-        actions = [f"order {order}" for order in ORDERS]
-    else:
-        raise PolicyError(f"learned policies decide in VmaOrder-v0, VmaHints-v0 and FaultOrder-v0, not {environment!r}")
+    made: Any = load_env_creator(ENVIRONMENTS[environment])
+    names = made.task_class.signature(arguments)
+    if names is None:
+        raise PolicyError(f"learned policies do not decide in {environment}")
+    seen, actions = names
     made_for: dict[str, Any] = {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
     if not masked:
         made_for["masked"] = False
@@ -136,7 +121,7 @@ class LearnedPolicy(Policy):
         self.source = str(meta.get("command", "trained"))
         self.environment = str(signature["environment"])
         self.arguments = dict(signature["arguments"])
-        self.default = str(self.arguments.get("default", "all" if "Fault" in self.environment else "4K"))
+        self.default_sizes = str(self.arguments.get("default_sizes", "all" if "Fault" in self.environment else "4K"))
         self.many = "present" in signature["seen"]
         self.base = policies()[signature["base"]]() if "base" in signature else None
         self.taken: set[int] = set()
@@ -226,6 +211,8 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
         raw = read_header(arrays)
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise PolicyError(f"{path}: not a policy of this version")
+        if isinstance(made := raw.get("signature"), dict) and "arguments" in made:
+            made["arguments"] = current_names(made["arguments"])
         header = converted(raw, Header, "header")
         made_for = header.signature
         check_own_arguments(made_for.environment, made_for.arguments, "header.signature.arguments")
@@ -237,6 +224,7 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
         try:
             network = NETWORKS[header.network](weights, header.activation)
             now = signature(made_for.environment, made_for.arguments, made_for.base, made_for.masked, made_for.sampled)
+            order_mask("default_sizes", made_for.arguments.get("default_sizes", "never"))
         except PolicyError as error:
             raise PolicyError(f"{path}: {error}") from None
         except KeyError as error:
@@ -245,9 +233,6 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
             raise FileError(str(error)) from None
         if now != raw["signature"]:
             raise PolicyError(f"{path}: made for other observations or actions; train it again")
-        default = made_for.arguments.get("default", "4K")
-        if default not in ORDER_MASKS:
-            raise PolicyError(f"{path}: its default {default!r} is no name of sizes")
         widths = {key: len(names) for key, names in now["seen"].items()}
         wanted = sum(widths.values()) - widths.get("present", 0), len(now["actions"])
         if network.shape != wanted:

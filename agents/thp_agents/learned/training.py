@@ -94,7 +94,7 @@ class _Progress:
             self.curve.append((self.saved, round(float(np.mean(self.returns)), 4)))
             write_text(self.path.with_name("curve.json"), json.dumps(self.curve))
 
-    def go_on(self, decisions: int) -> None:
+    def resume_curve(self, decisions: int) -> None:
         """Take up the curve of a training that is resumed after so many decisions."""
         path = self.path.with_name("curve.json")
         if path.exists():
@@ -139,7 +139,7 @@ class _Checks:
         self.rows: list[Row] = []
         self._before = 0.0
 
-    def go_on(self, decisions: int) -> None:
+    def resume(self, decisions: int) -> None:
         """Take up what was found before a training that is resumed after so many decisions."""
         if self.curve_path.exists():
             self.rows = [row for row in read_curve(self.curve_path) if row.decisions <= decisions]
@@ -240,9 +240,9 @@ def _train(
         model: Any = make_model(config, envs, log) if envs else Rollouts(config, names, threads)
         if resume:
             model = _loaded(model, progress.path, envs, config.seed)
-            progress.go_on(model.num_timesteps)
+            progress.resume_curve(model.num_timesteps)
             if checks:
-                checks.go_on(model.num_timesteps)
+                checks.resume(model.num_timesteps)
                 progress.episodes = checks.rows[-1].episodes if checks.rows else 0
         progress.saved = model.num_timesteps
         with progress.until_stopped():
