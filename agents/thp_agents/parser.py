@@ -47,9 +47,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--debug", action="store_true", help="show where an unexpected error comes from")
     sub = p.add_subparsers(dest="verb", required=True)
 
-    c = sub.add_parser("demo", help="train an agent and evaluate it on a recording of a real program")
+    c = sub.add_parser("demo", help="train an agent and evaluate it on recordings of real programs")
     c.add_argument("--folder", default="runs/demo", help="where the results go (default: %(default)s)")
-    c.add_argument("--quick", action="store_true", help="train for seconds only")
+    budget = c.add_mutually_exclusive_group()
+    budget.add_argument("--quick", action="store_true", help="train for seconds only")
+    budget.add_argument("--full", action="store_true", help="train with the whole budget: some minutes")
 
     c = sub.add_parser("train", help="train an agent")
     c.add_argument("--agent", default="maskable_ppo", metavar="NAME", help="or a .toml file (default: %(default)s)")

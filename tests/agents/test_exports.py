@@ -102,7 +102,7 @@ def test_the_best_checkpoint_on_held_out_programs_is_what_is_written(tmp_path: P
     assert rows[-1].entropy < rows[0].entropy <= 0.05
     best = max(rows, key=lambda row: (row.held_out, row.decisions))
     assert (policy.meta["decisions"], policy.meta["held_out"]) == (best.decisions, best.held_out)
-    assert policy.meta["curve"] == [(row.decisions, row.held_out) for row in rows]
+    assert policy.meta["curve"] == [(row.decisions, row.train) for row in rows]
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     again = load_policy(tmp_path / "a.npz")
     held_out = HeldOut(settings, 1)

@@ -151,7 +151,7 @@ class ShadowAccounts:
 
     def _own(self, i: int) -> float | None:
         """Return what the VMA decided about saved in the last window, in ns; None where the whole counts."""
-        task = self.task
+        task: Any = self.task  # credit for a VMA is VmaOrderTask's alone
         if self.kind == "symlog" or task.global_share == 1 or not (asked := task.asked_row(i))["id"]:
             return None
         if (terms := vma_terms(task.batch[i], asked, int(task.elapsed_ns[i]), 1.0, self.prices)) is None:

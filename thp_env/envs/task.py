@@ -296,10 +296,6 @@ class Task(ABC):
         """Return the terms of the reward since machines were paid last, one array of all machines each."""
         return batch_terms(self.reward, self._paid.counters, self._now.counters, self.accesses, which)
 
-    def asked_row(self, i: int) -> Any:
-        """Return the record of the VMA that a machine's last decision was about; empty where credit is global."""
-        return np.zeros(1, SMAPS_DTYPE)[0]
-
     @property
     def snapshot(self) -> Snapshot:
         """Counters and figures at the last decision."""

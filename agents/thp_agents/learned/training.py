@@ -266,7 +266,7 @@ def _best(checks: _Checks, model: Any, progress: _Progress, out: Path) -> Learne
     """Check the last model, and return the best one with its curve; the curve is written beside the policy, too."""
     checks.check(model, progress.episodes, progress.returns)
     assert checks.best is not None
-    checks.best.meta["curve"] = [(row.decisions, row.held_out) for row in checks.rows]
+    checks.best.meta["curve"] = [(row.decisions, row.train) for row in checks.rows]
     write_curve(checks.rows, out.with_suffix(".csv"))
     picture({out.stem: checks.rows}, out.with_suffix(".png"))
     return checks.best
