@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
                    help="as of evaluate, or best-heuristic (default: random best-heuristic)")  # fmt: skip
     c.add_argument("--env", default="thp_env/VmaOrder-v0", help="that they decide in (default: %(default)s)")
     c.add_argument("--workloads", nargs="+", metavar="NAME", default=["hot_island"], help="(default: hot_island)")
-    c.add_argument("--size", help="of generators' episodes: tiny, small or full (default: small)")
+    c.add_argument("--size", help="of generators' episodes: tiny, short, small or full (default: small)")
     c.add_argument("--episodes", type=_positive, default=20, help="of each policy (default: %(default)s)")
     c.add_argument("--seed", type=_natural, default=0, help="of the first episode (default: %(default)s)")
     c.add_argument("--name", help="datasets are called NAME/POLICY-v0 (default: thp_env/ENVIRONMENT)")

@@ -11,7 +11,9 @@ import pytest
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from support.episodes import small_program
+from thp_agents.cli import main
 from thp_agents.episode import evaluate_one
+from thp_agents.learned import shipped
 from thp_agents.learned.checks import HeldOut
 from thp_agents.learned.config import AgentConfig, load_config
 from thp_agents.learned.curves import read_curve
@@ -152,3 +154,17 @@ def test_a_name_stands_for_all_trainings() -> None:
     assert len(trainings("overrides")) == 5
     assert trainings("overrides#1") == ["overrides#1"]
     assert trainings("ingens") == ["ingens"]
+
+
+def test_trained_agents_that_ship_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["policies"]) == 0
+    listed = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert {listed[name] for name in shipped()} == {"learned"}
+    assert listed["ingens"] == "heuristic"
+
+
+def test_a_shipped_curve_is_that_of_its_policy() -> None:
+    for name, path in shipped().items():
+        if (curve := path.with_suffix(".csv")).exists():
+            best = max(read_curve(curve), key=lambda row: (row.held_out, row.decisions))
+            assert load_policy(path, name).meta["decisions"] == best.decisions
