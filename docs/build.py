@@ -209,7 +209,8 @@ What they cost under fixed settings, and whether that agrees with what their sou
 
 A generator draws its footprint log-uniformly and everything else that could name it too: address layout, machine,
 core, how fragmented free memory is, and when memory gets short (`workloads/thp_workloads/surroundings.py`).
-`thp_workloads.catalogue` takes "tiny", "short" (for training: the memory and time of "small", a 25th of its accesses) and "full" instead.
+`thp_workloads.catalogue` takes "tiny", "full" and "short" instead: for training, with the memory and the time of "small"
+and a 25th of its accesses.
 
 {table(("size", "footprint", "phases", "accesses a phase", "simulated time"), sizes)}
 
