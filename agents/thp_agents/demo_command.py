@@ -18,7 +18,7 @@ DEMO_WORKLOADS = ("python_dict", "zstd_long")
 """Recordings of the validation side."""
 DEMO_POLICIES = ("never", "64K", "16K+32K+64K", "2M", "all", "mthp_autopilot", "utilisation")
 
-BUDGETS = {"quick": (2048, 1), "reduced": (150_000, 12)}
+BUDGETS = {"quick": (2048, 1), "reduced": (250_000, 12)}
 """Decisions of a training, and programs of each generator."""
 
 
