@@ -1,4 +1,4 @@
-"""`thp-env demo`: trains the main agent and evaluates it on recordings that it has never seen."""
+"""`thp-env demo`: trains the main agent and evaluates it on programs that it has never seen."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from thp_agents.report import verdict, write_report
 from thp_agents.tables import format_table, table, write_csv
 
 DEMO_AGENT = "maskable_ppo"
-DEMO_WORKLOADS = ("python_dict", "zstd_long")
-"""Recordings of the validation side."""
+DEMO_WORKLOADS = ("python_dict", "zstd_long", "gups")
+"""Of the validation side: two recordings, and a generator."""
 DEMO_POLICIES = ("never", "64K", "16K+32K+64K", "2M", "all", "mthp_autopilot", "utilisation")
 
 BUDGETS = {"quick": (2048, 1), "reduced": (250_000, 12)}
@@ -42,13 +42,13 @@ def run(args: argparse.Namespace, command: str) -> int:
     config = demo_agent("quick" if args.quick else "full" if args.full else "reduced")
     print(f"1/2 training {config.name}: {config.steps} decisions on short programs of the train side")
     agent = train(config, out / f"{config.name}.npz", folder=out, quiet=args.quiet, command=command)
-    print(f"2/2 evaluating on recordings that no agent was trained on: {', '.join(DEMO_WORKLOADS)}")
+    print(f"2/2 evaluating on programs that no agent was trained on: {', '.join(DEMO_WORKLOADS)}")
     chosen: list[Policy] = [agent, *(find_policy(name) for name in DEMO_POLICIES)]
     runs, failed = compare(chosen, list(DEMO_WORKLOADS), frames=60, quiet=args.quiet)
     print(f"\n{format_table(*table(runs))}\n\n{verdict(runs)}")
     write_csv(runs, out / "runs.csv")
-    title = "Which folio size? A learned agent and the kernel's settings on recordings of real programs"
-    notes = [f"Recordings: {', '.join(DEMO_WORKLOADS)}. Reward: ns per access, negative. The agent is the best of its "
+    title = "Which folio size? A learned agent and the kernel's settings on programs it has never seen"
+    notes = [f"Programs: {', '.join(DEMO_WORKLOADS)}. Reward: ns per access, negative. The agent is the best of its "
              "checkpoints on held-out programs of the train side; its learning curve on those is in "
              f"{config.name}.csv and {config.name}.png."]  # fmt: skip
     curve = agent.meta.get("curve", ())

@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--debug", action="store_true", help="show where an unexpected error comes from")
     sub = p.add_subparsers(dest="verb", required=True)
 
-    c = sub.add_parser("demo", help="train an agent and evaluate it on recordings of real programs")
+    c = sub.add_parser("demo", help="train an agent and evaluate it on programs it has never seen")
     c.add_argument("--folder", default="runs/demo", help="where the results go (default: %(default)s)")
     budget = c.add_mutually_exclusive_group()
     budget.add_argument("--quick", action="store_true", help="train for seconds only")
