@@ -6,17 +6,18 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from thp_agents.evaluation import compare
+from thp_agents.evaluation import tables
+from thp_agents.evaluation.report import write_report
+from thp_agents.evaluation.results import gather
+from thp_agents.evaluation.run import entries_of, evaluate
+from thp_agents.evaluation.suites import Case
 from thp_agents.learned.config import AgentConfig, load_config
 from thp_agents.learned.training import train
-from thp_agents.policy import Policy, find_policy
-from thp_agents.report import verdict, write_report
-from thp_agents.tables import format_table, table, write_csv
 
 DEMO_AGENT = "maskable_ppo"
-DEMO_WORKLOADS = ("python_dict", "zstd_long", "gups")
+DEMO_CASES = [Case(name, "small", seed) for name, seed in (("python_dict", 0), ("zstd_long", 0), ("gups", 1_000_000))]
 """Of the validation side: two recordings, and a generator."""
-DEMO_POLICIES = ("never", "64K", "16K+32K+64K", "2M", "all", "mthp_autopilot", "utilisation")
+DEMO_POLICIES = ("never", "64K", "16K+32K+64K", "linux_6_18", "all", "mthp_autopilot", "utilisation")
 
 BUDGETS = {"quick": (2048, 1), "reduced": (250_000, 12)}
 """Decisions of a training, and programs of each generator."""
@@ -41,17 +42,19 @@ def run(args: argparse.Namespace, command: str) -> int:
     out = Path(args.folder)
     config = demo_agent("quick" if args.quick else "full" if args.full else "reduced")
     print(f"1/2 training {config.name}: {config.steps} decisions on short programs of the train side")
-    agent = train(config, out / f"{config.name}.npz", folder=out, quiet=args.quiet, command=command)
-    print(f"2/2 evaluating on programs that no agent was trained on: {', '.join(DEMO_WORKLOADS)}")
-    chosen: list[Policy] = [agent, *(find_policy(name) for name in DEMO_POLICIES)]
-    runs, failed = compare(chosen, list(DEMO_WORKLOADS), frames=60, quiet=args.quiet)
-    print(f"\n{format_table(*table(runs))}\n\n{verdict(runs)}")
-    write_csv(runs, out / "runs.csv")
-    title = "Which folio size? A learned agent and the kernel's settings on programs it has never seen"
-    notes = [f"Programs: {', '.join(DEMO_WORKLOADS)}. Reward: ns per access, negative. The agent is the best of its "
+    path = out / f"{config.name}.npz"
+    train(config, path, folder=out, quiet=args.quiet, command=command)
+    programs = ", ".join(case.workload for case in DEMO_CASES)
+    print(f"2/2 evaluating on programs that no agent was trained on: {programs}")
+    entries = entries_of([str(path), *DEMO_POLICIES])
+    runs, failures = evaluate(entries, DEMO_CASES, frames=60, quiet=args.quiet)
+    notes = [f"Programs: {programs}. Costs are ns per access that a policy can change. The agent is the best of its "
              "checkpoints on held-out programs of the train side; its learning curve on those is in "
              f"{config.name}.csv and {config.name}.png."]  # fmt: skip
-    curve = agent.meta.get("curve", ())
-    write_report(runs, failed, out / "report.html", title, notes, {agent.name: curve} if len(curve) > 1 else None)
-    print(f"report: {out / 'report.html'}")
+    title = "Which folio size? A learned agent and the kernel's settings on programs it has never seen"
+    results = gather(title, "", entries, DEMO_CASES, runs, failures, notes)
+    print(f"\n{tables.format_table(*tables.figures(runs))}\n\n{tables.lead(results)}")
+    tables.write_csv(runs, out / "runs.csv")
+    write_report(results, runs, out / "report")
+    print(f"report: {out / 'report' / 'index.html'}")
     return 0

@@ -12,7 +12,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from support.episodes import small_program
 from thp_agents.cli import main
-from thp_agents.episode import evaluate_one
+from thp_agents.evaluation.episode import evaluate_one
 from thp_agents.learned import shipped
 from thp_agents.learned.checks import HeldOut
 from thp_agents.learned.config import AgentConfig, load_config
@@ -20,7 +20,7 @@ from thp_agents.learned.curves import read_curve
 from thp_agents.learned.export import export
 from thp_agents.learned.policy_file import load_policy, save_policy
 from thp_agents.learned.training import make_envs, make_model, train
-from thp_agents.policy import PolicyError, trainings
+from thp_agents.policy import PolicyError
 
 from thp_env.traces import save_program
 
@@ -148,12 +148,6 @@ def test_the_main_agents_have_checks_and_the_actions_to_split() -> None:
         agent = load_config(name)
         assert agent.check
         assert "split" in agent.arguments["actions"]
-
-
-def test_a_name_stands_for_all_trainings() -> None:
-    assert len(trainings("overrides")) == 5
-    assert trainings("overrides#1") == ["overrides#1"]
-    assert trainings("ingens") == ["ingens"]
 
 
 def test_trained_agents_that_ship_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,10 +18,11 @@ from sb3_contrib import QRDQN, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from support.episodes import ENVIRONMENTS, make, small_workload
+from thp_agents.catalogue import find_policy
 from thp_agents.cli import main
-from thp_agents.evaluation import entry
+from thp_agents.evaluation.run import entry
 from thp_agents.learned.sb3_model import load_sb3
-from thp_agents.policy import PolicyError, find_policy
+from thp_agents.policy import PolicyError
 from thp_agents.sb3 import SB3VecEnv
 from thp_agents.view import KernelView
 
@@ -82,6 +83,7 @@ def test_other_algorithms(algorithm: Any, tmp_path: Path) -> None:
 
 def test_action_sets_hooks_slots_and_networks_are_found_out(tmp_path: Path) -> None:
     for arguments, env_id, settings in (
+        ({"action_set": "orders+"}, "thp_env/VmaOrder-v0", {"net_arch": [8], "activation_fn": torch.nn.Tanh}),
         ({"action_set": "madvise"}, "thp_env/VmaOrder-v0", {"net_arch": [8], "activation_fn": torch.nn.ReLU}),
         ({"hook": "address"}, "thp_env/FaultOrder-v0", {"net_arch": {"pi": [8, 4], "vf": [4]}}),
         ({"slots": 3}, "thp_env/VmaHints-v0", {"net_arch": []}),

@@ -13,13 +13,16 @@ K, M = 1 << 10, 1 << 20
 SIZES = ("16K", "32K", "64K", "128K", "256K", "512K", "1M", "2M")
 
 
-def possible_actions(start: int, end: int, mapped: dict[int, int] | None = None, pmd_mapped: int = 0) -> set[str]:
+def possible_actions(
+    start: int, end: int, mapped: dict[int, int] | None = None, pmd_mapped: int = 0, action_set: str = "orders"
+) -> set[str]:
     """Return the actions that make sense for a VMA with so many pages mapped in folios of each order."""
     row = np.zeros((), SMAPS_DTYPE)
     row["vm_start"], row["vm_end"], row["scanned"], row["pmd_mapped"] = start, end, (end - start) // 4096, pmd_mapped
     for order, pages in (mapped or {}).items():
         row["by_order"][order] = pages
-    return {name for name, allow in zip(ACTIONS, ACTION_SETS["orders"].masks(row), strict=True) if allow}
+    actions = ACTION_SETS[action_set]
+    return {name for name, allow in zip(actions.names, actions.masks(row), strict=True) if allow}
 
 
 def test_names_and_masks_agree() -> None:
@@ -76,6 +79,24 @@ def test_only_what_is_there_and_not_huge_can_be_collapsed() -> None:
 def test_where_no_vma_is_asked_about_nothing_can_be_done() -> None:
     masks = ACTION_SETS["orders"].masks(np.zeros(2, SMAPS_DTYPE))
     assert masks.tolist() == [[1] + [0] * (len(ACTIONS) - 1)] * 2
+
+
+def test_collapses_below_2m_need_a_block_and_smaller_folios() -> None:
+    def sizes(end: int, mapped: dict[int, int]) -> list[str]:
+        found = possible_actions(0, end, mapped, action_set="orders+")
+        return sorted((name.split("_")[1] for name in found if "_" in name), key=SIZES.index)
+
+    assert sizes(2 * M, {}) == []
+    assert sizes(2 * M, {0: 1}) == list(SIZES[:-1])
+    assert sizes(256 * K, {0: 1}) == ["16K", "32K", "64K", "128K", "256K"]
+    assert sizes(2 * M, {4: 512}) == ["128K", "256K", "512K", "1M"], "64K folios are as large already"
+    assert sizes(2 * M, {9: 512}) == []
+    unread = np.zeros((), SMAPS_DTYPE)
+    unread["id"], unread["vm_end"] = 7, 64 * K
+    masks = dict(zip(ACTION_SETS["orders+"].names, ACTION_SETS["orders+"].masks(unread).tolist(), strict=True))
+    assert [masks[f"collapse_{size}"] for size in SIZES[:-1]] == [1, 1, 1, 0, 0, 0, 0]
+    nobody = ACTION_SETS["orders+"].masks(np.zeros((), SMAPS_DTYPE))
+    assert nobody.tolist() == [1] + [0] * 20
 
 
 def test_an_environment_can_have_some_of_the_actions() -> None:

@@ -141,8 +141,9 @@ class VmaOrderEnv(ThpEnv):
     - `window_faults`: faults that had a choice a window lasts at most.
     - `default_sizes`: name of the sizes that VMAs get which nobody decided about.
     - `window_accesses`: simulated accesses a window lasts at most; None (default): any number.
-    - `action_set`: "orders" (default), or "madvise" for what mainline has: then the actions are normal (nothing),
-      hugepage, nohugepage and collapse.
+    - `action_set`: "orders" (default); "orders+", which adds a collapse to each size below 2M, as DAMON's action of
+      July 2026 may; or "madvise" for what mainline has: then the actions are normal (nothing), hugepage, nohugepage
+      and collapse.
     - `advised`: with "madvise", name of the sizes that MADV_HUGEPAGE adds to the default ones.
     - `actions`: names of the set's actions that there are, "keep" (or "normal") first; None (default): all.
     - `reasons`: for which VMAs are asked about besides that they are new or faulted, each with a field of `vma` that

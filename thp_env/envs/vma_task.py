@@ -24,7 +24,7 @@ class VmaTask(Task):
     Args:
         arguments: of `Task`.
         action_set: "orders": a VMA's faults may get any set of sizes (extension E1), and its folios can be split
-            (E2). "madvise": what mainline has.
+            (E2). "orders+": and collapsed to any size. "madvise": what mainline has.
         advised: name of the sizes that MADV_HUGEPAGE adds to the default ones; "madvise" only.
         actions: names of the set's actions that there are, its first one first; None: all.
         reasons: for which VMAs are asked about besides that they are new or faulted: some of `REASONS`, each with a
@@ -55,9 +55,9 @@ class VmaTask(Task):
     def prepare(self, i: int, machine: Machine, default_orders: int) -> None:
         """Set sysfs: every size on and order masks deciding, or the advised sizes for those who ask."""
         for order in layout.ORDERS:
-            on = self.action_set == "orders" or default_orders >> order & 1
+            on = self.actions.sets_orders or default_orders >> order & 1
             machine.set_thp(order, "always" if on else "madvise" if self.advised >> order & 1 else "never")
-        machine.set_default_orders(default_orders if self.action_set == "orders" else 0)
+        machine.set_default_orders(default_orders if self.actions.sets_orders else 0)
         if "walks" in self.reasons:
             machine.sample_walks(self._pmu_period)
 
@@ -70,7 +70,7 @@ class VmaTask(Task):
         """
         per_machine = (-1,) + (1,) * (smaps.ndim - 1)
         default = self.default_orders[which].reshape(per_machine)
-        if self.action_set == "orders":
+        if self.actions.sets_orders:
             orders = np.where(smaps["orders"], smaps["orders"], default)
         else:
             flags = smaps["vm_flags"]

@@ -1,6 +1,7 @@
 #include "batch.hpp"
 #include "kernel/huge_memory.hpp"
 #include "kernel/huge_memory_bpf.hpp"
+#include "kernel/khugepaged.hpp"
 #include "kernel/madvise.hpp"
 #include "kernel/mmap.hpp"
 #include <algorithm>
@@ -81,6 +82,10 @@ int decide_range(machine &m, u32 mm, u64 start, u64 end, u32 verb, u32 value) {
     case VERB_ADVISE:
         m.spend(TIME_syscall, m.cost().syscall);
         return unless_it_asks(m, do_madvise(m, mm, start, end - start, value));
+    case VERB_COLLAPSE:
+        if (value < 2 || value > PMD_ORDER) return -EINVAL;
+        m.spend(TIME_syscall, m.cost().syscall);
+        return unless_it_asks(m, collapse_range(m, mm, start, end, value));
     default:
         return -EINVAL;
     }

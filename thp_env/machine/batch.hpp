@@ -14,7 +14,7 @@
 namespace thp {
 
 // What a policy can do to one VMA.
-enum verb : u32 { VERB_NOTHING, VERB_ORDERS, VERB_SPLIT, VERB_ADVISE, VERB_RESOLVE, NR_VERBS };
+enum verb : u32 { VERB_NOTHING, VERB_ORDERS, VERB_SPLIT, VERB_ADVISE, VERB_RESOLVE, VERB_COLLAPSE, NR_VERBS };
 
 struct decision {
     u32 vma, verb, value; // the VMA's id; the order mask, the advice, or the order that was asked for

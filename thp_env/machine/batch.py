@@ -253,11 +253,12 @@ class Batch:
         if self._empty:
             for i in np.flatnonzero(chosen):
                 self[int(i)]
-        snapshot = np.zeros((n, _WIDTH), np.int64)
-        if last is not None:
-            snapshot[:] = _array("last", last.raw, np.int64, snapshot.shape)
+        before = None if last is None else _array("last", last.raw, np.int64, (n, _WIDTH))
+        new = np.empty if active is None else np.zeros  # a machine that runs writes all of its own
+        snapshot, smaps = new((n, _WIDTH), np.int64), new((n, nr_slots + 1), SMAPS_DTYPE)
+        if active is not None and before is not None:
+            snapshot[:] = before
         status = np.full(n, Status.WINDOW, np.uint8)
-        smaps = np.zeros((n, nr_slots + 1), SMAPS_DTYPE)
         limits = [up_to(name, limit) for name, limit in zip(window._fields, window[:3], strict=False)]
         if decisions is not None:
             decisions = _array("decisions", decisions, np.uint32, (n, max(1, nr_slots), 3))

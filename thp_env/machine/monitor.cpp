@@ -107,13 +107,23 @@ u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every, u32 wan
     for (u32 i = n; i-- > 0;) {
         if (const u32 v = slots[i] ? vma_of_id(m, slots[i]) : NIL; v != NIL) slot_of[v] = i;
     }
+    // Where every slot is taken, the others wait for none.
+    u32 taken = 0;
+    for (u32 i = 0; i < n; ++i) {
+        const u32 v = slots[i] ? vma_of_id(m, slots[i]) : NIL;
+        taken += v != NIL && slot_of[v] == i && may_be_asked(m.vmas[v]);
+    }
     std::vector<vma_smaps> waiting;
+    u32 others = 0;
     for (u32 i = 0; i < m.h->nr_vmas; ++i) {
         const u32 v = m.vma_order[i];
         if (!may_be_asked(m.vmas[v])) continue;
         const vma_smaps s = ask(m, v, every, wanted);
         if (slot_of[v] < n) {
             rows[slot_of[v]] = s;
+        } else if (taken == n) {
+            add(rows[n], s);
+            ++others;
         } else {
             waiting.push_back(s);
         }
@@ -135,7 +145,7 @@ u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every, u32 wan
         slots[free_slots[k]] = waiting[order[k]].id;
     }
     for (size_t k = given; k < order.size(); ++k) add(rows[n], waiting[order[k]]);
-    return static_cast<u32>(order.size() - given);
+    return others + static_cast<u32>(order.size() - given);
 }
 
 void ask_order(machine &m, vma_smaps *rows, u32 n) {
@@ -184,8 +194,8 @@ void read_snapshot(const machine &m, u64 *out) {
         ++gauges[GAUGE_processes];
         gauges[GAUGE_swapped] += m.mms[i].swapents;
     }
-    gauges[GAUGE_memory_current] = m.h->memcg_usage;
-    gauges[GAUGE_memory_max] = std::min(m.h->memcg_max, u64{1} << 62);
+    gauges[GAUGE_memory_current] = m.memcgs[0].usage;
+    gauges[GAUGE_memory_max] = std::min(m.memcgs[0].max, u64{1} << 62);
     gauges[GAUGE_op] = m.h->at.op;
     gauges[GAUGE_step] = m.h->at.step;
     gauges[GAUGE_error] = static_cast<u64>(-m.h->at.error);

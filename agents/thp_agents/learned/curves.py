@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from thp_agents.files import write_text
 from thp_agents.policy import PolicyError
-from thp_agents.tables import write_text
 from thp_env.reading import read_text, reading
 
 

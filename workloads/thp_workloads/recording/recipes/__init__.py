@@ -69,8 +69,8 @@ class Recipe:
         return filled
 
     @contextmanager
-    def prepared(self, size: int) -> Iterator[list[str]]:
-        """Go to an empty folder, prepare, start what runs beside the command; yield the command.
+    def workspace(self, size: int) -> Iterator[tuple[list[str], list[str]]]:
+        """Go to an empty folder and prepare; yield the command, and what is run beside it.
 
         Raises:
             RecordingError: when a package is missing or the preparation fails.
@@ -78,14 +78,25 @@ class Recipe:
         before = Path.cwd()
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
-            client = None
             try:
                 for command in self.prepare:
                     self._prepare(self.words(command, size))
                 command = self.words(self.command, size)
                 self._find(command[0])
-                if self.beside:
-                    client = subprocess.Popen(self.words(self.beside, size), stdout=subprocess.DEVNULL)
+                yield command, self.words(self.beside, size)
+            finally:
+                os.chdir(before)
+
+    @contextmanager
+    def prepared(self, size: int) -> Iterator[list[str]]:
+        """Go to an empty folder, prepare, start what runs beside the command; yield the command.
+
+        Raises:
+            RecordingError: when a package is missing or the preparation fails.
+        """
+        with self.workspace(size) as (command, beside):
+            client = subprocess.Popen(beside, stdout=subprocess.DEVNULL) if beside else None
+            try:
                 yield command
             finally:
                 if client:
@@ -93,7 +104,6 @@ class Recipe:
                         client.wait(10)
                     client.kill()
                     client.wait()
-                os.chdir(before)
 
     def _find(self, name: str) -> None:
         if shutil.which(name) is None:
