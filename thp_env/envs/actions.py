@@ -61,7 +61,7 @@ class ActionSet:
     @property
     def sets_orders(self) -> bool:
         """Whether they set order masks (extension E1), instead of advising as mainline's madvise does."""
-        return not {"4K", "all"}.isdisjoint(self.names)
+        return self.names[0] == KEEP
 
     @cached_property
     def _collapses(self) -> dict[int, int]:
