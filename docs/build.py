@@ -210,7 +210,8 @@ What they cost under fixed settings, and whether that agrees with what their sou
 
 A generator draws its footprint log-uniformly and everything else that could name it too: address layout, machine,
 core, how fragmented free memory is, and when memory gets short (`workloads/thp_workloads/surroundings.py`).
-`thp_workloads.catalogue("tiny")` and `thp_workloads.catalogue("full")` have the other sizes.
+`thp_workloads.catalogue` takes "tiny", "full" and "short" instead, which is for training: with the memory and the time
+of "small", and a 25th of its accesses.
 
 {table(("size", "footprint", "phases", "accesses a phase", "simulated time"), sizes)}
 

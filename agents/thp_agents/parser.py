@@ -65,9 +65,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--debug", action="store_true", help="show where an unexpected error comes from")
     sub = p.add_subparsers(dest="verb", required=True)
 
-    c = sub.add_parser("demo", help="train an agent and evaluate it on a recording of a real program")
+    c = sub.add_parser("demo", help="train an agent and evaluate it on programs it has never seen")
     c.add_argument("--folder", default="runs/demo", help="where the results go (default: %(default)s)")
-    c.add_argument("--quick", action="store_true", help="train for seconds only")
+    budget = c.add_mutually_exclusive_group()
+    budget.add_argument("--quick", action="store_true", help="train for seconds only")
+    budget.add_argument("--full", action="store_true", help="train with the whole budget: some minutes")
 
     c = sub.add_parser("train", help="train an agent")
     c.add_argument("--agent", default="maskable_ppo", metavar="NAME", help="or a .toml file (default: %(default)s)")
@@ -127,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
                    help="as of evaluate, or best-heuristic (default: random best-heuristic)")  # fmt: skip
     c.add_argument("--env", default="thp_env/VmaOrder-v0", help="that they decide in (default: %(default)s)")
     c.add_argument("--workloads", nargs="+", metavar="NAME", default=["hot_island"], help="(default: hot_island)")
-    c.add_argument("--size", help="of generators' episodes: tiny, small or full (default: small)")
+    c.add_argument("--size", help="of generators' episodes: tiny, short, small or full (default: small)")
     c.add_argument("--episodes", type=_positive, default=20, help="of each policy (default: %(default)s)")
     c.add_argument("--seed", type=_natural, default=0, help="of the first episode (default: %(default)s)")
     c.add_argument("--name", help="datasets are called NAME/POLICY-v0 (default: thp_env/ENVIRONMENT)")

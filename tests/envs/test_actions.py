@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.episodes import make
 
 from thp_env.envs.actions import ACTION_SETS, ACTIONS, ORDER_MASKS, fitting_blocks, smallest_order
 from thp_env.machine import SMAPS_DTYPE
@@ -96,3 +97,35 @@ def test_collapses_below_2m_need_a_block_and_smaller_folios() -> None:
     assert [masks[f"collapse_{size}"] for size in SIZES[:-1]] == [1, 1, 1, 0, 0, 0, 0]
     nobody = ACTION_SETS["orders+"].masks(np.zeros((), SMAPS_DTYPE))
     assert nobody.tolist() == [1] + [0] * 20
+
+
+def test_an_environment_can_have_some_of_the_actions() -> None:
+    some = ["keep", "64K", "split"]
+    env = make(actions=some)
+    assert env.action_space.n == 3
+    env.reset(seed=0)
+    every = make()
+    every.reset(seed=0)
+    chosen = [ACTIONS.index(name) for name in some]
+    over = False
+    while not over:
+        assert (env.unwrapped.action_masks() == every.unwrapped.action_masks()[chosen]).all()
+        seen, _, over, _, _ = env.step(1)
+        same = every.step(ACTIONS.index("64K"))[0]
+        assert (seen["vma"] == same["vma"]).all()
+    assert make("thp_env/VmaHints-v0", actions=["keep", "2M"], slots=2).action_space.nvec.tolist() == [2, 2]
+    assert make(action_set="madvise", actions=["normal", "hugepage"]).action_space.n == 2
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (["keep", "5K"], "unknown action '5K': orders has keep, 4K"),
+        (["64K", "keep"], "must begin with 'keep'"),
+        (["keep", "2M", "2M"], "name each once"),
+        ([], "must begin with 'keep'"),
+    ],
+)
+def test_actions_that_there_are_not_are_refused(actions: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(actions=actions)

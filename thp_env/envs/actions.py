@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -60,7 +61,7 @@ class ActionSet:
     @property
     def sets_orders(self) -> bool:
         """Whether they set order masks (extension E1), instead of advising as mainline's madvise does."""
-        return not {"4K", "all"}.isdisjoint(self.names)
+        return self.names[0] == KEEP
 
     @cached_property
     def _collapses(self) -> dict[int, int]:
@@ -90,11 +91,12 @@ class ActionSet:
         if SPLIT in self.names:
             allowed[..., self.names.index(SPLIT)] = pages[..., 2:].any(-1)
         below = pages[..., : layout.PMD_ORDER].any(-1) | (pages[..., layout.PMD_ORDER] > smaps["pmd_mapped"])
-        allowed[..., self.names.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & (below | (smaps["zero"] > 0))
         unread = smaps["scanned"] == 0
         if SPLIT in self.names:
             allowed[unread, self.names.index(SPLIT)] = 1
-        allowed[..., self.names.index(COLLAPSE)] |= unread & fits[..., layout.PMD_ORDER]
+        if COLLAPSE in self.names:
+            may = below | (smaps["zero"] > 0) | unread
+            allowed[..., self.names.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & may
         for index, order in self._collapses.items():
             allowed[..., index] = fits[..., order] & (pages[..., :order].any(-1) | unread)
         allowed[unread & (smaps["id"] == 0), 1:] = 0
@@ -109,6 +111,28 @@ ACTION_SETS = {
 """Sets of actions by name: the simulated kernel's extensions, the same with collapses to sizes below 2M, or what
 mainline has."""
 
+
+def chosen_actions(action_set: str = "orders", actions: Sequence[str] | None = None) -> ActionSet:
+    """Return a set of actions, or those of it that are named.
+
+    Args:
+        action_set: a name of `ACTION_SETS`.
+        actions: names, of which the first is the set's own first: it changes nothing. None: all.
+
+    Raises:
+        ValueError: for an unknown set, or actions that it does not have.
+    """
+    if action_set not in ACTION_SETS:
+        raise ValueError(f"unknown action_set {action_set!r}: one of {', '.join(ACTION_SETS)}")
+    every = ACTION_SETS[action_set]
+    if actions is None:
+        return every
+    names = tuple(actions)
+    if unknown := [name for name in names if name not in every.names]:
+        raise ValueError(f"unknown action {unknown[0]!r}: {action_set} has {', '.join(every.names)}")
+    if names[:1] != every.names[:1] or len(set(names)) < len(names):
+        raise ValueError(f"actions must begin with {every.names[0]!r}, which changes nothing, and name each once")
+    return ActionSet(names)
 
 
 def refusal(space: spaces.Space, action: Any, name: str = "action") -> str:

@@ -66,6 +66,7 @@ class Task(ABC):
 
     question = Question.NONE
     time_by_vma = False
+    global_share = 1.0
     slots = 0
     action_space: spaces.Space
     observation_space: spaces.Dict

@@ -34,9 +34,10 @@ enum vm_flags : u32 {
     VM_SHARED = 1U << 8,
 };
 
-// When a policy was last asked about a VMA, and the VMA's statistics then; number 0: never.
+// When a policy was last asked about a VMA, and the VMA's statistics then; number 0: never. walks: sampled
+// since then; idle: how often in a row it was asked about for nothing but having grown idle.
 struct vma_question {
-    u64 number, faults, zapped;
+    u64 number, faults, zapped, clock, walks, idle;
 };
 
 struct vm_area_struct {

@@ -1,4 +1,5 @@
 #include "walker.hpp"
+#include "../kernel/mmap.hpp"
 
 namespace thp {
 
@@ -99,6 +100,7 @@ void mmu::sample(u64 address, u32 size) {
     commit();
     m.spend(TIME_monitoring, m.cost().pmu_sample * count);
     commit(); // the samples took time
+    if (const u32 v = vma_lookup(m, mm, address); v != NIL) m.vmas[v].asked.walks += count;
     u32 &used = m.h->arrays[ARRAY_walk_samples].used;
     if (used < MAX_WALK_SAMPLES) m.walk_samples[used++] = {address, mm, static_cast<u32>(count), size, 0};
 }
