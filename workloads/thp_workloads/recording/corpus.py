@@ -13,6 +13,9 @@ from thp_workloads.recording.native import faults, peak
 from thp_workloads.recording.recipes import Recipe, recipes
 from thp_workloads.recording.summary import MIB, summary, usage
 
+BUDGET, MOST = 600_000, 1 << 20
+"""Runs of accesses to keep of each process, and bytes of a recording."""
+
 HEAD = """\
 | program | faults, native | recorded | | peak MiB, native | recorded | | million instructions/CPU s | times native | \
 accesses | L1 misses | walks | walks/1000 accesses |
@@ -60,11 +63,10 @@ def compare(recipe: Recipe, small: bool) -> Comparison:
         RecordingError: when one of them is not possible here.
     """
     size = recipe.small if small else recipe.size
-    environment = {**os.environ, **recipe.environment}
-    with recipe.prepared(size) as command:
-        faulted = faults(command, environment)
-    with recipe.prepared(size) as command:
-        most, seconds = peak(command, environment)
+    with recipe.prepared(size) as (command, added):
+        faulted = faults(command, {**os.environ, **added})
+    with recipe.prepared(size) as (command, added):
+        most, seconds = peak(command, {**os.environ, **added})
     before = os.times()
     program = recipe.record(None, small=small, progress=False)
     after = os.times()
@@ -101,7 +103,8 @@ def main(action: str, names: Sequence[str], folder: Path, small: bool, quiet: bo
             if action == "record":
                 folder.mkdir(parents=True, exist_ok=True)
                 out = folder / f"{r.name}.npz"
-                print("\n".join(summary(r.record(out, small=small, progress=not quiet), out)), file=sys.stderr)
+                program = r.record(out, small=small, progress=not quiet, budget=BUDGET, most=MOST)
+                print("\n".join(summary(program, out)), file=sys.stderr)
             else:
                 print(compare(r, small).row(), flush=True)
             done += 1

@@ -5,16 +5,15 @@
 | `description` | one line: what the program does to memory |
 | `packages` | Debian packages that it needs |
 | `license` | of what is run |
-| `kind`, `family` | kind of memory behaviour; programs of one family are near relatives |
-| `split` | train, validation or test; a family never stands on two sides |
+| `kind`, `family` | kind of memory behaviour; programs of one family are near relatives and stand on one side of a split |
 | `size`, `small` | what `{size}` stands for: at full length (10 to 60 s of a native run), and for a quick look |
 | `prepare` | commands that are run before, natively |
 | `command` | what is recorded |
 | `beside` | a command that is run natively at the same time, as the clients of a server are |
 | `environment` | variables to add |
 
-In commands `{inputs}` is the folder of scripts that make inputs (all of them seeded), `{python}` is Debian's Python.
-They run in an empty folder, without a shell.
+In commands and the environment `{inputs}` is the folder of scripts that make inputs (all of them seeded), `{python}` is
+Debian's Python, and `{folder}` the empty folder in which they run, without a shell.
 """
 
 from __future__ import annotations
@@ -32,12 +31,11 @@ from typing import Any
 
 from thp_env.traces.program import Program
 from thp_workloads.recording.errors import RecordingError
-from thp_workloads.recording.record import record
+from thp_workloads.recording.record import check_writable, record, save
 
 FOLDER = Path(__file__).resolve().parent
 INPUTS = FOLDER / "inputs"
 PYTHON = "/usr/bin/python3"
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,6 @@ class Recipe:
     license: str
     kind: str
     family: str
-    split: str
     command: list[str]
     size: int
     small: int
@@ -60,7 +57,7 @@ class Recipe:
 
     def words(self, command: list[str], size: int) -> list[str]:
         """Fill in what braces stand for."""
-        known = {"{inputs}": str(INPUTS), "{python}": PYTHON, "{size}": str(size)}
+        known = {"{inputs}": str(INPUTS), "{python}": PYTHON, "{size}": str(size), "{folder}": str(Path.cwd())}
         filled = []
         for word in command:
             for brace, text in known.items():
@@ -69,8 +66,8 @@ class Recipe:
         return filled
 
     @contextmanager
-    def prepared(self, size: int) -> Iterator[list[str]]:
-        """Go to an empty folder, prepare, start what runs beside the command; yield the command.
+    def prepared(self, size: int) -> Iterator[tuple[list[str], dict[str, str]]]:
+        """Go to an empty folder, prepare, start what runs beside the command; yield the command and what it adds.
 
         Raises:
             RecordingError: when a package is missing or the preparation fails.
@@ -79,14 +76,15 @@ class Recipe:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             client = None
+            added = dict(zip(self.environment, self.words([*self.environment.values()], size), strict=True))
             try:
                 for command in self.prepare:
-                    self._prepare(self.words(command, size))
+                    self._prepare(self.words(command, size), {**os.environ, **added})
                 command = self.words(self.command, size)
                 self._find(command[0])
                 if self.beside:
                     client = subprocess.Popen(self.words(self.beside, size), stdout=subprocess.DEVNULL)
-                yield command
+                yield command, added
             finally:
                 if client:
                     with suppress(subprocess.TimeoutExpired):
@@ -99,18 +97,38 @@ class Recipe:
         if shutil.which(name) is None:
             raise RecordingError(f"{self.name} needs {name}: apt-get install {' '.join(self.packages)}")
 
-    def _prepare(self, command: list[str]) -> None:
+    def _prepare(self, command: list[str], environment: dict[str, str]) -> None:
         self._find(command[0])
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
             raise RecordingError(f"cannot prepare {self.name}: {command[0]}: {last[:200]}")
 
     def record(self, out: Path | None, *, small: bool = False, **options: Any) -> Program:
-        """Record the program; `options` as for `record`."""
+        """Record the program; `options` as for `record`. `meta` also says what the recipe does, and the versions."""
         out = out and out.resolve()
-        with self.prepared(self.small if small else self.size) as command:
-            return record(command, out, name=self.name, environment=self.environment, **options)
+        if out:
+            check_writable(out)
+        with self.prepared(self.small if small else self.size) as (command, added):
+            program = record(command, name=self.name, environment=added, **options)
+        program.meta.update(
+            description=self.description, kind=self.kind, family=self.family, license=self.license,
+            packages=versions(self.packages),
+        )  # fmt: skip
+        if out:
+            save(program, out)
+        return program
+
+
+def versions(packages: list[str]) -> dict[str, str]:
+    """Return the installed versions of Debian packages; empty where dpkg does not know."""
+    query = ["dpkg-query", "-W", "-f", "${Package} ${Version}\\n", *packages]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        answer = ""
+    known = dict(line.split(" ", 1) for line in answer.splitlines() if " " in line)
+    return {package: known.get(package, "") for package in packages}
 
 
 def recipes() -> dict[str, Recipe]:
@@ -141,9 +159,6 @@ def read_recipe(path: Path) -> Recipe:
         if not isinstance(value, kinds[known[key]]):
             raise RecordingError(f"{path}: {key} is a {known[key]}")
     try:
-        recipe = Recipe(name=path.stem, **data)
+        return Recipe(name=path.stem, **data)
     except TypeError as error:
         raise RecordingError(f"{path}: {str(error).partition('() ')[2]}") from error
-    if recipe.split not in SPLITS:
-        raise RecordingError(f"{path}: split is one of {', '.join(SPLITS)}")
-    return recipe

@@ -1,4 +1,4 @@
-"""`build.py N`: a Makefile with N small files of C, each compiled by a process of its own."""
+"""`build.py N`: a Makefile with N small files of C, each compiled by a process of its own, $(CC)."""
 
 import random
 import sys
@@ -10,4 +10,4 @@ for i in range(n):
     body = "".join(f"int f{i}_{k}(int x) {{ return x * {rng.randrange(99)} + {k}; }}\n" for k in range(60))
     Path(f"part{i}.c").write_text("#include <stdio.h>\n#include <stdlib.h>\n" + body)
 parts = " ".join(f"part{i}.o" for i in range(n))
-Path("Makefile").write_text(f"all: {parts}\n%.o: %.c\n\ttcc -c $< -o $@\n")
+Path("Makefile").write_text(f"all: {parts}\n%.o: %.c\n\t$(CC) -c $< -o $@\n")

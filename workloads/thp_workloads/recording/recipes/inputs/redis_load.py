@@ -1,4 +1,8 @@
-"""`redis_load.py PORT N`: fills a server with N values, deletes most of them, fills it with larger ones, stops it."""
+"""`redis_load.py PORT N [snapshot]`: fills a server with N values, deletes most of them, fills it with larger ones.
+
+With `snapshot` it has the values saved by a forked child instead, and overwrites half of them meanwhile. Then it stops
+the server.
+"""
 
 import random
 import socket
@@ -49,8 +53,21 @@ def ask(commands: list[bytes]) -> None:
 keys = [b"user:%d" % i for i in range(n)]
 ask([command(b"SET", key, value(rng.randrange(500, 5000))) for key in keys])
 ask([command(b"GET", rng.choice(keys)) for _ in range(n // 2)])
-rng.shuffle(keys)
-ask([command(b"DEL", *keys[i : i + 8]) for i in range(0, n * 7 // 10, 8)])
-ask([command(b"SET", b"file:%d" % i, value(rng.randrange(10_000, 30_000))) for i in range(n // 10)])
-ask([command(b"GET", rng.choice(keys[n * 7 // 10 :])) for _ in range(n // 2)])
+if "snapshot" in sys.argv:
+    ask([command(b"BGSAVE")])
+    ask([command(b"SET", key, value(rng.randrange(500, 5000))) for key in rng.sample(keys, n // 2)])
+    waited = command(b"INFO", b"persistence")
+    while True:
+        server.sendall(waited)
+        answer = b""
+        while b"rdb_bgsave_in_progress:" not in answer or not answer.endswith(b"\r\n"):
+            answer += server.recv(1 << 16)
+        if b"rdb_bgsave_in_progress:0" in answer:
+            break
+        time.sleep(0.2)
+else:
+    rng.shuffle(keys)
+    ask([command(b"DEL", *keys[i : i + 8]) for i in range(0, n * 7 // 10, 8)])
+    ask([command(b"SET", b"file:%d" % i, value(rng.randrange(10_000, 30_000))) for i in range(n // 10)])
+    ask([command(b"GET", rng.choice(keys[n * 7 // 10 :])) for _ in range(n // 2)])
 server.sendall(command(b"SHUTDOWN", b"NOSAVE"))
