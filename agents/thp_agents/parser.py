@@ -122,8 +122,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--lackey", action="store_true", help="use valgrind's lackey: slow, one process")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
 
-    c = sub.add_parser("corpus", help="record real programs by their recipes, or compare them with native runs")
-    c.add_argument("action", choices=("list", "record", "compare"))
+    c = sub.add_parser("corpus", help="record real programs by their recipes, and check recordings against native runs")
+    c.add_argument("action", choices=("list", "record", "check"))
     c.add_argument("names", nargs="*", metavar="NAME", help="recipes (default: all)")
     c.add_argument("--out", type=Path, default=Path("corpus"), help="folder of the recordings (default: %(default)s)")
     c.add_argument("--small", action="store_true", help="a quick look, not the full length")

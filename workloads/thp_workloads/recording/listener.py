@@ -257,7 +257,8 @@ class Listener:
             image = Image(
                 t.command, hello["pid"], hello["parent"], bool(hello["forked"]), stream.log(), stream.begun(),
                 stream.misses(), stream.samples, stream.marks, t.native, t.client, hello["stack_pointer"],
-                placed_by=PLACED_BY if hello["wide"] else None, ended=stream.ended, totals={**stream.totals, "level": stream.level},
+                placed_by=PLACED_BY if hello["wide"] else None, ended=stream.ended,
+                totals={**stream.totals, "level": stream.level},
             )  # fmt: skip
             images.append((image, t.begun_at))
         return images

@@ -5,7 +5,7 @@
 | `description` | one line: what the program does to memory |
 | `packages` | Debian packages that it needs |
 | `license` | of what is run |
-| `kind`, `family` | kind of memory behaviour; programs of one family are near relatives and stand on one side of a split |
+| `kind`, `family` | kind of memory behaviour; programs of one family are near relatives |
 | `size`, `small` | what `{size}` stands for: at full length (10 to 60 s of a native run), and for a quick look |
 | `prepare` | commands that are run before, natively |
 | `command` | what is recorded |
@@ -109,11 +109,14 @@ class Recipe:
         out = out and out.resolve()
         if out:
             check_writable(out)
-        with self.prepared(self.small if small else self.size) as (command, added):
+        size = self.small if small else self.size
+        with self.prepared(size) as (command, added):
+            before = os.times()
             program = record(command, name=self.name, environment=added, **options)
+            after = os.times()
         program.meta.update(
-            description=self.description, kind=self.kind, family=self.family, license=self.license,
-            packages=versions(self.packages),
+            description=self.description, kind=self.kind, family=self.family, license=self.license, size=size,
+            packages=versions(self.packages), cpu_seconds=round(sum(after[:4]) - sum(before[:4]), 1),
         )  # fmt: skip
         if out:
             save(program, out)
