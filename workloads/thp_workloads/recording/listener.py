@@ -106,7 +106,7 @@ class Listener:
         Args:
             command: the program and its arguments.
             environment: all its variables.
-            options: of the tool.
+            options: of valgrind and the tool.
             window: instructions in a window.
             children: whether what it executes is recorded too.
             seed: see `NativeLayout.drawn`.
@@ -131,7 +131,7 @@ class Listener:
             path = os.path.join(folder, "socket")
             server.bind(path)
             server.listen(128)
-            arguments = ["valgrind", "-q", "--tool=pagetrace", "--vgdb=no", "--smc-check=all-non-file"]
+            arguments = ["valgrind", "-q", "--tool=pagetrace", "--vgdb=no"]
             arguments += ["--run-libc-freeres=no", "--run-cxx-freeres=no", "--fair-sched=try"]
             arguments += [f"--trace-children={'yes' if self._children else 'no'}", f"--socket={path}"]
             arguments += [*self._options, "--", *self._command]

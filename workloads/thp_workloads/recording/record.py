@@ -52,6 +52,7 @@ class _Options:
     after: float
     children: bool
     seed: int
+    smc_check: str
 
 
 def record(
@@ -69,6 +70,7 @@ def record(
     children: bool = True,
     seed: int = 0,
     most: int | None = None,
+    smc_check: str = "all-non-file",
     lackey: bool = False,
     progress: bool = True,
 ) -> Program:
@@ -91,6 +93,8 @@ def record(
         children: also record what it forks and executes.
         seed: draws the layout of the address space (mmap base, stack, heap) as randomization would; 0: as without.
         most: bytes that the file may have. All first touches and calls are kept, and as many sampled windows as fit.
+        smc_check: where valgrind looks for code that changes: "all" is for programs that write their code through
+            another mapping of a file, as Erlang does; slower.
         lackey: use valgrind's lackey, a hundred times slower and without children.
         progress: show the progress on standard error.
 
@@ -109,7 +113,9 @@ def record(
     added = dict(environment or {})
     variables = {"GLIBC_TUNABLES": TUNABLES, **os.environ, **added}
     depth = 1 if keep_full else 4
-    options = _Options(window, 0 if keep_full else budget, depth, ns_per_instruction, seconds, after, children, seed)
+    options = _Options(
+        window, 0 if keep_full else budget, depth, ns_per_instruction, seconds, after, children, seed, smc_check
+    )
     if not lackey:
         lackey = _falls_back(options)
     with bar(progress) as show:
@@ -183,6 +189,7 @@ def _run_tool(
 ) -> tuple[_Run, dict[str, Any]]:
     until = float("inf") if o.seconds is None else (o.after + o.seconds) * 1e9
     tool_options = [f"--window={o.window}", f"--budget={o.budget}", f"--depth={o.depth}", f"--ps={round(o.ns * 1000)}"]
+    tool_options.append(f"--smc-check={o.smc_check}")
     listener = Listener(
         command, variables, options=tool_options, window=o.window, children=o.children, seed=o.seed, until=until
     )

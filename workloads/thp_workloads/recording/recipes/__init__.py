@@ -11,6 +11,8 @@
 | `command` | what is recorded |
 | `beside` | a command that is run natively at the same time, as the clients of a server are |
 | `environment` | variables to add |
+| `status` | exit status of a run that went well; 0 if it is not given |
+| `smc_check` | as of `record` |
 
 In commands and the environment `{inputs}` is the folder of scripts that make inputs (all of them seeded), `{python}` is
 Debian's Python, and `{folder}` the empty folder in which they run, without a shell.
@@ -54,6 +56,8 @@ class Recipe:
     prepare: list[list[str]] = field(default_factory=list)
     beside: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    status: int = 0
+    smc_check: str = "all-non-file"
 
     def words(self, command: list[str], size: int) -> list[str]:
         """Fill in what braces stand for."""
@@ -105,15 +109,22 @@ class Recipe:
             raise RecordingError(f"cannot prepare {self.name}: {command[0]}: {last[:200]}")
 
     def record(self, out: Path | None, *, small: bool = False, **options: Any) -> Program:
-        """Record the program; `options` as for `record`. `meta` also says what the recipe does, and the versions."""
+        """Record the program; `options` as for `record`. `meta` also says what the recipe does, and the versions.
+
+        Raises:
+            RecordingError: when it cannot be recorded, or the program fails.
+        """
         out = out and out.resolve()
         if out:
             check_writable(out)
         size = self.small if small else self.size
         with self.prepared(size) as (command, added):
             before = os.times()
-            program = record(command, name=self.name, environment=added, **options)
+            program = record(command, name=self.name, environment=added, smc_check=self.smc_check, **options)
             after = os.times()
+        if (status := program.meta["exit_status"]) != self.status:
+            how = f"signal {-status}" if status < 0 else f"exit status {status}, not {self.status}"
+            raise RecordingError(f"{self.name} failed while it was recorded: {how}")
         program.meta.update(
             description=self.description, kind=self.kind, family=self.family, license=self.license, size=size,
             packages=versions(self.packages), cpu_seconds=round(sum(after[:4]) - sum(before[:4]), 1),
