@@ -37,6 +37,8 @@ BYTES_OF_TOUCH, BYTES_OF_RUN = 2.5, 0.6
 """What a first touch and a run of accesses take in a file, about."""
 FEWEST_RUNS = 50_000
 """Fewer are not kept, however small a file is asked for."""
+LEVELS = 40
+"""At level L one of every 2^L windows is kept; see `pagetrace/tlb_model.h`."""
 TOGETHER = "processes take turns from system call to system call, and all heaps begin where the highest one does"
 
 
@@ -301,26 +303,29 @@ def _program(images: list[Image], meta: dict[str, Any], o: _Options) -> Program:
 
 def _fitting(run: _Run, meta: dict[str, Any], o: _Options, most: int) -> Program:
     """Return the program with as many windows as its file may hold."""
-    level = 0
 
-    def more(level: int) -> bool:
-        return run.size(level)[1] > run.size(level + 1)[1] >= FEWEST_RUNS
+    def fewer(level: int) -> int:
+        """Return the next level with fewer windows; the same one where too little would be left."""
+        runs = run.size(level)[1]
+        following = next((n for n in range(level + 1, LEVELS) if run.size(n)[1] < runs), level)
+        return following if run.size(following)[1] >= FEWEST_RUNS else level
 
-    def about() -> float:
+    def about(level: int) -> float:
         touches, runs = run.size(level)
         return touches * BYTES_OF_TOUCH + runs * BYTES_OF_RUN
 
-    while about() > most and more(level):
-        level += 1
+    level = 0
+    while about(level) > most and fewer(level) > level:
+        level = fewer(level)
     while True:
         program = _program(run.images(level), dict(meta), o)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "program.npz"
             save(program, file)
             size = file.stat().st_size
-        if size <= most or not more(level):
+        if size <= most or fewer(level) == level:
             return program
-        level += 1
+        level = fewer(level)
 
 
 def check_writable(path: Path) -> None:

@@ -89,13 +89,20 @@ class Recipe:
                 if self.beside:
                     client = subprocess.Popen(self.words(self.beside, size), stdout=subprocess.DEVNULL)
                 yield command, added
+                if client and self._ended(client):
+                    raise RecordingError(f"{self.name}: what runs beside it failed: {self.beside[1]}")
             finally:
-                if client:
-                    with suppress(subprocess.TimeoutExpired):
-                        client.wait(10)
+                if client and client.poll() is None:
                     client.kill()
                     client.wait()
                 os.chdir(before)
+
+    @staticmethod
+    def _ended(client: subprocess.Popen) -> int:
+        """Return its exit status; 0 also when it has not noticed yet that the command has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            return client.wait(10)
+        return 0
 
     def _find(self, name: str) -> None:
         if shutil.which(name) is None:

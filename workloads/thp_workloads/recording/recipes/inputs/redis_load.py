@@ -1,4 +1,4 @@
-"""`redis_load.py PORT N [snapshot]`: fills a server with N values, deletes most of them, fills it with larger ones.
+"""`redis_load.py SOCKET N [snapshot]`: fills a server with N values, deletes most of them, fills it with larger ones.
 
 With `snapshot` it has the values saved by a forked child instead, and overwrites half of them meanwhile. Then it stops
 the server.
@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 
-port, n = int(sys.argv[1]), int(sys.argv[2])
+path, n = sys.argv[1], int(sys.argv[2])
 rng = random.Random(1)
 noise = rng.randbytes(1 << 20)
 
@@ -18,8 +18,10 @@ def connect() -> socket.socket:
     """Wait for the server."""
     for _ in range(600):
         try:
-            return socket.create_connection(("127.0.0.1", port))
-        except ConnectionRefusedError:
+            found = socket.socket(socket.AF_UNIX)
+            found.connect(path)
+            return found
+        except OSError:
             time.sleep(0.2)
     raise SystemExit("the server does not answer")
 
@@ -39,9 +41,9 @@ def value(size: int) -> bytes:
 
 
 def ask(commands: list[bytes]) -> None:
-    """Send commands 16 at a time; a PING behind them marks the end of the answers."""
-    for i in range(0, len(commands), 16):
-        server.sendall(b"".join(commands[i : i + 16]) + command(b"PING"))
+    """Send commands 256 at a time; a PING behind them marks the end of the answers."""
+    for i in range(0, len(commands), 256):
+        server.sendall(b"".join(commands[i : i + 256]) + command(b"PING"))
         tail = b""
         while not tail.endswith(b"+PONG\r\n"):
             data = server.recv(1 << 20)
