@@ -7,12 +7,12 @@ A test fails when a page is not what this writes.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
+from pages import collapsing, unmapping
+from pages import rules as kernel_rules
 from thp_agents.heuristics import POLICIES, add_ons
 from thp_agents.profile import from_json
 from thp_agents.profile_report import claims_table, summary_table, verdict, workload_table
@@ -35,6 +35,8 @@ from thp_env.registration import ENVIRONMENTS
 from thp_env.traces import parse_program
 
 DOCS = Path(__file__).parent
+REFERENCE = DOCS / "reference"
+FRAGMENTATION = DOCS / "explanation" / "fragmentation.md"
 MADE = "<!-- Made by docs/build.py; edit the code instead. -->"
 
 FIELDS = {
@@ -70,16 +72,6 @@ def environment(env_id: str, entry_point: str) -> str:
     return "\n".join(page)
 
 
-def beside(name: str) -> Any:
-    """Return the module of a name in this folder."""
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def costs() -> str:
     """Return the page of the clock table and the price table."""
     rows = [
@@ -87,7 +79,6 @@ def costs() -> str:
         for name, c in COSTS.items()
     ]
     prices = Prices()
-    unmapping, collapsing = beside("unmapping"), beside("collapsing")
     sizes = tuple(unmapping.name(size) for size in unmapping.SIZES)
     return f"""{MADE}
 # What things cost
@@ -111,7 +102,7 @@ TLB sizes, walk penalties and their sources are with the cores, in `thp_env/mach
 What allocators give back decides which folio size is best, so this is checked first. 2 MiB are mapped by folios of one
 size (rows); MADV_DONTNEED takes a granule from the start (columns). In the last column the deferred-split shrinker
 then splits the folio that lost 4K. Simulated µs, and in brackets what Linux took, where that was measured
-(`tests/data/costs.csv`, `docs/unmapping.py`).
+(`tests/data/costs.csv`, `docs/pages/unmapping.py`).
 
 {table(("folio", *sizes, "split later"), unmapping.rows())}
 
@@ -156,13 +147,13 @@ def per_page(content: int) -> str:
 
 def rules() -> str:
     """Return the page of the kernel's rules."""
-    return beside("rules").page()
+    return kernel_rules.page()
 
 
 def fragmentation() -> str:
     """Return the page about fragmentation: what stands there up to its mark, and how recordings compare."""
     mark = "<!-- What follows is made by docs/build.py from the recordings. -->\n"
-    text = (DOCS / "fragmentation.md").read_text().partition(mark)[0]
+    text = FRAGMENTATION.read_text().partition(mark)[0]
     records = load(DOCS.parent / "tests" / "data" / "fragmentation.jsonl.xz")
     shares = {record["name"]: {share.order: share for share in compare(record)} for record in records}
 
@@ -248,8 +239,8 @@ def policies() -> str:
 
 What `thp-env policies` lists. Each is one file in `agents/thp_agents/heuristics/`, with its published parameters as
 arguments; times are simulated time. What a policy reads (accessed bits, samples of page walks) takes simulated time,
-the same for all. `default` are the sizes in force before it decides. [Writing a policy](writing_a_policy.md) says how
-to add one.
+the same for all. `default` are the sizes in force before it decides.
+[Writing a policy](../guides/writing_a_policy.md) says how to add one.
 
 {table(("name", "decides in", "default", "source"), rows)}
 
@@ -259,7 +250,7 @@ to add one.
 
 def profile() -> str:
     """Return the page of the profile, from the figures that the command wrote."""
-    facts, results = from_json(DOCS / "workloads" / "profile.json")
+    facts, results = from_json(REFERENCE / "workloads" / "profile.json")
     seeds = max(len(s) for s in facts["seeds"].values())
     parts = [
         f"""{MADE}
@@ -267,7 +258,7 @@ def profile() -> str:
 
 Each workload under fixed settings, under a rule by VMA size and with the best static size for each VMA, written by
 
-    thp-env workloads --profile --seeds {seeds} --out docs/workloads/profile.json
+    thp-env workloads --profile --seeds {seeds} --out docs/reference/workloads/profile.json
 
 on {facts["date"]}, behaviour {facts["behaviour"]} of the simulator, with the first {seeds} seeds of each workload's own
 side of the split. Cost is everything that a policy can change, in ns, with resident memory at its price
@@ -300,15 +291,15 @@ second is. Where it says **no**, the workload does not show what its source saw.
 def pages() -> dict[Path, str]:
     """Return every page that is made, by its path."""
     made = {
-        DOCS / "environments" / f"{entry.split(':')[0].rsplit('.', 1)[1]}.md": environment(env_id, entry)
+        REFERENCE / "environments" / f"{entry.split(':')[0].rsplit('.', 1)[1]}.md": environment(env_id, entry)
         for env_id, entry in ENVIRONMENTS.items()
     }
-    workloads = DOCS / "workloads"
+    workloads = REFERENCE / "workloads"
     made |= {workloads / f"{name}.md": generator(kind) for name, kind in generators().items()}
     made |= {workloads / "index.md": catalogue(), workloads / "profile.md": profile()}
-    made |= {DOCS / "policies.md": policies()}
-    made |= {DOCS / "rules.md": f"{MADE}\n{rules()}", DOCS / "fragmentation.md": fragmentation()}
-    return {**made, DOCS / "costs.md": costs()}
+    made |= {REFERENCE / "policies.md": policies(), REFERENCE / "costs.md": costs()}
+    made |= {REFERENCE / "rules.md": f"{MADE}\n{rules()}"}
+    return made | {FRAGMENTATION: fragmentation()}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from support.docs import DOCS, module
+from support.docs import DOCS, build
 from thp_agents.cli import parser
 
 from thp_env.machine import Machine, MachineConfig, Status
@@ -24,8 +24,9 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def test_pages_made_from_the_code_are_up_to_date() -> None:
-    made = module("build").pages()
-    assert {p.relative_to(DOCS).as_posix() for p in made} >= {"costs.md", "environments/vma_order.md"}
+    made = build().pages()
+    names = {p.relative_to(DOCS).as_posix() for p in made}
+    assert names >= {"reference/costs.md", "reference/environments/vma_order.md"}
     for path, text in made.items():
         assert path.read_text() == text, f"run: python docs/build.py ({path.name})"
 
@@ -39,11 +40,11 @@ def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_trace_program_of_the_page_runs() -> None:
-    (text,) = blocks("trace_programs.md", "trace")
+    (text,) = blocks("reference/trace_programs.md", "trace")
     machine = Machine(parse_program(text), MachineConfig(memory=64 << 20))
     assert machine.run() == Status.DONE
     assert machine.counters["accesses"] == 1024 + 25_000 * 50
-    (wrong,) = blocks("trace_programs.md", "trace-error")
+    (wrong,) = blocks("reference/trace_programs.md", "trace-error")
     with pytest.raises(ProgramError, match=r"wrong\.txt: line 2: heap is not mapped"):
         parse_program(wrong, "wrong.txt")
 
@@ -74,7 +75,7 @@ def test_named_files_and_verbs_exist(page: str) -> None:
 
 
 def test_rules_name_their_scenarios_and_functions() -> None:
-    text = (DOCS / "rules.md").read_text()
+    text = (DOCS / "reference" / "rules.md").read_text()
     rules = dict(re.findall(r"^\*\*([RX]\d+)\.\*\*(.*?)(?=^\*\*[RX]\d|\Z)", text, re.M | re.S))
     assert list(rules) == [*(f"R{n}" for n in range(1, 49)), *(f"X{n}" for n in range(1, 9))]
     assert "`a03_single_64k`" in rules["R4"]
@@ -95,7 +96,7 @@ def test_figures_of_the_recordings() -> None:
     for name in ("rules", "random"):
         with lzma.open(data / f"{name}.jsonl.xz", "rt") as file:
             steps.append([len(json.loads(line)["steps"]) for line in file])
-    text = " ".join((DOCS / "verification.md").read_text().split())
+    text = " ".join((DOCS / "explanation" / "verification.md").read_text().split())
     assert f"{len(steps[0] + steps[1])} scenarios" in text
     assert f"{sum(steps[0] + steps[1])} operations" in text
     assert f"{len(steps[0])} scenarios show one rule each, {len(steps[1])} are random" in text

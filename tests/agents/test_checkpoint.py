@@ -155,7 +155,7 @@ def test_rollouts_resumed_are_rollouts_uninterrupted(workload: str) -> None:
 
 @pytest.mark.parametrize("name", ["ppo", "qrdqn", "bandit"])
 def test_others_begin_new_episodes_but_the_same_each_time(workload: str, name: str) -> None:
-    """Machines are in no checkpoint: not what would have been, but no surprise either (docs/learned_agents.md)."""
+    """Machines are in no checkpoint: docs/experiments/learned_agents.md says what a resumed training is."""
     half, config = agent(name, workload, 16), agent(name, workload, 48)
     policies = []
     for folder in ("a", "b"):

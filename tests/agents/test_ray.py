@@ -47,7 +47,10 @@ def figures(done: Iterator[tuple[Job, Any]]) -> dict[Job, tuple]:
 
 
 def test_what_a_lost_node_was_doing_is_done_again(cluster: Cluster, cases: list[Case], tmp_path: Path) -> None:
-    """On the second node no task ever ends: without being repeated elsewhere, its tasks would have no result."""
+    """On the second node no task ever ends: without being repeated elsewhere, its tasks would have no result.
+
+    The first waits until the second has one.
+    """
     second = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     started = tmp_path / "started"
@@ -57,8 +60,8 @@ def test_what_a_lost_node_was_doing_is_done_again(cluster: Cluster, cases: list[
     def work(job: Job) -> Any:
         node = ray.get_runtime_context().get_node_id()
         (started / f"{job.case.seed} {node} {os.getpid()}").touch()
-        while node == doomed:
-            time.sleep(1)
+        while node == doomed or not list(started.glob(f"* {doomed} *")):
+            time.sleep(0.1)
         return run_job(0, 0, job)
 
     def lose() -> None:

@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from support.episodes import ENVIRONMENTS, make, play, small_workload, sparse
 
 from thp_env.envs.shadow import ShadowReward, ShadowVectorReward
-from thp_env.envs.wrapping import TimeVectorDiscount
+from thp_env.envs.wrapping import EpisodeSummary, TimeVectorDiscount
 
 pytestmark = pytest.mark.parametrize("env_id", ENVIRONMENTS)
 SHORT = {"window_ms": 0.5, "window_faults": 32}
@@ -38,6 +38,7 @@ def test_it_is_gymnasiums_limit_and_tells_more(env_id: str) -> None:
     last = mine.infos[-1]
     assert last["reason"] == "time_limit"
     assert {k: last[k] for k in ("reason", "workload", "metrics")} == wrapped.unwrapped.summary()
+    assert play(EpisodeSummary(wrapped), seed=0).infos == mine.infos
     assert last["metrics"]["time_ms"] == pytest.approx(sum(info["elapsed_ns"] for info in mine.infos) / 1e6, rel=1e-5)
     assert not {"pending_cost", "oom_cost"} & set(mine.terms[-1]), "the episode could go on: nothing is settled"
 

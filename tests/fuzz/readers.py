@@ -153,7 +153,8 @@ def seed(target: str, corpus: Path) -> None:
             # What a provider takes integers from stands at the end.
             (corpus / f"{path.name}.header").write_bytes(header + b"\1")
     if target == "text":
-        for number, line in enumerate((ROOT / "docs" / "trace_programs.md").read_text().split("```")[1::2]):
+        page = ROOT / "docs" / "reference" / "trace_programs.md"
+        for number, line in enumerate(page.read_text().split("```")[1::2]):
             (corpus / f"docs{number}").write_text(line)
 
 

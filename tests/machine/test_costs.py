@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from support.docs import module
+from pages import collapsing, unmapping
 
 from thp_env.machine.clock import COSTS
 
-UNMAPPING, COLLAPSING = module("unmapping"), module("collapsing")
-MEASURED = UNMAPPING.measured()
+MEASURED = unmapping.measured()
 FLUSH_CEILING = 33
 """arch/x86/mm/tlb.c: tlb_single_page_flush_ceiling."""
 
 
 def test_what_was_measured_covers_every_folio_size():
     partial, whole = ({cell for cell in MEASURED if (cell[1] < cell[0]) == part} for part in (True, False))
-    assert partial == {(folio, 4) for folio in UNMAPPING.SIZES[1:]}
-    assert whole == {(folio, granule) for folio in UNMAPPING.SIZES for granule in (folio, 2048)}
+    assert partial == {(folio, 4) for folio in unmapping.SIZES[1:]}
+    assert whole == {(folio, granule) for folio in unmapping.SIZES for granule in (folio, 2048)}
 
 
-@pytest.mark.parametrize("folio", UNMAPPING.SIZES)
-@pytest.mark.parametrize("granule", UNMAPPING.SIZES)
+@pytest.mark.parametrize("folio", unmapping.SIZES)
+@pytest.mark.parametrize("granule", unmapping.SIZES)
 def test_unmapping_a_granule_costs_its_folios_entries_and_flushes(folio, granule):
     """A 2M folio goes with its PMD or is split first, which flushes once more (R17)."""
     ns = {name: cost.ps / 1000 for name, cost in COSTS.items()}
@@ -31,36 +30,36 @@ def test_unmapping_a_granule_costs_its_folios_entries_and_flushes(folio, granule
         expected += ns["split_pmd"] + ns["flush_one"]
     if folio == granule == 2048:
         expected = ns["syscall"] + ns["zap_pmd"] + ns["flush_one"]
-    assert UNMAPPING.simulated(folio, granule) == pytest.approx(expected, abs=0.01)
+    assert unmapping.simulated(folio, granule) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize("cell", MEASURED, ids=lambda cell: f"{cell[1]}K of {cell[0]}K")
 def test_unmapping_costs_about_what_linux_took(cell):
     folio, granule = cell
     median, *_ = MEASURED[cell]
-    assert UNMAPPING.simulated(folio, granule) == pytest.approx(median, rel=0.3 if granule < folio else 0.4)
+    assert unmapping.simulated(folio, granule) == pytest.approx(median, rel=0.3 if granule < folio else 0.4)
 
 
-@pytest.mark.parametrize(("folio", "median"), UNMAPPING.splits().items())
+@pytest.mark.parametrize(("folio", "median"), unmapping.splits().items())
 def test_splitting_the_rest_later_costs_about_what_linux_took(folio, median):
-    assert UNMAPPING.simulated_split(folio) == pytest.approx(median, rel=0.2)
+    assert unmapping.simulated_split(folio) == pytest.approx(median, rel=0.2)
 
 
-@pytest.mark.parametrize("present", COLLAPSING.PRESENT)
+@pytest.mark.parametrize("present", collapsing.PRESENT)
 def test_a_collapse_costs_its_zeroing_copying_and_freeing(present):
     ns = {name: cost.ps / 1000 for name, cost in COSTS.items()}
     old = ns["copy_page"] + ns["collapse_folio"] + ns["zap_folio"] + ns["zap_pte"]
     expected = ns["syscall"] + 512 * ns["scan_pte"] + ns["collapse"] + old * present + ns["zero_page"] * (512 - present)
-    assert COLLAPSING.simulated(present) == pytest.approx(expected + ns["flush_all"], abs=0.01)
+    assert collapsing.simulated(present) == pytest.approx(expected + ns["flush_all"], abs=0.01)
 
 
-@pytest.mark.parametrize("present", COLLAPSING.PRESENT)
+@pytest.mark.parametrize("present", collapsing.PRESENT)
 def test_a_collapse_costs_about_what_linux_took(present):
     """With what it reads and writes out of the caches, as the clock's zeroing and copying are."""
-    assert COLLAPSING.simulated(present) == pytest.approx(COLLAPSING.measured()[present, "cold"], rel=0.35)
+    assert collapsing.simulated(present) == pytest.approx(collapsing.measured()[present, "cold"], rel=0.35)
 
 
-@pytest.mark.parametrize(("folio", "median"), COLLAPSING.of_whole_blocks().items())
+@pytest.mark.parametrize(("folio", "median"), collapsing.of_whole_blocks().items())
 def test_collapsing_whole_blocks_costs_about_what_linux_took(folio, median):
     sizes = f"thp {folio} always\n" if folio > 4 else ""
-    assert COLLAPSING.simulated(512, sizes) == pytest.approx(median, rel=0.2)
+    assert collapsing.simulated(512, sizes) == pytest.approx(median, rel=0.2)

@@ -1,4 +1,4 @@
-"""The modules that make the pages of the documentation."""
+"""The folder of the documentation, and the module that makes pages of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import ModuleType
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def module(name: str) -> ModuleType:
-    """Return a module of the folder of the documentation, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+def build() -> ModuleType:
+    """Return the module `docs/build.py`, which is a script."""
+    spec = importlib.util.spec_from_file_location("build", DOCS / "build.py")
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
     return found

@@ -1,7 +1,7 @@
 """A slow TLB and page walker, written with dictionaries from the manuals and with nothing from the core.
 
 Intel SDM vol. 3, 4.10 (TLBs, paging-structure caches, invalidation), AMD APM vol. 2, 5.5, Arm ARM D8.7 (contiguous
-bit) and D8.16. Where manuals leave room, `docs/tlb.md` says what was chosen.
+bit) and D8.16. Where manuals leave room, `docs/explanation/tlb.md` says what was chosen.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
     def summary(self) -> dict[str, Any]:
         """Return reason, workload and metrics as if the episode were truncated here.
 
-        Gymnasium's TimeLimit, which `gymnasium.make(max_episode_steps=...)` puts around, tells nothing at its end.
+        The wrapper `EpisodeSummary` puts it into the info of an episode that Gymnasium's TimeLimit truncates.
         """
         self._begun()
         with self._turns.looking:

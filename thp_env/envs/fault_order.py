@@ -254,7 +254,7 @@ class FaultOrderEnv(ThpEnv):
       seed draws its addresses, machine, fragmentation and limits. Programs and files of your own have none to draw.
     - `weights`: how often each of several workloads is drawn beside the others; None (default): all alike.
     - `max_episode_steps`: decisions after which an episode is truncated; None (default): never. `gymnasium.make` keeps
-      it to itself and truncates with a wrapper; `summary()` then has reason and metrics.
+      it to itself and truncates with a wrapper; put `EpisodeSummary` around it for reason and metrics.
     - `info_masks`: with True, every info has the masks.
 
     ## Version History

@@ -140,15 +140,15 @@ class VmaOrderEnv(ThpEnv):
       else can act meanwhile; `vma` is zeros then, and nothing but to keep has an effect. False (default): the next
       window follows.
     - `pmu_period`: TLB events between two samples of the PMU.
-    - `features`: switches of the kernel (docs/features.md), added to those of the workload's machine; a preset's name
-      or names of some.
+    - `features`: switches of the kernel (docs/reference/features.md), added to those of the workload's machine; a
+      preset's name or names of some.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
     - `size`: "tiny", "small" or "full", of generators' episodes; None (default): as the workload has it.
     - `surroundings`: "recorded" (default): a recording runs where it was recorded, alike for every seed; "drawn": the
       seed draws its addresses, machine, fragmentation and limits. Programs and files of your own have none to draw.
     - `weights`: how often each of several workloads is drawn beside the others; None (default): all alike.
     - `max_episode_steps`: decisions after which an episode is truncated; None (default): never. `gymnasium.make` keeps
-      it to itself and truncates with a wrapper; `summary()` then has reason and metrics.
+      it to itself and truncates with a wrapper; put `EpisodeSummary` around it for reason and metrics.
     - `info_masks`: with True, every info has the masks.
 
     ## Version History

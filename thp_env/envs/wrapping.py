@@ -65,6 +65,22 @@ class EffectiveVectorActions(ForwardingVectorWrapper):
         return self.env.step(actions)
 
 
+class EpisodeSummary(gymnasium.Wrapper):
+    """Says how a truncated episode stands, whoever truncated it: info has reason, workload and metrics.
+
+    The environments say so themselves at a `max_episode_steps` of their own. Put this around Gymnasium's `TimeLimit`,
+    which `gymnasium.make(max_episode_steps=...)` makes and which the environment below cannot see. Has no state of its
+    own: saved states need nothing of it.
+    """
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step, and look at an episode that was cut off."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if truncated and "metrics" not in info:
+            info = info | self.env.unwrapped.summary()  # type: ignore[attr-defined]
+        return observation, reward, terminated, truncated, info
+
+
 def per_second(gamma: float) -> float:
     """Return a discount of a second.
 

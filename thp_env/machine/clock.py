@@ -1,6 +1,6 @@
 """The clock table: how long the simulated kernel and hardware take, in picoseconds, and where each figure is from.
 
-Measured figures are medians on Linux 6.18.44, x86-64, a virtual machine (`docs/costs.md`); the spread is what
+Measured figures are medians on Linux 6.18.44, x86-64, a virtual machine (`docs/reference/costs.md`); the spread is what
 the middle eight tenths of the samples span, as a share of the median.
 """
 

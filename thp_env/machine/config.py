@@ -27,9 +27,9 @@ class MachineConfig:
         core: name of a TLB preset (`cores.CORES`) or a `Tlb`.
         arch: "x86_64" or "arm64": the latter folds 16 aligned PTEs into one translation (contpte) and never frees an
             empty page table at MADV_DONTNEED; "arm64-bbml2" has FEAT_BBM level 2, so that unfolding invalidates
-            nothing. See docs/contpte.md.
+            nothing. See docs/explanation/contpte.md.
         features: a preset of the kernel's switches, "mainline-6.18" or "oppo-5.15", or a set of them: see
-            `features.FEATURES` and docs/features.md.
+            `features.FEATURES` and docs/reference/features.md.
         pool: bytes of the reserve of 64K folios, with the feature pool_64k; 0: an eighth of the memory.
         nr_cpus: CPUs that run the process: the others have to be told when translations go.
         shadow_tlb: also simulate a TLB that sees the same accesses with 4K pages only.

@@ -1,4 +1,4 @@
-"""Switches of the simulated kernel, and the presets of them. `docs/features.md` says what each changes."""
+"""Switches of the simulated kernel, and the presets of them. `docs/reference/features.md` says what each changes."""
 
 from __future__ import annotations
 

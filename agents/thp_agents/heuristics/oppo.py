@@ -3,7 +3,7 @@
 What phones by OPPO ship, on a kernel based on 5.15, and what its author described in the thread that these environments
 grew from (Barry Song, linux-mm, 28 November 2023). VMAs of the heap of 2 MiB and more get 64K folios, which are copied,
 swapped and reclaimed whole; without the reserve "large folios totally disappeared after a couple of hours". khugepaged
-does not run. The simulated kernel's switches do all this (docs/features.md); two of them need arm64.
+does not run. The simulated kernel's switches do all this (docs/reference/features.md); two of them need arm64.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Comparison:
     walks: float
 
     def row(self) -> str:
-        """Return a line of the table in docs/recording.md."""
+        """Return a line of the table in docs/guides/recording.md."""
         fault = 100 * (self.faults[1] / max(self.faults[0], 1) - 1)
         most = 100 * (self.peak[1] / max(self.peak[0], 1) - 1)
         cells = [

@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CORE = ROOT / "thp_env" / "machine"
 RULE = re.compile(r"^([RX]\d+) +(.*)$")
 MENTION = re.compile(r"\b([RX])(\d+)(?:-[RX]?(\d+))?\b")
@@ -19,7 +19,8 @@ INTRO = """# The simulated kernel's rules
 
 What the real kernel did in recorded scenarios, as rules. The simulator follows them; comments in its source name
 them, and that is where the last line of each comes from. A recorded rule is checked by replaying its scenarios: every
-counter, fault and folio has to be equal ([how](verification.md)). Rules that no scenario shows are marked.
+counter, fault and folio has to be equal ([how](../explanation/verification.md)). Rules that no scenario shows are
+marked.
 
 o is an order, B(o) the naturally aligned block of 2^o pages around an address, H stands for VM_HUGEPAGE and N for
 VM_NOHUGEPAGE.
@@ -69,7 +70,7 @@ def page() -> str:
     """Return the page."""
     names, where = scenarios(), mentions()
     out = [INTRO]
-    for line in (ROOT / "docs" / "rules.txt").read_text().splitlines()[1:]:
+    for line in (ROOT / "docs" / "pages" / "rules.txt").read_text().splitlines()[1:]:
         if line.startswith("## "):
             out.append(f"\n## {line[3:].split('. ', 1)[1].split(' (')[0].rstrip('.')}\n")
         elif match := RULE.match(line):

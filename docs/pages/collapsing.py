@@ -6,10 +6,9 @@ import csv
 import re
 from pathlib import Path
 
-from thp_env.machine import Machine, MachineConfig
-from thp_env.traces import parse_program
+from pages.last_operation import simulated_ns
 
-MEASURED = Path(__file__).parents[1] / "tests" / "data" / "costs.csv"
+MEASURED = Path(__file__).parents[2] / "tests" / "data" / "costs.csv"
 PRESENT = (1, 128, 256, 384, 512)
 """Pages of the 512 that are there before."""
 NOTE = re.compile(r"(\d+) pages present, (warm|cold) memory")
@@ -17,13 +16,7 @@ NOTE = re.compile(r"(\d+) pages present, (warm|cold) memory")
 
 def simulated(present: int, sizes: str = "") -> float:
     """Return the ns that MADV_COLLAPSE takes; sizes: of the folios that are there, in KiB."""
-    text = f"thp 2048 never\n{sizes}mmap a 2M\nwrite a 0 {present}p\nadvise a 0 2M collapse\n"
-    program = parse_program(text)
-    machine = Machine(program, MachineConfig(memory=16 << 20))
-    machine.run(ops=len(program) - 1)
-    before = machine.clock_ps
-    machine.run()
-    return (machine.clock_ps - before) / 1000
+    return simulated_ns(f"thp 2048 never\n{sizes}mmap a 2M\nwrite a 0 {present}p\nadvise a 0 2M collapse\n")
 
 
 def measured() -> dict[tuple[int, str], float]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from thp_env.machine import Machine, MachineConfig, layout
+from pages.last_operation import simulated_ns
+from thp_env.machine import layout
 from thp_env.machine.clock import COSTS
-from thp_env.traces import parse_program
 
-MEASURED = Path(__file__).parents[1] / "tests" / "data" / "costs.csv"
+MEASURED = Path(__file__).parents[2] / "tests" / "data" / "costs.csv"
 SIZES = [4, *layout.THP_KILOBYTES]
 """Folios and granules, in KiB."""
 PMD_KB = SIZES[-1]
@@ -24,13 +24,7 @@ def simulated(folio: int, granule: int, then: str = "") -> float:
         then: an operation to time instead, after it.
     """
     sizes = "".join(f"thp {size} {'always' if size == folio else 'never'}\n" for size in SIZES[1:])
-    text = f"{sizes}mmap a 2M\nfill a 0 2M\nadvise a 0 {granule}K dontneed\n{then}\n"
-    program = parse_program(text)
-    machine = Machine(program, MachineConfig(memory=16 << 20))
-    machine.run(ops=len(program) - 1)
-    before = machine.clock_ps
-    machine.run()
-    return (machine.clock_ps - before) / 1000
+    return simulated_ns(f"{sizes}mmap a 2M\nfill a 0 2M\nadvise a 0 {granule}K dontneed\n{then}\n")
 
 
 def measured() -> dict[tuple[int, int], tuple[float, float, float]]:

@@ -1,0 +1,1 @@
+"""What pages of the documentation are made from, besides the code itself: see build.py."""
