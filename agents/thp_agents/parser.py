@@ -118,6 +118,9 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--after", type=float, default=0.0, help="seconds of its own time to skip first")
     c.add_argument("--seed", type=_natural, default=0, help="draws the address space's layout (default: not random)")
     c.add_argument("--no-children", action="store_true", help="only the command itself, not what it executes")
+    c.add_argument("--most", type=float, metavar="MIB", help="size of the file at most: fewer accesses are kept")
+    c.add_argument("--smc-check", default="all-non-file", choices=("all", "all-non-file"), metavar="WHERE",
+                   help="of valgrind; all: for programs that write code through a file's other mapping, as Erlang")  # fmt: skip
     c.add_argument("--native", action="store_true", help="at full speed, by perf: first touches and calls only")
     c.add_argument("--lackey", action="store_true", help="use valgrind's lackey: slow, one process")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")

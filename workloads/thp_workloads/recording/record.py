@@ -110,6 +110,8 @@ def record(
         check_writable(Path(out))
     if not after >= 0 or not (seconds is None or seconds > 0):
         raise RecordingError("seconds must be positive, and after must not be negative")
+    if most is not None and most <= 0:
+        raise RecordingError("a file has more than 0 bytes")
     path = executable(command)
     valgrind()
     added = dict(environment or {})
