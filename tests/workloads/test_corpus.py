@@ -71,7 +71,7 @@ def test_a_recording_runs_to_its_end_wherever_it_is_drawn(name: str) -> None:
 
 def made(name: str = "mine") -> Program:
     b = ProgramBuilder(name, description="d", kind="k", family="f", license="MIT", packages={"p": "1"},
-                       own_seconds=1.0, touched_bytes=4096)  # fmt: skip
+                       instructions=1000, touched_bytes=4096)  # fmt: skip
     b.mmap("a", 4096, at="auto")
     b.touch("a", 0, 4096)
     return b.build()

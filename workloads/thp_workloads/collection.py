@@ -14,6 +14,7 @@ from thp_env.files import whole_file
 from thp_env.traces import Program, ProgramError
 from thp_env.workload import Workload
 from thp_workloads.recordings import Recorded, recording
+from thp_workloads.relocation import reach
 
 INDEX = "index.json"
 
@@ -27,8 +28,9 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
         family: near relatives share one.
         license: of the program that was recorded.
         packages: Debian packages that were run, with their versions.
-        seconds: of the program's own time.
+        instructions: that were executed.
         touched: bytes of memory that it touches.
+        footprint: bytes of the 2M blocks that it touches, which its machine is made for: it may reserve much more.
         checksum: of the trace program, `Program.checksum`.
     """
 
@@ -37,8 +39,9 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
     family: str
     license: str
     packages: dict[str, str]
-    seconds: float
+    instructions: int
     touched: int
+    footprint: int
     checksum: str
 
 
@@ -47,7 +50,7 @@ def entry_of(program: Program) -> Entry:
     meta = program.meta
     return Entry(
         meta["description"], meta["kind"], meta["family"], meta["license"], meta["packages"],
-        meta.get("own_seconds", 0.0), meta["touched_bytes"], program.checksum,
+        meta["instructions"], meta["touched_bytes"], reach(program), program.checksum,
     )  # fmt: skip
 
 
@@ -97,6 +100,6 @@ def workloads(folder: Path, sides: Mapping[str, str]) -> list[Workload]:
     for name, entry in read_index(folder).items():
         if entry.family not in sides:
             raise ProgramError(f"{folder / INDEX}: {name} is of the family {entry.family!r}, which stands on no side")
-        file = Recorded(str(folder / f"{name}.npz"), entry.checksum)
+        file = Recorded(str(folder / f"{name}.npz"), entry.checksum, entry.footprint)
         found.append(recording(name, entry.family, sides[entry.family], entry.description, file))
     return found

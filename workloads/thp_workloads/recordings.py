@@ -13,6 +13,7 @@ from thp_env.traces import Program, ProgramError, load_program
 from thp_env.workload import Instance, Sample, Workload, memory_for
 from thp_workloads.relocation import elsewhere, fits, mapped
 from thp_workloads.splits import cores_of, side_of
+from thp_workloads.surroundings import MIB
 
 FAMILIES = {
     "python_dict": "interpreter",
@@ -33,10 +34,12 @@ class Recorded(NamedTuple):
     Attributes:
         path: of the file.
         checksum: `Program.checksum`, where an index names it.
+        footprint: bytes that its machine is made for; 0: what it maps at a time.
     """
 
     path: str
     checksum: str = ""
+    footprint: int = 0
 
 
 def program(name: str) -> Program:
@@ -85,11 +88,13 @@ def recording(name: str, family: str, side: str, description: str, recorded: Rec
 
 def _sample(recorded: Recorded, rng: np.random.Generator) -> Instance:
     found = program_of(recorded)
-    return Instance(found, MachineConfig(memory=memory_for(found)))
+    footprint = recorded.footprint
+    memory = -(-int(footprint * 1.25) // (4 * MIB)) * 4 * MIB + 64 * MIB if footprint else memory_for(found)
+    return Instance(found, MachineConfig(memory=memory))
 
 
 def _elsewhere(recorded: Recorded, cores: tuple[str, ...], rng: np.random.Generator) -> Instance:
-    return elsewhere(program_of(recorded), rng, cores, partial(_fits, recorded))
+    return elsewhere(program_of(recorded), rng, cores, partial(_fits, recorded), recorded.footprint)
 
 
 @cache
