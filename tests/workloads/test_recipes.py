@@ -53,7 +53,7 @@ def test_what_is_no_recipe(tmp_path: Path, text: str, message: str) -> None:
 def test_a_missing_package_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(RECIPE)
-    with pytest.raises(RecordingError, match="mine needs nonesuch-program: apt-get install nonesuch"):
+    with pytest.raises(RecordingError, match="mine needs more packages: apt-get install nonesuch"):
         read_recipe(path).record(None)
 
 
@@ -124,3 +124,14 @@ def test_a_native_run_is_measured(tmp_path: Path) -> None:
     except RecordingError as error:
         pytest.skip(str(error))
     assert 16384 <= counted < 16384 + 200
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_nobody_is_there_to_answer_and_what_never_ends_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thp_workloads.recording.recipes.LONGEST", 0.2)
+    waits = Recipe("mine", "d", [], "MIT", "k", "f", ["sh", "-c", "read answer || echo $? > status"], 2, 1, status=0)
+    assert waits.record(None, progress=False).meta["exit_status"] == 0
+    with pytest.raises(RecordingError, match="mine did not end within 0 s of its own time"):
+        Recipe("mine", "d", [], "MIT", "k", "f", ["sleep", "1000"], 2, 1).record(None, progress=False)

@@ -117,7 +117,7 @@ def main(action: str, names: Sequence[str], folder: Path, small: bool, quiet: bo
             else:
                 print(compare(r, load_program(out)).row(), flush=True)
             done += 1
-        except (ProgramError, RecordingError) as error:
+        except (ProgramError, RecordingError, OSError) as error:
             print(f"thp-env: {error}", file=sys.stderr)
     return 0 if done == len(chosen) else 2
 

@@ -34,10 +34,13 @@ from typing import Any
 from thp_env.traces.program import Program
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.record import check_writable, record, save
+from thp_workloads.recording.tool import built
 
 FOLDER = Path(__file__).resolve().parent
 INPUTS = FOLDER / "inputs"
 PYTHON = "/usr/bin/python3"
+LONGEST = 600.0
+"""Seconds of its own time after which a program is taken for one that never ends."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,11 @@ class Recipe:
         Raises:
             RecordingError: when a package is missing or the preparation fails.
         """
-        before = Path.cwd()
-        with tempfile.TemporaryDirectory() as folder:
+        self._check_packages()
+        before, standard = Path.cwd(), os.dup(0)
+        with tempfile.TemporaryDirectory() as folder, open(os.devnull) as nothing:
             os.chdir(folder)
+            os.dup2(nothing.fileno(), 0)  # nobody is there to answer
             client = None
             added = dict(zip(self.environment, self.words([*self.environment.values()], size), strict=True))
             try:
@@ -95,7 +100,15 @@ class Recipe:
                 if client and client.poll() is None:
                     client.kill()
                     client.wait()
+                os.dup2(standard, 0)
+                os.close(standard)
                 os.chdir(before)
+
+    def _check_packages(self) -> None:
+        known = versions(self.packages)
+        missing = [package for package, version in known.items() if not version]
+        if missing and shutil.which("dpkg-query"):
+            raise RecordingError(f"{self.name} needs more packages: apt-get install {' '.join(missing)}")
 
     @staticmethod
     def _ended(client: subprocess.Popen) -> int:
@@ -124,11 +137,15 @@ class Recipe:
         out = out and out.resolve()
         if out:
             check_writable(out)
+        built()  # lackey would take hours
         size = self.small if small else self.size
         with self.prepared(size) as (command, added):
             before = os.times()
-            program = record(command, name=self.name, environment=added, smc_check=self.smc_check, **options)
+            program = record(command, name=self.name, environment=added, smc_check=self.smc_check, seconds=LONGEST,
+                             **options)  # fmt: skip
             after = os.times()
+        if program.meta["own_seconds"] >= LONGEST:
+            raise RecordingError(f"{self.name} did not end within {LONGEST:.0f} s of its own time")
         if (status := program.meta["exit_status"]) != self.status:
             how = f"signal {-status}" if status < 0 else f"exit status {status}, not {self.status}"
             raise RecordingError(f"{self.name} failed while it was recorded: {how}")
@@ -143,12 +160,12 @@ class Recipe:
 
 def versions(packages: list[str]) -> dict[str, str]:
     """Return the installed versions of Debian packages; empty where dpkg does not know."""
-    query = ["dpkg-query", "-W", "-f", "${Package} ${Version}\\n", *packages]
+    query = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\\n", *packages]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+        lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
     except OSError:
-        answer = ""
-    known = dict(line.split(" ", 1) for line in answer.splitlines() if " " in line)
+        lines = []
+    known = {words[1]: words[2] for words in map(str.split, lines) if words[0] == "installed" and len(words) == 3}
     return {package: known.get(package, "") for package in packages}
 
 
