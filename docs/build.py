@@ -23,7 +23,7 @@ from thp_workloads.recording.fragmentation.compare import Share, compare, load
 from thp_workloads.recordings import recordings
 from thp_workloads.splits import FAMILIES, HELD_OUT_CORE, SEEDS, side_of
 
-from thp_env.envs.actions import INTERFACES
+from thp_env.envs.actions import ACTION_SETS
 from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS, KEPT, FaultOrderEnv
 from thp_env.envs.observation import SIZE_FIELDS, SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.envs.vma_task import VmaTask
@@ -58,12 +58,12 @@ def environment(env_id: str, entry_point: str) -> str:
     module, name = entry_point.split(":")
     cls = getattr(import_module(module), name)
     of_fault = issubclass(cls, FaultOrderEnv)
-    env = cls(interface="address") if of_fault else cls()  # which shows all that there is
+    env = cls(hook="address") if of_fault else cls()  # which shows all that there is
     fields = OF_FAULT if of_fault else FIELDS
     page = [MADE, f"# {env_id}\n", f"{inspect.getdoc(cls)}\n"]
-    for interface in INTERFACES if isinstance(env.task, VmaTask) else ():
-        actions = [(str(i), action) for i, action in enumerate(INTERFACES[interface].names)]
-        page += [f'## Actions of interface "{interface}"\n', table(("action", "name"), actions), ""]
+    for action_set in ACTION_SETS if isinstance(env.task, VmaTask) else ():
+        actions = [(str(i), action) for i, action in enumerate(ACTION_SETS[action_set].names)]
+        page += [f'## Actions of `action_set="{action_set}"`\n', table(("action", "name"), actions), ""]
     page.append("## Fields\n")
     for key in env.observation_space:
         if key in fields:
@@ -226,7 +226,8 @@ def policies() -> str:
     """Return the page that lists the heuristics: a table, then what each module says of its algorithm."""
     made = {name: make() for name, make in POLICIES.items()}
     rows = [
-        (f"`{name}`", p.environment.removeprefix("thp_env/"), f"`{p.default}`", p.source) for name, p in made.items()
+        (f"`{name}`", p.environment.removeprefix("thp_env/"), f"`{p.default_sizes}`", p.source)
+        for name, p in made.items()
     ]
     modules = dict.fromkeys(inspect.getmodule(type(p)) for p in made.values())
     told = []
@@ -239,10 +240,10 @@ def policies() -> str:
 
 What `thp-env policies` lists. Each is one file in `agents/thp_agents/heuristics/`, with its published parameters as
 arguments; times are simulated time. What a policy reads (accessed bits, samples of page walks) takes simulated time,
-the same for all. `default` are the sizes in force before it decides.
+the same for all. The default sizes are those in force before it decides.
 [Writing a policy](../guides/writing_a_policy.md) says how to add one.
 
-{table(("name", "decides in", "default", "source"), rows)}
+{table(("name", "decides in", "default sizes", "source"), rows)}
 
 {chr(10).join(told)}
 """

@@ -83,8 +83,8 @@ POLICIES: dict[str, tuple[Maker, str]] = {
     "a pipe": (lambda f: f / "file.npz" if os.mkfifo(f / "file.npz") is None else f, "not a regular file"),
     "missing": (lambda f: f / "file.npz", "no such file"),
     "an object array": (array(MLP, "bias0", lambda a: a.astype(np.complex64)), "bias0 does not fit"),
-    "args.default a list": (
-        header(MLP, lambda h: h["signature"]["arguments"].update(default=[1])), "default: a list is not a text",
+    "args.default_sizes a list": (
+        header(MLP, lambda h: h["signature"]["arguments"].update(default_sizes=[1])), "default_sizes: a list is not a text",
     ),
     "another workload": (header(MLP, lambda h: h["signature"]["arguments"].update(workload="gups")), "workload is set"),
     "unknown argument": (header(MLP, lambda h: h["signature"]["arguments"].update(windowms=1)), "mean 'window_ms"),
@@ -113,7 +113,7 @@ POLICIES: dict[str, tuple[Maker, str]] = {
 }  # fmt: skip
 TRAJECTORIES: dict[str, tuple[Maker, str]] = {
     "environment": (there("env_this.npz"), "header.env_id: 'this:CartPole-v1' is not known"),
-    "option": (there("opt_default.npz"), "header.reset.options.default: a list"),
+    "option": (there("opt_default.npz"), "header.reset.options.default_sizes: a list"),
     "negative seed": (there("seed_neg.npz"), "header.reset.seed: -1"),
     "seed null": (header(TRAJECTORY, lambda h: h["reset"].update(seed=None)), "header.reset.seed: null"),
     "seed a float": (header(TRAJECTORY, lambda h: h["reset"].update(seed=1.5)), "header.reset.seed: 1.5"),

@@ -145,7 +145,7 @@ def replay(record: dict) -> Result:
     for step in modelled:
         before, faults = machine.counters, _faults(machine)
         reclaimed = reclaimed or not causes.isdisjoint(step["op"].split())
-        status = machine.run(ops=1, go_on=True)
+        status = machine.run(ops=1, ignore_errors=True)
         try:
             difference = (
                 ("status", "running", "out of memory")

@@ -7,16 +7,31 @@ Gymnasium has loaded no plugins (entry points of group `gymnasium.envs`) since 1
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import Any
 
 from gymnasium.envs.registration import load_env_creator, register, registry
 
-ENVIRONMENTS = {
+GROUP = "thp_env.environments"
+"""Entry points of other packages' environments: the id of each, and module:XEnv."""
+
+_OWN = {
     "thp_env/VmaHints-v0": "thp_env.envs.vma_hints:VmaHintsEnv",
     "thp_env/VmaOrder-v0": "thp_env.envs.vma_order:VmaOrderEnv",
     "thp_env/SizeControls-v0": "thp_env.envs.size_controls:SizeControlsEnv",
     "thp_env/FaultOrder-v0": "thp_env.envs.fault_order:FaultOrderEnv",
 }
+
+
+def _environments() -> dict[str, str]:
+    known = dict(_OWN)
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        if known.setdefault(entry.name, entry.value) != entry.value:
+            raise ValueError(f"two environments are called {entry.name}: {known[entry.name]} and {entry.value}")
+    return known
+
+
+ENVIRONMENTS = _environments()
 """Environment ids and where their classes are; the vector environment of `XEnv` is `XVectorEnv` in the same file."""
 
 

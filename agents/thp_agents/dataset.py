@@ -15,14 +15,15 @@ import thp_env
 from thp_agents.episode import ask, checked_action
 from thp_agents.heuristics.kernel_settings import KernelSetting
 from thp_agents.policy import Policy, PolicyError, find_policy, policies
-from thp_agents.view import View
-from thp_env.envs.actions import ACTIONS, KEEP
+from thp_agents.view import KernelView
+from thp_env.envs.actions import ACTIONS, KEEP, ORDER_MASKS
 from thp_env.envs.ends import REASONS
 from thp_env.envs.env import ThpEnv
+from thp_env.machine.sizes import orders_of
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "thp_env/VmaOrder-v0": {"default": "all", "scan_share": 0},
-    "thp_env/VmaHints-v0": {"default": "all", "scan_share": 0},
+    "thp_env/VmaOrder-v0": {"default_sizes": "all", "scan_share": 0},
+    "thp_env/VmaHints-v0": {"default_sizes": "all", "scan_share": 0},
 }
 """With what environments are made: as the policies that ship were trained, so that all data show the same."""
 
@@ -58,7 +59,7 @@ class Setting:
 
     def make(self) -> gymnasium.Env:
         """Return the environment, as `gymnasium.make` makes it again from the dataset."""
-        return gymnasium.make(self.environment, workload=list(self.workloads), size=self.size, metrics=True,
+        return gymnasium.make(self.environment, workload=list(self.workloads), size=self.size, shadow_tlb=True,
                               info_masks=True, **self.arguments)  # fmt: skip
 
 
@@ -81,7 +82,7 @@ class Episode:
 _DOING = ("set_orders", "madvise", "collapse", "split", "set", "khugepaged", "set_thp", "set_default_orders")
 
 
-class _Watched(View):
+class _Watched(KernelView):
     """A view through which nothing can be done: what a policy does beside its actions, no dataset of actions shows."""
 
     def __getattribute__(self, name: str) -> Any:
@@ -95,9 +96,10 @@ class _ByAction(Policy):
 
     def __init__(self, setting: KernelSetting) -> None:
         self.name, self.source, self.environment = setting.name, setting.source, setting.environment
-        self.action = ACTIONS.index(setting.default)
+        sizes = {orders: name for name, orders in ORDER_MASKS.items()}
+        self.action = ACTIONS.index(sizes[orders_of(setting.default_sizes)])
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Return the sizes, or keep what there is where they do not fit."""
         return self.action if view.masks[self.action] else ACTIONS.index(KEEP)
 
@@ -114,7 +116,7 @@ class _Random(Policy):
         space: Any = setting.make().action_space
         self.sizes = space.nvec if isinstance(space, MultiDiscrete) else None
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Draw an action, or one for each part."""
         if self.sizes is None:
             return int(self.rng.choice(np.flatnonzero(view.masks)))
@@ -134,8 +136,10 @@ def fitting(spec: str, setting: Setting) -> Policy:
     if policy.environment != setting.environment:
         raise PolicyError(f"policy {spec} decides in {policy.environment}, not {setting.environment}: take --env")
     if isinstance(policy, KernelSetting):
-        if "interface" in policy.arguments or "VmaOrder" not in policy.environment:
+        if "action_set" in policy.arguments or "VmaOrder" not in policy.environment:
             raise PolicyError(f"policy {spec} is a setting, and no action of {setting.environment}")
+        if orders_of(policy.default_sizes) not in ORDER_MASKS.values():
+            raise PolicyError(f"policy {spec}: no action of {setting.environment} gives {policy.default_sizes}")
         return _ByAction(policy)
     if policy.kind == "learned" and dict(policy.arguments) != setting.arguments and policy.arguments:
         raise PolicyError(f"policy {spec} was trained with {dict(policy.arguments)}, and data are made with "

@@ -14,7 +14,7 @@ from thp_agents.tables import format_table, table, write_csv
 
 DEMO_TRAINING = ("hot_island", "alloc_purge", "kernel_build")
 DEMO_WORKLOAD = "sqlite_memory"
-DEMO_POLICIES = ("never", "64K", "16K_32K_64K", "always_2M", "all_sizes", "mthp_autopilot")
+DEMO_POLICIES = ("never", "64K", "16K+32K+64K", "2M", "all", "mthp_autopilot")
 
 
 def run(args: argparse.Namespace, command: str) -> int:

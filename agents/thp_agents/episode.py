@@ -13,7 +13,7 @@ from gymnasium.spaces import Discrete
 
 import thp_env  # noqa: F401 -- registers the environments
 from thp_agents.policy import Policy, PolicyError, checked
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.envs.env import ThpEnv
 from thp_env.envs.rendering import folio_map
 from thp_env.envs.task import REASONS
@@ -90,9 +90,9 @@ def environment(policy: Policy, workload: Any, reward: str = "total_time") -> Th
         PolicyError: when the policy lacks something, or its arguments fit no environment.
     """
     checked(policy, f"policy {getattr(policy, 'name', '')}")
-    made = {"workload": workload, "reward": reward, "default": policy.default, "metrics": True, **policy.arguments}
+    made = {"workload": workload, "reward": reward, "default_sizes": policy.default_sizes, "shadow_tlb": True}
     try:
-        env = gymnasium.make(policy.environment, disable_env_checker=True, **made)
+        env = gymnasium.make(policy.environment, disable_env_checker=True, **made | dict(policy.arguments))
     except (TypeError, ValueError) as error:
         raise PolicyError(f"policy {policy.name}: {policy.environment} cannot be made: {error}") from error
     return env.unwrapped  # type: ignore[return-value]
@@ -116,7 +116,7 @@ def evaluate_one(
     """
     env = environment(policy, workload, reward)
     observation, _ = env.reset(seed=seed)
-    view = View(env)
+    view = KernelView(env)
     ask(policy, policy.reset, view)
     total, decisions, over = 0.0, 0, False
     info: dict[str, Any] = {}

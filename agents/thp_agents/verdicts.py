@@ -14,7 +14,7 @@ from thp_agents.scores import NEVER, ORACLE, Cost, Interval, Scores
 FACTORS = (0.5, 1.0, 2.0)
 """On the price of page walks, and on that of memory."""
 
-TWO_M = "always_2M"
+TWO_M = "2M"
 
 
 def cost(run: Run, walk: float = 1.0, memory: float = 1.0) -> float:

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Discrete
 
 from thp_env.envs.env import ThpEnv
 from thp_env.machine import Machine, OrderQuestion, Verb, Vma, layout
@@ -22,7 +21,7 @@ TRUTH = frozenset(
 """Counters that only the simulator has."""
 
 
-class View:
+class KernelView:
     """A policy's view of the machine of an episode.
 
     Reading page tables and samples takes simulated time on the machine, and so does what is done to it; counters,
@@ -37,9 +36,9 @@ class View:
         """Look at an environment."""
         self._env, self._hidden = env, hidden
 
-    def without(self, hidden: Collection[int]) -> View:
+    def without(self, hidden: Collection[int]) -> KernelView:
         """Return a view of the same machine that has no VMAs of these ids."""
-        return View(self._env, hidden)
+        return KernelView(self._env, hidden)
 
     @property
     def _machine(self) -> Machine:
@@ -62,24 +61,18 @@ class View:
     @property
     def no_op(self) -> Any:
         """The action that changes nothing: at a fault, the largest order that is allowed."""
-        task = self._env.task
-        if hasattr(task, "modes"):
-            return task.modes[0].copy()
-        if hasattr(task, "waiting"):
-            return int(np.flatnonzero(self.masks)[-1])
-        space = self._env.action_space
-        return 0 if isinstance(space, Discrete) else np.zeros(space.shape, np.int64)
+        return self._env.task.no_op(0)
 
     @property
     def vma(self) -> Vma | None:
         """The VMA asked about in VmaOrder-v0, or whose fault waits in FaultOrder-v0."""
-        return self._by_id(int(self._env.task.rows["id"][0, 0]))
+        return self._by_id(int(self._env.task.smaps["id"][0, 0]))
 
     @property
     def slots(self) -> list[Vma | None]:
         """The VMA of each slot of VmaHints-v0, None for an empty one."""
         by_id = {v.id: v for v in self.vmas()}
-        return [by_id.get(int(i)) for i in self._env.task.rows["id"][0, :-1]]
+        return [by_id.get(int(i)) for i in self._env.task.smaps["id"][0, :-1]]
 
     @property
     def question(self) -> OrderQuestion | None:

@@ -18,7 +18,7 @@ GAMMA = 0.99
 
 def episode(workload: str, seed: int, sizes: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the rewards of an episode in which every VMA has the same sizes, and the seconds that each step took."""
-    env = gymnasium.make("thp_env/VmaOrder-v0", workload=workload, default=sizes, scan_share=0)
+    env = gymnasium.make("thp_env/VmaOrder-v0", workload=workload, default_sizes=sizes, scan_share=0)
     env.reset(seed=seed)
     rewards, seconds, over = [], [], False
     while not over:

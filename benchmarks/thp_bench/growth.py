@@ -30,7 +30,7 @@ def _vmas(n: int) -> ProgramBuilder:
 
 
 def _with_vmas(n: int) -> Machine:
-    machine = Machine(_vmas(n).build(), MachineConfig(memory=2 * GIB, max_vmas=65536, max_tables=1 << 17))
+    machine = Machine(_vmas(n).build(), MachineConfig(memory=2 * GIB, max_vmas=65536, max_page_tables=1 << 17))
     machine.run()
     return machine
 
@@ -60,7 +60,7 @@ def hints(n: int, slots: int = 32) -> Callable[[], float]:
     """Return what measures one step of what VmaHints-v0 runs, with n VMAs: it reads the page tables of all of them."""
     b = _vmas(n)
     b.access("r0", 0, 64 * KIB, "uniform", 1 << 40, ns=1)
-    machine = Machine(b.build(), MachineConfig(memory=2 * GIB, max_vmas=65536, max_tables=1 << 17))
+    machine = Machine(b.build(), MachineConfig(memory=2 * GIB, max_vmas=65536, max_page_tables=1 << 17))
     machine.run(ops=2 * n)
     batch = Batch([machine], 1)
     window = Window(accesses=10, question=Question.SLOTS, slots=slots)
@@ -92,7 +92,7 @@ def switch(n: int, core: str) -> Callable[[], float]:
         b.process = names[turn % n]
         b.slice(b.process)
         b.access("a", 0, MIB, "stride", 8, stride=4 * KIB)
-    config = MachineConfig(memory=GIB, core=core, max_mms=4095, max_vmas=8192, max_tables=1 << 15)
+    config = MachineConfig(memory=GIB, core=core, max_mms=4095, max_vmas=8192, max_page_tables=1 << 15)
     ready = Machine(b.build(), config)
     ready.run(ops=2 + n - 1 + 2 * n)  # once around: that is where the faults are
 

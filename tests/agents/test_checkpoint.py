@@ -52,7 +52,7 @@ OTHER = {
     "seed": ({"seed": 1}, "seed was 0 and is 1"),
     "hyperparameter": ({"hyperparameters": {"ridge": 1.0, "epsilon": 0.5}}, "hyperparameters.epsilon was 0.2 and is"),
     "workloads": ({"workloads": ("gups",)}, 'workloads was ["small.npz"] and is ["gups"]'),
-    "argument": ({"arguments": {"default": "4K"}}, 'arguments.default was "all" and is "4K"'),
+    "argument": ({"arguments": {"default_sizes": "4K"}}, 'arguments.default_sizes was "all" and is "4K"'),
     "machines": ({"envs": 3}, "envs was 2 and is 3"),
 }  # fmt: skip
 

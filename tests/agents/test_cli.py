@@ -146,7 +146,7 @@ def test_an_evaluation_goes_on_where_it_was(folder: Path, capfd: pytest.CaptureF
 
 
 def test_a_policy_that_hangs_is_left_out(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    code = "class Slow:\n name=source='slow'\n kind='heuristic'\n default='4K'\n arguments={}\n"
+    code = "class Slow:\n name=source='slow'\n kind='heuristic'\n default_sizes='4K'\n arguments={}\n"
     code += " environment='thp_env/VmaOrder-v0'\n def reset(self, view): pass\n"
     (folder / "slow.py").write_text(code + " def decide(self, observation, view):\n  while True: pass\n")
     words = ["evaluate", "--workloads", "small.npz", "--limit", "1", "--processes", "1", "--quiet", "--policies"]

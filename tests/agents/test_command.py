@@ -153,7 +153,7 @@ def test_whatever_a_policy_raises_is_one_line(
     folder: Path, what: str, processes: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     body, told = BODIES[what]
-    head = "from thp_agents.policy import Policy\nclass P(Policy):\n default = '4K'\n source = 'me'\n"
+    head = "from thp_agents.policy import Policy\nclass P(Policy):\n default_sizes = '4K'\n source = 'me'\n"
     if "property" not in what:
         head += " name = 'mine'\n"
     (folder / "mine.py").write_text(body if "import" in what or "missing" in what else head + body)

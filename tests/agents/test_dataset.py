@@ -75,7 +75,7 @@ def test_random_data_of_every_environment(env_id: str, folder: Path) -> None:
 
 def setting(**changes: Any) -> Setting:
     return Setting(**{"environment": "thp_env/VmaOrder-v0", "workloads": ("hot_island",), "size": "tiny", "episodes": 2,
-                      "seed": 3, "arguments": {"default": "all", "scan_share": 0}, **changes})  # fmt: skip
+                      "seed": 3, "arguments": {"default_sizes": "all", "scan_share": 0}, **changes})  # fmt: skip
 
 
 def test_the_same_command_gives_the_same_data() -> None:

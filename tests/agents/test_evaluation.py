@@ -100,7 +100,7 @@ FAULTY = {
     "fraction": Scripted("fraction", decide=lambda *a: 1.5),
     "nothing": Scripted("nothing", decide=lambda *a: None),
     "a name": Scripted("a name", decide=lambda *a: "2M"),
-    "default": Scripted("default", default="3K"),
+    "default": Scripted("default", default_sizes="3K"),
 }
 REASONS = {"raises": "out of ideas", "fails in reset": "out of ideas", "too large": "14", "negative": "-1",
            "default": "'3K'"}  # fmt: skip
@@ -138,7 +138,7 @@ def test_a_program_without_decisions() -> None:
     b = ProgramBuilder("tiny")
     b.mmap("a", 4 * PAGE)
     b.touch("a", 0, 4 * PAGE)
-    run = evaluate_one(find_policy("all_sizes"), Instance(b.build(), MachineConfig(memory=32 * MIB)), 0, frames=3)
+    run = evaluate_one(find_policy("all"), Instance(b.build(), MachineConfig(memory=32 * MIB)), 0, frames=3)
     assert run.metrics["faults"] == 1
     assert run.reason == "done"
 

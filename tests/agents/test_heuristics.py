@@ -22,7 +22,7 @@ from thp_agents.heuristics.pcc import CandidateCache
 from thp_agents.heuristics.quicksilver import Quicksilver
 from thp_agents.heuristics.random_sizes import Random
 from thp_agents.policy import find_policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 
 from thp_env.envs.actions import ACTIONS
 from thp_env.machine import MachineConfig
@@ -48,13 +48,13 @@ def blocks_of(*pages: int, seconds: float = 1, use: int | None = None) -> Instan
     return Instance(b.build(), MachineConfig(memory=128 * MIB, core="skylake"))
 
 
-def huge(view: View) -> list[int]:
+def huge(view: KernelView) -> list[int]:
     """Return which blocks of the one region are one huge page."""
     start = min(vma.start for vma in view.vmas())
     return sorted((block.start - start) // (2 * MIB) for block, _, whole in occupied_blocks(view) if whole)
 
 
-def orders_of(view: View) -> set[int]:
+def orders_of(view: KernelView) -> set[int]:
     """Return the orders of the folios that whole 2M blocks map; -1 where nothing is mapped."""
     blocks = [block for block, _, _ in occupied_blocks(view)]
     return {int(o) for block in blocks for o in view.mapped_pages(block.mm, block.start, block.end)}
@@ -138,7 +138,7 @@ def test_quicksilver_promotes_at_its_threshold() -> None:
     assert ends_with(Quicksilver("sync", 64), blocks_of(63, 64, 512)) == [1, 2]
     assert ends_with(Quicksilver("async", 256), blocks_of(255, 256, seconds=3)) == [1]
     assert ends_with(Quicksilver("async", 256), blocks_of(255, 256, seconds=0.5)) == [], "a second has not passed"
-    assert Quicksilver("sync", 1).default == "2M"
+    assert Quicksilver("sync", 1).default_sizes == "2M"
 
 
 # -- CBMM ------------------------------------------------------------------------------------------
@@ -347,13 +347,13 @@ def test_the_shrinker_splits_underused_huge_pages() -> None:
     b.touch("b", 0, 8 * MIB, content=40)
     workload = Instance(b.build(), MachineConfig(memory=32 * MIB))
     split = {}
-    for name in ("always_2M", "always_2M+shrinker"):
+    for name in ("2M", "2M+shrinker"):
         policy = find_policy(name)
         env, view = before(policy, workload)
         play(env, policy, view)
         split[name] = view.counters("thp_underused_split_page")["thp_underused_split_page"]
-    assert split["always_2M"] == 0
-    assert split["always_2M+shrinker"] > 0
+    assert split["2M"] == 0
+    assert split["2M+shrinker"] > 0
 
 
 def test_add_ons_can_be_stacked() -> None:

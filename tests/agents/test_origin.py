@@ -17,7 +17,7 @@ import thp_env
 POLICY = """
 from thp_agents.policy import Policy
 class P(Policy):
-    name, source, default = "mine", "me", {default}
+    name, source, default_sizes = "mine", "me", {default_sizes}
     def decide(self, observation, view):
         return view.no_op
 """
@@ -48,26 +48,26 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 def test_an_edit_of_the_policy_counts(write: Callable[..., str]) -> None:
-    first = write(my_policy=POLICY.format(default="'4K'"))
-    assert write(my_policy=POLICY.format(default="'4K'")) == first
-    assert write(my_policy=POLICY.format(default="'2M'")) != first
+    first = write(my_policy=POLICY.format(default_sizes="'4K'"))
+    assert write(my_policy=POLICY.format(default_sizes="'4K'")) == first
+    assert write(my_policy=POLICY.format(default_sizes="'2M'")) != first
 
 
 @pytest.mark.parametrize("how", ["import my_helper as h", "from my_helper import S", "from my_helper import *"])
 def test_an_edit_of_what_it_imports_counts(write: Callable[..., str], how: str) -> None:
-    policy = how + POLICY.format(default="h.S" if how.startswith("import") else "S")
+    policy = how + POLICY.format(default_sizes="h.S" if how.startswith("import") else "S")
     first = write(my_policy=policy, my_helper="S = '4K'\n")
     assert write(my_helper="S = '2M'\n") != first
 
 
 def test_an_edit_of_what_a_function_imports_counts(write: Callable[..., str]) -> None:
-    policy = POLICY.format(default="'4K'") + "    def reset(self, view):\n        import my_helper\n"
+    policy = POLICY.format(default_sizes="'4K'") + "    def reset(self, view):\n        import my_helper\n"
     first = write(my_policy=policy, my_helper="S = '4K'\n")
     assert write(my_helper="S = '2M'\n") != first
 
 
 def test_an_edit_within_a_package_counts(write: Callable[..., str]) -> None:
-    policy = "from .sizes import S" + POLICY.format(default="S")
+    policy = "from .sizes import S" + POLICY.format(default_sizes="S")
     names = {"my_package/__init__": "", "my_package/sizes": "S = '4K'", "my_package/policy": policy}
     first = write("my_package.policy:P", **names)
     assert write("my_package.policy:P", **{"my_package/sizes": "S = '2M'"}) != first

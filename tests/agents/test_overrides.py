@@ -16,13 +16,13 @@ from thp_agents.learned.rollouts import try_all
 from thp_agents.learned.tree_text import rules
 from thp_agents.policy import PolicyError, find_policy
 from thp_agents.suites import Case, workload_of
-from thp_agents.view import View
+from thp_agents.view import KernelView
 
 from thp_env.envs.actions import ACTIONS, ORDER_MASKS
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.traces import ProgramBuilder
 
-ARGUMENTS = {"default": "all", "scan_share": 0, "window_ms": 20.0, "window_faults": 128, "idle": True}
+ARGUMENTS = {"default_sizes": "all", "scan_share": 0, "window_ms": 20.0, "window_faults": 128, "idle": True}
 """The windows of the utilisation rule."""
 
 
@@ -56,13 +56,13 @@ def test_an_agent_that_does_nothing_is_the_heuristic_under_it(name: str) -> None
     under = evaluate_one(always("keep"), workload, 1)
     assert under.decisions == alone.decisions
     assert under.metrics == alone.metrics
-    assert evaluate_one(find_policy("all_sizes"), workload, 1).metrics != alone.metrics, "the heuristic acted"
+    assert evaluate_one(find_policy("all"), workload, 1).metrics != alone.metrics, "the heuristic acted"
 
 
 def test_the_heuristic_leaves_alone_what_got_sizes() -> None:
     env = make(workload=workload_of(Case("redis_delete", "small", 0)), **ARGUMENTS).unwrapped
     observation, _ = env.reset(seed=0)
-    view, policy = View(env), always("32K")
+    view, policy = KernelView(env), always("32K")
     policy.reset(view)
     over, decided = False, set()
     while not over:
@@ -75,14 +75,14 @@ def test_the_heuristic_leaves_alone_what_got_sizes() -> None:
         assert set(held.values()) <= {ORDER_MASKS["32K"]}
     assert decided == policy.taken
     assert decided
-    policy.reset(View(env))
+    policy.reset(KernelView(env))
     assert not policy.taken
 
 
 def test_a_fork_goes_on_by_itself() -> None:
     env = make(**ARGUMENTS).unwrapped
     observation, _ = env.reset(seed=0)
-    view, policy = View(env), always("64K")
+    view, policy = KernelView(env), always("64K")
     policy.reset(view)
     other = policy.fork()
     policy.decide(observation, view)
@@ -104,7 +104,7 @@ def test_what_ifs_go_on_as_the_heuristic_would() -> None:
     env = make(workload=program, **ARGUMENTS).unwrapped
     env.reset(seed=0)
     policy = always("keep")
-    policy.reset(View(env))
+    policy.reset(KernelView(env))
     worth = try_all(env, env.clone_state().task, policy)
     kept = evaluate_one(Once("keep"), program, 0).metrics["cost_ns"]
     found = {}

@@ -35,7 +35,7 @@ def network(seed: int = 0, *widths: int) -> LearnedPolicy:
     for i, (m, n) in enumerate(itertools.pairwise(sizes)):
         weights[f"weight{i}"] = rng.normal(size=(n, m)).astype(np.float32)
         weights[f"bias{i}"] = rng.normal(size=n).astype(np.float32)
-    made_for = signature("thp_env/VmaOrder-v0", {"default": "16K"})
+    made_for = signature("thp_env/VmaOrder-v0", {"default_sizes": "16K"})
     return LearnedPolicy(Mlp(weights), made_for, {"name": "test", "command": "thp-env train", "decisions": 7})
 
 
@@ -55,7 +55,7 @@ def test_what_is_saved_is_what_is_read(tmp_path: Path) -> None:
     save_policy(policy, tmp_path / "deep" / "agent.npz")
     read = load_policy(tmp_path / "deep" / "agent.npz")
     assert read.name == "agent", "called as its file"
-    assert (read.default, read.kind, read.source) == ("16K", "learned", "thp-env train")
+    assert (read.default_sizes, read.kind, read.source) == ("16K", "learned", "thp-env train")
     assert read.meta["decisions"] == 7
     assert policy.network.weights.keys() == read.network.weights.keys()
     for name, weight in policy.network.weights.items():
@@ -162,7 +162,7 @@ BREAK = {
     "other observations": lambda p: made_for(p, seen={"system": FIELDS[:16], "vma": FIELDS[16:-1]}),
     "other actions": lambda p: made_for(p, actions=[*ACTIONS[:-1], "sing"]),
     "another environment": lambda p: made_for(p, environment="thp_env/SizeControls-v0"),
-    "an unknown default": lambda p: made_for(p, arguments={"default": "3K"}),
+    "an unknown default": lambda p: made_for(p, arguments={"default_sizes": "3K"}),
     "another network": lambda p: rewrite(p, {"network": "transformer"}),
     "another activation": lambda p: rewrite(p, {"activation": "sine"}),
     "a layer too few": lambda p: rewrite(p, drop=("weight2", "bias2")),
@@ -193,3 +193,12 @@ def test_a_policy_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(PolicyError, match="cannot write"):
             save_policy(network(), path)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder.npz"], "nothing half-written"
+
+
+def test_names_of_arguments_in_files_of_version_0_1_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "agent.npz"
+    save_policy(network(), path)
+    made_for(path, arguments={"default": "16K", "interface": "orders"})
+    read = load_policy(path)
+    assert read.arguments == {"default_sizes": "16K", "action_set": "orders"}
+    assert read.default_sizes == "16K"

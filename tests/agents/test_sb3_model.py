@@ -23,7 +23,7 @@ from thp_agents.evaluation import entry
 from thp_agents.learned.sb3_model import load_sb3
 from thp_agents.policy import PolicyError, find_policy
 from thp_agents.sb3 import SB3VecEnv
-from thp_agents.view import View
+from thp_agents.view import KernelView
 
 ON_POLICY = {"n_steps": 16, "batch_size": 16}
 OFF_POLICY = {"learning_starts": 4, "buffer_size": 100}
@@ -49,7 +49,7 @@ def check(model: Any, path: Path, arguments: dict[str, Any], normalise: VecNorma
     assert policy.arguments == arguments
     masked = isinstance(model, MaskablePPO)
     observation, _ = env.reset(seed=1)
-    view, over, steps = View(env.unwrapped), False, 0
+    view, over, steps = KernelView(env.unwrapped), False, 0
     while not over:
         seen: Any = observation
         if "MultiInput" not in type(model.policy).__name__:
@@ -80,10 +80,10 @@ def test_other_algorithms(algorithm: Any, tmp_path: Path) -> None:
     check(model, tmp_path / "mine.zip", {})
 
 
-def test_interfaces_slots_and_networks_are_found_out(tmp_path: Path) -> None:
+def test_action_sets_hooks_slots_and_networks_are_found_out(tmp_path: Path) -> None:
     for arguments, env_id, settings in (
-        ({"interface": "madvise"}, "thp_env/VmaOrder-v0", {"net_arch": [8], "activation_fn": torch.nn.ReLU}),
-        ({"interface": "address"}, "thp_env/FaultOrder-v0", {"net_arch": {"pi": [8, 4], "vf": [4]}}),
+        ({"action_set": "madvise"}, "thp_env/VmaOrder-v0", {"net_arch": [8], "activation_fn": torch.nn.ReLU}),
+        ({"hook": "address"}, "thp_env/FaultOrder-v0", {"net_arch": {"pi": [8, 4], "vf": [4]}}),
         ({"slots": 3}, "thp_env/VmaHints-v0", {"net_arch": []}),
     ):
         model = trained(PPO, flat(env_id, **arguments), policy_kwargs=settings)
@@ -215,7 +215,7 @@ class Network(Plain):
 class Says(Network):
     name, kind = "says", "heuristic"
 class Bare:
-    name = source = "bare"; default = "4K"; environment = "thp_env/VmaOrder-v0"; arguments = {}
+    name = source = "bare"; default_sizes = "4K"; environment = "thp_env/VmaOrder-v0"; arguments = {}
     def __init__(self): self.net = torch.nn.Linear(2, 2)
     def reset(self, view): pass
     def decide(self, observation, view): return 0

@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     save_program(small_program(), tmp_path / "small.npz")
     (tmp_path / "slow.py").write_text(
         "import time\nfrom pathlib import Path\nfrom thp_agents.policy import Policy\nclass P(Policy):\n"
-        " name = source = 'slow'\n default = '4K'\n"
+        " name = source = 'slow'\n default_sizes = '4K'\n"
         " def decide(self, observation, view):\n  Path('begun').touch()\n  time.sleep(1000)\n"
     )
     return tmp_path

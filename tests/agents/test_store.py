@@ -125,7 +125,8 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., t
 
 def write_policy(sizes: str) -> None:
     Path("mine.py").write_text(
-        f"from thp_agents.policy import Policy\nclass P(Policy):\n name, source, default = 'mine', 'me', {sizes!r}\n"
+        f"from thp_agents.policy import Policy\nclass P(Policy):\n name, source = 'mine', 'me'\n"
+        f" default_sizes = {sizes!r}\n"
         " def decide(self, observation, view):\n  return view.no_op\n"
     )
 

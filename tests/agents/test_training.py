@@ -49,10 +49,10 @@ def config(workload: str, steps: int, **changes) -> AgentConfig:
 
 
 def test_a_short_training_gives_a_policy_that_runs(tmp_path: Path, workload: str) -> None:
-    settings = config(workload, 128, arguments={"default": "64K"})
+    settings = config(workload, 128, arguments={"default_sizes": "64K"})
     policy = train(settings, tmp_path / "agent.npz", folder=tmp_path / "run", quiet=True, command="thp-env train it")
     read = load_policy(tmp_path / "agent.npz")
-    assert read.default == "64K"
+    assert read.default_sizes == "64K"
     assert read.source == "thp-env train it"
     assert read.meta["decisions"] == 128
     assert read.meta["config"]["workloads"] == [workload]
@@ -112,8 +112,8 @@ def test_what_cannot_be_trained_is_refused_at_once(tmp_path: Path, workload: str
 
 
 def test_arguments_reach_the_environment(workload: str) -> None:
-    envs = make_envs(config(workload, 8, arguments={"default": "16K"}))
-    assert envs.env.unwrapped.task.default == "16K"
+    envs = make_envs(config(workload, 8, arguments={"default_sizes": "16K"}))
+    assert envs.env.unwrapped.task.default_sizes == "16K"
     envs.close()
 
 
@@ -165,7 +165,7 @@ def test_what_ifs_are_what_happens(workload: str) -> None:
         machine = env.machine
         if size != "keep":
             machine.set_orders(env.vma.id, ORDER_MASKS[size])
-        machine.run(go_on=True)
+        machine.run(ignore_errors=True)
         return finish(machine)[0]["total_ns"]
 
     saved = 100 * (1 - cost("64K") / cost("keep"))

@@ -22,7 +22,7 @@ def test_the_simulators_truth_is_hidden(name: str) -> None:
     "environment", ["thp_env/VmaOrder-v0", "thp_env/VmaHints-v0", "thp_env/SizeControls-v0", "thp_env/FaultOrder-v0"]
 )
 def test_doing_nothing_is_an_action_everywhere(environment: str) -> None:
-    policy = Idle(environment=environment, arguments={}, default="64K")
+    policy = Idle(environment=environment, arguments={}, default_sizes="64K")
     env, view = before(policy, Instance(small_program(), MachineConfig(memory=48 * MIB)))
     over = False
     while not over:

@@ -113,7 +113,7 @@ def test_a_policy_that_kills_its_worker_is_left_out(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deadly.py").write_text(
         "import os\nfrom thp_agents.policy import Policy\nclass P(Policy):\n name = source = 'deadly'\n"
-        " default = '4K'\n def decide(self, observation, view):\n  os._exit(7)\n"
+        " default_sizes = '4K'\n def decide(self, observation, view):\n  os._exit(7)\n"
     )
     words = ["evaluate", "--workloads", "small.npz", "--seeds", "0", "1", "--quiet", "--processes", "2", "--policies"]
     assert main([*words, "never", "deadly:P", "64K", "--csv", "with.csv"]) == 0

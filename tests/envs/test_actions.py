@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thp_env.envs.actions import ACTIONS, INTERFACES, ORDER_MASKS, fitting_blocks, smallest_order
+from thp_env.envs.actions import ACTION_SETS, ACTIONS, ORDER_MASKS, fitting_blocks, smallest_order
 from thp_env.machine import SMAPS_DTYPE
 
 K, M = 1 << 10, 1 << 20
@@ -18,7 +18,7 @@ def possible_actions(start: int, end: int, mapped: dict[int, int] | None = None,
     row["vm_start"], row["vm_end"], row["scanned"], row["pmd_mapped"] = start, end, (end - start) // 4096, pmd_mapped
     for order, pages in (mapped or {}).items():
         row["by_order"][order] = pages
-    return {name for name, allow in zip(ACTIONS, INTERFACES["orders"].masks(row), strict=True) if allow}
+    return {name for name, allow in zip(ACTIONS, ACTION_SETS["orders"].masks(row), strict=True) if allow}
 
 
 def test_names_and_masks_agree() -> None:
@@ -73,5 +73,5 @@ def test_only_what_is_there_and_not_huge_can_be_collapsed() -> None:
 
 
 def test_where_no_vma_is_asked_about_nothing_can_be_done() -> None:
-    masks = INTERFACES["orders"].masks(np.zeros(2, SMAPS_DTYPE))
+    masks = ACTION_SETS["orders"].masks(np.zeros(2, SMAPS_DTYPE))
     assert masks.tolist() == [[1] + [0] * (len(ACTIONS) - 1)] * 2

@@ -91,13 +91,13 @@ WORKLOADS = {
 }
 
 
-def played(workload: str, choose: str | Callable, reward: str | Callable, default: str = "4K") -> Episode:
-    env = make(workload=instance(workload), reward=reward, default=default, window_ms=2, window_faults=64)
+def played(workload: str, choose: str | Callable, reward: str | Callable, default_sizes: str = "4K") -> Episode:
+    env = make(workload=instance(workload), reward=reward, default_sizes=default_sizes, window_ms=2, window_faults=64)
     return play(env, choose, seed=0)
 
 
-def paid(workload: str, choose: str | Callable, reward: str | Callable, default: str = "4K") -> float:
-    return sum(played(workload, choose, reward, default).rewards)
+def paid(workload: str, choose: str | Callable, reward: str | Callable, default_sizes: str = "4K") -> float:
+    return sum(played(workload, choose, reward, default_sizes).rewards)
 
 
 def without(episode: Episode, terms: tuple[str, ...]) -> float:
@@ -113,7 +113,7 @@ def instance(workload: str) -> Instance:
 @cache
 def best(workload: str, reward: str) -> Episode:
     """Return the best static setting's episode."""
-    return max((played(workload, "keep", reward, default) for default in FRIENDS), key=lambda e: sum(e.rewards))
+    return max((played(workload, "keep", reward, sizes) for sizes in FRIENDS), key=lambda e: sum(e.rewards))
 
 
 def alternating(*names: str) -> Callable:

@@ -34,7 +34,7 @@ def kinds(times: np.ndarray) -> dict[str, int]:
 
 def test_time_is_spent_for_the_vma_that_causes_it() -> None:
     instance = two()
-    machine = Machine(instance.program, MachineConfig(memory=64 * MIB, charge_vmas=True))
+    machine = Machine(instance.program, MachineConfig(memory=64 * MIB, time_by_vma=True))
     for order in layout.ORDERS:
         machine.set_thp(order, "always")
     machine.set_default_orders(1 << 4)
@@ -59,7 +59,7 @@ def test_time_is_spent_for_the_vma_that_causes_it() -> None:
 
 def test_keeping_it_changes_nothing_else() -> None:
     program = small_program(2)
-    plain, kept = (Machine(program, MachineConfig(memory=48 * MIB, charge_vmas=keep)) for keep in (False, True))
+    plain, kept = (Machine(program, MachineConfig(memory=48 * MIB, time_by_vma=keep)) for keep in (False, True))
     for machine in (plain, kept):
         machine.set_thp(4, "always")
         machine.run()

@@ -41,7 +41,7 @@ def test_options_hold_for_one_episode(env_id: str) -> None:
     env = make(env_id, workload="hot_island", size="tiny")
     env.reset(seed=1)
     usual = env.unwrapped.machine.program.meta["name"]
-    env.reset(options={"workload": "sqlite_memory", "default": "2M"})
+    env.reset(options={"workload": "sqlite_memory", "default_sizes": "2M"})
     assert env.unwrapped.workload.name == "sqlite_memory"
     env.reset(options={"workload": ["alloc_purge", "hot_island"], "weights": [1, 0]})
     assert env.unwrapped.workload.name == "alloc_purge"
@@ -160,7 +160,7 @@ def test_bad_input_is_refused_in_one_line(env_id: str, arguments: dict, message:
 @every_environment
 def test_names_that_there_are_not_are_refused(env_id: str) -> None:
     env = make(env_id)
-    with pytest.raises(ValueError, match="unknown options speed: there are default, workload, size"):
+    with pytest.raises(ValueError, match="unknown options speed: there are default_sizes, workload, size"):
         env.reset(options={"speed": 3})
     with pytest.raises(ValueError, match="unknown speed: there are workload, size"):
         env.unwrapped.set_workload(speed=3)

@@ -185,7 +185,8 @@ def test_it_takes_every_kind_of_integer(env_id: str, kind: type) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"reward": "nonsense"}, {"default": "3K"}, {"window_ms": 0}, {"window_ms": -1}, {"window_ms": float("nan")},
+        {"reward": "nonsense"}, {"default_sizes": "3K"}, {"window_ms": 0}, {"window_ms": -1},
+        {"window_ms": float("nan")},
         {"window_faults": 0}, {"window_accesses": 0}, {"scan_share": -0.1}, {"scan_share": 2}, {"pmu_period": 0},
         {"threads": 0}, {"window_faults": 1.5}, {"render_mode": "braille"}, {"workload": "hot_iland"},
         {"workload": []}, {"workload": 7},

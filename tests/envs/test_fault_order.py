@@ -38,7 +38,7 @@ def test_the_episode_is_that_of_a_machine_with_the_same_answers() -> None:
     for order in layout.ORDERS:
         machine.set_thp(order, "always")
     machine.ask_orders("bpf")
-    while (status := machine.run(go_on=True)) == Status.NEED_ORDER:
+    while (status := machine.run(ignore_errors=True)) == Status.NEED_ORDER:
         machine.resolve(machine.question.orders.bit_length() - 1)
     assert status == Status.DONE
     ours = env.unwrapped.machine.counters
@@ -62,7 +62,7 @@ def test_an_order_is_what_faults_get(order: int) -> None:
 
 
 def test_what_is_not_allowed_counts_as_4k() -> None:
-    env = fault_env("mmap a 4M\nwrite a 0 4M\n", default="16K+32K+64K")
+    env = fault_env("mmap a 4M\nwrite a 0 4M\n", default_sizes="16K+32K+64K")
     env.reset(seed=0)
     assert env.unwrapped.action_masks().tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0]
     play(env, always(9), seed=0)
@@ -70,10 +70,10 @@ def test_what_is_not_allowed_counts_as_4k() -> None:
 
 
 def test_by_address_a_small_piece_of_a_block_offers_small_orders() -> None:
-    env = fault_env("mmap a 2176K\nwrite a 2M 4K\n", interface="address")  # 128K in the second block
+    env = fault_env("mmap a 2176K\nwrite a 2M 4K\n", hook="address")  # 128K in the second block
     env.reset(seed=0)
     assert env.unwrapped.action_masks().tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 0]
-    env = fault_env("mmap a 2176K\nwrite a 2M 4K\n", interface="bpf")
+    env = fault_env("mmap a 2176K\nwrite a 2M 4K\n", hook="bpf")
     env.reset(seed=0)
     assert env.unwrapped.action_masks().tolist() == [1] * 9
 
@@ -84,7 +84,7 @@ def named(seen: dict[str, np.ndarray]) -> list[dict[str, float]]:
 
 
 def test_what_is_seen_of_a_fault() -> None:
-    env = fault_env("mmap a 6M\nwrite a 2M 64K\nadvise a 0 6M hugepage\nwrite a 5M 4K\n", interface="address")
+    env = fault_env("mmap a 6M\nwrite a 2M 64K\nadvise a 0 6M hugepage\nwrite a 5M 4K\n", hook="address")
     seen, _ = env.reset(seed=0)
     assert env.unwrapped.question.type == "fault"
     vma, fault, block = named(seen)
@@ -111,8 +111,8 @@ def test_what_is_seen_of_a_fault() -> None:
 def test_only_looking_by_address_takes_time() -> None:
     text = "mmap a 4M\nwrite a 0 4M\n"
     times = []
-    for interface in ("bpf", "address"):
-        env = fault_env(text, interface=interface)
+    for hook in ("bpf", "address"):
+        env = fault_env(text, hook=hook)
         play(env, always(4), seed=0)
         times.append(env.unwrapped.machine.counters.time_ps("monitoring"))
     scan = env.unwrapped.machine.config.clock["scan_pte"]
@@ -183,6 +183,6 @@ def test_one_answer_a_block_serves_random_play() -> None:
     assert len(asked) == len(set(asked)) == 8, "the last 12K have no room for a large folio"
 
 
-def test_an_unknown_interface_is_refused() -> None:
+def test_an_unknown_hook_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'ebpf'.*bpf, address"):
-        make(ENV, interface="ebpf")
+        make(ENV, hook="ebpf")

@@ -12,30 +12,30 @@ from thp_env.metrics import unfinished_cost
 SETTINGS = ("4K", "64K", "2M")
 
 
-def saved(setting: str, default: str, action: str = "keep", **arguments) -> float:
+def saved(setting: str, default_sizes: str, action: str = "keep", **arguments) -> float:
     """Return what an episode's rewards add up to before symlog, as a share of the shadow's cost."""
     arguments.setdefault("workload", small_program(1))
-    env = ShadowReward(make(default=default, **arguments), setting=setting)
+    env = ShadowReward(make(default_sizes=default_sizes, **arguments), setting=setting)
     rewards = np.array(play(env, action, seed=0).rewards)
     return float((np.sign(rewards) * np.expm1(abs(rewards))).sum() / env.accounts.scale)
 
 
-def metrics(default: str) -> dict[str, float]:
-    return play(make(workload=small_program(1), default=default), seed=0).infos[-1]["metrics"]
+def metrics(default_sizes: str) -> dict[str, float]:
+    return play(make(workload=small_program(1), default_sizes=default_sizes), seed=0).infos[-1]["metrics"]
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("default", SETTINGS)
-def test_an_episode_adds_up_to_the_share_that_was_saved(setting: str, default: str) -> None:
+@pytest.mark.parametrize("default_sizes", SETTINGS)
+def test_an_episode_adds_up_to_the_share_that_was_saved(setting: str, default_sizes: str) -> None:
     shadow = metrics(setting)
     unwatched = shadow["cost_ns"] - shadow["monitor_cost"]  # the shadow is not observed
     # Reading accessed bits also undoes coalesced TLB entries, which the shadow keeps.
-    assert saved(setting, default) == pytest.approx(1 - metrics(default)["cost_ns"] / unwatched, abs=0.02)
+    assert saved(setting, default_sizes) == pytest.approx(1 - metrics(default_sizes)["cost_ns"] / unwatched, abs=0.02)
 
 
 @pytest.mark.parametrize("setting", ["4K", "64K"])  # a fault of 2M is longer than a slice
 def test_the_shadows_own_setting_saves_nothing_at_any_step(setting: str) -> None:
-    env = ShadowReward(make(workload=small_program(1), default=setting), setting=setting, slices=4096)
+    env = ShadowReward(make(workload=small_program(1), default_sizes=setting), setting=setting, slices=4096)
     episode = play(env, seed=0)
     total = env.accounts.shadows[0].total / env.unwrapped.task.accesses[0]
     for reward, terms in zip(episode.rewards, episode.terms, strict=True):
@@ -43,10 +43,10 @@ def test_the_shadows_own_setting_saves_nothing_at_any_step(setting: str) -> None
         assert reward == pytest.approx(symlog(env.accounts.scale * watched), abs=0.05)
 
 
-@pytest.mark.parametrize("interface", ["bpf", "address"])
-def test_a_shadow_answers_no_faults_and_runs_to_the_end(interface: str) -> None:
+@pytest.mark.parametrize("hook", ["bpf", "address"])
+def test_a_shadow_answers_no_faults_and_runs_to_the_end(hook: str) -> None:
     """Whatever FaultOrder-v0 asks for, the shadow costs what the program costs at its setting."""
-    env = ShadowReward(make("thp_env/FaultOrder-v0", workload=small_program(1), interface=interface), setting="64K")
+    env = ShadowReward(make("thp_env/FaultOrder-v0", workload=small_program(1), hook=hook), setting="64K")
     env.reset(seed=0)
     shadow, alone = env.accounts.shadows[0], metrics("64K")
     accesses = env.unwrapped.machine.program.work.sum()

@@ -55,7 +55,7 @@ def test_settings_act_on_later_faults() -> None:
 
 
 def test_statistics_are_those_of_sysfs() -> None:
-    env = make(ID, workload=four(), window_ms=1e5, window_faults=32, default="64K")
+    env = make(ID, workload=four(), window_ms=1e5, window_faults=32, default_sizes="64K")
     seen, _ = env.reset(seed=0)
     assert seen["sizes"][:, FIELDS.index("setting")].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
     row = dict(zip(FIELDS, seen["sizes"][2].tolist(), strict=True))
@@ -72,7 +72,7 @@ def test_the_program_cannot_be_forced() -> None:
     b.mmap("a", 2 * MIB, nohugepage=True)
     b.touch("a", 0, 2 * MIB)
     b.compute(1)
-    env = make(ID, workload=Instance(b.build(), MachineConfig(memory=64 * MIB)), default="all")
+    env = make(ID, workload=Instance(b.build(), MachineConfig(memory=64 * MIB)), default_sizes="all")
     env.reset(seed=0)
     while not env.step(controls(K2048="always"))[2]:
         pass

@@ -151,7 +151,7 @@ def test_what_episodes_were_drawn_from_is_part_of_it(tmp_path: Path) -> None:
     env.unwrapped.set_workload(workload=["hot_island", "alloc_purge"], weights=[1, 3], size="tiny")
     env.reset(seed=0)
     env.step(0)
-    env.reset(options={"workload": "make_tcc", "default": "64K"})
+    env.reset(options={"workload": "make_tcc", "default_sizes": "64K"})
     env.step(0)
     env.unwrapped.set_workload(workload="sqlite_memory", surroundings="drawn")
     env.reset()

@@ -70,8 +70,8 @@ def check_equal(envs, singles: list, mode: AutoresetMode, seeds: list[int], step
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
 def test_trajectories_are_those_of_single_environments(env_id: str, mode: AutoresetMode) -> None:
     workloads = [[small_workload("a"), small_workload("b")], *(kind() for kind in KINDS.values())]
-    envs = vector(env_id, len(workloads), mode, workloads=workloads, default="64K")
-    singles = [make(env_id, workload=w, default="64K") for w in workloads]
+    envs = vector(env_id, len(workloads), mode, workloads=workloads, default_sizes="64K")
+    singles = [make(env_id, workload=w, default_sizes="64K") for w in workloads]
     assert check_equal(envs, singles, mode, [5, 17, 2, 3, 11]) >= 3
     envs.unwrapped.validate()
 

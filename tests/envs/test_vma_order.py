@@ -144,7 +144,7 @@ def test_split_splits_the_vmas_large_folios_and_keeps_its_size() -> None:
         ("mmap", "a", 4 * MIB), ("mmap", "b", 2 * MIB), ("touch", "b", 0, 2 * MIB),
         ("touch", "a", 0, 2 * MIB), ("touch", "a", 2 * MIB, 2 * MIB), ("compute", 1.0),
     )  # fmt: skip
-    env = make(workload=instance, window_ms=1e6, window_faults=1, default="2M").unwrapped
+    env = make(workload=instance, window_ms=1e6, window_faults=1, default_sizes="2M").unwrapped
     env.reset(seed=0)
     env.step(KEEP)
     while not (env.vma.start == env.machine.region("a")[0] and set(orders(env, "a")[:512]) == {9}):
@@ -164,7 +164,7 @@ def test_masks_follow_the_vma() -> None:
     instance = program(
         ("mmap", "a", 12 * PAGE + MIB, {"offset": 4 * PAGE}), ("touch", "a", 12 * PAGE, MIB), ("compute", 1.0)
     )
-    env = make(workload=instance, default="64K", window_ms=1e6, window_faults=1).unwrapped
+    env = make(workload=instance, default_sizes="64K", window_ms=1e6, window_faults=1).unwrapped
     env.reset(seed=0)
     named = dict(zip(ACTIONS, env.action_masks(), strict=True))
     impossible = dict.fromkeys(("1M", "2M", "split", "collapse"), 0)
@@ -209,7 +209,7 @@ def test_windows_are_respected() -> None:
 
 def test_decisions_do_not_change_the_workload() -> None:
     def accessed(choose) -> tuple:
-        env = make(workload=small_program(3), metrics=True)
+        env = make(workload=small_program(3), shadow_tlb=True)
         play(env, choose, seed=0)
         machine = env.unwrapped.machine
         c = machine.counters
@@ -236,21 +236,21 @@ def test_an_episode_is_as_long_as_its_program() -> None:
 
 def test_the_default_of_an_episode_can_be_chosen() -> None:
     env = make(workload=small_program())
-    observation, _ = env.reset(seed=0, options={"default": "2M"})
+    observation, _ = env.reset(seed=0, options={"default_sizes": "2M"})
     may = {f: observation["vma"][VMA.index(f)] for f in VMA if f.startswith("may_")}
     assert {f for f, v in may.items() if v} == {"may_2048K"}
-    play(env, seed=0, options={"default": "2M"})
+    play(env, seed=0, options={"default_sizes": "2M"})
     assert set(orders(env, "heap")) == {9}
     play(env, seed=0)
     assert set(orders(env, "heap")) == {0}, "the next episode has the environment's default again"
-    with pytest.raises(ValueError, match="unknown default '5M'"):
-        env.reset(options={"default": "5M"})
+    with pytest.raises(ValueError, match="unknown default_sizes '5M'"):
+        env.reset(options={"default_sizes": "5M"})
 
 
 def test_observed_figures_are_the_machines() -> None:
     instance = program(("mmap", "a", 2 * MIB), ("touch", "a", 0, MIB), ("advise", "a", 0, 16 * PAGE, "dontneed"),
                        ("compute", 1e9), ("touch", "a", MIB, MIB))  # fmt: skip
-    env = make(workload=instance, window_ms=2e3, window_faults=17, default="64K").unwrapped
+    env = make(workload=instance, window_ms=2e3, window_faults=17, default_sizes="64K").unwrapped
     env.reset(seed=0)
     observation, *_ = env.step(KEEP)
     vma = dict(zip(VMA, observation["vma"].tolist(), strict=True))
@@ -277,7 +277,7 @@ def test_counts_begin_anew_when_a_vma_was_asked_about() -> None:
         ("mmap", "a", 4 * MIB), ("touch", "a", 0, MIB), ("compute", 1e7), ("touch", "a", MIB, 2 * MIB),
         ("advise", "a", 0, 32 * PAGE, "dontneed"), ("compute", 1e7), ("touch", "a", 3 * MIB, MIB),
     )  # fmt: skip
-    env = make(workload=instance, window_ms=10, window_faults=1 << 40, default="64K").unwrapped
+    env = make(workload=instance, window_ms=10, window_faults=1 << 40, default_sizes="64K").unwrapped
     env.reset(seed=0)
     seen = [dict(zip(VMA, env.step(KEEP)[0]["vma"].tolist(), strict=True)) for _ in range(2)]
     assert [round(2 ** (16 * v["faults"]) - 1) for v in seen] == [16, 32]

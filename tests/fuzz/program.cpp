@@ -150,10 +150,10 @@ machine_config small_machine(decoder &d) {
     c.nr_pages = 4096;
     c.max_vmas = 64;
     c.max_mms = 4;
-    c.max_tables = 96;
+    c.max_page_tables = 96;
     c.nr_cpus = 2;
     c.shadow_tlb = d.below(2);
-    c.charge_vmas = d.below(2);
+    c.time_by_vma = d.below(2);
     c.arch = static_cast<u32>(d.below(NR_ARCHS));
     c.features = static_cast<u32>(d.below(1U << NR_FEATURES));
     if (c.arch == ARCH_X86_64) c.features &= ~(1U << FEATURE_entire_mapcount | 1U << FEATURE_zero_64k);
@@ -205,7 +205,7 @@ run_status run_in_pieces(machine &m, const std::vector<op_record> &ops, u64 piec
         const std::vector<op_record> written(ops.begin(), ops.begin() + static_cast<i64>(so_far));
         run_budget budget;
         budget.ops = 1;
-        budget.go_on = true;
+        budget.ignore_errors = true;
         budget.fast = false;
         if (pieces % 2) budget.accesses = 1 + pieces % 7;
         if (pieces % 3) budget.until = m.h->clock + 1 + pieces * 100;
@@ -260,7 +260,7 @@ void run_damaged(const machine &m, const program_view &program, u64 key) {
     const std::unique_ptr<machine> owned(loaded);
     if (!validate_loaded(*loaded, program).empty()) return;
     run_budget budget;
-    budget.go_on = true;
+    budget.ignore_errors = true;
     try {
         run_a_while(*loaded, program, budget);
         validate(*loaded);
@@ -317,7 +317,7 @@ extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
         const bool damaged = m.h->at.op == damaged_at;
         run_budget budget;
         budget.ops = 1;
-        budget.go_on = true;
+        budget.ignore_errors = true;
         const run_status status = run(m, program, budget);
         expect_consistent(m, op);
         for (u64 i = 0; damaged && i < DAMAGED_STATES; ++i) run_damaged(m, program, damage_key + i);

@@ -44,7 +44,7 @@ def test_windows_of_a_batch_are_those_of_each_machine_alone(threads: int) -> Non
     for step in range(400):
         status, *_ = batch.run(Window(ps=10**8, choices=40))
         for i, m in enumerate(alone):
-            assert status[i] == m.run(until_ps=m.clock_ps + 10**8, choices=40, go_on=True)
+            assert status[i] == m.run(until_ps=m.clock_ps + 10**8, choices=40, ignore_errors=True)
         if step % 25 == 0 or (status == Status.DONE).all():
             assert all(batch[i] == m for i, m in enumerate(alone))
         if (status == Status.DONE).all():
@@ -67,20 +67,20 @@ def test_windows_by_accesses_cut_anywhere_without_a_trace() -> None:
 def test_facts_are_what_each_machine_says() -> None:
     batch = Batch([machine(i) for i in range(3)])
     batch.run(Window(ps=3 * 10**9))
-    facts = batch.facts()
+    snapshot = batch.snapshot()
     for i in range(3):
-        mine, theirs = facts.counters.of_machine(i), batch[i].counters
+        mine, theirs = snapshot.counters.of_machine(i), batch[i].counters
         assert (mine.vm == theirs.vm).all()
         assert (mine.mthp == theirs.mthp).all()
         assert (mine.times == theirs.times).all()
-        assert mine.clock_ps == batch[i].clock_ps == facts["clock"][i]
-        assert (facts["op"][i], facts["step"][i]) == batch[i].position
-        assert facts["free_pages"][i] == batch[i].free_pages
+        assert mine.clock_ps == batch[i].clock_ps == snapshot["clock"][i]
+        assert (snapshot["op"][i], snapshot["step"][i]) == batch[i].position
+        assert snapshot["free_pages"][i] == batch[i].free_pages
         blocks = [n << order for order, n in enumerate(batch[i].buddyinfo())]
-        assert facts["listed"][i] == sum(blocks)
-        assert facts["listed_64K"][i] == sum(blocks[4:])
-        assert facts["listed_2M"][i] == sum(blocks[9:])
-        assert facts.stat("split")[i].sum() == theirs["split"]
+        assert snapshot["listed"][i] == sum(blocks)
+        assert snapshot["listed_64K"][i] == sum(blocks[4:])
+        assert snapshot["listed_2M"][i] == sum(blocks[9:])
+        assert snapshot.stat("split")[i].sum() == theirs["split"]
 
 
 def test_facts_know_of_processes_swap_and_the_limit() -> None:
@@ -93,15 +93,15 @@ def test_facts_know_of_processes_swap_and_the_limit() -> None:
     )  # fmt: skip
     batch = Batch([calm, pressed])
     batch.run(Window())
-    facts = batch.facts()
-    assert facts["processes"].tolist() == [1, 2]
-    assert facts["memory_max"].tolist() == [1 << 62, 2048]
-    assert facts["memory_current"][0] >= 1536
-    assert facts["memory_current"][0] < 1536 + 64, "a CPU charges 64 pages ahead"
-    assert 2048 - 64 <= facts["memory_current"][1] <= 2048
+    snapshot = batch.snapshot()
+    assert snapshot["processes"].tolist() == [1, 2]
+    assert snapshot["memory_max"].tolist() == [1 << 62, 2048]
+    assert snapshot["memory_current"][0] >= 1536
+    assert snapshot["memory_current"][0] < 1536 + 64, "a CPU charges 64 pages ahead"
+    assert 2048 - 64 <= snapshot["memory_current"][1] <= 2048
     entries = sum(int(batch[1].smaps(vma.id)["swapped"]) for vma in batch[1].vmas())
-    assert facts["swapped"].tolist() == [0, entries]
-    assert facts["pswpout"][1] >= 3584 - 2048
+    assert snapshot["swapped"].tolist() == [0, entries]
+    assert snapshot["pswpout"][1] >= 3584 - 2048
     assert entries >= 3584 - 2048
 
 

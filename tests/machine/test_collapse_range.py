@@ -26,7 +26,7 @@ BLOCK = 65536
 
 def run(text: str, sizes: str = "", **config) -> Machine:
     machine = machine_of(text, sizes, **config)
-    machine.run(go_on=True)
+    machine.run(ignore_errors=True)
     machine.validate()
     return machine
 

@@ -47,7 +47,7 @@ configs = st.builds(
     core=cores,
     arch=st.sampled_from(["x86_64", "arm64"]),
     nr_cpus=st.just(2),
-    charge_vmas=st.booleans(),
+    time_by_vma=st.booleans(),
 )
 
 

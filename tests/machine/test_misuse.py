@@ -40,7 +40,7 @@ REFUSED = [
     (lambda m, v: m.process("nobody"), KeyError, "no process 'nobody': there are P, C"),
     (lambda m, v: m.region("x"), KeyError, "no region 'x': there are a"),
     (lambda m, v: m.region(None), KeyError, "no region None"),
-    (lambda m, v: m.ask_orders("foo"), MachineError, "interface is 'foo': one of none, bpf, address"),
+    (lambda m, v: m.ask_orders("foo"), MachineError, "hook is 'foo': one of none, bpf, address"),
     (lambda m, v: m.resolve(4), MachineError, "nothing was asked"),
     (lambda m, v: m.resolve(1 << 40), MachineError, "nothing was asked"),
     (lambda m, v: m.resolve("4"), MachineError, "nothing was asked"),
@@ -217,7 +217,7 @@ WHILE_IT_RUNS = [
     lambda m: m.khugepaged(),
     lambda m: m.take_walk_samples(),
     lambda m: Batch([m]).run(Window()),
-    lambda m: Batch([m]).facts(),
+    lambda m: Batch([m]).snapshot(),
 ]
 
 

@@ -20,16 +20,16 @@ PMD_ORDER = layout.PMD_ORDER
 Answer = Callable[[OrderQuestion], int]
 
 
-def asking(program, interface: str, sizes: str = ALL, **config) -> Machine:
+def asking(program, hook: str, sizes: str = ALL, **config) -> Machine:
     machine = machine_of(program, sizes, **config)
-    machine.ask_orders(interface)
+    machine.ask_orders(hook)
     return machine
 
 
 def play(machine: Machine, answer: Answer, **budget) -> tuple[Status, list[OrderQuestion]]:
     """Run to the end, answering every question."""
     asked = []
-    while (status := machine.run(go_on=True, **budget)) == Status.NEED_ORDER:
+    while (status := machine.run(ignore_errors=True, **budget)) == Status.NEED_ORDER:
         asked.append(machine.question)
         machine.resolve(answer(asked[-1]))
     return status, asked
@@ -118,9 +118,9 @@ def test_by_address_a_fault_falls_back_to_smaller_and_by_bpf_to_4k():
     machine = asking("mmap a 2M\nwrite a 12K 4K\nwrite a 0 4K\n", "bpf", "16 32")
     play(machine, lambda q: 3)
     assert orders_of(machine, "a")[:8] == [3] * 8
-    for interface, expected in (("bpf", 0), ("address", 3)):  # a hole of 32K in a block of 64K
+    for hook, expected in (("bpf", 0), ("address", 3)):  # a hole of 32K in a block of 64K
         text = "mmap a 2M\nwrite a 0 64K\nadvise a 32K 32K dontneed\nwrite a 32K 4K\n"
-        machine = asking(text, interface)
+        machine = asking(text, hook)
         play(machine, lambda q: 4)
         assert orders_of(machine, "a")[8] == expected
 
@@ -153,7 +153,7 @@ def test_what_was_not_offered_is_refused(order):
         machine.resolve(4)
 
 
-def test_an_unknown_interface_is_refused():
+def test_an_unknown_hook_is_refused():
     with pytest.raises(ValueError, match=r"'ebpf'.*none, bpf, address"):
         machine_of("mmap a 4M\n").ask_orders("ebpf")
 
@@ -249,18 +249,18 @@ def test_a_waiting_machine_is_cloned_and_saved_like_any_other():
     assert ends[0] == ends[1] == ends[2]
 
 
-@pytest.mark.parametrize("interface", ["bpf", "address"])
+@pytest.mark.parametrize("hook", ["bpf", "address"])
 @pytest.mark.parametrize("step_ps", [1000, 333_333])
-def test_cuts_between_question_and_answer_change_nothing(interface, step_ps):
-    whole = asking(WORK, interface)
+def test_cuts_between_question_and_answer_change_nothing(hook, step_ps):
+    whole = asking(WORK, hook)
     _, asked = play(whole, anything)
-    machine = asking(WORK, interface)
+    machine = asking(WORK, hook)
     again = []
-    while (status := machine.run(until_ps=machine.clock_ps + step_ps, go_on=True)) != Status.DONE:
+    while (status := machine.run(until_ps=machine.clock_ps + step_ps, ignore_errors=True)) != Status.DONE:
         if status == Status.NEED_ORDER:
             again.append(machine.question)
             machine.resolve(anything(machine.question))
-            machine.run(until_ps=machine.clock_ps, go_on=True)  # no time to go on
+            machine.run(until_ps=machine.clock_ps, ignore_errors=True)  # no time to go on
     assert again == asked
     assert machine.save() == whole.save()
 
@@ -269,18 +269,18 @@ def test_cuts_between_question_and_answer_change_nothing(interface, step_ps):
 @given(
     programs(operations=12, forks=True), st.sampled_from(["bpf", "address"]), st.lists(st.integers(1, 40), max_size=40)
 )  # fmt: skip
-def test_random_programs_end_the_same_wherever_they_are_cut(program, interface, cuts):
+def test_random_programs_end_the_same_wherever_they_are_cut(program, hook, cuts):
     config = {"memory": 64 << 20, "max_mms": 8}
-    whole = asking(program, interface, **config)
+    whole = asking(program, hook, **config)
     _, asked = play(whole, anything)
-    machine = asking(program, interface, **config)
+    machine = asking(program, hook, **config)
     again = []
     budgets = iter([{"choices": n} if n % 2 else {"until_ps": n * 50_000} for n in cuts])
     while True:
         budget = dict(next(budgets, {}))
         if "until_ps" in budget:
             budget["until_ps"] += machine.clock_ps
-        status = machine.run(go_on=True, **budget)
+        status = machine.run(ignore_errors=True, **budget)
         if status == Status.NEED_ORDER:
             machine.validate()
             again.append(machine.question)
@@ -297,7 +297,7 @@ def test_random_programs_end_the_same_wherever_they_are_cut(program, interface, 
 def test_random_programs_with_the_largest_order_by_address_are_the_kernel(program):
     """Asking about each block and answering with what R4 would take first is not asking at all."""
     kernel, machine = machine_of(program, ALL), asking(program, "address")
-    status = kernel.run(go_on=True)
+    status = kernel.run(ignore_errors=True)
     assert play(machine, largest)[0] == status
     assert seen(machine) == seen(kernel)
 

@@ -42,9 +42,9 @@ swapoff
 
 
 def saved(arch: str) -> list[bytes]:
-    machine = machine_of(WORK, memory=16 << 20, max_tables=96, max_vmas=64, arch=arch, shadow_tlb=True)
+    machine = machine_of(WORK, memory=16 << 20, max_page_tables=96, max_vmas=64, arch=arch, shadow_tlb=True)
     states = [machine.save()]
-    while machine.run(ops=1, go_on=True) == Status.WINDOW:
+    while machine.run(ops=1, ignore_errors=True) == Status.WINDOW:
         states.append(machine.save())
     return states
 
@@ -61,7 +61,7 @@ def test_a_damaged_state_is_refused_or_harmless(arch, when, changes, data):
     for _ in range(changes):
         at = data.draw(st.one_of(st.integers(0, 1600), st.integers(0, words), st.integers(words - 16000, words)))
         state[4 * at : 4 * at + 4] = data.draw(WORDS).to_bytes(4, "little")
-    machine = machine_of(WORK, memory=16 << 20, max_tables=96, max_vmas=64, arch=arch, shadow_tlb=True)
+    machine = machine_of(WORK, memory=16 << 20, max_page_tables=96, max_vmas=64, arch=arch, shadow_tlb=True)
     before = machine.save()
     if taken(machine, with_checksum(bytes(state))):
         machine.validate()
@@ -85,7 +85,7 @@ def run_a_moment(machine):
     handler = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, 1)
     try:
-        machine.run(go_on=True)
+        machine.run(ignore_errors=True)
     except (MachineError, TimeoutError):
         pass
     finally:
@@ -96,7 +96,7 @@ def run_a_moment(machine):
 @pytest.mark.parametrize("arch", STATES)
 def test_every_state_is_taken(arch):
     for state in STATES[arch]:
-        machine = machine_of(WORK, memory=16 << 20, max_tables=96, max_vmas=64, arch=arch, shadow_tlb=True)
+        machine = machine_of(WORK, memory=16 << 20, max_page_tables=96, max_vmas=64, arch=arch, shadow_tlb=True)
         machine.load(state)
         assert machine.save() == state
 

@@ -57,7 +57,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("program", ENDLESS.values(), ids=ENDLESS)
 def test_a_signal_stops_a_run_which_can_go_on(program):
-    machine = machine_of(program, memory=1 << 30, max_tables=1 << 17)
+    machine = machine_of(program, memory=1 << 30, max_page_tables=1 << 17)
     with pytest.raises(LateError), stopped_after(0.2):
         machine.run()
     machine.validate()
@@ -67,7 +67,7 @@ def test_a_signal_stops_a_run_which_can_go_on(program):
 
 @pytest.mark.parametrize("program", ENDLESS.values(), ids=ENDLESS)
 def test_a_signal_stops_a_batch(program):
-    batch = Batch([machine_of(program, memory=1 << 30, max_tables=1 << 17) for _ in range(2)])
+    batch = Batch([machine_of(program, memory=1 << 30, max_page_tables=1 << 17) for _ in range(2)])
     with pytest.raises(LateError), stopped_after(0.2):
         batch.run(Window(question=Question.VMA))
     for machine in (batch[0], batch[1]):
@@ -75,7 +75,8 @@ def test_a_signal_stops_a_batch(program):
 
 
 def test_a_call_that_does_not_end_is_left_in_the_middle():
-    machine = machine_of("mmap a 1024G at=auto\nadvise a 0 1024G populate_read\n", memory=512 << 20, max_tables=1 << 17)
+    text = "mmap a 1024G at=auto\nadvise a 0 1024G populate_read\n"
+    machine = machine_of(text, memory=512 << 20, max_page_tables=1 << 17)
     before = machine.save()
     with pytest.raises(LateError), stopped_after(0.05):
         machine.run()
@@ -98,9 +99,9 @@ def test_a_limit_in_time_stops_rounds_of_khugepaged_and_cuts_change_nothing():
     assert cut == whole
     endless = machine_of(SPARSE + f"khugepaged {FOREVER}\n")
     assert endless.run(until_ps=10**12) == Status.WINDOW
-    status, _, facts = Batch([endless]).run(Window(ps=10**12))
+    status, _, snapshot = Batch([endless]).run(Window(ps=10**12))
     assert status[0] == Status.WINDOW
-    assert facts["clock"][0] >= 2 * 10**12
+    assert snapshot["clock"][0] >= 2 * 10**12
 
 
 def test_rounds_of_khugepaged_without_work_are_no_work():
@@ -154,7 +155,7 @@ def test_calls_for_half_of_the_address_space_end(arch):
     b.munmap("a", 0, HUGE)
     machine = machine_of(b.build(), arch=arch)
     with stopped_after(60):
-        assert machine.run(go_on=True) == Status.DONE
+        assert machine.run(ignore_errors=True) == Status.DONE
     machine.validate()
 
 

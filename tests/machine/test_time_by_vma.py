@@ -1,4 +1,4 @@
-"""`charge_vmas`: time that is kept by VMA."""
+"""`time_by_vma`: time that is kept by VMA."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ CUTS = [{"accesses": 1}, {"accesses": 10}, {"accesses": 1000}, {"choices": 1}, {
 
 @pytest.mark.parametrize("limit", CUTS)
 def test_it_does_not_depend_on_how_a_run_is_cut(limit):
-    whole = machine_of(TWO, "64", charge_vmas=True)
+    whole = machine_of(TWO, "64", time_by_vma=True)
     whole.run()
-    cut = machine_of(TWO, "64", charge_vmas=True)
+    cut = machine_of(TWO, "64", time_by_vma=True)
     step = dict(limit)
     while cut.run(**({"until_ps": cut.clock_ps + step["ps"]} if "ps" in step else step)) == Status.WINDOW:
         pass
@@ -37,7 +37,7 @@ def test_it_does_not_depend_on_how_a_run_is_cut(limit):
 
 
 def test_what_happens_in_a_pause_is_charged_to_nobody_else():
-    machine = machine_of(TWO, charge_vmas=True)
+    machine = machine_of(TWO, time_by_vma=True)
     machine.run(accesses=3)
     before = machine.smaps(machine.vmas()[0].id)["times"].sum()
     clock = machine.clock_ps

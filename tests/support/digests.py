@@ -47,14 +47,15 @@ COUNTED = ("pgfault", "pgmajfault", "pgalloc", "walk_cycles", "nr_resident", "nr
 
 def integers(task: Task) -> bytes:
     """Return what a trajectory shows at one moment."""
-    facts, rows = task.facts, task.rows
-    parts = [facts[name] for name in EVENTS] + [facts.stat(name) for name in STATS] + [rows[name] for name in FIELDS]
+    snapshot, smaps = task.snapshot, task.smaps
+    parts = [snapshot[name] for name in EVENTS] + [snapshot.stat(name) for name in STATS]
+    parts += [smaps[name] for name in FIELDS]
     return b"".join(part.astype("<i8").tobytes() for part in parts)
 
 
 def digest(env_id: str, workload: str) -> str:
     """Return the digest of a trajectory: actions, counters, figures and what is read about VMAs; integers only."""
-    env = make(env_id, workload=WORKLOADS[workload](), default="16K")
+    env = make(env_id, workload=WORKLOADS[workload](), default_sizes="16K")
     task, choose = env.unwrapped.task, randomly(11)
     total = hashlib.blake2b(digest_size=16)
     env.reset(seed=0)
@@ -86,7 +87,7 @@ def machine_digest(records: list[dict], **config: Any) -> str:
             add_line(b, step["op"])
         machine = Machine(b.build(), MachineConfig(memory=256 * MIB, **config))
         for _ in record["steps"]:
-            machine.run(ops=1, go_on=True)
+            machine.run(ops=1, ignore_errors=True)
             counters = machine.counters
             seen = [counters.clock_ps, machine.free_pages, *(counters[name] for name in COUNTED)]
             total.update(repr([int(n) for n in seen]).encode())

@@ -7,7 +7,7 @@ from typing import Any
 
 from thp_agents.episode import environment
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 
 from support.episodes import MIB
 from thp_env.machine import MachineConfig
@@ -26,15 +26,15 @@ class Idle(Policy):
         for key, value in changes.items():
             setattr(self, key, value)
 
-    def decide(self, observation: Any, view: View) -> Any:
+    def decide(self, observation: Any, view: KernelView) -> Any:
         return view.no_op
 
 
-def before(policy: Policy, workload: Any, seed: int = 0) -> tuple[Any, View]:
+def before(policy: Policy, workload: Any, seed: int = 0) -> tuple[Any, KernelView]:
     """Return the environment of an episode that has begun, and the policy's view of it."""
     env = environment(policy, workload)
     env.reset(seed=seed)
-    view = View(env)
+    view = KernelView(env)
     policy.reset(view)
     return env, view
 
@@ -50,12 +50,12 @@ def mapped(*sizes: int, memory: int = 64 * MIB, touched: bool = True) -> Instanc
     return Instance(b.build(), MachineConfig(memory=memory))
 
 
-def play(env: Any, policy: Policy, view: View, steps: int = 1 << 30) -> Iterable[Any]:
+def play(env: Any, policy: Policy, view: KernelView, steps: int = 1 << 30) -> Iterable[Any]:
     """Let a policy decide until the program ends, or so many times, and return what it chose."""
-    chosen: list[Any] = []
-    over, observation = False, env.task.seen()
-    while not over and len(chosen) < steps:
-        chosen.append(policy.decide({key: values[0] for key, values in observation.items()}, view))
-        over = env.step(chosen[-1])[2]
-        observation = env.task.seen()
-    return chosen
+    actions: list[Any] = []
+    over, observation = False, env.task.observe()
+    while not over and len(actions) < steps:
+        actions.append(policy.decide({key: values[0] for key, values in observation.items()}, view))
+        over = env.step(actions[-1])[2]
+        observation = env.task.observe()
+    return actions

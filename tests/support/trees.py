@@ -9,8 +9,8 @@ from thp_agents.learned.networks import Tree
 from thp_agents.learned.policy_file import LearnedPolicy, signature
 from thp_agents.learned.tree_text import fields_of
 
-FAULT = signature("thp_env/FaultOrder-v0", {"interface": "bpf"})
-VMA = signature("thp_env/VmaOrder-v0", {"default": "4K", "scan_share": 0})
+FAULT = signature("thp_env/FaultOrder-v0", {"hook": "bpf"})
+VMA = signature("thp_env/VmaOrder-v0", {"default_sizes": "4K", "scan_share": 0})
 
 
 def stump(made_for: dict[str, Any], field: str, threshold: float, below: str, above: str) -> LearnedPolicy:

@@ -71,10 +71,10 @@ def test_a_bad_record_of_a_table_is_refused(table, field, value):
 
 def test_tables_must_lie_inside_the_bins():
     for first, count in ((0, 10**6), (10**6, 1), (0, 0)):
-        tables = PROGRAM.tables.copy()
+        tables = PROGRAM.alias_tables.copy()
         tables[0] = first, count
         with pytest.raises(ProgramError, match="distribution table"):
-            replace(PROGRAM, tables=tables).check()
+            replace(PROGRAM, alias_tables=tables).check()
 
 
 def test_a_program_needs_a_process():

@@ -166,7 +166,7 @@ def test_small_programs_are_built_quickly_and_are_small(kind: type[Generator]) -
     start = time.process_time()
     program = draw(kind, 2, "small").program
     assert time.process_time() - start < 2
-    assert sum(a.nbytes for a in (program.ops, program.accesses, program.bins, program.tables)) < 8 * MIB
+    assert sum(a.nbytes for a in (program.ops, program.accesses, program.bins, program.alias_tables)) < 8 * MIB
 
 
 @each

@@ -11,16 +11,12 @@ from gymnasium import spaces
 
 from thp_env.machine import layout
 from thp_env.machine.batch import Verb
+from thp_env.machine.sizes import SIZES, orders_of
 
 KEEP, SPLIT, COLLAPSE = "keep", "split", "collapse"
 
-ORDER_MASKS: dict[str, int] = {
-    "4K": 1,
-    **{f"{4 << order}K" if order < 8 else f"{(4 << order) >> 10}M": 1 << order for order in layout.ORDERS},
-    "16K+32K+64K": 1 << 2 | 1 << 3 | 1 << 4,
-    "all": layout.ORDERS_ALL & ~1,
-}
-"""Order masks by name. A fault gets the largest size of the mask that fits, and 4K when none does."""
+ORDER_MASKS: dict[str, int] = {name: orders_of(name) for name in ("4K", *SIZES, "16K+32K+64K", "all")}
+"""Order masks of the actions that give sizes. A fault gets the largest size that fits, and 4K when none does."""
 
 ACTIONS = (KEEP, *ORDER_MASKS, SPLIT, COLLAPSE)
 """The discrete actions on one VMA, in order."""
@@ -57,35 +53,35 @@ class ActionSet:
         sizes = [i for i, name in enumerate(self.names) if ORDER_MASKS.get(name, 1) != 1]
         return sizes, [smallest_order(ORDER_MASKS[self.names[i]]) for i in sizes]
 
-    def masks(self, rows: np.ndarray) -> np.ndarray:
-        """Return which actions can have an effect on VMAs, int8, one axis more than the rows.
+    def masks(self, smaps: np.ndarray) -> np.ndarray:
+        """Return which actions can have an effect on VMAs, int8, one axis more than the records.
 
         Sizes need an aligned block inside the VMA, a split large folios, a collapse a whole 2M block with something
-        in it that is not huge yet; where no page tables were read they may. Empty rows have all zeros but for the
+        in it that is not huge yet; where no page tables were read they may. Empty records have all zeros but for the
         first action.
 
         Args:
-            rows: `SMAPS_DTYPE` records.
+            smaps: `SMAPS_DTYPE` records.
         """
-        fits = fitting_blocks(rows["vm_start"], rows["vm_end"])
-        allowed = np.ones((*rows.shape, len(self.names)), np.int8)
+        fits = fitting_blocks(smaps["vm_start"], smaps["vm_end"])
+        allowed = np.ones((*smaps.shape, len(self.names)), np.int8)
         sizes, smallest = self._sizes
         allowed[..., sizes] = fits[..., smallest]
-        pages = rows["by_order"]
+        pages = smaps["by_order"]
         if SPLIT in self.names:
             allowed[..., self.names.index(SPLIT)] = pages[..., 2:].any(-1)
-        below = pages[..., : layout.PMD_ORDER].any(-1) | (pages[..., layout.PMD_ORDER] > rows["pmd_mapped"])
-        allowed[..., self.names.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & (below | (rows["zero"] > 0))
-        unread = rows["scanned"] == 0
+        below = pages[..., : layout.PMD_ORDER].any(-1) | (pages[..., layout.PMD_ORDER] > smaps["pmd_mapped"])
+        allowed[..., self.names.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & (below | (smaps["zero"] > 0))
+        unread = smaps["scanned"] == 0
         if SPLIT in self.names:
             allowed[unread, self.names.index(SPLIT)] = 1
         allowed[..., self.names.index(COLLAPSE)] |= unread & fits[..., layout.PMD_ORDER]
-        allowed[unread & (rows["id"] == 0), 1:] = 0
+        allowed[unread & (smaps["id"] == 0), 1:] = 0
         return allowed
 
 
-INTERFACES = {"orders": ActionSet(ACTIONS), "madvise": ActionSet(ADVICE)}
-"""Actions by the name of the interface: the simulated kernel's extensions, or what mainline has."""
+ACTION_SETS = {"orders": ActionSet(ACTIONS), "madvise": ActionSet(ADVICE)}
+"""Sets of actions by name: the simulated kernel's extensions, or what mainline has."""
 
 
 

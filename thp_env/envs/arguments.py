@@ -8,13 +8,15 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from thp_env.envs.actions import ORDER_MASKS
 from thp_env.machine.batch import Question, Window
+from thp_env.machine.sizes import orders_of
 from thp_env.names import did_you_mean
 from thp_env.schema import fit
 
 WINDOW_MS_MAX = 1e9
 """Simulated milliseconds, 11 days: a machine's clock lasts 106."""
+OPTIONS = ("default_sizes", "workload", "size", "surroundings", "weights")
+"""What `reset(options=...)` takes."""
 SHARED = ("workload", "reward")
 """Arguments of every environment that may stand without their names."""
 CHECKED_LATER = frozenset({"workload", "workloads", "size", "surroundings", "weights", "max_episode_steps"})
@@ -22,14 +24,12 @@ CHECKED_LATER = frozenset({"workload", "workloads", "size", "surroundings", "wei
 
 
 def order_mask(argument: str, name: str) -> int:
-    """Return the order mask of a named set of sizes.
+    """Return the order mask of a named set of sizes (`thp_env.machine.sizes`).
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: naming the argument, for what is none.
     """
-    if not isinstance(name, str) or name not in ORDER_MASKS:
-        raise ValueError(f"unknown {argument} {name!r}: one of {', '.join(ORDER_MASKS)}")
-    return ORDER_MASKS[name]
+    return orders_of(name, argument)
 
 
 def whole(argument: str, value: Any, most: int = 1 << 62) -> int:
@@ -81,7 +81,7 @@ def check_arguments(makers: Sequence[Callable[..., Any]], named: Mapping[str, An
     for maker in reversed(makers):
         hints = get_type_hints(maker, include_extras=True)
         parameters = inspect.signature(maker).parameters.values()
-        known |= {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY or p.name in SHARED}
+        known |= {p.name: hints.get(p.name, Any) for p in parameters if p.kind is p.KEYWORD_ONLY or p.name in SHARED}
     for name, value in named.items():
         if name not in known:
             hint = did_you_mean(name, known).removeprefix("; ")

@@ -28,7 +28,7 @@ def vma_terms(machine: Machine, before: np.void, elapsed_ns: int, accesses: floa
     """Return `total_time` of one VMA, but for reading it, in ns per access of the whole program; None when it is gone.
 
     Args:
-        machine: made with `charge_vmas`.
+        machine: made with `time_by_vma`.
         before: the VMA's `SMAPS_DTYPE` record at the beginning of the window.
         elapsed_ns: length of the window. The VMA's memory is the mean of what it maps at both ends.
         accesses: how many the whole program stands for.

@@ -8,7 +8,7 @@ import numpy as np
 
 from thp_env.envs.reward import PRICES
 from thp_env.machine import Machine, Status
-from thp_env.machine.batch import Facts
+from thp_env.machine.batch import Snapshot
 from thp_env.machine.prices import pending_cost
 from thp_env.metrics import run_metrics, unfinished_cost
 
@@ -26,7 +26,7 @@ class End(NamedTuple):
     """How an episode ended, or where the time limit cut it off.
 
     Attributes:
-        facts: of the machine, one row.
+        snapshot: of the machine, one row.
         status: of the machine; one of `REASONS` when the episode terminated.
         pending_ns: `prices.pending_cost`: what it leaves for later; 0 where it was cut off, since it could go on.
         unfinished_ns: `metrics.unfinished_cost` after running out of memory, else 0.
@@ -34,7 +34,7 @@ class End(NamedTuple):
         info: what the last step tells.
     """
 
-    facts: Facts
+    snapshot: Snapshot
     status: Status
     pending_ns: float
     unfinished_ns: float
@@ -55,16 +55,16 @@ def summary(machine: Machine, status: Status, workload: str, accesses: float) ->
     return {"reason": REASONS.get(status, TIME_LIMIT), "workload": workload, "metrics": run_metrics(machine, accesses)}
 
 
-def end_of(machine: Machine, facts: Facts, status: Status, workload: str, accesses: float) -> End:
+def end_of(machine: Machine, snapshot: Snapshot, status: Status, workload: str, accesses: float) -> End:
     """Return the end of an episode.
 
     Args:
         machine: as it stands.
-        facts: of it, one row.
+        snapshot: of it, one row.
         status: of it.
         workload: name of what ran.
         accesses: how many the whole program stands for.
     """
     pending = pending_cost(machine.counters, machine.config.clock, PRICES) if status in REASONS else 0.0
     unfinished = unfinished_cost(machine, PRICES) if status == Status.OOM else 0.0
-    return End(facts, status, pending, unfinished, accesses, summary(machine, status, workload, accesses))
+    return End(snapshot, status, pending, unfinished, accesses, summary(machine, status, workload, accesses))

@@ -55,7 +55,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
 
         Args:
             seed: as in Gymnasium.
-            options: for this episode: `default`, sizes of VMAs that nobody decided about; `workload`, `size`,
+            options: for this episode: `default_sizes`, those of VMAs that nobody decided about; `workload`, `size`,
                 `surroundings` and `weights`, as the arguments.
         """
         with self._turns.acting:

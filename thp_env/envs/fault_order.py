@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,14 @@ from thp_env.envs.observation import (
 from thp_env.envs.task import Task
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.machine import Machine, OrderQuestion, Status, layout
-from thp_env.machine.batch import FACTS, Question, Verb
+from thp_env.machine.batch import SNAPSHOT_COLUMNS, Question, Verb
 
 ORDERS = (0, *layout.ORDERS)
 """The order of each action."""
 
-INTERFACES = ("bpf", "address")
+HOOKS = ("bpf", "address")
 BLOCKS = ("before", "here", "after")
-"""The 2M blocks of the VMA that `interface="address"` sees."""
+"""The 2M blocks of the VMA that `hook="address"` sees."""
 
 KEPT = ("size", "faults", "faults_ever", "pages_per_fault", "zapped", "zapped_ever", "zap_size", "age", "asked",
         "advised", "aligned")  # fmt: skip
@@ -70,7 +71,7 @@ _TASK = ("task_rss", "task_minflt", "task_majflt", "task_vmas")
 _fault = Fields(FAULT_FIELDS, [*(f"type_{i}" for i in range(len(layout.TVA_TYPES))),
                                *(f"may_{order}" for order in layout.ORDERS), *_TASK])  # fmt: skip
 _block = Fields(BLOCK_FIELDS, ["block", "blocks", "page", "block_size", *list(BLOCK_FIELDS)[2:]])
-_FAULT_FACTS = [FACTS[name] for name in ("order_type", "order_orders", *_TASK)]
+_FAULT_COLUMNS = [SNAPSHOT_COLUMNS[name] for name in ("order_type", "order_orders", *_TASK)]
 _LARGE = 4
 _BITS, _TYPES = np.array(ORDERS), np.arange(len(layout.TVA_TYPES))
 
@@ -82,48 +83,49 @@ class FaultOrderTask(Task):
         machines: how many.
         workload: as of `Task`.
         reward: as of `Task`.
-        interface: one of `INTERFACES`.
+        hook: one of `HOOKS`.
         window_ms: simulated milliseconds after which a step ends that no fault has ended.
         window_faults: faults that had a choice after which it ends.
-        default: name of the sizes that are on.
+        default_sizes: name of the sizes that are on.
         named: the other arguments of `Task`.
     """
 
     question = Question.ORDER
 
     def __init__(
-        self, machines: int = 1, workload: Any = "hot_island", reward: Any = "total_time", *, interface: str = "bpf",
-        window_ms: float = 100.0, window_faults: int = 1 << 20, default: str = "all", **named: Any,
+        self, machines: int = 1, workload: Any = "hot_island", reward: Any = "total_time", *, hook: str = "bpf",
+        window_ms: float = 100.0, window_faults: int = 1 << 20, default_sizes: str = "all", **named: Any,
     ) -> None:  # fmt: skip
         """Make the task; no machine runs yet."""
-        if interface not in INTERFACES:
-            raise ValueError(f"unknown interface {interface!r}: one of {', '.join(INTERFACES)}")
-        self.interface = interface
-        self.slots = len(BLOCKS) if interface == "address" else 0
+        if hook not in HOOKS:
+            raise ValueError(f"unknown hook {hook!r}: one of {', '.join(HOOKS)}")
+        self.hook = hook
+        self.slots = len(BLOCKS) if hook == "address" else 0
         super().__init__(
-            machines, workload, reward, window_ms=window_ms, window_faults=window_faults, default=default, **named
-        )
+            machines, workload, reward, window_ms=window_ms, window_faults=window_faults,
+            default_sizes=default_sizes, **named,
+        )  # fmt: skip
         self.action_space = spaces.Discrete(len(ORDERS))
         sizes = {"vma": len(KEPT), "fault": len(FAULT_FIELDS), "system": len(SYSTEM_FIELDS)}
-        if interface == "address":
+        if hook == "address":
             sizes["block"] = len(BLOCK_FIELDS)
         self.observation_space = spaces.Dict(
             {name: spaces.Box(0.0, 1.0, (n,), np.float32) for name, n in sizes.items()}
         )
 
-    def prepare(self, i: int, machine: Machine, default: int) -> None:
-        """The chosen sizes are on for all VMAs, and the machine asks."""
+    def prepare(self, i: int, machine: Machine, default_orders: int) -> None:
+        """The default sizes are on for all VMAs, and the machine asks."""
         for order in layout.ORDERS:
             machine.set_thp(order, "always")
-        machine.set_default_orders(default)
-        machine.ask_orders(self.interface)
+        machine.set_default_orders(default_orders)
+        machine.ask_orders(self.hook)
 
-    def decisions(self, actions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    def decisions(self, actions: np.ndarray, which: np.ndarray) -> np.ndarray:
         """Answers for the machines that wait. An order that is not allowed masks all: the fault gets order 0."""
         decided = np.zeros((len(actions), max(1, self.slots), 3), np.uint32)
         order = _BITS[actions]
-        decided[:, 0, 1] = np.where(self.waiting & chosen, Verb.RESOLVE, Verb.NOTHING)
-        decided[:, 0, 2] = np.where(self.facts["order_orders"] >> order & 1, order, 0)
+        decided[:, 0, 1] = np.where(self.waiting & which, Verb.RESOLVE, Verb.NOTHING)
+        decided[:, 0, 2] = np.where(self.snapshot["order_orders"] >> order & 1, order, 0)
         return decided
 
     @property
@@ -131,46 +133,58 @@ class FaultOrderTask(Task):
         """Which machines wait for an order, bool."""
         return self.status == Status.NEED_ORDER
 
-    def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
+    def observation(self, which: np.ndarray | slice) -> dict[str, np.ndarray]:
         """The fault and its VMA, zeros where none waits, and the system."""
-        rows, waits = self.rows[chosen], self.waiting[chosen]
-        facts = self.facts.raw[chosen].take(_FAULT_FACTS, 1)
-        vma = vma_observation(rows[:, 0], self.facts["clock"][chosen], None, _kept)
-        q = np.empty((len(facts), len(FAULT_FIELDS)))
-        q[:, :3] = facts[:, :1] == _TYPES
-        q[:, 3:-4] = facts[:, 1:2] >> _BITS[1:] & 1
-        q[:, -4:] = facts[:, 2:]
+        smaps, waits = self.smaps[which], self.waiting[which]
+        snapshot = self.snapshot.raw[which].take(_FAULT_COLUMNS, 1)
+        vma = vma_observation(smaps[:, 0], self.snapshot["clock"][which], None, _kept)
+        q = np.empty((len(snapshot), len(FAULT_FIELDS)))
+        q[:, :3] = snapshot[:, :1] == _TYPES
+        q[:, 3:-4] = snapshot[:, 1:2] >> _BITS[1:] & 1
+        q[:, -4:] = snapshot[:, 2:]
         seen = {"vma": vma, "fault": _fault(q)}
-        if self.interface == "address":
-            seen["block"] = _block(_block_quantities(rows, self.facts["order_address"][chosen]))
+        if self.hook == "address":
+            seen["block"] = _block(_block_quantities(smaps, self.snapshot["order_address"][which]))
         if not waits.all():
             for values in seen.values():
                 values[~waits] = 0.0
-        return {**seen, **super().observation(chosen)}
+        return {**seen, **super().observation(which)}
+
+    def no_op(self, i: int) -> int:
+        """The largest order that is allowed, as the kernel takes without an agent."""
+        return int(np.flatnonzero(self.masks()[i])[-1])
+
+    @classmethod
+    def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+        """What a learned policy sees of a fault, and the orders."""
+        names = {"fault": list(FAULT_FIELDS), "system": list(SYSTEM_FIELDS), "vma": list(KEPT)}
+        if arguments.get("hook") == "address":
+            names = {"block": list(BLOCK_FIELDS), **names}
+        return names, [f"order {order}" for order in ORDERS]
 
     def masks(self) -> np.ndarray:
         """Which orders are allowed, shape (N, 9); by address also which fit somewhere in the block."""
-        offered = self.facts["order_orders"][:, None] >> _BITS & 1
-        if self.interface == "address":
-            block = self.facts["order_address"] // layout.PMD_SIZE * layout.PMD_SIZE
-            start = np.maximum(self.rows["vm_start"][:, 0].astype(np.int64), block)
-            end = np.minimum(self.rows["vm_end"][:, 0].astype(np.int64), block + layout.PMD_SIZE)
+        offered = self.snapshot["order_orders"][:, None] >> _BITS & 1
+        if self.hook == "address":
+            block = self.snapshot["order_address"] // layout.PMD_SIZE * layout.PMD_SIZE
+            start = np.maximum(self.smaps["vm_start"][:, 0].astype(np.int64), block)
+            end = np.minimum(self.smaps["vm_end"][:, 0].astype(np.int64), block + layout.PMD_SIZE)
             offered &= fitting_blocks(start, end)[:, _BITS]
         offered[~self.waiting] = 0
         offered[:, 0] = 1
         return offered.astype(np.int8)
 
 
-def _block_quantities(rows: np.ndarray, address: np.ndarray) -> np.ndarray:
-    raw = np.ascontiguousarray(rows).view(np.int64).reshape(*rows.shape, -1)
-    q = np.empty((len(rows), 4 + 6 * len(BLOCKS)))
+def _block_quantities(smaps: np.ndarray, address: np.ndarray) -> np.ndarray:
+    raw = np.ascontiguousarray(smaps).view(np.int64).reshape(*smaps.shape, -1)
+    q = np.empty((len(smaps), 4 + 6 * len(BLOCKS)))
     start, end = raw[:, 0, OFFSET["vm_start"]], raw[:, 0, OFFSET["vm_end"]]
     first = start // layout.PMD_SIZE
     q[:, 0] = address // layout.PMD_SIZE - first
     q[:, 1] = (end - 1) // layout.PMD_SIZE - first
     q[:, 2] = address % layout.PMD_SIZE // layout.PAGE_SIZE
     q[:, 3] = layout.PMD_SIZE // layout.PAGE_SIZE
-    blocks, around = raw[:, 1:], q[:, 4:].reshape(len(rows), len(BLOCKS), 6)
+    blocks, around = raw[:, 1:], q[:, 4:].reshape(len(smaps), len(BLOCKS), 6)
     by_order = blocks[..., OFFSET["by_order"] : OFFSET["by_order"] + layout.PMD_ORDER + 1]
     for i, name in ((0, "scanned"), (2, "young"), (4, "pmd_mapped"), (5, "swapped")):
         around[..., i] = blocks[..., OFFSET[name]]
@@ -193,9 +207,9 @@ class FaultOrderEnv(ThpEnv):
 
     `Discrete(9)`: 4K, 16K, 32K, 64K, 128K, 256K, 512K, 1M, 2M (orders `thp_env.envs.fault_order.ORDERS`).
 
-    - `interface="bpf"` is the proposed thp_get_order: the one order returned masks the allowed ones, and a fault that
+    - `hook="bpf"` is the proposed thp_get_order: the one order returned masks the allowed ones, and a fault that
       it does not fit, or whose allocation fails, gets 4K.
-    - `interface="address"`: a fault falls back to the next smaller size that is allowed and fits, as without an
+    - `hook="address"`: a fault falls back to the next smaller size that is allowed and fits, as without an
       agent. For research: no kernel hook sees this much.
 
     `action_masks()` says which orders are allowed; by address, also which fit somewhere in the block. An order that
@@ -239,13 +253,13 @@ class FaultOrderEnv(ThpEnv):
 
     - `workload`: a name (see `thp_env.workloads()`), a file, a `Workload`, a `Program`, an `Instance`, or a
       sequence of those, of which each episode draws one. `reset(options=...)` takes `workload`, `size`,
-      `surroundings`, `weights` and `default` for one episode; `set_workload(...)` changes what later ones draw.
+      `surroundings`, `weights` and `default_sizes` for one episode; `set_workload(...)` changes what later ones draw.
     - `reward`: "total_time", "balanced" or a function.
-    - `interface`: "bpf" or "address".
+    - `hook`: "bpf" or "address".
     - `window_ms`: simulated milliseconds after which a step ends without a fault that waits.
     - `window_faults`: faults that had a choice after which it does.
     - `window_accesses`: simulated accesses after which it does; None: any number.
-    - `default`: name of the sizes that are on; "all" leaves everything to the agent.
+    - `default_sizes`: name of the sizes that are on; "all" leaves everything to the agent.
     - `pmu_period`: TLB events between two samples.
     - `features`: as in VmaOrder-v0.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.

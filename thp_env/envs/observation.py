@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thp_env.machine import SMAPS_DTYPE, layout
-from thp_env.machine.batch import FACTS, Facts, stat_columns
+from thp_env.machine.batch import SNAPSHOT_COLUMNS, Snapshot, stat_columns
 
 
 class Field(NamedTuple):
@@ -165,28 +165,28 @@ _ORDERS = np.array(_ALL)
 
 
 def vma_observation(
-    rows: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray | None, fields: Fields = _vma
+    smaps: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray | None, fields: Fields = _vma
 ) -> np.ndarray:
-    """Return the `VMA_FIELDS` of VMAs, float32 of the shape of `rows` and one axis more; zeros for empty rows.
+    """Return the `VMA_FIELDS` of VMAs, float32 of the shape of `smaps` and one axis more; zeros for empty records.
 
     Args:
-        rows: `SMAPS_DTYPE` records as `Batch.run` returns them.
+        smaps: `SMAPS_DTYPE` records as `Batch.run` returns them.
         clock_ps: clock of the machine of each row.
         orders: mask of the orders that the faults of each may get; None: `fields` has none of these.
         fields: of `VMA_QUANTITIES`.
     """
-    raw = np.ascontiguousarray(rows).view(np.int64).reshape(*rows.shape, -1)
+    raw = np.ascontiguousarray(smaps).view(np.int64).reshape(*smaps.shape, -1)
     n, m = len(_NAMES), len(_NAMES) + len(_SUMS)
-    flat = np.empty((rows.size, len(VMA_QUANTITIES)))
-    flat[:, :n] = raw.reshape(rows.size, -1)
+    flat = np.empty((smaps.size, len(VMA_QUANTITIES)))
+    flat[:, :n] = raw.reshape(smaps.size, -1)
     np.matmul(flat[:, :n], _matrix, out=flat[:, n:m])
-    q = flat.reshape(*rows.shape, -1)
+    q = flat.reshape(*smaps.shape, -1)
     start, end = raw[..., OFFSET["vm_start"]], raw[..., OFFSET["vm_end"]]
     whole = (end >> _PMD) - (start + layout.PMD_SIZE - 1 >> _PMD)
     q[..., m] = np.maximum(whole, 0) << _PMD - _PAGE
     q[..., m + 1] = (clock_ps - raw[..., OFFSET["born"]]) / 1e6
     q[..., m + 2] = raw[..., OFFSET["asked"]] != 0
-    q[..., m + 3] = rows["vm_flags"] & layout.VM_HUGEPAGE != 0
+    q[..., m + 3] = smaps["vm_flags"] & layout.VM_HUGEPAGE != 0
     if orders is not None:
         q[..., m + 4 :] = orders[..., None] >> _ORDERS & 1
     out = fields(q)
@@ -200,19 +200,19 @@ _STATES = ("free_pages", "nr_resident", "asked_vmas", "processes", "swapped", "m
            "listed", "listed_64K", "listed_2M")  # fmt: skip
 _CHANGES = ("pgfault", "clock", "accesses", "pswpin", "pswpout", "translation", "fault", "zeroing", "copying")
 _EVENTS = ("dtlb_l1_miss", "dtlb_l2_miss")
-_BEFORE = [FACTS[name] for name in (*_CHANGES, *_EVENTS)] + stat_columns("split")
-_NOW = _BEFORE + [FACTS[name] for name in _STATES] + stat_columns("nr_anon_partially_mapped")
+_BEFORE = [SNAPSHOT_COLUMNS[name] for name in (*_CHANGES, *_EVENTS)] + stat_columns("split")
+_NOW = _BEFORE + [SNAPSHOT_COLUMNS[name] for name in _STATES] + stat_columns("nr_anon_partially_mapped")
 _system = Fields(SYSTEM_FIELDS, [*(f"new_{name}" for name in _CHANGES), *_STATES, "memory", "l1_4k", "l1_2m", "l2",
                                   "l1_miss", "l2_miss", "mib", "deferred", "splits", "fault_time", "free_64K",
                                   "free_2M"])  # fmt: skip
 
 
-def system_observation(now: Facts, last: Facts, hardware: np.ndarray, pmu_period: int) -> np.ndarray:
+def system_observation(now: Snapshot, last: Snapshot, hardware: np.ndarray, pmu_period: int) -> np.ndarray:
     """Return the `SYSTEM_FIELDS` of machines, float32, shape (machines, fields).
 
     Args:
-        now: facts at the end of the window.
-        last: facts at its beginning.
+        now: snapshot at the end of the window.
+        last: snapshot at its beginning.
         hardware: shape (machines, 4): pages of memory; TLB entries for 4K and 2M, and of the second level.
         pmu_period: TLB events between two samples.
     """
@@ -237,12 +237,12 @@ def system_observation(now: Facts, last: Facts, hardware: np.ndarray, pmu_period
 _sizes = Fields(SIZE_FIELDS, ("setting", "held", "faults", "fallbacks", "splits", "partial", "memory"))
 
 
-def size_observation(now: Facts, last: Facts, modes: np.ndarray, hardware: np.ndarray) -> np.ndarray:
+def size_observation(now: Snapshot, last: Snapshot, modes: np.ndarray, hardware: np.ndarray) -> np.ndarray:
     """Return the `SIZE_FIELDS` of machines, float32, shape (machines, sizes, fields).
 
     Args:
-        now: facts at the end of the window.
-        last: facts at its beginning.
+        now: snapshot at the end of the window.
+        last: snapshot at its beginning.
         modes: settings of each size, 0 to 2.
         hardware: as `system_observation` takes it.
     """

@@ -10,6 +10,7 @@ import numpy as np
 
 from thp_env.envs.canvas import Canvas, Color, color
 from thp_env.machine import KIND_FOLIO, KIND_HUGE_ZERO, KIND_ZERO, Machine, layout
+from thp_env.machine.sizes import size_name
 
 WIDTH, HEIGHT = 800, 600
 NOTHING, ZERO = -1, -2
@@ -77,7 +78,7 @@ def free_mib(machine: Machine) -> tuple[list[float], float]:
 
 def size(order: int) -> str:
     """Return the name of the size of a block: 4K, 64K, 2M."""
-    return f"{4 << order}K" if order < 8 else f"{(4 << order) >> 10}M"
+    return size_name(order)
 
 
 def duration(ms: float) -> str:

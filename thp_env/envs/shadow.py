@@ -13,14 +13,14 @@ from typing import Any, NamedTuple, SupportsFloat
 import gymnasium
 import numpy as np
 
-from thp_env.envs.actions import ORDER_MASKS
 from thp_env.envs.arguments import order_mask
 from thp_env.envs.ends import REASONS
 from thp_env.envs.task import Task
 from thp_env.envs.wrapping import ForwardingVectorWrapper
 from thp_env.machine import Machine, Status, layout
-from thp_env.machine.batch import Facts
+from thp_env.machine.batch import Snapshot
 from thp_env.machine.prices import Prices, cost_terms, pending_cost
+from thp_env.machine.sizes import orders_of
 from thp_env.metrics import unfinished_cost
 from thp_env.traces import Program
 
@@ -78,7 +78,7 @@ def shadow_run(machine: Machine, setting: str, slices: int = 128, prices: Prices
     shadow.ask_orders("none")  # FaultOrder-v0's machines wait for an order at every fault
     for order in layout.ORDERS:
         shadow.set_thp(order, "always")
-    shadow.set_default_orders(ORDER_MASKS[setting])
+    shadow.set_default_orders(orders_of(setting))
     positions, costs = [], []
     status, slice_ps = Status.WINDOW, 100_000_000
     while True:
@@ -90,8 +90,8 @@ def shadow_run(machine: Machine, setting: str, slices: int = 128, prices: Prices
         if len(positions) > slices:  # longer than thought: half as many points, twice as far apart
             del positions[1:-1:2], costs[1:-1:2]
             slice_ps *= 2
-        status = shadow.run(until_ps=shadow.clock_ps + slice_ps, go_on=True)
-    if status == Status.OOM and setting != "4K":
+        status = shadow.run(until_ps=shadow.clock_ps + slice_ps, ignore_errors=True)
+    if status == Status.OOM and orders_of(setting) != 1:
         return shadow_run(machine, "4K", slices, prices)
     if status == Status.OOM:
         positions.append(float(starts[-1]))
@@ -151,23 +151,23 @@ class ShadowAccounts:
             reset: after a reset: nothing is paid.
         """
         task = self.task
-        costs = self._costs(task.facts)
+        costs = self._costs(task.snapshot)
         rewards = np.zeros(len(costs))
         for i in range(len(costs)):
             if i in task.ends and not reset:
                 rewards[i] = self._settle(i)
             if task.episodes[i] != self._episodes[i]:
                 self._open(i)
-                self._saved[i] = self._saving(i, task.facts, costs, i)
+                self._saved[i] = self._saving(i, task.snapshot, costs, i)
             elif i not in task.ends and not reset:
-                saved = self._saving(i, task.facts, costs, i)
+                saved = self._saving(i, task.snapshot, costs, i)
                 rewards[i] = self._reward(i, saved)
                 self._saved[i] = saved
         return rewards
 
     def _settle(self, i: int) -> float:
         end, shadow = self.task.ends[i], self._shadow(i)
-        saved = self._saving(i, end.facts, self._costs(end.facts), 0)
+        saved = self._saving(i, end.snapshot, self._costs(end.snapshot), 0)
         if end.status in REASONS:
             saved += shadow.pending - end.pending_ns
         # What did not run is not squeezed: many small losses must not weigh more than the rest at once.
@@ -176,11 +176,11 @@ class ShadowAccounts:
     def _reward(self, i: int, saved: float) -> float:
         return symlog(self.scale * (saved - float(self._saved[i])) / self._shadow(i).total)
 
-    def _saving(self, i: int, facts: Facts, costs: np.ndarray, row: int) -> float:
-        return self._shadow(i).cost_at(int(facts["op"][row]), int(facts["step"][row])) - float(costs[row])
+    def _saving(self, i: int, snapshot: Snapshot, costs: np.ndarray, row: int) -> float:
+        return self._shadow(i).cost_at(int(snapshot["op"][row]), int(snapshot["step"][row])) - float(costs[row])
 
-    def _costs(self, facts: Facts) -> np.ndarray:
-        return np.sum(list(cost_terms(facts.counters, self.prices).values()), axis=0)
+    def _costs(self, snapshot: Snapshot) -> np.ndarray:
+        return np.sum(list(cost_terms(snapshot.counters, self.prices).values()), axis=0)
 
     def _shadow(self, i: int) -> ShadowRun:
         shadow = self.shadows[i]

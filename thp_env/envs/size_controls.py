@@ -12,7 +12,7 @@ from thp_env.envs.observation import SIZE_FIELDS, SYSTEM_FIELDS, size_observatio
 from thp_env.envs.task import Task
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.machine import Machine, layout
-from thp_env.machine.batch import Facts
+from thp_env.machine.batch import Snapshot
 
 MODES = ("never", "madvise", "always")
 """What a size's sysfs control can be set to."""
@@ -35,14 +35,14 @@ class SizeControlsTask(Task):
 
     _state = (*Task._state, "modes")
 
-    def prepare(self, i: int, machine: Machine, default: int) -> None:
+    def prepare(self, i: int, machine: Machine, default_orders: int) -> None:
         """Set sysfs: the default sizes always, all others never."""
         self.modes[i] = -1
-        self._set(i, machine, [2 * (default >> order & 1) for order in layout.ORDERS])
+        self._set(i, machine, [2 * (default_orders >> order & 1) for order in layout.ORDERS])
 
-    def decisions(self, actions: np.ndarray, chosen: np.ndarray) -> None:
+    def decisions(self, actions: np.ndarray, which: np.ndarray) -> None:
         """Write the controls that change."""
-        for i in np.flatnonzero(chosen & (actions != self.modes).any(-1)):
+        for i in np.flatnonzero(which & (actions != self.modes).any(-1)):
             self._set(int(i), self.batch[int(i)], actions[i])
 
     def _set(self, i: int, machine: Machine, modes: Any) -> None:
@@ -50,11 +50,15 @@ class SizeControlsTask(Task):
             machine.set_thp(layout.ORDERS[k], MODES[modes[k]])
         self.modes[i] = modes
 
-    def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
+    def observation(self, which: np.ndarray | slice) -> dict[str, np.ndarray]:
         """Every size's setting and statistics, and the system."""
-        now, last = Facts(self.facts.raw[chosen]), Facts(self.last.raw[chosen])
-        sizes = size_observation(now, last, self.modes[chosen], self.hardware[chosen])
-        return {"sizes": sizes, **super().observation(chosen)}
+        now, last = Snapshot(self.snapshot.raw[which]), Snapshot(self.last.raw[which])
+        sizes = size_observation(now, last, self.modes[which], self.hardware[which])
+        return {"sizes": sizes, **super().observation(which)}
+
+    def no_op(self, i: int) -> np.ndarray:
+        """What is set."""
+        return self.modes[i].copy()
 
     def masks(self) -> np.ndarray:
         """Every setting is possible, shape (N, 24)."""
@@ -104,7 +108,7 @@ class SizeControlsEnv(ThpEnv):
 
     - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `pmu_period`, `features`,
       `metrics`, `size`, `surroundings`, `weights`, `max_episode_steps`, `info_masks`: as in VmaOrder-v0.
-    - `default`: name of the sizes that are set to "always" at the start; all others are "never".
+    - `default_sizes`: name of the sizes that are set to "always" at the start; all others are "never".
     - `scan_share`: of no effect, since no page tables are read.
 
     ## Version History

@@ -18,13 +18,13 @@ from weakref import WeakValueDictionary
 import numpy as np
 from gymnasium import spaces
 
-from thp_env.envs.arguments import check_arguments, order_mask, whole, window_of
+from thp_env.envs.arguments import OPTIONS, check_arguments, order_mask, whole, window_of
 from thp_env.envs.ends import ENDED, REASONS, End, end_of, summary  # noqa: F401 -- REASONS: part of the task's face
 from thp_env.envs.observation import SYSTEM_FIELDS, system_observation
 from thp_env.envs.reward import RewardFunction, batch_terms, resolve_reward
 from thp_env.envs.state import Account, restore_accounts
 from thp_env.machine import SMAPS_DTYPE, Machine, Status, layout
-from thp_env.machine.batch import Batch, Facts, Question
+from thp_env.machine.batch import Batch, Question, Snapshot
 from thp_env.machine.cores import core
 from thp_env.machine.features import feature_set, with_features
 from thp_env.traces import Program
@@ -46,12 +46,12 @@ class Task(ABC):
         window_ms: simulated milliseconds a window lasts at most.
         window_faults: faults that had a choice a window lasts at most.
         window_accesses: simulated accesses a window lasts at most; None: any number.
-        default: name of the sizes that VMAs get which nobody decided about.
+        default_sizes: name of the sizes that VMAs get which nobody decided about.
         scan_share: share of the page tables that is read at a decision; reading them takes simulated time. 0: none.
         pmu_period: TLB events between two samples.
         features: a preset of the kernel's switches, or names of some (`thp_env.machine.features`), added to those
             that the workload's machine has; what its architecture cannot have is left out.
-        metrics: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
+        shadow_tlb: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
         size: of generators' episodes (`thp_env.workload.SIZES`); None: as the workload has it.
         surroundings: of recordings (`thp_env.workload.SURROUNDINGS`).
         weights: how often each of several workloads is drawn beside the others; None: all alike.
@@ -65,7 +65,7 @@ class Task(ABC):
     """
 
     question = Question.NONE
-    charge_vmas = False
+    time_by_vma = False
     slots = 0
     action_space: spaces.Space
     observation_space: spaces.Dict
@@ -79,11 +79,11 @@ class Task(ABC):
         window_ms: float = 10.0,
         window_faults: int = 512,
         window_accesses: int | None = None,
-        default: str = "4K",
+        default_sizes: str = "4K",
         scan_share: float = 1.0,
         pmu_period: int = 1000,
         features: str | Sequence[str] = (),
-        metrics: bool = False,
+        shadow_tlb: bool = False,
         size: str | None = None,
         surroundings: str = "recorded",
         weights: Sequence[float] | None = None,
@@ -93,8 +93,8 @@ class Task(ABC):
         threads: int | None = None,
     ) -> None:
         """Make the task; no machine runs yet."""
-        order_mask("default", default)
-        self.default = default
+        order_mask("default_sizes", default_sizes)
+        self.default_sizes = default_sizes
         self.window = window_of(self.question, self.slots, window_ms, window_faults, window_accesses, scan_share)
         self._pmu_period = whole("pmu_period", pmu_period, most=(1 << 32) - 1)
         self.max_episode_steps = None if max_episode_steps is None else whole("max_episode_steps", max_episode_steps)
@@ -105,7 +105,7 @@ class Task(ABC):
         self.sources = sources * (machines if workloads is None else 1)
         self.redrawn: dict[str, Any] = {}
         self.reward, needs_shadow = resolve_reward(reward)
-        self._shadow = needs_shadow or metrics
+        self._shadow = needs_shadow or shadow_tlb
         self.features = feature_set(features)
         self.info_masks = bool(info_masks)
         self.batch = Batch([None] * machines, threads)
@@ -114,14 +114,14 @@ class Task(ABC):
         self.over, self.terminated, self.truncated = np.ones(n, bool), np.zeros(n, bool), np.zeros(n, bool)
         self.steps, self.episodes = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self.status = np.zeros(n, np.uint8)
-        self.rows = np.zeros((n, self.slots + 1), SMAPS_DTYPE)
-        self.held = np.zeros((n, self.slots), np.uint32)
+        self.smaps = np.zeros((n, self.slots + 1), SMAPS_DTYPE)
+        self.slot_ids = np.zeros((n, self.slots), np.uint32)
         self.default_orders = np.zeros(n, np.int64)
         self.accesses = np.ones(n)
         self.elapsed_ns = np.zeros(n, np.int64)
         self.hardware = np.ones((n, 4))
-        self._now = self.batch.facts()
-        self._last, self._paid = self.batch.facts(), self.batch.facts()
+        self._now = self.batch.snapshot()
+        self._last, self._paid = self.batch.snapshot(), self.batch.snapshot()
         self._terms: dict[str, np.ndarray] = {}
         self._restored_terms: dict[int, dict[str, float]] = {}
         self.ends: dict[int, End] = {}
@@ -140,23 +140,32 @@ class Task(ABC):
     # -- what an environment says ------------------------------------------------------------------
 
     @abstractmethod
-    def prepare(self, i: int, machine: Machine, default: int) -> None:
+    def prepare(self, i: int, machine: Machine, default_orders: int) -> None:
         """Set up the kernel of a fresh machine."""
 
     @abstractmethod
-    def decisions(self, actions: np.ndarray, chosen: np.ndarray) -> np.ndarray | None:
-        """Turn the actions of the chosen machines into what `Batch.run` takes, or carry them out and return None."""
+    def decisions(self, actions: np.ndarray, which: np.ndarray) -> np.ndarray | None:
+        """Turn the actions of some machines into what `Batch.run` takes, or carry them out and return None."""
 
     @abstractmethod
     def masks(self) -> np.ndarray:
         """Return which actions can have an effect, int8."""
 
-    def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
-        """Return what there is to see of the chosen machines."""
+    def no_op(self, i: int) -> Any:
+        """Return the action of a machine that changes nothing."""
+        return 0 if isinstance(self.action_space, spaces.Discrete) else np.zeros(self.action_space.shape, np.int64)
+
+    @classmethod
+    def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]] | None:
+        """Return the names of what is seen, by part, and of the actions; None where learned policies do not decide."""
+        return None
+
+    def observation(self, which: np.ndarray | slice) -> dict[str, np.ndarray]:
+        """Return what there is to see of some machines."""
         now, last = self._now, self._last
-        if not isinstance(chosen, slice):
-            now, last = Facts(now.raw[chosen]), Facts(last.raw[chosen])
-        seen = system_observation(now, last, self.hardware[chosen], self._pmu_period)
+        if not isinstance(which, slice):
+            now, last = Snapshot(now.raw[which]), Snapshot(last.raw[which])
+        seen = system_observation(now, last, self.hardware[which], self._pmu_period)
         return {"system": seen}
 
     system_space = spaces.Box(0.0, 1.0, (len(SYSTEM_FIELDS),), np.float32)
@@ -169,17 +178,17 @@ class Task(ABC):
         Args:
             i: which machine.
             rng: what is drawn from.
-            options: for this episode: `default`, sizes of VMAs that nobody decided about; `workload`, `size`,
+            options: for this episode: `default_sizes`, those of VMAs that nobody decided about; `workload`, `size`,
                 `surroundings` and `weights`, as the arguments.
         """
         options = options or {}
         if unknown := set(options) - {*OPTIONS, "reset_mask"}:
             raise ValueError(f"unknown options {', '.join(sorted(map(str, unknown)))}: there are {', '.join(OPTIONS)}")
-        mask = order_mask("default", options.get("default", self.default))
+        mask = order_mask("default_sizes", options.get("default_sizes", self.default_sizes))
         workload, (program, config) = self.sources[i].changed(options).draw(rng)
         features = with_features(config.features, self.features, config.arch)
         machine = Machine(program, dataclasses.replace(
-            config, shadow_tlb=self._shadow, charge_vmas=self.charge_vmas, features=features
+            config, shadow_tlb=self._shadow, time_by_vma=self.time_by_vma, features=features
         ))  # fmt: skip
         self.prepare(i, machine, mask)
         tlb = core(config.core) if isinstance(config.core, str) else config.core
@@ -193,10 +202,10 @@ class Task(ABC):
         self.over[i], self.truncated[i], self.status[i] = False, False, Status.WINDOW
         self.steps[i] = 0
         self.episodes[i] += 1
-        self.rows[i], self.held[i] = 0, 0
-        fresh = self.batch.facts().raw[i]
-        for facts in (self._now, self._paid):
-            facts.raw[i] = fresh
+        self.smaps[i], self.slot_ids[i] = 0, 0
+        fresh = self.batch.snapshot().raw[i]
+        for snapshot in (self._now, self._paid):
+            snapshot.raw[i] = fresh
 
     def set_workload(self, changes: Mapping[str, Any]) -> None:
         """Draw later episodes from something else: `workload`, `size`, `surroundings`, `weights`."""
@@ -211,12 +220,12 @@ class Task(ABC):
         if not set(changes) & set(OPTIONS[1:]):
             return dict(options)
         now = {"size": source.size, "surroundings": source.surroundings, "weights": source.weights}
-        told = {name: value for name, value in now.items() if value not in (None, "recorded")}
-        return told | {name: changes[name] for name in ("workload", "default") if name in changes}
+        named = {name: value for name, value in now.items() if value not in (None, "recorded")}
+        return named | {name: changes[name] for name in ("workload", "default_sizes") if name in changes}
 
-    def start(self, chosen: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def start(self, active: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Run machines that have begun to their first decision, and return what is seen of them."""
-        return self._advance(chosen, None)
+        return self._advance(active, None)
 
     def step(self, actions: np.ndarray, fresh: np.ndarray | None = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Carry out actions, run every machine to its next decision, and pay.
@@ -239,60 +248,60 @@ class Task(ABC):
         rewards = self._pay(old)
         return seen, rewards
 
-    def run(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Facts]:
-        """Run machines to their next decision; `Status`, rows and facts of each."""
-        slots = self.held if self.slots else None
-        return self.batch.run(self.window, active=chosen, decisions=decisions, slots=slots, last=self._now)
+    def run(self, active: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Snapshot]:
+        """Run machines to their next decision; `Status`, smaps and snapshot of each."""
+        slots = self.slot_ids if self.slots else None
+        return self.batch.run(self.window, active=active, decisions=decisions, slots=slots, last=self._now)
 
-    def go_on(self, actions: np.ndarray) -> None:
-        """Carry out actions and run every machine to its next decision, unseen and unpaid: for what-ifs."""
+    def step_unpaid(self, actions: np.ndarray) -> None:
+        """Carry out actions and run every machine to its next decision, without observing or paying: for what-ifs."""
         self._run(None, self.decisions(actions, np.ones(len(self.batch), bool)))
 
-    def _advance(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> dict[str, np.ndarray]:
-        return self.seen(self._run(chosen, decisions))
+    def _advance(self, active: np.ndarray | None, decisions: np.ndarray | None) -> dict[str, np.ndarray]:
+        return self.observe(self._run(active, decisions))
 
-    def _run(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> np.ndarray | slice:
+    def _run(self, active: np.ndarray | None, decisions: np.ndarray | None) -> np.ndarray | slice:
         last = self._now
-        status, rows, self._now = self.run(chosen, decisions)
+        status, smaps, self._now = self.run(active, decisions)
         some: np.ndarray | slice = slice(None)
-        if chosen is None:
-            self.status, self.rows, self._last = status, rows, last
+        if active is None:
+            self.status, self.smaps, self._last = status, smaps, last
         else:
-            some = np.flatnonzero(chosen)
-            self.status[some], self.rows[some], self._last.raw[some] = status[some], rows[some], last.raw[some]
+            some = np.flatnonzero(active)
+            self.status[some], self.smaps[some], self._last.raw[some] = status[some], smaps[some], last.raw[some]
         self.elapsed_ns = (self._now["clock"] - self._last["clock"]) // 1000
         return some
 
-    def seen(self, chosen: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
-        """Return what is seen of the chosen machines at their last decision; zeros where the program has ended."""
-        seen, ended = self.observation(chosen), ENDED[self.status[chosen]]
+    def observe(self, which: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
+        """Return what is seen of some machines at their last decision; zeros where the program has ended."""
+        seen, ended = self.observation(which), ENDED[self.status[which]]
         if ended.any():
             for values in seen.values():
                 values[ended] = 0.0
         return seen
 
-    def _pay(self, chosen: np.ndarray) -> np.ndarray:
-        self._terms, self._restored_terms = self.window_terms(np.flatnonzero(chosen)), {}
+    def _pay(self, active: np.ndarray) -> np.ndarray:
+        self._terms, self._restored_terms = self.window_terms(np.flatnonzero(active)), {}
         rewards = np.zeros(len(self.batch))
         for column in self._terms.values():
             rewards += column
-        self.ends = {int(i): self._end(int(i)) for i in np.flatnonzero(chosen & self.over)}
+        self.ends = {int(i): self._end(int(i)) for i in np.flatnonzero(active & self.over)}
         for i in self.ends:
             rewards[i] += sum(self._end_terms(i).values())
-        self._paid.raw[chosen] = self._now.raw[chosen]
-        return np.where(chosen, rewards, 0.0)
+        self._paid.raw[active] = self._now.raw[active]
+        return np.where(active, rewards, 0.0)
 
-    def window_terms(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    def window_terms(self, which: np.ndarray) -> dict[str, np.ndarray]:
         """Return the terms of the reward since machines were paid last, one array of all machines each."""
-        return batch_terms(self.reward, self._paid.counters, self._now.counters, self.accesses, chosen)
+        return batch_terms(self.reward, self._paid.counters, self._now.counters, self.accesses, which)
 
     @property
-    def facts(self) -> Facts:
+    def snapshot(self) -> Snapshot:
         """Counters and figures at the last decision."""
         return self._now
 
     @property
-    def last(self) -> Facts:
+    def last(self) -> Snapshot:
         """Counters and figures at the decision before."""
         return self._last
 
@@ -318,8 +327,8 @@ class Task(ABC):
         return summary(self.batch[i], Status(self.status[i]), self._name(i), float(self.accesses[i]))
 
     def _end(self, i: int) -> End:
-        facts = Facts(self._now.raw[i : i + 1].copy())
-        return end_of(self.batch[i], facts, Status(self.status[i]), self._name(i), float(self.accesses[i]))
+        snapshot = Snapshot(self._now.raw[i : i + 1].copy())
+        return end_of(self.batch[i], snapshot, Status(self.status[i]), self._name(i), float(self.accesses[i]))
 
     def _end_terms(self, i: int) -> dict[str, float]:
         return self.ends[i].terms if i in self.ends else {}
@@ -348,7 +357,7 @@ class Task(ABC):
         """Return all that decides how a machine's episode goes on."""
         return {
             "machine": self.batch[i].clone(), "workload": self.workload[i],
-            "facts": [facts.raw[i].copy() for facts in (self._now, self._last, self._paid)],
+            "snapshot": [snapshot.raw[i].copy() for snapshot in (self._now, self._last, self._paid)],
             "terms": self.terms(i), "end": self.ends.get(i),
             "accounts": {key: account.clone_state(i) for key, account in self.accounts.items()},
             **{name: copy.copy(getattr(self, name)[i]) for name in self._state},
@@ -364,15 +373,16 @@ class Task(ABC):
         self.batch[i], self.workload[i] = state["machine"].clone(), state["workload"]
         for name in self._state:
             getattr(self, name)[i] = state[name]
-        for facts, row in zip((self._now, self._last, self._paid), state["facts"], strict=True):
-            facts.raw[i] = row
+        for snapshot, row in zip((self._now, self._last, self._paid), state["snapshot"], strict=True):
+            snapshot.raw[i] = row
         self._restored_terms[i] = dict(state["terms"])
         self.ends.pop(i, None)
         if state["end"]:
             self.ends[i] = state["end"]
 
     _state: tuple[str, ...] = (
-        "over", "truncated", "steps", "status", "rows", "held", "default_orders", "accesses", "elapsed_ns", "hardware",
+        "over", "truncated", "steps", "status", "smaps", "slot_ids", "default_orders", "accesses", "elapsed_ns",
+        "hardware",
     )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
@@ -385,7 +395,3 @@ class Task(ABC):
         """Put the machines into a batch of their own."""
         accounts = WeakValueDictionary(state["accounts"])
         vars(self).update(state, batch=Batch(*state["batch"]), accounts=accounts)
-
-
-OPTIONS = ("default", "workload", "size", "surroundings", "weights")
-"""What `reset(options=...)` takes."""

@@ -17,7 +17,8 @@ import gymnasium
 import numpy as np
 
 from thp_env.archive import HEADER, Column, read_archive, read_header
-from thp_env.envs.actions import ORDER_MASKS
+from thp_env.envs.arguments import order_mask
+from thp_env.envs.renamed import current_names
 from thp_env.files import whole_file
 from thp_env.machine import Machine, layout
 from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS
@@ -63,7 +64,7 @@ class Rng(TypedDict):
 class Options(TypedDict, total=False):
     """Options of a reset."""
 
-    default: Literal[tuple(ORDER_MASKS)]  # type: ignore[valid-type]
+    default_sizes: str
     workload: str | list[str]
     size: Literal[SIZES] | None  # type: ignore[valid-type]
     surroundings: Literal[SURROUNDINGS]  # type: ignore[valid-type]
@@ -154,8 +155,16 @@ class Trajectory:
             header = read_header(arrays)
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise TrajectoryError(f"{path}: not a trajectory of this version")
+            header["arguments"] = current_names(header.get("arguments"))
+            if isinstance(header.get("reset"), dict) and "options" in header["reset"]:
+                header["reset"]["options"] = current_names(header["reset"]["options"])
             fit(header, Header, "header")
             check_arguments(header["env_id"], header["arguments"], "header.arguments")
+            if "default_sizes" in (options := header["reset"].get("options", {})):
+                try:
+                    order_mask("default_sizes", options["default_sizes"])
+                except ValueError as error:
+                    raise FileError(f"header.reset.options: {error}") from None
             if ("seed" in header["reset"]) == ("rng" in header["reset"]):
                 raise FileError("header.reset: there must be a seed or an rng, and not both")
             if header["counters"] != list(COUNTERS):

@@ -83,16 +83,16 @@ class ThpVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
         mask = (options or {}).get("reset_mask")
         if mask is not None and (np.shape(mask) != (self.num_envs,) or np.asarray(mask).dtype != bool):
             raise ValueError(f"options['reset_mask'] must be bool of shape ({self.num_envs},)")
-        chosen = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask)
+        active = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask)
         with self._turns.acting:
-            for i in map(int, np.flatnonzero(chosen)):
+            for i in map(int, np.flatnonzero(active)):
                 if self._rngs[i] is None or seeds[i] is not None:
                     self._rngs[i], _ = seeding.np_random(seeds[i])
                 self.task.begin(i, self._rngs[i], options)  # type: ignore[arg-type]
                 self.task.forget_terms(i)
-            self.task.start(chosen)
-            self._show(chosen)
-            return self.task.seen(), self._infos(chosen)
+            self.task.start(active)
+            self._show(active)
+            return self.task.observe(), self._infos(active)
 
     def step(
         self, actions: np.ndarray
@@ -209,14 +209,14 @@ class ThpVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _begin(self, chosen: np.ndarray) -> None:
-        for i in np.flatnonzero(chosen):
+    def _begin(self, active: np.ndarray) -> None:
+        for i in np.flatnonzero(active):
             self.task.begin(int(i), self._rngs[i])  # type: ignore[arg-type]
 
-    def _infos(self, chosen: np.ndarray) -> dict[str, Any]:
-        infos = {"elapsed_ns": self.task.elapsed_ns.copy(), "_elapsed_ns": chosen}
+    def _infos(self, active: np.ndarray) -> dict[str, Any]:
+        infos = {"elapsed_ns": self.task.elapsed_ns.copy(), "_elapsed_ns": active}
         if self.task.info_masks:
-            infos |= {"action_mask": self.task.masks(), "_action_mask": chosen}
+            infos |= {"action_mask": self.task.masks(), "_action_mask": active}
         return infos
 
     def _same_step(self, seen: dict[str, np.ndarray], over: np.ndarray) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,20 +36,27 @@ class VmaHintsTask(VmaTask):
             }
         )
 
-    def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
+    @classmethod
+    def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+        """What a learned policy sees of every slot, and what it may do with each."""
+        fields = list(VMA_FIELDS)
+        names = {"other": fields, "present": ["present"], "system": list(SYSTEM_FIELDS), "vmas": fields}
+        return names, cls.action_names(arguments)
+
+    def observation(self, which: np.ndarray | slice) -> dict[str, np.ndarray]:
         """Every slot, the sum of the VMAs without one, and the system."""
-        rows = self.rows[chosen]
-        fields = self.vma_observation(rows, chosen)
+        smaps = self.smaps[which]
+        fields = self.vma_observation(smaps, which)
         return {
             "vmas": fields[:, :-1].copy(),
-            "present": (rows["id"][:, :-1] != 0).astype(np.int8),
+            "present": (smaps["id"][:, :-1] != 0).astype(np.int8),
             "other": fields[:, -1].copy(),
-            **super().observation(chosen),
+            **super().observation(which),
         }
 
     def masks(self) -> np.ndarray:
         """Which actions can have an effect, shape (N, slots * actions); only the first in an empty slot."""
-        return self.actions.masks(self.rows[:, :-1]).reshape(len(self.rows), -1)
+        return self.actions.masks(self.smaps[:, :-1]).reshape(len(self.smaps), -1)
 
 
 class VmaHintsEnv(ThpEnv):
@@ -102,11 +110,11 @@ class VmaHintsEnv(ThpEnv):
     ## Arguments
 
     - `slots`: VMAs that are decided about at a time.
-    - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `interface`, `advised`, `scan_share`,
+    - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `action_set`, `advised`, `scan_share`,
       `pmu_period`, `features`, `metrics`, `size`, `surroundings`, `weights`, `max_episode_steps`,
       `info_masks`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or more was
       mapped.
-    - `default`: name of the sizes that VMAs get which nobody decided about.
+    - `default_sizes`: name of the sizes that VMAs get which nobody decided about.
 
     ## Version History
 

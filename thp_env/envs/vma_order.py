@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from thp_env.envs.reward import REWARDS
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.envs.vma_task import VmaTask
 from thp_env.machine import Vma
-from thp_env.machine.batch import Facts, Question
+from thp_env.machine.batch import Question, Snapshot
 
 
 class VmaOrderTask(VmaTask):
@@ -25,13 +26,13 @@ class VmaOrderTask(VmaTask):
     def __init__(self, *arguments: Any, credit: str | float = "global", idle: bool = False, **named: Any) -> None:
         """Make the task; see the environment for `credit` and `idle`, `VmaTask` for the others."""
         self.global_share = whole_share(credit)
-        self.charge_vmas = self.global_share < 1
+        self.time_by_vma = self.global_share < 1
         super().__init__(*arguments, **named)
         self.window = self.window._replace(idle=bool(idle))
-        if self.charge_vmas and self.reward is not REWARDS["total_time-v0"]:
+        if self.time_by_vma and self.reward is not REWARDS["total_time-v0"]:
             raise ValueError("credit other than 'global' needs the reward total_time: counts of the TLB are not kept "
                              "for each VMA")  # fmt: skip
-        self._asked = self.rows
+        self._asked = self.smaps
         self.action_space = spaces.Discrete(len(self.actions.names))
         self.observation_space = spaces.Dict(
             {
@@ -40,23 +41,28 @@ class VmaOrderTask(VmaTask):
             }
         )
 
-    def observation(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
+    def observation(self, which: np.ndarray | slice) -> dict[str, np.ndarray]:
         """The VMA asked about, and the system."""
-        return {"vma": self.vma_observation(self.rows[chosen, 0], chosen), **super().observation(chosen)}
+        return {"vma": self.vma_observation(self.smaps[which, 0], which), **super().observation(which)}
 
-    def run(self, chosen: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Facts]:
+    @classmethod
+    def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+        """What a learned policy sees of a VMA, and what it may do."""
+        return {"system": list(SYSTEM_FIELDS), "vma": list(VMA_FIELDS)}, cls.action_names(arguments)
+
+    def run(self, active: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Snapshot]:
         """Run, and remember what was asked about before."""
-        if self.charge_vmas:
-            self._asked = self.rows.copy()
-        return super().run(chosen, decisions)
+        if self.time_by_vma:
+            self._asked = self.smaps.copy()
+        return super().run(active, decisions)
 
-    def window_terms(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    def window_terms(self, which: np.ndarray) -> dict[str, np.ndarray]:
         """Blend the terms of the whole with those of the VMA that was decided about."""
-        terms = super().window_terms(chosen)
-        if not self.charge_vmas:
+        terms = super().window_terms(which)
+        if not self.time_by_vma:
             return terms
         terms = {name: column.copy() for name, column in terms.items()}
-        for i in map(int, chosen):
+        for i in map(int, which):
             own = vma_terms(self.batch[i], self._asked[i, 0], int(self.elapsed_ns[i]), float(self.accesses[i]))
             for name, value in (own or {}).items():
                 terms[name][i] = self.global_share * terms[name][i] + (1 - self.global_share) * value
@@ -64,7 +70,7 @@ class VmaOrderTask(VmaTask):
 
     def masks(self) -> np.ndarray:
         """Which actions can have an effect, shape (N, actions); only the first where no VMA is asked about."""
-        return self.actions.masks(self.rows[:, 0])
+        return self.actions.masks(self.smaps[:, 0])
 
 
 class VmaOrderEnv(ThpEnv):
@@ -122,13 +128,13 @@ class VmaOrderEnv(ThpEnv):
 
     - `workload`: a name (see `thp_env.workloads()`), a file, a `Workload`, a `Program`, an `Instance`, or a
       sequence of those, of which each episode draws one. `reset(options=...)` takes `workload`, `size`,
-      `surroundings`, `weights` and `default` for one episode; `set_workload(...)` changes what later ones draw.
+      `surroundings`, `weights` and `default_sizes` for one episode; `set_workload(...)` changes what later ones draw.
     - `reward`: "total_time", "balanced" or a function.
     - `window_ms`: simulated milliseconds a window lasts at most.
     - `window_faults`: faults that had a choice a window lasts at most.
-    - `default`: name of the sizes that VMAs get which nobody decided about.
+    - `default_sizes`: name of the sizes that VMAs get which nobody decided about.
     - `window_accesses`: simulated accesses a window lasts at most; None (default): any number.
-    - `interface`: "orders" (default), or "madvise" for what mainline has: then the actions are normal (nothing),
+    - `action_set`: "orders" (default), or "madvise" for what mainline has: then the actions are normal (nothing),
       hugepage, nohugepage and collapse.
     - `advised`: with "madvise", name of the sizes that MADV_HUGEPAGE adds to the default ones.
     - `credit`: whose costs a decision is paid for: "global" (default), those of the whole machine; "local", those of
@@ -166,7 +172,7 @@ class VmaOrderEnv(ThpEnv):
     @property
     def vma(self) -> Vma | None:
         """The VMA asked about; None when there is none: the program ended, or the window was idle."""
-        asked = int(self.task.rows["id"][0, 0])
+        asked = int(self.task.smaps["id"][0, 0])
         return next((v for v in self.machine.vmas() if v.id == asked), None) if asked and self.machine else None
 
 

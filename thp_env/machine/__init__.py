@@ -87,7 +87,7 @@ class Status(IntEnum):
 
 def _records(program: Program) -> tuple[np.ndarray | int, ...]:
     """Return the arrays of a program as the core reads them, and its seed."""
-    arrays = (program.ops, program.accesses, program.bins, program.tables)
+    arrays = (program.ops, program.accesses, program.bins, program.alias_tables)
     return *(np.ascontiguousarray(a).view(np.uint8).reshape(-1) for a in arrays), program.seed & NEVER
 
 
@@ -129,7 +129,7 @@ class Machine(Reading, Access, Saving):
         ops: int = NEVER,
         accesses: int = NEVER,
         new_vma: bool = False,
-        go_on: bool = False,
+        ignore_errors: bool = False,
     ) -> Status:
         """Run on, until the program ends or the first of the limits is reached.
 
@@ -144,14 +144,15 @@ class Machine(Reading, Access, Saving):
             ops: whole operations.
             accesses: simulated accesses.
             new_vma: pause after an operation that makes a new anonymous VMA of 64K or more.
-            go_on: note a failing system call in `error` and go on, as a kernel does.
+            ignore_errors: note a failing system call in `error` and go on, as a kernel does.
 
         Raises:
             MachineError: when the clock or a counter has come to its end, and nothing can run any more.
         """
         limits = {"until_ps": until_ps, "choices": choices, "ops": ops, "accesses": accesses}
         before = self._core.warned
-        status = Status(self._core.run(*(up_to(*limit) for limit in limits.items()), bool(new_vma), bool(go_on)))
+        numbers = (up_to(*limit) for limit in limits.items())
+        status = Status(self._core.run(*numbers, bool(new_vma), bool(ignore_errors)))
         if fresh := self._core.warned & ~before:
             for bit, text in enumerate(KERNEL_WARNINGS):
                 if fresh >> bit & 1:
@@ -300,22 +301,22 @@ class Machine(Reading, Access, Saving):
         number = layout.THP_MODES.index(one_of("mode", mode, layout.THP_MODES))
         self._core.set_thp(whole("order", order, layout.ORDERS[0], layout.ORDERS[-1]), number)
 
-    def ask_orders(self, interface: str) -> None:
+    def ask_orders(self, hook: str) -> None:
         """From now on let `run` return `Status.NEED_ORDER` at every fault that has a choice.
 
         Each 2M block of a VMA is asked about once for its faults, once for khugepaged and once for swapping in, until
         it is unmapped. The answer is remembered in the state and masks the allowed orders.
 
         Args:
-            interface: "bpf": as the proposed thp_get_order (Y. Shao, linux-mm, September 2025): a fault that the
+            hook: "bpf": as the proposed thp_get_order (Y. Shao, linux-mm, September 2025): a fault that the
                 chosen order does not fit gets order 0. "address": it falls back to smaller orders. "none": do not
                 ask (the default); earlier answers no longer count. A fault that waits for an answer is tried again.
 
         Raises:
-            MachineError: for another interface.
+            MachineError: for another hook.
         """
-        one_of("interface", interface, layout.ORDER_INTERFACES)
-        self._core.set_order_interface(layout.ORDER_INTERFACES.index(interface))
+        one_of("hook", hook, layout.ORDER_HOOKS)
+        self._core.set_order_hook(layout.ORDER_HOOKS.index(hook))
 
     @property
     def question(self) -> OrderQuestion | None:
@@ -340,7 +341,7 @@ class Machine(Reading, Access, Saving):
         if error and asked is None:
             raise MachineError("nothing was asked: resolve() answers after run() returned NEED_ORDER")
         if error == -errno.ENOMEM:
-            raise MachineError("no room for another answer: raise max_tables or max_vmas")
+            raise MachineError("no room for another answer: raise max_page_tables or max_vmas")
         if error:
             offered = [0, *(o for o in layout.ORDERS if asked and asked.orders >> o & 1)]
             raise MachineError(f"order {order!r} was not offered: one of {offered}")

@@ -12,8 +12,8 @@ access_stream::access_stream(const machine &m, const program_view &p, const op_r
         start_ = m.regions[op.region].start + op.offset;
     }
     if (op.op == OP_access && op.a == PATTERN_BINS) {
-        pattern_.bins = p.bins + p.tables[2 * op.aux];
-        pattern_.nr_bins = p.tables[2 * op.aux + 1];
+        pattern_.bins = p.bins + p.alias_tables[2 * op.aux];
+        pattern_.nr_bins = p.alias_tables[2 * op.aux + 1];
     }
 }
 

@@ -36,7 +36,7 @@ void step(batch_item &item, const window &w, const std::function<bool()> &stoppe
         budget.choices = w.choices;
         budget.accesses = w.accesses;
         budget.new_vma = w.new_vma;
-        budget.go_on = true;
+        budget.ignore_errors = true;
         item.status = run_interruptible(m, *item.program, budget, stopped);
         if (w.question == QUESTION_VMA) next = next_vma(m);
         moved = m.h->at.op != op || m.h->at.step != at || m.h->clock != clock;
@@ -48,7 +48,7 @@ void step(batch_item &item, const window &w, const std::function<bool()> &stoppe
         if (w.question == QUESTION_VMA && next != NIL) *item.rows = ask(m, next, w.every);
         if (w.question == QUESTION_SLOTS) item.others = ask_slots(m, item.slots, w.slots, item.rows, w.every);
     }
-    read_facts(m, item.facts);
+    read_snapshot(m, item.snapshot);
 }
 
 // A decision is no operation of the program, which could wait for an answer.

@@ -43,7 +43,7 @@ struct batch_item {
     const decision *decisions; // `slots` of them, or null
     u32 *slots;
     vma_smaps *rows; // one, or one more than slots
-    u64 *facts;      // NR_FACTS
+    u64 *snapshot;   // SNAPSHOT_WIDTH
     u32 others;
     run_status status;
     bool broken = false; // stopped in the middle of an operation

@@ -13,19 +13,19 @@ from thp_env.machine import NEVER, SMAPS_DTYPE, Machine, MachineError, Status, V
 from thp_env.machine.arguments import up_to, whole
 from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS, Counters
 
-FIGURES: tuple[str, ...] = _core.FIGURES
-"""What `Batch.facts` holds besides counters (`monitor.hpp`): clock in ps, free memory in pages, and so on."""
+GAUGES: tuple[str, ...] = _core.GAUGES
+"""What `Batch.snapshot` holds besides counters (`monitor.hpp`): clock in ps, free memory in pages, and so on."""
 
 _VM, _MTHP, _TIMES = len(VM_EVENTS), 10 * len(MTHP_STATS), len(TIMES)
-FACTS = {
-    name: i for i, name in enumerate((*VM_EVENTS, *[""] * _MTHP, *TIMES, *FIGURES)) if name
+SNAPSHOT_COLUMNS = {
+    name: i for i, name in enumerate((*VM_EVENTS, *[""] * _MTHP, *TIMES, *GAUGES)) if name
 }  # fmt: skip
-"""Column of each event, kind of time and figure in a row of `Facts`."""
-_WIDTH = _VM + _MTHP + _TIMES + len(FIGURES)
+"""Column of each event, kind of time and figure in a row of `Snapshot`."""
+_WIDTH = _VM + _MTHP + _TIMES + len(GAUGES)
 
 
 def stat_columns(name: str) -> list[int]:
-    """Return the columns of one of `MTHP_STATS` in a row of `Facts`, by order."""
+    """Return the columns of one of `MTHP_STATS` in a row of `Snapshot`, by order."""
     return [_VM + order * len(MTHP_STATS) + MTHP_STATS.index(name) for order in range(10)]
 
 
@@ -67,7 +67,7 @@ class Window(NamedTuple):
     idle: bool = False
 
 
-class Facts:
+class Snapshot:
     """Counters and figures of all machines at one moment.
 
     Attributes:
@@ -75,7 +75,7 @@ class Facts:
     """
 
     def __init__(self, raw: np.ndarray) -> None:
-        """Take rows of the core."""
+        """Take smaps of the core."""
         self.raw = raw
 
     @property
@@ -85,8 +85,8 @@ class Facts:
         return Counters(raw[:, :_VM], self._mthp, raw[:, _VM + _MTHP : _VM + _MTHP + _TIMES], self["clock"])
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Return one of `FACTS` of every machine."""
-        return self.raw[:, FACTS[name]]
+        """Return one of `SNAPSHOT_COLUMNS` of every machine."""
+        return self.raw[:, SNAPSHOT_COLUMNS[name]]
 
     def stat(self, name: str) -> np.ndarray:
         """Return one of `MTHP_STATS`, shape (machines, 10 orders)."""
@@ -189,8 +189,8 @@ class Batch:
         active: np.ndarray | None = None,
         decisions: np.ndarray | None = None,
         slots: np.ndarray | None = None,
-        last: Facts | None = None,
-    ) -> tuple[np.ndarray, np.ndarray, Facts]:
+        last: Snapshot | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, Snapshot]:
         """Carry out decisions, run each machine for a window, and read what the window's question asks for.
 
         A failing system call of a program goes on as in a kernel. Ctrl-C stops all machines between two accesses.
@@ -200,7 +200,7 @@ class Batch:
             active: bool of shape (N,), which machines; None: all.
             decisions: uint32, shape (N, max(1, slots), 3): VMA id, `Verb`, order mask or advice.
             slots: uint32, shape (N, slots): the ids of the VMAs that hold a slot, 0 for none; updated in place.
-            last: facts of the machines that do not run; None: zeros.
+            last: snapshot of the machines that do not run; None: zeros.
 
         Raises:
             MachineError: while the batch or one of its machines is running, for arrays of another shape, and when a
@@ -208,9 +208,9 @@ class Batch:
 
         Returns:
             status: uint8 `Status` of each machine.
-            rows: `SMAPS_DTYPE` of shape (N, 1 + slots); id 0 where there is no VMA; the last row of
+            smaps: `SMAPS_DTYPE` of shape (N, 1 + slots); id 0 where there is no VMA; the last row of
             `Question.SLOTS` is the sum of all VMAs without a slot.
-            facts: `Facts` at the end.
+            snapshot: `Snapshot` at the end.
         """
         n = len(self)
         if not isinstance(window.question, Question):
@@ -220,11 +220,11 @@ class Batch:
         if self._empty:
             for i in np.flatnonzero(chosen):
                 self[int(i)]
-        facts = np.zeros((n, _WIDTH), np.int64)
+        snapshot = np.zeros((n, _WIDTH), np.int64)
         if last is not None:
-            facts[:] = _array("last", last.raw, np.int64, facts.shape)
+            snapshot[:] = _array("last", last.raw, np.int64, snapshot.shape)
         status = np.full(n, Status.WINDOW, np.uint8)
-        rows = np.zeros((n, nr_slots + 1), SMAPS_DTYPE)
+        smaps = np.zeros((n, nr_slots + 1), SMAPS_DTYPE)
         limits = [up_to(name, limit) for name, limit in zip(window._fields, window[:3], strict=False)]
         if decisions is not None:
             decisions = _array("decisions", decisions, np.uint32, (n, max(1, nr_slots), 3))
@@ -234,12 +234,12 @@ class Batch:
             raise MachineError("slots is updated in place: an array of uint32, contiguous and writeable")
         self._core.advance(
             chosen, decisions, *limits, bool(window.new_vma), int(window.question), nr_slots, every,
-            bool(window.idle), slots, rows.view(np.uint8), facts.view(np.uint64), status,
+            bool(window.idle), slots, smaps.view(np.uint8), snapshot.view(np.uint64), status,
         )  # fmt: skip
-        return status, rows, Facts(facts)
+        return status, smaps, Snapshot(snapshot)
 
-    def facts(self) -> Facts:
+    def snapshot(self) -> Snapshot:
         """Return counters and figures of all machines; zeros for empty places."""
         raw = np.zeros((len(self), _WIDTH), np.int64)
-        self._core.facts(raw.view(np.uint64))
-        return Facts(raw)
+        self._core.snapshot(raw.view(np.uint64))
+        return Snapshot(raw)

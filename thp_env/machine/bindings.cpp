@@ -32,20 +32,20 @@ template <typename T> const T *records(const bytes_array &a, u64 *n) {
 }
 
 program_view view_of(const bytes_array &ops, const bytes_array &accesses, const bytes_array &bins,
-                     const bytes_array &tables, u64 seed) {
+                     const bytes_array &alias_tables, u64 seed) {
     program_view p;
     u64 unused = 0;
     p.ops = records<op_record>(ops, &p.nr_ops);
     p.accesses = records<access_record>(accesses, &unused);
     p.bins = records<bin_record>(bins, &unused);
-    p.tables = records<u32>(tables, &unused);
+    p.alias_tables = records<u32>(alias_tables, &unused);
     p.seed = seed;
     return p;
 }
 
 std::vector<nb::object> owners(const bytes_array &ops, const bytes_array &accesses, const bytes_array &bins,
-                               const bytes_array &tables) {
-    return {nb::cast(ops), nb::cast(accesses), nb::cast(bins), nb::cast(tables)};
+                               const bytes_array &alias_tables) {
+    return {nb::cast(ops), nb::cast(accesses), nb::cast(bins), nb::cast(alias_tables)};
 }
 
 tlb_geometry make_geometry(const nb::handle &h) {
@@ -83,11 +83,11 @@ machine_config make_config(const nb::dict &d) {
     c.nr_pages = nb::cast<u64>(d["nr_pages"]);
     c.max_vmas = nb::cast<u32>(d["max_vmas"]);
     c.max_mms = nb::cast<u32>(d["max_mms"]);
-    c.max_tables = nb::cast<u32>(d["max_tables"]);
+    c.max_page_tables = nb::cast<u32>(d["max_page_tables"]);
     c.nr_cpus = nb::cast<u32>(d["nr_cpus"]);
     c.min_free_kbytes = nb::cast<u32>(d["min_free_kbytes"]);
     c.shadow_tlb = nb::cast<bool>(d["shadow_tlb"]) ? 1 : 0;
-    c.charge_vmas = nb::cast<bool>(d["charge_vmas"]) ? 1 : 0;
+    c.time_by_vma = nb::cast<bool>(d["time_by_vma"]) ? 1 : 0;
     c.flush_time = nb::cast<u64>(d["flush_time"]);
     c.arch = nb::cast<u32>(d["arch"]);
     c.features = nb::cast<u32>(d["features"]);
@@ -123,7 +123,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     static const char *const time_names[] = {THP_TIMES(X)};
     static const char *const clock_names[] = {THP_CLOCK(X)};
     static const char *const feature_names[] = {THP_FEATURES(X)};
-    static const char *const figure_names[] = {THP_FIGURES(X)};
+    static const char *const gauge_names[] = {THP_GAUGES(X)};
 #undef X
 #define X(name, fields) #name,
     static const char *const op_names[] = {THP_OPS(X)};
@@ -132,7 +132,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
     static const char *const op_fields[] = {THP_OPS(X)};
 #undef X
     module.attr("MTHP_STATS") = names(mthp_names);
-    module.attr("FIGURES") = names(figure_names);
+    module.attr("GAUGES") = names(gauge_names);
     module.attr("VM_EVENTS") = names(vm_names);
     module.attr("TIMES") = names(time_names);
     module.attr("CLOCK") = names(clock_names);
@@ -159,20 +159,20 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
 
     nb::class_<core_machine> machines(module, "CoreMachine");
     machines
-        .def_static("create",
-                    [](const nb::dict &config, u32 regions, u32 processes, u32 swap_slots, u32 file_pages,
-                       u64 brk_start, u64 mmap_base, const bytes_array &ops, const bytes_array &accesses,
-                       const bytes_array &bins, const bytes_array &tables, u64 seed) {
-                        const machine_config c = make_config(config);
-                        if (const std::string error = check_config(c); !error.empty())
-                            throw nb::value_error(error.c_str());
-                        auto m = std::make_unique<machine>(
-                            c, program_size{regions, processes, swap_slots, file_pages});
-                        if (!boot(*m, brk_start, mmap_base))
-                            throw nb::value_error("no memory for the first process");
-                        return new core_machine(std::move(m), view_of(ops, accesses, bins, tables, seed),
-                                                owners(ops, accesses, bins, tables));
-                    })
+        .def_static(
+            "create",
+            [](const nb::dict &config, u32 regions, u32 processes, u32 swap_slots, u32 file_pages,
+               u64 brk_start, u64 mmap_base, const bytes_array &ops, const bytes_array &accesses,
+               const bytes_array &bins, const bytes_array &alias_tables, u64 seed) {
+                const machine_config c = make_config(config);
+                if (const std::string error = check_config(c); !error.empty())
+                    throw nb::value_error(error.c_str());
+                auto m =
+                    std::make_unique<machine>(c, program_size{regions, processes, swap_slots, file_pages});
+                if (!boot(*m, brk_start, mmap_base)) throw nb::value_error("no memory for the first process");
+                return new core_machine(std::move(m), view_of(ops, accesses, bins, alias_tables, seed),
+                                        owners(ops, accesses, bins, alias_tables));
+            })
         .def("clone", reading([](core_machine &c) {
                  return new core_machine(std::unique_ptr<machine>(c.m->clone()), c.program, c.keep);
              }))
@@ -200,20 +200,20 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              })
         .def("extend", changing([](core_machine &c, u32 regions, u32 processes, const bytes_array &ops,
                                    const bytes_array &accesses, const bytes_array &bins,
-                                   const bytes_array &tables, u64 seed, bool goes_on) {
-                 const table_header *const t = c.m->h->tables;
-                 if (regions > t[TABLE_regions].capacity || processes > t[TABLE_processes].capacity)
+                                   const bytes_array &alias_tables, u64 seed, bool goes_on) {
+                 const arena_array *const a = c.m->h->arrays;
+                 if (regions > a[ARRAY_regions].capacity || processes > a[ARRAY_processes].capacity)
                      throw machine_error("the machine has no room for so many regions or processes");
-                 c.program = view_of(ops, accesses, bins, tables, seed);
-                 c.keep = owners(ops, accesses, bins, tables);
-                 if (!goes_on) c.m->h->at.step = c.m->h->at.charged = 0;
+                 c.program = view_of(ops, accesses, bins, alias_tables, seed);
+                 c.keep = owners(ops, accesses, bins, alias_tables);
+                 if (!goes_on) c.m->h->at.step = c.m->h->at.time_vma_id = 0;
              }))
         .def(
             "run",
-            [](core_machine &c, u64 until, u64 choices, u64 ops, u64 accesses, bool new_vma, bool go_on,
-               bool fast) {
+            [](core_machine &c, u64 until, u64 choices, u64 ops, u64 accesses, bool new_vma,
+               bool ignore_errors, bool fast) {
                 const in_use held(c);
-                const run_budget budget{until, choices, ops, accesses, new_vma, go_on, fast};
+                const run_budget budget{until, choices, ops, accesses, new_vma, ignore_errors, fast};
                 run_status status = RUN_WINDOW;
                 try {
                     nb::gil_scoped_release nogil;
@@ -226,7 +226,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                 if (status == RUN_OVERFLOW) throw machine_error(overflow_of(*c.m));
                 return static_cast<u32>(status);
             },
-            "until"_a, "choices"_a, "ops"_a, "accesses"_a, "new_vma"_a, "go_on"_a, "fast"_a = true)
+            "until"_a, "choices"_a, "ops"_a, "accesses"_a, "new_vma"_a, "ignore_errors"_a, "fast"_a = true)
         .def("position",
              reading([](core_machine &c) { return nb::make_tuple(c.m->h->at.op, c.m->h->at.step); }))
         // Whether the next operation has begun: what run() does next is the rest of it.
@@ -259,7 +259,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
         .def_prop_ro("pageblocks", reading([](core_machine &c) {
                          std::vector<u32> out(MIGRATE_PCPTYPES);
                          const auto all = static_cast<u32>(c.m->h->config.nr_pages >> PAGEBLOCK_ORDER);
-                         const u32 used = std::min(all, c.m->h->tables[TABLE_pageblocks].used);
+                         const u32 used = std::min(all, c.m->h->arrays[ARRAY_pageblocks].used);
                          for (u32 i = 0; i < used; ++i)
                              ++out[get_pageblock_migratetype(*c.m, i << PAGEBLOCK_ORDER)];
                          out[MIGRATE_MOVABLE] += all - used; // memory that has no record yet
@@ -281,14 +281,14 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
         .def_prop_ro("nr_free_pages", reading([](core_machine &c) { return nr_free_pages(*c.m); }))
         .def("process", reading([](core_machine &c, u32 number) {
                  const machine &m = *c.m;
-                 if (number >= m.h->tables[TABLE_processes].used) throw nb::index_error("no such process");
+                 if (number >= m.h->arrays[ARRAY_processes].used) throw nb::index_error("no such process");
                  const u32 mm = m.processes[number];
                  if (mm == NIL) return nb::object(nb::none());
                  const mm_struct &s = m.mms[mm];
                  return nb::object(nb::make_tuple(mm, s.rss, s.minflt, s.majflt, s.map_count));
              }))
         .def("region", reading([](core_machine &c, u32 number) {
-                 if (number >= c.m->h->tables[TABLE_regions].used) throw nb::index_error("no such region");
+                 if (number >= c.m->h->arrays[ARRAY_regions].used) throw nb::index_error("no such region");
                  const region &r = c.m->regions[number];
                  return nb::make_tuple(r.start, r.length, r.length != 0);
              }))
@@ -308,7 +308,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                  return as_bytes(&s, 1);
              }))
         .def("pagemap", reading([](core_machine &c, u32 mm, u64 start, u64 pages) {
-                 if (mm >= c.m->h->tables[TABLE_mms].used || !c.m->mms[mm].in_use)
+                 if (mm >= c.m->h->arrays[ARRAY_mms].used || !c.m->mms[mm].in_use)
                      throw nb::index_error("no such mm");
                  if (start % PAGE_SIZE || start > TASK_SIZE || pages > (TASK_SIZE - start) / PAGE_SIZE)
                      throw machine_error("a range must begin at a page and lie within a program's addresses");
@@ -337,9 +337,9 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              }))
         .def("set_default_orders",
              changing([](core_machine &c, u32 orders) { c.m->h->default_orders = orders; }))
-        .def("set_order_interface", changing([](core_machine &c, u32 interface) {
-                 if (interface >= NR_ORDER_INTERFACES) throw nb::value_error("no such interface");
-                 c.m->h->order_interface = interface;
+        .def("set_order_hook", changing([](core_machine &c, u32 hook) {
+                 if (hook >= NR_ORDER_HOOKS) throw nb::value_error("no such hook");
+                 c.m->h->order_hook = hook;
                  if (c.m->h->question.state == ORDER_ASKED) c.m->h->question = {}; // the fault comes again
              }))
         .def_prop_ro("question", reading([](core_machine &c) {

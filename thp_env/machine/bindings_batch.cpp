@@ -62,12 +62,12 @@ struct core_batch {
 
     void advance(const array_of<const u8> &active, const std::optional<array_of<const u32>> &decisions,
                  const window &w, const std::optional<array_of<u32>> &slots, const array_of<u8> &rows,
-                 const array_of<u64> &facts, const array_of<u8> &status) {
+                 const array_of<u64> &snapshot, const array_of<u8> &status) {
         const size_t n = machines.size(), per = std::max(1U, w.slots);
         const u32 *decided = data_of(decisions, n * per * 3);
         u32 *ids = data_of(slots, n * w.slots);
         auto *row = reinterpret_cast<vma_smaps *>(rows.data());
-        if (active.size() != n || status.size() != n || facts.size() != n * NR_FACTS ||
+        if (active.size() != n || status.size() != n || snapshot.size() != n * SNAPSHOT_WIDTH ||
             rows.size() != n * (w.slots + 1) * sizeof(vma_smaps)) {
             throw nb::value_error("an array has the wrong shape");
         }
@@ -86,7 +86,7 @@ struct core_batch {
             items.push_back({c.m.get(), &c.program,
                              decided ? reinterpret_cast<const decision *>(decided) + i * per : nullptr,
                              ids ? ids + i * w.slots : nullptr, row + i * (w.slots + 1),
-                             facts.data() + i * NR_FACTS, 0, RUN_WINDOW});
+                             snapshot.data() + i * SNAPSHOT_WIDTH, 0, RUN_WINDOW});
             index.push_back(i);
         }
         run(items, w, alive);
@@ -117,12 +117,13 @@ struct core_batch {
         if (!whole) throw nb::python_error();
     }
 
-    void facts(const array_of<u64> &out) {
-        if (out.size() != machines.size() * NR_FACTS) throw nb::value_error("an array has the wrong shape");
+    void snapshot(const array_of<u64> &out) {
+        if (out.size() != machines.size() * SNAPSHOT_WIDTH)
+            throw nb::value_error("an array has the wrong shape");
         for (size_t i = 0; i < machines.size(); ++i) {
             if (machines[i].is_none()) continue;
             const in_use held(at(i));
-            read_facts(*at(i).m, out.data() + i * NR_FACTS);
+            read_snapshot(*at(i).m, out.data() + i * SNAPSHOT_WIDTH);
         }
     }
 };
@@ -140,14 +141,14 @@ void bind_batch(nb::module_ &module) {
                const std::optional<array_of<const u32>> &decisions, u64 ps, u64 choices, u64 accesses,
                bool new_vma, u32 question, u32 nr_slots, u32 every, bool idle,
                const std::optional<array_of<u32>> &slots, const array_of<u8> &rows,
-               const array_of<u64> &facts, const array_of<u8> &status) {
+               const array_of<u64> &snapshot, const array_of<u8> &status) {
                 b.advance(active, decisions,
                           {ps, choices, accesses, new_vma, question, nr_slots, every, idle}, slots, rows,
-                          facts, status);
+                          snapshot, status);
             },
             "active"_a, "decisions"_a, "ps"_a, "choices"_a, "accesses"_a, "new_vma"_a, "question"_a,
-            "nr_slots"_a, "every"_a, "idle"_a, "slots"_a, "rows"_a, "facts"_a, "status"_a)
-        .def("facts", &core_batch::facts);
+            "nr_slots"_a, "every"_a, "idle"_a, "slots"_a, "rows"_a, "snapshot"_a, "status"_a)
+        .def("snapshot", &core_batch::snapshot);
 }
 
 } // namespace thp

@@ -15,7 +15,7 @@ namespace {
 
 // The end of a range of pages of a process that is there.
 u64 checked_range(const core_machine &c, u32 mm, u64 start, u64 end) {
-    if (mm >= c.m->h->tables[TABLE_mms].used || !c.m->mms[mm].in_use) throw nb::index_error("no such mm");
+    if (mm >= c.m->h->arrays[ARRAY_mms].used || !c.m->mms[mm].in_use) throw nb::index_error("no such mm");
     if (start % PAGE_SIZE || end % PAGE_SIZE || start > end || end > TASK_SIZE)
         throw machine_error("a range must begin and end at pages of a program");
     return end;
@@ -65,7 +65,7 @@ void bind_policy(nb::class_<core_machine> &machines) {
         .def("process_madvise", changing([](core_machine &c, u32 caller, u32 target,
                                             const addresses_array &ranges, u64 advice, u32 orders) {
                  const auto mm_of = [&](u32 process) {
-                     if (process >= c.m->h->tables[TABLE_processes].used)
+                     if (process >= c.m->h->arrays[ARRAY_processes].used)
                          throw nb::index_error("no such process");
                      return c.m->processes[process];
                  };
@@ -92,7 +92,7 @@ void bind_policy(nb::class_<core_machine> &machines) {
         .def("sample_walks",
              changing([](core_machine &c, u64 period) { c.m->h->policy.walk_period = period; }))
         .def("take_walk_samples", changing([](core_machine &c) {
-                 u32 &used = c.m->h->tables[TABLE_walk_samples].used;
+                 u32 &used = c.m->h->arrays[ARRAY_walk_samples].used;
                  nb::bytes out = as_bytes(c.m->walk_samples, used);
                  std::fill_n(c.m->walk_samples, used, walk_sample{});
                  used = 0;

@@ -83,8 +83,8 @@ enum architecture : u32 { ARCH_X86_64, ARCH_ARM64, ARCH_ARM64_BBML2, NR_ARCHS };
 
 struct machine_config {
     u64 nr_pages, flush_time; // flush_time: ps from which on statistics of the LRU lists are out of date
-    u32 max_vmas, max_mms, max_tables, nr_cpus;
-    u32 shadow_tlb, charge_vmas; // charge_vmas: keep time by VMA too
+    u32 max_vmas, max_mms, max_page_tables, nr_cpus;
+    u32 shadow_tlb, time_by_vma; // time_by_vma: keep time by VMA too
     u32 arch, min_free_kbytes;   // min_free_kbytes: NIL as the kernel computes it
     u32 features, pool_blocks;   // one bit a feature; 64K blocks in the reserve of pool_64k
     tlb_config tlb;

@@ -33,10 +33,10 @@ class MachineConfig:
         pool: bytes of the reserve of 64K folios, with the feature pool_64k; 0: an eighth of the memory.
         nr_cpus: CPUs that run the process: the others have to be told when translations go.
         shadow_tlb: also simulate a TLB that sees the same accesses with 4K pages only.
-        charge_vmas: keep simulated time by VMA too (`SMAPS_DTYPE`).
+        time_by_vma: keep simulated time by VMA too (`SMAPS_DTYPE`).
         max_vmas: VMAs of all processes together.
         max_mms: processes alive at the same time.
-        max_tables: pages of page tables; 0: enough for twice the memory.
+        max_page_tables: pages of page tables; 0: enough for twice the memory.
         min_free_kbytes: /proc/sys/vm/min_free_kbytes, which only the kernel itself would use; None: as Linux computes
             it from the size of memory and from whether folios of 2M are on.
         flush_time: picoseconds after which the statistics that reclaim decides by are added up again: FLUSH_TIME, in
@@ -51,10 +51,10 @@ class MachineConfig:
     pool: int = 0
     nr_cpus: int = 1
     shadow_tlb: bool = False
-    charge_vmas: bool = False
+    time_by_vma: bool = False
     max_vmas: int = 65536
     max_mms: int = 64
-    max_tables: int = 0
+    max_page_tables: int = 0
     min_free_kbytes: int | None = None
     flush_time: int = 0
     clock: dict[str, int] = field(default_factory=clock_table, hash=False)
@@ -83,10 +83,10 @@ class MachineConfig:
             "nr_pages": pages,
             "max_vmas": self.max_vmas,
             "max_mms": self.max_mms,
-            "max_tables": self.max_tables or min(max(4096, pages // 128), 1 << 26),
+            "max_page_tables": self.max_page_tables or min(max(4096, pages // 128), 1 << 26),
             "nr_cpus": self.nr_cpus,
             "shadow_tlb": self.shadow_tlb,
-            "charge_vmas": self.charge_vmas,
+            "time_by_vma": self.time_by_vma,
             "arch": ARCHITECTURES.index(self.arch),
             "features": mask,
             "pool_blocks": (self.pool or self.memory // 8) // CONT_PTE_SIZE if pooled else 0,

@@ -42,12 +42,12 @@ void frame_census::free_list(u32 order, u32 type) {
 }
 
 void frame_census::free_lists() {
-    expect_equal(m.h->tables[TABLE_pageblocks].used,
+    expect_equal(m.h->arrays[ARRAY_pageblocks].used,
                  (owner.size() + PAGEBLOCK_NR_PAGES - 1) >> PAGEBLOCK_ORDER, "page blocks");
     for (u32 type = 0; type < MIGRATE_PCPTYPES; ++type) {
         for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order) free_list(order, type);
     }
-    u64 free = m.h->tables[TABLE_pages].capacity - owner.size();
+    u64 free = m.h->arrays[ARRAY_pages].capacity - owner.size();
     for (const u8 who : owner) free += who == OWNER_FREE;
     expect_equal(m.h->zone.nr_free, free, "nr_free");
 }
@@ -66,7 +66,7 @@ void frame_census::held() {
 
 void frame_census::zspages() {
     u64 objects[NR_ZS_CLASSES] = {}, all = 0;
-    for (u32 slot = 0; slot < m.h->tables[TABLE_swap].used; ++slot)
+    for (u32 slot = 0; slot < m.h->arrays[ARRAY_swap].used; ++slot)
         if (m.swap[slot].stored) ++objects[ZS_POOL.of_content[m.swap[slot].stored]];
     for (u32 cls = 0; cls < NR_ZS_CLASSES; ++cls) {
         const zs_class &c = m.h->zs[cls];

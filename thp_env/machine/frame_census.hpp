@@ -10,7 +10,7 @@ struct frame_census : report {
     machine &m;
     std::vector<u8> owner;
 
-    explicit frame_census(machine &state) : m(state), owner(state.h->tables[TABLE_pages].used) {}
+    explicit frame_census(machine &state) : m(state), owner(state.h->arrays[ARRAY_pages].used) {}
 
     void own(u32 pfn, u32 nr, frame_owner who);
     // The free lists against the page blocks: every free block on the list of its type, merged, and counted.

@@ -50,7 +50,7 @@ NO_LIMIT = 1 << 62
 """Bytes of a memory limit that is none."""
 MAX_PAGE_ORDER = 10
 MIGRATE_TYPES = ("unmovable", "movable", "reclaimable")
-ORDER_INTERFACES = ("none", "bpf", "address")
+ORDER_HOOKS = ("none", "bpf", "address")
 """Who is asked for the order of a fault; the position is the code."""
 TVA_TYPES = ("fault", "khugepaged", "swapin")
 """For whom an order is asked; the position is the code."""

@@ -80,7 +80,7 @@ vma_smaps ask(machine &m, u32 vma, u32 every) {
 
 u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every) {
     std::fill(rows, rows + n + 1, vma_smaps{});
-    std::vector<u32> slot_of(m.h->tables[TABLE_vmas].used, n);
+    std::vector<u32> slot_of(m.h->arrays[ARRAY_vmas].used, n);
     for (u32 i = n; i-- > 0;) {
         if (const u32 v = slots[i] ? vma_of_id(m, slots[i]) : NIL; v != NIL) slot_of[v] = i;
     }
@@ -138,7 +138,7 @@ u32 vma_of_id(machine &m, u32 id) {
     return v != NIL && m.vmas[v].id == id ? v : NIL;
 }
 
-void read_facts(const machine &m, u64 *out) {
+void read_snapshot(const machine &m, u64 *out) {
     const auto put = [&out](const u64 *from, u32 n) {
         std::memcpy(out, from, n * sizeof(u64));
         out += n;
@@ -146,37 +146,37 @@ void read_facts(const machine &m, u64 *out) {
     put(m.h->vm, NR_VM_EVENTS);
     put(&m.h->mthp[0][0], (PMD_ORDER + 1) * NR_MTHP_STATS);
     put(m.h->times, NR_TIMES);
-    u64 figures[NR_FIGURES] = {};
-    figures[FIGURE_clock] = m.h->clock;
-    figures[FIGURE_free_pages] = nr_free_pages(m);
+    u64 gauges[NR_GAUGES] = {};
+    gauges[GAUGE_clock] = m.h->clock;
+    gauges[GAUGE_free_pages] = nr_free_pages(m);
     for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order) {
         const u64 pages = u64{nr_free_blocks(m, order)} << order;
-        figures[FIGURE_listed] += pages;
-        if (order >= 4) figures[FIGURE_listed_64K] += pages;
-        if (order >= PMD_ORDER) figures[FIGURE_listed_2M] += pages;
+        gauges[GAUGE_listed] += pages;
+        if (order >= 4) gauges[GAUGE_listed_64K] += pages;
+        if (order >= PMD_ORDER) gauges[GAUGE_listed_2M] += pages;
     }
-    figures[FIGURE_asked_vmas] = nr_asked_vmas(m);
-    for (u32 i = 0; i < m.h->tables[TABLE_mms].used; ++i) {
+    gauges[GAUGE_asked_vmas] = nr_asked_vmas(m);
+    for (u32 i = 0; i < m.h->arrays[ARRAY_mms].used; ++i) {
         if (!m.mms[i].in_use) continue;
-        ++figures[FIGURE_processes];
-        figures[FIGURE_swapped] += m.mms[i].swapents;
+        ++gauges[GAUGE_processes];
+        gauges[GAUGE_swapped] += m.mms[i].swapents;
     }
-    figures[FIGURE_memory_current] = m.h->memcg_usage;
-    figures[FIGURE_memory_max] = std::min(m.h->memcg_max, u64{1} << 62);
-    figures[FIGURE_op] = m.h->at.op;
-    figures[FIGURE_step] = m.h->at.step;
-    figures[FIGURE_error] = static_cast<u64>(-m.h->at.error);
+    gauges[GAUGE_memory_current] = m.h->memcg_usage;
+    gauges[GAUGE_memory_max] = std::min(m.h->memcg_max, u64{1} << 62);
+    gauges[GAUGE_op] = m.h->at.op;
+    gauges[GAUGE_step] = m.h->at.step;
+    gauges[GAUGE_error] = static_cast<u64>(-m.h->at.error);
     if (const order_question &q = m.h->question; q.state == ORDER_ASKED) {
         const mm_struct &task = m.mms[q.mm];
-        figures[FIGURE_order_address] = q.address;
-        figures[FIGURE_order_type] = q.type;
-        figures[FIGURE_order_orders] = q.orders;
-        figures[FIGURE_task_rss] = task.rss;
-        figures[FIGURE_task_minflt] = task.minflt;
-        figures[FIGURE_task_majflt] = task.majflt;
-        figures[FIGURE_task_vmas] = task.map_count;
+        gauges[GAUGE_order_address] = q.address;
+        gauges[GAUGE_order_type] = q.type;
+        gauges[GAUGE_order_orders] = q.orders;
+        gauges[GAUGE_task_rss] = task.rss;
+        gauges[GAUGE_task_minflt] = task.minflt;
+        gauges[GAUGE_task_majflt] = task.majflt;
+        gauges[GAUGE_task_vmas] = task.map_count;
     }
-    put(figures, NR_FIGURES);
+    put(gauges, NR_GAUGES);
 }
 
 } // namespace thp

@@ -31,8 +31,8 @@ void ask_order(machine &m, vma_smaps *rows, u32 n);
 // The VMA with an id, or NIL.
 u32 vma_of_id(machine &m, u32 id);
 
-// Figures of the system, besides counters, in the order in which read_figures() writes them.
-#define THP_FIGURES(X)                                                                                       \
+// Gauges of the system, besides counters, in the order in which read_snapshot() writes them.
+#define THP_GAUGES(X)                                                                                        \
     X(clock)                                                                                                 \
     X(free_pages)                                                                                            \
     X(listed_64K) /* free pages in blocks of 64K or more on the free lists, as in /proc/buddyinfo */         \
@@ -54,15 +54,15 @@ u32 vma_of_id(machine &m, u32 id);
     X(task_majflt)                                                                                           \
     X(task_vmas)
 
-enum figure : u32 {
-#define X(name) FIGURE_##name,
-    THP_FIGURES(X)
+enum gauge : u32 {
+#define X(name) GAUGE_##name,
+    THP_GAUGES(X)
 #undef X
-        NR_FIGURES
+        NR_GAUGES
 };
 
-// Counters and figures in one row: vm events, mTHP statistics by order, times, figures.
-constexpr u32 NR_FACTS = NR_VM_EVENTS + (PMD_ORDER + 1) * NR_MTHP_STATS + NR_TIMES + NR_FIGURES;
-void read_facts(const machine &m, u64 *out);
+// Counters and gauges in one row: vm events, mTHP statistics by order, times, gauges.
+constexpr u32 SNAPSHOT_WIDTH = NR_VM_EVENTS + (PMD_ORDER + 1) * NR_MTHP_STATS + NR_TIMES + NR_GAUGES;
+void read_snapshot(const machine &m, u64 *out);
 
 } // namespace thp

@@ -26,7 +26,7 @@ SMAPS_DTYPE = np.dtype(
 """What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order, `zapped` is the
 pages unmapped again so far, in `zap_calls` calls, `scanned` the pages looked at. `asked` numbers the last question
 to a policy about it (0: never), with the faults and zapped pages at that time. `times` is the time that was spent
-for it, by kind, if the machine keeps it (`charge_vmas`)."""
+for it, by kind, if the machine keeps it (`time_by_vma`)."""
 
 WALK_DTYPE = np.dtype([("address", "<u8"), ("mm", "<u4"), ("count", "<u4"), ("size", "<u4"), ("spare", "<u4")])
 """A sampled page walk, taken `count` times; `size` is that of the entry: 0 4K, 1 coalesced, 2 contpte, 3 2M."""

@@ -31,16 +31,17 @@ struct interpreter {
     run_budget &budget;
     const u64 until; // of the run; that of the budget may come sooner
     const u64 choices_at_start;
-    const bool charge_vmas;
+    const bool time_by_vma;
 
     bool choices_over() const { return m.h->vm[VM_fault_with_choice] - choices_at_start >= budget.choices; }
 
     // Spends the time of what follows for the VMA that holds the address.
-    void charge(mmu &unit, u64 address) {
-        u32 &charged = m.h->charged;
-        if (charged != NIL && address >= m.vmas[charged].vm_start && address < m.vmas[charged].vm_end) return;
+    void attribute_time(mmu &unit, u64 address) {
+        u32 &time_vma = m.h->time_vma;
+        if (time_vma != NIL && address >= m.vmas[time_vma].vm_start && address < m.vmas[time_vma].vm_end)
+            return;
         unit.commit();
-        charged = vma_lookup(m, unit.mm, address);
+        time_vma = vma_lookup(m, unit.mm, address);
     }
 
     step_result fault(mmu &unit, u64 address, bool write) {
@@ -66,7 +67,7 @@ struct interpreter {
     // One access with its faults. waited: it begins with the fault that has waited for an order.
     template <typename Waited>
     step_result access(mmu &unit, u64 address, bool write, u8 content, Waited waited) {
-        if (charge_vmas) charge(unit, address);
+        if (time_by_vma) attribute_time(unit, address);
         if (waited) {
             m.h->question = {};
             if (step_result result = fault(unit, address, write); result != STEP_DONE) return result;
@@ -94,11 +95,12 @@ struct interpreter {
         return result;
     }
 
-    // As many of the steps [at, end) of a block as are usual, and spend time for the VMA that is charged.
+    // As many of the steps [at, end) of a block as are usual, and spend time for the VMA that it is
+    // attributed to.
     u64 fast_steps(mmu &unit, const access_block &b, u64 at, u64 end) {
-        if (!charge_vmas) return unit.access_fast(b, at, end, 0, ~0ULL);
-        if (m.h->charged == NIL) return 0;
-        const vm_area_struct &v = m.vmas[m.h->charged];
+        if (!time_by_vma) return unit.access_fast(b, at, end, 0, ~0ULL);
+        if (m.h->time_vma == NIL) return 0;
+        const vm_area_struct &v = m.vmas[m.h->time_vma];
         return unit.access_fast(b, at, end, v.vm_start, v.vm_end - v.vm_start);
     }
 
@@ -130,8 +132,8 @@ struct interpreter {
         b.content = stream.content();
         b.ahead = false;
         u64 at = m.h->at.step;
-        u32 &charged = m.h->charged;
-        if (m.h->at.charged) charged = vma_of_id(m, m.h->at.charged);
+        u32 &time_vma = m.h->time_vma;
+        if (m.h->at.time_vma_id) time_vma = vma_of_id(m, m.h->at.time_vma_id);
         const u64 start = at, count = steps_of(op);
         const u64 stop = budget.accesses < count - at ? at + budget.accesses : count;
         step_result result = STEP_DONE;
@@ -154,8 +156,8 @@ struct interpreter {
         unit.commit();
         if (result == STEP_DONE && at < count) result = STEP_PAUSED;
         // What follows is spent as if there had been no pause.
-        m.h->at.charged = result != STEP_DONE && charged != NIL ? m.vmas[charged].id : 0;
-        charged = NIL;
+        m.h->at.time_vma_id = result != STEP_DONE && time_vma != NIL ? m.vmas[time_vma].id : 0;
+        time_vma = NIL;
         return result;
     }
 
@@ -251,7 +253,7 @@ const char *overflow_of(const machine &m) {
 
 run_status run(machine &m, const program_view &program, run_budget &budget) {
     const u64 until = budget.until;
-    interpreter i{m, program, budget, until, m.h->vm[VM_fault_with_choice], m.h->config.charge_vmas != 0};
+    interpreter i{m, program, budget, until, m.h->vm[VM_fault_with_choice], m.h->config.time_by_vma != 0};
     cursor &at = m.h->at;
     if (m.h->question.state == ORDER_ASKED) return RUN_NEED_ORDER;
     at.oom = 0;
@@ -279,9 +281,9 @@ run_status run(machine &m, const program_view &program, run_budget &budget) {
             at.oom = 1;
             return RUN_OOM;
         }
-        if (result == STEP_FAULTED && !budget.go_on) return RUN_ERROR;
+        if (result == STEP_FAULTED && !budget.ignore_errors) return RUN_ERROR;
         ++at.op;
-        at.step = at.charged = 0;
+        at.step = at.time_vma_id = 0;
         if (budget.new_vma && at.op < program.nr_ops && i.made_new_vma(op, first_id)) return RUN_WINDOW;
         if (i.choices_over() && at.op < program.nr_ops) return RUN_WINDOW;
     }

@@ -26,26 +26,10 @@ constexpr u64 HOST_HUGE_PAGES_FROM = 16ULL << 20;
 // So that no product of a cost and a number of pages wraps.
 constexpr u64 MAX_COST = 10'000'000'000, MAX_CYCLE = 1'000'000'000; // ps
 
-constexpr u32 record_size[NR_TABLES] = {
-    sizeof(page),
-    sizeof(page),
-    sizeof(u8),
-    sizeof(u8),
-    PTRS_PER_TABLE * sizeof(u64),
-    sizeof(u32),
-    sizeof(vm_area_struct),
-    sizeof(u32),
-    sizeof(mm_struct),
-    sizeof(anon_vma),
-    sizeof(region),
-    sizeof(pin),
-    sizeof(u32),
-    sizeof(swap_slot),
-    sizeof(swap_cluster),
-    sizeof(u32),
-    sizeof(u64),
-    sizeof(order_answer),
-    sizeof(walk_sample),
+constexpr u32 record_size[NR_ARRAYS] = {
+#define X(name, record, capacity) sizeof(record),
+    THP_ARENA(X, X)
+#undef X
 };
 
 // FNV-1a over words: finds damage, not malice.
@@ -66,7 +50,8 @@ std::string check_config(const machine_config &c) {
     if (c.nr_pages < 4096 || c.nr_pages >= (1ULL << 31)) return "memory must lie between 16 MiB and 8 TiB";
     if (c.max_vmas < 8 || c.max_vmas > (1U << 24)) return "max_vmas must lie between 8 and 16777216";
     if (c.max_mms < 1 || c.max_mms > 4095) return "max_mms must lie between 1 and 4095";
-    if (c.max_tables < 16 || c.max_tables > (1U << 26)) return "max_tables must lie between 16 and 67108864";
+    if (c.max_page_tables < 16 || c.max_page_tables > (1U << 26))
+        return "max_page_tables must lie between 16 and 67108864";
     if (c.arch >= NR_ARCHS) return "no such architecture";
     if (c.features >> NR_FEATURES) return "no such feature";
     constexpr u32 folded = 1U << FEATURE_entire_mapcount | 1U << FEATURE_zero_64k;
@@ -97,69 +82,42 @@ void machine::allocate(u64 size) {
 }
 
 void machine::attach() {
-    auto at = [this](table_id id) { return static_cast<std::byte *>(arena_) + h->tables[id].offset; };
-    pages = {reinterpret_cast<page *>(at(TABLE_pages)), reinterpret_cast<page *>(at(TABLE_block_heads))};
-    if (const u64 bytes = h->tables[TABLE_pages].capacity * sizeof(page); bytes >= HOST_HUGE_PAGES_FROM) {
-        const u64 start = align_up(h->tables[TABLE_pages].offset, PAGE_SIZE);
+    auto at = [this](arena_array_id id) { return static_cast<std::byte *>(arena_) + h->arrays[id].offset; };
+    pages = {reinterpret_cast<page *>(at(ARRAY_pages)), reinterpret_cast<page *>(at(ARRAY_block_heads))};
+    if (const u64 bytes = h->arrays[ARRAY_pages].capacity * sizeof(page); bytes >= HOST_HUGE_PAGES_FROM) {
+        const u64 start = align_up(h->arrays[ARRAY_pages].offset, PAGE_SIZE);
         madvise(static_cast<std::byte *>(arena_) + start, bytes - PAGE_SIZE, MADV_HUGEPAGE);
     }
-    contents = reinterpret_cast<u8 *>(at(TABLE_contents));
-    pageblocks = reinterpret_cast<u8 *>(at(TABLE_pageblocks));
-    tables = reinterpret_cast<u64 *>(at(TABLE_tables));
-    table_frames = reinterpret_cast<u32 *>(at(TABLE_table_frames));
-    vmas = reinterpret_cast<vm_area_struct *>(at(TABLE_vmas));
-    vma_order = reinterpret_cast<u32 *>(at(TABLE_vma_order));
-    mms = reinterpret_cast<mm_struct *>(at(TABLE_mms));
-    anon_vmas = reinterpret_cast<anon_vma *>(at(TABLE_anon_vmas));
-    regions = reinterpret_cast<region *>(at(TABLE_regions));
-    pins = reinterpret_cast<pin *>(at(TABLE_pins));
-    page_cache = reinterpret_cast<u32 *>(at(TABLE_page_cache));
-    swap = reinterpret_cast<swap_slot *>(at(TABLE_swap));
-    clusters = reinterpret_cast<swap_cluster *>(at(TABLE_clusters));
-    processes = reinterpret_cast<u32 *>(at(TABLE_processes));
-    auto *words = reinterpret_cast<u64 *>(at(TABLE_tlb));
+#define X(name, record, capacity) name = reinterpret_cast<decltype(name)>(at(ARRAY_##name));
+#define VIEW(name, record, capacity)
+    THP_ARENA(X, VIEW)
+#undef VIEW
+#undef X
+    auto *words = reinterpret_cast<u64 *>(at(ARRAY_tlb));
     translations[0] = {h->config.tlb, words};
     if (h->config.shadow_tlb) translations[1] = {h->config.tlb, words + tlb_words(h->config.tlb)};
-    order_answers = reinterpret_cast<order_answer *>(at(TABLE_order_answers));
-    walk_samples = reinterpret_cast<walk_sample *>(at(TABLE_walk_samples));
 }
 
 machine::machine(const machine_config &config, const program_size &program) {
     const auto frames = static_cast<u32>(config.nr_pages);
-    const u32 capacity[NR_TABLES] = {
-        frames,
-        (frames >> PAGEBLOCK_ORDER) + 1,
-        frames,
-        (frames >> PAGEBLOCK_ORDER) + 1,
-        config.max_tables,
-        config.max_tables,
-        config.max_vmas,
-        config.max_vmas,
-        config.max_mms,
-        config.max_vmas,
-        program.regions,
-        frames,
-        program.file_pages,
-        program.swap_slots,
-        program.swap_slots / SWAPFILE_CLUSTER + 1,
-        program.processes,
-        tlb_words(config.tlb) * (config.shadow_tlb ? 2 : 1),
-        std::bit_ceil(4 * (config.max_tables + config.max_vmas)),
-        MAX_WALK_SAMPLES,
+    const u32 capacities[NR_ARRAYS] = {
+#define X(name, record, capacity) static_cast<u32>(capacity),
+        THP_ARENA(X, X)
+#undef X
     };
     u64 size = align_up(sizeof(header), 64);
-    table_header layout[NR_TABLES];
-    for (u32 i = 0; i < NR_TABLES; ++i) {
-        layout[i] = {size, capacity[i], 0, NIL, 0};
-        size = align_up(size + u64{capacity[i]} * record_size[i], 64);
+    arena_array layout[NR_ARRAYS];
+    for (u32 i = 0; i < NR_ARRAYS; ++i) {
+        layout[i] = {size, capacities[i], 0, NIL, 0};
+        size = align_up(size + u64{capacities[i]} * record_size[i], 64);
     }
     allocate(size);
     h->magic = MAGIC;
     h->config = config;
-    std::memcpy(h->tables, layout, sizeof layout);
+    std::memcpy(h->arrays, layout, sizeof layout);
     attach();
-    h->tables[TABLE_regions].used = program.regions;
-    h->tables[TABLE_processes].used = program.processes;
+    h->arrays[ARRAY_regions].used = program.regions;
+    h->arrays[ARRAY_processes].used = program.processes;
     for (u32 i = 0; i < program.processes; ++i) processes[i] = NIL;
     h->use_zero_page = 1;
     h->shrink_underused = 1;
@@ -171,7 +129,7 @@ machine::machine(const machine_config &config, const program_size &program) {
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
     h->deferred_head = h->deferred_tail = NIL;
     h->current_mm = NIL;
-    h->charged = NIL;
+    h->time_vma = NIL;
     for (lru_list &list : h->lru) list = {NIL, NIL, 0};
     for (zs_class &cls : h->zs) cls.head = NIL;
     h->thp_defrag = DEFRAG_MADVISE;
@@ -199,15 +157,15 @@ void machine::populate(u64 offset, u64 bytes) {
     madvise(static_cast<std::byte *>(arena_) + start, offset + bytes - start, MADV_POPULATE_WRITE);
 }
 
-u64 machine::extent(u32 table) const { return u64{h->tables[table].used} * record_size[table]; }
+u64 machine::extent(u32 array) const { return u64{h->arrays[array].used} * record_size[array]; }
 
 machine *machine::clone() const {
     std::unique_ptr<machine> copy(new machine());
     copy->allocate(h->size);
     std::memcpy(copy->arena_, arena_, sizeof(header));
     copy->attach();
-    for (u32 i = 0; i < NR_TABLES; ++i) {
-        const u64 offset = h->tables[i].offset;
+    for (u32 i = 0; i < NR_ARRAYS; ++i) {
+        const u64 offset = h->arrays[i].offset;
         copy->populate(offset, extent(i));
         std::memcpy(static_cast<std::byte *>(copy->arena_) + offset,
                     static_cast<const std::byte *>(arena_) + offset, extent(i));
@@ -217,8 +175,8 @@ machine *machine::clone() const {
 
 bool machine::equals(const machine &other) const {
     if (std::memcmp(h, other.h, sizeof(header)) != 0) return false;
-    for (u32 i = 0; i < NR_TABLES; ++i) {
-        const u64 offset = h->tables[i].offset;
+    for (u32 i = 0; i < NR_ARRAYS; ++i) {
+        const u64 offset = h->arrays[i].offset;
         if (std::memcmp(static_cast<const std::byte *>(arena_) + offset,
                         static_cast<const std::byte *>(other.arena_) + offset, extent(i)) != 0)
             return false;
@@ -228,7 +186,7 @@ bool machine::equals(const machine &other) const {
 
 u64 machine::used_bytes() const {
     u64 size = sizeof(header) + 2 * sizeof(u64); // and the checksums of the program and of all of it
-    for (u32 i = 0; i < NR_TABLES; ++i) size += extent(i);
+    for (u32 i = 0; i < NR_ARRAYS; ++i) size += extent(i);
     return size;
 }
 
@@ -236,8 +194,8 @@ std::vector<std::byte> machine::save(u64 program) const {
     std::vector<std::byte> out(used_bytes());
     std::memcpy(out.data(), arena_, sizeof(header));
     u64 at = sizeof(header);
-    for (u32 i = 0; i < NR_TABLES; ++i) {
-        std::memcpy(out.data() + at, static_cast<const std::byte *>(arena_) + h->tables[i].offset, extent(i));
+    for (u32 i = 0; i < NR_ARRAYS; ++i) {
+        std::memcpy(out.data() + at, static_cast<const std::byte *>(arena_) + h->arrays[i].offset, extent(i));
         at += extent(i);
     }
     std::memcpy(out.data() + at, &program, sizeof program);
@@ -261,12 +219,12 @@ std::string machine::load(const std::byte *data, u64 size, u64 program, machine 
     if (std::memcmp(&stored.config, &h->config, sizeof stored.config) != 0)
         return "it has another configuration";
     if (of != program) return "it belongs to another program";
-    if (stored.size != h->size) return "its tables do not fit its configuration";
+    if (stored.size != h->size) return "its arrays do not fit its configuration";
     u64 at = sizeof(header);
-    for (u32 i = 0; i < NR_TABLES; ++i) {
-        const table_header &t = stored.tables[i], &expected = h->tables[i];
+    for (u32 i = 0; i < NR_ARRAYS; ++i) {
+        const arena_array &t = stored.arrays[i], &expected = h->arrays[i];
         if (t.offset != expected.offset || t.capacity != expected.capacity || t.used > t.capacity)
-            return "its tables do not fit its configuration";
+            return "its arrays do not fit its configuration";
         at += u64{t.used} * record_size[i];
     }
     if (at != size) return "truncated or too long";
@@ -275,8 +233,8 @@ std::string machine::load(const std::byte *data, u64 size, u64 program, machine 
     std::memcpy(fresh->arena_, data, sizeof(header));
     fresh->attach();
     at = sizeof(header);
-    for (u32 i = 0; i < NR_TABLES; ++i) {
-        std::memcpy(static_cast<std::byte *>(fresh->arena_) + stored.tables[i].offset, data + at,
+    for (u32 i = 0; i < NR_ARRAYS; ++i) {
+        std::memcpy(static_cast<std::byte *>(fresh->arena_) + stored.arrays[i].offset, data + at,
                     fresh->extent(i));
         at += fresh->extent(i);
     }

@@ -1,5 +1,6 @@
 // The state of a machine: plain records in one arena that never moves. Records refer to each other by index.
 #pragma once
+#include "arena.hpp"
 #include "config.hpp"
 #include "counters.hpp"
 #include "hardware/tlb_levels.hpp"
@@ -51,7 +52,7 @@ struct vm_area_struct {
     u64 faults[PMD_ORDER + 1]; // faults that allocated, by the order they got
     u64 zapped, zap_calls;     // pages unmapped again, and in how many calls
     vma_question asked;
-    u64 times[NR_TIMES]; // ps spent for it, if machine_config.charge_vmas
+    u64 times[NR_TIMES]; // ps spent for it, if machine_config.time_by_vma
 };
 
 struct mm_struct {
@@ -137,7 +138,7 @@ struct pin {
 
 // Who is asked for the order of a fault: nobody; somebody who does not see the address (the proposed
 // thp_get_order); somebody who does.
-enum order_interface : u32 { ORDERS_NOT_ASKED, ORDERS_BPF, ORDERS_BY_ADDRESS, NR_ORDER_INTERFACES };
+enum order_hook : u32 { ORDERS_NOT_ASKED, ORDERS_BPF, ORDERS_BY_ADDRESS, NR_ORDER_HOOKS };
 // include/linux/huge_mm.h, as the proposal extends it: for whom.
 enum tva_type : u32 { TVA_PAGEFAULT, TVA_KHUGEPAGED, TVA_SWAP_PAGEFAULT, NR_TVA_TYPES };
 // pr_warn_once: reasons, a bit each.
@@ -158,39 +159,10 @@ struct order_answer {
 };
 constexpr u8 ORDER_NOT_ASKED = 0xff;
 
-// Records of one kind: how many there may be, how many were ever used, and the list of free ones.
-struct table_header {
-    u64 offset; // in the arena
-    u32 capacity, used, free, in_use;
-};
-
-enum table_id : u32 {
-    TABLE_pages,
-    TABLE_block_heads, // the records of the first pages of page blocks
-    TABLE_contents,
-    TABLE_pageblocks, // the flags of each (buddy.hpp)
-    TABLE_tables,     // page tables: 512 entries each
-    TABLE_table_frames,
-    TABLE_vmas,
-    TABLE_vma_order,
-    TABLE_mms,
-    TABLE_anon_vmas,
-    TABLE_regions,
-    TABLE_pins,
-    TABLE_page_cache, // the frame of each page of each file; 0: not cached
-    TABLE_swap,
-    TABLE_clusters,
-    TABLE_processes, // the mm of each process of the program
-    TABLE_tlb,
-    TABLE_order_answers,
-    TABLE_walk_samples, // those that nobody has read yet
-    NR_TABLES
-};
-
 struct cursor {
     u64 op, step; // operation, how far into it
     i64 error;    // what the last system call returned: 0 or a negative errno
-    u32 charged,
+    u32 time_vma_id,
         oom; // the id of the VMA that time was spent for where the operation paused; it ended by RUN_OOM
 };
 
@@ -207,7 +179,7 @@ constexpr u64 saturating_mul(u64 a, u64 b) {
 struct header {
     u64 magic, size;
     machine_config config;
-    table_header tables[NR_TABLES];
+    arena_array arrays[NR_ARRAYS];
     // Clock and counters.
     u64 clock; // ps
     u64 times[NR_TIMES];
@@ -240,12 +212,12 @@ struct header {
     u64 shrinker_deferred;
     // The memory control group: pages.
     u64 memcg_usage, memcg_max, memcg_stock;
-    u32 current_mm, next_slot;           // the process on the CPU; the next 2 GiB slot
-    u32 default_orders, order_interface; // E1: the mask of VMAs that have none of their own; 0 = all
-    u32 tlb_sizes, next_asid;            // page sizes that the TLB may hold, a bit each
-    u32 asid_mm[MAX_ASIDS];              // the address space behind each ASID; NIL: none
-    u64 questions;                       // that policies were asked
-    u32 charged, spare;                  // the VMA that time is spent for; NIL: none, or it is not kept
+    u32 current_mm, next_slot;      // the process on the CPU; the next 2 GiB slot
+    u32 default_orders, order_hook; // E1: the mask of VMAs that have none of their own; 0 = all
+    u32 tlb_sizes, next_asid;       // page sizes that the TLB may hold, a bit each
+    u32 asid_mm[MAX_ASIDS];         // the address space behind each ASID; NIL: none
+    u64 questions;                  // that policies were asked
+    u32 time_vma, spare;            // the VMA that time is spent for; NIL: none, or it is not kept
     order_question question;
     cursor at;
     // The reserve of 64K folios (cont_pte_hugepage.cpp). lost: blocks that were split and not replaced yet.
@@ -262,7 +234,7 @@ static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
 static_assert(sizeof(order_answer) == 16 && plain<order_answer>);
 static_assert(plain<walk_sample> && plain<policy_signals>);
 
-// What a program needs tables for.
+// What a program needs arrays for.
 struct program_size {
     u32 regions, processes, swap_slots, file_pages;
 };
@@ -271,23 +243,12 @@ struct program_size {
 struct machine {
     header *h = nullptr;
     page_records pages = {};
-    u8 *contents = nullptr;
-    u8 *pageblocks = nullptr;
-    u64 *tables = nullptr; // entry i of table t: tables[t * 512 + i]
-    u32 *table_frames = nullptr;
-    vm_area_struct *vmas = nullptr;
-    u32 *vma_order = nullptr; // VMAs sorted by (mm, start)
-    mm_struct *mms = nullptr;
-    anon_vma *anon_vmas = nullptr;
-    region *regions = nullptr;
-    pin *pins = nullptr;
-    u32 *page_cache = nullptr;
-    swap_slot *swap = nullptr;
-    swap_cluster *clusters = nullptr;
-    u32 *processes = nullptr;
-    tlb translations[2];                   // over their words in the arena; [1]: the 4K shadow TLB
-    order_answer *order_answers = nullptr; // a hash table, see kernel/huge_memory_bpf.cpp
-    walk_sample *walk_samples = nullptr;
+#define X(name, record, capacity) std::remove_extent_t<record> *name = nullptr;
+#define VIEW(name, record, capacity)
+    THP_ARENA(X, VIEW)
+#undef VIEW
+#undef X
+    tlb translations[2];     // over their words in the arena; [1]: the 4K shadow TLB
     mutable host_watch host; // no part of the state
     vma_index vma_ids;
     // A bit for each set of the second-level TLB, for each ASID: whether it may hold translations of it.
@@ -321,14 +282,14 @@ struct machine {
         ps = std::min(ps, CLOCK_MAX - h->clock);
         h->clock += ps;
         h->times[kind] += ps;
-        if (h->charged != NIL) vmas[h->charged].times[kind] += ps;
+        if (h->time_vma != NIL) vmas[h->time_vma].times[kind] += ps;
     }
 
   private:
     machine() = default;
     void allocate(u64 size);
     void attach();
-    u64 extent(u32 table) const; // bytes in use of a table
+    u64 extent(u32 array) const; // bytes in use
     void *arena_ = nullptr;
 };
 
@@ -345,38 +306,16 @@ inline void swap_vma_ids(machine &m, u32 a, u32 b) {
 }
 
 // While it lives, time is spent for a VMA (NIL: for nobody in particular).
-struct charge_to {
+struct attribute_time_to {
     machine &m;
     u32 before;
-    charge_to(machine &machine, u32 vma) : m(machine), before(machine.h->charged) {
-        if (m.h->config.charge_vmas) m.h->charged = vma;
+    attribute_time_to(machine &machine, u32 vma) : m(machine), before(machine.h->time_vma) {
+        if (m.h->config.time_by_vma) m.h->time_vma = vma;
     }
-    ~charge_to() { m.h->charged = before; }
-    charge_to(const charge_to &) = delete;
-    charge_to &operator=(const charge_to &) = delete;
+    ~attribute_time_to() { m.h->time_vma = before; }
+    attribute_time_to(const attribute_time_to &) = delete;
+    attribute_time_to &operator=(const attribute_time_to &) = delete;
 };
-
-// Takes a zeroed record from a table with a list of free ones; NIL when the table is full.
-template <typename T> u32 table_alloc(table_header &t, T *records) {
-    u32 i = t.free;
-    if (i != NIL) {
-        t.free = records[i].next_free;
-    } else if (t.used < t.capacity) {
-        i = t.used++;
-    } else {
-        return NIL;
-    }
-    records[i] = T{};
-    ++t.in_use;
-    return i;
-}
-
-template <typename T> void table_free(table_header &t, T *records, u32 i) {
-    records[i] = T{};
-    records[i].next_free = t.free;
-    t.free = i;
-    --t.in_use;
-}
 
 // The head of a frame's folio. The tails of 2M folios have no record of it.
 inline u32 page_head(const machine &m, u32 pfn) {

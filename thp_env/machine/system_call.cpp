@@ -1,4 +1,5 @@
 #include "system_call.hpp"
+#include "fragmentation.hpp"
 #include "hints.hpp"
 #include "kernel/compaction.hpp"
 #include "kernel/filemap.hpp"
@@ -11,7 +12,6 @@
 #include "kernel/memcontrol.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
-#include "kernel/pollution.hpp"
 #include "kernel/swap.hpp"
 #include "patterns.hpp"
 #include <cerrno>
@@ -84,7 +84,7 @@ int khugepaged_rounds(machine &m, u64 rounds, u64 until) {
 
 int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, u64 until) {
     const u64 start =
-        op.region < m.h->tables[TABLE_regions].used ? m.regions[op.region].start + op.offset : 0;
+        op.region < m.h->arrays[ARRAY_regions].used ? m.regions[op.region].start + op.offset : 0;
     const u64 end = start + op.length;
     const bool answered = m.h->question.state == ORDER_ANSWERED;
     // Pages are populated in order: those before the one that had to wait are there.

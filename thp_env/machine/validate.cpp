@@ -24,9 +24,9 @@ struct scan : frame_census {
 
     explicit scan(machine &state)
         : frame_census(state), ptes(owner.size()), pmds(owner.size()), pinned(owner.size()),
-          reached(m.h->tables[TABLE_tables].used), rss(m.h->tables[TABLE_mms].used), swapents(rss.size()),
-          swapped(m.h->tables[TABLE_swap].used) {
-        for (u32 i = 0; i < m.h->tables[TABLE_pins].used; ++i) ++pinned[page_head(m, m.pins[i].pfn)];
+          reached(m.h->arrays[ARRAY_page_tables].used), rss(m.h->arrays[ARRAY_mms].used),
+          swapents(rss.size()), swapped(m.h->arrays[ARRAY_swap].used) {
+        for (u32 i = 0; i < m.h->arrays[ARRAY_pins].used; ++i) ++pinned[page_head(m, m.pins[i].pfn)];
     }
 
     // One PTE or PMD that maps `nr` pages from `pfn` on at the address.
@@ -82,12 +82,12 @@ struct scan : frame_census {
         if (number >= reached.size()) return expect(false, "no such page table", base);
         expect(!reached[number], "page table with two parents", base);
         reached[number] = 1;
-        own(m.table_frames[number], 1, OWNER_TABLE);
+        own(m.page_table_frames[number], 1, OWNER_TABLE);
         if (!broken.empty()) return;
-        expect(m.pages[m.table_frames[number]].flags == PG_table, "page table without its mark", base);
+        expect(m.pages[m.page_table_frames[number]].flags == PG_table, "page table without its mark", base);
         for (u32 i = 0; i < PTRS_PER_TABLE && broken.empty(); ++i) {
             m.host.work();
-            u64 *slot = m.tables + u64{number} * PTRS_PER_TABLE + i;
+            u64 *slot = m.page_tables + u64{number} * PTRS_PER_TABLE + i;
             const u64 entry = *slot, address = base + (u64{i} << shift);
             if (pte_none(entry)) continue;
             if (const char *error = contpte_broken(m, address, slot)) expect(false, error, address);
@@ -113,7 +113,7 @@ struct scan : frame_census {
             expect_equal(m.mms[mm].swapents, swapents[mm], "swapents of mm " + std::to_string(mm));
         }
         const u64 in_use = std::accumulate(reached.begin(), reached.end(), u64{0});
-        expect_equal(m.h->tables[TABLE_tables].in_use, in_use, "page tables in use");
+        expect_equal(m.h->arrays[ARRAY_page_tables].in_use, in_use, "page tables in use");
         expect_equal(m.h->vm[VM_nr_page_table], in_use, "nr_page_table");
     }
 
@@ -200,7 +200,7 @@ struct scan : frame_census {
     void vmas() {
         std::vector<u32> of_mm(rss.size());
         u64 linked = 0, with_anon = 0;
-        std::vector<u32> users(m.h->tables[TABLE_anon_vmas].used);
+        std::vector<u32> users(m.h->arrays[ARRAY_anon_vmas].used);
         std::vector<u8> roots(users.size());
         for (u32 i = 0; i < m.h->nr_vmas; ++i) {
             const vm_area_struct &v = m.vmas[m.vma_order[i]];
@@ -220,7 +220,7 @@ struct scan : frame_census {
                    "VMAs overlap", v.vm_start);
         }
         for (u32 mm = 0; mm < of_mm.size(); ++mm) expect_equal(m.mms[mm].map_count, of_mm[mm], "map_count");
-        expect_equal(m.h->tables[TABLE_vmas].in_use, m.h->nr_vmas, "VMAs in use");
+        expect_equal(m.h->arrays[ARRAY_vmas].in_use, m.h->nr_vmas, "VMAs in use");
         u64 anon_vmas = 0;
         for (u32 a = 0; a < users.size(); ++a) {
             anon_vmas += users[a] > 0 || roots[a];
@@ -240,7 +240,7 @@ struct scan : frame_census {
             }
         }
         expect_equal(with_anon, linked, "VMAs linked to an anon_vma");
-        expect_equal(m.h->tables[TABLE_anon_vmas].in_use, anon_vmas, "anon_vmas in use");
+        expect_equal(m.h->arrays[ARRAY_anon_vmas].in_use, anon_vmas, "anon_vmas in use");
     }
 
     // A cached translation must still be what a walk would find, for every page that it covers.

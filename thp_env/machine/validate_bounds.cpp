@@ -20,44 +20,45 @@ struct bounds : report {
     const u32 frames, nr_vmas, mms;
 
     explicit bounds(machine &state)
-        : m(state), h(*state.h), frames(used(TABLE_pages)), nr_vmas(used(TABLE_vmas)), mms(used(TABLE_mms)) {}
+        : m(state), h(*state.h), frames(used(ARRAY_pages)), nr_vmas(used(ARRAY_vmas)), mms(used(ARRAY_mms)) {}
 
-    u32 used(table_id table) const { return m.h->tables[table].used; }
+    u32 used(arena_array_id array) const { return m.h->arrays[array].used; }
     static bool within(u32 index, u32 n) { return index < n; }
     static bool within_or_nil(u32 index, u32 n) { return index < n || index == NIL; }
     static bool address(u64 a) { return a <= TASK_SIZE && a % PAGE_SIZE == 0; }
     static bool orders(u32 mask) { return !(mask & ~(THP_ORDERS_ALL_ANON | 1U)); }
 
-    void tables() {
-        for (u32 i = 0; i < NR_TABLES; ++i)
-            expect(h.tables[i].used <= h.tables[i].capacity && h.tables[i].in_use <= h.tables[i].used,
+    void arrays() {
+        for (u32 i = 0; i < NR_ARRAYS; ++i)
+            expect(h.arrays[i].used <= h.arrays[i].capacity && h.arrays[i].in_use <= h.arrays[i].used,
                    "table that is too full", i);
         const u32 blocks = (frames + PAGEBLOCK_NR_PAGES - 1) >> PAGEBLOCK_ORDER;
-        expect(used(TABLE_contents) == frames && used(TABLE_block_heads) == blocks &&
-                   used(TABLE_pageblocks) == blocks && used(TABLE_table_frames) == used(TABLE_tables) &&
-                   used(TABLE_swap) <= h.swap_slots && used(TABLE_tlb) == h.tables[TABLE_tlb].capacity &&
-                   used(TABLE_clusters) == (h.swap_slots + SWAPFILE_CLUSTER - 1) / SWAPFILE_CLUSTER &&
-                   used(TABLE_regions) <= h.tables[TABLE_regions].capacity &&
-                   used(TABLE_processes) == h.tables[TABLE_processes].capacity,
-               "tables of different lengths");
-        const u32 answers = used(TABLE_order_answers);
+        expect(used(ARRAY_contents) == frames && used(ARRAY_block_heads) == blocks &&
+                   used(ARRAY_pageblocks) == blocks &&
+                   used(ARRAY_page_table_frames) == used(ARRAY_page_tables) &&
+                   used(ARRAY_swap) <= h.swap_slots && used(ARRAY_tlb) == h.arrays[ARRAY_tlb].capacity &&
+                   used(ARRAY_clusters) == (h.swap_slots + SWAPFILE_CLUSTER - 1) / SWAPFILE_CLUSTER &&
+                   used(ARRAY_regions) <= h.arrays[ARRAY_regions].capacity &&
+                   used(ARRAY_processes) == h.arrays[ARRAY_processes].capacity,
+               "arrays of different lengths");
+        const u32 answers = used(ARRAY_order_answers);
         expect(answers == 0 ||
-                   (std::has_single_bit(answers) && h.tables[TABLE_order_answers].in_use < answers),
+                   (std::has_single_bit(answers) && h.arrays[ARRAY_order_answers].in_use < answers),
                "size of the table of answers", answers);
     }
 
     // A list of free records that ends, and holds all that are not in use.
-    template <typename Next> std::vector<u8> free_records(table_id table, Next next) {
-        const table_header &t = h.tables[table];
+    template <typename Next> std::vector<u8> free_records(arena_array_id array, Next next) {
+        const arena_array &t = h.arrays[array];
         std::vector<u8> free(t.used);
         u32 n = 0;
         for (u32 i = t.free; i != NIL && broken.empty(); i = next(i), ++n) {
             const bool fresh = i < t.used && !free[i];
-            expect(fresh, "list of free records broken", table);
+            expect(fresh, "list of free records broken", array);
             if (!fresh) break;
             free[i] = 1;
         }
-        expect(n == t.used - t.in_use, "number of free records", table);
+        expect(n == t.used - t.in_use, "number of free records", array);
         return free;
     }
 
@@ -67,8 +68,7 @@ struct bounds : report {
             h.max_ptes_swap, h.thp_defrag,    h.swappiness,       h.lru_batches,   h.khugepaged_defrag};
         for (u32 i = 0; i < NR_SETTINGS; ++i) expect(settings[i] < SETTING_VALUES[i], "setting", i);
         for (const u32 mode : h.thp_mode) expect(mode <= THP_INHERIT, "mode of a size", mode);
-        expect(!h.in_reclaim && orders(h.default_orders) && h.order_interface < NR_ORDER_INTERFACES,
-               "settings");
+        expect(!h.in_reclaim && orders(h.default_orders) && h.order_hook < NR_ORDER_HOOKS, "settings");
         expect(h.policy.khugepaged_address % PMD_SIZE == 0, "where khugepaged goes on",
                h.policy.khugepaged_address);
     }
@@ -77,7 +77,7 @@ struct bounds : report {
         expect(h.clock <= CLOCK_MAX && h.memory_clock <= h.clock, "clock", h.clock);
         for (const u64 rest : h.memory_rest) expect(rest < 1000000, "rest of memory over time", rest);
         expect(h.at.oom <= 1 && h.at.error <= 0 && h.at.error > -ENEEDORDER, "result of a system call");
-        expect(h.charged == NIL, "time spent for a VMA between two operations", h.charged);
+        expect(h.time_vma == NIL, "time spent for a VMA between two operations", h.time_vma);
     }
 
     void memory() {
@@ -92,17 +92,17 @@ struct bounds : report {
             const page &p = m.pages[pfn];
             expect(p.order <= MAX_PAGE_ORDER && p.tail < HPAGE_PMD_NR && p.tail <= pfn, "malformed page",
                    pfn);
-            expect(!(p.flags & PG_anon) || within_or_nil(p.anon_vma, used(TABLE_anon_vmas)),
+            expect(!(p.flags & PG_anon) || within_or_nil(p.anon_vma, used(ARRAY_anon_vmas)),
                    "page of no anon_vma", pfn);
             expect((m.contents[pfn] & CONTENT_MASK) <= 100, "content of a page", pfn);
             if (!(p.flags & PG_swapcache)) continue;
-            expect(p.swap < used(TABLE_swap) && m.swap[p.swap].cached == pfn + 1, "page of the swap cache",
+            expect(p.swap < used(ARRAY_swap) && m.swap[p.swap].cached == pfn + 1, "page of the swap cache",
                    pfn);
         }
-        for (u32 i = 0; i < used(TABLE_pageblocks); ++i)
+        for (u32 i = 0; i < used(ARRAY_pageblocks); ++i)
             expect((m.pageblocks[i] & PB_migratetype) < MIGRATE_PCPTYPES, "type of a page block", i);
-        for (u32 i = 0; i < used(TABLE_pins); ++i)
-            expect(m.pins[i].pfn < frames && m.pins[i].process < used(TABLE_processes), "pin", i);
+        for (u32 i = 0; i < used(ARRAY_pins); ++i)
+            expect(m.pins[i].pfn < frames && m.pins[i].process < used(ARRAY_processes), "pin", i);
         for (const folio_batch *batch : {&h.lru_adds, &h.lru_lazyfrees}) {
             expect(batch->nr <= FOLIO_BATCH_SIZE, "folios in a batch", batch->nr);
             for (u32 i = 0; i < std::min(batch->nr, FOLIO_BATCH_SIZE); ++i) {
@@ -120,7 +120,7 @@ struct bounds : report {
     void page_cache() {
         u64 cached = 0;
         std::vector<u8> seen(frames);
-        for (u32 i = 0; i < used(TABLE_page_cache) && broken.empty(); ++i) {
+        for (u32 i = 0; i < used(ARRAY_page_cache) && broken.empty(); ++i) {
             const u32 pfn = m.page_cache[i];
             if (pfn == 0) continue;
             expect(pfn < frames && m.pages[pfn].flags & PG_file && !seen[pfn], "page cache without its page",
@@ -132,31 +132,32 @@ struct bounds : report {
     }
 
     void page_tables() {
-        const std::vector<u8> free = free_records(TABLE_tables, [this](u32 i) { return m.table_frames[i]; });
+        const std::vector<u8> free =
+            free_records(ARRAY_page_tables, [this](u32 i) { return m.page_table_frames[i]; });
         for (u32 i = 0; i < free.size() && broken.empty(); ++i) {
             m.host.work(8);
-            const u64 *entries = m.tables + u64{i} * PTRS_PER_TABLE;
+            const u64 *entries = m.page_tables + u64{i} * PTRS_PER_TABLE;
             const bool clean =
                 std::all_of(entries, entries + PTRS_PER_TABLE, [](u64 entry) { return entry == 0; });
-            expect(free[i] ? clean : m.table_frames[i] < frames, "page table", i);
+            expect(free[i] ? clean : m.page_table_frames[i] < frames, "page table", i);
         }
     }
 
     void address_spaces() {
-        const std::vector<u8> free = free_records(TABLE_mms, [this](u32 i) { return m.mms[i].next_free; });
+        const std::vector<u8> free = free_records(ARRAY_mms, [this](u32 i) { return m.mms[i].next_free; });
         u32 huge_zero = 0;
         for (u32 mm = 0; mm < mms && broken.empty(); ++mm) {
             const mm_struct &s = m.mms[mm];
             expect(s.in_use == !free[mm], "process on the list of free ones", mm);
             if (!s.in_use) continue;
-            expect(s.pgd < used(TABLE_tables) && s.mmap_base <= TASK_SIZE && s.start_brk <= s.brk &&
+            expect(s.pgd < used(ARRAY_page_tables) && s.mmap_base <= TASK_SIZE && s.start_brk <= s.brk &&
                        s.brk <= TASK_SIZE && s.thp_disable <= 2 && s.huge_zero <= 1,
                    "malformed process", mm);
             huge_zero += s.huge_zero;
         }
         expect_equal(h.huge_zero_users, huge_zero, "users of the huge zero page");
         std::vector<u8> owned(mms);
-        for (u32 i = 0; i < used(TABLE_processes) && broken.empty(); ++i) {
+        for (u32 i = 0; i < used(ARRAY_processes) && broken.empty(); ++i) {
             const u32 mm = m.processes[i];
             if (mm == NIL) continue;
             expect(mm < mms && m.mms[mm].in_use && !owned[mm], "process without its address space", i);
@@ -165,7 +166,7 @@ struct bounds : report {
         expect(within_or_nil(h.current_mm, mms), "process on the CPU", h.current_mm);
         for (const u32 mm : h.asid_mm) expect(within_or_nil(mm, h.config.max_mms), "ASID of no process", mm);
         expect(h.next_asid < std::max(1U, h.config.tlb.nr_asids), "next ASID", h.next_asid);
-        for (u32 i = 0; i < used(TABLE_regions); ++i)
+        for (u32 i = 0; i < used(ARRAY_regions); ++i)
             expect(m.regions[i].start <= TASK_SIZE && m.regions[i].length <= TASK_SIZE, "region", i);
         const order_question &q = h.question;
         expect(q.state == ORDER_IDLE ||
@@ -175,11 +176,11 @@ struct bounds : report {
     }
 
     void vmas() {
-        const u32 anon_vmas = used(TABLE_anon_vmas);
-        const std::vector<u8> free = free_records(TABLE_vmas, [this](u32 i) { return m.vmas[i].next_free; });
+        const u32 anon_vmas = used(ARRAY_anon_vmas);
+        const std::vector<u8> free = free_records(ARRAY_vmas, [this](u32 i) { return m.vmas[i].next_free; });
         const std::vector<u8> free_anon =
-            free_records(TABLE_anon_vmas, [this](u32 i) { return m.anon_vmas[i].next_free; });
-        expect(h.nr_vmas <= used(TABLE_vma_order), "VMAs in order", h.nr_vmas);
+            free_records(ARRAY_anon_vmas, [this](u32 i) { return m.anon_vmas[i].next_free; });
+        expect(h.nr_vmas <= used(ARRAY_vma_order), "VMAs in order", h.nr_vmas);
         std::vector<u32> ids;
         for (u32 i = 0; i < h.nr_vmas && broken.empty(); ++i) {
             const u32 number = m.vma_order[i];
@@ -189,7 +190,7 @@ struct bounds : report {
             expect(v.vm_mm < mms && address(v.vm_start) && address(v.vm_end) && orders(v.orders) &&
                        v.vm_flags < 2 * VM_SHARED,
                    "malformed VMA", number);
-            expect(v.vm_file ? u64{v.vm_file} - 1 + v.file_pages <= used(TABLE_page_cache)
+            expect(v.vm_file ? u64{v.vm_file} - 1 + v.file_pages <= used(ARRAY_page_cache)
                              : !(v.vm_flags & (VM_FILE | VM_SHARED)),
                    "VMA of no file", number);
             expect(within_or_nil(v.anon_vma, anon_vmas) && (v.anon_vma == NIL || !free_anon[v.anon_vma]) &&
@@ -224,14 +225,14 @@ struct bounds : report {
 
     void answers() {
         u32 n = 0;
-        for (u32 i = 0; i < used(TABLE_order_answers); ++i) {
+        for (u32 i = 0; i < used(ARRAY_order_answers); ++i) {
             const order_answer &a = m.order_answers[i];
             n += a.vma != 0;
             for (const u8 order : a.order)
                 expect(order <= PMD_ORDER || order == ORDER_NOT_ASKED || a.vma == 0, "answer about an order",
                        i);
         }
-        expect_equal(h.tables[TABLE_order_answers].in_use, n, "answers about orders");
+        expect_equal(h.arrays[ARRAY_order_answers].in_use, n, "answers about orders");
     }
 };
 
@@ -240,7 +241,7 @@ struct bounds : report {
 std::string validate_bounds(machine &m) {
     bounds b(m);
     void (bounds::*const parts[])() = {
-        &bounds::tables,       &bounds::settings,    &bounds::time,           &bounds::memory,
+        &bounds::arrays,       &bounds::settings,    &bounds::time,           &bounds::memory,
         &bounds::page_cache,   &bounds::page_tables, &bounds::address_spaces, &bounds::vmas,
         &bounds::translations, &bounds::answers,
     };

@@ -12,7 +12,7 @@ struct list_scan : report {
     machine &m;
     u32 frames;
 
-    explicit list_scan(machine &state) : m(state), frames(m.h->tables[TABLE_pages].used) {}
+    explicit list_scan(machine &state) : m(state), frames(m.h->arrays[ARRAY_pages].used) {}
 
     void deferred_list() {
         u32 n = 0, before = NIL;

@@ -12,13 +12,13 @@ struct swap_scan : report {
     const u32 slots, used, clusters; // used: slots that ever were
 
     explicit swap_scan(machine &state)
-        : m(state), slots(state.h->swap_slots), used(state.h->tables[TABLE_swap].used),
-          clusters(state.h->tables[TABLE_clusters].used) {}
+        : m(state), slots(state.h->swap_slots), used(state.h->arrays[ARRAY_swap].used),
+          clusters(state.h->arrays[ARRAY_clusters].used) {}
 
     void each_slot() {
         for (u32 i = 0; i < used && broken.empty(); ++i) {
             const swap_slot &s = m.swap[i];
-            const u32 frames = m.h->tables[TABLE_pages].used;
+            const u32 frames = m.h->arrays[ARRAY_pages].used;
             expect(s.cached <= frames && s.content <= 100 && s.stored <= 100 && !s.taken, "swap slot", i);
             if (!s.cached || !broken.empty()) continue;
             const page &cached = m.pages[s.cached - 1];

@@ -72,7 +72,8 @@ def save_program(program: Program, path: str | os.PathLike) -> None:
         "meta": program.meta,
         "checksum": checksum(program),
     }
-    arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8), "tables": program.tables.astype("<u4")}
+    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    arrays = {"header": text, "tables": program.alias_tables.astype("<u4")}
     for name in ("ops", "accesses", "bins"):
         data = getattr(program, name)
         arrays |= {f"{name}.{column}": np.ascontiguousarray(data[column]) for column in data.dtype.names}
@@ -102,7 +103,7 @@ def load_program(path: str | os.PathLike) -> Program:
                 raise FileError(f"header.{names}: a name stands twice")
         program = Program(
             **{name: _join(arrays, name, dtype) for name, dtype in RECORDS.items()},
-            tables=arrays["tables"].astype(np.uint32),
+            alias_tables=arrays["tables"].astype(np.uint32),
             processes=tuple(header["processes"]),
             regions=tuple(header["regions"]),
             seed=header["seed"],

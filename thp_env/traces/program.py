@@ -86,7 +86,7 @@ class Program:
         regions: names of the regions.
         accesses: `ACCESS_DTYPE` array, the recorded accesses that `replay` operations take slices of.
         bins: `BIN_DTYPE` array, the alias tables one after another.
-        tables: (first bin, number of bins) of each table, shape (n, 2), uint32.
+        alias_tables: (first bin, number of bins) of each table, shape (n, 2), uint32.
         seed: seeds every random choice of the program; does not depend on what a policy does.
         meta: free text facts (source, command, version, family).
     """
@@ -96,13 +96,15 @@ class Program:
     regions: tuple[str, ...]
     accesses: np.ndarray = field(default_factory=lambda: np.empty(0, ACCESS_DTYPE))
     bins: np.ndarray = field(default_factory=lambda: np.empty(0, BIN_DTYPE))
-    tables: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.uint32))
+    alias_tables: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.uint32))
     seed: int = 0
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Keep what was given from being changed."""
-        for name, dtype in (("ops", OP_DTYPE), ("accesses", ACCESS_DTYPE), ("bins", BIN_DTYPE), ("tables", np.uint32)):
+        dtypes: dict[str, Any] = {"ops": OP_DTYPE, "accesses": ACCESS_DTYPE, "bins": BIN_DTYPE}
+        dtypes["alias_tables"] = np.uint32
+        for name, dtype in dtypes.items():
             object.__setattr__(self, name, _frozen(name, getattr(self, name), np.dtype(dtype)))
         object.__setattr__(self, "seed", int(self.seed))
         for name in ("processes", "regions"):
@@ -126,7 +128,7 @@ class Program:
             and self.seed == other.seed
             and all(
                 np.array_equal(getattr(self, name), getattr(other, name))
-                for name in ("ops", "accesses", "bins", "tables")
+                for name in ("ops", "accesses", "bins", "alias_tables")
             )
         )
 
@@ -187,7 +189,7 @@ class Program:
     def checksum(self) -> str:
         """A SHA-256 over everything that decides what the program does."""
         digest = hashlib.sha256(json.dumps([self.processes, self.regions, self.seed]).encode())
-        for array in (self.ops, self.accesses, self.bins, self.tables.astype("<u4")):
+        for array in (self.ops, self.accesses, self.bins, self.alias_tables.astype("<u4")):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -216,7 +218,7 @@ class Program:
         if op["op"] == layout.OPS.index("replay"):
             return (self.accesses[op["offset"] : op["offset"] + op["length"]],)
         if op["op"] == layout.OPS.index("access") and op["a"] == layout.PATTERNS.index("bins"):
-            first, count = map(int, self.tables.reshape(-1, 2)[op["aux"]])
+            first, count = map(int, self.alias_tables.reshape(-1, 2)[op["aux"]])
             return (self.bins[first : first + count],)
         return ()
 
@@ -315,7 +317,7 @@ class Program:
         limit("access", "a", len(layout.PATTERNS), "access pattern")
         pattern = np.where(access, ops["a"], len(layout.PATTERNS))
         bins = pattern == layout.PATTERNS.index("bins")
-        refuse(bins & (ops["aux"] >= len(self.tables)), "unknown distribution table")
+        refuse(bins & (ops["aux"] >= len(self.alias_tables)), "unknown distribution table")
         refuse((pattern == layout.PATTERNS.index("stride")) & (ops["aux"] == 0), "stride must be positive")
         refuse(access & (ops["weight"] == 0), "weight must be at least 1")
         refuse(access & (ops["c"] > PS_MAX), "an access takes more than 1 s")
@@ -326,10 +328,10 @@ class Program:
         limit("replay", "d", CONTENT_MAX + 1, "content class")
         if n and len(self.accesses) and (self.accesses["region"] >= len(self.regions)).any():
             raise ProgramError(f"{source}: a recorded access names an unknown region")
-        first, count = self.tables.reshape(-1, 2).T.astype(np.uint64)
+        first, count = self.alias_tables.reshape(-1, 2).T.astype(np.uint64)
         if (first + count > len(self.bins)).any() or (count == 0).any():
             raise ProgramError(f"{source}: a distribution table points outside its bins")
-        for start, size in self.tables:
+        for start, size in self.alias_tables:
             table = self.bins[start : start + size]
             if (table["alias"] >= size).any() or (table["count"] == 0).any():
                 raise ProgramError(f"{source}: a distribution table is malformed")
@@ -342,10 +344,10 @@ def _frozen(name: str, given: Any, dtype: np.dtype) -> np.ndarray:
         ProgramError: when it is no such array.
     """
     array = np.asarray(given)
-    shape = (-1, 2) if name == "tables" else (-1,)
-    if array.dtype != dtype and not (name == "tables" and np.issubdtype(array.dtype, np.integer)):
+    shape = (-1, 2) if name == "alias_tables" else (-1,)
+    if array.dtype != dtype and not (name == "alias_tables" and np.issubdtype(array.dtype, np.integer)):
         raise ProgramError(f"{name} is not an array of {dtype}")
-    if array.ndim != len(shape) and name != "tables":
+    if array.ndim != len(shape) and name != "alias_tables":
         raise ProgramError(f"{name} is not a one-dimensional array of {dtype}")
     owner: Any = array
     while isinstance(owner, np.ndarray):

@@ -38,7 +38,7 @@ class ProgramWriter:
         self._n_accesses = 0
         self._bins: list[np.ndarray] = []
         self._n_bins = 0
-        self._tables: list[tuple[int, int]] = []
+        self._alias_tables: list[tuple[int, int]] = []
         self._table_of: dict[bytes, int] = {}
         self.process = "P"
 
@@ -68,7 +68,7 @@ class ProgramWriter:
             regions=tuple(self._regions),
             accesses=np.concatenate(self._accesses) if self._accesses else np.empty(0, ACCESS_DTYPE),
             bins=np.concatenate(self._bins) if self._bins else np.empty(0, BIN_DTYPE),
-            tables=np.array(self._tables, dtype=np.uint32).reshape(-1, 2),
+            alias_tables=np.array(self._alias_tables, dtype=np.uint32).reshape(-1, 2),
             seed=self.seed,
             meta=dict(self._meta),
         ).check(lines, source)
@@ -157,8 +157,8 @@ class ProgramWriter:
     def _table(self, bins: np.ndarray) -> int:
         key = bins.tobytes()
         if key not in self._table_of:
-            self._table_of[key] = len(self._tables)
-            self._tables.append((self._n_bins, len(bins)))
+            self._table_of[key] = len(self._alias_tables)
+            self._alias_tables.append((self._n_bins, len(bins)))
             self._bins.append(bins)
             self._n_bins += len(bins)
         return self._table_of[key]

@@ -1,35 +1,36 @@
-"""Published rules, one file each."""
+"""Published rules, one file each. A file in this folder is found by itself.
+
+What a file offers is its `POLICIES`, makers by name, or else its subclasses of `Policy` that have a name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from types import ModuleType
 
-from thp_agents.heuristics import kernel_settings
-from thp_agents.heuristics.cbmm import Cbmm
-from thp_agents.heuristics.damos_ethp import DamosEthp
-from thp_agents.heuristics.ebpf_mm import EbpfMm
-from thp_agents.heuristics.hawkeye import HawkEye, HawkEyePaper
-from thp_agents.heuristics.ingens import Ingens
-from thp_agents.heuristics.leshy import Leshy
-from thp_agents.heuristics.mthp_autopilot import MthpAutopilot
-from thp_agents.heuristics.mthp_ext import MthpExt
-from thp_agents.heuristics.oppo import Oppo
-from thp_agents.heuristics.pcc import Pcc
-from thp_agents.heuristics.quicksilver import Quicksilver
-from thp_agents.heuristics.random_sizes import Random
-from thp_agents.heuristics.utilisation import Utilisation
-from thp_agents.policy import Policy
+from thp_agents.policy import Policy, PolicyError
 
-_CLASSES: tuple[type[Policy], ...] = (
-    Oppo, Ingens, HawkEye, HawkEyePaper, Cbmm, Leshy, Pcc, EbpfMm, DamosEthp, MthpExt, MthpAutopilot,
-    Utilisation, Random,
-)  # fmt: skip
-_QUICKSILVER = (("sync", 1), ("sync", 64), ("async", 64), ("async", 256))
 
-POLICIES: dict[str, Callable[[], Policy]] = {
-    **kernel_settings.POLICIES,
-    **{c.name: c for c in _CLASSES},
-    **{f"quicksilver_{mode}_{pages}": partial(Quicksilver, mode, pages) for mode, pages in _QUICKSILVER},
-}
-"""A maker for each heuristic, by name."""
+def _offered(module: ModuleType) -> Mapping[str, Callable[[], Policy]]:
+    if makers := getattr(module, "POLICIES", None):
+        return makers
+    classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    return {c.name: c for c in classes if issubclass(c, Policy) and c.name}
+
+
+def _catalogue() -> dict[str, Callable[[], Policy]]:
+    names = sorted((m.name for m in pkgutil.iter_modules(__path__)), key=lambda name: (name != "kernel_settings", name))
+    makers: dict[str, Callable[[], Policy]] = {}
+    files: dict[str, str] = {}
+    for module in (importlib.import_module(f"{__name__}.{name}") for name in names):
+        for name, maker in _offered(module).items():
+            if name in makers:
+                raise PolicyError(f"two policies are called {name}: in {files[name]} and in {module.__name__}")
+            makers[name], files[name] = maker, module.__name__
+    return makers
+
+
+POLICIES = _catalogue()
+"""A maker for each heuristic, by name: the kernel's settings, then the rules by file."""

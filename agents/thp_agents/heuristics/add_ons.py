@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.machine.features import feature_set
 
 
-def _khugepaged_mthp(view: View) -> None:
+def _khugepaged_mthp(view: KernelView) -> None:
     view.set("khugepaged/max_ptes_none", 0)
     view.khugepaged()
 
 
-def _shrinker(view: View) -> None:
+def _shrinker(view: KernelView) -> None:
     view.set("shrink_underused", 1)
     view.set("khugepaged/max_ptes_none", 409)
 
 
-ADD_ONS: dict[str, tuple[Callable[[View], None], frozenset[str]]] = {
+ADD_ONS: dict[str, tuple[Callable[[KernelView], None], frozenset[str]]] = {
     "khugepaged_mthp": (_khugepaged_mthp, frozenset({"collapse_mthp"})),
     "shrinker": (_shrinker, frozenset()),
 }
@@ -48,15 +48,15 @@ class WithAddOn(Policy):
         self.policy, (self.switch_on, features) = policy, ADD_ONS[add_on]
         self.name, self.kind = f"{policy.name}+{add_on}", policy.kind
         self.source = f"{policy.source}; with {add_on}"
-        self.default, self.environment = policy.default, policy.environment
+        self.default_sizes, self.environment = policy.default_sizes, policy.environment
         given = policy.arguments.get("features", ())
         self.arguments = {**policy.arguments, "features": sorted(feature_set(given) | features)}
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin a new run, then switch on."""
         self.policy.reset(view)
         self.switch_on(view)
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Let the policy decide."""
         return self.policy.decide(observation, view)

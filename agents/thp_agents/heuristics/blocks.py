@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.machine import YOUNG_ACCESSED, Vma, layout
 
 PAGES = layout.PMD_SIZE // layout.PAGE_SIZE
@@ -37,11 +37,11 @@ class Timer:
         """Make a timer that has not begun."""
         self.ns, self.next = int(ms * 1e6), 0
 
-    def begin(self, view: View) -> None:
+    def begin(self, view: KernelView) -> None:
         """Begin an interval now."""
         self.next = view.clock_ns + self.ns
 
-    def due(self, view: View) -> bool:
+    def due(self, view: KernelView) -> bool:
         """Return whether the interval is over; if so the next one begins."""
         if view.clock_ns < self.next:
             return False
@@ -55,14 +55,14 @@ def inside(vma: Vma) -> tuple[int, int]:
     return start, max(start, vma.end // layout.PMD_SIZE * layout.PMD_SIZE)
 
 
-def occupied_blocks(view: View) -> Iterator[tuple[Block, int, bool]]:
+def occupied_blocks(view: KernelView) -> Iterator[tuple[Block, int, bool]]:
     """Yield each whole 2M block that has a page mapped, how many pages, and whether huge folios map all of it."""
     for vma in view.vmas():
         for start, mapped, huge in view.occupied_blocks(vma.mm, vma.start, vma.end).tolist():
             yield Block(vma.mm, start), mapped, huge == PAGES
 
 
-def young_pages(view: View, blocks: list[Block]) -> np.ndarray:
+def young_pages(view: KernelView, blocks: list[Block]) -> np.ndarray:
     """Read and clear the accessed bits of blocks: how many pages of each were accessed, one bit a mapping.
 
     A process may have ended since its blocks were chosen; none of theirs were accessed.

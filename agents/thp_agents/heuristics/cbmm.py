@@ -14,7 +14,7 @@ import numpy as np
 
 from thp_agents.heuristics.blocks import ALL_2M, Block, Timer, inside, occupied_blocks
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.machine import layout
 
 CYCLES_PER_MISS = 50
@@ -57,13 +57,13 @@ class Cbmm(Policy):
         """Make the policy."""
         self.unit, self.period = Timer(unit_ms), period
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin without a profile."""
         view.sample_walks(self.period)
         self.misses: dict[Block, float] = {}
         self.unit.begin(view)
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Gather samples; when a unit is over, promote what is worth it."""
         note_walks(self.misses, view, self.period)
         if self.unit.due(view):
@@ -71,7 +71,7 @@ class Cbmm(Policy):
             self.misses = {}
         return view.no_op
 
-    def estimate(self, view: View) -> None:
+    def estimate(self, view: KernelView) -> None:
         """Decide about every VMA and every block."""
         for vma in view.vmas():
             start, end = inside(vma)
@@ -86,13 +86,13 @@ class Cbmm(Policy):
             if not huge and promote(self.misses.get(block, 0.0), self.price(view)):
                 view.collapse(block.mm, block.start, block.end)
 
-    def price(self, view: View) -> int:
+    def price(self, view: KernelView) -> int:
         """Return what one more huge page would cost now."""
         low = view.watermarks[1] + (1 << layout.PMD_ORDER)
         return cost(sum(view.buddyinfo()[layout.PMD_ORDER :]), view.free_pages < low)
 
 
-def note_walks(misses: dict[Block, float], view: View, period: int, size: int = layout.PMD_SIZE) -> None:
+def note_walks(misses: dict[Block, float], view: KernelView, period: int, size: int = layout.PMD_SIZE) -> None:
     """Add the page walks that samples stand for to the blocks in which they were."""
     samples = view.walk_samples()
     starts = samples["address"] // np.uint64(size) * np.uint64(size)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thp_agents.heuristics.blocks import Timer
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.machine import YOUNG_ACCESSED, layout
 
 MIN_REGIONS, MAX_REGIONS = 10, 1000
@@ -55,7 +55,7 @@ class Damon:
         self.samples = round(aggregation_ms / sample_ms)
         self.aggregation_ns, self.seed = int(aggregation_ms * 1e6), seed
 
-    def begin(self, view: View) -> None:
+    def begin(self, view: KernelView) -> None:
         """Begin with the VMAs that there are."""
         self.rng = np.random.default_rng(self.seed)
         self.regions: list[Region] = []
@@ -65,7 +65,7 @@ class Damon:
         self.sampling.begin(view)
         self.update.begin(view)
 
-    def step(self, view: View) -> bool:
+    def step(self, view: KernelView) -> bool:
         """Take a sample if it is time; True when an aggregation is complete: then the regions have their figures."""
         if not self.sampling.due(view):
             return False
@@ -81,7 +81,7 @@ class Damon:
             self._find(view)
         return True
 
-    def _sample(self, view: View) -> None:
+    def _sample(self, view: KernelView) -> None:
         for mm in sorted({r.mm for r in self.regions}):
             regions = [r for r in self.regions if r.mm == mm]
             try:
@@ -137,7 +137,7 @@ class Damon:
             Region(r.mm, at, min(at + size, r.end)) for r in self.regions for at in range(r.start, r.end, size)
         ]
 
-    def _find(self, view: View) -> None:
+    def _find(self, view: KernelView) -> None:
         """Keep the parts of regions that still lie in VMAs, and begin new ones where there are none."""
         out: list[Region] = []
         for vma in view.vmas():

@@ -12,7 +12,7 @@ import numpy as np
 
 from thp_agents.heuristics.damon import Damon, Region
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.machine import layout
 
 
@@ -28,20 +28,20 @@ class DamosEthp(Policy):
     name = "damos_ethp"
     source = "S. Park, DAMON: ethp, evaluation in Documentation and in damon-tests"
     environment = "thp_env/VmaHints-v0"
-    arguments = {"scan_share": 0, "slots": 1, "window_ms": 5.0, "interface": "madvise", "advised": "2M"}  # noqa: RUF012
+    arguments = {"scan_share": 0, "slots": 1, "window_ms": 5.0, "action_set": "madvise", "advised": "2M"}  # noqa: RUF012
 
     def __init__(self, rate: float = 0.05, idle_ms: float = 7000, split: bool = False) -> None:
         """Make the policy."""
         self.rate, self.idle_ms, self.split = rate, idle_ms, split
         self.damon = Damon()
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin to monitor, and let khugepaged run."""
         view.khugepaged()
         self.damon.begin(view)
         self.advised: dict[tuple[int, int], str] = {}
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Take a sample; advise what the aggregation shows."""
         if self.damon.step(view):
             for region in self.damon.regions:
@@ -56,7 +56,7 @@ class DamosEthp(Policy):
         large = region.end - region.start >= layout.PMD_SIZE
         return "nohugepage" if large and region.accesses == 0 and idle_ms >= self.idle_ms else ""
 
-    def advise(self, view: View, region: Region) -> None:
+    def advise(self, view: KernelView, region: Region) -> None:
         """Advise the whole 2M blocks around or, for idle ones, inside a region; not the same twice."""
         advice = self.scheme(region)
         size = layout.PMD_SIZE

@@ -13,7 +13,7 @@ import numpy as np
 
 from thp_agents.heuristics.damon import Damon
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.envs.fault_order import ORDERS
 
 CANDIDATES = (0, 4, 9)
@@ -49,7 +49,7 @@ class EbpfMm(Policy):
 
     name = "ebpf_mm"
     source = "eBPF-mm, arXiv 2409.11220, 2024"
-    default = "all"
+    default_sizes = "all"
     environment = "thp_env/FaultOrder-v0"
     arguments = {"window_ms": 5.0}  # noqa: RUF012
 
@@ -57,11 +57,11 @@ class EbpfMm(Policy):
         """Make the policy."""
         self.damon = Damon()
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin to monitor."""
         self.damon.begin(view)
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Take a sample when it is time; answer a fault that waits."""
         self.damon.step(view)
         asked = view.question
@@ -72,7 +72,7 @@ class EbpfMm(Policy):
         allowed = [ORDERS.index(o) for o in CANDIDATES if o <= order and (o == 0 or asked.orders >> o & 1)]
         return allowed[-1]
 
-    def rate(self, view: View, mm: int, address: int) -> float:
+    def rate(self, view: KernelView, mm: int, address: int) -> float:
         """Return how often DAMON found the region of an address accessed, or the VMA's mean if it is new."""
         regions = [r for r in self.damon.regions if r.mm == mm]
         here = next((r for r in regions if r.start <= address < r.end and r.age), None)

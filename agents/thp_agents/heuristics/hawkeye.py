@@ -14,7 +14,7 @@ import numpy as np
 
 from thp_agents.heuristics.blocks import Block, Timer, occupied_blocks, young_pages
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 
 SAMPLE_MS = 1000
 """Between clearing the accessed bits and reading them."""
@@ -43,7 +43,7 @@ class HawkEye(Policy):
         self.weights: dict[Block, float] = {}
         self.last = -1
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin with empty bins."""
         self.weights, self.last = {}, -1
         self.sampled: list[Block] = []
@@ -59,7 +59,7 @@ class HawkEye(Policy):
         """Return the new weight of a block: the code's integers."""
         return (6 * int(before or 0) + 4 * coverage) // 10
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Sample or promote when it is time."""
         if self.sampled and view.clock_ns >= self.read_at:
             self._note(view)
@@ -69,7 +69,7 @@ class HawkEye(Policy):
             self.promote(view)
         return view.no_op
 
-    def candidates(self, view: View) -> dict[int, list[Block]]:
+    def candidates(self, view: KernelView) -> dict[int, list[Block]]:
         """Return the blocks that are not huge yet, by process; what is gone is forgotten."""
         found: dict[int, list[Block]] = {}
         for block, _, huge in occupied_blocks(view):
@@ -79,7 +79,7 @@ class HawkEye(Policy):
         self.weights = {block: weight for block, weight in self.weights.items() if block in alive}
         return found
 
-    def order(self, view: View) -> list[Block]:
+    def order(self, view: KernelView) -> list[Block]:
         """Return the candidates: the highest bin first, its processes in turn, then the next bin."""
         bins: dict[int, dict[int, list[Block]]] = {}
         for block, weight in self.weights.items():
@@ -91,7 +91,7 @@ class HawkEye(Policy):
                 out += [q.pop() for q in queues]
         return out
 
-    def promote(self, view: View) -> None:
+    def promote(self, view: KernelView) -> None:
         """Collapse the first of the candidates; one that fails goes to the end of the lowest bin."""
         for block in self.order(view)[: self.promotions]:
             failed = view.collapse(block.mm, block.start, block.end)
@@ -105,14 +105,14 @@ class HawkEye(Policy):
         self.last = next((mm for mm in mms if mm > self.last), mms[0])
         return found[self.last]
 
-    def _clear(self, view: View) -> None:
+    def _clear(self, view: KernelView) -> None:
         found = self.candidates(view)
         self.sampled = self.chosen(found) if found else []
         self.busy = view.time_ns("monitoring")
         young_pages(view, self.sampled)
         self.read_at = view.clock_ns + int(SAMPLE_MS * 1e6)
 
-    def _note(self, view: View) -> None:
+    def _note(self, view: KernelView) -> None:
         for block, count in zip(self.sampled, young_pages(view, self.sampled), strict=True):
             weight = self.average(self.weights.pop(block, None), int(count))
             self.weights[block] = weight
@@ -140,7 +140,7 @@ class HawkEyePaper(HawkEye):
 
     name = "hawkeye_paper"
     source = "Panwar et al., ASPLOS 2019"
-    default = "2M"
+    default_sizes = "2M"
     bins = 10
 
     def __init__(
@@ -151,7 +151,7 @@ class HawkEyePaper(HawkEye):
         super().__init__(period_ms, promote_ms, promotions)
         self.overhead, self.high, self.low, self.zero_pages = overhead, high, low, zero_pages
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin with empty buckets."""
         super().reset(view)
         self.walked, self.since = 0, view.clock_ns
@@ -169,21 +169,21 @@ class HawkEyePaper(HawkEye):
         """Return all blocks."""
         return [block for mm in sorted(found) for block in found[mm]]
 
-    def order(self, view: View) -> list[Block]:
+    def order(self, view: KernelView) -> list[Block]:
         """The latest of a bucket first."""
         self.weights = dict(reversed(self.weights.items()))
         out = super().order(view)
         self.weights = dict(reversed(self.weights.items()))
         return out
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Sample and promote as the code does; take bloat back under pressure."""
         super().decide(observation, view)
         if view.free_pages < (1 - self.high) * view.memory_pages:
             self.recover(view)
         return view.no_op
 
-    def promote(self, view: View) -> None:
+    def promote(self, view: KernelView) -> None:
         """Promote while page walks take their share of the time."""
         walked, now = view.time_ns("translation"), view.clock_ns
         share = (walked - self.walked) / max(1, now - self.since)
@@ -191,7 +191,7 @@ class HawkEyePaper(HawkEye):
         if share >= self.overhead:
             super().promote(view)
 
-    def recover(self, view: View) -> None:
+    def recover(self, view: KernelView) -> None:
         """Split huge pages that hold many pages of zeros, each looked at once a pressure, until enough is free."""
         for block, _, huge in occupied_blocks(view):
             if view.free_pages >= (1 - self.low) * view.memory_pages:

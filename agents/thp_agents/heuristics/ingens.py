@@ -14,7 +14,7 @@ import numpy as np
 
 from thp_agents.heuristics.blocks import PAGES, Block, Timer, occupied_blocks, young_pages
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 
 
 class Ingens(Policy):
@@ -39,13 +39,13 @@ class Ingens(Policy):
         self.huge: dict[int, list[Block]] = {}
         self.idle: dict[int, float] = {}
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin with empty worklists."""
         self.worklists, self.huge, self.idle = {}, {}, {}
         self.rng = np.random.default_rng(0)
         self.scan.begin(view)
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Append blocks that have become full enough, serve the worklists, read accessed bits when it is time."""
         self.huge = {}
         for block, pages, huge in occupied_blocks(view):
@@ -65,14 +65,14 @@ class Ingens(Policy):
         used = len(self.huge.get(mm, ())) * (1 - self.idle.get(mm, 0.0))
         return len(self.worklists[mm]) * 100 / max(1.0, used)
 
-    def _promote(self, view: View) -> None:
+    def _promote(self, view: KernelView) -> None:
         while waiting := [mm for mm, worklist in self.worklists.items() if worklist]:
             mm = max(waiting, key=lambda m: (self.metric(m), -m))
             block = self.worklists[mm].popleft()
             if view.collapse(block.mm, block.start, block.end) == 0:
                 self.huge.setdefault(mm, []).append(block)
 
-    def _read(self, view: View) -> None:
+    def _read(self, view: KernelView) -> None:
         for mm, blocks in self.huge.items():
             drawn = [block for block in blocks if self.rng.random() < self.sample]
             if drawn:

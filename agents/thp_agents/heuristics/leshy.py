@@ -16,7 +16,7 @@ import numpy as np
 
 from thp_agents.heuristics.blocks import ALL_2M, Block, Timer, inside, occupied_blocks
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 
 SIZES = (4 << 10, 64 << 10, 2 << 20)
 """Of the entries, in bytes."""
@@ -115,13 +115,13 @@ class Leshy(Policy):
         self.epoch, self.epochs = Timer(epoch_ms), history
         self.entries, self.hints, self.period = entries, hints, period
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin without samples."""
         view.sample_walks(self.period)
         self.history: deque[Counter[tuple[int, int]]] = deque([Counter()], maxlen=self.epochs)
         self.epoch.begin(view)
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Gather samples; follow the mix when an epoch is over."""
         for sample in view.walk_samples():
             page = int(sample["address"]) // SIZES[0] * SIZES[0]
@@ -131,7 +131,7 @@ class Leshy(Policy):
             self.history.append(Counter())
         return view.no_op
 
-    def follow(self, view: View, regions: list[Region]) -> None:
+    def follow(self, view: KernelView, regions: list[Region]) -> None:
         """Carry hints out, those of 2M in the order given."""
         small = {block for block, _, huge in occupied_blocks(view) if not huge}
         hints = [Block(mm, start) for mm, start, size in regions if size == SIZES[2]]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.envs.actions import ACTIONS, KEEP, ORDER_MASKS, smallest_order
 
 RULE = ((16 << 10, "4K"), (32 << 10, "16K"), (64 << 10, "32K"), (128 << 10, "64K"), (2 << 20, "128K"))
@@ -31,14 +31,14 @@ class MthpAutopilot(Policy):
 
     name = "mthp_autopilot"
     source = "mTHP Autopilot, hackathon project, 2026"
-    default = "4K"
+    default_sizes = "4K"
     arguments = {"scan_share": 0}  # noqa: RUF012
 
     def __init__(self, min_blocks: int = 32) -> None:
         """Make the policy."""
         self.min_blocks = min_blocks
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Return the size for the VMA's length, or 4K."""
         vma = view.vma
         assert vma is not None

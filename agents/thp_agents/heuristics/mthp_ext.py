@@ -13,7 +13,7 @@ import numpy as np
 
 from thp_agents.heuristics.blocks import Timer
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.machine import layout
 
 SMALL = (16 << 20) // layout.PAGE_SIZE
@@ -37,12 +37,12 @@ class MthpExt(Policy):
         """Make the policy."""
         self.interval, self.small, self.stall_ns = Timer(interval_ms), small, stall_ms * 1e6
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin an interval, with order 0: the group has no memory yet."""
         self.interval.begin(view)
         self.stalled = self.stall(view)
 
-    def stall(self, view: View) -> int:
+    def stall(self, view: KernelView) -> int:
         """Return the time in which all that runs waited for memory: reclaim, swap and compaction."""
         return view.time_ns("swapping", "compaction")
 
@@ -50,7 +50,7 @@ class MthpExt(Policy):
         """Return the highest order for a group of so many pages that stalled so long in an interval."""
         return 0 if resident < self.small or stalled_ns >= self.stall_ns else layout.PMD_ORDER
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Look when it is time."""
         if self.interval.due(view):
             before, self.stalled = self.stalled, self.stall(view)

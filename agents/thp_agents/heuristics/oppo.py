@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.envs.actions import ACTIONS
 
 MIN_LENGTH = 2 << 20
@@ -32,14 +32,14 @@ class Oppo(Policy):
 
     name = "oppo"
     source = "OPPO: mm/cont_pte_hugepage.c, OnePlusOSS/android_kernel; Barry Song, linux-mm, November 2023"
-    default = "4K"
+    default_sizes = "4K"
     arguments = {"scan_share": 0, "features": "oppo-5.15"}  # noqa: RUF012
 
     def __init__(self, min_length: int = MIN_LENGTH) -> None:
         """Make the policy."""
         self.min_length = min_length
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Give a VMA 64K if it is long enough."""
         vma = view.vma
         assert vma is not None

@@ -14,7 +14,7 @@ import numpy as np
 
 from thp_agents.heuristics.blocks import Block, Timer
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.machine import layout
 
 FULL = 255
@@ -71,13 +71,13 @@ class Pcc(Policy):
         """Make the policy."""
         self.interval, self.entries, self.period = Timer(interval_ms), entries, period
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin with an empty cache."""
         view.sample_walks(self.period)
         self.cache = CandidateCache(self.entries)
         self.interval.begin(view)
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Feed the cache; promote when it is time."""
         for sample in view.walk_samples():
             if sample["size"] != _SIZE_2M:

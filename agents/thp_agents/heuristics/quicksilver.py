@@ -7,13 +7,14 @@ which also copies the pages that are there; and evicting the pages of reservatio
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from thp_agents.heuristics.blocks import Timer, occupied_blocks
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 
 
 class Quicksilver(Policy):
@@ -33,16 +34,16 @@ class Quicksilver(Policy):
         self.name = f"quicksilver_{mode}_{threshold}"
         self.mode, self.threshold, self.scan = mode, threshold, Timer(scan_ms)
         if mode == "sync" and threshold == 1:
-            self.default = "2M"  # the first fault fills the block
+            self.default_sizes = "2M"  # the first fault fills the block
         faults = 64 if mode == "sync" else 512
         self.arguments = {"scan_share": 0, "slots": 1, "window_ms": 50.0, "window_faults": faults}
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin an interval."""
         self.scan.begin(view)
         self.failed: dict[Any, int] = {}
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Collapse the blocks that have enough pages; one that failed is tried again when it has more."""
         if self.mode == "async" and not self.scan.due(view):
             return view.no_op
@@ -53,3 +54,10 @@ class Quicksilver(Policy):
                 else:
                     self.failed.pop(block, None)
         return view.no_op
+
+
+POLICIES = {
+    f"quicksilver_{mode}_{pages}": partial(Quicksilver, mode, pages)
+    for mode, pages in (("sync", 1), ("sync", 64), ("async", 64), ("async", 256))
+}
+"""The four of the paper."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 
 
 class Random(Policy):
@@ -25,10 +25,10 @@ class Random(Policy):
         """Make the policy."""
         self.seed = seed
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin the same draws anew."""
         self.rng = np.random.default_rng(self.seed)
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Draw an action."""
         return int(self.rng.choice(np.flatnonzero(view.masks)))

@@ -19,7 +19,7 @@ import numpy as np
 from thp_agents.heuristics.blocks import PAGES, Block, Timer
 from thp_agents.heuristics.cbmm import note_walks
 from thp_agents.policy import Policy
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.machine import Vma, layout
 from thp_env.machine.clock import COSTS
 from thp_env.machine.prices import PAGES_PER_MIB, Prices
@@ -49,7 +49,7 @@ class Utilisation(Policy):
 
     name = "utilisation"
     source = "thp_env: by the share of pages that faults asked for, sampled page walks, and what both cost"
-    default = "all"
+    default_sizes = "all"
     environment = "thp_env/VmaHints-v0"
     arguments = {"scan_share": 0, "slots": 1, "window_ms": 20.0, "window_faults": 128}  # noqa: RUF012
 
@@ -63,7 +63,7 @@ class Utilisation(Policy):
         self.period = period
         self.look, self.collapses, self.prior, self.young = Timer(look_ms), collapses, prior, life
 
-    def reset(self, view: View) -> None:
+    def reset(self, view: KernelView) -> None:
         """Begin without knowledge."""
         self.began = view.clock_ns
         self.seen: dict[int, int] = {}
@@ -76,7 +76,7 @@ class Utilisation(Policy):
         view.sample_walks(self.period)
         self.look.begin(view)
 
-    def decide(self, observation: dict[str, np.ndarray], view: View) -> Any:
+    def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Look at VMAs that are new or have faulted; once a second at everything."""
         looked = self.look.due(view)
         if looked:
@@ -103,12 +103,12 @@ class Utilisation(Policy):
                 view.set_orders(vma.mm, vma.start, vma.end, own)
         return view.no_op
 
-    def lifetime(self, view: View, vma: Vma) -> float:
+    def lifetime(self, view: KernelView, vma: Vma) -> float:
         """Return how many seconds a page of a VMA is expected to live."""
         run = max(self.young, (view.clock_ns - self.began) / 1e9)
         return float(np.clip(min(run, self.life.get(vma.id, run)), *LIFE))
 
-    def order(self, view: View, vma: Vma) -> int:
+    def order(self, view: KernelView, vma: Vma) -> int:
         """Return the order of the greatest gain for the VMA's later faults."""
         sizes = view.occupancy_by_size(vma.mm, vma.start, vma.end)
         life = self.lifetime(view, vma)
@@ -134,7 +134,7 @@ class Utilisation(Policy):
         waste = (1 / share - 1) * (ZERO + PAGE_SECOND * life)
         return faults + walks - waste
 
-    def measure(self, view: View) -> None:
+    def measure(self, view: KernelView) -> None:
         """Note what page walks cost, how long pages live, and collapse where it pays."""
         since, spent = self.walked
         now, walked = view.clock_ns, view.time_ns("translation")
@@ -157,7 +157,7 @@ class Utilisation(Policy):
         for _, block in worth[: min(self.collapses, spare // 2)]:
             view.collapse(block.mm, block.start, block.end)
 
-    def _live(self, view: View, vma: Vma, now: int) -> None:
+    def _live(self, view: KernelView, vma: Vma, now: int) -> None:
         smaps = view.smaps(vma.id)
         zapped, resident = int(smaps["zapped"]), int(smaps["by_order"].sum())
         before, at = self.zapped.get(vma.id, (0, self.began))
@@ -165,7 +165,7 @@ class Utilisation(Policy):
         rate = (zapped - before) / max(1e-9, (now - at) / 1e9)
         self.life[vma.id] = max(1, resident) / rate if rate else LIFE[1]
 
-    def _split(self, view: View, vma: Vma) -> None:
+    def _split(self, view: KernelView, vma: Vma) -> None:
         """Split large folios of which so much was unmapped that giving it back pays for the split and its walks."""
         holes = view.blocks_with_holes(vma.mm, vma.start, vma.end)
         life = self.lifetime(view, vma)
@@ -176,7 +176,7 @@ class Utilisation(Policy):
             for start in found["start"][gain > 0].tolist():
                 view.split(vma.mm, start, start + (layout.PAGE_SIZE << order))
 
-    def _worth(self, view: View, vma: Vma) -> list[tuple[float, Block]]:
+    def _worth(self, view: KernelView, vma: Vma) -> list[tuple[float, Block]]:
         """Return the gain of each 2M block that should be collapsed."""
         blocks = view.occupied_blocks(vma.mm, vma.start, vma.end)
         blocks = blocks[blocks["mapped"] > blocks["huge"]]
@@ -197,7 +197,7 @@ def density(size: np.void, order: int) -> float:
     """Return the share of mapped pages in the aligned blocks of a size that faults have begun, 0 if none tells.
 
     Args:
-        size: a row of `View.occupancy_by_size`. Blocks that one folio of this size or larger fills tell nothing.
+        size: a row of `KernelView.occupancy_by_size`. Blocks that one folio of this size or larger fills tell nothing.
         order: the size.
     """
     if size["partial"]:

@@ -12,7 +12,8 @@ from msgspec import Meta
 from thp_agents.learned.hyperparameters import HYPERPARAMETERS
 from thp_agents.policy import PolicyError
 from thp_agents.records import Count, Name, Positive, Seed, converted, read_toml
-from thp_env.envs.actions import ORDER_MASKS
+from thp_env.envs.arguments import order_mask
+from thp_env.envs.renamed import current_names
 from thp_env.reading import FileError, reading
 from thp_env.registration import ENVIRONMENTS, check_arguments
 
@@ -23,7 +24,7 @@ ALGORITHMS = tuple(HYPERPARAMETERS)
 
 NETWORKS = ("mlp", "deep_sets")
 
-NOT_ITS_OWN = frozenset({"workload", "workloads", "reward", "metrics", "threads"})
+NOT_ITS_OWN = frozenset({"workload", "workloads", "reward", "shadow_tlb", "threads"})
 """Arguments of environments that a training or an evaluation sets, not an agent."""
 
 
@@ -61,7 +62,7 @@ class AgentConfig:
     checkpoint: Count = 20_000
     network: Literal[NETWORKS] = "mlp"  # type: ignore[valid-type]
     net_arch: tuple[Annotated[int, Meta(ge=1, le=1 << 14)], ...] = (64, 64)
-    shadow: Literal[tuple(ORDER_MASKS)] = "64K"  # type: ignore[valid-type]
+    shadow: str = "64K"
     scale: Positive = 10.0
     hyperparameters: dict[str, Any] = field(default_factory=dict)
 
@@ -74,6 +75,10 @@ class AgentConfig:
         for name, known in (("algorithm", ALGORITHMS), ("network", NETWORKS)):
             if getattr(self, name) not in known:
                 raise PolicyError(f"agent {self.name}: {name} {getattr(self, name)!r} is none of {', '.join(known)}")
+        try:
+            order_mask("shadow", self.shadow)
+        except ValueError as error:
+            raise PolicyError(f"agent {self.name}: {error}") from None
         if self.network == "deep_sets" and len(self.net_arch) != 2:
             raise PolicyError(f"agent {self.name}: net_arch of deep_sets has two widths, not {len(self.net_arch)}")
         if self.base and self.algorithm != "rollouts":
@@ -113,6 +118,8 @@ def load_config(name: str, **changes: Any) -> AgentConfig:
     if not name.endswith(".toml") and name not in agents():
         raise PolicyError(f"no agent {name!r}: one of {', '.join(agents())}, or a .toml file")
     fields = {"name": path.stem, **read_toml(path)}
+    if "arguments" in fields:
+        fields["arguments"] = current_names(fields["arguments"])
     with reading(path, PolicyError, "an agent"):
         own = converted(fields, AgentConfig)
         converted(own.hyperparameters, HYPERPARAMETERS[own.algorithm], "hyperparameters")

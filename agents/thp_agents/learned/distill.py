@@ -70,8 +70,8 @@ class _Noted(Policy):
 
     def __init__(self, player: LearnedPolicy, teacher: LearnedPolicy) -> None:
         self.player, self.teacher = player, teacher
-        self.name, self.source, self.default = player.name, player.source, player.default
-        self.environment, self.arguments = player.environment, {**player.arguments, "metrics": False}
+        self.name, self.source, self.default_sizes = player.name, player.source, player.default_sizes
+        self.environment, self.arguments = player.environment, {**player.arguments, "shadow_tlb": False}
         self.noted: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def reset(self, view: Any) -> None:

@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 
 from thp_agents.learned.config import check_own_arguments
 from thp_agents.learned.networks import ACTIVATIONS, NETWORKS, Network
 from thp_agents.policy import Policy, PolicyError, policies
 from thp_agents.records import Natural, Seed, converted
 from thp_env.archive import HEADER, Column, read_archive, read_header
-from thp_env.envs.actions import INTERFACES, ORDER_MASKS
-from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS, KEPT, ORDERS
-from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
+from thp_env.envs.actions import ORDER_MASKS
+from thp_env.envs.arguments import order_mask
+from thp_env.envs.renamed import current_names
 from thp_env.files import whole_file
 from thp_env.reading import FileError, reading
 from thp_env.registration import ENVIRONMENTS
@@ -65,8 +66,6 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
     signature: Signature
     meta: HowTrained
 
-_SYSTEM, _VMA = list(SYSTEM_FIELDS), list(VMA_FIELDS)
-
 
 def signature(environment: str, arguments: dict[str, Any], base: str = "") -> dict[str, Any]:
     """Return what a network of an environment sees and chooses from, by name; a change of it makes files foreign.
@@ -79,19 +78,11 @@ def signature(environment: str, arguments: dict[str, Any], base: str = "") -> di
     Raises:
         PolicyError: when learned policies do not decide in this environment, or not on top of this heuristic.
     """
-    seen: dict[str, list[str]]
-    actions: list[str] = list(INTERFACES.get(arguments.get("interface", "orders"), INTERFACES["orders"]).names)
-    if environment == "thp_env/VmaOrder-v0":
-        seen = {"system": _SYSTEM, "vma": _VMA}
-    elif environment == "thp_env/VmaHints-v0":
-        seen = {"other": _VMA, "present": ["present"], "system": _SYSTEM, "vmas": _VMA}
-    elif environment == "thp_env/FaultOrder-v0":
-        seen = {"fault": list(FAULT_FIELDS), "system": _SYSTEM, "vma": list(KEPT)}
-        if arguments.get("interface") == "address":
-            seen = {"block": list(BLOCK_FIELDS), **seen}
-        actions = [f"order {order}" for order in ORDERS]
-    else:
-        raise PolicyError(f"learned policies decide in VmaOrder-v0, VmaHints-v0 and FaultOrder-v0, not {environment!r}")
+    made: Any = load_env_creator(ENVIRONMENTS[environment])
+    names = made.task_class.signature(arguments)
+    if names is None:
+        raise PolicyError(f"learned policies do not decide in {environment}")
+    seen, actions = names
     made_for = {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
     if not base:
         return made_for
@@ -118,7 +109,7 @@ class LearnedPolicy(Policy):
         self.source = str(meta.get("command", "trained"))
         self.environment = str(signature["environment"])
         self.arguments = dict(signature["arguments"])
-        self.default = str(self.arguments.get("default", "all" if "Fault" in self.environment else "4K"))
+        self.default_sizes = str(self.arguments.get("default_sizes", "all" if "Fault" in self.environment else "4K"))
         self.many = "present" in signature["seen"]
         self.base = policies()[signature["base"]]() if "base" in signature else None
         self.taken: set[int] = set()
@@ -197,6 +188,8 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
         raw = read_header(arrays)
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise PolicyError(f"{path}: not a policy of this version")
+        if isinstance(made := raw.get("signature"), dict) and "arguments" in made:
+            made["arguments"] = current_names(made["arguments"])
         header = converted(raw, Header, "header")
         made_for = header.signature
         check_own_arguments(made_for.environment, made_for.arguments, "header.signature.arguments")
@@ -208,6 +201,7 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
         try:
             network = NETWORKS[header.network](weights, header.activation)
             now = signature(made_for.environment, made_for.arguments, made_for.base)
+            order_mask("default_sizes", made_for.arguments.get("default_sizes", "never"))
         except PolicyError as error:
             raise PolicyError(f"{path}: {error}") from None
         except KeyError as error:
@@ -216,9 +210,6 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
             raise FileError(str(error)) from None
         if now != raw["signature"]:
             raise PolicyError(f"{path}: made for other observations or actions; train it again")
-        default = made_for.arguments.get("default", "4K")
-        if default not in ORDER_MASKS:
-            raise PolicyError(f"{path}: its default {default!r} is no name of sizes")
         widths = {key: len(names) for key, names in now["seen"].items()}
         wanted = sum(widths.values()) - widths.get("present", 0), len(now["actions"])
         if network.shape != wanted:

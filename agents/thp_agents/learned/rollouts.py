@@ -29,7 +29,7 @@ from thp_agents.learned.policy_file import LearnedPolicy, signature
 from thp_agents.mapping import completed, mapped
 from thp_agents.policy import PolicyError
 from thp_agents.profile import finish
-from thp_agents.view import View
+from thp_agents.view import KernelView
 from thp_env.archive import Column, read_archive
 from thp_env.envs.actions import ACTIONS, COLLAPSE, KEEP
 from thp_env.envs.task import REASONS
@@ -121,14 +121,14 @@ def play(how: Play, seed: int) -> Samples:
     env: VmaOrderEnv = made.unwrapped  # type: ignore[assignment]
     states: list[tuple[float, Mapping[str, Any], LearnedPolicy, np.ndarray]] = []
     observation, _ = env.reset(seed=seed)
-    policy, view = how.policy(), View(env)
+    policy, view = how.policy(), KernelView(env)
     policy.reset(view)
     over = False
     while not over:
         masks = env.action_masks()
         if env.vma is not None and masks.any():
             # A weighted sample of fixed size without knowing how many there will be (Efraimidis and Spirakis, 2006).
-            weight = 4.0 if not env.task.rows["asked"][0, 0] else 1.0
+            weight = 4.0 if not env.task.smaps["asked"][0, 0] else 1.0
             key = float(rng.random() ** (1 / weight))
             if len(states) < how.tried or key > states[-1][0]:
                 states.append((key, env.clone_state().task, policy.fork(), flat(observation)))
@@ -158,10 +158,10 @@ def try_all(env: VmaOrderEnv, state: Mapping[str, Any], policy: LearnedPolicy) -
 def outcome(env: VmaOrderEnv, state: Mapping[str, Any], policy: LearnedPolicy, action: int) -> float:
     """Return what the run costs, in ns, if an action is taken in a state and all else is left to the policy's base."""
     env.task.restore_state(0, state)
-    view = View(env)
+    view = KernelView(env)
     while env.task.status[0] not in REASONS:
         policy.leave(action, {}, view)
-        env.task.go_on(np.array([action]))
+        env.task.step_unpaid(np.array([action]))
         action = 0
     return finish(env.task.batch[0])[0]["total_ns"]
 

@@ -75,7 +75,7 @@ class SB3Policy(Policy):
         self.statistics, self.digest = statistics, digest
         self.environment, self.arguments = environment
         env = _made(self.environment, self.arguments)
-        self.default = env.task.default  # type: ignore[attr-defined]
+        self.default_sizes = env.task.default_sizes  # type: ignore[attr-defined]
         space: Any = env.action_space
         self.parts = None if isinstance(space, Discrete) else np.cumsum(space.nvec)[:-1]
 
@@ -198,8 +198,8 @@ def _made(env_id: str, arguments: dict[str, Any]) -> gymnasium.Env:
 
 def _environment(sizes: list[int], several: bool, inputs: int) -> tuple[str, dict[str, Any]]:
     """Return the environment, with the arguments, whose spaces have these sizes."""
-    variants: list[dict[str, Any]] = [{}, {"interface": "madvise"}, {"interface": "address"}, {"slots": len(sizes)},
-                                      {"slots": len(sizes), "interface": "madvise"}]  # fmt: skip
+    variants: list[dict[str, Any]] = [{}, {"action_set": "madvise"}, {"hook": "address"}, {"slots": len(sizes)},
+                                      {"slots": len(sizes), "action_set": "madvise"}]  # fmt: skip
     for env_id in thp_env.ENVIRONMENTS:
         for arguments in variants:
             try:

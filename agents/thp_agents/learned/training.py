@@ -90,7 +90,7 @@ class _Progress:
             self.curve.append((self.saved, round(float(np.mean(self.returns)), 4)))
             write_text(self.path.with_name("curve.json"), json.dumps(self.curve))
 
-    def go_on(self, decisions: int) -> None:
+    def resume_curve(self, decisions: int) -> None:
         """Take up the curve of a training that is resumed after so many decisions."""
         path = self.path.with_name("curve.json")
         if path.exists():
@@ -186,7 +186,7 @@ def _train(
         model: Any = make_model(config, envs, log) if envs else Rollouts(config, names, threads)
         if resume:
             model = _loaded(model, progress.path, envs, config.seed)
-            progress.go_on(model.num_timesteps)
+            progress.resume_curve(model.num_timesteps)
         progress.saved = model.num_timesteps
         with progress.until_stopped():
             _learn(model, config, progress)

@@ -15,6 +15,7 @@ from thp_env.envs.actions import ORDER_MASKS
 from thp_env.envs.fault_order import ORDERS
 from thp_env.envs.observation import Field
 from thp_env.machine import layout
+from thp_env.machine.sizes import orders_of
 
 
 def c_source(policy: LearnedPolicy) -> str:
@@ -37,7 +38,7 @@ def c_source(policy: LearnedPolicy) -> str:
     )  # fmt: skip
     if of_fault:
         return head + _fault_part() + _BPF.format(**_fault_hook())
-    return head + _vma_part(actions) + _BPF.format(**_vma_hook(policy.default))
+    return head + _vma_part(actions) + _BPF.format(**_vma_hook(policy.default_sizes))
 
 
 def _told(field: Field) -> str:
@@ -200,13 +201,13 @@ def _fault_hook() -> dict[str, str]:
     }
 
 
-def _vma_hook(default: str) -> dict[str, str]:
+def _vma_hook(default_sizes: str) -> dict[str, str]:
     return {
         "kept": "Orders kept for a VMA: what thp_action_orders() made of thp_vma_action(), window after window.",
         "value": "unsigned int",
         "decide": f"""
 	(void)vma;
 	(void)type;
-	return thp_order(found ? *found : 0x{ORDER_MASKS[default]:x}, orders);
+	return thp_order(found ? *found : 0x{orders_of(default_sizes):x}, orders);
 """,
     }

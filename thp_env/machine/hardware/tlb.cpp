@@ -152,7 +152,7 @@ void tlb::drop_mm(u32 mm, u64 *sets, bool only) const {
 }
 
 void tlb_init(machine &m) {
-    m.h->tables[TABLE_tlb].used = m.h->tables[TABLE_tlb].capacity;
+    m.h->arrays[ARRAY_tlb].used = m.h->arrays[ARRAY_tlb].capacity;
     for (u32 which = 0; which < copies(m); ++which) m.translations[which].init();
     std::fill_n(m.h->asid_mm, MAX_ASIDS, NIL);
 }

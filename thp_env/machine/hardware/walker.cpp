@@ -5,7 +5,7 @@ namespace thp {
 mmu::mmu(machine &machine, u32 process, u32 k, u64 end)
     : m(machine), mm(process), weight(k), translations(m.translations[0]), shadow(m.translations[1]),
       with_shadow(m.h->config.shadow_tlb), with_nested(m.h->config.tlb.nested_shift), fast(fast_path_of(m)),
-      cycle(m.cost().cycle), pgd(m.tables + u64{m.mms[process].pgd} * PTRS_PER_TABLE), until(end) {
+      cycle(m.cost().cycle), pgd(m.page_tables + u64{m.mms[process].pgd} * PTRS_PER_TABLE), until(end) {
     switch_mm(m, mm);
     commit();
 }
@@ -35,7 +35,7 @@ bool mmu::look_up_pmd(u64 address, leaf *out) {
         u64 *entry = table + ((address >> LEVEL_SHIFT[level]) & (PTRS_PER_TABLE - 1));
         *out = {entry, level};
         if (!(*entry & PTE_PRESENT) || (*entry & PTE_PSE)) return false;
-        table = m.tables + u64{pte_pfn(*entry)} * PTRS_PER_TABLE;
+        table = m.page_tables + u64{pte_pfn(*entry)} * PTRS_PER_TABLE;
     }
     pmd = table;
     pmd_of = address >> PUD_SHIFT;
@@ -69,13 +69,13 @@ u32 mmu::nested_cost(u64 address, u32 first, u32 last, u64 pfn) {
     const u32 shift = m.h->config.tlb.nested_shift;
     u32 walks_of_host = 0, table = m.mms[mm].pgd;
     for (u32 level = 0; level <= last + 1; ++level) {
-        const u64 frame = level > last ? pfn : m.table_frames[table];
+        const u64 frame = level > last ? pfn : m.page_table_frames[table];
         const u64 at = frame << PAGE_SHIFT;
         const tag_key key(tlb_tag(at, shift, 0, 0));
         if (level >= first && !translations.nested.find_or_insert(at >> shift, key)) ++walks_of_host;
         if (level < last) {
             const u64 index = (address >> LEVEL_SHIFT[level]) & (PTRS_PER_TABLE - 1);
-            table = pte_pfn(m.tables[u64{table} * PTRS_PER_TABLE + index]);
+            table = pte_pfn(m.page_tables[u64{table} * PTRS_PER_TABLE + index]);
         }
     }
     m.count_weighted(VM_walk_ref_nested, walks_of_host, weight);
@@ -91,7 +91,7 @@ void mmu::sample(u64 address, u32 size) {
     commit();
     m.spend(TIME_monitoring, m.cost().pmu_sample * count);
     commit(); // the samples took time
-    u32 &used = m.h->tables[TABLE_walk_samples].used;
+    u32 &used = m.h->arrays[ARRAY_walk_samples].used;
     if (used < MAX_WALK_SAMPLES) m.walk_samples[used++] = {address, mm, static_cast<u32>(count), size, 0};
 }
 

@@ -41,17 +41,17 @@ void del_from_free_list(machine &m, u32 pfn, u32 order, u32 type) {
 // Memory beyond the highest frame ever used is free without a record, so that a large idle machine is small.
 // It is movable, as all memory is at boot (memmap_init_range).
 bool init_next_block(machine &m) {
-    table_header &t = m.h->tables[TABLE_pages];
+    arena_array &t = m.h->arrays[ARRAY_pages];
     const u64 rest = t.capacity - t.used;
     if (rest == 0) return false;
     m.host.work(64);
     u32 pfn = t.used;
     t.used += static_cast<u32>(std::min(rest, MAX_BLOCK));
-    m.h->tables[TABLE_contents].used = t.used;
-    table_header &blocks = m.h->tables[TABLE_pageblocks];
+    m.h->arrays[ARRAY_contents].used = t.used;
+    arena_array &blocks = m.h->arrays[ARRAY_pageblocks];
     for (; blocks.used << PAGEBLOCK_ORDER < t.used; ++blocks.used)
         m.pageblocks[blocks.used] = MIGRATE_MOVABLE;
-    m.h->tables[TABLE_block_heads].used = blocks.used;
+    m.h->arrays[ARRAY_block_heads].used = blocks.used;
     for (u32 order = MAX_PAGE_ORDER; pfn < t.used; --order) {
         if (t.used - pfn < (1U << order)) continue;
         add_to_free_list(m, pfn, order, MIGRATE_MOVABLE, false);
@@ -64,7 +64,7 @@ bool init_next_block(machine &m) {
 // The free block at a frame's buddy, or NIL (find_buddy_page_pfn).
 u32 find_buddy(const machine &m, u32 pfn, u32 order) {
     const u32 buddy = pfn ^ (1U << order);
-    if (buddy + (1U << order) > m.h->tables[TABLE_pages].used) return NIL;
+    if (buddy + (1U << order) > m.h->arrays[ARRAY_pages].used) return NIL;
     const page &b = m.pages[buddy];
     return (b.flags & PG_buddy) && b.order == order ? buddy : NIL;
 }
@@ -151,7 +151,7 @@ u32 try_to_claim_block(machine &m, u32 pfn, u32 current, u32 order, u32 type, u3
         return pfn;
     }
     const auto start = static_cast<u32>(align_down(pfn, PAGEBLOCK_NR_PAGES));
-    if (start + PAGEBLOCK_NR_PAGES > m.h->tables[TABLE_pages].capacity)
+    if (start + PAGEBLOCK_NR_PAGES > m.h->arrays[ARRAY_pages].capacity)
         return NIL; // not all of it in the zone
     const block_census n = count_block(m, start);
     u32 alike = 0;
@@ -199,7 +199,7 @@ void free_area_init(machine &m) {
     for (free_area &area : z.area) {
         for (u32 type = 0; type < MIGRATE_PCPTYPES; ++type) area.head[type] = area.tail[type] = NIL;
     }
-    z.nr_free = m.h->tables[TABLE_pages].capacity;
+    z.nr_free = m.h->arrays[ARRAY_pages].capacity;
     z.migrate_pfn = z.free_pfn = NIL;
 }
 
@@ -234,7 +234,7 @@ u32 isolate_free_page(machine &m, u32 pfn) {
 }
 
 u32 find_buddy_head(const machine &m, u32 pfn) {
-    if (pfn >= m.h->tables[TABLE_pages].used) return NIL;
+    if (pfn >= m.h->arrays[ARRAY_pages].used) return NIL;
     for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order) {
         const u32 head = pfn & ~((1U << order) - 1);
         if ((m.pages[head].flags & PG_buddy) && m.pages[head].order >= order) return head;

@@ -230,7 +230,7 @@ scan_result mthp_collapse(machine &m, u32 vma, u64 start, u64 *pmd, u32 unmapped
 } // namespace
 
 scan_result collapse(machine &m, u32 vma, u64 start, bool khugepaged) {
-    const charge_to charged(m, vma);
+    const attribute_time_to scope(m, vma);
     u64 *pmd = pmd_offset(m, m.vmas[vma].vm_mm, start);
     if (!pmd) return PMD_NULL;
     if (pte_none(*pmd)) return PMD_NONE;
@@ -315,7 +315,7 @@ int collapse_range(machine &m, u32 mm, u64 start, u64 end, u32 order) {
             at = align_down(next, size) - size;
             continue;
         }
-        const charge_to charged(m, v);
+        const attribute_time_to scope(m, v);
         const scan_result result = collapse_block(m, v, at, order);
         if (result != SUCCEED && result != PMD_MAPPED && result != PTE_MAPPED) last = result;
         if (result == ALLOC_FAIL || result == CHARGE_FAIL) break;

@@ -30,7 +30,7 @@ struct compact_control {
 
     compact_control(machine &state, u32 wanted, migrate_mode how, bool in_allocation)
         : m(state), order(wanted), mode(how), direct(in_allocation),
-          zone_end(state.h->tables[TABLE_pages].used) {}
+          zone_end(state.h->arrays[ARRAY_pages].used) {}
 
     bool all() const { return order == COMPACT_ALL; }
 
@@ -273,7 +273,7 @@ void forget_skips(machine &m) {
     zone_struct &z = m.h->zone;
     z.migrate_pfn = z.free_pfn = NIL;
     z.compact_blockskip_flush = 0;
-    for (u32 i = 0; i < m.h->tables[TABLE_pageblocks].used; ++i)
+    for (u32 i = 0; i < m.h->arrays[ARRAY_pageblocks].used; ++i)
         m.pageblocks[i] &= static_cast<u8>(~PB_compact_skip);
 }
 

@@ -43,7 +43,7 @@ void split_entire_mapping(machine &m, u32 mm, u32 head) {
 void contpte_try_unfold_partial(machine &m, u32 mm, u64 address, u64 *pte, u32 nr) {
     u64 *last = pte + nr - 1;
     if (pte != contpte_align_down(m, pte) || nr < CONT_PTES) contpte_try_unfold(m, mm, address, pte);
-    if ((last - m.tables) % CONT_PTES != CONT_PTES - 1) {
+    if ((last - m.page_tables) % CONT_PTES != CONT_PTES - 1) {
         contpte_try_unfold(m, mm, address + (u64{nr - 1} << PAGE_SHIFT), last);
     }
 }
@@ -129,7 +129,7 @@ const char *contpte_broken(const machine &m, u64 address, u64 *pte) {
     if (((*pte ^ *block) & ~YOUNG_DIRTY) != mk_pte(first ^ (first + i), 0)) return "uneven contpte block";
     if (!(block[0] & block[CONT_PTES - 1] & PTE_CONT)) return "part of a contpte block";
     if (*pte & PTE_SPECIAL) return nullptr;
-    if (first + CONT_PTES > m.h->tables[TABLE_pages].used) return "contpte block beyond memory";
+    if (first + CONT_PTES > m.h->arrays[ARRAY_pages].used) return "contpte block beyond memory";
     const u32 head = page_head(m, first);
     return head + folio_nr_pages(m, head) < first + CONT_PTES ? "contpte block of two folios" : nullptr;
 }

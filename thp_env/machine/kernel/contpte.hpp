@@ -10,7 +10,7 @@ constexpr u64 CONT_PTE_SIZE = PAGE_SIZE << CONT_PTE_ORDER;
 
 inline bool arch_has_contpte(const machine &m) { return m.h->config.arch != ARCH_X86_64; }
 // The first entry of the block that holds an entry.
-inline u64 *contpte_align_down(const machine &m, u64 *pte) { return pte - (pte - m.tables) % CONT_PTES; }
+inline u64 *contpte_align_down(const machine &m, u64 *pte) { return pte - (pte - m.page_tables) % CONT_PTES; }
 
 // With entire_mapcount, whether a folded entry is part of a mapping that is counted once for all 16.
 inline bool contpte_maps_entirely(const machine &m, u64 entry) {

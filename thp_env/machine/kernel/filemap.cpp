@@ -78,7 +78,7 @@ vm_fault do_cow_fault(machine &m, u32 vma, u64 address, u64 *pte) {
 } // namespace
 
 u32 file_create(machine &m, u64 pages) {
-    table_header &t = m.h->tables[TABLE_page_cache];
+    arena_array &t = m.h->arrays[ARRAY_page_cache];
     if (pages > t.capacity - t.used) return 0;
     const u32 file = t.used + 1;
     t.used += static_cast<u32>(pages);

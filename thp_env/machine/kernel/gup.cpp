@@ -10,7 +10,7 @@ namespace thp {
 namespace {
 
 void put_pins(machine &m, u32 from, u32 process) {
-    table_header &t = m.h->tables[TABLE_pins];
+    arena_array &t = m.h->arrays[ARRAY_pins];
     u32 kept = from;
     for (u32 i = from; i < t.used; ++i) {
         const pin p = m.pins[i];
@@ -27,7 +27,7 @@ void put_pins(machine &m, u32 from, u32 process) {
 
 // fast: every page of the range up to here was there already, so that no lock is taken (gup_fast).
 int pin_page(machine &m, u32 mm, u64 address, u32 process, bool *fast) {
-    table_header &t = m.h->tables[TABLE_pins];
+    arena_array &t = m.h->arrays[ARRAY_pins];
     const u32 v = vma_lookup(m, mm, address);
     if (v == NIL || !(m.vmas[v].vm_flags & VM_WRITE)) return -EFAULT; // check_vma_flags
     const u64 before = follow_entry(m, mm, address);
@@ -50,7 +50,7 @@ int pin_page(machine &m, u32 mm, u64 address, u32 process, bool *fast) {
 } // namespace
 
 int pin_range(machine &m, u32 mm, u64 start, u64 end, u32 process) {
-    const u32 before = m.h->tables[TABLE_pins].used;
+    const u32 before = m.h->arrays[ARRAY_pins].used;
     int error = 0;
     bool fast = true;
     for (u64 at = start; at < end && !error; at += PAGE_SIZE) error = pin_page(m, mm, at, process, &fast);

@@ -156,7 +156,7 @@ bool split_huge_pmd(machine &m, u32 vma, u64 *pmd, u64 address) {
     if (table == NIL) return false;
     m.count(VM_thp_split_pmd);
     m.spend(TIME_splitting, m.cost().split_pmd);
-    u64 *pte = m.tables + u64{table} * PTRS_PER_TABLE;
+    u64 *pte = m.page_tables + u64{table} * PTRS_PER_TABLE;
     const u32 mm = m.vmas[vma].vm_mm;
     if (old & PTE_SPECIAL) { // the huge zero page: 512 base zero pages
         const u64 bits = (old & (PTE_PRESENT | PTE_PROTNONE | PTE_ACCESSED)) | PTE_SPECIAL;

@@ -18,7 +18,7 @@ namespace {
 // half of it is in use; a slot whose VMA is 0 is empty.
 constexpr u32 FIRST_SIZE = 64;
 
-table_header &header_of(const machine &m) { return m.h->tables[TABLE_order_answers]; }
+arena_array &header_of(const machine &m) { return m.h->arrays[ARRAY_order_answers]; }
 
 u32 home(const order_answer &a, u32 mask) { return static_cast<u32>(mix64(a.block ^ mix64(a.vma))) & mask; }
 
@@ -31,7 +31,7 @@ u32 probe(const machine &m, u32 vma_id, u64 block) {
 }
 
 bool grow(machine &m) {
-    table_header &t = header_of(m);
+    arena_array &t = header_of(m);
     if (u64{t.in_use} * 2 < t.used) return true;
     const u32 size = std::max(FIRST_SIZE, t.used * 2);
     if (size > t.capacity) return false;
@@ -55,7 +55,7 @@ order_answer *insert(machine &m, u32 vma_id, u64 block) {
 }
 
 void erase(machine &m, order_answer *gone) {
-    table_header &t = header_of(m);
+    arena_array &t = header_of(m);
     const u32 mask = t.used - 1;
     auto hole = static_cast<u32>(gone - m.order_answers);
     for (u32 i = (hole + 1) & mask; m.order_answers[i].vma; i = (i + 1) & mask) {
@@ -86,11 +86,11 @@ order_answer *order_answers_find(const machine &m, u32 vma_id, u64 address) {
 
 u32 thp_get_orders(const machine &m, const vm_area_struct &vma, u64 address, tva_type type) {
     const u32 orders = thp_vma_allowable_orders(m, vma);
-    if (m.h->order_interface == ORDERS_NOT_ASKED) return orders;
+    if (m.h->order_hook == ORDERS_NOT_ASKED) return orders;
     const order_answer *known = order_answers_find(m, vma.id, address);
     if (!known || known->order[type] == ORDER_NOT_ASKED) return orders;
     const u32 chosen = 1U << known->order[type];
-    return orders & (m.h->order_interface == ORDERS_BPF ? chosen : 2 * chosen - 1);
+    return orders & (m.h->order_hook == ORDERS_BPF ? chosen : 2 * chosen - 1);
 }
 
 bool thp_fault_asks(machine &m, const vm_area_struct &vma, u64 address, bool write) {
@@ -116,7 +116,7 @@ bool thp_fault_asks(machine &m, const vm_area_struct &vma, u64 address, bool wri
 }
 
 bool thp_khugepaged_asks(machine &m, const vm_area_struct &vma, u64 address) {
-    if (m.h->order_interface == ORDERS_NOT_ASKED) return false;
+    if (m.h->order_hook == ORDERS_NOT_ASKED) return false;
     const u64 *pmd = pmd_offset(m, vma.vm_mm, address);
     const u32 sizes = feature(m, FEATURE_collapse_mthp) ? THP_ORDERS_ALL_ANON : 1U << PMD_ORDER;
     const u32 offered = thp_vma_allowable_orders(m, vma) & sizes;
@@ -160,7 +160,7 @@ void order_answers_move(machine &m, u32 from, u32 to, u64 start, u64 end, u64 cu
 }
 
 bool order_answers_sound(const machine &m) {
-    const table_header &t = header_of(m);
+    const arena_array &t = header_of(m);
     const auto has_part = [&](u32 v, const order_answer &a) {
         const u64 block = a.block << PMD_SHIFT;
         return m.vmas[v].id == a.vma && m.vmas[v].vm_start < block + PMD_SIZE && m.vmas[v].vm_end > block;

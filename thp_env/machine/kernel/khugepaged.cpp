@@ -23,7 +23,7 @@ namespace {
 // it to the end of the VMA. It returns how many it has seen to, 0 to end. The daemon knows every process:
 // mmap() enters them, too.
 template <typename Visit> bool each_block(machine &m, Visit visit) {
-    for (u32 mm = 0; mm < m.h->tables[TABLE_mms].used; ++mm) {
+    for (u32 mm = 0; mm < m.h->arrays[ARRAY_mms].used; ++mm) {
         if (!m.mms[mm].in_use || !(m.mms[mm].khugepaged || m.h->policy.khugepaged_pages)) continue;
         for (u32 v = find_vma(m, mm, 0); v != NIL; v = vma_next(m, v)) {
             if (!allowable(m, m.vmas[v], false)) continue;

@@ -181,7 +181,7 @@ vm_fault handle_pte_fault(machine &m, u32 vma, u64 address, u64 *pmd, bool write
 
 vm_fault fault_once(machine &m, u32 vma, u64 address, bool write) {
     const vm_area_struct &v = m.vmas[vma];
-    if (m.h->order_interface && thp_fault_asks(m, v, address, write)) return FAULT_NEED_ORDER;
+    if (m.h->order_hook && thp_fault_asks(m, v, address, write)) return FAULT_NEED_ORDER;
     u64 *pmd = pmd_alloc(m, v.vm_mm, address);
     if (!pmd) return FAULT_OOM;
     if (fault_has_choice(m, v, address, *pmd)) m.count(VM_fault_with_choice);
@@ -244,7 +244,7 @@ bool fault_has_choice(machine &m, const vm_area_struct &vma, u64 address, u64 pm
 }
 
 vm_fault handle_mm_fault(machine &m, u32 vma, u64 address, bool write) {
-    const charge_to charged(m, vma);
+    const attribute_time_to scope(m, vma);
     const u64 begin = m.h->clock, majflt = m.mms[m.vmas[vma].vm_mm].majflt;
     if (feature(m, FEATURE_pool_64k)) huge_page_pool_balance(m);
     const vm_fault result = fault_once(m, vma, address, write);
@@ -311,7 +311,7 @@ bool zap_pte_range(machine &m, u32 vma, u64 address, u64 *pte, u32 nr, bool drop
 } // namespace
 
 bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
-    const charge_to charged(m, vma);
+    const attribute_time_to scope(m, vma);
     const u32 mm = m.vmas[vma].vm_mm;
     mmu_gather gather;
     const u64 rss = m.mms[mm].rss;

@@ -36,7 +36,7 @@ u32 at_position(const machine &m, u32 position, u32 mm) {
 }
 
 u32 vma_create(machine &m, u32 mm, u64 start, u64 end) {
-    const u32 v = table_alloc(m.h->tables[TABLE_vmas], m.vmas);
+    const u32 v = record_alloc(m.h->arrays[ARRAY_vmas], m.vmas);
     if (v == NIL) return NIL;
     vm_area_struct &vma = m.vmas[v];
     vma.vm_start = start;
@@ -50,7 +50,7 @@ u32 vma_create(machine &m, u32 mm, u64 start, u64 end) {
     std::copy_backward(m.vma_order + position, m.vma_order + m.h->nr_vmas, m.vma_order + m.h->nr_vmas + 1);
     m.vma_order[position] = v;
     ++m.h->nr_vmas;
-    m.h->tables[TABLE_vma_order].used = std::max(m.h->tables[TABLE_vma_order].used, m.h->nr_vmas);
+    m.h->arrays[ARRAY_vma_order].used = std::max(m.h->arrays[ARRAY_vma_order].used, m.h->nr_vmas);
     ++m.mms[mm].map_count;
     return v;
 }
@@ -61,7 +61,7 @@ void vma_remove(machine &m, u32 v) {
     m.vma_order[--m.h->nr_vmas] = 0;
     --m.mms[m.vmas[v].vm_mm].map_count;
     anon_vma_unlink(m, v);
-    table_free(m.h->tables[TABLE_vmas], m.vmas, v);
+    record_free(m.h->arrays[ARRAY_vmas], m.vmas, v);
 }
 
 bool adjacent(const vm_area_struct &a, const vm_area_struct &b) {
@@ -119,11 +119,11 @@ void merge(machine &m, u32 a, u32 b) {
 } // namespace
 
 u32 mm_create(machine &m) {
-    const u32 mm = table_alloc(m.h->tables[TABLE_mms], m.mms);
+    const u32 mm = record_alloc(m.h->arrays[ARRAY_mms], m.mms);
     if (mm == NIL) return NIL;
     m.mms[mm].pgd = table_page_alloc(m, GFP_KERNEL);
     if (m.mms[mm].pgd == NIL) {
-        table_free(m.h->tables[TABLE_mms], m.mms, mm);
+        record_free(m.h->arrays[ARRAY_mms], m.mms, mm);
         return NIL;
     }
     m.mms[mm].in_use = 1;
@@ -149,7 +149,7 @@ void mm_exit(machine &m, u32 mm) {
     table_page_free(m, m.mms[mm].pgd);
     if (m.mms[mm].huge_zero) --m.h->huge_zero_users;
     flush_tlb_mm(m, mm);
-    table_free(m.h->tables[TABLE_mms], m.mms, mm);
+    record_free(m.h->arrays[ARRAY_mms], m.mms, mm);
     if (m.h->current_mm == mm) m.h->current_mm = NIL;
 }
 

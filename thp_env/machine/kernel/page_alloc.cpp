@@ -93,7 +93,7 @@ void free_pages(machine &m, u32 pfn, u32 order) {
 }
 
 void setup_per_zone_wmarks(machine &m) {
-    const u64 pages = m.h->tables[TABLE_pages].capacity;
+    const u64 pages = m.h->arrays[ARRAY_pages].capacity;
     // init_per_zone_wmark_min: 4 * sqrt(lowmem in KiB), 128 KiB to 256 MiB.
     u64 min = std::clamp<u64>(int_sqrt(pages * (PAGE_SIZE / 1024) * 16), 128, 262144) / (PAGE_SIZE / 1024);
     u32 mode = m.h->thp_mode[PMD_ORDER];

@@ -8,7 +8,7 @@ namespace thp {
 namespace {
 
 u64 *entry(machine &m, u32 table, u64 address, u32 shift) {
-    return m.tables + u64{table} * PTRS_PER_TABLE + ((address >> shift) & (PTRS_PER_TABLE - 1));
+    return m.page_tables + u64{table} * PTRS_PER_TABLE + ((address >> shift) & (PTRS_PER_TABLE - 1));
 }
 
 u64 *next_table(machine &m, u64 *slot, u64 address, u32 shift, bool allocate) {
@@ -71,7 +71,7 @@ bool pte_alloc(machine &m, u64 *pmd) {
 }
 
 u32 table_page_alloc(machine &m, u32 gfp) {
-    table_header &t = m.h->tables[TABLE_tables];
+    arena_array &t = m.h->arrays[ARRAY_page_tables];
     const u32 pfn = alloc_pages(m, 0, MIGRATE_UNMOVABLE, gfp);
     if (pfn == NIL) return NIL;
     if (t.free == NIL && t.used == t.capacity) {
@@ -82,22 +82,22 @@ u32 table_page_alloc(machine &m, u32 gfp) {
     m.pages[pfn].refcount = 1;
     u32 table = t.free;
     if (table != NIL) {
-        t.free = m.table_frames[table];
+        t.free = m.page_table_frames[table];
     } else {
         table = t.used++;
-        m.h->tables[TABLE_table_frames].used = t.used;
+        m.h->arrays[ARRAY_page_table_frames].used = t.used;
     }
     ++t.in_use;
-    m.table_frames[table] = pfn;
+    m.page_table_frames[table] = pfn;
     m.count(VM_nr_page_table);
     return table;
 }
 
 void table_page_free(machine &m, u32 table) {
-    table_header &t = m.h->tables[TABLE_tables];
-    std::memset(m.tables + u64{table} * PTRS_PER_TABLE, 0, PTRS_PER_TABLE * sizeof(u64));
-    free_pages(m, m.table_frames[table], 0);
-    m.table_frames[table] = t.free;
+    arena_array &t = m.h->arrays[ARRAY_page_tables];
+    std::memset(m.page_tables + u64{table} * PTRS_PER_TABLE, 0, PTRS_PER_TABLE * sizeof(u64));
+    free_pages(m, m.page_table_frames[table], 0);
+    m.page_table_frames[table] = t.free;
     t.free = table;
     --t.in_use;
     m.count(VM_nr_page_table, ~0ULL);

@@ -35,7 +35,7 @@ inline u32 pte_index(u64 address) { return (address >> PAGE_SHIFT) & (PTRS_PER_T
 // The entries for an address; nullptr where a table is missing.
 u64 *pmd_offset(machine &m, u32 mm, u64 address);
 inline u64 *pte_offset(machine &m, u64 pmd, u64 address) {
-    return m.tables + u64{pte_pfn(pmd)} * PTRS_PER_TABLE + pte_index(address);
+    return m.page_tables + u64{pte_pfn(pmd)} * PTRS_PER_TABLE + pte_index(address);
 }
 // The PTE for an address if its PMD is a table.
 u64 *pte_lookup(machine &m, u32 mm, u64 address);

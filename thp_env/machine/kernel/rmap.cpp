@@ -92,9 +92,9 @@ void anon_vma_unlink(machine &m, u32 vma) {
     const u32 root = m.anon_vmas[anon].root;
     interval_tree_remove(m, vma);
     v.anon_vma = NIL;
-    table_header &t = m.h->tables[TABLE_anon_vmas];
-    if (--m.anon_vmas[anon].users == 0 && anon != root) table_free(t, m.anon_vmas, anon);
-    if (m.anon_vmas[root].head == NIL) table_free(t, m.anon_vmas, root);
+    arena_array &t = m.h->arrays[ARRAY_anon_vmas];
+    if (--m.anon_vmas[anon].users == 0 && anon != root) record_free(t, m.anon_vmas, anon);
+    if (m.anon_vmas[root].head == NIL) record_free(t, m.anon_vmas, root);
 }
 
 void anon_vma_update(machine &m, u32 vma) {
@@ -104,7 +104,7 @@ void anon_vma_update(machine &m, u32 vma) {
 }
 
 bool anon_vma_fork(machine &m, u32 vma, u32 parent) {
-    const u32 anon = table_alloc(m.h->tables[TABLE_anon_vmas], m.anon_vmas);
+    const u32 anon = record_alloc(m.h->arrays[ARRAY_anon_vmas], m.anon_vmas);
     if (anon == NIL) return false;
     m.anon_vmas[anon].head = NIL;
     m.anon_vmas[anon].root = m.anon_vmas[parent].root;
@@ -116,7 +116,7 @@ bool anon_vma_prepare(machine &m, u32 vma) {
     if (m.vmas[vma].anon_vma != NIL) return true;
     u32 anon = find_mergeable_anon_vma(m, vma);
     if (anon == NIL) {
-        anon = table_alloc(m.h->tables[TABLE_anon_vmas], m.anon_vmas);
+        anon = record_alloc(m.h->arrays[ARRAY_anon_vmas], m.anon_vmas);
         if (anon == NIL) return false;
         m.anon_vmas[anon].head = NIL;
         m.anon_vmas[anon].root = anon;

@@ -63,7 +63,7 @@ bool unmap_pmds(machine &m, u32 head) {
 }
 
 int split_folio(machine &m, u32 head) {
-    const charge_to charged(m, m.h->config.charge_vmas ? folio_owner(m, head) : NIL);
+    const attribute_time_to scope(m, m.h->config.time_by_vma ? folio_owner(m, head) : NIL);
     page &folio = m.pages[head];
     const u32 order = folio.order, nr = 1U << order;
     const bool pmd_order = order == PMD_ORDER, pte_mapped = folio.nr_pages_mapped % ENTIRELY_MAPPED > 1;

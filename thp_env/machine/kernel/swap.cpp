@@ -81,7 +81,7 @@ u32 scan_cluster(machine &m, u32 from, u32 order) {
     }
     if (found != NIL) {
         u32 &used =
-            m.h->tables[TABLE_swap].used; // as far as any was: a large device that is empty costs nothing
+            m.h->arrays[ARRAY_swap].used; // as far as any was: a large device that is empty costs nothing
         used = std::max(used, found + nr);
         for (u32 i = 0; i < nr; ++i) m.swap[found + i].taken = 1;
         if (cluster.count == 0) cluster.order = static_cast<u8>(order);
@@ -127,10 +127,10 @@ void put_swap_folio(machine &m, u32 slot, u32 nr) {
 int swapon(machine &m, u64 bytes) {
     const u64 slots = bytes >> PAGE_SHIFT;
     if (m.h->swap_slots) return -EBUSY;
-    if (slots > m.h->tables[TABLE_swap].capacity) return -ENOMEM;
+    if (slots > m.h->arrays[ARRAY_swap].capacity) return -ENOMEM;
     m.h->swap_slots = static_cast<u32>(slots);
     const u32 clusters = (m.h->swap_slots + SWAPFILE_CLUSTER - 1) / SWAPFILE_CLUSTER;
-    m.h->tables[TABLE_clusters].used = clusters;
+    m.h->arrays[ARRAY_clusters].used = clusters;
     // Slot 0 holds the header; what lies beyond the end of the last cluster counts as taken, too.
     const u32 beyond = clusters * SWAPFILE_CLUSTER - m.h->swap_slots;
     for (u32 c = 0; c < clusters; ++c) {
@@ -172,7 +172,7 @@ int swapoff(machine &m) {
     if (m.h->swap_slots == 0) return -EINVAL;
     const u32 slots = m.h->swap_slots;
     m.h->swap_slots = 0; // SWP_WRITEOK goes first: nothing more is swapped out
-    for (u32 mm = 0; mm < m.h->tables[TABLE_mms].used; ++mm) {
+    for (u32 mm = 0; mm < m.h->arrays[ARRAY_mms].used; ++mm) {
         if (!m.mms[mm].in_use) continue;
         for (u32 v = find_vma(m, mm, 0); v != NIL; v = vma_next(m, v)) {
             if (unuse_vma(m, v)) continue;
@@ -189,11 +189,11 @@ int swapoff(machine &m) {
         }
         std::fill_n(m.swap + first, end - first, swap_slot{});
     }
-    std::fill_n(m.clusters, m.h->tables[TABLE_clusters].used, swap_cluster{});
+    std::fill_n(m.clusters, m.h->arrays[ARRAY_clusters].used, swap_cluster{});
     for (u32 &next : m.h->swap_next) next = NIL;
     for (u32 &list : m.h->cluster_lists) list = NIL;
     for (u32 &list : m.h->cluster_tails) list = NIL;
-    m.h->tables[TABLE_swap].used = m.h->tables[TABLE_clusters].used = 0;
+    m.h->arrays[ARRAY_swap].used = m.h->arrays[ARRAY_clusters].used = 0;
     return 0;
 }
 
@@ -287,7 +287,7 @@ bool swap_write_folio(machine &m, u32 head, u32 slot) {
         m.count(VM_swpout_zero, nr);
         return true;
     }
-    const charge_to charged(m, m.h->config.charge_vmas ? folio_owner(m, head) : NIL);
+    const attribute_time_to scope(m, m.h->config.time_by_vma ? folio_owner(m, head) : NIL);
     m.spend(TIME_swapping, write_cost(m, content, nr));
     m.count(VM_pswpout, nr);
     if (order) m.count(MTHP_swpout, order);

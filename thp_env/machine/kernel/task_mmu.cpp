@@ -119,7 +119,7 @@ u64 read_range(machine &m, u32 mm, u64 start, u64 end, bool clear_refs, vma_smap
 
 vma_smaps smaps_range(machine &m, u32 vma, u64 start, u64 end) {
     vma_smaps s = vma_statistics(m.vmas[vma]);
-    const charge_to charged(m, vma);
+    const attribute_time_to scope(m, vma);
     m.spend(TIME_monitoring,
             saturating_mul(m.cost().scan_pte, read_range(m, m.vmas[vma].vm_mm, start, end, false, s)));
     return s;
@@ -138,7 +138,7 @@ vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
         entries += read_range(m, v.vm_mm, start, end, clear_refs, s);
         if (step == 1) break;
     }
-    const charge_to charged(m, vma);
+    const attribute_time_to scope(m, vma);
     if (clear_refs) m.spend(TIME_monitoring, saturating_mul(m.cost().scan_pte, entries));
     return s;
 }

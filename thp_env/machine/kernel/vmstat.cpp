@@ -6,7 +6,7 @@ namespace {
 
 // Blocks of each order in the memory that has no record yet (page_alloc.cpp: init_next_block).
 u32 unrecorded(const machine &m, u32 order) {
-    const table_header &t = m.h->tables[TABLE_pages];
+    const arena_array &t = m.h->arrays[ARRAY_pages];
     const u32 rest = t.capacity - t.used;
     return order == MAX_PAGE_ORDER ? rest >> MAX_PAGE_ORDER : (rest >> order) & 1;
 }

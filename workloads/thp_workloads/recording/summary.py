@@ -39,7 +39,7 @@ def usage(program: Program) -> Usage:
     if machine.run() != Status.DONE:
         at = machine.position[0]
         fault = f"operation {at}, {layout.OPS[program.ops['op'][at]]}: {os.strerror(machine.error)}"
-        machine.run(go_on=True)
+        machine.run(ignore_errors=True)
     counters = machine.counters
     return Usage(int(counters["pgfault"]), int(counters["peak_resident"]) * 4096, fault)
 

@@ -1,7 +1,7 @@
-#include "pollution.hpp"
-#include "../patterns.hpp"
-#include "buddy.hpp"
-#include "vmstat.hpp"
+#include "fragmentation.hpp"
+#include "kernel/buddy.hpp"
+#include "kernel/vmstat.hpp"
+#include "patterns.hpp"
 
 namespace thp {
 
@@ -30,7 +30,7 @@ u32 free_page_of(const machine &m, u32 start, u32 nr, u64 random) {
 
 int pollute(machine &m, u64 share, u64 key) {
     init_all_blocks(m);
-    const u32 blocks = m.h->tables[TABLE_pages].used >> PAGEBLOCK_ORDER;
+    const u32 blocks = m.h->arrays[ARRAY_pages].used >> PAGEBLOCK_ORDER;
     u64 wanted = (blocks * share + (1U << 15)) >> 16;
     for (u32 i = 0; i < blocks && wanted > 0; ++i) {
         m.host.work(64);
@@ -43,7 +43,7 @@ int pollute(machine &m, u64 share, u64 key) {
 
 int fragment(machine &m, u32 order, u32 index, u64 key) {
     init_all_blocks(m);
-    const u32 blocks = m.h->tables[TABLE_pages].used >> order;
+    const u32 blocks = m.h->arrays[ARRAY_pages].used >> order;
     for (u32 i = 0; i < blocks && unusable_free_index(m, order) < index; ++i) {
         m.host.work();
         const auto block = static_cast<u32>(permute(i, blocks, key));

@@ -1,4 +1,4 @@
-"""interface="madvise": only what mainline has. And what monitoring costs and shows."""
+"""action_set="madvise": only what mainline has. And what monitoring costs and shows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from thp_env.traces import ProgramBuilder
 from thp_env.workload import Instance
 
 VMA, SYSTEM = list(VMA_FIELDS), list(SYSTEM_FIELDS)
-INTERFACE = {"interface": "madvise", "window_ms": 0.2, "window_faults": 1 << 40}
+MADVISE = {"action_set": "madvise", "window_ms": 0.2, "window_faults": 1 << 40}
 
 
 def waves(n: int = 4, prot: str = "rw") -> Instance:
@@ -33,7 +33,7 @@ def orders(env, first: int, last: int) -> set[int]:
 
 
 def test_advice_is_carried_out() -> None:
-    env = make(workload=waves(), **INTERFACE)
+    env = make(workload=waves(), **MADVISE)
     seen, _ = env.reset(seed=0)
     assert env.action_space.n == len(ADVICE)
     assert seen["vma"][VMA.index("may_4K")]
@@ -46,7 +46,7 @@ def test_advice_is_carried_out() -> None:
 
 def test_default_and_advised_sizes_are_two_things() -> None:
     for action, expected in (("normal", {4}), ("hugepage", {4, 9}), ("nohugepage", {0})):
-        env = make(workload=waves(), **INTERFACE, default="64K", advised="2M")
+        env = make(workload=waves(), **MADVISE, default_sizes="64K", advised="2M")
         env.reset(seed=0)
         over = False
         while not over:
@@ -56,7 +56,7 @@ def test_default_and_advised_sizes_are_two_things() -> None:
 
 
 def test_one_may_change_ones_mind() -> None:
-    env = make(workload=waves(), **INTERFACE)
+    env = make(workload=waves(), **MADVISE)
     env.reset(seed=0)
     env.step(ADVICE.index("nohugepage"))
     assert env.unwrapped.vma is not None, "advised away by the agent, not by the program"
@@ -70,7 +70,7 @@ def test_one_may_change_ones_mind() -> None:
 
 
 def test_collapse() -> None:
-    env = make(workload=waves(), **INTERFACE)
+    env = make(workload=waves(), **MADVISE)
     env.reset(seed=0)
     while orders(env, 2 * MIB, 4 * MIB) == set():
         env.step(ADVICE.index("normal"))
@@ -83,11 +83,11 @@ def test_collapse() -> None:
 
 @pytest.mark.parametrize("env_id", ["thp_env/VmaOrder-v0", "thp_env/VmaHints-v0"])
 def test_both_environments_have_it(env_id: str) -> None:
-    with pytest.raises(ValueError, match="unknown interface 'ioctl': one of orders, madvise"):
-        make(env_id, interface="ioctl")
+    with pytest.raises(ValueError, match="unknown action_set 'ioctl': one of orders, madvise"):
+        make(env_id, action_set="ioctl")
     with pytest.raises(ValueError, match="unknown advised '5M'"):
-        make(env_id, interface="madvise", advised="5M")
-    episode = play(make(env_id, interface="madvise"), seed=0)
+        make(env_id, action_set="madvise", advised="5M")
+    episode = play(make(env_id, action_set="madvise"), seed=0)
     assert episode.infos[-1]["reason"] == "done"
 
 
@@ -108,12 +108,12 @@ def test_reading_less_costs_less(env_id: str) -> None:
 
 def test_pmu_figures_are_sampled() -> None:
     def seen(period: int) -> tuple[list[float], list[int]]:
-        env = make(pmu_period=period, workload=small_workload(), default="16K")
+        env = make(pmu_period=period, workload=small_workload(), default_sizes="16K")
         figures, misses = [], []
         observation, _ = env.reset(seed=2)
         over = False
         while not over:
-            window = env.unwrapped.task.facts.counters - env.unwrapped.task.last.counters
+            window = env.unwrapped.task.snapshot.counters - env.unwrapped.task.last.counters
             figures.append(float(observation["system"][SYSTEM.index("l2_miss")]) * max(1, int(window["accesses"][0])))
             misses.append(int(window["dtlb_l2_miss"][0]))
             observation, _, over, *_ = env.step(0)

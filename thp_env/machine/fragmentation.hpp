@@ -1,6 +1,6 @@
 // What the rest of the system did to free memory before and while the program runs: frames that it holds.
 #pragma once
-#include "../state.hpp"
+#include "state.hpp"
 
 namespace thp {
 

@@ -1,0 +1,17 @@
+"""Arguments of the environments in files of version 0.1, which called some of them otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_NAMES = {"default": "default_sizes", "metrics": "shadow_tlb"}
+
+
+def current_names(arguments: Any) -> Any:
+    """Return arguments, or options of a reset, as they are called now; whatever else it is, as it is."""
+    if not isinstance(arguments, dict):
+        return arguments
+    names = dict(_NAMES)
+    if "interface" in arguments:
+        names["interface"] = "action_set" if arguments["interface"] in ("orders", "madvise") else "hook"
+    return {names.get(name, name): value for name, value in arguments.items()}
