@@ -119,7 +119,8 @@ def reach(program: Program) -> int:
         region = int(op["region"])
         lengths[region] = max(lengths.get(region, 0), int(op["length"]))
     touches = program.ops[program.ops["op"] == layout.OPS.index("touch")]
-    first, last = touches["a"] // layout.PMD_SIZE, (touches["a"] + touches["length"] - 1) // layout.PMD_SIZE
+    first = touches["offset"] // layout.PMD_SIZE
+    last = (touches["offset"] + touches["length"] - 1) // layout.PMD_SIZE
     blocks = {(int(r), int(b)) for r, f, e in zip(touches["region"], first, last, strict=True) for b in range(f, e + 1)}
     accessed = program.accesses["region"].astype(np.uint64) << np.uint64(40)
     accessed |= program.accesses["page"].astype(np.uint64) // np.uint64(PMD_PAGES)
