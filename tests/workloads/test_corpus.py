@@ -9,6 +9,7 @@ import pytest
 from thp_env_corpus import RECORDINGS, catalogue, families
 from thp_workloads.collection import INDEX, add, read_index, workloads
 from thp_workloads.recording.recipes import recipes
+from thp_workloads.relocation import reach
 from thp_workloads.splits import side_of
 
 from thp_env.machine import Machine, Status
@@ -50,16 +51,26 @@ def test_the_index_names_what_there_is() -> None:
     assert {w.name: w.split for w in catalogue()} == {n: families()[e.family]["side"] for n, e in entries.items()}
 
 
-@pytest.mark.parametrize("name", read_index(RECORDINGS))
-def test_a_recording_runs_to_its_end_wherever_it_is_drawn(name: str) -> None:
+every_recording = pytest.mark.parametrize("name", read_index(RECORDINGS))
+
+
+@every_recording
+def test_a_recording_is_what_the_index_says(name: str) -> None:
     assert (RECORDINGS / f"{name}.npz").stat().st_size <= LARGEST
     recorded = load_program(RECORDINGS / f"{name}.npz")
     entry = read_index(RECORDINGS)[name]
     assert recorded.checksum == entry.checksum
+    assert entry.footprint == reach(recorded)
     assert entry.touched == recorded.meta["touched_bytes"]
     errors = recorded.meta["sampling_error"]
     assert abs(errors["accesses"]) <= 0.02
     assert abs(errors["l1_misses"]) <= 0.02
+
+
+@pytest.mark.full
+@every_recording
+def test_a_recording_runs_to_its_end_wherever_it_is_drawn(name: str) -> None:
+    recorded = load_program(RECORDINGS / f"{name}.npz")
     workload = next(w for w in catalogue() if w.name == name)
     drawn = [workload.variant("drawn").draw(np.random.default_rng(seed)) for seed in range(2)]
     assert len({i.program.meta["mmap_base"] for i in drawn}) == 2

@@ -80,10 +80,11 @@ class Recipe:
             RecordingError: when a package is missing or the preparation fails.
         """
         self._check_packages()
-        before, standard = Path.cwd(), os.dup(0)
-        with tempfile.TemporaryDirectory() as folder, open(os.devnull) as nothing:
+        before, standard = Path.cwd(), [os.dup(0), os.dup(1)]
+        with tempfile.TemporaryDirectory() as folder, open(os.devnull, "r+") as nothing:
             os.chdir(folder)
-            os.dup2(nothing.fileno(), 0)  # nobody is there to answer
+            for number in (0, 1):  # nobody is there to answer, or to read
+                os.dup2(nothing.fileno(), number)
             client = None
             added = dict(zip(self.environment, self.words([*self.environment.values()], size), strict=True))
             try:
@@ -100,8 +101,9 @@ class Recipe:
                 if client and client.poll() is None:
                     client.kill()
                     client.wait()
-                os.dup2(standard, 0)
-                os.close(standard)
+                for number, kept in enumerate(standard):
+                    os.dup2(kept, number)
+                    os.close(kept)
                 os.chdir(before)
 
     def _check_packages(self) -> None:
