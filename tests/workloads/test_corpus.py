@@ -9,6 +9,7 @@ import pytest
 from thp_env_corpus import RECORDINGS, catalogue, families
 from thp_workloads.collection import INDEX, add, read_index, workloads
 from thp_workloads.recording.recipes import recipes
+from thp_workloads.recordings import of_file
 from thp_workloads.relocation import reach
 from thp_workloads.splits import side_of
 
@@ -113,3 +114,17 @@ def test_what_is_no_index(tmp_path: Path, text: str) -> None:
     (tmp_path / INDEX).write_text(text)
     with pytest.raises(ProgramError, match=INDEX):
         read_index(tmp_path)
+
+
+def test_a_recording_of_ones_own_has_seeds(tmp_path: Path) -> None:
+    b = ProgramBuilder("own", mmap_base=0x7FFFF7FFF000, brk_start=0x555555556000)
+    b.mmap("a", 4 << 20, at=0x7FFFF7000000)
+    b.touch("a", 0, 4 << 20)
+    save_program(b.build(), tmp_path / "own.npz")
+    workload = of_file(tmp_path / "own.npz").variant("drawn")
+    drawn = [workload.draw(np.random.default_rng(seed)) for seed in (0, 0, 1, 2)]
+    assert drawn[0].program.checksum == drawn[1].program.checksum
+    assert len({(i.program.meta["mmap_base"], i.config.memory) for i in drawn}) == 3
+    save_program(made(), tmp_path / "elsewhere.npz")
+    with pytest.raises(ProgramError, match="it does not say where it was mapped"):
+        of_file(tmp_path / "elsewhere.npz")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache, partial
 from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from thp_env.machine import MachineConfig
 from thp_env.traces import Program, ProgramError, load_program
 from thp_env.workload import Instance, Sample, Workload, memory_for
-from thp_workloads.relocation import elsewhere, fits, mapped
+from thp_workloads.relocation import elsewhere, fits, mapped, reach
 from thp_workloads.splits import cores_of, side_of
 from thp_workloads.surroundings import MIB
 
@@ -84,6 +86,20 @@ def recording(name: str, family: str, side: str, description: str, recorded: Rec
     draw: Sample = partial(_sample, recorded)
     variants: dict[str, Sample] = {"recorded": draw, "drawn": partial(_elsewhere, recorded, cores_of(side))}
     return Workload(name, "recording", family, side, description, draw, variants)
+
+
+def of_file(path: str | os.PathLike[str]) -> Workload:
+    """Return a recording of one's own as a workload of the test side.
+
+    Raises:
+        ProgramError: when the file is missing, damaged, or does not say where the program was mapped.
+    """
+    path = Path(path).resolve()
+    found = load_program(path)
+    if not {"mmap_base", "brk_start"} <= set(found.meta):
+        raise ProgramError(f"{path}: it does not say where it was mapped, so no seed can move it: record it anew")
+    description = str(found.meta.get("description", path.stem))
+    return recording(path.stem, path.stem, "test", description, Recorded(str(path), found.checksum, reach(found)))
 
 
 def _sample(recorded: Recorded, rng: np.random.Generator) -> Instance:
