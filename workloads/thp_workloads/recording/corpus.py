@@ -16,7 +16,7 @@ from thp_workloads.recording.native import faults, peak
 from thp_workloads.recording.recipes import Recipe, recipes
 from thp_workloads.recording.summary import MIB, summary, usage
 
-BUDGET, MOST = 600_000, 1 << 20
+BUDGET, MOST = 300_000, 1 << 20
 """Runs of accesses to keep of each process, and bytes of a recording."""
 
 HEAD = """\
