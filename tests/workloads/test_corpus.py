@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import thp_workloads
 from thp_env_corpus import RECORDINGS, catalogue, families
 from thp_workloads.collection import INDEX, add, read_index, workloads
 from thp_workloads.recording.recipes import recipes
@@ -30,6 +31,7 @@ def test_every_family_stands_on_one_side_with_its_relatives() -> None:
 def test_there_are_programs_of_many_kinds_on_each_side() -> None:
     known = recipes()
     assert len(known) >= 40
+    assert not {w.name for w in thp_workloads.catalogue()} & set(known)
     assert {r.family for r in known.values()} == set(families()), "no family without a program, and none unknown"
     assert len({r.kind for r in known.values()}) >= 12
     test = [r for r in known.values() if families()[r.family]["side"] == "test"]
