@@ -13,10 +13,10 @@ from pathlib import Path
 
 from pages import collapsing, unmapping
 from pages import rules as kernel_rules
+from thp_agents.evaluation.tables import format_table
 from thp_agents.heuristics import POLICIES, add_ons
 from thp_agents.profile import from_json
-from thp_agents.profile_report import claims_table, summary_table, verdict, workload_table
-from thp_agents.tables import format_table
+from thp_agents.profile_report import claims_table, summary, summary_table, workload_table
 from thp_workloads import generators
 from thp_workloads.generator import SIZES, Generator
 from thp_workloads.recording.fragmentation.compare import Share, compare, load
@@ -267,7 +267,7 @@ side of the split. Cost is everything that a policy can change, in ns, with resi
 
 {format_table(*summary_table(results), markdown=True)}
 
-{verdict(results)}
+{summary(results)}
 
 The best per VMA comes from a search: group after group of VMAs (one role, or a part of its VMAs by order of birth)
 tries each size on cloned machines with the others as they are, and keeps the cheapest, for two rounds at most. It

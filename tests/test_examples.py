@@ -14,7 +14,7 @@ import pytest
 import yaml
 from stable_baselines3 import A2C, DQN, PPO
 from support.episodes import ENVIRONMENTS, make, small_program
-from thp_agents.policy import find_policy
+from thp_agents.catalogue import find_policy
 
 import thp_env
 from thp_env.envs.shadow import ShadowReward

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import json
 import lzma
 import re
@@ -25,7 +26,7 @@ RECORDED = ROOT / "workloads/thp_workloads/recording/recipes/inputs"
 CORE = [p for p in CODE if (ROOT / "thp_env" / "machine") in p.parents]
 
 ABOVE = ("thp_env.envs", "thp_env.conformance", "thp_env.live", "thp_env.workload", "gymnasium")
-# Layer: what it must not import at run time.
+# Layer: what it must not import, whether it runs or is for types.
 FORBIDDEN = {
     "thp_env/machine": ("thp_env.traces", *ABOVE),
     "thp_env/traces": ABOVE,
@@ -34,30 +35,80 @@ FORBIDDEN = {
 }
 
 
-def runtime_imports(path: Path) -> set[str]:
-    """Return the modules that a file imports anywhere but under TYPE_CHECKING."""
-    found = set()
+TYPES_ONLY = {"thp_env.traces.program.Program"}
+"""What the machine names in its types: the program that it runs."""
 
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            return
+
+def imports(path: Path) -> set[str]:
+    """Return the modules that a file imports anywhere: in functions and for types, too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(ast.parse(path.read_text()))
     return found
 
 
 @pytest.mark.parametrize("layer", FORBIDDEN)
 def test_imports_point_down_only(layer):
     for path in (p for p in (ROOT / layer).rglob("*.py") if RECORDED not in p.parents):
-        for name in runtime_imports(path):
+        for name in imports(path) - (TYPES_ONLY if layer == "thp_env/machine" else set()):
             upward = [f for f in FORBIDDEN[layer] if name == f or name.startswith(f + ".")]
             assert not upward, f"{path.relative_to(ROOT)} imports {name}"
+
+
+AGENTS = ROOT / "agents" / "thp_agents"
+LEARNED_POLICIES = ("config", "hyperparameters", "networks", "policy_file", "sb3_model")
+LAYERS = (
+    ("policy", "view", "records", "files", "refusals"),
+    ("heuristics",),
+    ("plug_ins",),
+    ("learned", *(f"learned.{name}" for name in LEARNED_POLICIES)),  # what runs a trained policy
+    ("catalogue",),
+    ("evaluation",),
+    ("learned.*", "sb3", "time_discount"),  # what trains one
+    ("profile", "profile_report", "probe", "dataset"),
+    ("*_command",),
+    ("parser", "cli"),
+)
+"""Of thp_agents, from below: modules and packages; the longest name that fits a module says where it stands."""
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(AGENTS).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+
+
+def layer_of(module: str) -> int:
+    fitting = [
+        (len(pattern), i)
+        for i, layer in enumerate(LAYERS)
+        for pattern in layer
+        if fnmatch.fnmatch(module, pattern) or ((pattern == "heuristics" or pattern == "evaluation")
+        and module.startswith(f"{pattern}."))
+    ]  # fmt: skip
+    return max(fitting)[1]
+
+
+def test_imports_point_down_inside_agents_too():
+    modules = {module_of(path): path for path in AGENTS.rglob("*.py")}
+    edges = {
+        module: {
+            max((m for m in modules if f"thp_agents.{m}" == name or name.startswith(f"thp_agents.{m}.")), key=len)
+            for name in imports(path)
+            if name.startswith("thp_agents.")
+        }
+        for module, path in modules.items()
+    }  # fmt: skip
+    for module, below in edges.items():
+        upward = [other for other in below if other and layer_of(other) > layer_of(module)]
+        assert not upward, f"{module} imports {upward}"
+    for module in modules:
+        reached, waiting = set(), set(edges[module])
+        while waiting:
+            reached |= waiting
+            waiting = set().union(*(edges[m] for m in waiting)) - reached
+        assert module not in reached, f"{module} imports itself in the end"
 
 
 @pytest.mark.parametrize("path", [p for p in CORE if p.suffix != ".py"], ids=lambda p: p.name)

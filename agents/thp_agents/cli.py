@@ -62,10 +62,16 @@ def _workloads(args: argparse.Namespace) -> int:
 
 
 def _policies(args: argparse.Namespace) -> int:
-    from thp_agents.policy import policies
+    from types import SimpleNamespace
 
-    fields = {"name": 21, "kind": 10, "source": 0}
-    return _list((make() for make in policies().values()), fields, tuple(fields), args.json)
+    from thp_agents.catalogue import find_policy
+    from thp_agents.learned import shipped
+    from thp_agents.plug_ins import policies
+
+    fields = {"name": 28, "kind": 10, "source": 0}
+    known = {name: find_policy(name) for name in (*policies(), *shipped())}
+    rows = (SimpleNamespace(name=name, kind=p.kind, source=p.source) for name, p in known.items())
+    return _list(rows, fields, tuple(fields), args.json)
 
 
 def _list(items: Iterable[object], fields: dict[str, int], shown: Sequence[str], as_json: bool) -> int:

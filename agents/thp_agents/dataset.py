@@ -12,9 +12,11 @@ import numpy as np
 from gymnasium.spaces import MultiDiscrete
 
 import thp_env
-from thp_agents.episode import ask, checked_action
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation.episode import ask, checked_action
 from thp_agents.heuristics.kernel_settings import KernelSetting
-from thp_agents.policy import Policy, PolicyError, find_policy, policies
+from thp_agents.plug_ins import policies
+from thp_agents.policy import Policy, PolicyError
 from thp_agents.view import KernelView
 from thp_env.envs.actions import ACTIONS, KEEP, ORDER_MASKS
 from thp_env.envs.ends import REASONS
@@ -138,6 +140,8 @@ def fitting(spec: str, setting: Setting) -> Policy:
     if isinstance(policy, KernelSetting):
         if "action_set" in policy.arguments or "VmaOrder" not in policy.environment:
             raise PolicyError(f"policy {spec} is a setting, and no action of {setting.environment}")
+        if policy.collapses:
+            raise PolicyError(f"policy {spec} lets khugepaged run beside its actions: take one with _no_khugepaged")
         if orders_of(policy.default_sizes) not in ORDER_MASKS.values():
             raise PolicyError(f"policy {spec}: no action of {setting.environment} gives {policy.default_sizes}")
         return _ByAction(policy)

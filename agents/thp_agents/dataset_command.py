@@ -11,8 +11,8 @@ from pathlib import Path
 
 import thp_env
 from thp_agents.dataset import ARGUMENTS, BEST, Episode, Setting, best_heuristic, datasheet, fitting, record
+from thp_agents.files import write_text
 from thp_agents.policy import Policy, PolicyError
-from thp_agents.tables import write_text
 from thp_env.workload import find
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from thp_agents.evaluation import compare
+from thp_agents.evaluation import tables
+from thp_agents.evaluation.report import write_report
+from thp_agents.evaluation.results import gather
+from thp_agents.evaluation.run import entries_of, evaluate
+from thp_agents.evaluation.suites import Case
 from thp_agents.learned.config import load_config
 from thp_agents.learned.training import train
-from thp_agents.policy import Policy, find_policy
-from thp_agents.report import verdict, write_report
-from thp_agents.tables import format_table, table, write_csv
 
 DEMO_TRAINING = ("hot_island", "alloc_purge", "kernel_build")
-DEMO_WORKLOAD = "sqlite_memory"
-DEMO_POLICIES = ("never", "64K", "16K+32K+64K", "2M", "all", "mthp_autopilot")
+DEMO_CASE = Case("sqlite_memory", "small", 0)
+DEMO_POLICIES = ("never", "64K", "16K+32K+64K", "linux_6_18", "all", "mthp_autopilot")
 
 
 def run(args: argparse.Namespace, command: str) -> int:
@@ -28,15 +29,16 @@ def run(args: argparse.Namespace, command: str) -> int:
     steps = 2048 if args.quick else 16_384
     config = load_config("maskable_ppo", steps=steps, checkpoint=steps // 8, workloads=DEMO_TRAINING)
     print(f"1/2 training {config.name} on {', '.join(DEMO_TRAINING)}")
-    agent = train(config, out / f"{config.name}.npz", folder=out, quiet=args.quiet, command=command)
+    path = out / f"{config.name}.npz"
+    train(config, path, folder=out, quiet=args.quiet, command=command)
     print("2/2 evaluating on a recording that no agent was trained on")
-    chosen: list[Policy] = [agent, *(find_policy(name) for name in DEMO_POLICIES)]
-    runs, failed = compare(chosen, [DEMO_WORKLOAD], frames=60, quiet=args.quiet)
-    print(f"\n{format_table(*table(runs))}\n\n{verdict(runs)}")
-    write_csv(runs, out / "runs.csv")
+    entries = entries_of([str(path), *DEMO_POLICIES])
+    runs, failures = evaluate(entries, [DEMO_CASE], frames=60, quiet=args.quiet)
+    notes = [f"Workload: {DEMO_CASE.workload}. Costs are ns per access that a policy can change."]
     title = "Which folio size? A learned agent and the kernel's settings on a recording of sqlite3"
-    notes = [f"Workload: {DEMO_WORKLOAD}. Reward: ns per access, negative."]
-    curve = agent.meta.get("curve", ())
-    write_report(runs, failed, out / "report.html", title, notes, {agent.name: curve} if len(curve) > 1 else None)
-    print(f"report: {out / 'report.html'}")
+    results = gather(title, "", entries, [DEMO_CASE], runs, failures, notes)
+    print(f"\n{tables.format_table(*tables.figures(runs))}\n\n{tables.lead(results)}")
+    tables.write_csv(runs, out / "runs.csv")
+    write_report(results, runs, out / "report")
+    print(f"report: {out / 'report' / 'index.html'}")
     return 0

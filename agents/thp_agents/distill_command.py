@@ -9,18 +9,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from thp_agents.evaluation import entry, evaluate, oracle_runs
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation.comparison import Comparison
+from thp_agents.evaluation.run import entry, evaluate
+from thp_agents.evaluation.scores import NEVER
+from thp_agents.evaluation.store import Store
+from thp_agents.evaluation.suites import Case, cases
+from thp_agents.files import writable, write_text
 from thp_agents.learned.distill import distill
 from thp_agents.learned.policy_file import LearnedPolicy, save_policy
 from thp_agents.learned.tree_c import c_source
 from thp_agents.learned.tree_text import rules
-from thp_agents.oracle import oracle
-from thp_agents.policy import PolicyError, find_policy
-from thp_agents.scores import NEVER, ORACLE
-from thp_agents.store import Store
-from thp_agents.suites import Case, cases
-from thp_agents.tables import writable, write_text
-from thp_agents.verdicts import Verdict
+from thp_agents.policy import PolicyError
 from thp_env.workload import find
 
 
@@ -77,19 +77,14 @@ def kept(
         quiet: no progress bars.
 
     Raises:
-        PolicyError: when one of them fails, or nothing tells policies apart there.
+        PolicyError: when one of them fails.
     """
     entries = [entry(spec) for spec in (NEVER, network, tree)]
-    found = oracle(wanted, processes=processes, quiet=quiet, store=store)
-    wanted = [case for case in wanted if case in found]
     runs, failures = evaluate(entries, wanted, store=store, processes=processes, quiet=quiet)
     for failure in failures:
         raise PolicyError(f"{failure.key} failed on {failure.case.workload}: {failure.reason}")
-    verdict = Verdict([*runs, *oracle_runs(found)], {e.name: e.kind for e in entries} | {ORACLE: "reference"})
-    scores = verdict.scores
-    if not scores.families:
-        raise PolicyError("on these workloads 4K everywhere and the oracle differ too little to compare policies")
-    before, after = (scores.iqm(e.name) for e in entries[1:])
+    comparison = Comparison(runs, NEVER, {e.name: e.kind for e in entries})
+    before, after = (comparison.saving(e.name, capped=False) for e in entries[1:])
     share = f"{after.value / before.value:.0%} of it" if before.value > 0 else "no share of it can be told"
-    gap = scores.difference(entries[2].name, entries[1].name)
-    return f"the network scores {before}, the tree {after}, {share}; difference {gap}"
+    gap = comparison.saving(entries[2].name, capped=False, against=entries[1].name)
+    return f"against {NEVER} the network saves {before}, the tree {after}, {share}; difference {gap}"

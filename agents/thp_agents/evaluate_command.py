@@ -1,29 +1,33 @@
-"""`thp-env evaluate`: policies on a suite or on workloads, as a table, CSV and HTML."""
+"""`thp-env evaluate`: policies on a suite or on workloads, as a table, CSV, a file of results and HTML."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from thp_agents.evaluation import Entry, Failure, entry, evaluate, oracle_runs
+import msgspec
+
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation import tables
+from thp_agents.evaluation.choice import choose, load_choice, save_choice
+from thp_agents.evaluation.clairvoyant import CLAIRVOYANT
+from thp_agents.evaluation.episode import Run
+from thp_agents.evaluation.oracle import STATIC_ORACLE
+from thp_agents.evaluation.power import power_table
+from thp_agents.evaluation.results import Results, gather, load_results, programs_digest, save_results
+from thp_agents.evaluation.run import Entry, entries_of, evaluate
+from thp_agents.evaluation.scores import NEVER
+from thp_agents.evaluation.store import Store
+from thp_agents.evaluation.suites import Case, cases, workload_of
+from thp_agents.files import writable
 from thp_agents.learned import shipped
-from thp_agents.oracle import oracle, save
-from thp_agents.policy import Policy, PolicyError, find_policy, policies
-from thp_agents.records import read_json
-from thp_agents.scores import NEVER, ORACLE
-from thp_agents.store import Store
-from thp_agents.suites import Case, cases, workload_of
-from thp_agents.tables import format_table, writable, write_csv, write_text
-from thp_agents.verdicts import Verdict
+from thp_agents.plug_ins import policies
+from thp_agents.policy import Policy, PolicyError
 from thp_env.machine.behaviour import BEHAVIOUR
-
-CHOSEN = Path(__file__).with_name("data") / "chosen.json"
-"""The headline agent and the heuristic it is held against, as chosen on validation before the test families ran."""
+from thp_env.workload import find
 
 PROBED = 2
 """Episodes of each workload in either half of the probe."""
@@ -31,29 +35,23 @@ PROBED = 2
 PICTURED = 6
 """Policies that have pictures of every workload."""
 
-
-def chosen(path: Path = CHOSEN) -> dict[str, Any]:
-    """Return what was chosen on validation; empty where nothing was."""
-    return read_json(path, dict[str, Any], "a choice of policies") if path.exists() else {}
-
-
-def entries_of(specs: Sequence[str]) -> list[Entry]:
-    """Return the policies that take part: those named, or all, and always `NEVER`, which scores count from."""
-    names = list(specs) or [*policies(), *shipped()]
-    found = [entry(name) for name in names]
-    return found if NEVER in (e.name for e in found) else [entry(NEVER), *found]
+REFERENCES = (STATIC_ORACLE, CLAIRVOYANT)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command."""
-    suite = args.suite or ("" if args.workloads else "validation")
-    if args.choose and suite != "validation":
-        raise PolicyError("--choose goes with --suite validation: choosing on anything else would be cheating")
-    if args.csv:
-        writable(args.csv)
+    for path in (args.csv, args.results):
+        if path:
+            writable(path)
     if args.report and args.report.exists() and not args.report.is_dir():
         raise PolicyError(f"cannot make {args.report}: it is there and no folder")
-    entries = entries_of(args.policies or ())
+    shown = load_results(args.show) if args.show else None
+    suite = shown.suite if shown else args.suite or ("" if args.workloads else "validation")
+    if args.choose and suite != "validation":
+        raise PolicyError("--choose goes with --suite validation: choosing on anything else would be cheating")
+    if shown:
+        return _show(shown, args, ())
+    entries = participants(args.policies or ())
     wanted = cases(suite) if suite else named_cases(args.workloads, args.seeds)
     store = Store(args.store or (Path("runs") / "evaluate" / f"{suite}.jsonl" if suite else None), args.fresh)
     try:
@@ -64,42 +62,83 @@ def run(args: argparse.Namespace) -> int:
         raise
 
 
+def participants(specs: Sequence[str]) -> list[Entry]:
+    """Return the policies that take part: those named, or all, and always `NEVER`."""
+    found = entries_of(list(specs) or [*policies(), *shipped()])
+    return found if NEVER in (e.name for e in found) else [*entries_of([NEVER]), *found]
+
+
 def _run(
     args: argparse.Namespace, suite: str, entries: Sequence[Entry], wanted: Sequence[Case], store: Store
 ) -> int:  # fmt: skip
     processes = args.processes or len(os.sched_getaffinity(0))
-    title = f"Suite {suite}" if suite else f"Workloads {', '.join(args.workloads)}"
     notes = [*trained_before(entries), *(probes(entries, wanted) if args.probe else [])]
-    found = oracle(
-        wanted, recompute=args.recompute_oracle or args.fresh, processes=processes, ray=args.ray, quiet=args.quiet,
-        store=store,
-    )  # fmt: skip
-    if args.save_oracle:
-        save(found)
-    wanted = [case for case in wanted if case in found]
+    beside, partly = list[Run](), list[Run]()
+    for reference in REFERENCES:
+        outcomes = reference.outcomes(
+            wanted, recompute=args.recompute_references or args.fresh, processes=processes, ray=args.ray,
+            quiet=args.quiet, store=store, search=reference is STATIC_ORACLE or args.clairvoyant,
+        )  # fmt: skip
+        if args.save_references and outcomes:
+            reference.save(outcomes)
+        if reference is STATIC_ORACLE:
+            wanted = [case for case in wanted if case in outcomes]
+        if len(outcomes) == len(wanted):
+            beside += reference.runs(outcomes)
+        else:
+            partly += reference.runs(outcomes)
     runs, failures = evaluate(
         entries, wanted, store=store, processes=processes, ray=args.ray, limit=args.limit, quiet=args.quiet
     )
-    for line in told(failures):
+    title = f"Suite {suite}" if suite else f"Workloads {', '.join(args.workloads)}"
+    results = gather(title, suite, entries, wanted, [*runs, *beside], failures, notes, load_choice())
+    if partly:
+        results.notes.append(tables.where_known(results, partly))
+    for line in results.failures:
         print(f"left out: {line}", file=sys.stderr)
     if not any(r.policy != NEVER for r in runs):
         print("thp-env: no policy is left to compare", file=sys.stderr)
         return 1
-    runs += oracle_runs(found)
-    kinds = {e.name: e.kind for e in entries} | {ORACLE: "reference"}
-    choice = chosen()
-    verdict = Verdict(runs, kinds, choice.get("headline"), choice.get("rival"))
-    header, rows = verdict.table()
-    print(f"\n{format_table(header, rows, args.markdown)}\n\n{verdict.lead()}")
-    for line in [*verdict.apart(), *notes]:
-        print(line)
-    if args.csv:
-        write_csv(runs, args.csv)
-    if args.report:
-        report(verdict, entries, wanted, failures, args, title, notes)
+    pictures = _pictures(results, entries, wanted, args) if args.report else ()
+    return _show(results, args, pictures)
+
+
+def _show(results: Results, args: argparse.Namespace, pictures: Sequence[Run]) -> int:
+    """Choose if that is asked for, print the tables, and write what is asked for."""
     if args.choose:
-        choose(verdict)
+        save_choice(choose(results.comparison, results.suite, programs_digest(results)))
+        results = msgspec.structs.replace(results, choice=load_choice())
+    print(f"\n{tables.format_table(*tables.savings(results), args.markdown)}\n")
+    print(f"{tables.format_table(*tables.by_family(results), args.markdown)}\n\n{tables.lead(results)}")
+    for line in results.notes:
+        print(line)
+    if args.power and results.headline:
+        print(f"\n{tables.format_table(*power_table(results.comparison, results.headline), args.markdown)}")
+    if args.choose and results.choice:
+        print(f"chosen: {results.choice.headline} against {results.choice.reference}")
+    if args.csv:
+        tables.write_csv([row.run for row in results.runs], args.csv)
+    if args.results:
+        save_results(results, args.results)
+        print(f"results: {args.results}")
+    if args.report:
+        from thp_agents.evaluation.report import write_report
+
+        write_report(results, pictures, args.report)
+        print(f"report: {args.report / 'index.html'}")
     return 0
+
+
+def _pictures(
+    results: Results, entries: Sequence[Entry], wanted: Sequence[Case], args: argparse.Namespace
+) -> list[Run]:  # fmt: skip
+    """Run the best policies again on each workload's first seed, with pictures."""
+    ranking = [name for name in results.comparison.ranking() if results.kinds[name] != "reference"]
+    shown = list(dict.fromkeys([*ranking[:PICTURED], results.reference, NEVER]))
+    by_name = {e.name: e for e in reversed(entries)}
+    first = {case.workload: case for case in reversed(wanted)}
+    chosen = [by_name[name] for name in shown]
+    return evaluate(chosen, sorted(first.values()), frames=60, limit=args.limit, quiet=args.quiet)[0]
 
 
 def trained_before(entries: Sequence[Entry]) -> list[str]:
@@ -127,45 +166,6 @@ def named_cases(names: Sequence[str], seeds: Sequence[int]) -> list[Case]:
     Raises:
         WorkloadError: for an unknown one.
     """
-    from thp_env.workload import find
-
     for name in names:
         find(name)
     return [Case(name, "small", seed) for name in names for seed in seeds]
-
-
-def told(failures: Sequence[Failure]) -> list[str]:
-    """Say what failed, once for each policy."""
-    first: dict[str, Failure] = {}
-    for failure in failures:
-        first.setdefault(failure.key, failure)
-    return [f"{f.key} on {f.case.workload} with seed {f.case.seed}: {f.reason}" for f in first.values()]
-
-
-def report(
-    verdict: Verdict, entries: Sequence[Entry], wanted: Sequence[Case], failures: Sequence[Failure],
-    args: argparse.Namespace, title: str, more: Sequence[str] = (),
-) -> None:  # fmt: skip
-    """Write the HTML report, with pictures of the best policies on each workload's first seed, and more notes."""
-    from thp_agents.suite_report import write_suite_report
-
-    ranking = [name for name in verdict.scores.ranking() if name != ORACLE]
-    shown = list(dict.fromkeys([*ranking[:PICTURED], NEVER]))
-    by_name = {e.name: e for e in reversed(entries)}
-    first = {case.workload: case for case in reversed(wanted)}
-    pictured = [by_name[name] for name in shown]
-    pictures, _ = evaluate(pictured, sorted(first.values()), frames=60, limit=args.limit, quiet=args.quiet)
-    notes = [f"{len(entries)} policies on {len(wanted)} cases. Costs are ns per access that a policy can change, with "
-             "resident memory at its price; scores count logarithms of costs.", *more]  # fmt: skip
-    curves = {e.spec: e.curve for e in entries if e.curve}
-    write_suite_report(verdict, pictures, told(failures), args.report, title, notes, curves)
-    print(f"report: {args.report / 'index.html'}")
-
-
-def choose(verdict: Verdict) -> None:
-    """Keep the best learned policy and the best heuristic of the validation suite, for the test."""
-    fresh = Verdict(verdict.runs, verdict.kinds, resamples=verdict.resamples)
-    names = {"headline": fresh.best("learned"), "rival": fresh.best("heuristic")}
-    figures = {name: fresh.scores.iqm(name).value for name in names.values() if name}
-    write_text(CHOSEN, json.dumps({**names, "reward": "total_time-v0", "validation": figures}, indent=1) + "\n")
-    print(f"chosen: {names['headline']} against {names['rival']}")

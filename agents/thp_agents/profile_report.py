@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from thp_workloads import generators
 
-from thp_agents.profile import CONTENDERS, RULE_NAME, SEARCH_NAME, SETTINGS, Profile, as_json, profile
-from thp_agents.tables import format_table, write_text
+from thp_agents.evaluation.search import SETTINGS
+from thp_agents.evaluation.tables import format_table
+from thp_agents.files import write_text
+from thp_agents.profile import CONTENDERS, RULE_NAME, SEARCH_NAME, Profile, as_json, profile
 from thp_env.machine.prices import TERMS
 
 COLUMNS = {
@@ -97,7 +99,7 @@ def summary_table(results: Sequence[Profile]) -> tuple[list[str], list[list[str]
     return ["workload", *CONTENDERS, "best single", "because", "per VMA saves"], rows
 
 
-def verdict(results: Sequence[Profile]) -> str:
+def summary(results: Sequence[Profile]) -> str:
     """Say whether size matters over these workloads."""
     of = {workload: best(results, workload) for workload in names(results)}
     wins = {c: [w for w in of if of[w] == c] for c in SINGLE}
@@ -143,7 +145,7 @@ def report(workloads: Sequence[str], args: argparse.Namespace) -> int:
     for workload in names(results):
         print(f"\n{workload}\n{format_table(*workload_table(results, workload))}")
     print(f"\nCost as a share of that without large folios\n{format_table(*summary_table(results))}")
-    print(f"\n{verdict(results)}")
+    print(f"\n{summary(results)}")
     if any(w in generators() for w in names(results)):
         print(f"\nWhat sources report\n{format_table(*claims_table(results))}")
     return 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from thp_agents.files import writable
 from thp_agents.learned.config import FOLDER, load_config
 from thp_agents.policy import PolicyError
-from thp_agents.tables import writable
 
 
 def run(args: argparse.Namespace, command: str) -> int:

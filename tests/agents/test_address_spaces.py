@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 from support.episodes import MIB, PAGE
-from thp_agents.episode import evaluate_one
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation.episode import evaluate_one
 from thp_agents.heuristics.damon import Region
 from thp_agents.heuristics.damos_ethp import DamosEthp
-from thp_agents.policy import find_policy
 
 from thp_env.machine import MachineConfig, layout
 from thp_env.traces import ProgramBuilder

@@ -123,10 +123,10 @@ def one_line(err: str) -> str:
 
 
 def test_an_unknown_exception_is_one_line(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def broken() -> dict:
+    def broken(*arguments: object) -> int:
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr("thp_agents.policy.policies", broken)
+    monkeypatch.setattr("thp_agents.cli._list", broken)
     assert main(["policies"]) == 2
     said = one_line(capsys.readouterr().err)
     assert said == "thp-env: ZeroDivisionError: first line second line (--debug shows where)\n"
@@ -193,14 +193,14 @@ def read_from(path: Path, read: list[bytes]) -> threading.Thread:
 
 def test_output_to_a_fifo(folder: Path) -> None:
     (folder / "r").mkdir()
-    read: dict[str, list[bytes]] = {"runs.csv": [], "r/scores.png": [], "r/index.html": []}
+    read: dict[str, list[bytes]] = {"runs.csv": [], "r/savings.png": [], "r/index.html": []}
     threads = [read_from(folder / name, into) for name, into in read.items()]
     words = ["evaluate", "--policies", "64K", "--workloads", "small.npz", "--quiet", "--processes", "1"]
     assert main([*words, "--csv", "runs.csv", "--report", "r"]) == 0
     for thread in threads:
         thread.join(20)
     assert read["runs.csv"][0].startswith(b"policy,training")
-    assert read["r/scores.png"][0].startswith(b"\x89PNG")
+    assert read["r/savings.png"][0].startswith(b"\x89PNG")
     assert read["r/index.html"][0].startswith(b"<!doctype html>")
     assert all(stat.S_ISFIFO((folder / name).stat().st_mode) for name in read)
 
@@ -226,4 +226,4 @@ def test_pages_stay_in_the_reports_folder(folder: Path) -> None:
     words = ["--policies", "64K", "--workloads", "sub/small.npz", str(folder / "sub" / "small.npz"), "--quiet"]
     assert main(["evaluate", *words, "--report", "r", "--processes", "1"]) == 0
     assert os.listdir(folder / "sub") == ["small.npz"]
-    assert len(list((folder / "r").iterdir())) == 4
+    assert len(list((folder / "r").iterdir())) == 5

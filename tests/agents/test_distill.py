@@ -13,12 +13,12 @@ from support.episodes import MIB
 from support.trees import FAULT, VMA, stump
 from thp_agents.cli import main
 from thp_agents.distill_command import kept
-from thp_agents.episode import evaluate_one
+from thp_agents.evaluation.episode import evaluate_one
+from thp_agents.evaluation.suites import Case
 from thp_agents.learned.distill import Pairs, distill, grow, play
 from thp_agents.learned.networks import Tree
 from thp_agents.learned.policy_file import load_policy, save_policy
 from thp_agents.policy import PolicyError
-from thp_agents.suites import Case
 
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.traces import ProgramBuilder, save_program
@@ -143,8 +143,8 @@ def test_how_much_of_the_score_is_kept(tmp_path: Path, workload: str) -> None:
     save_policy(stump(VMA, "vma_age", 0.5, "4K", "4K"), tmp_path / "nothing.npz")
     same, nothing = (kept(str(tmp_path / "network.npz"), str(tmp_path / name), where, quiet=True)
                      for name in ("same.npz", "nothing.npz"))  # fmt: skip
-    assert "100% of it; difference 0.00 (one run, no interval)" in same
-    assert "the tree 0.00 (one run, no interval), 0% of it" in nothing
+    assert "100% of it; difference +0.0 (one run, no interval)" in same
+    assert "the tree +0.0 (one run, no interval), 0% of it" in nothing
 
 
 def test_the_command_writes_a_policy_rules_and_c(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.episodes import MIB, PAGE
 from support.policies import before, mapped, play
+from thp_agents.catalogue import find_policy
 from thp_agents.heuristics import cbmm, leshy
 from thp_agents.heuristics.blocks import Block, occupied_blocks
 from thp_agents.heuristics.cbmm import Cbmm
@@ -21,7 +22,6 @@ from thp_agents.heuristics.oppo import Oppo
 from thp_agents.heuristics.pcc import CandidateCache
 from thp_agents.heuristics.quicksilver import Quicksilver
 from thp_agents.heuristics.random_sizes import Random
-from thp_agents.policy import find_policy
 from thp_agents.view import KernelView
 
 from thp_env.envs.actions import ACTIONS

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from thp_agents.evaluation import entry
-from thp_agents.origin import code_digest, policy_code
-from thp_agents.policy import find_policy, policies
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation.origin import code_digest, policy_code
+from thp_agents.evaluation.run import entry
+from thp_agents.plug_ins import policies
 
 import thp_env
 
@@ -90,7 +91,7 @@ def test_a_policy_on_top_of_another_depends_on_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_new_version_changes_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = code_digest(["thp_agents.episode", "thp_agents.oracle"])
+    before = code_digest(["thp_agents.evaluation.episode", "thp_agents.evaluation.oracle"])
     sources = Path(thp_env.__file__).parent
     read = Path.read_bytes
 
@@ -99,7 +100,7 @@ def test_a_new_version_changes_no_digest(monkeypatch: pytest.MonkeyPatch) -> Non
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", newer)
-    assert code_digest(["thp_agents.episode", "thp_agents.oracle"]) == before
+    assert code_digest(["thp_agents.evaluation.episode", "thp_agents.evaluation.oracle"]) == before
 
 
 @pytest.mark.parametrize("part", ["thp_agents/view.py", "thp_env/envs/observation.py", "thp_env/machine/prices.py"])

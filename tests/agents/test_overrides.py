@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from support.episodes import MIB, make, small_workload
 from support.trees import stump
-from thp_agents.episode import evaluate_one
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation.episode import evaluate_one
+from thp_agents.evaluation.suites import Case, workload_of
 from thp_agents.learned.networks import Mlp
 from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy, signature
 from thp_agents.learned.rollouts import try_all
 from thp_agents.learned.tree_text import rules
-from thp_agents.policy import PolicyError, find_policy
-from thp_agents.suites import Case, workload_of
+from thp_agents.policy import PolicyError
 from thp_agents.view import KernelView
 
 from thp_env.envs.actions import ACTIONS, ORDER_MASKS

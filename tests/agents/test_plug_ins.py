@@ -56,9 +56,10 @@ mine = friend:Mine
 PROGRAM = """
 import gymnasium
 import thp_env
-from thp_agents.episode import evaluate_one
+from thp_agents.evaluation.episode import evaluate_one
 from thp_agents.learned.policy_file import signature
-from thp_agents.policy import find_policy, policies
+from thp_agents.catalogue import find_policy
+from thp_agents.plug_ins import policies
 from thp_env.registration import check_arguments
 
 assert "friend/Short-v0" in thp_env.ENVIRONMENTS and "mine" in policies()
@@ -97,7 +98,7 @@ def test_an_installed_environment_and_policy_are_used_like_our_own(tmp_path: Pat
     [
         ("[thp_env.environments]\nthp_env/VmaOrder-v0 = friend:ShortEnv\n", "import thp_env",
          "two environments are called thp_env/VmaOrder-v0: thp_env.envs.vma_order:VmaOrderEnv and friend:ShortEnv"),
-        ("[thp_agents.policies]\ningens = friend:Mine\n", "from thp_agents.policy import policies; policies()",
+        ("[thp_agents.policies]\ningens = friend:Mine\n", "from thp_agents.plug_ins import policies; policies()",
          "two policies are called ingens: in thp_agents.heuristics and in friend:Mine"),
     ],
 )  # fmt: skip

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from support.episodes import MIB, PAGE, small_program
 from support.policies import before, mapped
-from thp_agents.episode import evaluate_one
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation.episode import evaluate_one
 from thp_agents.heuristics.mthp_autopilot import size_for
-from thp_agents.policy import PolicyError, find_policy, policies
+from thp_agents.plug_ins import policies
+from thp_agents.policy import PolicyError
 
 import thp_env
 from thp_env.envs.actions import ACTIONS

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from support.episodes import small_program
-from thp_agents.episode import evaluate_one
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation.episode import evaluate_one
 from thp_agents.learned.config import load_config
 from thp_agents.learned.export import export
 from thp_agents.learned.networks import DeepSets, Mlp
 from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy, signature
 from thp_agents.learned.training import make_envs, make_model
-from thp_agents.policy import PolicyError, find_policy
+from thp_agents.policy import PolicyError
 
 from thp_env.envs.actions import ACTIONS
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS

@@ -8,22 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from thp_agents.cli import main
-from thp_agents.profile import (
-    CONTENDERS,
-    RULE_NAME,
-    SEARCH_NAME,
-    SETTINGS,
-    Profile,
-    as_json,
-    births,
-    from_json,
-    groups,
-    profile,
-    run_rule,
-    run_setting,
-    search,
-)  # fmt: skip
-from thp_agents.profile_report import best, claims_table, cost, summary_table, verdict, workload_table
+from thp_agents.evaluation.search import SETTINGS, births, groups, run_setting, search
+from thp_agents.profile import CONTENDERS, RULE_NAME, SEARCH_NAME, Profile, as_json, from_json, profile, run_rule
+from thp_agents.profile_report import best, claims_table, cost, summary, summary_table, workload_table
 from thp_workloads import generators
 
 from thp_env.envs.actions import ORDER_MASKS
@@ -131,8 +118,8 @@ def test_tables_say_who_wins() -> None:
     header, rows = workload_table(results, "gups")
     assert [row[0] for row in rows] == list(CONTENDERS)
     assert all(len(row) == len(header) for row in rows)
-    assert "2M on gups" in verdict(results)
-    assert "never on js_heap" in verdict(results)
+    assert "2M on gups" in summary(results)
+    assert "never on js_heap" in summary(results)
 
 
 def test_disagreement_with_a_source_is_shown() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from support.episodes import small_program
 from thp_agents.cli import main
-from thp_agents.evaluation import Job, entry, run_job
-from thp_agents.mapping import mapped
-from thp_agents.suites import Case, content
+from thp_agents.evaluation.parallel import map_jobs
+from thp_agents.evaluation.run import Job, entry, run_job
+from thp_agents.evaluation.suites import Case, content
 
 from thp_env.traces import save_program
 
@@ -71,9 +71,9 @@ def test_what_a_lost_node_was_doing_is_done_again(cluster: Cluster, cases: list[
 
     loser = threading.Thread(target=lose, daemon=True)
     loser.start()
-    found = figures(mapped(work, jobs, ray=cluster.address))
+    found = figures(map_jobs(work, jobs, ray=cluster.address))
     loser.join(60)
-    assert found == figures(mapped(partial(run_job, 0, 0), jobs))
+    assert found == figures(map_jobs(partial(run_job, 0, 0), jobs))
     starts = [path.name.split()[:2] for path in started.iterdir()]
     lost = {seed for seed, node in starts if node == doomed}
     assert lost, "the second node had work"

@@ -18,10 +18,11 @@ from sb3_contrib import QRDQN, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from support.episodes import ENVIRONMENTS, make, small_workload
+from thp_agents.catalogue import find_policy
 from thp_agents.cli import main
-from thp_agents.evaluation import entry
+from thp_agents.evaluation.run import entry
 from thp_agents.learned.sb3_model import load_sb3
-from thp_agents.policy import PolicyError, find_policy
+from thp_agents.policy import PolicyError
 from thp_agents.sb3 import SB3VecEnv
 from thp_agents.view import KernelView
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from support.episodes import small_program
-from thp_agents import evaluation, oracle
 from thp_agents.cli import main
-from thp_agents.oracle import DATA, Found, decided_by
+from thp_agents.evaluation import oracle, run
+from thp_agents.evaluation.oracle import STATIC_ORACLE, decided_by
+from thp_agents.evaluation.reference import Outcome
+from thp_agents.evaluation.store import Store
+from thp_agents.evaluation.suites import Case, cases, content
 from thp_agents.policy import PolicyError
-from thp_agents.store import Store
-from thp_agents.suites import Case, cases, content
 
 import thp_env
 from thp_env.traces import save_program
@@ -97,17 +98,17 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., t
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     save_program(small_program(), tmp_path / "small.npz")
     done: list[str] = []
-    run, search = evaluation.evaluate_one, oracle.search
+    evaluate_one, search = run.evaluate_one, oracle.search
 
     def noted_run(policy, workload, seed, **options):
         done.append(policy.name)
-        return run(policy, workload, seed, **options)
+        return evaluate_one(policy, workload, seed, **options)
 
     def noted_search(*arguments):
         done.append("oracle")
         return search(*arguments)
 
-    monkeypatch.setattr(evaluation, "evaluate_one", noted_run)
+    monkeypatch.setattr(run, "evaluate_one", noted_run)
     monkeypatch.setattr(oracle, "search", noted_search)
 
     def evaluated(*more: str) -> tuple[float, list[str]]:
@@ -152,7 +153,7 @@ def test_an_edit_is_evaluated(evaluate: Callable[..., tuple[float, list[str]]], 
     assert evaluate() == (small, []), "back to what it was"
     monkeypatch.setattr(thp_env, "__version__", "99.0")
     assert evaluate() == (small, []), "a new version drops nothing"
-    monkeypatch.setattr(evaluation, "BEHAVIOUR", 0)
+    monkeypatch.setattr(run, "BEHAVIOUR", 0)
     assert evaluate()[1] == ["never", "mine"]
     monkeypatch.setattr(oracle, "BEHAVIOUR", 0)
     assert evaluate()[1] == ["oracle"]
@@ -162,15 +163,15 @@ def test_what_ended_before_a_stop_is_kept(
     evaluate: Callable[..., tuple[float, list[str]]], monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     write_policy("4K")
-    run = evaluation.evaluate_one
+    evaluate_one = run.evaluate_one
 
     def stopped(policy, *arguments, **options):
         if policy.name == "mine":
             raise KeyboardInterrupt
-        return run(policy, *arguments, **options)
+        return evaluate_one(policy, *arguments, **options)
 
     with monkeypatch.context() as context:
-        context.setattr(evaluation, "evaluate_one", stopped)
+        context.setattr(run, "evaluate_one", stopped)
         words = ["evaluate", "--policies", "mine:P", "--workloads", "small.npz", "--store", "s.jsonl", "--quiet"]
         assert main([*words, "--processes", "1"]) == 130
     told = "stopped; what is done is kept in s.jsonl, and the same command goes on from there\n"
@@ -182,8 +183,8 @@ def test_what_ended_before_a_stop_is_kept(
 
 
 def test_the_shipped_oracle_holds_for_every_suite() -> None:
-    known = oracle.load(DATA)
-    assert json.loads(DATA.read_text())["behaviour"] == thp_env.BEHAVIOUR
+    known = STATIC_ORACLE.load()
+    assert json.loads(STATIC_ORACLE.data.read_text())["decided_by"]["behaviour"] == thp_env.BEHAVIOUR
     for suite in ("test", "validation"):
         wanted = cases(suite)
         assert [case for case in wanted if case not in known] == []
@@ -191,15 +192,15 @@ def test_the_shipped_oracle_holds_for_every_suite() -> None:
 
 
 def test_oracle_data_of_something_else_do_not_count(tmp_path: Path) -> None:
-    found = {Case("w", "small", 0): Found("d", {"reward": -1.0}, {"heap": "all"})}
+    found = {Case("w", "small", 0): Outcome("d", {"reward": -1.0}, {"heap": "all"})}
     path = tmp_path / "oracle.json"
-    oracle.save(found, path)
-    assert oracle.load(path) == found
+    STATIC_ORACLE.save(found, path)
+    assert STATIC_ORACLE.load(path) == found
     for name in decided_by():
         data = json.loads(path.read_text())
-        data[name] = 0 if name == "behaviour" else {}
+        data["decided_by"][name] = 0 if name == "behaviour" else {}
         (tmp_path / f"{name}.json").write_text(json.dumps(data))
-        assert oracle.load(tmp_path / f"{name}.json") == {}
+        assert STATIC_ORACLE.load(tmp_path / f"{name}.json") == {}
     (tmp_path / "bad.json").write_text("[]")
-    with pytest.raises(PolicyError, match="not a file of oracle results"):
-        oracle.load(tmp_path / "bad.json")
+    with pytest.raises(PolicyError, match="not a file of results of the static oracle"):
+        STATIC_ORACLE.load(tmp_path / "bad.json")

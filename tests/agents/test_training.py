@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 from support.episodes import small_program
-from thp_agents.episode import evaluate_one
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation.episode import evaluate_one
+from thp_agents.evaluation.search import finish
 from thp_agents.learned.config import AgentConfig, agents, load_config, train_workloads
 from thp_agents.learned.policy_file import load_policy
 from thp_agents.learned.rollouts import Play, Rollouts, try_all
 from thp_agents.learned.training import make_envs, train
-from thp_agents.policy import PolicyError, find_policy
-from thp_agents.profile import finish
+from thp_agents.policy import PolicyError
 
 from thp_env.envs.actions import ACTIONS, ORDER_MASKS
 from thp_env.traces import ProgramBuilder, ProgramError, save_program

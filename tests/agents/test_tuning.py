@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.episodes import small_program
 from support.trees import VMA, stump
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation.episode import evaluate_one
+from thp_agents.evaluation.suites import Case
 from thp_agents.learned.config import AgentConfig, load_config
 from thp_agents.learned.policy_file import LearnedPolicy
 from thp_agents.policy import PolicyError
-from thp_agents.suites import Case
 
 from thp_env.traces import save_program
 from thp_env.workload import find
@@ -107,10 +110,16 @@ def test_training_ends_when_its_steps_or_its_time_do(workload: str, name: str) -
     assert decisions == sorted(decisions)
 
 
-def test_the_judge_counts_from_4k_everywhere(workload: str) -> None:
-    judge = Judge([Case(workload, "small", 0)])
-    assert judge(stump(VMA, "vma_age", 0.5, "4K", "4K")) == pytest.approx(0, abs=0.005)
-    assert judge(stump(VMA, "vma_age", 0.5, "64K", "64K")) > 0.1
+def test_the_judge_counts_from_linux_as_it_comes(workload: str) -> None:
+    """The costs of three runs, in logarithms: what the judge says is their difference, capped."""
+    case = Case(workload, "small", 0)
+    trees = [stump(VMA, "vma_age", 0.5, size, size) for size in ("4K", "64K")]
+    judge = Judge([case])
+    runs = [evaluate_one(p, workload, 0).metrics["reward"] for p in (find_policy("linux_6_18"), *trees)]
+    for tree, reward in zip(trees, runs[1:], strict=True):
+        saved = 100 * np.log(runs[0] / reward)
+        assert judge(tree) == pytest.approx(np.clip(saved, -100 * np.log(1.5), 100 * np.log(1.5)), abs=0.5)
+    assert runs[1] != runs[2]
 
 
 def test_agents_are_tuned_on_validation_families_alone() -> None:

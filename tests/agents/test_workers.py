@@ -14,7 +14,7 @@ import pytest
 from support.episodes import small_program
 from support.jobs import Strange, Task, double, fail, leave, wait_in
 from thp_agents.cli import main
-from thp_agents.mapping import Lost, completed, mapped
+from thp_agents.evaluation.parallel import Lost, completed, map_jobs
 
 from thp_env.traces import save_program
 
@@ -36,7 +36,7 @@ def gone(pid: int) -> bool:
 def test_whatever_dies_the_results_are_the_same(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     deaths = {2: 1, 5: 9, 6: 1}
     tasks = [Task(n, deaths.get(n, 0), str(tmp_path)) for n in range(8)]
-    found = dict(mapped(double, tasks, 3, named=lambda task: f"number {task.number}"))
+    found = dict(map_jobs(double, tasks, 3, named=lambda task: f"number {task.number}"))
     assert {task.number: result for task, result in found.items() if task.number != 5} == {
         n: 2 * n for n in range(8) if n != 5
     }
@@ -51,7 +51,7 @@ def test_whatever_dies_the_results_are_the_same(tmp_path: Path, capfd: pytest.Ca
 
 
 def test_an_exit_is_a_death(capfd: pytest.CaptureFixture[str]) -> None:
-    found = dict(mapped(leave, [3, 4], 2))
+    found = dict(map_jobs(leave, [3, 4], 2))
     assert found == {n: Lost(f"its worker was ended by exit code {n}, twice") for n in (3, 4)}
     assert capfd.readouterr().err.count("once more") == 2
 
@@ -59,15 +59,15 @@ def test_an_exit_is_a_death(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("what", "kind"), [("value", ValueError), ("strange", RuntimeError), ("exit", SystemExit)])
 def test_what_a_job_raises_is_raised_here(what: str, kind: type[BaseException]) -> None:
     with pytest.raises(kind, match="3" if what == "exit" else "no luck"):
-        list(mapped(fail, [what, what], 2))
+        list(map_jobs(fail, [what, what], 2))
     with pytest.raises(TypeError):
         Strange("a", 1, 2)  # type: ignore[call-arg]
 
 
 PARENT = """
 from support.jobs import wait_in
-from thp_agents.mapping import mapped
-list(mapped(wait_in, [{folder!r} + "/a", {folder!r} + "/b"], 2))
+from thp_agents.evaluation.parallel import map_jobs
+list(map_jobs(wait_in, [{folder!r} + "/a", {folder!r} + "/b"], 2))
 """
 
 
@@ -96,7 +96,7 @@ def test_workers_end_with_whoever_started_them(tmp_path: Path, number: signal.Si
 
 def test_one_who_looks_no_further_leaves_no_worker(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    jobs = mapped(double, [Task(n, 0, str(tmp_path)) for n in range(100)], 2)
+    jobs = map_jobs(double, [Task(n, 0, str(tmp_path)) for n in range(100)], 2)
     next(jobs)
     workers = {int(path.name.split()[2]) for path in tmp_path.glob("* *")}
     assert workers

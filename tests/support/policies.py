@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from thp_agents.episode import environment
+from thp_agents.evaluation.episode import environment
 from thp_agents.policy import Policy
 from thp_agents.view import KernelView
 

@@ -1,5 +1,6 @@
 // Switches of the kernel, one a bit: what mainline 6.18 does, what the vendor kernel of the seed thread
-// (OPPO's 5.15) did, and what came later. features.py has the presets, docs/reference/features.md the sources.
+// (OPPO's 5.15) did, and what came later. features.py has the presets, docs/reference/features.md the
+// sources.
 #pragma once
 #include "types.hpp"
 

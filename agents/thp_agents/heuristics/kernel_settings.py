@@ -1,6 +1,9 @@
-"""What a system administrator can set: one choice of sizes for every VMA, through sysfs.
+"""What a system administrator can set: one choice of sizes for every VMA, through sysfs, with Linux's daemons.
 
-Documentation/admin-guide/mm/transhuge.rst: hugepages-<size>kB/enabled.
+Documentation/admin-guide/mm/transhuge.rst: hugepages-<size>kB/enabled. khugepaged runs with Linux's defaults (4,096
+pages, then 10 s of sleep); Linux 6.18 collapses to 2M alone, so below 2M it changes nothing. Settings that end in
+`_khugepaged_v19` are those of a kernel whose khugepaged collapses to every size that is enabled (Nico Pache, v19, for
+Linux 7.2). kcompactd and the shrinker of underused folios are part of every simulated kernel, set as Linux sets them.
 """
 
 from __future__ import annotations
@@ -13,41 +16,82 @@ import numpy as np
 
 from thp_agents.policy import Policy
 from thp_agents.view import KernelView
-from thp_env.machine.sizes import SIZES
+from thp_env.machine import layout
+from thp_env.machine.sizes import SIZES, orders_of
+
+
+def has_2m(sizes: str) -> bool:
+    """Whether a set of sizes has 2M in it."""
+    return bool(orders_of(sizes) >> layout.PMD_ORDER & 1)
 
 
 class KernelSetting(Policy):
-    """The same sizes for every VMA from the first instruction on; no page tables are read.
+    """The same sizes for every VMA from the first instruction on; a policy reads no page tables.
 
     Args:
         name: of the policy.
         default_sizes: name of the sizes that all VMAs get.
         source: who uses it.
         arguments: of the environment.
+        khugepaged: runs, with Linux's defaults.
     """
 
-    def __init__(self, name: str, default_sizes: str, source: str, arguments: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, name: str, default_sizes: str, source: str, arguments: Mapping[str, Any] | None = None,
+        khugepaged: bool = True,
+    ) -> None:  # fmt: skip
         """Make the policy."""
         self.name, self.default_sizes, self.source = name, default_sizes, source
         self.arguments = {"scan_share": 0, **(arguments or {})}
+        self.khugepaged = khugepaged
+
+    @property
+    def collapses(self) -> bool:
+        """Whether khugepaged has anything to collapse to."""
+        large = has_2m(self.default_sizes) or "advised" in self.arguments
+        return self.khugepaged and (large or "features" in self.arguments)
+
+    def reset(self, view: KernelView) -> None:
+        """Start the daemon."""
+        if self.khugepaged:
+            view.khugepaged()
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Keep what is set."""
         return view.no_op
 
 
-_SETTINGS: dict[str, str] = {
-    "never": "Linux: no size enabled",
+_SIZES: dict[str, str] = {
     **{size: f"Linux: hugepages-{4 << order}kB/enabled=always" for size, order in SIZES.items()},
     "16K+32K+64K": "Ryan Roberts, mTHP v4: kernel build and Speedometer",
     "all": "Linux: every size enabled",
 }
-_MADVISE = ("madvise", "never", "Linux: enabled=madvise, 2M where the program asks")
+_MADVISE = ("never", "Linux: enabled=madvise, 2M where the program asks")
+_ADVISED = {"action_set": "madvise", "advised": "2M"}
+_HAVE_2M = [sizes for sizes in _SIZES if has_2m(sizes)]
 
 POLICIES: dict[str, Callable[[], Policy]] = {
-    **{sizes: partial(KernelSetting, sizes, sizes, source) for sizes, source in _SETTINGS.items()},
-    "madvise": partial(KernelSetting, *_MADVISE, {"action_set": "madvise", "advised": "2M"}),
-}
+    "never": partial(KernelSetting, "never", "never", "Linux: no size enabled", khugepaged=False),
+    **{sizes: partial(KernelSetting, sizes, sizes, source) for sizes, source in _SIZES.items()},
+    "madvise": partial(KernelSetting, "madvise", *_MADVISE, _ADVISED),
+    "madvise_no_khugepaged": partial(
+        KernelSetting, "madvise_no_khugepaged", _MADVISE[0], f"{_MADVISE[1]}; khugepaged off", _ADVISED, False
+    ),
+    **{  # below 2M Linux 6.18 has nothing to collapse to
+        f"{sizes}_no_khugepaged": partial(
+            KernelSetting, f"{sizes}_no_khugepaged", sizes, f"{_SIZES[sizes]}; khugepaged off", khugepaged=False
+        )
+        for sizes in _HAVE_2M
+    },
+    **{  # of 2M alone both kernels do the same
+        f"{sizes}_khugepaged_v19": partial(
+            KernelSetting, f"{sizes}_khugepaged_v19", sizes, f"{source}; khugepaged collapses to it (N. Pache, v19)",
+            {"features": ["collapse_mthp"]},
+        )
+        for sizes, source in _SIZES.items()
+        if sizes != "2M"
+    },
+}  # fmt: skip
 
 FORMER_NAMES = {"always_2M": "2M", "16K_32K_64K": "16K+32K+64K", "all_sizes": "all"}
 """What version 0.1 called some of them, and what they are called now."""

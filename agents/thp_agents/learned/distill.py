@@ -16,12 +16,12 @@ import numpy as np
 from sklearn.tree import DecisionTreeClassifier
 
 import thp_env
-from thp_agents.episode import evaluate_one
+from thp_agents.evaluation.episode import evaluate_one
+from thp_agents.evaluation.parallel import completed, map_jobs
 from thp_agents.learned.config import train_workloads
 from thp_agents.learned.networks import Tree, flat
 from thp_agents.learned.policy_file import LearnedPolicy
 from thp_agents.learned.tree_text import fields_of
-from thp_agents.mapping import completed, mapped
 from thp_agents.policy import Policy, PolicyError
 from thp_env.machine.behaviour import BEHAVIOUR
 from thp_env.workload import find
@@ -198,7 +198,7 @@ def distill(
     for turn in range(rounds):
         first = seed + turn * episodes
         jobs = [(name, s) for name in names for s in range(first, first + episodes)]
-        with closing(mapped(partial(play, policy, teacher), jobs, processes, named=_named)) as results:
+        with closing(map_jobs(partial(play, policy, teacher), jobs, processes, named=_named)) as results:
             played = dict(completed(results))
         if not played:
             raise PolicyError("no episode could be played: every worker died")

@@ -14,7 +14,8 @@ from gymnasium.envs.registration import load_env_creator
 
 from thp_agents.learned.config import check_own_arguments
 from thp_agents.learned.networks import ACTIVATIONS, NETWORKS, Network
-from thp_agents.policy import Policy, PolicyError, policies
+from thp_agents.plug_ins import policies
+from thp_agents.policy import Policy, PolicyError
 from thp_agents.records import Natural, Seed, converted
 from thp_env.archive import HEADER, Column, read_archive, read_header
 from thp_env.envs.actions import ORDER_MASKS

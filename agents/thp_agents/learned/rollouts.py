@@ -1,11 +1,9 @@
 """An agent that learns from what-ifs: the simulator is cloned at a decision and every choice is run to the end.
 
 Rollout classification policy iteration (Lagoudakis and Parr, 2003), with values instead of classes: a forest learns
-by how much of the run's cost each action is cheaper than doing nothing, all else left as it is. A clone makes the same
-random draws as the original, so a difference between two of them is due to the action alone.
-
+by how much of the run's cost each action is cheaper than doing nothing, all else left as it is (`evaluation/what_ifs`).
 What goes on without the agent may be a heuristic, the agent's base: then the forest learns what it saves to overrule
-it (rollout on a base policy; Bertsekas, Tsitsiklis and Wu, 1997).
+it.
 """
 
 from __future__ import annotations
@@ -21,18 +19,17 @@ import gymnasium
 import numpy as np
 
 import thp_env  # noqa: F401 -- registers the environments
+from thp_agents.evaluation.parallel import completed, map_jobs
+from thp_agents.evaluation.what_ifs import costs_of, follower
 from thp_agents.learned.checkpoint import MEMBER
 from thp_agents.learned.config import AgentConfig
 from thp_agents.learned.forest import grow
 from thp_agents.learned.networks import Forest, flat
 from thp_agents.learned.policy_file import LearnedPolicy, signature
-from thp_agents.mapping import completed, mapped
 from thp_agents.policy import PolicyError
-from thp_agents.profile import finish
 from thp_agents.view import KernelView
 from thp_env.archive import Column, read_archive
 from thp_env.envs.actions import ACTIONS, COLLAPSE, KEEP
-from thp_env.envs.task import REASONS
 from thp_env.envs.vma_order import VmaOrderEnv
 from thp_env.reading import FileError, reading
 from thp_env.workload import find
@@ -97,15 +94,7 @@ class Play:
 
     def policy(self) -> LearnedPolicy:
         """Return what decides."""
-        made_for = signature("thp_env/VmaOrder-v0", self.arguments, self.base)
-        return LearnedPolicy(Forest(self.weights or _nothing(made_for)), made_for, {})
-
-
-def _nothing(made_for: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return the nodes of a tree that values all actions alike, so that the first, doing nothing, is taken."""
-    leaf = {"feature": -1, "threshold": 0, "left": 0, "right": 0, "inputs": sum(map(len, made_for["seen"].values()))}
-    nodes = {name: np.array([value], np.float32) for name, value in leaf.items()}
-    return nodes | {"values": np.zeros((1, len(ACTIONS)), np.float32)}
+        return follower(self.base, self.arguments, self.weights)
 
 
 def play(how: Play, seed: int) -> Samples:
@@ -149,21 +138,10 @@ def try_all(env: VmaOrderEnv, state: Mapping[str, Any], policy: LearnedPolicy) -
     env.task.restore_state(0, state)
     masks = env.action_masks()
     actions = [a for a in _TRIED if masks[a]]
-    costs = np.array([outcome(env, state, policy.fork(), action) for action in actions])
+    costs = costs_of(env, state, policy, actions)
     worth = np.full(len(ACTIONS), np.nan, np.float32)
     worth[actions] = 100 * (costs[0] - costs) / costs[0]
     return worth
-
-
-def outcome(env: VmaOrderEnv, state: Mapping[str, Any], policy: LearnedPolicy, action: int) -> float:
-    """Return what the run costs, in ns, if an action is taken in a state and all else is left to the policy's base."""
-    env.task.restore_state(0, state)
-    view = KernelView(env)
-    while env.task.status[0] not in REASONS:
-        policy.leave(action, {}, view)
-        env.task.step_unpaid(np.array([action]))
-        action = 0
-    return finish(env.task.batch[0])[0]["total_ns"]
 
 
 def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
@@ -242,7 +220,7 @@ class Rollouts:
         """Play so many more episodes; those whose workers died are left out."""
         first = 1_000 * self.config.seed + self.samples.episodes
         seeds = list(range(first, first + count))
-        with closing(mapped(partial(play, how), seeds, self.processes, named=_named)) as results:
+        with closing(map_jobs(partial(play, how), seeds, self.processes, named=_named)) as results:
             played = dict(completed(results))
         nothing = Samples.none(self.samples.seen.shape[1])
         nothing.episodes = 1

@@ -22,6 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 import thp_env  # noqa: F401 -- registers the environments
+from thp_agents.files import writable, write_text
 from thp_agents.learned.bandit import Bandit
 from thp_agents.learned.checkpoint import alone_in, check_checkpoint, save_checkpoint, seed_after
 from thp_agents.learned.config import AgentConfig, train_workloads
@@ -32,7 +33,6 @@ from thp_agents.learned.rollouts import Rollouts
 from thp_agents.policy import PolicyError
 from thp_agents.records import Natural, read_json
 from thp_agents.sb3 import SB3VecEnv
-from thp_agents.tables import writable, write_text
 from thp_env.envs.shadow import ShadowVectorReward
 from thp_env.signals import Terminated, handled
 from thp_env.workload import find

@@ -15,20 +15,19 @@ import msgspec
 import optuna
 from msgspec import Meta
 
-from thp_agents.evaluation import entry, evaluate, oracle_runs
+from thp_agents.evaluation.choice import LINUX
+from thp_agents.evaluation.comparison import Comparison
+from thp_agents.evaluation.origin import code_digest
+from thp_agents.evaluation.run import entry, evaluate
+from thp_agents.evaluation.suites import Case, cases, content, workload_of
+from thp_agents.files import write_text
 from thp_agents.learned.config import AgentConfig, train_workloads
 from thp_agents.learned.export import export
 from thp_agents.learned.policy_file import LearnedPolicy, save_policy
 from thp_agents.learned.rollouts import Rollouts, fit
 from thp_agents.learned.training import OWN, make_envs, make_model
-from thp_agents.oracle import oracle
-from thp_agents.origin import code_digest
 from thp_agents.policy import PolicyError
 from thp_agents.records import Natural, read_json
-from thp_agents.scores import NEVER
-from thp_agents.suites import Case, cases, content, workload_of
-from thp_agents.tables import write_text
-from thp_agents.verdicts import Verdict
 from thp_env.machine.behaviour import BEHAVIOUR
 
 TRIALS, SECONDS, LOOKS = 30, 180.0, 3
@@ -92,7 +91,7 @@ class Trial:
     Attributes:
         params: its hyperparameters that were searched.
         state: "complete", or "pruned" when it was cut short.
-        scores: at each look, as `scores.Scores` has them.
+        scores: at each look, what was saved (`evaluation.comparison`).
         decisions: how many it was trained for.
         seconds: of training and scoring.
     """
@@ -135,18 +134,16 @@ class Judge:
     """
 
     def __init__(self, wanted: Sequence[Case], processes: int = 1) -> None:
-        """Run what scores count from and to."""
-        found = oracle(wanted, processes=processes, quiet=True)
-        self.wanted, self.processes = list(found), processes
-        self.ends, _ = evaluate([entry(NEVER)], self.wanted, processes=processes, quiet=True)
-        self.ends += oracle_runs(found)
+        """Run what savings count from."""
+        self.wanted, self.processes = list(wanted), processes
+        self.reference, _ = evaluate([entry(LINUX)], self.wanted, processes=processes, quiet=True)
         self.cases = hashlib.sha256("".join(map(content, self.wanted)).encode()).hexdigest()[:12]
 
     def __call__(self, policy: LearnedPolicy) -> float:
-        """Return the interquartile mean of a policy's scores.
+        """Return what a policy saves against Linux as it comes, capped.
 
         Raises:
-            PolicyError: when it fails somewhere, or nothing tells policies apart on the cases.
+            PolicyError: when it fails somewhere.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.npz"
@@ -155,10 +152,7 @@ class Judge:
             runs, failures = evaluate([tried], self.wanted, processes=self.processes, quiet=True)
         for failure in failures:
             raise PolicyError(f"{failure.case.workload}: {failure.reason}")
-        scores = Verdict([*self.ends, *runs], {tried.name: tried.kind}, resamples=1).scores
-        if not scores.families:
-            raise PolicyError("on these workloads 4K everywhere and the oracle differ too little to compare policies")
-        return scores.iqm(tried.name).value
+        return Comparison([*self.reference, *runs], LINUX, resamples=1).saving(tried.name).value
 
 
 def learning(config: AgentConfig, seconds: float, looks: int = LOOKS) -> Iterator[LearnedPolicy]:

@@ -1,4 +1,4 @@
-"""Runs policies on suites of workloads: in parallel, resumable, complete whatever one policy does."""
+"""Runs policies on cases: in parallel, resumable, complete whatever one policy does."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from thp_agents.episode import Run, evaluate_one
+from thp_agents.catalogue import find_policy
+from thp_agents.evaluation.episode import Run, evaluate_one
+from thp_agents.evaluation.origin import policy_code
+from thp_agents.evaluation.parallel import Lost, map_jobs
+from thp_agents.evaluation.store import Store
+from thp_agents.evaluation.suites import Case, content, digest, fixed_workload, instance_of
 from thp_agents.learned import shipped
-from thp_agents.mapping import Lost, mapped
-from thp_agents.oracle import Found
-from thp_agents.origin import policy_code
-from thp_agents.policy import Policy, PolicyError, find_policy
+from thp_agents.policy import Policy, PolicyError
 from thp_agents.records import converted
-from thp_agents.scores import ORACLE
-from thp_agents.store import Store
-from thp_agents.suites import Case, content, digest, instance_of, workload_of
 from thp_env.machine.behaviour import BEHAVIOUR
 from thp_env.reading import reading
-from thp_env.workload import Workload, WorkloadError
+from thp_env.workload import Workload, WorkloadError, resolve
 
 LIMIT = 300.0
 """Seconds that one run may take; a policy that hangs is left out like one that raises."""
@@ -45,6 +44,7 @@ class Entry:
         code: digest of the code that decides (`origin.policy_code`).
         curve: of its training, where its file has one: (decisions, mean return) of each checkpoint.
         behaviour: of the simulator that it was trained on.
+        policy: the policy itself, where no name finds it; such ones run in this process.
     """
 
     spec: str
@@ -55,6 +55,7 @@ class Entry:
     code: str
     curve: tuple[tuple[int, float], ...] = ()
     behaviour: int = BEHAVIOUR
+    policy: Policy | None = field(default=None, compare=False, repr=False)
 
     @property
     def key(self) -> str:
@@ -62,20 +63,36 @@ class Entry:
         return f"{self.name}#{self.training}{self.digest and ' ' + self.digest}"
 
 
-def entry(spec: str) -> Entry:
-    """Return what a spec names.
+def entry(policy: str | Policy) -> Entry:
+    """Return what a spec names, or a policy as it is.
 
     Raises:
         PolicyError: as `find_policy`.
     """
-    policy = find_policy(spec)
-    meta = getattr(policy, "meta", {})
+    if not isinstance(policy, str):
+        return Entry("", getattr(policy, "name", ""), 0, getattr(policy, "kind", "heuristic"), "", "", policy=policy)
+    spec, found = policy, find_policy(policy)
+    meta = getattr(found, "meta", {})
     path = file_of(spec)
-    bytes_of = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path else getattr(policy, "digest", "")
+    bytes_of = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path else getattr(found, "digest", "")
     curve = tuple((int(n), float(r)) for n, r in meta.get("curve", ()))
     training = int(meta.get("seed", 0))
     behaviour = int(meta.get("behaviour", 1)) if meta else BEHAVIOUR
-    return Entry(spec, policy.name, training, policy.kind, bytes_of, policy_code(policy, spec), curve, behaviour)
+    return Entry(spec, found.name, training, found.kind, bytes_of, policy_code(found, spec), curve, behaviour)
+
+
+def entries_of(specs: Sequence[str]) -> list[Entry]:
+    """Return the policies that specs name; a name stands for all trainings that ship under it.
+
+    Raises:
+        PolicyError: as `find_policy`.
+    """
+    known = shipped()
+    found: list[Entry] = []
+    for spec in specs:
+        trainings = [name for name in known if name.partition("#")[0] == spec]
+        found += [entry(name) for name in trainings or [spec]]
+    return found
 
 
 def file_of(spec: str) -> Path | None:
@@ -111,7 +128,7 @@ class Job(NamedTuple):
     @property
     def made(self) -> dict[str, Any]:
         """What decides the result."""
-        return {"what": "run", "policy": self.entry.key, "code": self.entry.code, **asdict(self.case),
+        return {"what": "run", "policy": self.entry.key, "code": self.entry.code, **self.case.as_dict(),
                 "program": self.program, "behaviour": BEHAVIOUR}  # fmt: skip
 
     def __str__(self) -> str:
@@ -125,7 +142,7 @@ def run_job(frames: int, limit: float, job: Job) -> Run | Failure:
     fixed = _fixed(case, job.program)
     try:
         with time_limit(limit, e.name):
-            run = evaluate_one(find_policy(e.spec), fixed, case.seed, frames=frames)
+            run = evaluate_one(e.policy or find_policy(e.spec), fixed, case.seed, frames=frames)
     except PolicyError as error:
         return Failure(e.key, case, str(error))
     run.policy, run.training, run.key, run.family, run.size = e.name, e.training, e.key, fixed.family, case.size
@@ -136,12 +153,10 @@ def run_job(frames: int, limit: float, job: Job) -> Run | Failure:
 @lru_cache(maxsize=1)
 def _fixed(case: Case, program: str) -> Workload:
     """Return a case's workload with its instance drawn, once for all policies that run it one after the other."""
-    workload, instance = workload_of(case), instance_of(case)
+    instance = instance_of(case)
     if digest(instance) != program:
         raise WorkloadError(f"workload {case.workload} has changed since the evaluation began: start it again")
-    return Workload(
-        workload.name, workload.kind, workload.family, workload.split, workload.description, lambda rng: instance
-    )
+    return fixed_workload(case, instance)
 
 
 @contextmanager
@@ -175,7 +190,7 @@ def evaluate(
         store: results, to go on from.
         frames: keep about so many pictures of the address space of each run; such runs are not taken from the store.
         processes: to run in.
-        ray: as `mapping.mapped` takes it.
+        ray: as `parallel.map_jobs` takes it.
         limit: seconds that one run may take.
         quiet: no progress bar.
 
@@ -194,7 +209,7 @@ def evaluate(
     failures: list[Failure] = []
     with (
         tqdm(total=len(todo), desc="evaluating", unit="run", disable=quiet) as bar,
-        closing(mapped(partial(run_job, frames, limit), todo, processes, ray, str)) as results,
+        closing(map_jobs(partial(run_job, frames, limit), todo, processes, ray, str)) as results,
     ):
         for job, result in results:
             if isinstance(result, Run):
@@ -219,10 +234,17 @@ def _stored(store: Store, job: Job) -> Run | None:
 
 
 def compare(
-    policies: Sequence[Policy], workloads: Iterable[Any], seeds: Sequence[int] = (0,), *, frames: int = 0,
+    policies: Sequence[str | Policy], workloads: Iterable[Any], seeds: Sequence[int] = (0,), *, frames: int = 0,
     quiet: bool = False,
 ) -> tuple[list[Run], dict[str, str]]:  # fmt: skip
     """Run policies on workloads of any kind, one after the other in this process.
+
+    Args:
+        policies: names as `find_policy` takes them, or policies.
+        workloads: each as the environments take one.
+        seeds: of each workload.
+        frames: as `evaluate` takes them.
+        quiet: no progress bar.
 
     Returns:
         The runs, and for each policy that failed the reason; its runs are left out, the others complete.
@@ -230,32 +252,13 @@ def compare(
     Raises:
         PolicyError: when two policies have one name.
     """
-    _check_names([(p.name, 0) for p in policies])
-    runs: list[Run] = []
-    failed: dict[str, str] = {}
-    jobs = [(p, w, s) for w in workloads for s in seeds for p in policies]
-    with tqdm(jobs, desc="evaluating", unit="run", disable=quiet) as bar:
-        for policy, workload, seed in bar:
-            if policy.name in failed:
-                continue
-            bar.set_postfix(policy=policy.name, refresh=False)
-            try:
-                runs.append(evaluate_one(policy, workload, seed, frames=frames))
-            except PolicyError as error:
-                failed[policy.name] = str(error)
-    return [r for r in runs if r.policy not in failed], failed
+    found = [w for workload in workloads for w in resolve(workload)]
+    wanted = [Case(w.name, "", seed, w) for w in found for seed in seeds]
+    entries = [entry(policy) for policy in policies]
+    runs, failures = evaluate(entries, wanted, frames=frames, limit=0, quiet=quiet)
+    return runs, {f.key.partition("#")[0]: f.reason for f in reversed(failures)}
 
 
 def _check_names(names: Sequence[tuple[str, int]]) -> None:
     if twice := [name for name, training in names if names.count((name, training)) > 1]:
         raise PolicyError(f"two policies are called {twice[0]!r}: a table could not tell them apart")
-
-
-def oracle_runs(found: dict[Case, Found]) -> list[Run]:
-    """Return the static oracle's results as runs."""
-    return [
-        Run(ORACLE, case.workload, case.seed, result.metrics, 0, "done", key=ORACLE, size=case.size,
-            family=workload_of(case).family)
-        for case, result in found.items()
-    ]  # fmt: skip
-

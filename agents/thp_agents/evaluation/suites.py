@@ -1,17 +1,18 @@
-"""What an evaluation runs: workloads of one side of the split, and how many seeds of each."""
+"""What an evaluation runs: workloads of one side of the split, and how many instances of each."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 from thp_agents.policy import PolicyError
 from thp_env.names import did_you_mean
 from thp_env.traces.npz import checksum
-from thp_env.workload import Instance, Workload, WorkloadError, find
+from thp_env.workload import SIZES, Instance, Workload, WorkloadError, find
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,17 @@ class Suite:
     Attributes:
         sides: of the split.
         size: of the generators' episodes.
-        seeds: of each generator; a recording is one program, so it runs once.
+        seeds: of each generator.
         seeds_of: side whose seeds they are.
+        recordings: instances of each recording; 1: as it was recorded; more: as many with addresses, machines and
+            surroundings drawn anew (`thp_workloads.relocation`).
     """
 
     sides: tuple[str, ...]
     size: str
     seeds: int
     seeds_of: str
+    recordings: int = 1
 
 
 SUITES = {
@@ -36,7 +40,7 @@ SUITES = {
     "validation": Suite(("train", "validation"), "small", 4, "validation"),
     "ci": Suite(("validation",), "tiny", 2, "validation"),
 }
-"""Names that `thp-env evaluate --suite` takes.
+"""Names that `thp-env evaluate --suite` takes; a new suite is a line here.
 
 Validation runs its own families, and those of the train side with seeds that no training draws from: families of its
 own are too few to tell agents apart.
@@ -49,13 +53,19 @@ class Case:
 
     Attributes:
         workload: name, or a file.
-        size: of a generator's episode.
+        size: of a generator's episode; of a recording, "drawn" for surroundings drawn anew.
         seed: that the instance is drawn with.
+        of: the workload itself, where no name finds it.
     """
 
     workload: str
     size: str
     seed: int
+    of: Workload | None = field(default=None, compare=False, repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what names it, as JSON has it."""
+        return {"workload": self.workload, "size": self.size, "seed": self.seed}
 
 
 def cases(suite: str) -> list[Case]:
@@ -73,8 +83,10 @@ def cases(suite: str) -> list[Case]:
     s = SUITES[suite]
     found = []
     for workload in (w for side in s.sides for w in split(side, s.size)):
-        seeds = s.seeds if workload.kind == "generator" else 1
-        found += [Case(workload.name, s.size, seed) for seed in SEEDS[s.seeds_of][:seeds]]
+        recorded = workload.kind != "generator"
+        size = "drawn" if recorded and s.recordings > 1 else s.size
+        seeds = SEEDS[s.seeds_of][: s.recordings if recorded else s.seeds]
+        found += [Case(workload.name, size, seed) for seed in seeds]
     return sorted(found)
 
 
@@ -86,8 +98,9 @@ def _sized(size: str) -> dict[str, Workload]:
 
 
 def workload_of(case: Case) -> Workload:
-    """Return a case's workload: a generator of its size, else whatever has the name."""
-    return _sized(case.size).get(case.workload) or find(case.workload)
+    """Return a case's workload: a generator of its size, else whatever has the name, in its surroundings."""
+    known = _sized(case.size).get(case.workload) if case.size in SIZES else None
+    return case.of or known or find(case.workload).variant(case.size)
 
 
 def instance_of(case: Case) -> Instance:
@@ -104,6 +117,12 @@ def instance_of(case: Case) -> Instance:
         raise WorkloadError(f"workload {case.workload} fails with seed {case.seed}: {reason}") from error
 
 
+def fixed_workload(case: Case, instance: Instance) -> Workload:
+    """Return a case's workload with its instance drawn."""
+    w = workload_of(case)
+    return Workload(w.name, w.kind, w.family, w.split, w.description, lambda rng: instance)
+
+
 def digest(instance: Instance) -> str:
     """Return what identifies a program on its machine."""
     return hashlib.sha256(f"{checksum(instance.program)} {instance.config!r}".encode()).hexdigest()[:16]
@@ -111,7 +130,8 @@ def digest(instance: Instance) -> str:
 
 def content(case: Case) -> str:
     """Return the digest of what a case draws, anew where that can have changed: in a file."""
-    return _drawn(case) if case.workload in _sized(case.size) else digest(instance_of(case))
+    known = case.of is None and case.workload in _sized("small")
+    return _drawn(case) if known else digest(instance_of(case))
 
 
 @cache

@@ -21,7 +21,7 @@ from typing import Any
 FOLLOWED = ("thp_agents", "thp_env.envs", "thp_env.metrics", "thp_env.machine.prices")
 """Packages and modules of this project whose source decides what a policy does and what that costs."""
 
-RUNNER = "thp_agents.episode"
+RUNNER = "thp_agents.evaluation.episode"
 """What runs a policy, whatever it is."""
 
 
@@ -126,5 +126,7 @@ def _file(name: str, own: set[str]) -> Path | None:
 
 
 def _installed(path: Path) -> bool:
-    folders = {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib", "platstdlib")}
-    return any(path.is_relative_to(folder) for folder in folders)
+    """Whether a file is the standard library's or lies where packages are installed, of whichever environment."""
+    if {"site-packages", "dist-packages"}.intersection(path.parts):
+        return True
+    return any(path.is_relative_to(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib"))

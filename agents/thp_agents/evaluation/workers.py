@@ -40,7 +40,7 @@ class Worker:
         """Start the process."""
         self.connection, theirs = Pipe()
         number = theirs.fileno()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from thp_agents.workers import serve; serve({number})"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({number})"
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the process inherits
         try:
             self.process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[number], stdin=subprocess.DEVNULL)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from thp_agents.workers import Worker, WorkerDied
+from thp_agents.evaluation.workers import Worker, WorkerDied
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ class Lost:
     reason: str
 
 
-def mapped(
+def map_jobs(
     work: Callable[[Job], Result], jobs: Sequence[Job], processes: int = 1, ray: str | None = None,
     named: Callable[[Job], str] = str,
 ) -> Generator[tuple[Job, Result | Lost], None, None]:  # fmt: skip

@@ -1,0 +1,36 @@
+"""Suites: which instances they run, and that recordings may have several."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from thp_agents.evaluation import suites
+from thp_agents.evaluation.suites import SUITES, cases, content, instance_of, workload_of
+from thp_agents.policy import PolicyError
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_suite_runs_its_sides_alone_with_their_seeds(suite: str) -> None:
+    wanted = cases(suite)
+    assert {workload_of(case).split for case in wanted} == set(SUITES[suite].sides)
+    assert {case.seed // 1_000_000 for case in wanted} == {{"validation": 1, "test": 2}[SUITES[suite].seeds_of]}
+    assert len(set(wanted)) == len(wanted)
+
+
+def test_recordings_can_have_instances_of_other_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(suites.SUITES, "more", dataclasses.replace(SUITES["ci"], recordings=3))
+    recorded = [case for case in cases("more") if case.workload == "zstd_long"]
+    assert [(case.size, case.seed) for case in recorded] == [("drawn", 1_000_000 + i) for i in range(3)]
+    assert len({content(case) for case in recorded}) == 3
+    as_it_was = dataclasses.replace(recorded[0], size="tiny")
+    programs = {instance_of(case).program.meta["mmap_base"] for case in (*recorded, as_it_was)}
+    assert len(programs) == 4, "other addresses each"
+    assert {len(instance_of(case).program) for case in (as_it_was, dataclasses.replace(as_it_was, seed=5))} == {
+        len(instance_of(as_it_was).program)
+    }
+
+
+def test_an_unknown_suite_is_refused() -> None:
+    with pytest.raises(PolicyError, match="did you mean 'validation'"):
+        cases("validtion")
