@@ -127,6 +127,34 @@ def test_a_file_of_a_size_that_is_asked_for(tmp_path: Path) -> None:
     assert len(packed.accesses) < len(whole.accesses)
 
 
+WRITTEN_ELSEWHERE = r"""
+#define _GNU_SOURCE
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void) {
+    /* return 1; return 2 */
+    static const unsigned char code[2][6] = {{0xb8, 1, 0, 0, 0, 0xc3}, {0xb8, 2, 0, 0, 0, 0xc3}};
+    int file = memfd_create("code", 0), last = 0;
+    if (ftruncate(file, 4096)) return 99;
+    char *written = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    int (*run)(void) = (int (*)(void))mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, file, 0);
+    memset(mmap(0, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 1, 65536);
+    for (int i = 0; i < 2; i++) {
+        memcpy(written, code[i], sizeof code[i]);
+        last = run();
+    }
+    return last;
+}
+"""
+
+
+def test_code_that_is_written_through_a_file(tmp_path: Path) -> None:
+    program = compiled(tmp_path, WRITTEN_ELSEWHERE)
+    assert record([program], smc_check="all", progress=False).meta["exit_status"] == 2
+    assert record([program], progress=False).meta["exit_status"] == 1, "why there is an option"
+
+
 ARENA = r"""
 #include <pthread.h>
 #include <stdio.h>
