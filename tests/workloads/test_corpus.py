@@ -67,7 +67,7 @@ def test_a_recording_is_what_the_index_says(name: str) -> None:
     assert entry.touched == recorded.meta["touched_bytes"]
     errors = recorded.meta["sampling_error"]
     assert abs(errors["accesses"]) <= 0.02
-    assert abs(errors["l1_misses"]) <= 0.02
+    assert abs(errors["l1_misses"]) <= 0.03
 
 
 @pytest.mark.full
