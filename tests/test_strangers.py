@@ -118,7 +118,7 @@ TRAJECTORIES: dict[str, tuple[Maker, str]] = {
     "seed null": (header(TRAJECTORY, lambda h: h["reset"].update(seed=None)), "header.reset.seed: null"),
     "seed a float": (header(TRAJECTORY, lambda h: h["reset"].update(seed=1.5)), "header.reset.seed: 1.5"),
     "no seed": (header(TRAJECTORY, lambda h: h.update(reset={})), "a seed or an rng"),
-    "unknown option": (header(TRAJECTORY, lambda h: h.update(reset={"seed": 0, "options": {"deflt": 1}})), "mean 'default"),
+    "unknown option": (header(TRAJECTORY, lambda h: h.update(reset={"seed": 0, "options": {"default_size": 1}})), "mean 'default_sizes"),
     "argument": (header(TRAJECTORY, lambda h: h.update(reset={"seed": 0}, arguments={"scan_share": "a"})), "scan_share"),
     "arguments a list": (header(TRAJECTORY, lambda h: h.update(reset={"seed": 0}, arguments=[])), "header.arguments"),
     "rng": (header(TRAJECTORY, lambda h: h.update(reset={"rng": {"bit_generator": "MT19937"}})), "header.reset.rng"),
