@@ -12,7 +12,7 @@ import msgspec
 
 from thp_agents.catalogue import find_policy
 from thp_agents.evaluation import tables
-from thp_agents.evaluation.choice import choose, load_choice, save_choice
+from thp_agents.evaluation.choice import LINUX, choose, load_choice, save_choice
 from thp_agents.evaluation.clairvoyant import CLAIRVOYANT
 from thp_agents.evaluation.episode import Run
 from thp_agents.evaluation.oracle import STATIC_ORACLE
@@ -21,7 +21,7 @@ from thp_agents.evaluation.results import Results, gather, load_results, program
 from thp_agents.evaluation.run import Entry, entries_of, evaluate
 from thp_agents.evaluation.scores import NEVER
 from thp_agents.evaluation.store import Store
-from thp_agents.evaluation.suites import Case, cases, workload_of
+from thp_agents.evaluation.suites import SUITES, Case, cases, workload_of
 from thp_agents.files import writable
 from thp_agents.learned import shipped
 from thp_agents.plug_ins import policies
@@ -51,7 +51,15 @@ def run(args: argparse.Namespace) -> int:
         raise PolicyError("--choose goes with --suite validation: choosing on anything else would be cheating")
     if shown:
         return _show(shown, args, ())
-    entries = participants(args.policies or ())
+    choice = load_choice()
+    if suite in SUITES and "test" in SUITES[suite].sides and (choice is None or choice.behaviour != BEHAVIOUR):
+        raise PolicyError("nothing was chosen on validation under this behaviour of the simulator: run "
+                          "thp-env evaluate --suite validation --choose before the test side is run")  # fmt: skip
+    always = (NEVER, LINUX, choice.reference if choice else LINUX) if suite else (NEVER,)
+    entries = participants(args.policies or (), always)
+    if suite and not args.results:
+        args.results = Path("runs") / "evaluate" / f"{suite}.json"
+        args.results.parent.mkdir(parents=True, exist_ok=True)
     wanted = cases(suite) if suite else named_cases(args.workloads, args.seeds)
     store = Store(args.store or (Path("runs") / "evaluate" / f"{suite}.jsonl" if suite else None), args.fresh)
     try:
@@ -62,10 +70,11 @@ def run(args: argparse.Namespace) -> int:
         raise
 
 
-def participants(specs: Sequence[str]) -> list[Entry]:
-    """Return the policies that take part: those named, or all, and always `NEVER`."""
+def participants(specs: Sequence[str], always: Sequence[str] = (NEVER,)) -> list[Entry]:
+    """Return the policies that take part: those named, or all, and some always."""
     found = entries_of(list(specs) or [*policies(), *shipped()])
-    return found if NEVER in (e.name for e in found) else [*entries_of([NEVER]), *found]
+    names = {e.name for e in found}
+    return [*entries_of([name for name in dict.fromkeys(always) if name not in names]), *found]
 
 
 def _run(
@@ -92,13 +101,13 @@ def _run(
     )
     title = f"Suite {suite}" if suite else f"Workloads {', '.join(args.workloads)}"
     results = gather(title, suite, entries, wanted, [*runs, *beside], failures, notes, load_choice())
-    if partly:
-        results.notes.append(tables.where_known(results, partly))
     for line in results.failures:
         print(f"left out: {line}", file=sys.stderr)
     if not any(r.policy != NEVER for r in runs):
         print("thp-env: no policy is left to compare", file=sys.stderr)
         return 1
+    if partly:
+        results.notes.append(tables.where_known(results, partly))
     pictures = _pictures(results, entries, wanted, args) if args.report else ()
     return _show(results, args, pictures)
 

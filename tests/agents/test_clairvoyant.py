@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.episodes import MIB
 from thp_agents.catalogue import find_policy
+from thp_agents.cli import main
 from thp_agents.evaluation import clairvoyant
 from thp_agents.evaluation.clairvoyant import CLAIRVOYANT, solve
 from thp_agents.evaluation.episode import evaluate_one
@@ -60,3 +61,18 @@ def test_results_are_kept_by_what_decides_them(case: Case, tmp_path: Path, monke
     assert CLAIRVOYANT.outcomes([case], quiet=True, store=Store(tmp_path / "s.jsonl"), search=False) == first
     monkeypatch.setattr(clairvoyant, "DECISIONS", 2)
     assert CLAIRVOYANT.outcomes([case], quiet=True, store=Store(tmp_path / "s.jsonl"), search=False) == {}
+
+
+def test_the_command_says_which_share_of_it_a_policy_reaches(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(clairvoyant, "DECISIONS", 1)
+    words = ["evaluate", "--policies", "never", "64K", "--workloads", case.workload, "--processes", "1", "--quiet"]
+    assert main(words) == 0
+    assert "clairvoyant" not in capsys.readouterr().out
+    assert main([*words, "--clairvoyant"]) == 0
+    out = capsys.readouterr().out
+    assert "of the clairvoyant's" in out
+    row = next(line for line in out.splitlines() if line.startswith("clairvoyant "))
+    assert row.split()[-1] == "1.00", "all of it by itself"

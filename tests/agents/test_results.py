@@ -19,6 +19,7 @@ from thp_agents.evaluation.results import PolicyRow, ProgramRow, Results, RunRow
 from thp_agents.evaluation.tables import where_known
 from thp_agents.policy import PolicyError
 
+from thp_env.machine.behaviour import BEHAVIOUR
 from thp_env.traces import save_program
 
 WHERE = ("f", "w")
@@ -120,6 +121,26 @@ def test_a_choice_is_made_from_a_file_of_validation_results(
     assert chosen is not None
     assert f"chosen: {chosen.headline} against {chosen.reference}" in capsys.readouterr().out
     assert (chosen.headline, load_results(tmp_path / "chosen.json").choice) == ("ppo", chosen)
+
+
+def test_the_test_side_is_closed_until_something_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = msgspec.structs.replace(choose(compared(), "validation", "0"), behaviour=BEHAVIOUR + 1)
+    for chosen in (None, other):
+        monkeypatch.setattr(evaluate_command, "load_choice", lambda chosen=chosen: chosen)
+        assert main(["evaluate", "--suite", "test", "--quiet"]) == 2
+        assert "--suite validation --choose before the test side is run" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_reference_and_linux_always_take_part() -> None:
+    entries = evaluate_command.participants(["64K"], ("never", LINUX, "all"))
+    assert [e.name for e in entries] == ["never", LINUX, "all", "64K"]
+    assert [e.name for e in evaluate_command.participants([LINUX, "never"], ("never", LINUX, LINUX))] == [
+        LINUX, "never"
+    ]  # fmt: skip
 
 
 def test_an_edited_file_is_refused(results: tuple[Path, str]) -> None:

@@ -12,6 +12,8 @@ from thp_agents.learned import shipped
 from thp_agents.learned.config import AgentConfig, load_config
 from thp_agents.plug_ins import policies
 
+from thp_env.envs.renamed import current_names
+
 
 @pytest.mark.parametrize("name", shipped())
 def test_a_policy_says_what_made_it(name: str) -> None:
@@ -23,6 +25,7 @@ def test_a_policy_says_what_made_it(name: str) -> None:
     assert policy.meta["version"], "whatever it is: a new one drops no policy"
     config = load_config(agent, seed=int(seed))
     made_with = AgentConfig(agent).as_dict() | policy.meta["config"]
+    made_with["arguments"] = current_names(made_with["arguments"])
     assert made_with == config.as_dict(), "its file as it is now"
     assert policy.meta["decisions"] >= config.steps
 
