@@ -65,8 +65,8 @@ static Bool may_block(UInt number) {
     }
 }
 
-/* How long the calling thread could have run but had no CPU, in ns (Documentation/scheduler/sched-stats.rst): on a
-   busy machine that is no waiting of the program's. */
+/* How long the calling thread could have run but had no CPU, in ns (Documentation/scheduler/sched-stats.rst):
+   on a busy machine that is no waiting of the program's. */
 static ULong run_delay(void) {
     HChar text[64], *at = text;
     const SysRes file = VG_(open)("/proc/thread-self/schedstat", VKI_O_RDONLY, 0);
