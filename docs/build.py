@@ -91,7 +91,8 @@ counters afterwards, for rewards and reports, and can change without simulating 
 
 Measured on Linux 6.18.44, x86-64, in a virtual machine: medians, and as spread what the middle eight tenths of the
 samples span, as a share of the median. Change entries with `MachineConfig(clock=clock_table(fault=900_000))`, in
-picoseconds (`thp_env/machine/clock.py`).
+picoseconds (`thp_env/machine/clock.py`), or measure those of your host with
+[`thp-env calibrate`](../guides/advice.md#costs-of-your-host) and give them to a command with `--costs`.
 
 {table(("cost", "ns", "spread", "source"), rows, right=1)}
 
@@ -209,7 +210,8 @@ What they cost under fixed settings, and whether that agrees with what their sou
 
 A generator draws its footprint log-uniformly and everything else that could name it too: address layout, machine,
 core, how fragmented free memory is, and when memory gets short (`workloads/thp_workloads/surroundings.py`).
-`thp_workloads.catalogue("tiny")` and `thp_workloads.catalogue("full")` have the other sizes.
+`thp_workloads.catalogue` takes "tiny", "full" and "short" instead, which is for training: with the memory and the time
+of "small", and a 25th of its accesses.
 
 {table(("size", "footprint", "phases", "accesses a phase", "simulated time"), sizes)}
 

@@ -68,7 +68,7 @@ LAYERS = (
     ("catalogue",),
     ("evaluation",),
     ("learned.*", "sb3", "time_discount"),  # what trains one
-    ("profile", "profile_report", "probe", "dataset"),
+    ("profile", "profile_report", "probe", "dataset", "advice"),
     ("*_command",),
     ("parser", "cli"),
 )
@@ -84,7 +84,7 @@ def layer_of(module: str) -> int:
         (len(pattern), i)
         for i, layer in enumerate(LAYERS)
         for pattern in layer
-        if fnmatch.fnmatch(module, pattern) or ((pattern == "heuristics" or pattern == "evaluation")
+        if fnmatch.fnmatch(module, pattern) or ((pattern in ("heuristics", "evaluation", "advice"))
         and module.startswith(f"{pattern}."))
     ]  # fmt: skip
     return max(fitting)[1]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import lzma
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Required, TypedDict
+from typing import Annotated, Any, NotRequired, Required, TypedDict
 
 import numpy as np
 
+from thp_env.files import whole_file
 from thp_env.machine import (
     KIND_FOLIO,
     KIND_GUARD,
@@ -21,7 +25,7 @@ from thp_env.machine import (
     LAYOUT_SWAPCACHE,
 )
 from thp_env.reading import FileError, lines, parse_json, reading
-from thp_env.schema import Bounds, fit
+from thp_env.schema import U64, Bounds, fit
 
 KINDS = {"F": KIND_FOLIO, "Z": KIND_ZERO, "HZ": KIND_HUGE_ZERO, "G": KIND_GUARD, "S": KIND_SWAP}
 FLAGS = {"P": LAYOUT_PMD, "x": LAYOUT_EXCLUSIVE, "l": LAYOUT_NOT_SWAPBACKED, "u": LAYOUT_NOT_LRU, "c": LAYOUT_SWAPCACHE}
@@ -48,7 +52,7 @@ class Region(TypedDict):
 
 
 class Step(TypedDict):
-    """An operation and what it did."""
+    """An operation and what it did; `faults` are the minor and major ones of each run, where runs differ."""
 
     i: Natural
     op: Annotated[str, Bounds(1, 1 << 16, "length")]
@@ -57,13 +61,17 @@ class Step(TypedDict):
     majflt: Natural
     mthp: dict[str, dict[str, int]]
     vm: dict[str, int]
-    map: list[Region]
+    map: NotRequired[list[Region]]
+    faults: NotRequired[list[tuple[Natural, Natural]]]
 
 
 class Recording(TypedDict, total=False):
     """A scenario, one line of a file."""
 
     name: Required[str]
+    seed: U64
+    settings: str
+    left_out: dict[str, Natural]
     steps: Required[list[Step]]
     desc: list[str]
     kernel: str
@@ -71,6 +79,17 @@ class Recording(TypedDict, total=False):
     runs: Natural
     agreed: bool
     deterministic: bool
+
+
+def write_recordings(path: Path, recordings: Iterable[dict]) -> None:
+    """Write recordings to a .jsonl or, packed, a .jsonl.xz file.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    with whole_file(path) as file, lzma.open(file, "wb") if path.suffix == ".xz" else nullcontext(file) as out:
+        for recording in recordings:
+            out.write(json.dumps(recording, separators=(",", ":")).encode() + b"\n")
 
 
 def read_recordings(path: Path) -> Iterator[dict]:

@@ -38,8 +38,8 @@ class Instance(NamedTuple):
 
 Sample = Callable[[np.random.Generator], "Instance | Program"]
 
-SIZES = ("tiny", "small", "full")
-"""How large the episodes of generators can be: for tests, for training and for final measurements."""
+SIZES = ("tiny", "short", "small", "full")
+"""How large the episodes of generators can be: for tests, for training, for evaluations and for final measurements."""
 
 SURROUNDINGS = ("recorded", "drawn")
 """Where a recording runs: as it was recorded, or where the seed puts it."""

@@ -21,7 +21,7 @@ def _conformance(args: argparse.Namespace) -> int:
     from thp_env.conformance import replay_file, report
 
     if args.restore:
-        from thp_env.live.host import restore
+        from thp_env.live.settings import restore
 
         print("settings put back" if restore() else "nothing to put back: no earlier run was killed")
         return 0
@@ -38,6 +38,18 @@ def _conformance(args: argparse.Namespace) -> int:
         raise ValueError("nothing to compare: name recordings, or programs with --live, or --live-random N")
     print(report(results, args.verbose))
     return 1 if any(r.failed for r in results) else 0 if all(r.ok for r in results) else 3
+
+
+def _live(args: argparse.Namespace) -> int:
+    from thp_agents.live_command import run
+
+    return run(args)
+
+
+def _watch(args: argparse.Namespace) -> int:
+    from thp_agents.watch_command import run
+
+    return run(args)
 
 
 def _workloads(args: argparse.Namespace) -> int:
@@ -106,6 +118,18 @@ def _record(args: argparse.Namespace) -> int:
         print(line, file=sys.stderr)  # standard output is the command's
     status = program.meta["exit_status"]
     return 128 - status if status < 0 else status
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from thp_agents.calibrate_command import run
+
+    return run(args)
+
+
+def _recommend(args: argparse.Namespace) -> int:
+    from thp_agents.recommend_command import run
+
+    return run(args)
 
 
 def _corpus(args: argparse.Namespace) -> int:
@@ -206,9 +230,13 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "distill": _distill,
     "dataset": _dataset,
     "record": _record,
+    "calibrate": _calibrate,
+    "recommend": _recommend,
     "corpus": _corpus,
     "import": _import,
     "conformance": _conformance,
+    "live": _live,
+    "watch": _watch,
     "probe": _probe,
     "replay": _replay,
     "workloads": _workloads,
@@ -237,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 args = parser().parse_args(argv)
                 debug = debug or args.debug
-                code = COMMANDS[args.verb](args)
+                code = _carry_out(args)
             except SystemExit:  # --help and --version have printed
                 _flush()
                 raise
@@ -255,6 +283,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return refused(error)
+
+
+def _carry_out(args: argparse.Namespace) -> int:
+    if (costs := getattr(args, "costs", None)) is None:
+        return COMMANDS[args.verb](args)
+    from thp_env.machine.costs_file import costs_in_force
+
+    with costs_in_force(costs):
+        return COMMANDS[args.verb](args)
 
 
 def _flush() -> None:

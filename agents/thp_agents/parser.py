@@ -36,8 +36,26 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.01 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.01 to 86400")
+    return seconds
+
+
 _LOGS = ("perf", "strace", "damon", "lackey", "pinatrace", "memtrace")
 """`thp_workloads.importing.KINDS`, which a parser need not import."""
+
+
+_QUIET = (
+    "demo", "train", "tune", "evaluate", "distill", "record", "corpus", "workloads", "conformance", "live", "recommend",
+)  # fmt: skip
+"""Verbs that say on standard error how far they are."""
+_COSTS = ("demo", "train", "tune", "evaluate", "distill", "dataset", "probe", "workloads", "recommend")
+"""Verbs that simulate on a machine whose costs may be measured ones."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,9 +65,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--debug", action="store_true", help="show where an unexpected error comes from")
     sub = p.add_subparsers(dest="verb", required=True)
 
-    c = sub.add_parser("demo", help="train an agent and evaluate it on a recording of a real program")
+    c = sub.add_parser("demo", help="train an agent and evaluate it on programs it has never seen")
     c.add_argument("--folder", default="runs/demo", help="where the results go (default: %(default)s)")
-    c.add_argument("--quick", action="store_true", help="train for seconds only")
+    budget = c.add_mutually_exclusive_group()
+    budget.add_argument("--quick", action="store_true", help="train for seconds only")
+    budget.add_argument("--full", action="store_true", help="train with the whole budget: some minutes")
 
     c = sub.add_parser("train", help="train an agent")
     c.add_argument("--agent", default="maskable_ppo", metavar="NAME", help="or a .toml file (default: %(default)s)")
@@ -109,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
                    help="as of evaluate, or best-heuristic (default: random best-heuristic)")  # fmt: skip
     c.add_argument("--env", default="thp_env/VmaOrder-v0", help="that they decide in (default: %(default)s)")
     c.add_argument("--workloads", nargs="+", metavar="NAME", default=["hot_island"], help="(default: hot_island)")
-    c.add_argument("--size", help="of generators' episodes: tiny, small or full (default: small)")
+    c.add_argument("--size", help="of generators' episodes: tiny, short, small or full (default: small)")
     c.add_argument("--episodes", type=_positive, default=20, help="of each policy (default: %(default)s)")
     c.add_argument("--seed", type=_natural, default=0, help="of the first episode (default: %(default)s)")
     c.add_argument("--name", help="datasets are called NAME/POLICY-v0 (default: thp_env/ENVIRONMENT)")
@@ -127,6 +147,34 @@ def parser() -> argparse.ArgumentParser:
                    help="of valgrind; all: for code that is written through a file, as Erlang's")  # fmt: skip
     c.add_argument("--native", action="store_true", help="at full speed, by perf: first touches and calls only")
     c.add_argument("--lackey", action="store_true", help="use valgrind's lackey: slow, one process")
+    c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+
+    c = sub.add_parser("calibrate", help="measure what this host takes for faults and memory calls, for --costs")
+    c.add_argument("--out", type=Path, default=Path("costs.toml"), help="the file of costs (default: %(default)s)")
+    c.add_argument("--idle", type=_natural, default=10, metavar="SECONDS",
+                   help="that memory lies idle before it is measured again, or 0 (default: %(default)s)")  # fmt: skip
+    c.add_argument("--no-swap", action="store_true", help="do not measure swapping to zram, which needs root")
+
+    c = sub.add_parser("recommend", help="say which settings a program gains from, with the lines that set them")
+    c.add_argument("--recording", metavar="FILE", help="advise about a recording (or a workload), instead of a command")
+    c.add_argument("--recipe", nargs="+", metavar="NAME",
+                   help="run recipes' programs (thp-env corpus list) instead; several end with a table")  # fmt: skip
+    c.add_argument("--small", action="store_true", help="a recipe's quick look, not its full length")
+    c.add_argument("--beside", metavar="COMMAND", help="run natively at the same time, as the clients of a server are")
+    c.add_argument("--recorder", choices=("auto", "valgrind", "perf"), default="auto",
+                   help="perf is fast and sees no accesses (default: what ends in about two minutes)")  # fmt: skip
+    c.add_argument("--save-recording", type=Path, metavar="FILE", help="keep what was recorded")
+    c.add_argument("--horizon", metavar="TIME", help="how long the program will run, as 10m, 1h or 1w: its second half "
+                   "goes on as it was (default: as long as it was recorded)")  # fmt: skip
+    c.add_argument("--more-memory", type=float, default=10, metavar="PERCENT",
+                   help="of peak usage that advice may cost (default: %(default)s)")  # fmt: skip
+    c.add_argument("--layouts", type=_positive, default=3, help="of the address space to try (default: %(default)s)")
+    c.add_argument("--core", help="the TLB to simulate (docs/tlb.md)")
+    c.add_argument("--report", type=Path, metavar="FILE", help="also write an HTML page with a picture")
+    c.add_argument("--verify", action="store_true", help="run the command natively under what is advised, too")
+    c.add_argument("--repeats", type=_positive, default=5, help="native runs of each setting (default: %(default)s)")
+    c.add_argument("--markdown", action="store_true", help="print tables as Markdown")
+    c.add_argument("--restore", action="store_true", help="put back what a killed --verify had set")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
 
     c = sub.add_parser("corpus", help="record real programs by their recipes, and check recordings against native runs")
@@ -149,6 +197,24 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--out", type=Path, help="also write what the kernel did as recordings")
     c.add_argument("--restore", action="store_true", help="put back what a killed live run had set")
     c.add_argument("--verbose", "-v", action="store_true")
+
+    c = sub.add_parser("live", help="run workloads on this host's kernel and compare with the simulator (root)")
+    c.add_argument("names", nargs="*", metavar="FILE|WORKLOAD", help="what to run")
+    c.add_argument("--settings", nargs="+", default=[], metavar="WORD",
+                   help="sizes (16K+64K, 2M, all, never), madvise, defrag=never and so on (default: all)")  # fmt: skip
+    c.add_argument("--size", help="of generators: tiny, small or full (default: as they are)")
+    c.add_argument("--seed", type=_natural, default=0, help="of the instance (default: %(default)s)")
+    c.add_argument("--runs", type=_positive, default=3, help="of each at most; of what reclaims, all (default: 3)")
+    c.add_argument("--out", type=Path, help="write what the kernel did: .jsonl or .jsonl.xz")
+    c.add_argument("--compare", nargs=2, type=Path, metavar="FILE", help="compare two such files instead")
+    c.add_argument("--restore", action="store_true", help="put back what a killed run had set")
+    c.add_argument("--verbose", "-v", action="store_true", help="also the sums of both sides")
+
+    c = sub.add_parser("watch", help="show the memory of a running program by folio size (root)")
+    c.add_argument("--html", type=Path, metavar="FILE", help="also as a page (or a .png), written anew at each look")
+    c.add_argument("--every", type=_seconds, default=1.0, metavar="SECONDS", help="(default: %(default)s)")
+    c.add_argument("--quiet", action="store_true", help="nothing in the terminal, which is the command's")
+    c.add_argument("target", nargs="*", metavar="PID | -- COMMAND", help="a process, or a command to start")
 
     c = sub.add_parser("probe", help="say how far single observations give a workload's family away")
     c.add_argument("--env", default="thp_env/VmaOrder-v0", help="whose observations (default: %(default)s)")
@@ -176,6 +242,9 @@ def parser() -> argparse.ArgumentParser:
 
     for name, command in sub.choices.items():
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        if name in ("demo", "train", "tune", "evaluate", "distill", "record", "corpus", "workloads", "conformance"):
+        if name in _COSTS:
+            command.add_argument("--costs", type=Path, metavar="FILE",
+                                 help="simulate with the costs of a host that thp-env calibrate measured")  # fmt: skip
+        if name in _QUIET:
             command.add_argument("--quiet", action="store_true", help="no progress bars")
     return p

@@ -8,6 +8,7 @@ EXTRAS = {
     "agents": ("matplotlib", "sb3_contrib", "sklearn", "stable_baselines3", "tensorboard", "torch", "tqdm"),
     "tune": ("optuna",),
     "ray": ("ray",),
+    "watch": ("rich",),
     "examples": ("h5py", "minari", "moviepy", "pygame", "yaml"),
 }
 """Modules of packages that come with an extra of thp-env."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from thp_env.envs.env import ThpEnv
-from thp_env.machine import Machine, OrderQuestion, Verb, Vma, layout
+from thp_env.machine import ControlGroup, Machine, OrderQuestion, Pressure, Verb, Vma, layout
 
 TRUTH = frozenset(
     {"nr_untouched", "untouched_page_us", "nr_unmapped", "unmapped_page_us", "shadow_l1_miss", "shadow_l2_miss",
@@ -108,6 +108,19 @@ class KernelView:
     def watermarks(self) -> tuple[int, int, int]:
         """The zone's min, low and high watermark in pages."""
         return self._machine.watermarks
+
+    def control_groups(self) -> list[ControlGroup]:
+        """Return the memory control groups with limits, usage and pressure: see `Machine.control_groups`."""
+        return self._machine.control_groups()
+
+    def control_group_of(self, mm: int) -> int:
+        """Return the number of the control group that an address space is charged to."""
+        return self._machine.control_group_of(mm)
+
+    @property
+    def pressure(self) -> Pressure:
+        """Pressure stall information of the whole system."""
+        return self._machine.pressure
 
     def buddyinfo(self) -> list[int]:
         """Return the free blocks by order, 0 to 10, as /proc/buddyinfo does."""

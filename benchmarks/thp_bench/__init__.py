@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from thp_bench import accesses, building, decisions, environments, growth, machines
+from thp_bench import accesses, building, decisions, environments, growth, machines, training
 from thp_env.files import check_writable, whole_file
 
 REPETITIONS = 5
@@ -59,6 +59,7 @@ def measure(n: int) -> dict[str, Any]:
         "decision_us_in_a_batch_of_64": median_of({env_id: decisions.decision_us(env_id) for env_id in DECIDING}),
         "windows_per_second_of_8_machines": by_threads,
         "two_threads_over_one": by_threads["2"] / by_threads["1"],
+        "training_per_cpu_second": training.training_rates(),
         "build_seconds": building.build_seconds(),
         "import_seconds": median_of({"import": building.import_seconds})["import"],
         "peak_memory_mib": machines.peak_memory_mib(),
@@ -110,6 +111,8 @@ def table(result: dict[str, Any]) -> str:
         f"8 machines, windows of {environments.ACCESSES} accesses/s: "
         + ", ".join(f"{rate:.0f} on {n} thread(s)" for n, rate in result["windows_per_second_of_8_machines"].items())
         + f"; ratio {result['two_threads_over_one']:.2f}",
+        *(f"training, VmaOrder-v0, {what}: {rate['decisions']:.0f} decisions and {rate['episodes']:.0f} episodes "
+          "a CPU second" for what, rate in result["training_per_cpu_second"].items()),
         (f"build from a clean clone {result['build_seconds']:.0f} s (once), " if result["build_seconds"] else "")
         + f"import {result['import_seconds']:.2f} s, peak memory {result['peak_memory_mib']:.0f} MiB",
         f"state of a 1 GiB machine {result['state_mib_of_1_gib_machine']:.1f} MiB, clone of a 64 MiB machine "

@@ -106,7 +106,7 @@ def test_the_best_heuristic_is_the_cheapest_of_those_that_act_by_actions() -> No
         (["--policies", "nobody"], "unknown policy 'nobody'"),
         (["--env", "thp_env/None-v0"], "unknown environment 'thp_env/None-v0': one of"),
         (["--workloads", "hot_iland"], "did you mean 'hot_island'"),
-        (["--size", "huge"], "unknown size 'huge': one of tiny, small, full"),
+        (["--size", "huge"], "unknown size 'huge': one of tiny, short, small, full"),
         (["--policies", "madvise"], "policy madvise is a setting, and no action of"),
         (["--policies", "random", "best-heuristic", "--env", "thp_env/SizeControls-v0"],
          "no heuristic decides in thp_env/SizeControls-v0 by its actions alone"),

@@ -81,7 +81,7 @@ def test_the_mask_is_kept() -> None:
 def test_numpy_computes_what_torch_does(name: str) -> None:
     """The exported policy takes the action that Stable-Baselines3's own takes without randomness."""
     torch.set_num_threads(1)
-    agent = load_config(name, envs=2, net_arch=(16, 8), seed=3)
+    agent = load_config(name, envs=8, net_arch=(16, 8), seed=3)
     envs = make_envs(dataclasses.replace(agent, workloads=("gups",)))
     model = make_model(agent, envs)
     policy = export(model, agent, "command")

@@ -1,18 +1,22 @@
-"""action_set="madvise": only what mainline has. And what monitoring costs and shows."""
+"""Action sets: only what mainline has, and more than it has. And what monitoring costs and shows."""
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
-from support.episodes import MIB, PAGE, make, play, small_workload
+from support.episodes import ENVIRONMENTS, MIB, PAGE, make, play, randomly, small_workload
 
-from thp_env.envs.actions import ADVICE
+from thp_env.envs.actions import ACTION_SETS, ACTIONS, ADVICE
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
-from thp_env.machine import KIND_FOLIO, MachineConfig, layout
+from thp_env.envs.vma_task import VmaTask
+from thp_env.machine import KIND_FOLIO, MachineConfig, Verb, layout
 from thp_env.traces import ProgramBuilder
 from thp_env.workload import Instance
 
 VMA, SYSTEM = list(VMA_FIELDS), list(SYSTEM_FIELDS)
+OF_VMAS = [name for name in ENVIRONMENTS if isinstance(make(name).unwrapped.task, VmaTask)]
 MADVISE = {"action_set": "madvise", "window_ms": 0.2, "window_faults": 1 << 40}
 
 
@@ -83,12 +87,65 @@ def test_collapse() -> None:
 
 @pytest.mark.parametrize("env_id", ["thp_env/VmaOrder-v0", "thp_env/VmaHints-v0"])
 def test_both_environments_have_it(env_id: str) -> None:
-    with pytest.raises(ValueError, match="unknown action_set 'ioctl': one of orders, madvise"):
+    with pytest.raises(ValueError, match=r"unknown action_set 'ioctl': one of orders, orders\+, madvise"):
         make(env_id, action_set="ioctl")
     with pytest.raises(ValueError, match="unknown advised '5M'"):
         make(env_id, action_set="madvise", advised="5M")
-    episode = play(make(env_id, action_set="madvise"), seed=0)
+
+
+@pytest.mark.parametrize("env_id", OF_VMAS)
+@pytest.mark.parametrize("action_set", ACTION_SETS)
+def test_every_action_set_runs_in_every_environment_of_vmas(env_id: str, action_set: str) -> None:
+    env = make(env_id, workload=small_workload(), action_set=action_set)
+    episode = play(env, randomly(0), seed=0)
     assert episode.infos[-1]["reason"] == "done"
+    again = play(make(env_id, workload=small_workload(), action_set=action_set), randomly(0), seed=0)
+    assert again.digest() == episode.digest()
+
+
+# -- collapses to sizes below 2M -----------------------------------------------------------------------
+
+
+def test_more_actions_leave_the_others_as_they_are() -> None:
+    names = ACTION_SETS["orders+"].names
+    assert names[: len(ACTIONS)] == ACTIONS
+    assert names[len(ACTIONS) :] == tuple(f"collapse_{s}" for s in ("16K", "32K", "64K", "128K", "256K", "512K", "1M"))
+    episodes = [
+        play(make(workload=small_workload(), action_set=action_set, default_sizes="64K"), lambda _: 12, seed=1)
+        for action_set in ("orders", "orders+")
+    ]
+    assert episodes[0].digest() == episodes[1].digest()
+
+
+@pytest.mark.parametrize(("name", "order"), [("collapse_16K", 2), ("collapse_64K", 4), ("collapse_1M", 8)])
+def test_a_collapse_fills_blocks_of_its_size(name: str, order: int) -> None:
+    b = ProgramBuilder("sparse")
+    b.mmap("a", 4 * MIB)
+    b.touch("a", 0, 2 * MIB, stride=64 << 10)  # one page of each 64K
+    b.compute(1e6)
+    b.compute(10)
+    env = make(workload=Instance(b.build(), MachineConfig(memory=64 * MIB)), action_set="orders+", window_ms=0.5)
+    env.reset(seed=0)
+    action = env.unwrapped.task.actions.names.index(name)
+    while not env.unwrapped.action_masks()[action]:
+        env.step(0)
+    assert orders(env, 0, 2 * MIB) == {0}
+    env.step(action)
+    assert orders(env, 0, 2 * MIB) == {order}
+    machine = env.unwrapped.machine
+    pages = machine.pagemap(machine.process("P")[0], *machine.region("a"))
+    blocks = max(32 // (1 << max(order - 4, 0)), 2 * MIB // (4096 << order) if order >= 4 else 0)
+    assert (pages["kind"] == KIND_FOLIO).sum() == blocks << order
+    assert machine.counters.stat("collapse_alloc", order) == blocks
+    assert env.unwrapped.reward_terms["fault_cost"] < 0, "copying takes time"
+
+
+def test_a_decision_to_collapse_to_no_order_is_refused() -> None:
+    env = make(workload=waves(), action_set="orders+", window_ms=0.2)
+    env.reset(seed=0)
+    machine, vma = env.unwrapped.machine, env.unwrapped.vma
+    for order in (0, 1, 10):
+        assert machine.decide_range(vma.mm, vma.start, vma.end, Verb.COLLAPSE, order) == errno.EINVAL
 
 
 # -- the price of seeing -----------------------------------------------------------------------------

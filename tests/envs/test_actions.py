@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.episodes import make
 
 from thp_env.envs.actions import ACTION_SETS, ACTIONS, ORDER_MASKS, fitting_blocks, smallest_order
 from thp_env.machine import SMAPS_DTYPE
@@ -12,13 +13,16 @@ K, M = 1 << 10, 1 << 20
 SIZES = ("16K", "32K", "64K", "128K", "256K", "512K", "1M", "2M")
 
 
-def possible_actions(start: int, end: int, mapped: dict[int, int] | None = None, pmd_mapped: int = 0) -> set[str]:
+def possible_actions(
+    start: int, end: int, mapped: dict[int, int] | None = None, pmd_mapped: int = 0, action_set: str = "orders"
+) -> set[str]:
     """Return the actions that make sense for a VMA with so many pages mapped in folios of each order."""
     row = np.zeros((), SMAPS_DTYPE)
     row["vm_start"], row["vm_end"], row["scanned"], row["pmd_mapped"] = start, end, (end - start) // 4096, pmd_mapped
     for order, pages in (mapped or {}).items():
         row["by_order"][order] = pages
-    return {name for name, allow in zip(ACTIONS, ACTION_SETS["orders"].masks(row), strict=True) if allow}
+    actions = ACTION_SETS[action_set]
+    return {name for name, allow in zip(actions.names, actions.masks(row), strict=True) if allow}
 
 
 def test_names_and_masks_agree() -> None:
@@ -75,3 +79,53 @@ def test_only_what_is_there_and_not_huge_can_be_collapsed() -> None:
 def test_where_no_vma_is_asked_about_nothing_can_be_done() -> None:
     masks = ACTION_SETS["orders"].masks(np.zeros(2, SMAPS_DTYPE))
     assert masks.tolist() == [[1] + [0] * (len(ACTIONS) - 1)] * 2
+
+
+def test_collapses_below_2m_need_a_block_and_smaller_folios() -> None:
+    def sizes(end: int, mapped: dict[int, int]) -> list[str]:
+        found = possible_actions(0, end, mapped, action_set="orders+")
+        return sorted((name.split("_")[1] for name in found if "_" in name), key=SIZES.index)
+
+    assert sizes(2 * M, {}) == []
+    assert sizes(2 * M, {0: 1}) == list(SIZES[:-1])
+    assert sizes(256 * K, {0: 1}) == ["16K", "32K", "64K", "128K", "256K"]
+    assert sizes(2 * M, {4: 512}) == ["128K", "256K", "512K", "1M"], "64K folios are as large already"
+    assert sizes(2 * M, {9: 512}) == []
+    unread = np.zeros((), SMAPS_DTYPE)
+    unread["id"], unread["vm_end"] = 7, 64 * K
+    masks = dict(zip(ACTION_SETS["orders+"].names, ACTION_SETS["orders+"].masks(unread).tolist(), strict=True))
+    assert [masks[f"collapse_{size}"] for size in SIZES[:-1]] == [1, 1, 1, 0, 0, 0, 0]
+    nobody = ACTION_SETS["orders+"].masks(np.zeros((), SMAPS_DTYPE))
+    assert nobody.tolist() == [1] + [0] * 20
+
+
+def test_an_environment_can_have_some_of_the_actions() -> None:
+    some = ["keep", "64K", "split"]
+    env = make(actions=some)
+    assert env.action_space.n == 3
+    env.reset(seed=0)
+    every = make()
+    every.reset(seed=0)
+    chosen = [ACTIONS.index(name) for name in some]
+    over = False
+    while not over:
+        assert (env.unwrapped.action_masks() == every.unwrapped.action_masks()[chosen]).all()
+        seen, _, over, _, _ = env.step(1)
+        same = every.step(ACTIONS.index("64K"))[0]
+        assert (seen["vma"] == same["vma"]).all()
+    assert make("thp_env/VmaHints-v0", actions=["keep", "2M"], slots=2).action_space.nvec.tolist() == [2, 2]
+    assert make(action_set="madvise", actions=["normal", "hugepage"]).action_space.n == 2
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (["keep", "5K"], "unknown action '5K': orders has keep, 4K"),
+        (["64K", "keep"], "must begin with 'keep'"),
+        (["keep", "2M", "2M"], "name each once"),
+        ([], "must begin with 'keep'"),
+    ],
+)
+def test_actions_that_there_are_not_are_refused(actions: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(actions=actions)

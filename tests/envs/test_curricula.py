@@ -121,7 +121,7 @@ def test_a_function_may_return_a_program(env_id: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": "huge"}, "unknown size 'huge': one of tiny, small, full"),
+        ({"size": "huge"}, "unknown size 'huge': one of tiny, short, small, full"),
         ({"size": 3}, "unknown size 3: one of"),
         ({"size": "tiny", "workload": "sqlite_memory"}, "size 'tiny' is nothing that sqlite_memory can have"),
         ({"size": "tiny", "workload": small_program()}, "size 'tiny' is nothing that small can have"),

@@ -13,7 +13,8 @@ from support.episodes import ENVIRONMENTS, make, play
 from support.machines import run
 
 from thp_env.envs.canvas import Canvas, color
-from thp_env.envs.picture import FOLIO_COLORS, LEVELS, NOTHING, TERM_COLORS, ZERO, folio_map
+from thp_env.envs.panels import FOLIO_COLORS, NOTHING, ZERO
+from thp_env.envs.picture import LEVELS, TERM_COLORS, folio_map
 from thp_env.envs.rendering import Renderer
 
 

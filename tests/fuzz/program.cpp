@@ -63,6 +63,11 @@ op_record next_op(decoder &d) {
         op.a = 2 + d.below(PMD_ORDER - 1);
         op.b = d.below(4);
         break;
+    case OP_cgroup:
+    case OP_limit:
+    case OP_reclaim:
+        op.aux = static_cast<u32>(d.below(4));
+        break;
     case OP_set:
         op.a = d.below(NR_SETTINGS);
         op.b = d.below(setting_values[op.a]);
@@ -310,7 +315,8 @@ extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
     for (u32 order = 2; order <= PMD_ORDER; ++order) m.h->thp_mode[order] = THP_MADVISE;
     boot(m, 0, 0);
     if (daemon) m.h->policy.khugepaged_pages = daemon * 64;
-    const std::unique_ptr<machine> cut(pieces ? m.clone() : nullptr);
+    const u64 share_from = pieces % 2 ? 0 : host_memory::SHARE_FROM;
+    std::unique_ptr<machine> cut(pieces ? m.clone(share_from) : nullptr);
     program_view program{ops.data(), nullptr, nullptr, nullptr, ops.size(), 1};
     for (;;) {
         const op_record *op = &ops[std::min<u64>(m.h->at.op, ops.size() - 1)];
@@ -322,6 +328,7 @@ extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
         expect_consistent(m, op);
         for (u64 i = 0; damaged && i < DAMAGED_STATES; ++i) run_damaged(m, program, damage_key + i);
         if (cut && m.h->at.op <= ops.size() && status != RUN_OOM) {
+            if (pieces % 4 == 1) cut.reset(cut->clone(share_from));
             const run_status ended = run_in_pieces(*cut, ops, pieces);
             if (ended == RUN_OOM || !m.equals(*cut)) {
                 const std::vector<std::byte> whole = m.save(0), other = cut->save(0);

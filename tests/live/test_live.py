@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from thp_env.conformance import read_recordings, replay, report
-from thp_env.live import check, host, observe, others
-from thp_env.live.check import _most_frequent, _undisturbed, check_programs
+from thp_env.live import check, host, observe, others, settings
+from thp_env.live.check import check_programs, most_frequent, undisturbed
+from thp_env.live.errors import LiveError
 from thp_env.live.programs import LiveProgram, programs_of, random_programs
 from thp_env.live.scenarios import FAMILIES, generate
-from thp_env.live.workers import LiveError, helper
+from thp_env.live.workers import helper
 from thp_env.traces import ProgramError, parse_program
 from thp_env.traces.npz import save_program
 
@@ -58,9 +59,8 @@ def test_scenarios_can_be_read_and_run_anywhere_but_on_others(family):
     [
         ("thp 64 always", "would change every process"),
         ("set enabled always", "would change every process"),
-        ("mmap a 2M at=auto", "only anonymous mappings"),
-        ("mmap a 2M file=1", "only anonymous mappings"),
-        ("compute 1ms\nslice P", "slice has no counterpart"),
+        ("mmap a 2M\nsplit a 0 2M", "splits on demand"),
+        ("fragment 9 0.5", "fragmentation of all memory"),
     ],
 )
 def test_what_must_not_run_on_a_host_is_refused(line, reason):
@@ -85,8 +85,8 @@ def test_a_program_file_is_read(tmp_path):
     assert (first.name, second.name) == ("a", "b")
     again = LiveProgram.parse("a", first.texts)
     assert (again.program.ops == program.ops).all()
-    save_program(parse_program("mmap a 2M\naccess a 0 2M uniform count=4\n"), tmp_path / "a.npz")
-    with pytest.raises(LiveError, match=r"a\.npz: operation 1: access has no counterpart"):
+    save_program(parse_program("mmap a 2M\norders a 0 2M 0x11\n"), tmp_path / "a.npz")
+    with pytest.raises(LiveError, match=r"a\.npz: operation 1: orders cannot be put to a host"):
         programs_of([tmp_path])
 
 
@@ -108,8 +108,8 @@ def test_a_malformed_program_is_refused_before_anything_runs(tmp_path, monkeypat
 
 def test_what_most_runs_agree_on_counts():
     quiet, disturbed = ({"vm": {"thp_fault_alloc": n, "thp_zero_page_alloc": n}} for n in (0, 1))
-    assert _most_frequent((disturbed, quiet, quiet)) == (quiet, 2)
-    assert _most_frequent((quiet, {"vm": {"thp_fault_alloc": 0, "thp_zero_page_alloc": 9}}))[1] == 2
+    assert most_frequent((disturbed, quiet, quiet)) == (quiet, 2)
+    assert most_frequent((quiet, {"vm": {"thp_fault_alloc": 0, "thp_zero_page_alloc": 9}}))[1] == 2
 
 
 def test_what_others_did_at_the_same_time_does_not_count():
@@ -117,15 +117,15 @@ def test_what_others_did_at_the_same_time_does_not_count():
         return {"err": 0, "mthp": {"128": {"anon_fault_alloc": fault, "nr_anon": gauge}}, "vm": {}, "map": [mapped]}
 
     quiet = {**step(0, 0), "mthp": {"128": {"nr_anon": 1}}}
-    assert _undisturbed((step(2, 1), step(1, 3), quiet)) == quiet
-    assert _undisturbed((step(1, 1), step(1, 1))) == step(1, 1)
-    assert _undisturbed((step(0, 1, 8), step(1, 1), step(1, 1))) == step(1, 1)  # memory went another way
+    assert undisturbed((step(2, 1), step(1, 3), quiet)) == quiet
+    assert undisturbed((step(1, 1), step(1, 1))) == step(1, 1)
+    assert undisturbed((step(0, 1, 8), step(1, 1), step(1, 1))) == step(1, 1)  # memory went another way
 
 
 def _huge_pages_of_others(monkeypatch, said):
-    """One 64K fault, of which the host's counter shows one more, whoever made it."""
-    live = LiveProgram.parse("x", ["thp 64 madvise", "mmap a 64K", "advise a 0 64K hugepage", "write a 0 4K"])
+    """A 64K fault, of which the host's counter shows one more, whoever made it."""
     recorded = next(r for r in read_recordings(RULES) if r["name"] == "a03_single_64k")
+    live = LiveProgram.parse("x", [step["op"] for step in recorded["steps"]])
     steps = [dict(step) for step in recorded["steps"]]
     steps[-1] = {**steps[-1], "mthp": {"64": {"anon_fault_alloc": 2, "nr_anon": 1}}}
     runs = []
@@ -172,7 +172,7 @@ def test_pages_become_runs():
 
 
 def _settings():
-    return {name: (host.THP / name).read_text() for name in host.SETTINGS}
+    return {name: (settings.THP / name).read_text() for name in host.SETTINGS}
 
 
 needs_host = pytest.mark.skipif(bool(host.missing()), reason="lacks " + ", ".join(host.missing()))
@@ -203,9 +203,9 @@ def test_settings_are_put_back_after_any_signal(number):
     if number == signal.SIGKILL:
         with pytest.raises(LiveError, match="--restore"):
             check_programs(random_programs(1, 0))
-        assert host.restore()
+        assert settings.restore()
     assert _settings() == before
-    assert not host.SNAPSHOT.exists()
+    assert not settings.journal().exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux only")

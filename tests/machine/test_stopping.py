@@ -75,7 +75,7 @@ def test_a_signal_stops_a_batch(program):
 
 
 def test_a_call_that_does_not_end_is_left_in_the_middle():
-    text = "mmap a 1024G at=auto\nadvise a 0 1024G populate_read\n"
+    text = "mmap a 1024G at=auto\nadvise a 0 1024G guard_install\n"
     machine = machine_of(text, memory=512 << 20, max_page_tables=1 << 17)
     before = machine.save()
     with pytest.raises(LateError), stopped_after(0.05):
@@ -86,6 +86,47 @@ def test_a_call_that_does_not_end_is_left_in_the_middle():
     machine.load(before)
     machine.validate()
     assert machine.run(ops=1) == Status.WINDOW
+
+
+LARGE = {
+    "populate": "mmap a 8G at=auto\nadvise a 0 8G populate_read\n",
+    "mlock": "mmap a 1G at=auto\nmlock a 0 1G\n",
+    "munmap": "mmap a 1536M at=auto\nwrite a 0 1536M\nmunmap a 0 1536M\n",
+}
+
+
+@pytest.mark.parametrize("program", LARGE.values(), ids=LARGE)
+def test_calls_about_many_pages_go_on_where_they_were_stopped(program):
+    """A signal comes again and again; the state in the end is that of a run that nobody disturbed."""
+    whole, stopped = (machine_of(program, memory=2 << 30, max_page_tables=1 << 17) for _ in range(2))
+    assert whole.run() == Status.DONE
+    last = len(stopped.program) - 1
+    stopped.run(ops=last)
+    stops = 0
+    status = Status.WINDOW
+    while status == Status.WINDOW:
+        try:
+            with stopped_after(0.04):
+                status = stopped.run()
+        except LateError:
+            stops += stopped.position == (last, 0)
+            if stops == 1:
+                stopped.validate()
+                again = machine_of(program, memory=2 << 30, max_page_tables=1 << 17)
+                again.load(stopped.save())
+                assert again == stopped == stopped.clone()
+    assert stops, "in the middle of the call"
+    assert status == Status.DONE
+    assert stopped == whole
+
+
+def test_a_copy_that_takes_long_is_given_up_and_nothing_is_lost():
+    machine = machine_of("mmap a 4G at=auto\nwrite a 0 4G\n", memory=5 << 30, max_page_tables=1 << 17)
+    machine.run()
+    for copy in (machine.clone, machine.save):
+        with pytest.raises(LateError), stopped_after(0.01):
+            copy()
+    machine.validate()
 
 
 def test_a_limit_in_time_stops_rounds_of_khugepaged_and_cuts_change_nothing():

@@ -80,6 +80,10 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     khugepaged 3
     limit 8M
     limit max
+    cgroup 3
+    limit 4M group=3
+    reclaim group=3
+    swappiness 10 group=3
     swappiness 100
     set defrag defer+madvise
     autodrain off
@@ -139,6 +143,10 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     b.khugepaged(3)
     b.limit(8 << 20)
     b.limit(layout.NO_LIMIT)
+    b.cgroup(3)
+    b.limit(4 << 20, group=3)
+    b.reclaim(group=3)
+    b.swappiness(10, group=3)
     b.swappiness(100)
     b.set("defrag", "defer+madvise")
     b.autodrain("off")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from thp_workloads.alloc_purge import ALLOCATORS, AllocPurge
@@ -106,11 +108,29 @@ def test_the_hash_table_is_read_before_it_is_written() -> None:
 
 
 def test_phones_swap_and_share() -> None:
-    machine = finish(AndroidSwitch(**BRIEF).program(seed=1).build(), "64K")
+    machine = finish(AndroidSwitch(**BRIEF).program(seed=3).build(), "64K")
     c = machine.counters
     assert c["pswpout"] > 100
     assert c["pswpin"] > 50
     assert c.stat("swpout", 4) > 0
+
+
+def test_large_copies_are_a_few_percent_of_large_faults() -> None:
+    """OPPO: 34669 thp_cow beside 1032362 thp_do_anon_pages, 3.4 %; where large folios fail there are none to copy."""
+    copies = faults = 0
+    for seed in range(10):
+        instance = AndroidSwitch.sample(np.random.default_rng(seed), "small")
+        config = replace(instance.config, features="oppo-5.15", arch="arm64", core="neoverse-n1")
+        machine = Machine(instance.program, config)
+        machine.set_default_orders(1 << 4)
+        for order in layout.ORDERS:
+            machine.set_thp(order, "always" if order == 4 else "never")
+        machine.run(ignore_errors=True)
+        c = machine.counters
+        faulted, failed = int(c.stat("anon_fault_alloc", 4)), int(c.stat("anon_fault_fallback", 4))
+        assert 0.015 < c["thp_cow"] / faulted < 0.07 or failed > faulted / 4, seed
+        copies, faults = copies + c["thp_cow"], faults + faulted
+    assert 0.029 < copies / faults < 0.043
 
 
 def test_a_mixture_may_be_a_crowd_of_which_some_sleep() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,19 +16,27 @@ from thp_env.machine.sizes import SIZES, orders_of
 
 KEEP, SPLIT, COLLAPSE = "keep", "split", "collapse"
 
+
+def smallest_order(mask: int) -> int:
+    """Return the smallest order of a mask."""
+    return (mask & -mask).bit_length() - 1
+
+
 ORDER_MASKS: dict[str, int] = {name: orders_of(name) for name in ("4K", *SIZES, "16K+32K+64K", "all")}
 """Order masks of the actions that give sizes. A fault gets the largest size that fits, and 4K when none does."""
 
 ACTIONS = (KEEP, *ORDER_MASKS, SPLIT, COLLAPSE)
 """The discrete actions on one VMA, in order."""
 
+COLLAPSES: dict[str, int] = {
+    f"{COLLAPSE}_{name}": smallest_order(mask)
+    for name, mask in ORDER_MASKS.items()
+    if mask.bit_count() == 1 and 1 < mask < 1 << layout.PMD_ORDER
+}
+"""Collapses to orders below 2M, by name: each aligned block that holds a page becomes one folio."""
+
 ADVICE = ("normal", "hugepage", "nohugepage", "collapse")
 """What mainline's madvise has instead. MADV_NORMAL takes nothing back: it keeps what was advised."""
-
-
-def smallest_order(mask: int) -> int:
-    """Return the smallest order of a mask."""
-    return (mask & -mask).bit_length() - 1
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,18 @@ class ActionSet:
         """(`Verb`, value) of each action as `Batch.run` takes it, uint32."""
         table: dict[str, tuple[Verb, int]] = {name: (Verb.ORDERS, mask) for name, mask in ORDER_MASKS.items()}
         table |= {name: (Verb.ADVISE, layout.ADVICE[name]) for name in ADVICE}
+        table |= {name: (Verb.COLLAPSE, order) for name, order in COLLAPSES.items()}
         table |= {SPLIT: (Verb.SPLIT, 0), self.names[0]: (Verb.NOTHING, 0)}
         return np.array([table[name] for name in self.names], np.uint32)
+
+    @property
+    def sets_orders(self) -> bool:
+        """Whether they set order masks (extension E1), instead of advising as mainline's madvise does."""
+        return self.names[0] == KEEP
+
+    @cached_property
+    def _collapses(self) -> dict[int, int]:
+        return {self.names.index(name): order for name, order in COLLAPSES.items() if name in self.names}
 
     @cached_property
     def _sizes(self) -> tuple[list[int], list[int]]:
@@ -57,7 +76,8 @@ class ActionSet:
         """Return which actions can have an effect on VMAs, int8, one axis more than the records.
 
         Sizes need an aligned block inside the VMA, a split large folios, a collapse a whole 2M block with something
-        in it that is not huge yet; where no page tables were read they may. Empty records have all zeros but for the
+        in it that is not huge yet, one to a smaller size such a block and pages in folios that are smaller still;
+        where no page tables were read they may. Empty records have all zeros but for the
         first action.
 
         Args:
@@ -71,18 +91,48 @@ class ActionSet:
         if SPLIT in self.names:
             allowed[..., self.names.index(SPLIT)] = pages[..., 2:].any(-1)
         below = pages[..., : layout.PMD_ORDER].any(-1) | (pages[..., layout.PMD_ORDER] > smaps["pmd_mapped"])
-        allowed[..., self.names.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & (below | (smaps["zero"] > 0))
         unread = smaps["scanned"] == 0
         if SPLIT in self.names:
             allowed[unread, self.names.index(SPLIT)] = 1
-        allowed[..., self.names.index(COLLAPSE)] |= unread & fits[..., layout.PMD_ORDER]
+        if COLLAPSE in self.names:
+            may = below | (smaps["zero"] > 0) | unread
+            allowed[..., self.names.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & may
+        for index, order in self._collapses.items():
+            allowed[..., index] = fits[..., order] & (pages[..., :order].any(-1) | unread)
         allowed[unread & (smaps["id"] == 0), 1:] = 0
         return allowed
 
 
-ACTION_SETS = {"orders": ActionSet(ACTIONS), "madvise": ActionSet(ADVICE)}
-"""Sets of actions by name: the simulated kernel's extensions, or what mainline has."""
+ACTION_SETS = {
+    "orders": ActionSet(ACTIONS),
+    "orders+": ActionSet((*ACTIONS, *COLLAPSES)),
+    "madvise": ActionSet(ADVICE),
+}
+"""Sets of actions by name: the simulated kernel's extensions, the same with collapses to sizes below 2M, or what
+mainline has."""
 
+
+def chosen_actions(action_set: str = "orders", actions: Sequence[str] | None = None) -> ActionSet:
+    """Return a set of actions, or those of it that are named.
+
+    Args:
+        action_set: a name of `ACTION_SETS`.
+        actions: names, of which the first is the set's own first: it changes nothing. None: all.
+
+    Raises:
+        ValueError: for an unknown set, or actions that it does not have.
+    """
+    if action_set not in ACTION_SETS:
+        raise ValueError(f"unknown action_set {action_set!r}: one of {', '.join(ACTION_SETS)}")
+    every = ACTION_SETS[action_set]
+    if actions is None:
+        return every
+    names = tuple(actions)
+    if unknown := [name for name in names if name not in every.names]:
+        raise ValueError(f"unknown action {unknown[0]!r}: {action_set} has {', '.join(every.names)}")
+    if names[:1] != every.names[:1] or len(set(names)) < len(names):
+        raise ValueError(f"actions must begin with {every.names[0]!r}, which changes nothing, and name each once")
+    return ActionSet(names)
 
 
 def refusal(space: spaces.Space, action: Any, name: str = "action") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 import zlib
 from functools import cache
 
@@ -86,3 +87,15 @@ class Canvas:
         height, width, _ = self.pixels.shape
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         self.pixels[y[inside], x[inside]] = ink
+
+    def png(self) -> bytes:
+        """Return the picture as a PNG file (ISO/IEC 15948: RGB, 8 bits, no filter)."""
+        height, width, _ = self.pixels.shape
+        rows = np.zeros((height, 1 + 3 * width), np.uint8)
+        rows[:, 1:] = self.pixels.reshape(height, -1)
+        header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
+        chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b""))
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )

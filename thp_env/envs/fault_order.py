@@ -263,7 +263,7 @@ class FaultOrderEnv(ThpEnv):
     - `pmu_period`: TLB events between two samples.
     - `features`: as in VmaOrder-v0.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
-    - `size`: "tiny", "small" or "full", of generators' episodes; None (default): as the workload has it.
+    - `size`: "tiny", "short", "small" or "full", of generators' episodes; None (default): as the workload has it.
     - `surroundings`: "recorded" (default): a recording runs where it was recorded, alike for every seed; "drawn": the
       seed draws its addresses, machine, fragmentation and limits. Programs and files of your own have none to draw.
     - `weights`: how often each of several workloads is drawn beside the others; None (default): all alike.

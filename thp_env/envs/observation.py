@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thp_env.machine import SMAPS_DTYPE, layout
-from thp_env.machine.batch import SNAPSHOT_COLUMNS, Snapshot, stat_columns
+from thp_env.machine.batch import SNAPSHOT_COLUMNS, Reason, Snapshot, stat_columns
 
 
 class Field(NamedTuple):
@@ -69,6 +69,15 @@ VMA_FIELDS = {
        for order in _ALL},
 }  # fmt: skip
 """Fields of `vma`. Those about mapped pages come from reading page tables, of a sample if `scan_share` is below 1."""
+
+REASON_FIELDS = {
+    "faults": Field("whether it is asked about since it faulted", "0 or 1", 0, "why_FAULTS"),
+    "zapped": Field("... since much of it was unmapped: 2M, or an eighth of it where that is less", "0 or 1", 0,
+                    "why_ZAPPED"),
+    "idle": Field("... since there was no other reason for a second, then for two, and so on", "0 or 1", 0, "why_IDLE"),
+    "walks": Field("... since 64 samples of page walks named it (PMU)", "0 or 1", 0, "why_WALKS"),
+}  # fmt: skip
+"""Fields `why_...` of `vma` where VMAs are asked about for more `reasons` than that they are new or faulted."""
 
 SYSTEM_FIELDS = {
     "free": Field("free memory", "share of memory", 0, "free_pages", "memory"),
@@ -152,7 +161,7 @@ _SUMS: dict[str, dict[str, float]] = {
     "new_zapped": {"zapped": 1, "asked_zapped": -1},
 }
 """Quantities that are sums of a record's words; exact, since whole numbers below 2^53 are."""
-_OTHERS = ("aligned", "age", "was_asked", "advised")
+_OTHERS = ("aligned", "age", "was_asked", "advised", *(f"why_{reason.name}" for reason in Reason))
 VMA_QUANTITIES = (*_NAMES, *_SUMS, *_OTHERS, *(f"may_{order}" for order in _ALL))
 """What the fields of a VMA are computed from."""
 _vma = Fields(VMA_FIELDS, VMA_QUANTITIES)
@@ -161,7 +170,14 @@ _matrix = np.zeros((len(_NAMES), len(_SUMS)))
 for _column, _terms in enumerate(_SUMS.values()):
     for _name, _factor in _terms.items():
         _matrix[_PLACE[_name], _column] = _factor
-_ORDERS = np.array(_ALL)
+_ORDERS, _REASONS = np.array(_ALL), np.array(list(Reason))
+
+
+def vma_fields(reasons: Sequence[str]) -> dict[str, Field]:
+    """Return the fields of `vma` where VMAs are asked about for these reasons besides the usual ones."""
+    if not reasons:
+        return VMA_FIELDS
+    return VMA_FIELDS | {f"why_{name}": REASON_FIELDS[name] for name in ("faults", *reasons)}
 
 
 def vma_observation(
@@ -187,8 +203,10 @@ def vma_observation(
     q[..., m + 1] = (clock_ps - raw[..., OFFSET["born"]]) / 1e6
     q[..., m + 2] = raw[..., OFFSET["asked"]] != 0
     q[..., m + 3] = smaps["vm_flags"] & layout.VM_HUGEPAGE != 0
+    first = m + len(_OTHERS)
+    q[..., m + 4 : first] = raw[..., OFFSET["reasons"], None] & _REASONS != 0
     if orders is not None:
-        q[..., m + 4 :] = orders[..., None] >> _ORDERS & 1
+        q[..., first:] = orders[..., None] >> _ORDERS & 1
     out = fields(q)
     out[end == 0] = 0.0
     return out

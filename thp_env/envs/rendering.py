@@ -7,28 +7,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from thp_env.envs.picture import (
-    FOLIO_COLORS,
-    HEIGHT,
-    LEVELS,
-    NOTHING,
-    WIDTH,
-    ZERO,
-    Moment,
-    draw,
-    duration,
-    folio_map,
-    free_mib,
-    size,
-)
-from thp_env.machine import Counters, Machine, layout
+from thp_env.envs.panels import FOLIO_COLORS, HEIGHT, NOTHING, SYMBOLS, WIDTH, ZERO, duration
+from thp_env.envs.picture import LEVELS, Moment, draw, folio_map, free_mib
+from thp_env.machine import Counters, Machine
+from thp_env.machine.sizes import size_name
 
 __all__ = ["FOLIO_COLORS", "NOTHING", "RENDER_MODES", "ZERO", "Renderer", "folio_map", "text"]
 
 RENDER_MODES = ["rgb_array", "human", "ansi"]
 FPS = 10
-
-_SYMBOLS = {ZERO: "z", NOTHING: ".", **{order: str(order) for order in (0, *layout.ORDERS)}}
 
 
 class Renderer:
@@ -135,11 +122,11 @@ def _merged(moments: list[Moment]) -> Moment:
 def text(machine: Machine, headline: str, moments: list[Moment], width: int = 72, rows: int = 6) -> str:
     """Return the same as text: one character a cell, the order of the folio there."""
     cells, _ = folio_map(machine, width * rows)
-    strip = "".join(_SYMBOLS[int(order)] for order in cells)
+    strip = "".join(SYMBOLS[int(order)] for order in cells)
     lines = [headline, "address space by order of the folio (z zero page, . nothing):"]
     lines += [strip[at : at + width] for at in range(0, len(strip), width)]
     free, unused = free_mib(machine)
-    listed = "  ".join(f"{size(order)} {mib:.1f}" for order, mib in enumerate(free) if mib)
+    listed = "  ".join(f"{size_name(order)} {mib:.1f}" for order, mib in enumerate(free) if mib)
     lines.append(f"free MiB by block: {listed}{'  ' if listed else ''}never used {unused:.1f}")
     if moments:
         shares = zip(LEVELS, moments[-1].translated, strict=True)

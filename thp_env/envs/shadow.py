@@ -8,96 +8,33 @@ randomness independently of decisions, so both runs do the same work.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, NamedTuple, SupportsFloat
+from collections.abc import Sequence
+from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
 
-from thp_env.envs.arguments import order_mask
+from thp_env.envs.arguments import order_mask, whole
+from thp_env.envs.credit import vma_terms
 from thp_env.envs.ends import REASONS
+from thp_env.envs.shadow_run import Curves, ShadowRun, shadow_runs
 from thp_env.envs.task import Task
 from thp_env.envs.wrapping import ForwardingVectorWrapper
-from thp_env.machine import Machine, Status, layout
+from thp_env.machine import Machine
 from thp_env.machine.batch import Snapshot
-from thp_env.machine.prices import Prices, cost_terms, pending_cost
-from thp_env.machine.sizes import orders_of
-from thp_env.metrics import unfinished_cost
-from thp_env.traces import Program
+from thp_env.machine.prices import Prices, cost_terms
 
-CACHED = 32
+KEPT = 32
 """Shadow runs that are kept for the next episode of the same program."""
 
 
-def symlog(x: float) -> float:
+def symlog(x: Any) -> Any:
     """Return sign(x) log(1 + |x|)."""
-    return float(np.sign(x) * np.log1p(abs(x)))
+    return np.sign(x) * np.log1p(abs(x))
 
 
-class ShadowRun(NamedTuple):
-    """What the program costs at a fixed setting.
-
-    Attributes:
-        program: what ran.
-        starts: position of each operation's first step.
-        positions: points in the program.
-        costs: in ns, up to those points.
-        pending: what it left for later, in ns.
-    """
-
-    program: Program
-    starts: np.ndarray
-    positions: np.ndarray
-    costs: np.ndarray
-    pending: float
-
-    @property
-    def total(self) -> float:
-        """The whole cost in ns."""
-        return max(1.0, float(self.costs[-1]) + self.pending)
-
-    def cost_at(self, op: int, step: int) -> float:
-        """Return the cost up to a position, in ns."""
-        return float(np.interp(self.starts[op] + step, self.positions, self.costs))
-
-
-def shadow_run(machine: Machine, setting: str, slices: int = 128, prices: Prices | None = None) -> ShadowRun:
-    """Run a copy of a machine on to the end of its program, at a fixed setting.
-
-    One that runs out of memory is run again with 4K; if that does not fit either, what did not run is charged as to
-    an agent.
-
-    Args:
-        machine: where the run begins; stays as it is.
-        setting: name of the sizes of all VMAs.
-        slices: points at which the cost is noted, at most.
-        prices: what counters cost.
-    """
-    prices = prices or Prices()
-    starts = np.concatenate([[0], np.cumsum(machine.program.steps)])
-    shadow = machine.clone()
-    shadow.ask_orders("none")  # FaultOrder-v0's machines wait for an order at every fault
-    for order in layout.ORDERS:
-        shadow.set_thp(order, "always")
-    shadow.set_default_orders(orders_of(setting))
-    positions, costs = [], []
-    status, slice_ps = Status.WINDOW, 100_000_000
-    while True:
-        op, step = shadow.position
-        positions.append(float(starts[op] + step))
-        costs.append(sum(cost_terms(shadow.counters, prices).values()))
-        if status != Status.WINDOW:
-            break
-        if len(positions) > slices:  # longer than thought: half as many points, twice as far apart
-            del positions[1:-1:2], costs[1:-1:2]
-            slice_ps *= 2
-        status = shadow.run(until_ps=shadow.clock_ps + slice_ps, ignore_errors=True)
-    if status == Status.OOM and orders_of(setting) != 1:
-        return shadow_run(machine, "4K", slices, prices)
-    if status == Status.OOM:
-        positions.append(float(starts[-1]))
-        costs.append(costs[-1] + unfinished_cost(shadow, prices))
-    pending = pending_cost(shadow.counters, shadow.config.clock, prices)
-    return ShadowRun(machine.program, starts, np.array(positions), np.array(costs), pending)
+KINDS = ("symlog", "log_ratio")
+"""What is paid: `symlog` of what each step saved; or by how much it moved the log of the costs' ratio."""
 
 
 class ShadowAccounts:
@@ -109,17 +46,26 @@ class ShadowAccounts:
         scale: what a saving of the whole cost is worth.
         slices: points at which a shadow's cost is noted.
         prices: what counters cost.
+        kind: one of `KINDS`.
+        kept: shadow runs that are kept for the next episode of the same program.
 
     Raises:
-        ValueError: for an unknown setting.
+        ValueError: for an unknown setting or kind.
     """
 
-    def __init__(self, task: Task, setting: str, scale: float, slices: int, prices: Prices | None) -> None:
+    def __init__(
+        self, task: Task, setting: str, scale: float, slices: int, prices: Prices | None, kind: str = "symlog",
+        kept: int = KEPT,
+    ) -> None:  # fmt: skip
         """Open no account yet."""
         order_mask("setting", setting)
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind {kind!r}: one of {', '.join(KINDS)}")
         self.task, self.setting, self.scale, self.slices, self.prices = task, setting, scale, slices, prices or Prices()
+        self.kind, self.kept = kind, whole("kept", kept)
         n = len(task.batch)
         self.shadows: list[ShadowRun | None] = [None] * n
+        self._curves = Curves(n, slices + 3)
         self._episodes = np.full(n, -1)
         self._saved = np.zeros(n)
         self._cache: OrderedDict[tuple, ShadowRun] = OrderedDict()
@@ -128,7 +74,9 @@ class ShadowAccounts:
     @property
     def key(self) -> str:
         """What is kept, and by which arguments."""
-        return f"ShadowReward({self.setting!r}, scale={self.scale:g}, slices={self.slices}, prices={self.prices})"
+        kind = "" if self.kind == "symlog" else f", kind={self.kind!r}"
+        return (f"ShadowReward({self.setting!r}, scale={self.scale:g}, slices={self.slices}, "
+                f"prices={self.prices}{kind})")  # fmt: skip
 
     def clone_state(self, i: int) -> tuple[ShadowRun | None, float]:
         """Return the shadow of a machine, and what it has saved so far; no shadow before the first reset."""
@@ -137,8 +85,10 @@ class ShadowAccounts:
 
     def restore_state(self, i: int, state: tuple[ShadowRun | None, float]) -> None:
         """Go back to what `clone_state` returned; without a shadow, the account is opened at the next step."""
-        self.shadows[i], self._saved[i] = state
-        self._episodes[i] = -1 if state[0] is None else self.task.episodes[i]
+        shadow, self._saved[i] = state
+        self.shadows[i], self._episodes[i] = shadow, -1 if shadow is None else self.task.episodes[i]
+        if shadow:
+            self._curves.put(i, shadow)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all but the kept shadow runs: they are found by what holds in one process only."""
@@ -151,33 +101,70 @@ class ShadowAccounts:
             reset: after a reset: nothing is paid.
         """
         task = self.task
-        costs = self._costs(task.snapshot)
-        rewards = np.zeros(len(costs))
-        for i in range(len(costs)):
-            if i in task.ends and not reset:
-                rewards[i] = self._settle(i)
-            if task.episodes[i] != self._episodes[i]:
-                self._open(i)
-                self._saved[i] = self._saving(i, task.snapshot, costs, i)
-            elif i not in task.ends and not reset:
-                saved = self._saving(i, task.snapshot, costs, i)
-                rewards[i] = self._reward(i, saved)
-                self._saved[i] = saved
+        rewards = np.zeros(len(self.shadows))
+        if not reset and task.ends:
+            self._settle(rewards)
+        fresh = task.episodes != self._episodes
+        self._open(list(map(int, np.flatnonzero(fresh))))
+        saved = self._savings(task.snapshot, slice(None))
+        paid = ~fresh
+        paid[list(task.ends)] = False
+        if not reset and paid.any():
+            self._pay(rewards, np.flatnonzero(paid), saved)
+        changed = fresh | paid if not reset else fresh
+        self._saved[changed] = saved[changed]
         return rewards
 
-    def _settle(self, i: int) -> float:
-        end, shadow = self.task.ends[i], self._shadow(i)
-        saved = self._saving(i, end.snapshot, self._costs(end.snapshot), 0)
-        if end.status in REASONS:
-            saved += shadow.pending - end.pending_ns
+    def _settle(self, rewards: np.ndarray) -> None:
+        ended, ends = np.array(list(self.task.ends)), list(self.task.ends.values())
+        snapshot = Snapshot(np.concatenate([end.snapshot.raw for end in ends]))
+        pending, unfinished = np.array([[end.pending_ns, end.unfinished_ns] for end in ends]).T
+        terminated = np.array([end.status in REASONS for end in ends])
+        saved, total = self._savings(snapshot, ended), self._curves.total[ended]
+        if self.kind == "log_ratio":  # of both whole costs: nothing is left that the shadow would run
+            saved = np.where(terminated, total - self._costs(snapshot) - pending - unfinished, saved)
+            rewards[ended] = self._change(ended, saved) * self.scale
+            return
+        rest = np.array([self._shadow(i).pending for i in ended]) - pending
         # What did not run is not squeezed: many small losses must not weigh more than the rest at once.
-        return self._reward(i, saved) - self.scale * end.unfinished_ns / shadow.total
+        rewards[ended] = self._squeezed(ended, saved + np.where(terminated, rest, 0)) - self.scale * unfinished / total
 
-    def _reward(self, i: int, saved: float) -> float:
-        return symlog(self.scale * (saved - float(self._saved[i])) / self._shadow(i).total)
+    def _pay(self, rewards: np.ndarray, paid: np.ndarray, saved: np.ndarray) -> None:
+        if self.kind == "symlog":
+            rewards[paid] = self._squeezed(paid, saved[paid])
+            return
+        change, share = self._change(paid, saved[paid]), self.task.global_share
+        if share < 1:
+            for k, i in enumerate(map(int, paid)):
+                if (own := self._own(i)) is not None:
+                    mean = logarithmic_mean(*(max(1.0, self._curves.total[i] - s[i]) for s in (self._saved, saved)))
+                    change[k] = share * change[k] + (1 - share) * own / mean
+        rewards[paid] = self.scale * change
 
-    def _saving(self, i: int, snapshot: Snapshot, costs: np.ndarray, row: int) -> float:
-        return self._shadow(i).cost_at(int(snapshot["op"][row]), int(snapshot["step"][row])) - float(costs[row])
+    def _squeezed(self, which: np.ndarray, saved: np.ndarray) -> np.ndarray:
+        return symlog(self.scale * (saved - self._saved[which]) / self._curves.total[which])
+
+    def _change(self, which: np.ndarray, saved: np.ndarray) -> np.ndarray:
+        """Return by how much the log of the costs' ratio has changed since machines were paid last."""
+        total = self._curves.total[which]
+        return np.log(np.maximum(1.0, total - self._saved[which]) / np.maximum(1.0, total - saved))
+
+    def _own(self, i: int) -> float | None:
+        """Return what the VMA decided about saved in the last window, in ns; None where the whole counts."""
+        task: Any = self.task  # credit for a VMA is VmaOrderTask's alone
+        if self.kind == "symlog" or task.global_share == 1 or not (asked := task.asked_row(i))["id"]:
+            return None
+        if (terms := vma_terms(task.batch[i], asked, int(task.elapsed_ns[i]), 1.0, self.prices)) is None:
+            return None
+        shadow = self._shadow(i)
+        since, until = (shadow.position(int(f["op"][i]), int(f["step"][i])) for f in (task.last, task.snapshot))
+        return sum(terms.values()) + shadow.range_cost(
+            int(asked["mm"]), int(asked["vm_start"]), int(asked["vm_end"]), since, until
+        )
+
+    def _savings(self, snapshot: Snapshot, which: np.ndarray | slice) -> np.ndarray:
+        """Return what machines have saved where they stand, in ns."""
+        return self._curves.at(snapshot["op"], snapshot["step"], which) - self._costs(snapshot)
 
     def _costs(self, snapshot: Snapshot) -> np.ndarray:
         return np.sum(list(cost_terms(snapshot.counters, self.prices).values()), axis=0)
@@ -187,42 +174,71 @@ class ShadowAccounts:
         assert shadow is not None
         return shadow
 
-    def _open(self, i: int) -> None:
-        machine = self.task.batch[i]
+    def _open(self, fresh: Sequence[int]) -> None:
+        """Find or make the shadows of machines that have begun anew."""
+        if not fresh:
+            return
+        keys = {i: self._key(self.task.batch[i]) for i in fresh}
+        missing = {key: self.task.batch[i] for i, key in keys.items() if key not in self._cache}
+        if missing:
+            runs = shadow_runs(self.task.batch, list(missing.values()), self.setting, self.slices, self.prices)
+            self._cache |= zip(missing, runs, strict=True)
+        for i, key in keys.items():
+            self._cache.move_to_end(key)
+            self._episodes[i], self.shadows[i] = self.task.episodes[i], self._cache[key]
+            self._curves.put(i, self._cache[key])
+        while len(self._cache) > self.kept:
+            self._cache.popitem(last=False)
+
+    def _key(self, machine: Machine) -> tuple:
         # Equal up to the first decision: the same program (kept by the cache, so that its id stays its own) on the
         # same machine.
         c = machine.counters
         seen = c.vm.tobytes() + c.mthp.tobytes() + c.times.tobytes()
-        key = (id(machine.program), repr(machine.config), machine.position, seen)
-        if key not in self._cache:
-            self._cache[key] = shadow_run(machine, self.setting, self.slices, self.prices)
-            if len(self._cache) > CACHED:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(key)
-        self._episodes[i], self.shadows[i] = self.task.episodes[i], self._cache[key]
+        return id(machine.program), repr(machine.config), machine.position, seen
+
+
+def logarithmic_mean(a: float, b: float) -> float:
+    """Return (a - b) / log(a / b) of two positive numbers, a where they are equal.
+
+    A change of a sum by parts, divided by it, is each part's share in the change of the sum's log: the shares add up
+    (the logarithmic mean Divisia index; Ang, Energy Policy 32, 2004).
+    """
+    ratio = a / b
+    return a if abs(ratio - 1) < 1e-9 else (a - b) / float(np.log(ratio))
 
 
 class ShadowReward(gymnasium.Wrapper):
     """Replaces the reward by what was saved against a shadow run.
 
-    An episode's rewards add up to `scale * (1 - cost / shadow cost)` before `symlog` is applied to each step. On
-    running out of memory, what did not run is charged as by VmaOrder-v0, without `symlog`. Saved states have its
-    accounts: the same actions from a restored state are paid the same.
+    With `kind="log_ratio"` the rewards so far add up, at every moment, to `scale * log(shadow cost / cost)`, where the
+    rest of the program is taken to cost what it costs the shadow; at the end, to that of both whole costs, what did
+    not run for want of memory included. So a higher return is a lower cost, in the same ratio on every program. An
+    environment made with `credit` other than "global" is paid so far for what the VMA decided about cost less than
+    the same addresses in the shadow run, in the same logs; the last step, and a VMA that is gone, are paid globally.
+
+    With `kind="symlog"` an episode's rewards add up to `scale * (1 - cost / shadow cost)` before `symlog` is applied to
+    each step. On running out of memory, what did not run is charged as by VmaOrder-v0, without `symlog`. It pays
+    globally whatever the `credit`.
+
+    Saved states have its accounts: the same actions from a restored state are paid the same.
 
     Args:
         env: an environment of this package.
         setting: the sizes of the shadow run.
-        scale: what a saving of the whole cost is worth.
+        scale: what a saving of the whole cost, or a log of 1, is worth.
         slices: points at which the shadow's cost is noted.
         prices: what counters cost.
+        kind: "symlog" (default) or "log_ratio".
+        kept: shadow runs that are kept for the next episode of the same program.
     """
 
     def __init__(self, env: gymnasium.Env, setting: str = "64K", scale: float = 10.0, slices: int = 128,
-                 prices: Prices | None = None) -> None:  # fmt: skip
+                 prices: Prices | None = None, kind: str = "symlog", kept: int = KEPT) -> None:  # fmt: skip
         """Wrap an environment."""
         super().__init__(env)
         task: Task = env.unwrapped.task  # type: ignore[attr-defined]
-        self.accounts = ShadowAccounts(task, setting, scale, slices, prices)
+        self.accounts = ShadowAccounts(task, setting, scale, slices, prices, kind, kept)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset, and run the shadow from the first decision to the end."""
@@ -240,11 +256,11 @@ class ShadowVectorReward(ForwardingVectorWrapper):
     """`ShadowReward` for a vector environment; the arguments are the same."""
 
     def __init__(self, env: gymnasium.vector.VectorEnv, setting: str = "64K", scale: float = 10.0, slices: int = 128,
-                 prices: Prices | None = None) -> None:  # fmt: skip
+                 prices: Prices | None = None, kind: str = "symlog", kept: int = KEPT) -> None:  # fmt: skip
         """Wrap a vector environment."""
         super().__init__(env)
         task: Task = env.unwrapped.task  # type: ignore[attr-defined]
-        self.accounts = ShadowAccounts(task, setting, scale, slices, prices)
+        self.accounts = ShadowAccounts(task, setting, scale, slices, prices, kind, kept)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset, and run the shadows of the machines that begin anew."""

@@ -66,6 +66,7 @@ class Task(ABC):
 
     question = Question.NONE
     time_by_vma = False
+    global_share = 1.0
     slots = 0
     action_space: spaces.Space
     observation_space: spaces.Dict
@@ -288,7 +289,7 @@ class Task(ABC):
         self.ends = {int(i): self._end(int(i)) for i in np.flatnonzero(active & self.over)}
         for i in self.ends:
             rewards[i] += sum(self._end_terms(i).values())
-        self._paid.raw[active] = self._now.raw[active]
+        np.copyto(self._paid.raw, self._now.raw, where=True if active.all() else active[:, None])
         return np.where(active, rewards, 0.0)
 
     def window_terms(self, which: np.ndarray) -> dict[str, np.ndarray]:

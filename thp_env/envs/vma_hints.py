@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from thp_env.envs.env import ThpEnv
-from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
+from thp_env.envs.observation import SYSTEM_FIELDS, vma_fields
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.envs.vma_task import VmaTask
 from thp_env.machine.batch import Question
@@ -29,9 +29,9 @@ class VmaHintsTask(VmaTask):
         self.action_space = spaces.MultiDiscrete([len(self.actions.names)] * self.slots)
         self.observation_space = spaces.Dict(
             {
-                "vmas": spaces.Box(0.0, 1.0, (self.slots, len(VMA_FIELDS)), np.float32),
+                "vmas": spaces.Box(0.0, 1.0, (self.slots, len(self.vma_fields)), np.float32),
                 "present": spaces.MultiBinary(self.slots),
-                "other": spaces.Box(0.0, 1.0, (len(VMA_FIELDS),), np.float32),
+                "other": spaces.Box(0.0, 1.0, (len(self.vma_fields),), np.float32),
                 "system": spaces.Box(0.0, 1.0, (len(SYSTEM_FIELDS),), np.float32),
             }
         )
@@ -39,7 +39,7 @@ class VmaHintsTask(VmaTask):
     @classmethod
     def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
         """What a learned policy sees of every slot, and what it may do with each."""
-        fields = list(VMA_FIELDS)
+        fields = list(vma_fields(arguments.get("reasons", ())))
         names = {"other": fields, "present": ["present"], "system": list(SYSTEM_FIELDS), "vmas": fields}
         return names, cls.action_names(arguments)
 
@@ -110,10 +110,10 @@ class VmaHintsEnv(ThpEnv):
     ## Arguments
 
     - `slots`: VMAs that are decided about at a time.
-    - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `action_set`, `advised`, `scan_share`,
-      `pmu_period`, `features`, `metrics`, `size`, `surroundings`, `weights`, `max_episode_steps`,
-      `info_masks`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or more was
-      mapped.
+    - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `action_set`, `advised`, `actions`,
+      `scan_share`, `pmu_period`, `features`, `metrics`, `size`, `surroundings`, `weights`, `max_episode_steps`,
+      `info_masks`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or more was mapped.
+    - `reasons`: as in VmaOrder-v0; since all VMAs are asked about every window, they are fields of `vmas` alone.
     - `default_sizes`: name of the sizes that VMAs get which nobody decided about.
 
     ## Version History

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from thp_env.envs.credit import vma_terms, whole_share
 from thp_env.envs.env import ThpEnv
-from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
+from thp_env.envs.observation import SYSTEM_FIELDS, vma_fields
 from thp_env.envs.reward import REWARDS
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.envs.vma_task import VmaTask
@@ -32,11 +32,11 @@ class VmaOrderTask(VmaTask):
         if self.time_by_vma and self.reward is not REWARDS["total_time-v0"]:
             raise ValueError("credit other than 'global' needs the reward total_time: counts of the TLB are not kept "
                              "for each VMA")  # fmt: skip
-        self._asked = self.smaps
+        self._asked = self.smaps.copy()
         self.action_space = spaces.Discrete(len(self.actions.names))
         self.observation_space = spaces.Dict(
             {
-                "vma": spaces.Box(0.0, 1.0, (len(VMA_FIELDS),), np.float32),
+                "vma": spaces.Box(0.0, 1.0, (len(self.vma_fields),), np.float32),
                 "system": spaces.Box(0.0, 1.0, (len(SYSTEM_FIELDS),), np.float32),
             }
         )
@@ -48,13 +48,19 @@ class VmaOrderTask(VmaTask):
     @classmethod
     def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
         """What a learned policy sees of a VMA, and what it may do."""
-        return {"system": list(SYSTEM_FIELDS), "vma": list(VMA_FIELDS)}, cls.action_names(arguments)
+        vma = list(vma_fields(arguments.get("reasons", ())))
+        return {"system": list(SYSTEM_FIELDS), "vma": vma}, cls.action_names(arguments)
 
     def run(self, active: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Snapshot]:
         """Run, and remember what was asked about before."""
         if self.time_by_vma:
-            self._asked = self.smaps.copy()
+            which = slice(None) if active is None else np.flatnonzero(active)
+            self._asked[which] = self.smaps[which]
         return super().run(active, decisions)
+
+    def asked_row(self, i: int) -> Any:
+        """Return the record of the VMA that a machine's last decision was about, as it was read then."""
+        return self._asked[i, 0]
 
     def window_terms(self, which: np.ndarray) -> dict[str, np.ndarray]:
         """Blend the terms of the whole with those of the VMA that was decided about."""
@@ -63,7 +69,7 @@ class VmaOrderTask(VmaTask):
             return terms
         terms = {name: column.copy() for name, column in terms.items()}
         for i in map(int, which):
-            own = vma_terms(self.batch[i], self._asked[i, 0], int(self.elapsed_ns[i]), float(self.accesses[i]))
+            own = vma_terms(self.batch[i], self.asked_row(i), int(self.elapsed_ns[i]), float(self.accesses[i]))
             for name, value in (own or {}).items():
                 terms[name][i] = self.global_share * terms[name][i] + (1 - self.global_share) * value
         return terms
@@ -80,7 +86,8 @@ class VmaOrderEnv(ThpEnv):
 
     A simulated Linux machine runs a workload. Every window of simulated time the agent is shown one VMA and
     chooses which folio sizes its later page faults may get. New VMAs are asked about as soon as they are mapped;
-    after that those that faulted since they were last asked about, least recently asked first. Bigger folios
+    after that those that faulted since they were last asked about, least recently asked first; with `reasons` also
+    those of which much was unmapped, that grew idle, or that page walks name. Bigger folios
     mean fewer faults and page walks; they also mean memory that nobody touches, time to zero it, and splits when
     the program gives back a part.
 
@@ -134,9 +141,15 @@ class VmaOrderEnv(ThpEnv):
     - `window_faults`: faults that had a choice a window lasts at most.
     - `default_sizes`: name of the sizes that VMAs get which nobody decided about.
     - `window_accesses`: simulated accesses a window lasts at most; None (default): any number.
-    - `action_set`: "orders" (default), or "madvise" for what mainline has: then the actions are normal (nothing),
-      hugepage, nohugepage and collapse.
+    - `action_set`: "orders" (default); "orders+", which adds a collapse to each size below 2M, as DAMON's action of
+      July 2026 may; or "madvise" for what mainline has: then the actions are normal (nothing), hugepage, nohugepage
+      and collapse.
     - `advised`: with "madvise", name of the sizes that MADV_HUGEPAGE adds to the default ones.
+    - `actions`: names of the set's actions that there are, "keep" (or "normal") first; None (default): all.
+    - `reasons`: for which VMAs are asked about besides that they are new or faulted, each with a field of `vma` that
+      says so (`observation.REASON_FIELDS`): "zapped", much was unmapped since the last question (2M, or an eighth of
+      the VMA); "idle", no other reason for a second, then for twice as long, and so on; "walks", the PMU's
+      samples of page walks, one in `pmu_period`, named it 64 times, which costs their time. Default: none.
     - `credit`: whose costs a decision is paid for: "global" (default), those of the whole machine; "local", those of
       the VMA decided about, with the splits and evictions of its folios; or a number from 0 (local) to 1 (global)
       that blends the two. A VMA that is gone at the end of the window is paid globally.
@@ -149,7 +162,7 @@ class VmaOrderEnv(ThpEnv):
     - `features`: switches of the kernel (docs/reference/features.md), added to those of the workload's machine; a
       preset's name or names of some.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
-    - `size`: "tiny", "small" or "full", of generators' episodes; None (default): as the workload has it.
+    - `size`: "tiny", "short", "small" or "full", of generators' episodes; None (default): as the workload has it.
     - `surroundings`: "recorded" (default): a recording runs where it was recorded, alike for every seed; "drawn": the
       seed draws its addresses, machine, fragmentation and limits. Programs and files of your own have none to draw.
     - `weights`: how often each of several workloads is drawn beside the others; None (default): all alike.

@@ -37,15 +37,16 @@ def check(live: LiveProgram, host: Host, kernel: Kernel, always_repeat: bool = F
     for _ in range(MAX_RUNS):
         runs.append(run_once(live, host, kernel))
         versions = list(zip(*runs, strict=True))
-        votes = [_most_frequent(same)[1] for same in versions]
+        votes = [most_frequent(same)[1] for same in versions]
         same_always = min(votes) == len(runs) > 1
         agreed = min(votes) >= min(VOTES, len(runs)) and len(runs) > 1
         recording = {
-            "name": live.name, "desc": [], "kernel": platform.release(), "arch": platform.machine(),
-            "steps": [_undisturbed(same) for same in versions],
+            "name": live.name, "seed": live.program.seed, "desc": [],
+            "kernel": platform.release(), "arch": platform.machine(),
+            "steps": [undisturbed(same) for same in versions],
             "runs": len(runs), "agreed": agreed, "deterministic": same_always and not _reclaims(live.texts),
         }  # fmt: skip
-        result = replay(recording)
+        result = replay(recording, live.machine())
         if result.ok and (agreed or not always_repeat):
             break
         if result.difference and explainable(result.difference.what):
@@ -57,7 +58,7 @@ def check(live: LiveProgram, host: Host, kernel: Kernel, always_repeat: bool = F
     if not result.ok and not recording["deterministic"]:
         for steps in runs:
             one = {**recording, "steps": steps}
-            if (matching := replay(one)).ok:
+            if (matching := replay(one, live.machine())).ok:
                 return one, matching
     return recording, result
 
@@ -69,13 +70,13 @@ def _reclaims(lines: Iterable[str]) -> bool:
     return any(line.split()[-1:] == ["reclaim"] for line in lines)
 
 
-def _most_frequent(versions: tuple[dict, ...]) -> tuple[dict, int]:
+def most_frequent(versions: tuple[dict, ...]) -> tuple[dict, int]:
     """Return what most runs agree that a step did, and how many do."""
     votes = [sum(_repeatable(one) == _repeatable(other) for other in versions) for one in versions]
     return versions[votes.index(max(votes))], max(votes)
 
 
-def _undisturbed(versions: tuple[dict, ...]) -> dict:
+def undisturbed(versions: tuple[dict, ...]) -> dict:
     """Return what a program itself did in a step: where memory went the same way, others have only added events.
 
     Of a gauge (nr_anon), which they move both ways, it is what most runs agree on.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import ctypes
 import mmap
+import os
 import random
 import sys
 import time
@@ -19,7 +20,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from thp_env.live.host import THP, Host, prepared, write
+from thp_env.live.errors import LiveError
+from thp_env.live.host import Host, prepared
+from thp_env.live.settings import THP, ZRAM, thp_disable, write
 from thp_env.machine.layout import ADVICE, PAGE_SIZE, PMD_SIZE
 
 REPEATS = 301
@@ -119,6 +122,24 @@ def zram(host: Host) -> Iterator[list[str]]:
         host.remove_swap()
 
 
+def swapped(content: int) -> list[list[str]]:
+    """Prepare the host and measure what swapping pages of a content out and in takes: two rows.
+
+    Raises:
+        LiveError: when the host lacks something.
+    """
+    if not ZRAM.exists():
+        raise LiveError(f"this kernel has no zram ({ZRAM})")
+    with prepared() as host:
+        thp_disable(0)  # which prepared() sets
+        write(THP / "hugepages-2048kB/enabled", "never")
+        write(THP / "hugepages-64kB/enabled", "madvise")
+        memoryview(bytearray(b"\1") * (2 * COLD)).release()  # so that a hypervisor has backed what comes next
+        if error := host.swap(64 << 20):
+            raise LiveError(f"zram takes no swap: {os.strerror(error)}")
+        return list(_zram_content(content, Path(f"/sys/block/zram{host.zram[-1]}/mm_stat")))
+
+
 def _zram_content(content: int, mm_stat: Path) -> Iterator[list[str]]:
     def taken() -> int:
         return int(mm_stat.read_text().split()[2])
@@ -142,7 +163,7 @@ def main(kinds: list[str]) -> None:
     """Print the rows of the kinds that are asked for, or of all."""
     table = csv.writer(sys.stdout, lineterminator="\n")
     with prepared() as host:
-        _libc.prctl(41, 0, 0, 0, 0)  # PR_SET_THP_DISABLE, which prepared() sets
+        thp_disable(0)  # which prepared() has set
         if not kinds or "collapse" in kinds:
             table.writerows(collapse())
         if not kinds or "zram" in kinds:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from thp_env.live.host import THP
+from thp_env.live.settings import THP
+from thp_env.machine import layout
 
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 VM_EVENTS = (
@@ -39,8 +40,9 @@ KPF_LRU, KPF_SWAPCACHE, KPF_SWAPBACKED, KPF_HEAD, KPF_TAIL, KPF_ZERO, KPF_EXCLUS
 )
 """Bit 34 is PG_owner_2, which is PG_anon_exclusive in the head page of anonymous memory."""
 PAGEMAP_SCAN = 0xC0606610
-PAGE_IS_HUGE = 1 << 6
-NEAR = 16  # frames
+PAGE_IS_PRESENT, PAGE_IS_HUGE = 1 << 3, 1 << 6
+SCAN_RANGES = 4096
+NEAR = 128  # frames that are read on the way to the next
 BLOCK = 512  # frames; a folio of anonymous memory lies in one
 
 FLAG_BITS = {"P": 1, "x": 2, "l": 4, "c": 8, "u": 16}
@@ -49,7 +51,9 @@ FLAGS_OF = ["".join(flag for flag, bit in FLAG_BITS.items() if bits & bit) for b
 ROW = np.dtype([("kind", "U2"), ("order", "u1"), ("flags", "u1"), ("mapcount", "<i8"), ("at", "<i8"), ("head", "<i8")])
 """One page: `at` is its frame or swap slot."""
 
-VMA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (...)")
+VMA = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (...). \S+ \S+ (\d+) *(.*)")
+ABOVE = "/memfd:above (deleted)"
+"""What keeps the program's mappings below its own base (`home.cpp`)."""
 HEX = frozenset("0123456789abcdef")
 SMAPS = {"Rss": "rss", "AnonHugePages": "ahp", "Swap": "swap", "LazyFree": "lazy"}
 FLAGS = {"hg": "H", "nh": "N", "lo": "L"}
@@ -92,6 +96,14 @@ class Kernel:
                 values["vm", name] = int(value)
         return values
 
+    def mappings(self, pid: int, lowest: int) -> dict[str, tuple[int, int]]:
+        """Return {address in hexadecimal: (address, bytes)} of the VMAs of a process from an address on."""
+        return {
+            f"{v['start']:x}": (v["start"], v["end"] - v["start"])
+            for v in _smaps(pid, lowest, layout.TASK_SIZE)
+            if v["path"] != ABOVE
+        }
+
     def maps(self, pid: int, regions: dict[str, tuple[int, int]], ids: dict[int, int]) -> Iterator[dict[str, Any]]:
         """Yield what a process maps in each region (name: start, bytes), as recordings hold it.
 
@@ -111,14 +123,17 @@ class Kernel:
                     for v in inside
                 ]
                 sums = {field: sum(v[field] for v in inside) for field in SMAPS.values()}
-                yield {"r": name, **sums, "vmas": vmas, "lay": self._layout(pagemap, start, length, ids)}
+                if inside[0]["file"]:  # the page cache's folios are nothing that sizes are chosen for
+                    yield {"r": name, **dict.fromkeys(SMAPS.values(), 0), "vmas": vmas, "lay": []}
+                else:
+                    yield {"r": name, **sums, "vmas": vmas, "lay": self._layout(pagemap, start, length, ids)}
         finally:
             os.close(pagemap)
 
     def _layout(self, pagemap: int, start: int, length: int, ids: dict[int, int]) -> list[list]:
-        entries = _words(pagemap, start // PAGE, length // PAGE)
+        entries = words(pagemap, start // PAGE, length // PAGE)
         huge = np.zeros(len(entries), bool)
-        for first, end in _huge_ranges(pagemap, start, length):
+        for first, end, _ in scan(pagemap, start, start + length, PAGE_IS_HUGE):
             huge[(first - start) // PAGE : (end - start) // PAGE] = True
         rows = np.zeros(len(entries), ROW)
         swapped = entries & PM_SWAP != 0
@@ -126,19 +141,25 @@ class Kernel:
         rows["at"][swapped] = (entries[swapped] & PM_FRAME) >> SWAP_TYPE_BITS
         rows["kind"][entries & PM_GUARD != 0] = "G"
         present = np.flatnonzero(entries & PM_PRESENT)
-        rows[present] = self._folios((entries[present] & PM_FRAME).astype(np.int64), huge[present])
+        rows[present] = self.folios((entries[present] & PM_FRAME).astype(np.int64), huge[present])
         return list(_runs(rows, ids))
 
-    def _folios(self, pfn: np.ndarray, huge: np.ndarray) -> np.ndarray:
-        """Return one row for each frame; the blocks of 512 frames that hold large folios are read whole."""
-        own, counts = (_entries(file, pfn) for file in (self._flags, self._counts))
+    def folios(self, pfn: np.ndarray, huge: np.ndarray, counted: bool = True) -> np.ndarray:
+        """Return one row for each frame; the blocks of 512 frames that hold large folios are read whole.
+
+        Args:
+            pfn: the frames.
+            huge: which of them PMDs map.
+            counted: also how often each is mapped, which takes as long again.
+        """
+        own = _entries(self._flags, pfn)
         rows = np.zeros(len(pfn), ROW)
-        rows["at"], rows["head"], rows["mapcount"] = pfn, pfn, counts
+        rows["at"], rows["head"], rows["mapcount"] = pfn, pfn, _entries(self._counts, pfn) if counted else 0
         large = np.flatnonzero(own & (KPF_HEAD | KPF_TAIL))
         blocks, of_block = np.unique(pfn[large] // BLOCK, return_inverse=True)
         for block in blocks.tolist():
             if block not in self._blocks:
-                self._blocks[block] = _words(self._flags, block * BLOCK, BLOCK)
+                self._blocks[block] = words(self._flags, block * BLOCK, BLOCK)
         flags = np.array([self._blocks[block] for block in blocks.tolist()], "<u8").reshape(-1, BLOCK)
         # A tail page belongs to the nearest frame before it that is none.
         heads = np.maximum.accumulate(np.where(flags & KPF_TAIL != 0, 0, np.arange(BLOCK)), axis=1)
@@ -182,7 +203,8 @@ def _runs(rows: np.ndarray, ids: dict[int, int]) -> Iterator[list]:
         yield run
 
 
-def _words(file: int, first: int, count: int) -> np.ndarray:
+def words(file: int, first: int, count: int) -> np.ndarray:
+    """Return 64-bit words of a file of the kernel; beyond its end 0."""
     data = b""
     while len(data) < 8 * count:
         chunk = os.pread(file, 8 * count - len(data), 8 * first + len(data))
@@ -197,22 +219,30 @@ def _entries(file: int, frames: np.ndarray) -> np.ndarray:
     distinct, back = np.unique(frames, return_inverse=True)
     cuts = np.flatnonzero(np.diff(distinct) > NEAR) + 1
     parts = [
-        _words(file, int(run[0]), int(run[-1] - run[0]) + 1)[run - run[0]]
+        words(file, int(run[0]), int(run[-1] - run[0]) + 1)[run - run[0]]
         for run in np.split(distinct, cuts)
         if len(run)
     ]
     return np.concatenate(parts)[back] if parts else np.zeros(0, "<u8")
 
 
-def _huge_ranges(pagemap: int, start: int, length: int) -> list[tuple[int, int]]:
-    """Return the (start, end) of what PMDs map, from ioctl PAGEMAP_SCAN."""
-    regions = np.zeros((1024, 3), "<u8")
-    request = bytearray(
-        struct.pack("=12Q", 96, 0, start, start + length, 0, regions.ctypes.data, len(regions), 0, 0, PAGE_IS_HUGE, 0,
-                    PAGE_IS_HUGE)
-    )  # fmt: skip
-    found = fcntl.ioctl(pagemap, PAGEMAP_SCAN, request, True)
-    return [(int(first), int(end)) for first, end, _ in regions[:found]]
+def scan(pagemap: int, start: int, end: int, wanted: int, returned: int = 0) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, end, categories) of the ranges of pages in one of the wanted categories (ioctl PAGEMAP_SCAN).
+
+    Args:
+        pagemap: an open /proc/PID/pagemap.
+        start: first address.
+        end: the address after the last.
+        wanted: of which categories a page has to be in one.
+        returned: the categories to tell; pages that differ in these are in different ranges.
+    """
+    ranges = np.zeros((SCAN_RANGES, 3), "<u8")
+    while start < end:
+        request = bytearray(struct.pack("=12Q", 96, 0, start, end, 0, ranges.ctypes.data, len(ranges), 0, 0, 0, wanted,
+                                        returned or wanted))  # fmt: skip
+        found = fcntl.ioctl(pagemap, PAGEMAP_SCAN, request, True)
+        yield from ranges[:found].tolist()
+        start = struct.unpack_from("=Q", request, 32)[0]  # where the walk has ended
 
 
 def _smaps(pid: int, low: int, high: int) -> Iterator[dict[str, Any]]:
@@ -221,7 +251,8 @@ def _smaps(pid: int, low: int, high: int) -> Iterator[dict[str, Any]]:
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if line[0] in HEX and (match := VMA.match(line)):
             start = int(match[1], 16)
-            vma = {"start": start, "end": int(match[2], 16), "prot": match[3]} if low <= start < high else {}
+            vma = {"start": start, "end": int(match[2], 16), "prot": match[3], "file": match[4] != "0"}
+            vma = {**vma, "path": match[5]} if low <= start < high else {}
         elif vma and (name := SMAPS.get(line.partition(":")[0])):
             vma[name] = int(line.split()[1])
         elif vma and line.startswith("VmFlags:"):

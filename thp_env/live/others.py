@@ -19,8 +19,10 @@ def explainable(what: str) -> bool:
 
 
 def huge_page_users(cgroup: Path) -> list[str]:
-    """Return the processes outside a control group that have huge pages, as "python3 (pid 123, 24 MiB)"."""
-    own = set((cgroup / "cgroup.procs").read_text().split()) if cgroup.exists() else set()
+    """Return the processes outside a program's control groups that have huge pages, as "python3 (pid 123, 24 MiB)"."""
+    own: set[str] = set()
+    for group in (cgroup, *cgroup.parent.glob(f"{cgroup.name}.*")):
+        own |= set((group / "cgroup.procs").read_text().split()) if group.exists() else set()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,30 +1,39 @@
-"""Programs for the real kernel: from files in the language of trace programs, and which of them cannot run there."""
+"""Programs for the real kernel: files and whole workloads, and what of them cannot be put to a host."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
+from thp_env.conformance import machine_for
+from thp_env.live.chosen import Chosen
+from thp_env.live.errors import LiveError
 from thp_env.live.scenarios import generate
-from thp_env.live.workers import LiveError
-from thp_env.machine import layout
+from thp_env.machine import Machine, layout
 from thp_env.traces.builder import ProgramBuilder
 from thp_env.traces.npz import load_program
 from thp_env.traces.program import Program, ProgramError
-from thp_env.traces.text import add_line, format_program
+from thp_env.traces.text import add_line, describe
+from thp_env.workload import memory_for
 
 PROT = {0: 0, layout.VM_READ: 1, layout.VM_READ | layout.VM_WRITE: 3}
 """Protections that a region can be mapped with, as mmap() takes them."""
-OF_SYSTEM = frozenset(
-    {"thp", "set", "fork", "exit", "limit", "swap", "swapoff", "shrink", "khugepaged", "reclaim", "drain", "compute"}
-)
-"""Operations on the whole system, which no worker runs."""
-OF_WORKERS = frozenset(
-    ("mmap", "munmap", "mprotect", "mremap", "advise", "touch", "mlock", "munlock", "prctl", "pin", "unpin", "iovec",
-     "process_madvise", "capdrop")
-)  # fmt: skip
-"""Operations that a process of the program runs."""
+RIGHTS = layout.VM_READ | layout.VM_WRITE
+MEMORY = 2 << 30
+"""Bytes of the simulated machine at least: enough that only limits of the program cause reclaim."""
+LEFT_OUT = {
+    "pollute": "unmovable pages all over memory",
+    "fragment": "fragmentation of all memory",
+    "compact": "compaction of all memory",
+    "orders": "sizes by VMA, for which Linux has no call",
+    "split": "splits on demand, for which Linux has no call",
+    "collapse": "collapse to a size below 2M, for which Linux has no call",
+}
+"""Operations that no host does for one program alone, and what they are."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +45,18 @@ class LiveProgram:
         program: its operations.
         texts: each operation as text.
         places: where each stands in its file, for messages.
+        settings: what is set before it begins.
+        whole: a workload; what it maps is looked at in the end only, since it has too many operations.
+        left_out: what a host cannot do, and how often the workload does it.
     """
 
     name: str
     program: Program
     texts: tuple[str, ...]
     places: tuple[str, ...]
+    settings: Chosen = field(default_factory=Chosen)
+    whole: bool = False
+    left_out: Counter[str] = field(default_factory=Counter, hash=False)
 
     @classmethod
     def parse(cls, name: str, lines: Iterable[str], source: str = "") -> LiveProgram:
@@ -81,10 +96,46 @@ class LiveProgram:
             except OSError as error:
                 raise ProgramError(f"{path}: {error.strerror}") from None
         program = load_program(path)
-        refuse(program, [f"{path}: operation {i}" for i in range(len(program))])
-        lines = format_program(program).splitlines()
         places = tuple(f"{path}: operation {i}" for i in range(len(program)))
-        return cls(path.stem, program, tuple(lines[1:]), places)  # the first line is the seed
+        refuse(program, places)
+        return cls(path.stem, program, tuple(map(describe, [program] * len(program), program.ops)), places)
+
+    @classmethod
+    def of_workload(cls, name: str, program: Program, settings: Chosen) -> LiveProgram:
+        """Take a whole workload: what a host cannot do is left out, on both sides, and said (`left_out`)."""
+        ops = program.ops.copy()
+        left_out = Counter(layout.OPS[op] for op in ops["op"] if layout.OPS[op] in LEFT_OUT)
+        gone = np.isin(ops["op"], [layout.OPS.index(op) for op in left_out])
+        for column in ("a", "b", "c", "d", "offset", "length", "weight", "aux", "region"):
+            ops[column][gone] = 0
+        ops["op"][gone] = layout.OPS.index("compute")  # accesses depend on an operation's number
+        texts = tuple(describe(program, op) for op in program.ops)
+        places = tuple(f"{name}: operation {i}" for i in range(len(ops)))
+        return cls(name, replace(program, ops=ops), texts, places, settings, True, left_out).check()
+
+    @property
+    def reclaims(self) -> bool:
+        """Whether memory is taken from the program, by a limit or since it asks for it."""
+        ops = self.program.ops
+        called = np.isin(ops["op"], [layout.OPS.index(op) for op in ("limit", "reclaim", "process_madvise")])
+        given = [layout.ADVICE[advice] for advice in ("free", "cold", "pageout")]
+        advised = (ops["op"] == layout.OPS.index("advise")) & np.isin(ops["a"], given)
+        return bool((called | advised).any())
+
+    @property
+    def joined(self) -> bool:
+        """Whether the kernel may join regions to one VMA: they do not lie in slots of their own."""
+        ops = self.program.ops
+        mapped = ops["op"] == layout.OPS.index("mmap")
+        apart = (ops["c"] == layout.AT_SLOT) & (ops["d"] & np.uint64(layout.VM_FILE) == 0)
+        apart |= ops["c"] == layout.AT_REGION
+        return bool((mapped & ~apart).any() or (ops["op"] == layout.OPS.index("brk")).any())
+
+    def machine(self) -> Machine:
+        """Return a simulated machine that has the program before it, with the settings."""
+        machine = machine_for(self.program, max(MEMORY, 2 * memory_for(self.program) if self.whole else 0))
+        self.settings.of_machine(machine)
+        return machine
 
     def check(self) -> LiveProgram:
         """Return itself.
@@ -110,16 +161,14 @@ def refuse(program: Program, places: Iterable[str] = ()) -> None:
     where = list(places) or [f"{program.name}: operation {i}" for i in range(len(program))]
     for op, place in zip(program.ops, where, strict=True):
         name, why = layout.OPS[op["op"]], ""
-        if name not in OF_SYSTEM and name not in OF_WORKERS:
-            why = f"{name} has no counterpart on a real kernel that can be stepped"
+        if name in LEFT_OUT:
+            why = f"{name} cannot be put to a host ({LEFT_OUT[name]})"
         elif (name == "thp" or (name == "set" and op["a"] == 0)) and op["b"] == always:
             why = "`always` would change every process of this host: use madvise"
-        elif name == "mmap" and (op["c"] == layout.AT_UNMAPPED_AREA or int(op["d"]) not in PROT):
-            why = "only anonymous mappings in slots, at addresses and onto regions can be compared"
+        elif name == "mmap" and int(op["d"]) & RIGHTS not in PROT:
+            why = "a mapping can be prot=none, r or rw"
         elif name == "process_madvise" and op["c"]:
             why = "Linux has no advice about a set of sizes"
-        elif name == "mremap" and op["c"] != layout.AT_SLOT:
-            why = "mremap can only move into a slot"
         if why:
             raise LiveError(f"{place}: {why}")
 

@@ -2,36 +2,80 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from thp_env.live.host import PAGE_CLUSTER, THP, Host, write
+from thp_env.live.errors import LiveError
+from thp_env.live.host import PAGE_CLUSTER, Host
 from thp_env.live.observe import Kernel
-from thp_env.live.programs import OF_SYSTEM, PROT, LiveProgram
-from thp_env.live.workers import Process, Reply, Workers
-from thp_env.machine import layout
+from thp_env.live.programs import PROT, RIGHTS, LiveProgram
+from thp_env.live.settings import THP, write
+from thp_env.live.workers import KILLED, Process, Reply, Workers
+from thp_env.machine import Machine, Status, layout
 from thp_env.traces.program import Program
 
 SLOT_BASE, SLOT_SIZE = 1 << 40, 1 << 31
-MAP_FIXED, MAP_FIXED_NOREPLACE = 0x10, 0x100000
+LOWEST = 4 << 20
+"""Below it lies the process itself (`home.hpp`)."""
+BRK_START, MMAP_BASE = 0x555555800000, 0x7FFFF7FFF000
+"""Where the simulator puts the heap, and what has no place of its own, of a program that does not say."""
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_STACK, MAP_FIXED_NOREPLACE = 0x1, 0x2, 0x10, 0x20000, 0x100000
+
+
+CHUNK = 1 << 18
+"""Accesses that a process is told at once."""
+WRITES = {0: 0, 100: 251}
+"""What a write of a content leaves in a page's first byte; of another content 1."""
 
 
 @dataclass
 class Run:
-    """One run of a program on the host."""
+    """One run of a program on the host, beside a simulated one that says which accesses come next."""
 
-    program: Program
+    live: LiveProgram
     host: Host
     workers: Workers
+    machine: Machine
+    files: ExitStack
     regions: dict[str, tuple[int, int]] = field(default_factory=dict)
     vector: list[tuple[int, int]] = field(default_factory=list)
     slot: int = 0
-    rss: int = 0
+    own: int = 0
+    groups: dict[str, int] = field(default_factory=dict)
+    born: dict[str, int] = field(default_factory=dict)
     autodrain: bool = True
+
+    @property
+    def program(self) -> Program:
+        """What runs."""
+        return self.live.program
+
+    def begin(self) -> None:
+        """Put the program's address space where the simulator has it, and set the sizes.
+
+        Raises:
+            LiveError: when the kernel refuses.
+        """
+        meta = self.program.meta
+        first = self.workers.processes[self.program.processes[0]]
+        brk, base = int(meta.get("brk_start", 0) or BRK_START), int(meta.get("mmap_base", 0) or MMAP_BASE)
+        first.ask("start")
+        reply = first.ask("place", brk, base, a=os.getpid())
+        if reply.error == errno.EEXIST:
+            raise LiveError("thp_env/live/worker is not linked statically: build it where there is a static C library")
+        if reply.error:
+            raise LiveError(f"the kernel refuses a heap at {brk:#x} below mappings from {base:#x}: "
+                            f"{os.strerror(reply.error)}")  # fmt: skip
+        for name, value in self.live.settings.of_host().items():
+            self._set(name, value)
+        self.own = self._charged(0)["anonymous"]
 
     def step(self, op: np.void) -> tuple[int, int, int]:
         """Run one operation; return (errno, minor faults, major faults)."""
@@ -45,20 +89,21 @@ class Run:
         a = int(op["a"])
         match name:
             case "mmap":
-                fixed = MAP_FIXED if op["c"] == layout.AT_REGION else MAP_FIXED_NOREPLACE
-                address = self._place(op, length)
-                self.regions[region] = address, length
-                reply = process.ask("mmap", address, length, PROT[int(op["d"])], fixed)
+                reply = self._mmap(process, op, region)
             case "mremap":
-                target = self._slot(length, a, int(op["b"]))
-                self.regions[self.program.regions[op["aux"]]] = target, length
-                reply = process.ask("mremap", address, length, target, length)
+                reply = self._mremap(process, op, address)
+            case "brk":
+                reply = process.ask("brk", self._brk_start() + length)
+                self.regions[region] = self._brk_start(), length
+                self._advise(process, reply, self._brk_start(), length)
             case "mprotect":
                 reply = process.ask("mprotect", address, length, PROT[a])
             case "advise":
                 reply = process.ask("madvise", address, length, a)
             case "touch":
                 reply = process.ask(layout.TOUCH[op["b"]], address, length, a)
+            case "access" | "replay":
+                reply = self._access(process, int(op["d"] >> np.uint64(32)) if name == "access" else int(op["d"]))
             case "iovec":
                 self.vector.append((address, length))
                 return 0, 0, 0
@@ -69,6 +114,57 @@ class Run:
             case _:
                 reply = process.ask(name, address, length)
         return reply.error, reply.minflt, reply.majflt
+
+    def _mmap(self, process: Process, op: np.void, region: str) -> Reply:
+        length, flags, place = int(op["length"]), int(op["d"]), int(op["c"])
+        bits = MAP_SHARED if flags & layout.VM_SHARED else MAP_PRIVATE
+        bits |= MAP_STACK if flags & layout.VM_NOHUGEPAGE else 0
+        bits |= {layout.AT_REGION: MAP_FIXED, layout.AT_UNMAPPED_AREA: 0}.get(place, MAP_FIXED_NOREPLACE)
+        file = self._file(length) + 1 if flags & layout.VM_FILE else 0
+        address = self._place(op, length)
+        reply = process.ask("mmap", address, length, PROT[flags & RIGHTS], bits | file << 32)
+        self.regions[region] = reply.address or address, length
+        if not flags & (layout.VM_NOHUGEPAGE | layout.VM_FILE):
+            self._advise(process, reply, reply.address, length)
+        return reply
+
+    def _mremap(self, process: Process, op: np.void, address: int) -> Reply:
+        place, length, new_length, target = int(op["c"]), int(op["length"]), int(op["a"]), 0
+        if place == layout.AT_SLOT:
+            target, new_length = self._slot(length, int(op["a"]), int(op["b"])), length
+        elif place == layout.AT_ADDRESS:
+            target = int(op["d"])
+        reply = process.ask("mremap", address, length, target, new_length)
+        self.regions[self.program.regions[op["aux"]]] = reply.address or target or address, new_length
+        return reply
+
+    def _advise(self, process: Process, reply: Reply, address: int, length: int) -> None:
+        """Where the simulator has `always`, advise what was mapped: nobody else's memory changes."""
+        if self.live.settings.advised and reply.error == 0 and length:
+            process.ask("madvise", address, length, layout.ADVICE["hugepage"])
+
+    def _file(self, length: int) -> int:
+        """Return a file of so many bytes, all of them in the page cache and none in the program's control group."""
+        file = os.memfd_create("thp-env")
+        self.files.callback(os.close, file)
+        left, zeros = length, bytes(min(length, 1 << 20))
+        while left:
+            left -= os.write(file, zeros[:left])
+        return file
+
+    def _access(self, process: Process, content: int) -> Reply:
+        """Let a process make the accesses that the simulator makes next; of equal ones in a row, one."""
+        minflt = majflt = first = 0
+        reply = Reply(0, 0, 0, process.pid)
+        while len(accesses := self.machine.upcoming_accesses(first, CHUNK)) and reply.error == 0:
+            first += len(accesses)
+            kept = accesses[np.append(True, accesses[1:] != accesses[:-1])]
+            reply = process.ask("access", 0, len(kept), WRITES.get(content, 1), data=kept.astype("<u8").tobytes())
+            minflt, majflt = minflt + reply.minflt, majflt + reply.majflt
+        return Reply(reply.error, minflt, majflt, process.pid)
+
+    def _brk_start(self) -> int:
+        return int(self.program.meta.get("brk_start", 0) or BRK_START)
 
     def _process_madvise(self, process: Process, op: np.void) -> Reply:
         vector, self.vector = self.vector[-int(op["b"]) :], []
@@ -86,44 +182,76 @@ class Run:
 
     def _place(self, op: np.void, length: int) -> int:
         a, b, aux = int(op["a"]), int(op["b"]), int(op["aux"])
-        if op["c"] == layout.AT_SLOT:
-            return self._slot(length, a, b)
-        return self.regions[self.program.regions[aux]][0] + a if op["c"] == layout.AT_REGION else a
+        match int(op["c"]):
+            case layout.AT_SLOT:
+                return self._slot(length, a, b)
+            case layout.AT_REGION:
+                return self.regions[self.program.regions[aux]][0] + a
+            case layout.AT_UNMAPPED_AREA:
+                return 0
+        return a
 
-    def _tables(self) -> int:
-        """Return how many page tables the program's mappings need: one for each 2 MiB, and those above them."""
-        ops = self.program.ops
-        lengths = ops["length"][ops["op"] == layout.OPS.index("mmap")]
-        return int((lengths // layout.PMD_SIZE + 3).sum())
+    def _tables_to_come(self) -> int:
+        """Return the bytes of page tables that the program will need at most, as simulated, besides those it has."""
+        future = self.machine.clone()
+        now = most = future.counters["nr_page_table"]
+        while future.position[0] < len(self.program) and future.run(ops=1, ignore_errors=True) != Status.OOM:
+            most = max(most, future.counters["nr_page_table"])
+        return layout.PAGE_SIZE * (most - now)
+
+    def _alive(self) -> list[str]:
+        return [name for name, process in self.workers.processes.items() if process.alive]
+
+    def _charged(self, number: int) -> dict[str, int]:
+        """Return what is charged to a control group, in bytes, by kind."""
+        group = self.host.group(number)
+        text = (group / "memory.stat").read_text()
+        charged = {name: int(value) for name, value in (line.split() for line in text.splitlines())}
+        kernel = int((group / "memory.kmem.usage_in_bytes").read_text())
+        return {"anonymous": charged["rss"], "files": charged["cache"] - charged["swapcached"], "kernel": kernel}
 
     def thp(self, op: np.void) -> int:
         """Set one size's control."""
-        return write(THP / f"hugepages-{4 << int(op['a'])}kB/enabled", layout.THP_MODES[int(op["b"])])
+        return self._set(f"hugepages-{4 << int(op['a'])}kB/enabled", layout.THP_MODES[int(op["b"])])
 
     def set(self, op: np.void) -> int:
         """Set another control."""
         name, values = list(layout.SETTINGS.items())[op["a"]]
-        value = str(op["b"]) if isinstance(values, int) else values[op["b"]]
+        return self._set(name, str(op["b"]) if isinstance(values, int) else values[op["b"]], int(op["aux"]))
+
+    def _set(self, name: str, value: str, group: int = 0) -> int:
         if name == "lru_batches":
             self.autodrain = value == "0"
             return 0
-        return write(self.host.cgroup / "memory.swappiness" if name == "swappiness" else THP / name, value)
+        return write(self.host.group(group) / "memory.swappiness" if name == "swappiness" else THP / name, value)
 
     def fork(self, op: np.void) -> int:
-        """Fork."""
+        """Fork; the child is in its parent's group."""
+        parent, child = self.program.processes[op["process"]], self.program.processes[op["aux"]]
+        self.groups[child] = self.born[child] = self.groups.get(parent, 0)
         return self.workers.fork(self._process(int(op["process"])), self.program.processes[op["aux"]])
 
     def exit(self, op: np.void) -> None:
         """End a process."""
         self._process(int(op["aux"])).end()
 
+    def cgroup(self, op: np.void) -> int:
+        """Move a process into a group."""
+        number, name = int(op["aux"]), self.program.processes[op["process"]]
+        self.groups[name] = number
+        return write(self.host.make_group(number) / "cgroup.procs", str(self._process(int(op["process"])).pid))
+
     def limit(self, op: np.void) -> int:
-        """Limit the program's memory, besides what its processes need for themselves and for page tables."""
-        usage = int((self.host.cgroup / "memory.usage_in_bytes").read_text())
-        length = int(op["length"])
-        own = max(0, usage - self.rss) + layout.PAGE_SIZE * self._tables()
+        """Limit a group's memory, besides what its processes need for themselves and for page tables.
+
+        What a process needs for itself stays charged to the group that it began in.
+        """
+        group, length = int(op["aux"]), int(op["length"])
+        charged = self._charged(group)
+        began = sum(self.born.get(name, 0) == group for name in self._alive())
+        own = self.own * began + charged["files"] + charged["kernel"] + self._tables_to_come()
         limit = "-1" if length == layout.NO_LIMIT else str(length + own)
-        return write(self.host.cgroup / "memory.limit_in_bytes", limit)
+        return write(self.host.group(group) / "memory.limit_in_bytes", limit)
 
 
 SYSTEM: dict[str, Callable[[Run, np.void], int | None]] = {
@@ -132,55 +260,84 @@ SYSTEM: dict[str, Callable[[Run, np.void], int | None]] = {
     "fork": Run.fork,
     "exit": Run.exit,
     "limit": Run.limit,
+    "cgroup": Run.cgroup,
     "swap": lambda run, op: run.host.swap(int(op["length"])),
     "swapoff": lambda run, op: run.host.swapoff(),
     "shrink": lambda run, op: write(PAGE_CLUSTER.with_name("drop_caches"), "2"),
     "khugepaged": lambda run, op: run.host.khugepaged(int(op["a"])),
-    "reclaim": lambda run, op: write(run.host.cgroup / "memory.force_empty", "0"),
+    "reclaim": lambda run, op: write(run.host.group(int(op["aux"])) / "memory.force_empty", "0"),
     "drain": lambda run, op: run.host.drain(),
     "compute": lambda run, op: time.sleep(int(op["a"]) / 1e12),
+    "slice": lambda run, op: None,  # who runs next is said by the operations themselves
 }
 """How each operation on the whole system is done."""
-assert set(SYSTEM) == OF_SYSTEM
 
 
 def run_once(live: LiveProgram, host: Host, kernel: Kernel) -> list[dict[str, Any]]:
-    """Run a program once and return its steps."""
+    """Run a program once and return its steps.
+
+    What is mapped is noted after every step of a program for conformance, and after the last of a whole workload.
+    """
     program = live.program
+    machine = live.machine()
+    drains = not live.whole or live.reclaims  # else nobody asks which folios are on an LRU
+    limited = "limit" in {layout.OPS[op] for op in np.unique(program.ops["op"])}
+    killed = 0
     host.begin()
     workers = Workers(program.processes[0])
     steps: list[dict[str, Any]] = []
     try:
-        write(host.cgroup / "cgroup.procs", str(workers.processes["P"].pid))
-        workers.processes["P"].ask("start")
-        run = Run(program, host, workers)
-        host.drain()
-        before = kernel.counters()
-        for i, (op, text) in enumerate(zip(program.ops, live.texts, strict=True)):
-            error, minflt, majflt = run.step(op)
-            if layout.OPS[op["op"]] == "compute":  # a pause: what was counted meanwhile is not the program's
-                before = kernel.counters()
-            if run.autodrain:
-                host.drain()
-            after = kernel.counters()
-            step: dict[str, Any] = {"i": i, "op": text, "err": error, "minflt": minflt, "majflt": majflt}
-            step |= {"mthp": {}, "vm": {}}
-            for (size, counter), value in after.items():
-                if change := value - before[size, counter]:
-                    (step["vm"] if size == "vm" else step["mthp"].setdefault(size, {}))[counter] = change
-            kernel.begin_step()
-            ids: dict[int, int] = {}
-            step["map"] = [
-                {"p": process, **found}
-                for process, worker in workers.processes.items()
-                if worker.alive
-                for found in kernel.maps(worker.pid, run.regions, ids)
-            ]
-            run.rss = 1024 * sum(found["rss"] for found in step["map"])
-            steps.append(step)
-            before = after
+        write(host.cgroup / "cgroup.procs", str(workers.processes[program.processes[0]].pid))
+        with ExitStack() as files:
+            run = Run(live, host, workers, machine, files)
+            run.begin()
+            host.drain()
+            before = kernel.counters()
+            for i, (op, text) in enumerate(zip(program.ops, live.texts, strict=True)):
+                last = i == len(program.ops) - 1
+                error, minflt, majflt = run.step(op)
+                if limited and (kills := host.oom_kills()) > killed:
+                    workers.bury(kills - killed - (error == KILLED))
+                    killed = kills
+                pause = layout.OPS[op["op"]] in ("compute", "slice")
+                if run.autodrain and (drains or last) and not pause:
+                    host.drain()
+                if pause and not live.whole:  # what was counted meanwhile is not the program's
+                    before = kernel.counters()
+                after = before if pause else kernel.counters()
+                step: dict[str, Any] = {"i": i, "op": text, "err": error, "minflt": minflt, "majflt": majflt}
+                step |= {"mthp": {}, "vm": {}}
+                for (size, counter), value in after.items():
+                    if change := value - before[size, counter]:
+                        (step["vm"] if size == "vm" else step["mthp"].setdefault(size, {}))[counter] = change
+                machine.run(ops=1, ignore_errors=True)
+                if not live.whole or last:
+                    step["map"] = _observed(run, kernel)
+                steps.append(step)
+                before = after
     finally:
         workers.close()
         host.remove_swap()
-        write(host.cgroup / "memory.limit_in_bytes", "-1")
+        for group in host.groups():
+            write(group / "memory.limit_in_bytes", "-1")
     return steps
+
+
+def _observed(run: Run, kernel: Kernel) -> list[dict[str, Any]]:
+    """Return what each process maps, by region, or by VMA in a whole workload, where VMAs join regions."""
+    kernel.begin_step()
+    ids: dict[int, int] = {}
+    found: list[dict[str, Any]] = []
+    for name, worker in run.workers.processes.items():
+        if worker.alive:
+            regions = kernel.mappings(worker.pid, LOWEST) if run.live.joined else run.regions
+            found += ({"p": name, **seen} for seen in kernel.maps(worker.pid, regions, ids))
+    if run.live.settings.advised:
+        for seen in found:
+            seen["vmas"] = [[*vma[:3], *_without_advice(vma[3:])] for vma in seen["vmas"]]
+    return found
+
+
+def _without_advice(flags: list[str]) -> list[str]:
+    """Return a VMA's flags without the one for advice that the program has not given (`Run._advise`)."""
+    return [left for flag in flags if (left := flag.replace("H", ""))]

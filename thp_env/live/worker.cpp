@@ -1,5 +1,6 @@
 // The process that runs a program's operations on the real kernel, one at a time, as it is told over a
 // socket. Its own memory is locked, so that whatever the kernel counts comes from the program's regions.
+#include "home.hpp"
 #include <cerrno>
 #include <csetjmp>
 #include <csignal>
@@ -7,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fcntl.h>
 #include <initializer_list>
 #include <linux/capability.h>
 #include <sys/mman.h>
@@ -43,7 +45,10 @@ enum code : uint64_t {
     EXIT,
     IOVEC,
     PROCESS_MADVISE,
-    CAPDROP
+    CAPDROP,
+    PLACE,
+    BRK,
+    ACCESS
 };
 
 struct request {
@@ -52,42 +57,28 @@ struct request {
 
 struct reply {
     int64_t error, minflt, majflt, pid;
+    uint64_t address; // where the kernel has mapped something
 };
 
-struct range {
-    uintptr_t start, end;
-};
-
-range own[256]; // what this program is made of
+live::range own[256]; // what this process is made of
 int nr_own;
 int rings[256]; // io_uring instances, each of which pins one range
 int nr_rings;
 int sock;
+uint64_t observer; // the process that observes, whose files are mapped
 
 // Addresses come as numbers from who observes.
 template <typename T = void> T *pointer(uint64_t address) {
     return reinterpret_cast<T *>(address); // NOLINT(performance-no-int-to-ptr)
 }
 
+uint64_t result; // an address
 sigjmp_buf fault;
 volatile sig_atomic_t touching;
 
 void on_fault(int signal) {
     if (touching) siglongjmp(fault, signal);
     _exit(1);
-}
-
-void find_own_memory() {
-    FILE *maps = fopen("/proc/self/maps", "r");
-    char line[512];
-    while (maps && fgets(line, sizeof line, maps) && nr_own < 256) {
-        char *rest = line; // start-end rights ...
-        const uint64_t start = strtoull(rest, &rest, 16);
-        if (*rest++ != '-') continue;
-        const uint64_t end = strtoull(rest, &rest, 16);
-        if (strncmp(rest, " r", 2) == 0 && !strstr(line, "[v")) own[nr_own++] = {start, end};
-    }
-    if (maps) fclose(maps);
 }
 
 // Locking again also breaks copy-on-write after a fork, of which the kernel would otherwise count faults
@@ -170,21 +161,92 @@ int drop_cap_sys_nice() {
     return static_cast<int>(syscall(SYS_capset, &header, data));
 }
 
+constexpr uint64_t WRITTEN = 1; // of an access
+uint64_t accesses[4096];
+uint64_t to_come; // bytes of the accesses that have not been read
+
+bool read_all(void *into, size_t length) {
+    auto *at = static_cast<char *>(into);
+    while (length) {
+        const ssize_t got = read(sock, at, length);
+        if (got <= 0) return false;
+        at += got;
+        length -= static_cast<size_t>(got);
+    }
+    return true;
+}
+
+// One access after the other, as they come over the socket: the page's address, and whether it is written to.
+// length: how many; a: what is written.
+void access(const request &r) {
+    to_come = r.length * sizeof *accesses;
+    while (to_come) {
+        const size_t part = to_come < sizeof accesses ? to_come : sizeof accesses;
+        if (!read_all(accesses, part)) _exit(1);
+        to_come -= part;
+        for (size_t i = 0; i < part / sizeof *accesses; ++i) {
+            auto *byte = pointer<volatile unsigned char>(accesses[i] & ~WRITTEN);
+            if (accesses[i] & WRITTEN) {
+                *byte = static_cast<unsigned char>(r.a);
+            } else {
+                (void)*byte;
+            }
+        }
+    }
+}
+
+// Reads what comes after an access that failed.
+void skip_accesses() {
+    while (to_come) {
+        const size_t part = to_come < sizeof accesses ? to_come : sizeof accesses;
+        if (!read_all(accesses, part)) _exit(1);
+        to_come -= part;
+    }
+}
+
+constexpr uint64_t FLAGS = 0xffffffff; // of mmap's b; above them one more than the observer's file
+
+int map(const request &r) {
+    const uint64_t file = r.b >> 32;
+    int fd = -1;
+    if (file) {
+        char path[64];
+        snprintf(path, sizeof path, "/proc/%d/fd/%d", static_cast<int>(observer), static_cast<int>(file - 1));
+        if ((fd = open(path, O_RDWR | O_CLOEXEC)) < 0) return -1;
+    }
+    const int flags = static_cast<int>(r.b & FLAGS) | (file ? 0 : MAP_ANONYMOUS);
+    void *found = mmap(pointer(r.address), r.length, static_cast<int>(r.a), flags, fd, 0);
+    const int error = errno;
+    if (fd >= 0) close(fd);
+    result = found == MAP_FAILED ? 0 : reinterpret_cast<uintptr_t>(found);
+    return errno = error, found == MAP_FAILED ? -1 : 0;
+}
+
+// a: target, b: new length; without a target in place, or where the kernel finds room.
+int remap(const request &r) {
+    const int fixed = r.a ? MREMAP_FIXED : 0;
+    void *found = mremap(pointer(r.address), r.length, r.b, MREMAP_MAYMOVE | fixed, pointer(r.a));
+    result = found == MAP_FAILED ? 0 : reinterpret_cast<uintptr_t>(found);
+    return found == MAP_FAILED ? -1 : 0;
+}
+
+// Past the C library, which has a heap of its own.
+int set_brk(uint64_t end) {
+    result = static_cast<uint64_t>(syscall(SYS_brk, end));
+    return result == end ? 0 : (errno = ENOMEM, -1);
+}
+
 int call(const request &r) {
     void *address = pointer(r.address);
     switch (r.code) {
-    case MMAP: // a: protection, b: further flags
-        return mmap(address, r.length, static_cast<int>(r.a),
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | static_cast<int>(r.b), -1, 0) == MAP_FAILED
-                   ? -1
-                   : 0;
+    case MMAP: // a: protection, b: flags and file
+        return map(r);
     case MUNMAP:
         return munmap(address, r.length);
     case MPROTECT:
         return mprotect(address, r.length, static_cast<int>(r.a));
-    case MREMAP: // a: target, b: new length
-        return mremap(address, r.length, r.b, MREMAP_MAYMOVE | MREMAP_FIXED, pointer(r.a)) == MAP_FAILED ? -1
-                                                                                                         : 0;
+    case MREMAP:
+        return remap(r);
     case MADVISE:
         return madvise(address, r.length, static_cast<int>(r.a));
     case MLOCK:
@@ -205,6 +267,15 @@ int call(const request &r) {
         return advise_process(r);
     case CAPDROP:
         return drop_cap_sys_nice();
+    case PLACE: // address: the heap's start, length: below which mappings are placed, a: who observes
+        observer = r.a;
+        errno = live::place_program(r.address, r.length);
+        return errno ? -1 : 0;
+    case BRK:
+        return set_brk(r.address);
+    case ACCESS:
+        access(r);
+        return 0;
     default:
         touch(r);
         return 0;
@@ -216,18 +287,20 @@ reply execute(const request &r) {
     memset(&after, 0, sizeof after);
     getrusage(RUSAGE_SELF, &before);
     touching = 1;
+    result = 0;
     volatile int error = EFAULT;
     if (sigsetjmp(fault, 1) == 0) error = call(r) < 0 ? errno : 0;
     touching = 0;
     getrusage(RUSAGE_SELF, &after);
-    return {error, after.ru_minflt - before.ru_minflt, after.ru_majflt - before.ru_majflt, getpid()};
+    skip_accesses();
+    return {error, after.ru_minflt - before.ru_minflt, after.ru_majflt - before.ru_majflt, getpid(), result};
 }
 
 // Runs each path once, so that what is done for the first time is done before anything is counted.
 void warm_up() {
     lock_own_memory();
     for (const request &r :
-         {request{MMAP, SCRATCH, 4 * PAGE, PROT_READ | PROT_WRITE, 0},
+         {request{MMAP, SCRATCH, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED},
           request{WRITE, SCRATCH, 2 * PAGE, 0, 0}, request{READ, SCRATCH, PAGE, 0, 0},
           request{FILL, SCRATCH, PAGE, 0, 0}, request{WRITEZ, SCRATCH, PAGE, 0, 0},
           request{MADVISE, SCRATCH, PAGE, MADV_DONTNEED, 0}, request{MPROTECT, SCRATCH, PAGE, PROT_READ, 0},
@@ -248,7 +321,7 @@ reply fork_child(const request &r) {
     } else {
         lock_own_memory();
     }
-    return {error, 0, 0, child ? child : getpid()};
+    return {error, 0, 0, child ? child : getpid(), 0};
 }
 
 // Keeps khugepaged's list from being empty, since with nothing to scan it counts no full scans; and empties
@@ -271,10 +344,28 @@ int guard() {
     return 0;
 }
 
+// Does what it is told until it is told to end, or nobody is there any more.
+int serve() {
+    if (live::move_in()) return 1;
+    nr_own = live::own_ranges(own, 256);
+    request r = {};
+    while (read(sock, &r, sizeof r) == sizeof r && r.code != EXIT) {
+        reply answer = {0, 0, 0, getpid(), 0};
+        if (r.code == START) {
+            warm_up();
+        } else {
+            answer = r.code == FORK ? fork_child(r) : execute(r);
+        }
+        if (write(sock, &answer, sizeof answer) != sizeof answer) break;
+    }
+    return unpin(); // else the kernel lets go of the pages some time after the process
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
     if (argc != 3) return 2;
+    live::without_randomization(argv);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0); // inherited from the process that observes
     signal(SIGINT, SIG_IGN);               // who observes ends this process
@@ -286,16 +377,5 @@ int main(int argc, char **argv) {
     action.sa_flags = SA_NODEFER;
     sigaction(SIGSEGV, &action, nullptr);
     sigaction(SIGBUS, &action, nullptr);
-    find_own_memory();
-    request r = {};
-    while (read(sock, &r, sizeof r) == sizeof r && r.code != EXIT) {
-        reply answer = {0, 0, 0, getpid()};
-        if (r.code == START) {
-            warm_up();
-        } else {
-            answer = r.code == FORK ? fork_child(r) : execute(r);
-        }
-        if (write(sock, &answer, sizeof answer) != sizeof answer) break;
-    }
-    return unpin(); // else the kernel lets go of the pages some time after the process
+    live::on_own_stack(serve);
 }

@@ -9,39 +9,39 @@ import signal
 import socket
 import struct
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from thp_env.live.errors import LiveError
+
 REQUESTS = (
     "start", "mmap", "munmap", "mprotect", "mremap", "madvise", "mlock", "munlock", "prctl", "read", "write", "writez",
-    "fill", "pin", "unpin", "fork", "exit", "iovec", "process_madvise", "capdrop",
+    "fill", "pin", "unpin", "fork", "exit", "iovec", "process_madvise", "capdrop", "place", "brk", "access",
 )  # fmt: skip
 """What a worker can be asked; the position is the code in `worker.cpp`."""
 REQUEST = struct.Struct("=5Q")
-REPLY = struct.Struct("=4q")
-MAX_PROCESSES = 16
+REPLY = struct.Struct("=4qQ")
+MAX_PROCESSES = 256
 TIMEOUT = 60
 """Seconds that one operation may take."""
 KILLED = errno.ESRCH
 """The error of an operation whose process died: the kernel ran out of memory and chose it."""
 
 
-class LiveError(ValueError):
-    """The host cannot run a program, or did not."""
-
-
 @dataclass(frozen=True)
 class Reply:
-    """What one operation returned: errno or 0, the faults it took, and the process that answered."""
+    """What one operation returned: errno or 0, the faults it took, who answered, and where something was mapped."""
 
     error: int
     minflt: int
     majflt: int
     pid: int
+    address: int = 0
 
 
-def helper() -> Path:
-    """Return the program that `worker.cpp` was built to.
+def helper(name: str = "worker") -> Path:
+    """Return the program that `worker.cpp`, or another file of this folder, was built to.
 
     Raises:
         LiveError: when it was not built.
@@ -49,9 +49,9 @@ def helper() -> Path:
     import thp_env.live
 
     for folder in thp_env.live.__path__:
-        if (path := Path(folder) / "worker").is_file():
+        if (path := Path(folder) / name).is_file():
             return path
-    raise LiveError("the helper thp_env/live/worker is missing: install the package on Linux")
+    raise LiveError(f"the helper thp_env/live/{name} is missing: install the package on Linux")
 
 
 class Process:
@@ -62,11 +62,15 @@ class Process:
         self.socket, self.pid, self.alive = ours, pid, True
         self.pidfd = os.pidfd_open(pid)
 
-    def ask(self, request: str, address: int = 0, length: int = 0, a: int = 0, b: int = 0) -> Reply:
-        """Let the process run one operation and wait for its answer."""
+    def ask(
+        self, request: str, address: int = 0, length: int = 0, a: int = 0, b: int = 0, data: bytes = b""
+    ) -> Reply:
+        """Let the process run one operation, which `data` follows, and wait for its answer."""
         if not self.alive:
             return Reply(errno.ESRCH, 0, 0, self.pid)
-        self.socket.send(REQUEST.pack(REQUESTS.index(request), address, length, a, b))
+        with suppress(BrokenPipeError):  # it died: there will be no answer
+            self.socket.sendall(REQUEST.pack(REQUESTS.index(request), address, length, a, b))
+            self.socket.sendall(data)
         ready, _, _ = select.select([self.socket.fileno(), self.pidfd], [], [], TIMEOUT)
         if not ready:
             raise LiveError(f"{request} did not end within {TIMEOUT} s")
@@ -102,6 +106,15 @@ class Workers:
         for _, theirs in pairs:
             theirs.close()
         self.processes = {name: Process(self._ours[0], self._first.pid)}
+
+    def bury(self, killed: int) -> None:
+        """Wait until so many processes that the kernel has killed, while they waited, are gone."""
+        living = [process for process in self.processes.values() if process.alive]
+        for _ in range(killed):
+            gone = select.select([process.pidfd for process in living], [], [], TIMEOUT)[0]
+            for process in living:
+                process.alive = process.pidfd not in gone
+            living = [process for process in living if process.alive]
 
     def fork(self, parent: Process, name: str) -> int:
         """Fork a process; return the errno."""

@@ -50,7 +50,9 @@ from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine
     YOUNG_MAPPED,
     YOUNG_PMD,
     YOUNG_ZERO_PAGE,
+    ControlGroup,
     OrderQuestion,
+    Pressure,
     Verb,
     Vma,
 )  # fmt: skip
@@ -59,8 +61,8 @@ from thp_env.machine.saving import Saving
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
 
-__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "WALK_DTYPE", "Counters", "KernelWarning", "Machine", "MachineConfig",
-           "MachineError", "OrderQuestion", "Status", "Vma"]  # fmt: skip
+__all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "WALK_DTYPE", "ControlGroup", "Counters", "KernelWarning", "Machine",
+           "MachineConfig", "MachineError", "OrderQuestion", "Pressure", "Status", "Vma"]  # fmt: skip
 
 KERNEL_WARNINGS = ("mTHP collapse only supports max_ptes_none values of 0 or 511: it counts as 0",)
 """What the kernel may warn of, once in a run; the position is the bit."""
@@ -208,7 +210,11 @@ class Machine(Reading, Access, Saving):
     # -- state -------------------------------------------------------------------------------------
 
     def clone(self) -> Machine:
-        """Return an independent copy that stands where this one stands."""
+        """Return an independent copy that stands where this one stands.
+
+        Machines with 64 MiB of state or more share with their clones what neither has changed: the host copies a page
+        when it is written to. A shared state holds one file descriptor; without one, all of it is copied.
+        """
         other = object.__new__(Machine)
         other.program, other.config, other._core = self.program, self.config, self._core.clone()
         return other

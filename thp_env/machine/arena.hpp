@@ -34,7 +34,11 @@ namespace thp {
     /* A hash table: kernel/huge_memory_bpf.cpp. */                                                          \
     X(order_answers, order_answer, std::bit_ceil(4 * (config.max_page_tables + config.max_vmas)))            \
     /* Those that nobody has read yet. */                                                                    \
-    X(walk_samples, walk_sample, MAX_WALK_SAMPLES)
+    X(walk_samples, walk_sample, MAX_WALK_SAMPLES)                                                           \
+    /* The first is what everything runs in that is moved nowhere else. */                                   \
+    X(memcgs, mem_cgroup, MAX_MEMCGS)                                                                        \
+    /* Whether each process of the program was. */                                                           \
+    X(oom_killed, u8, program.processes)
 
 enum arena_array_id : u32 {
 #define X(name, record, capacity) ARRAY_##name,

@@ -1,6 +1,7 @@
 #include "batch.hpp"
 #include "kernel/huge_memory.hpp"
 #include "kernel/huge_memory_bpf.hpp"
+#include "kernel/khugepaged.hpp"
 #include "kernel/madvise.hpp"
 #include "kernel/mmap.hpp"
 #include <algorithm>
@@ -38,15 +39,16 @@ void step(batch_item &item, const window &w, const std::function<bool()> &stoppe
         budget.new_vma = w.new_vma;
         budget.ignore_errors = true;
         item.status = run_interruptible(m, *item.program, budget, stopped);
-        if (w.question == QUESTION_VMA) next = next_vma(m);
+        if (w.question == QUESTION_VMA) next = next_vma(m, w.reasons);
         moved = m.h->at.op != op || m.h->at.step != at || m.h->clock != clock;
     } while (item.status == RUN_WINDOW && w.question == QUESTION_VMA && next == NIL && !w.idle && moved &&
              !m.host.ask());
     std::fill(item.rows, item.rows + w.slots + 1, vma_smaps{});
     if (item.status == RUN_NEED_ORDER) ask_order(m, item.rows, w.slots);
     if (item.status == RUN_WINDOW) {
-        if (w.question == QUESTION_VMA && next != NIL) *item.rows = ask(m, next, w.every);
-        if (w.question == QUESTION_SLOTS) item.others = ask_slots(m, item.slots, w.slots, item.rows, w.every);
+        if (w.question == QUESTION_VMA && next != NIL) *item.rows = ask(m, next, w.every, w.reasons);
+        if (w.question == QUESTION_SLOTS)
+            item.others = ask_slots(m, item.slots, w.slots, item.rows, w.every, w.reasons);
     }
     read_snapshot(m, item.snapshot);
 }
@@ -80,6 +82,10 @@ int decide_range(machine &m, u32 mm, u64 start, u64 end, u32 verb, u32 value) {
     case VERB_ADVISE:
         m.spend(TIME_syscall, m.cost().syscall);
         return unless_it_asks(m, do_madvise(m, mm, start, end - start, value));
+    case VERB_COLLAPSE:
+        if (value < 2 || value > PMD_ORDER) return -EINVAL;
+        m.spend(TIME_syscall, m.cost().syscall);
+        return unless_it_asks(m, collapse_range(m, mm, start, end, value));
     default:
         return -EINVAL;
     }
@@ -157,8 +163,8 @@ void thread_pool::run(u32 n, const std::function<void(u32, bool)> &work, const s
     }
 }
 
-bool advance(thread_pool &pool, batch_item *items, u32 n, const window &w,
-             const std::function<bool()> &interrupted) {
+bool share_out(thread_pool &pool, u32 n, const std::function<void(u32, const std::function<bool()> &)> &work,
+               const std::function<void(u32)> &broken, const std::function<bool()> &interrupted) {
     std::atomic<bool> stop{false};
     const std::function<bool()> by_caller = [&] {
         if (!stop && interrupted()) stop = true;
@@ -167,21 +173,28 @@ bool advance(thread_pool &pool, batch_item *items, u32 n, const window &w,
     const std::function<bool()> by_worker = [&] { return stop.load(std::memory_order_relaxed); };
     std::mutex mutex;
     std::exception_ptr error;
-    const auto work = [&](u32 i, bool caller) {
+    const auto one = [&](u32 i, bool caller) {
         if (stop) return;
         try {
-            step(items[i], w, caller ? by_caller : by_worker);
+            work(i, caller ? by_caller : by_worker);
         } catch (const stopped_midway &) {
-            items[i].broken = true;
+            broken(i);
         } catch (...) { // of a thread of the pool: goes on in the caller
             const std::lock_guard lock(mutex);
             error = std::current_exception();
-            items[i].broken = true;
+            broken(i);
         }
     };
-    pool.run(n, work, by_caller);
+    pool.run(n, one, by_caller);
     if (error) std::rethrow_exception(error);
     return !stop;
+}
+
+bool advance(thread_pool &pool, batch_item *items, u32 n, const window &w,
+             const std::function<bool()> &interrupted) {
+    return share_out(
+        pool, n, [&](u32 i, const std::function<bool()> &stopped) { step(items[i], w, stopped); },
+        [&](u32 i) { items[i].broken = true; }, interrupted);
 }
 
 } // namespace thp

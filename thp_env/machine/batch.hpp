@@ -14,7 +14,7 @@
 namespace thp {
 
 // What a policy can do to one VMA.
-enum verb : u32 { VERB_NOTHING, VERB_ORDERS, VERB_SPLIT, VERB_ADVISE, VERB_RESOLVE, NR_VERBS };
+enum verb : u32 { VERB_NOTHING, VERB_ORDERS, VERB_SPLIT, VERB_ADVISE, VERB_RESOLVE, VERB_COLLAPSE, NR_VERBS };
 
 struct decision {
     u32 vma, verb, value; // the VMA's id; the order mask, the advice, or the order that was asked for
@@ -34,6 +34,7 @@ struct window {
     bool new_vma;
     u32 question, slots, every; // every: see smaps()
     bool idle;
+    u32 reasons; // for questions about VMAs, besides that they are new or faulted (monitor.hpp)
 };
 
 // One machine of a batch and where it puts its answers.
@@ -79,6 +80,12 @@ class thread_pool {
 // stopped_midway from an operation that cannot.
 run_status run_interruptible(machine &m, const program_view &program, run_budget budget,
                              const std::function<bool()> &stopped);
+
+// Calls work(i, whether to stop) for i in [0, n) on the threads of a pool, and broken(i) where it ended
+// midway. interrupted() is asked on the calling thread; true ends all calls early. Returns false when that
+// happened.
+bool share_out(thread_pool &pool, u32 n, const std::function<void(u32, const std::function<bool()> &)> &work,
+               const std::function<void(u32)> &broken, const std::function<bool()> &interrupted);
 
 // One step of every item. interrupted() is asked on the calling thread; true ends all runs early.
 // Returns false when that happened.

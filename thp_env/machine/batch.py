@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +43,21 @@ class Question(IntEnum):
     reading page tables would say, and a row of each of `slots` 2M blocks of it around the fault."""
 
 
+class Reason(IntFlag):
+    """Why a VMA is asked about: `reasons` of its row (`monitor.hpp`)."""
+
+    NEW = 1
+    """It never was."""
+    FAULTS = 2
+    """It faulted since it was last asked about."""
+    ZAPPED = 4
+    """Much of it was unmapped since: 2M, or an eighth of it where that is less."""
+    IDLE = 8
+    """There was no other reason for a second; it is asked about again after twice as long each time."""
+    WALKS = 16
+    """The PMU's samples of page walks name it: 64 since it was last asked about (`Machine.sample_walks`)."""
+
+
 class Window(NamedTuple):
     """How far machines run: to the first limit that is reached.
 
@@ -55,6 +70,7 @@ class Window(NamedTuple):
         slots: VMAs, or blocks, that have a row of their own.
         every: read the page tables of one in so many 2M ranges; 0: of none.
         idle: with `Question.VMA`, end without a VMA, too.
+        reasons: for which VMAs are asked about besides `Reason.NEW` and `Reason.FAULTS`, as one number.
     """
 
     ps: int = NEVER
@@ -65,6 +81,7 @@ class Window(NamedTuple):
     slots: int = 0
     every: int = 1
     idle: bool = False
+    reasons: int = 0
 
 
 class Snapshot:
@@ -95,6 +112,22 @@ class Snapshot:
     @property
     def _mthp(self) -> np.ndarray:
         return self.raw[:, _VM : _VM + _MTHP].reshape(len(self.raw), 10, -1)
+
+
+class NotedRun(NamedTuple):
+    """What `Batch.note` noted of a machine.
+
+    Attributes:
+        status: how the run ended.
+        snapshot: of each point, the first where the run began and the last where it ended.
+        vmas: `SMAPS_DTYPE` of the VMAs at the points, one point after the other, if they were noted.
+        vmas_at: how many of them belong to each point.
+    """
+
+    status: Status
+    snapshot: Snapshot
+    vmas: np.ndarray
+    vmas_at: np.ndarray
 
 
 MAX_SLOTS = 1 << 16
@@ -220,11 +253,12 @@ class Batch:
         if self._empty:
             for i in np.flatnonzero(chosen):
                 self[int(i)]
-        snapshot = np.zeros((n, _WIDTH), np.int64)
-        if last is not None:
-            snapshot[:] = _array("last", last.raw, np.int64, snapshot.shape)
+        before = None if last is None else _array("last", last.raw, np.int64, (n, _WIDTH))
+        new = np.empty if active is None else np.zeros  # a machine that runs writes all of its own
+        snapshot, smaps = new((n, _WIDTH), np.int64), new((n, nr_slots + 1), SMAPS_DTYPE)
+        if active is not None and before is not None:
+            snapshot[:] = before
         status = np.full(n, Status.WINDOW, np.uint8)
-        smaps = np.zeros((n, nr_slots + 1), SMAPS_DTYPE)
         limits = [up_to(name, limit) for name, limit in zip(window._fields, window[:3], strict=False)]
         if decisions is not None:
             decisions = _array("decisions", decisions, np.uint32, (n, max(1, nr_slots), 3))
@@ -234,9 +268,33 @@ class Batch:
             raise MachineError("slots is updated in place: an array of uint32, contiguous and writeable")
         self._core.advance(
             chosen, decisions, *limits, bool(window.new_vma), int(window.question), nr_slots, every,
-            bool(window.idle), slots, smaps.view(np.uint8), snapshot.view(np.uint64), status,
+            bool(window.idle), whole("reasons", window.reasons, most=sum(Reason)),
+            slots, smaps.view(np.uint8), snapshot.view(np.uint64), status,
         )  # fmt: skip
         return status, smaps, Snapshot(snapshot)
+
+    def note(
+        self, machines: Sequence[Machine], most: int = 128, ps: int = 100_000_000, vmas: bool = False
+    ) -> list[NotedRun]:
+        """Run machines to the end of their programs, on the threads of the batch, and note snapshots on the way.
+
+        Args:
+            machines: which; they need not stand in the batch, and change.
+            most: points besides the first and the last, at most.
+            ps: simulated time between two of them, at first: twice as far whenever there would be too many.
+            vmas: note the VMAs that are decided about, too.
+
+        Raises:
+            MachineError: while the batch or one of the machines is running, for one that is there twice, and when a
+                machine's clock or a counter has come to its end.
+        """
+        cores = [machine._core for machine in machines]
+        runs = self._core.note(cores, whole("most", most, 1), up_to("ps", whole("ps", ps, 1)), bool(vmas))
+        return [
+            NotedRun(Status(status), Snapshot(np.frombuffer(raw, np.int64).reshape(-1, _WIDTH)),
+                     np.frombuffer(smaps, SMAPS_DTYPE), np.frombuffer(counts, np.uint32))
+            for status, raw, smaps, counts in runs
+        ]  # fmt: skip
 
     def snapshot(self) -> Snapshot:
         """Return counters and figures of all machines; zeros for empty places."""

@@ -1,5 +1,6 @@
 // nanobind, and nothing else: the C++ core as the Python module thp_env.machine._core.
 #include "bindings.hpp"
+#include "access_stream.hpp"
 #include "batch.hpp"
 #include "hardware/tlb.hpp"
 #include "hardware/tlb_misses.hpp"
@@ -173,9 +174,11 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                 return new core_machine(std::move(m), view_of(ops, accesses, bins, alias_tables, seed),
                                         owners(ops, accesses, bins, alias_tables));
             })
-        .def("clone", reading([](core_machine &c) {
-                 return new core_machine(std::unique_ptr<machine>(c.m->clone()), c.program, c.keep);
-             }))
+        .def("clone", reading([](core_machine &c, u64 share_from) {
+                 std::unique_ptr<machine> copy(c.m->clone(share_from));
+                 return new core_machine(std::move(copy), c.program, c.keep);
+             }),
+             "share_from"_a = host_memory::SHARE_FROM)
         .def("equals",
              [](core_machine &a, core_machine &b) {
                  if (&a == &b) return true;
@@ -206,7 +209,9 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                      throw machine_error("the machine has no room for so many regions or processes");
                  c.program = view_of(ops, accesses, bins, alias_tables, seed);
                  c.keep = owners(ops, accesses, bins, alias_tables);
-                 if (!goes_on) c.m->h->at.step = c.m->h->at.time_vma_id = 0;
+                 if (goes_on) return;
+                 c.m->h->at.step = c.m->h->at.time_vma_id = 0;
+                 c.m->h->at.call = {};
              }))
         .def(
             "run",
@@ -227,12 +232,33 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                 return static_cast<u32>(status);
             },
             "until"_a, "choices"_a, "ops"_a, "accesses"_a, "new_vma"_a, "ignore_errors"_a, "fast"_a = true)
+        .def("upcoming", reading([](core_machine &c, u64 first, u64 count) {
+                 const u64 at = c.m->h->at.op;
+                 if (at >= c.program.nr_ops) return as_bytes<u64>(nullptr, 0);
+                 const op_record &op = c.program.ops[at];
+                 if (op.op != OP_touch && op.op != OP_access && op.op != OP_replay)
+                     return as_bytes<u64>(nullptr, 0);
+                 const u64 all = steps_of(op),
+                           end = first < all ? first + std::min(count, all - first) : first;
+                 std::vector<u64> out(end - first);
+                 const access_stream stream(*c.m, c.program, op);
+                 access_block b;
+                 for (u64 done = first; done < end;) {
+                     const u64 nr = std::min(end - done, access_block::SIZE);
+                     stream.write(b, done, nr);
+                     for (u64 i = 0; i < nr; ++i)
+                         out[done - first + i] = (b.address[i] & ~(PAGE_SIZE - 1)) | b.write[i];
+                     done += nr;
+                 }
+                 return as_bytes(out.data(), out.size());
+             }))
         .def("position",
              reading([](core_machine &c) { return nb::make_tuple(c.m->h->at.op, c.m->h->at.step); }))
         // Whether the next operation has begun: what run() does next is the rest of it.
         .def("under_way", reading([](core_machine &c) {
                  const cursor &at = c.m->h->at;
-                 return !at.oom && (at.step > 0 || c.m->h->question.state != ORDER_IDLE);
+                 return !at.oom &&
+                        (at.step > 0 || at.call.reached > 0 || c.m->h->question.state != ORDER_IDLE);
              }))
         .def_prop_ro("clock", reading([](core_machine &c) { return c.m->h->clock; }))
         .def_prop_ro("error", reading([](core_machine &c) { return c.m->h->at.error; }))

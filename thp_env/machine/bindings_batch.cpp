@@ -1,6 +1,7 @@
 // nanobind: batches of machines.
 #include "batch.hpp"
 #include "bindings.hpp"
+#include "noted_run.hpp"
 #include <deque>
 #include <nanobind/stl/optional.h>
 #include <string>
@@ -117,6 +118,40 @@ struct core_batch {
         if (!whole) throw nb::python_error();
     }
 
+    // Runs other machines to their ends on the threads of this batch: (status, snapshots, VMAs, VMAs at each
+    // point).
+    nb::list note(const nb::list &list, const noting &how) {
+        if (running) throw machine_error("the batch is running");
+        const busy_flag held(running);
+        std::deque<in_use> held_machines;
+        std::vector<std::pair<machine *, const program_view *>> chosen;
+        for (nb::handle h : list) {
+            core_machine &c = nb::cast<core_machine &>(h);
+            held_machines.emplace_back(c);
+            chosen.emplace_back(c.m.get(), &c.program);
+        }
+        std::vector<noted_run> runs;
+        thread_pool &threads_of_batch = get_pool();
+        bool whole = false;
+        {
+            nb::gil_scoped_release nogil;
+            whole = run_noting(threads_of_batch, chosen, how, runs, interrupted);
+        }
+        for (size_t i = 0; i < runs.size(); ++i) {
+            if (runs[i].broken) nb::cast<core_machine &>(list[i]).broken = true;
+        }
+        if (!whole) throw nb::python_error();
+        nb::list out;
+        for (size_t i = 0; i < runs.size(); ++i) {
+            const noted_run &r = runs[i];
+            if (r.status == RUN_OVERFLOW) throw machine_error(overflow_of(*chosen[i].first));
+            out.append(nb::make_tuple(
+                static_cast<u32>(r.status), as_bytes(r.snapshots.data(), r.snapshots.size()),
+                as_bytes(r.vmas.data(), r.vmas.size()), as_bytes(r.vmas_at.data(), r.vmas_at.size())));
+        }
+        return out;
+    }
+
     void snapshot(const array_of<u64> &out) {
         if (out.size() != machines.size() * SNAPSHOT_WIDTH)
             throw nb::value_error("an array has the wrong shape");
@@ -139,15 +174,21 @@ void bind_batch(nb::module_ &module) {
             "advance",
             [](core_batch &b, const array_of<const u8> &active,
                const std::optional<array_of<const u32>> &decisions, u64 ps, u64 choices, u64 accesses,
-               bool new_vma, u32 question, u32 nr_slots, u32 every, bool idle,
+               bool new_vma, u32 question, u32 nr_slots, u32 every, bool idle, u32 reasons,
                const std::optional<array_of<u32>> &slots, const array_of<u8> &rows,
                const array_of<u64> &snapshot, const array_of<u8> &status) {
                 b.advance(active, decisions,
-                          {ps, choices, accesses, new_vma, question, nr_slots, every, idle}, slots, rows,
-                          snapshot, status);
+                          {ps, choices, accesses, new_vma, question, nr_slots, every, idle, reasons}, slots,
+                          rows, snapshot, status);
             },
             "active"_a, "decisions"_a, "ps"_a, "choices"_a, "accesses"_a, "new_vma"_a, "question"_a,
-            "nr_slots"_a, "every"_a, "idle"_a, "slots"_a, "rows"_a, "snapshot"_a, "status"_a)
+            "nr_slots"_a, "every"_a, "idle"_a, "reasons"_a, "slots"_a, "rows"_a, "snapshot"_a, "status"_a)
+        .def(
+            "note",
+            [](core_batch &b, const nb::list &machines, u32 most, u64 ps, bool vmas) {
+                return b.note(machines, {most, ps, vmas});
+            },
+            "machines"_a, "most"_a, "ps"_a, "vmas"_a)
         .def("snapshot", &core_batch::snapshot);
 }
 

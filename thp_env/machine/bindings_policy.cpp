@@ -3,9 +3,12 @@
 #include "bindings.hpp"
 #include "kernel/contpte.hpp"
 #include "kernel/khugepaged.hpp"
+#include "kernel/memcontrol.hpp"
 #include "kernel/page_idle.hpp"
 #include "kernel/process_madvise.hpp"
+#include "kernel/psi.hpp"
 #include "occupancy.hpp"
+#include <nanobind/stl/vector.h>
 
 namespace nb = nanobind;
 
@@ -19,6 +22,27 @@ u64 checked_range(const core_machine &c, u32 mm, u64 start, u64 end) {
     if (start % PAGE_SIZE || end % PAGE_SIZE || start > end || end > TASK_SIZE)
         throw machine_error("a range must begin and end at pages of a program");
     return end;
+}
+
+// Averages and total of both states, up to date.
+nb::tuple pressure_of(const machine &m, psi_group g) {
+    psi_update(m, g);
+    nb::list states;
+    for (u32 s = 0; s < NR_PSI_STATES; ++s)
+        states.append(nb::make_tuple(std::vector<u64>(g.avg[s], g.avg[s] + NR_PSI_AVGS), g.total[s]));
+    return nb::tuple(states);
+}
+
+nb::list memcgs_of(const machine &m) {
+    nb::list out;
+    for (u32 i = 0; i < nr_memcgs(m); ++i) {
+        const mem_cgroup &g = m.memcgs[i];
+        if (!g.made) continue;
+        out.append(nb::make_tuple(i, g.usage, g.usage - g.stock, g.watermark, g.max, g.swap, g.swappiness,
+                                  std::vector<u64>(g.events, g.events + NR_MEMCG_EVENTS),
+                                  pressure_of(m, g.psi)));
+    }
+    return out;
 }
 
 } // namespace
@@ -89,6 +113,12 @@ void bind_policy(nb::class_<core_machine> &machines) {
                  read_blocks(*c.m, mm, start, bits.size(), clear, bits.data());
                  return as_bytes(bits.data(), bits.size());
              }))
+        .def("memcgs", reading([](core_machine &c) { return memcgs_of(*c.m); }))
+        .def("memcg_of", reading([](core_machine &c, u32 mm) {
+                 checked_range(c, mm, 0, 0);
+                 return c.m->mms[mm].memcg;
+             }))
+        .def("pressure", reading([](core_machine &c) { return pressure_of(*c.m, c.m->h->psi_system); }))
         .def("sample_walks",
              changing([](core_machine &c, u64 period) { c.m->h->policy.walk_period = period; }))
         .def("take_walk_samples", changing([](core_machine &c) {

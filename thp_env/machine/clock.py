@@ -6,6 +6,7 @@ the middle eight tenths of the samples span, as a share of the median.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -64,19 +65,28 @@ COSTS: Mapping[str, Cost] = MappingProxyType(
 """Every cost of the clock with its source."""
 
 
+COSTS_VARIABLE = "THP_ENV_COSTS"
+"""The environment variable that names a file of costs (`costs_file.py`) to use instead of this table."""
+
+
 def clock_table(**changes: int) -> dict[str, int]:
-    """Return the table that a machine is configured with.
+    """Return the table that a machine is configured with: this one, or that of the file that THP_ENV_COSTS names.
 
     Args:
         changes: picoseconds to use instead, by name.
 
     Raises:
-        ValueError: for a name that is no cost or a negative time.
+        ValueError: for a name that is no cost or a negative time, and for a file that cannot be used.
     """
     unknown = set(changes) - set(COSTS)
     if unknown:
         raise ValueError(f"no such cost: {', '.join(sorted(unknown))}; there are {', '.join(COSTS)}")
-    table = {name: int(changes.get(name, cost.ps)) for name, cost in COSTS.items()}
+    known: Mapping[str, int] = {name: cost.ps for name, cost in COSTS.items()}
+    if path := os.environ.get(COSTS_VARIABLE):
+        from thp_env.machine.costs_file import clock_of
+
+        known = clock_of(path)
+    table = {name: int(changes.get(name, ps)) for name, ps in known.items()}
     if min(table.values()) < 0:
         raise ValueError("a cost must not be negative")
     return table

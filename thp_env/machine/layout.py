@@ -54,6 +54,8 @@ ORDER_HOOKS = ("none", "bpf", "address")
 """Who is asked for the order of a fault; the position is the code."""
 TVA_TYPES = ("fault", "khugepaged", "swapin")
 """For whom an order is asked; the position is the code."""
+MAX_MEMCGS = 64
+"""Control groups of a program."""
 PATTERNS = ("stride", "uniform", "bins", "chase")
 TOUCH = ("read", "write", "writez", "fill")
 AT_SLOT, AT_UNMAPPED_AREA, AT_ADDRESS, AT_REGION = range(4)

@@ -17,6 +17,10 @@ u64 faults_of(const vm_area_struct &v) {
     return faults;
 }
 
+void note_question(machine &m, vm_area_struct &v, u64 idle) {
+    v.asked = {++m.h->questions, faults_of(v), v.zapped, m.h->clock, 0, idle};
+}
+
 u64 mapped(const vma_smaps &s) {
     u64 pages = s.zero;
     for (const u64 n : s.by_order) pages += n;
@@ -39,6 +43,7 @@ void add(vma_smaps &sum, const vma_smaps &s) {
     sum.partial += s.partial;
     sum.scanned += s.scanned;
     sum.asked = std::max(sum.asked, s.asked);
+    sum.reasons |= s.reasons;
     sum.asked_faults += s.asked_faults;
     sum.asked_zapped += s.asked_zapped;
     sum.born = sum.born ? std::min(sum.born, s.born) : s.born;
@@ -58,39 +63,67 @@ u32 nr_asked_vmas(const machine &m) {
     return n;
 }
 
-u32 next_vma(const machine &m) {
+u32 reasons_for(const machine &m, const vm_area_struct &v, u32 wanted) {
+    constexpr u64 IDLE_PS = 1'000'000'000'000, WALKS = 64, MUCH = HPAGE_PMD_NR;
+    if (v.asked.number == 0) return REASON_NEW;
+    const u64 zapped = v.zapped - std::min(v.zapped, v.asked.zapped);
+    const u64 pages = (v.vm_end - v.vm_start) >> PAGE_SHIFT;
+    u32 reasons = faults_of(v) > v.asked.faults ? REASON_FAULTS : 0;
+    if (zapped >= std::max(ASKED_PAGES, std::min(MUCH, pages / 8))) reasons |= REASON_ZAPPED;
+    if (v.asked.walks >= WALKS) reasons |= REASON_WALKS;
+    reasons &= wanted | REASON_FAULTS;
+    if (wanted & REASON_IDLE && !reasons &&
+        m.h->clock - v.asked.clock >= IDLE_PS << std::min<u64>(v.asked.idle, 20)) {
+        reasons = REASON_IDLE;
+    }
+    return reasons;
+}
+
+u32 next_vma(const machine &m, u32 wanted) {
     u32 next = NIL;
     for (u32 i = 0; i < m.h->nr_vmas; ++i) {
         const u32 v = m.vma_order[i];
         const vm_area_struct &vma = m.vmas[v];
         if (!may_be_asked(vma)) continue;
         if (vma.asked.number == 0) return v;
-        if (faults_of(vma) <= vma.asked.faults) continue;
+        if (!reasons_for(m, vma, wanted)) continue;
         if (next == NIL || vma.asked.number < m.vmas[next].asked.number) next = v;
     }
     return next;
 }
 
-vma_smaps ask(machine &m, u32 vma, u32 every) {
-    const vma_smaps s = smaps(m, vma, true, every);
+vma_smaps ask(machine &m, u32 vma, u32 every, u32 wanted) {
     vm_area_struct &v = m.vmas[vma];
-    v.asked = {++m.h->questions, faults_of(v), v.zapped};
+    const u32 reasons = reasons_for(m, v, wanted);
+    vma_smaps s = smaps(m, vma, true, every);
+    s.reasons = reasons;
+    note_question(m, v, reasons == REASON_IDLE ? v.asked.idle + 1 : 0);
     return s;
 }
 
-u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every) {
+u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every, u32 wanted) {
     std::fill(rows, rows + n + 1, vma_smaps{});
     std::vector<u32> slot_of(m.h->arrays[ARRAY_vmas].used, n);
     for (u32 i = n; i-- > 0;) {
         if (const u32 v = slots[i] ? vma_of_id(m, slots[i]) : NIL; v != NIL) slot_of[v] = i;
     }
+    // Where every slot is taken, the others wait for none.
+    u32 taken = 0;
+    for (u32 i = 0; i < n; ++i) {
+        const u32 v = slots[i] ? vma_of_id(m, slots[i]) : NIL;
+        taken += v != NIL && slot_of[v] == i && may_be_asked(m.vmas[v]);
+    }
     std::vector<vma_smaps> waiting;
+    u32 others = 0;
     for (u32 i = 0; i < m.h->nr_vmas; ++i) {
         const u32 v = m.vma_order[i];
         if (!may_be_asked(m.vmas[v])) continue;
-        const vma_smaps s = ask(m, v, every);
+        const vma_smaps s = ask(m, v, every, wanted);
         if (slot_of[v] < n) {
             rows[slot_of[v]] = s;
+        } else if (taken == n) {
+            add(rows[n], s);
+            ++others;
         } else {
             waiting.push_back(s);
         }
@@ -112,7 +145,7 @@ u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every) {
         slots[free_slots[k]] = waiting[order[k]].id;
     }
     for (size_t k = given; k < order.size(); ++k) add(rows[n], waiting[order[k]]);
-    return static_cast<u32>(order.size() - given);
+    return others + static_cast<u32>(order.size() - given);
 }
 
 void ask_order(machine &m, vma_smaps *rows, u32 n) {
@@ -126,7 +159,7 @@ void ask_order(machine &m, vma_smaps *rows, u32 n) {
         const u64 start = std::max(block, v.vm_start), end = std::min(block + PMD_SIZE, v.vm_end);
         if (start < end) rows[1 + i] = smaps_range(m, vma, start, end);
     }
-    v.asked = {++m.h->questions, faults_of(v), v.zapped};
+    note_question(m, v, 0);
 }
 
 u32 vma_of_id(machine &m, u32 id) {
@@ -161,8 +194,8 @@ void read_snapshot(const machine &m, u64 *out) {
         ++gauges[GAUGE_processes];
         gauges[GAUGE_swapped] += m.mms[i].swapents;
     }
-    gauges[GAUGE_memory_current] = m.h->memcg_usage;
-    gauges[GAUGE_memory_max] = std::min(m.h->memcg_max, u64{1} << 62);
+    gauges[GAUGE_memory_current] = m.memcgs[0].usage;
+    gauges[GAUGE_memory_max] = std::min(m.memcgs[0].max, u64{1} << 62);
     gauges[GAUGE_op] = m.h->at.op;
     gauges[GAUGE_step] = m.h->at.step;
     gauges[GAUGE_error] = static_cast<u64>(-m.h->at.error);

@@ -7,7 +7,7 @@ namespace thp {
 // X(name, what the record's fields hold). Numbers are part of the file format: append, never reorder.
 #define THP_OPS(X)                                                                                           \
     X(thp, "a=order b=mode")                                                                                 \
-    X(set, "a=setting b=value")                                                                              \
+    X(set, "a=setting b=value aux=cgroup")                                                                   \
     X(mmap, "region length a=address|alignment|offset b=slot_offset c=placement d=vm_flags aux=region")      \
     X(munmap, "region offset length")                                                                        \
     X(mprotect, "region offset length a=vm_flags")                                                           \
@@ -30,9 +30,9 @@ namespace thp {
     X(pin, "region offset length")                                                                           \
     X(unpin, "")                                                                                             \
     X(swap, "length")                                                                                        \
-    X(reclaim, "")                                                                                           \
+    X(reclaim, "aux=cgroup")                                                                                 \
     X(khugepaged, "a=rounds")                                                                                \
-    X(limit, "length")                                                                                       \
+    X(limit, "length aux=cgroup")                                                                            \
     X(swapoff, "")                                                                                           \
     X(drain, "")                                                                                             \
     X(pollute, "a=share of 2^16")                                                                            \
@@ -41,7 +41,8 @@ namespace thp {
     X(iovec, "region offset length")                                                                         \
     X(process_madvise, "a=advice b=ranges: the operations before it c=orders aux=process")                   \
     X(capdrop, "")                                                                                           \
-    X(collapse, "region offset length a=order")
+    X(collapse, "region offset length a=order")                                                              \
+    X(cgroup, "aux=cgroup")
 
 enum op_code : u16 {
 #define X(name, fields) OP_##name,

@@ -20,6 +20,10 @@ THP_CLONES void mix_all(const u64 *x, u64 nr, u64 *out) {
     for (u64 i = 0; i < nr; ++i) out[i] = mix64(x[i]);
 }
 
+THP_CLONES void lines_of_whole_pages(const u64 *random, u64 nr, u64 *page) {
+    for (u64 i = 0; i < nr; ++i) page[i] = page[i] * PAGE_SIZE + (random[i] & 63) * 64;
+}
+
 THP_CLONES void walk_all(const permutation &p, u64 nr, u64 *x) {
     const permutation local = p;
     for (u64 i = 0; i < nr; ++i) x[i] = local.walk(x[i]);
@@ -97,24 +101,36 @@ void pattern::chase(u64 first, u64 nr, u64 *page) const {
 void pattern::draw_bins(u64 *random, u64 nr, u64 *page) const {
     const u64 n = pages(), of_bins = nr_bins;
     const bin_record *const table = bins;
-    u64 second[MOST], scattered[MOST], permuted[MOST], any = 0;
+    u64 second[MOST], scattered[MOST], any = 0, all = ~0ULL;
     mix_all(random, nr, second);
+    u64 drawn[MOST];
+    for (u64 i = 0; i < nr; ++i) __builtin_prefetch(table + (drawn[i] = below(random[i], of_bins)));
     for (u64 i = 0; i < nr; ++i) {
-        const u64 index = below(random[i], of_bins);
+        const u64 index = drawn[i];
         // Which of the two cannot be predicted: no branch.
         const u64 other = 0ULL - ((second[i] & 0xffffffffU) >= table[index].threshold);
-        const bin_record &bin = table[index ^ ((index ^ table[index].alias) & other)];
-        page[i] = permuted[i] = remainder(bin.first + ((second[i] >> 32) * bin.count >> 32), n);
-        any |= scattered[i] = 0ULL - (bin.scatter != 0);
+        __builtin_prefetch(table + (drawn[i] = index ^ ((index ^ table[index].alias) & other)));
+    }
+    for (u64 i = 0; i < nr; ++i) {
+        const bin_record &bin = table[drawn[i]];
+        page[i] = remainder(bin.first + ((second[i] >> 32) * bin.count >> 32), n);
+        scattered[i] = 0ULL - (bin.scatter != 0);
+        any |= scattered[i];
+        all &= scattered[i];
     }
     mix_all(second, nr, random);
     if (!any) return;
-    permute_all(n, op.offset ^ 0x5bf03635f0935ad1ULL, nr, permuted);
+    const u64 scatter_key = op.offset ^ 0x5bf03635f0935ad1ULL;
+    if (all) return permute_all(n, scatter_key, nr, page);
+    u64 permuted[MOST];
+    std::copy_n(page, nr, permuted);
+    permute_all(n, scatter_key, nr, permuted);
     for (u64 i = 0; i < nr; ++i) page[i] ^= (page[i] ^ permuted[i]) & scattered[i];
 }
 
 // From pages to offsets of one of their lines; the last page may be cut.
 void pattern::lines(const u64 *random, u64 nr, u64 *page) const {
+    if (op.length % PAGE_SIZE == 0) return lines_of_whole_pages(random, nr, page);
     for (u64 i = 0; i < nr; ++i) page[i] = remainder(page[i] * PAGE_SIZE + (random[i] & 63) * 64, op.length);
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from thp_env.machine import layout
 from thp_env.machine.arguments import whole
-from thp_env.machine.records import PAGE_DTYPE, SMAPS_DTYPE, Vma
+from thp_env.machine.records import PAGE_DTYPE, SMAPS_DTYPE, ControlGroup, Pressure, Stall, Vma
 
 if TYPE_CHECKING:
     from thp_env.traces.program import Program
@@ -32,6 +32,15 @@ def _position(what: str, name: str, there_are: tuple[str, ...]) -> int:
     if name not in there_are:
         raise KeyError(f"no {what} {name!r}: there are {', '.join(there_are) or 'none'}")
     return there_are.index(name)
+
+
+def _pressure(*states: tuple[list[int], int]) -> Pressure:
+    """Return pressure from averages in parts of 2^11 of a percent, of which two digits are shown, and picoseconds."""
+    stalls = []
+    for averages, ps in states:
+        avg10, avg60, avg300 = ((a >> 11) + (a & 2047) * 100 // 2048 / 100 for a in averages)
+        stalls.append(Stall(avg10, avg60, avg300, ps // 1_000_000))
+    return Pressure(*stalls)
 
 
 class Reading:
@@ -83,6 +92,19 @@ class Reading:
         start, length, _ = self._core.region(_position("region", name, self.program.regions))
         return start, length
 
+    def upcoming_accesses(self, first: int = 0, count: int = 1 << 20) -> np.ndarray:
+        """Return accesses of the operation that comes next, as the machine will make them.
+
+        Args:
+            first: how many of them to pass over.
+            count: how many at most.
+
+        Returns:
+            uint64 for each access: the address of its page, plus 1 if it writes; none if the operation has no accesses,
+            or not so many.
+        """
+        return np.frombuffer(self._core.upcoming(whole("first", first), whole("count", count)), np.uint64)
+
     def buddyinfo(self) -> list[int]:
         """Return the free blocks by order, 0 to 10, as /proc/buddyinfo does."""
         return [sum(blocks) for blocks in zip(*self._core.free_blocks, strict=True)]
@@ -114,6 +136,28 @@ class Reading:
             ValueError: when there is no such order.
         """
         return self._core.fragmentation_index(whole("order", order, most=layout.MAX_PAGE_ORDER)) / 1000
+
+    def control_groups(self) -> list[ControlGroup]:
+        """Return the memory control groups that there are, in the order of their numbers."""
+        none, names = layout.NO_LIMIT // layout.PAGE_SIZE, ("max", "oom", "oom_kill")
+        return [
+            ControlGroup(number, current, anon, peak, None if limit >= none else limit, swap, swappiness,
+                         dict(zip(names, events, strict=True)), _pressure(*stalls))
+            for number, current, anon, peak, limit, swap, swappiness, events, stalls in self._core.memcgs()
+        ]  # fmt: skip
+
+    def control_group_of(self, mm: int) -> int:
+        """Return the number of the control group that an address space is charged to.
+
+        Raises:
+            IndexError: when there is no such address space.
+        """
+        return self._core.memcg_of(_mm(mm))
+
+    @property
+    def pressure(self) -> Pressure:
+        """Pressure stall information of the whole system, as /proc/pressure/memory shows it."""
+        return _pressure(*self._core.pressure())
 
     @property
     def watermarks(self) -> tuple[int, int, int]:

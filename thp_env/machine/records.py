@@ -20,7 +20,7 @@ SMAPS_DTYPE = np.dtype(
     [("vm_start", "<u8"), ("vm_end", "<u8"), ("vm_flags", "<u4"), ("orders", "<u4"), ("id", "<u4"), ("mm", "<u4"),
      ("born", "<u8"), ("faults", "<u8", 10), ("zapped", "<u8"), ("zap_calls", "<u8"), ("by_order", "<u8", 10),
      ("swapped", "<u8"), ("zero", "<u8"), ("young", "<u8"), ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8"),
-     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8"),
+     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8"), ("reasons", "<u8"),
      ("times", "<u8", len(_core.TIMES))]
 )  # fmt: skip
 """What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order, `zapped` is the
@@ -63,6 +63,8 @@ class Verb(IntEnum):
     """Call madvise for all of it; MADV_COLLAPSE among others."""
     RESOLVE = 4
     """Answer the order that the machine waits for (`Machine.resolve`); the VMA is not looked at."""
+    COLLAPSE = 5
+    """Collapse its aligned blocks of one order, as DAMON's action may; the order is the value."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,50 @@ class Vma:
     def anonymous(self) -> bool:
         """Whether it holds anonymous memory."""
         return not self.flags & layout.VM_FILE
+
+
+class Stall(NamedTuple):
+    """How long processes waited for memory, as a line of a `memory.pressure` says it: percent, and microseconds."""
+
+    avg10: float
+    avg60: float
+    avg300: float
+    total: int
+
+
+class Pressure(NamedTuple):
+    """Pressure stall information: `some` process waited, or all that could have run did (`full`)."""
+
+    some: Stall
+    full: Stall
+
+
+@dataclass(frozen=True)
+class ControlGroup:
+    """A memory control group. Sizes are 4K pages; `max` is None without a limit.
+
+    Attributes:
+        number: 0 is what everything runs in that is moved nowhere else.
+        current: charged (memory.current), with what a CPU has charged in advance.
+        anon: in folios (memory.stat).
+        peak: the most that was ever charged.
+        max: memory.max.
+        swap: slots that its pages take (memory.swap.current).
+        swappiness: memory.swappiness.
+        events: times that `max` was reached, that reclaim found nothing more (`oom`), and that a process was killed
+            (`oom_kill`).
+        pressure: of its processes.
+    """
+
+    number: int
+    current: int
+    anon: int
+    peak: int
+    max: int | None
+    swap: int
+    swappiness: int
+    events: dict[str, int]
+    pressure: Pressure
 
 
 class OrderQuestion(NamedTuple):

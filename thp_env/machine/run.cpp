@@ -5,6 +5,7 @@
 #include "kernel/khugepaged.hpp"
 #include "kernel/kswapd.hpp"
 #include "kernel/lru.hpp"
+#include "kernel/memcontrol.hpp"
 #include "kernel/memory.hpp"
 #include "kernel/mmap.hpp"
 #include "kernel/page_alloc.hpp"
@@ -165,9 +166,12 @@ struct interpreter {
         const u32 mm = m.processes[op.process];
         if (mm == NIL) {
             m.h->at.error = -ESRCH;
+            if (m.oom_killed[op.process]) return STEP_DONE; // what it would have done is not done
             return STEP_FAULTED;
         }
         m.h->at.error = 0;
+        m.h->task_memcg = m.mms[mm].memcg;
+        m.h->memcg_oom = 0;
         step_result result = STEP_DONE;
         switch (op.op) {
         case OP_touch:
@@ -184,11 +188,23 @@ struct interpreter {
             const int error = system_call(m, p, op, mm, until);
             if (error == -ENEEDORDER) return STEP_NEED_ORDER;
             if (error == -EPAUSED) return STEP_CUT;
+            if (error == -ENOMEM && m.h->memcg_oom > 1) return STEP_OOM;
             m.h->at.error = error;
         }
         }
         if (result == STEP_FAULTED) m.h->at.error = -EFAULT;
         return m.h->at.error ? STEP_FAULTED : result;
+    }
+
+    // The limit of a group that the program has made, not memory, is at its end: one of its processes is
+    // killed. Whether the operation goes on; `killed`: it was its own process.
+    bool oom_in_group(const op_record &op, bool *killed) {
+        const u32 memcg = m.h->memcg_oom;
+        m.h->memcg_oom = 0;
+        if (memcg <= 1) return false;
+        const u32 victim = mem_cgroup_out_of_memory(m, memcg - 1);
+        *killed = victim == op.process;
+        return victim != NIL;
     }
 
     bool made_new_vma(const op_record &op, u32 first_id) const {
@@ -213,11 +229,11 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base) {
     return true;
 }
 
-void apply_setting(machine &m, u32 which, u32 value) {
-    u32 *const settings[NR_SETTINGS] = {&m.h->thp_enabled,      &m.h->use_zero_page,   &m.h->shrink_underused,
-                                        &m.h->max_ptes_none,    &m.h->max_ptes_shared, &m.h->max_ptes_swap,
-                                        &m.h->thp_defrag,       &m.h->swappiness,      &m.h->lru_batches,
-                                        &m.h->khugepaged_defrag};
+void apply_setting(machine &m, u32 which, u32 value, u32 memcg) {
+    u32 *const settings[NR_SETTINGS] = {
+        &m.h->thp_enabled,     &m.h->use_zero_page,    &m.h->shrink_underused, &m.h->max_ptes_none,
+        &m.h->max_ptes_shared, &m.h->max_ptes_swap,    &m.h->thp_defrag,       &m.memcgs[memcg].swappiness,
+        &m.h->lru_batches,     &m.h->khugepaged_defrag};
     *settings[which] = value;
     if (which == SET_ENABLED) setup_per_zone_wmarks(m);
     if (!m.h->lru_batches) lru_add_drain(m);
@@ -259,7 +275,7 @@ run_status run(machine &m, const program_view &program, run_budget &budget) {
     at.oom = 0;
     for (u64 done = 0; at.op < program.nr_ops; ++done) {
         if (overflow_of(m)) return RUN_OVERFLOW;
-        if (m.h->clock >= khugepaged_due(m)) khugepaged_do_scan(m);
+        if (m.h->clock >= khugepaged_due(m) && !at.call.reached) khugepaged_do_scan(m);
         if (done >= budget.ops || m.h->clock >= until || budget.accesses == 0 || m.host.stop)
             return RUN_WINDOW;
         budget.until = std::min({until, khugepaged_due(m), CLOCK_MAX});
@@ -276,7 +292,14 @@ run_status run(machine &m, const program_view &program, run_budget &budget) {
             continue;
         }
         if (result == STEP_NEED_ORDER) return RUN_NEED_ORDER;
-        if (result == STEP_OOM) {
+        bool killed = false;
+        if (result == STEP_OOM && i.oom_in_group(op, &killed)) {
+            if (!killed) {
+                --done;
+                continue; // the same access again
+            }
+            m.h->at.error = -ESRCH;
+        } else if (result == STEP_OOM) {
             m.count(VM_oom_kill);
             at.oom = 1;
             return RUN_OOM;
@@ -284,6 +307,7 @@ run_status run(machine &m, const program_view &program, run_budget &budget) {
         if (result == STEP_FAULTED && !budget.ignore_errors) return RUN_ERROR;
         ++at.op;
         at.step = at.time_vma_id = 0;
+        at.call = {};
         if (budget.new_vma && at.op < program.nr_ops && i.made_new_vma(op, first_id)) return RUN_WINDOW;
         if (i.choices_over() && at.op < program.nr_ops) return RUN_WINDOW;
     }

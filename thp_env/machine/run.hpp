@@ -35,8 +35,8 @@ u64 steps_of(const op_record &op);
 // Why a machine that returned RUN_OVERFLOW cannot go on; null where it can.
 const char *overflow_of(const machine &m);
 
-// Writes a setting (`setting` in ops.hpp).
-void apply_setting(machine &m, u32 which, u32 value);
+// Writes a setting (`setting` in ops.hpp); the group counts for swappiness only.
+void apply_setting(machine &m, u32 which, u32 value, u32 memcg = 0);
 
 // Runs on from where the machine stands. Cutting a run anywhere gives the same state in the end.
 // It may stop early where the machine's host wants it to (RUN_WINDOW).

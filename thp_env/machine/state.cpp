@@ -1,23 +1,19 @@
 #include "state.hpp"
 #include "hardware/tlb.hpp"
 #include "kernel/cont_pte_hugepage.hpp"
+#include "kernel/memcontrol.hpp"
 #include "kernel/page_alloc.hpp"
+#include "kernel/psi.hpp"
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <new>
 #include <sys/mman.h>
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE                                                                                  \
-    23 // Linux 5.14; headers may be older, and an older kernel refuses it without harm
-#endif
 
 namespace thp {
 
 namespace {
 
-constexpr u64 MAGIC = 0x3330766e65706874ULL; // "thpenv03"
+constexpr u64 MAGIC = 0x3430766e65706874ULL; // "thpenv04"
 
 // Frames' records of that many bytes (a machine of 1 GiB) lie in huge pages of the host; in less, clearing a
 // whole one takes longer than the faults that it saves.
@@ -32,9 +28,11 @@ constexpr u32 record_size[NR_ARRAYS] = {
 #undef X
 };
 
+constexpr u32 LOOK = 1U << 12; // units of work that make a look at the host
+
 // FNV-1a over words: finds damage, not malice.
-u64 checksum(const std::byte *data, u64 size) {
-    u64 sum = 0xcbf29ce484222325ULL;
+constexpr u64 CHECKSUM_START = 0xcbf29ce484222325ULL;
+u64 checksum(const std::byte *data, u64 size, u64 sum = CHECKSUM_START) {
     for (u64 at = 0; at < size; at += sizeof(u64)) {
         u64 word = 0;
         std::memcpy(&word, data + at, std::min<u64>(sizeof word, size - at));
@@ -70,24 +68,10 @@ std::string check_config(const machine_config &c) {
     return check_tlb(c.tlb);
 }
 
-void machine::allocate(u64 size) {
-    // Fresh pages are zero and cost nothing until they are used, so capacity is free.
-    arena_ = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (arena_ == MAP_FAILED) {
-        arena_ = nullptr;
-        throw std::bad_alloc();
-    }
-    h = static_cast<header *>(arena_);
-    h->size = size;
-}
-
 void machine::attach() {
-    auto at = [this](arena_array_id id) { return static_cast<std::byte *>(arena_) + h->arrays[id].offset; };
+    h = reinterpret_cast<header *>(arena_.data());
+    auto at = [this](arena_array_id id) { return arena_.data() + h->arrays[id].offset; };
     pages = {reinterpret_cast<page *>(at(ARRAY_pages)), reinterpret_cast<page *>(at(ARRAY_block_heads))};
-    if (const u64 bytes = h->arrays[ARRAY_pages].capacity * sizeof(page); bytes >= HOST_HUGE_PAGES_FROM) {
-        const u64 start = align_up(h->arrays[ARRAY_pages].offset, PAGE_SIZE);
-        madvise(static_cast<std::byte *>(arena_) + start, bytes - PAGE_SIZE, MADV_HUGEPAGE);
-    }
 #define X(name, record, capacity) name = reinterpret_cast<decltype(name)>(at(ARRAY_##name));
 #define VIEW(name, record, capacity)
     THP_ARENA(X, VIEW)
@@ -98,6 +82,15 @@ void machine::attach() {
     if (h->config.shadow_tlb) translations[1] = {h->config.tlb, words + tlb_words(h->config.tlb)};
 }
 
+void machine::make_arena(const header &from) {
+    arena_ = host_memory(from.size);
+    const arena_array &frames = from.arrays[ARRAY_pages];
+    if (const u64 bytes = frames.capacity * sizeof(page); bytes >= HOST_HUGE_PAGES_FROM)
+        arena_.use_huge_pages({frames.offset, frames.offset + bytes});
+    std::memcpy(arena_.data(), &from, sizeof from);
+    attach();
+}
+
 machine::machine(const machine_config &config, const program_size &program) {
     const auto frames = static_cast<u32>(config.nr_pages);
     const u32 capacities[NR_ARRAYS] = {
@@ -106,18 +99,17 @@ machine::machine(const machine_config &config, const program_size &program) {
 #undef X
     };
     u64 size = align_up(sizeof(header), 64);
-    arena_array layout[NR_ARRAYS];
+    header first{};
     for (u32 i = 0; i < NR_ARRAYS; ++i) {
-        layout[i] = {size, capacities[i], 0, NIL, 0};
+        first.arrays[i] = {size, capacities[i], 0, NIL, 0};
         size = align_up(size + u64{capacities[i]} * record_size[i], 64);
     }
-    allocate(size);
-    h->magic = MAGIC;
-    h->config = config;
-    std::memcpy(h->arrays, layout, sizeof layout);
-    attach();
+    first.magic = MAGIC;
+    first.size = size;
+    first.config = config;
+    make_arena(first);
     h->arrays[ARRAY_regions].used = program.regions;
-    h->arrays[ARRAY_processes].used = program.processes;
+    h->arrays[ARRAY_processes].used = h->arrays[ARRAY_oom_killed].used = program.processes;
     for (u32 i = 0; i < program.processes; ++i) processes[i] = NIL;
     h->use_zero_page = 1;
     h->shrink_underused = 1;
@@ -127,14 +119,12 @@ machine::machine(const machine_config &config, const program_size &program) {
     h->khugepaged_defrag = 1;
     h->thp_enabled = THP_MADVISE;
     h->thp_mode[PMD_ORDER] = THP_INHERIT;
-    h->deferred_head = h->deferred_tail = NIL;
     h->current_mm = NIL;
     h->time_vma = NIL;
-    for (lru_list &list : h->lru) list = {NIL, NIL, 0};
     for (zs_class &cls : h->zs) cls.head = NIL;
     h->thp_defrag = DEFRAG_MADVISE;
-    h->swappiness = 60;
-    h->memcg_max = ~0ULL;
+    psi_init(*this, h->psi_system);
+    mem_cgroup_create(*this, 0);
     for (u32 &next : h->swap_next) next = NIL;
     for (u32 &list : h->cluster_lists) list = NIL;
     for (u32 &list : h->cluster_tails) list = NIL;
@@ -147,29 +137,16 @@ machine::machine(const machine_config &config, const program_size &program) {
     huge_page_pool_init(*this);
 }
 
-machine::~machine() {
-    if (arena_) munmap(arena_, h->size);
-}
-
-void machine::populate(u64 offset, u64 bytes) {
-    if (bytes < 2 * PAGE_SIZE) return;
-    const u64 start = align_down(offset, PAGE_SIZE);
-    madvise(static_cast<std::byte *>(arena_) + start, offset + bytes - start, MADV_POPULATE_WRITE);
-}
-
 u64 machine::extent(u32 array) const { return u64{h->arrays[array].used} * record_size[array]; }
 
-machine *machine::clone() const {
+machine *machine::clone(u64 share_from) {
+    std::vector<byte_range> parts = {{0, sizeof(header)}};
+    for (u32 i = 0; i < NR_ARRAYS; ++i)
+        parts.push_back({h->arrays[i].offset, h->arrays[i].offset + extent(i)});
     std::unique_ptr<machine> copy(new machine());
-    copy->allocate(h->size);
-    std::memcpy(copy->arena_, arena_, sizeof(header));
+    copy->arena_ = arena_.copy(parts, share_from);
     copy->attach();
-    for (u32 i = 0; i < NR_ARRAYS; ++i) {
-        const u64 offset = h->arrays[i].offset;
-        copy->populate(offset, extent(i));
-        std::memcpy(static_cast<std::byte *>(copy->arena_) + offset,
-                    static_cast<const std::byte *>(arena_) + offset, extent(i));
-    }
+    attach();
     return copy.release();
 }
 
@@ -177,9 +154,7 @@ bool machine::equals(const machine &other) const {
     if (std::memcmp(h, other.h, sizeof(header)) != 0) return false;
     for (u32 i = 0; i < NR_ARRAYS; ++i) {
         const u64 offset = h->arrays[i].offset;
-        if (std::memcmp(static_cast<const std::byte *>(arena_) + offset,
-                        static_cast<const std::byte *>(other.arena_) + offset, extent(i)) != 0)
-            return false;
+        if (std::memcmp(arena_.data() + offset, other.arena_.data() + offset, extent(i)) != 0) return false;
     }
     return true;
 }
@@ -191,17 +166,26 @@ u64 machine::used_bytes() const {
 }
 
 std::vector<std::byte> machine::save(u64 program) const {
-    std::vector<std::byte> out(used_bytes());
-    std::memcpy(out.data(), arena_, sizeof(header));
-    u64 at = sizeof(header);
-    for (u32 i = 0; i < NR_ARRAYS; ++i) {
-        std::memcpy(out.data() + at, static_cast<const std::byte *>(arena_) + h->arrays[i].offset, extent(i));
-        at += extent(i);
+    constexpr u64 PIECE = 1ULL << 20;
+    std::vector<std::byte> out;
+    out.reserve(used_bytes());
+    const auto append = [&](const void *from, u64 bytes) {
+        for (u64 at = 0; at < bytes; at += PIECE) {
+            host.work(LOOK);
+            const auto *first = static_cast<const std::byte *>(from) + at;
+            out.insert(out.end(), first, first + std::min(PIECE, bytes - at));
+        }
+    };
+    append(arena_.data(), sizeof(header));
+    for (u32 i = 0; i < NR_ARRAYS; ++i)
+        append(arena_.data() + h->arrays[i].offset, extent(i));
+    append(&program, sizeof program);
+    u64 sum = CHECKSUM_START;
+    for (u64 at = 0; at < out.size(); at += PIECE) {
+        host.work(LOOK);
+        sum = checksum(out.data() + at, std::min<u64>(PIECE, out.size() - at), sum);
     }
-    std::memcpy(out.data() + at, &program, sizeof program);
-    at += sizeof program;
-    const u64 sum = checksum(out.data(), at);
-    std::memcpy(out.data() + at, &sum, sizeof sum);
+    append(&sum, sizeof sum);
     return out;
 }
 
@@ -229,13 +213,10 @@ std::string machine::load(const std::byte *data, u64 size, u64 program, machine 
     }
     if (at != size) return "truncated or too long";
     std::unique_ptr<machine> fresh(new machine());
-    fresh->allocate(h->size);
-    std::memcpy(fresh->arena_, data, sizeof(header));
-    fresh->attach();
+    fresh->make_arena(stored);
     at = sizeof(header);
     for (u32 i = 0; i < NR_ARRAYS; ++i) {
-        std::memcpy(static_cast<std::byte *>(fresh->arena_) + stored.arrays[i].offset, data + at,
-                    fresh->extent(i));
+        std::memcpy(fresh->arena_.data() + stored.arrays[i].offset, data + at, fresh->extent(i));
         at += fresh->extent(i);
     }
     *out = fresh.release();

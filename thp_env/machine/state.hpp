@@ -4,7 +4,9 @@
 #include "config.hpp"
 #include "counters.hpp"
 #include "hardware/tlb_levels.hpp"
+#include "host_memory.hpp"
 #include "latency.hpp"
+#include "memcg.hpp"
 #include "mmzone.hpp"
 #include "ops.hpp"
 #include "page.hpp"
@@ -32,9 +34,10 @@ enum vm_flags : u32 {
     VM_SHARED = 1U << 8,
 };
 
-// When a policy was last asked about a VMA, and the VMA's statistics then; number 0: never.
+// When a policy was last asked about a VMA, and the VMA's statistics then; number 0: never. walks: sampled
+// since then; idle: how often in a row it was asked about for nothing but having grown idle.
 struct vma_question {
-    u64 number, faults, zapped;
+    u64 number, faults, zapped, clock, walks, idle;
 };
 
 struct vm_area_struct {
@@ -64,6 +67,7 @@ struct mm_struct {
     u32 huge_zero;                     // holds a reference to the huge zero folio
     u32 map_count, next_free;
     u32 khugepaged, no_sys_nice; // on khugepaged's list; without CAP_SYS_NICE
+    u32 memcg, spare;            // the control group that pays
 };
 
 // VMAs are listed under the root of a family of processes, so that one list finds every mapping of a folio.
@@ -80,9 +84,10 @@ struct region {
 struct swap_slot {
     u16 count;                          // page-table entries that refer to it
     u8 content, zeromap, taken, stored; // taken: allocated, but no entry refers to it yet
-    u8 spare[2];                        // stored: the content class of what zram keeps for it; 0: no memory
+    u8 memcg, spare;                    // stored: the content class of what zram keeps for it; 0: no memory
     u32 cached;                         // 1 + the page in the swap cache; 0: none
     u32 evicted;                        // the shadow entry: what workingset.cpp notes
+                                        // memcg: 1 + the group that it is charged to
 };
 
 constexpr u32 SWAPFILE_CLUSTER = 512;    // slots
@@ -101,29 +106,6 @@ struct zs_class {
 };
 
 constexpr u32 NR_CLUSTER_LISTS = 2 + 2 * (PMD_ORDER + 1); // see swap.cpp
-
-// include/linux/mmzone.h: enum lru_list. Of files there are only lazily freed pages.
-// The lists of 64K folios are used with reclaim_whole only.
-enum lru_index : u32 {
-    LRU_INACTIVE_ANON,
-    LRU_ACTIVE_ANON,
-    LRU_INACTIVE_FILE,
-    LRU_ACTIVE_FILE,
-    LRU_UNEVICTABLE,
-    LRU_INACTIVE_CONT,
-    LRU_ACTIVE_CONT,
-    NR_LRU_LISTS
-};
-
-struct lru_list {
-    u32 head, tail;
-    u64 nr_pages;
-};
-
-// lruvec_page_state(): pages on each list, and pages that refaults made active.
-struct lruvec_state {
-    u64 nr_pages[NR_LRU_LISTS], workingset_activate;
-};
 
 constexpr u32 FOLIO_BATCH_SIZE = 31; // include/linux/pagevec.h
 
@@ -159,11 +141,21 @@ struct order_answer {
 };
 constexpr u8 ORDER_NOT_ASKED = 0xff;
 
+// How far a call has come that paused because its host wanted the run to end: 0, or the page where it goes
+// on, and what it keeps until its end (zap_page_range).
+struct call_progress {
+    u64 reached, flush_start, flush_end, rss;
+    u32 flush_shift, spare;
+};
+
+constexpr int EPAUSED = 4097; // of a call that goes on where it stands; no errno is that high
+
 struct cursor {
     u64 op, step; // operation, how far into it
     i64 error;    // what the last system call returned: 0 or a negative errno
     u32 time_vma_id,
         oom; // the id of the VMA that time was spent for where the operation paused; it ended by RUN_OOM
+    call_progress call;
 };
 
 // Where simulated time and counts of accesses end: as signed numbers they are positive, and what follows from
@@ -191,28 +183,25 @@ struct header {
     // Memory.
     zone_struct zone;
     u32 zero_pfn, huge_zero_pfn, huge_zero_users, next_vma_id;
-    u32 deferred_head, deferred_tail, deferred_len, nr_vmas;
+    u32 nr_vmas, memcg_iter; // memcg_iter: the group that direct reclaim of all begins with
     // Settings.
     u32 thp_enabled, use_zero_page, shrink_underused, max_ptes_none, max_ptes_shared, max_ptes_swap;
     u32 thp_mode[PMD_ORDER + 1];
-    u32 thp_defrag, swappiness;
-    u32 khugepaged_defrag, warned; // warned: what the kernel has warned of once, a bit each
-    u32 lru_batches, in_reclaim;   // whether folios wait in batches; PF_MEMALLOC
+    u32 thp_defrag, khugepaged_defrag, warned, in_memstall; // warned: what the kernel has warned of once, a
+                                                            // bit each
+    u32 lru_batches, in_reclaim;                            // whether folios wait in batches; PF_MEMALLOC
     // Swap and the LRU.
     u32 swap_slots, swap_used, swap_next[PMD_ORDER + 1];
     u32 cluster_lists[NR_CLUSTER_LISTS], cluster_tails[NR_CLUSTER_LISTS];
     zs_class zs[NR_ZS_CLASSES];
-    lru_list lru[NR_LRU_LISTS];
     folio_batch lru_adds, lru_lazyfrees;
-    lruvec_state lru_stats;         // what statistics of the LRU say: as of the last flush (memcontrol.cpp)
-    u64 lru_stats_flushed_at;       // ps
-    u64 refaults;                   // activations by refaults, as seen at the end of the last reclaim
-    u64 anon_cost, file_cost;       // of reclaiming either (lru_note_cost)
-    u64 nonresident_age, memcg_age; // evictions and activations so far: all, and the group's (workingset.cpp)
-    u64 shrinker_deferred;
-    // The memory control group: pages.
-    u64 memcg_usage, memcg_max, memcg_stock;
-    u32 current_mm, next_slot;      // the process on the CPU; the next 2 GiB slot
+    u64 lru_stats_flushed_at; // ps (memcontrol.cpp)
+    u64 nonresident_age;      // evictions and activations so far, of all (workingset.cpp)
+    lruvec_cost root_cost;    // of reclaim for the whole system; with one group only, that of the group
+    psi_group psi_system;
+    u32 task_memcg;            // the group of the process that runs; NIL: a daemon does, which is in none
+    u32 memcg_oom;             // 1 + the group whose limit made a page fault fail; 0: none did
+    u32 current_mm, next_slot; // the process on the CPU; the next 2 GiB slot
     u32 default_orders, order_hook; // E1: the mask of VMAs that have none of their own; 0 = all
     u32 tlb_sizes, next_asid;       // page sizes that the TLB may hold, a bit each
     u32 asid_mm[MAX_ASIDS];         // the address space behind each ASID; NIL: none
@@ -229,7 +218,7 @@ struct header {
 template <typename T> constexpr bool plain = std::has_unique_object_representations_v<T>;
 static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plain<mm_struct> &&
               plain<header>);
-static_assert(plain<swap_slot> && plain<swap_cluster>);
+static_assert(plain<mem_cgroup> && plain<swap_slot> && plain<swap_cluster>);
 static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
 static_assert(sizeof(order_answer) == 16 && plain<order_answer>);
 static_assert(plain<walk_sample> && plain<policy_signals>);
@@ -255,15 +244,16 @@ struct machine {
     std::vector<u64> asid_sets;
 
     machine(const machine_config &config, const program_size &program);
-    ~machine();
     machine(const machine &) = delete;
     machine &operator=(const machine &) = delete;
 
-    machine *clone() const;
+    // A large machine shares with its clones what neither has changed, and may move to do so
+    // (host_memory.hpp).
+    machine *clone(u64 share_from = host_memory::SHARE_FROM);
     bool equals(const machine &other) const;
     u64 used_bytes() const;
     // Asks the host at once for memory that is about to be used: a fault for each page costs more.
-    void populate(u64 offset, u64 bytes);
+    void populate(u64 offset, u64 bytes) const { arena_.populate(offset, bytes); }
     // program: a checksum of the program that it runs.
     std::vector<std::byte> save(u64 program) const;
     // What save() of a machine like this one returned. Returns an error, or nothing and sets *out, which
@@ -287,10 +277,10 @@ struct machine {
 
   private:
     machine() = default;
-    void allocate(u64 size);
-    void attach();
+    void make_arena(const header &from);
+    void attach();               // sets the views of the arena
     u64 extent(u32 array) const; // bytes in use
-    void *arena_ = nullptr;
+    host_memory arena_;
 };
 
 // Gives a VMA its id.

@@ -14,6 +14,7 @@
 #include "kernel/page_alloc.hpp"
 #include "kernel/swap.hpp"
 #include "patterns.hpp"
+#include <algorithm>
 #include <cerrno>
 
 namespace thp {
@@ -88,8 +89,10 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
     const u64 end = start + op.length;
     const bool answered = m.h->question.state == ORDER_ANSWERED;
     // Pages are populated in order: those before the one that had to wait are there.
-    const u64 populated = answered ? m.h->question.address : start;
-    if (!answered && m.h->at.step == 0) m.spend(TIME_syscall, m.cost().syscall);
+    call_progress &call = m.h->at.call;
+    if (answered) call = {};
+    const u64 populated = answered ? m.h->question.address : std::max(start, call.reached);
+    if (!answered && m.h->at.step == 0 && !call.reached) m.spend(TIME_syscall, m.cost().syscall);
     m.h->question = {};
     switch (op.op) {
     case OP_mmap:
@@ -99,15 +102,15 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
     case OP_brk:
         return brk_op(m, op, mm);
     case OP_munmap:
-        return do_munmap(m, mm, start, end);
+        return do_munmap(m, mm, start, end, &call);
     case OP_mprotect:
         return mprotect(m, mm, start, end, static_cast<u32>(op.a));
     case OP_advise:
         if (op.a == MADV_POPULATE_READ || op.a == MADV_POPULATE_WRITE)
-            return do_madvise(m, mm, populated, end - populated, op.a);
+            return madvise_populate(m, mm, populated, end, op.a == MADV_POPULATE_WRITE, &call);
         return do_madvise(m, mm, start, op.length, op.a);
     case OP_mlock:
-        return mlock(m, mm, start, end, true);
+        return mlock(m, mm, start, end, true, &call);
     case OP_munlock:
         return mlock(m, mm, start, end, false);
     case OP_orders:
@@ -123,7 +126,8 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
         setup_per_zone_wmarks(m);
         return 0;
     case OP_set:
-        apply_setting(m, static_cast<u32>(op.a), static_cast<u32>(op.b));
+        if (!mem_cgroup_made(m, op.aux)) return -ENOENT;
+        apply_setting(m, static_cast<u32>(op.a), static_cast<u32>(op.b), op.aux);
         return 0;
     case OP_pin:
         return pin_range(m, mm, start, end, op.process);
@@ -131,12 +135,13 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
         unpin(m, op.process);
         return 0;
     case OP_fork: {
+        if (m.processes[op.aux] != NIL) return -EEXIST;
         const u32 child = dup_mm(m, mm);
         m.processes[op.aux] = child;
         return child == NIL ? -ENOMEM : 0;
     }
     case OP_shrink:
-        deferred_split_scan(m, m.h->deferred_len);
+        for (u32 g = 0; g < nr_memcgs(m); ++g) deferred_split_scan(m, g, m.memcgs[g].deferred_len);
         return 0;
     case OP_swap:
         return swapon(m, op.length);
@@ -151,10 +156,13 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
         compact_memory(m);
         return 0;
     case OP_reclaim:
-        mem_cgroup_force_empty(m);
+        if (!mem_cgroup_made(m, op.aux)) return -ENOENT;
+        mem_cgroup_force_empty(m, op.aux);
         return 0;
     case OP_limit:
-        return mem_cgroup_resize_max(m, op.length >> PAGE_SHIFT);
+        return mem_cgroup_resize_max(m, op.aux, op.length >> PAGE_SHIFT);
+    case OP_cgroup:
+        return mem_cgroup_attach(m, mm, op.aux);
     case OP_swapoff:
         return swapoff(m);
     case OP_drain:
@@ -165,7 +173,7 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
         return 0;
     case OP_exit: {
         const u32 gone = m.processes[op.aux];
-        if (gone == NIL) return -ESRCH;
+        if (gone == NIL) return m.oom_killed[op.aux] ? 0 : -ESRCH;
         m.processes[op.aux] = NIL;
         unpin(m, op.aux);
         mm_exit(m, gone);

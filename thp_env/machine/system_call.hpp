@@ -4,8 +4,6 @@
 
 namespace thp {
 
-constexpr int EPAUSED = 4097; // of one that goes on where it stands; no errno is that high
-
 // 0 or a negative errno. One that returns -ENEEDORDER or -EPAUSED has done a part of its work and begins
 // anew: what is done stays done. It pauses, where it can, when the clock has reached `until` or the host
 // wants to stop.

@@ -322,6 +322,12 @@ std::string validate_loaded(machine &m, const program_view &program) {
     const cursor &at = m.h->at;
     const u64 steps = at.op < program.nr_ops ? std::max<u64>(1, steps_of(program.ops[at.op])) : 1;
     if (at.op > program.nr_ops || at.step >= steps) return "it stands outside the program";
+    const call_progress &call = at.call;
+    const bool paged =
+        (call.reached | call.flush_start | call.flush_end) % PAGE_SIZE == 0 || call.flush_end == 0;
+    if (!paged || call.reached > TASK_SIZE || call.flush_end > TASK_SIZE ||
+        (call.flush_end && call.flush_shift != PAGE_SHIFT && call.flush_shift != PMD_SHIFT))
+        return "it stands outside a call";
     return validate(m);
 }
 

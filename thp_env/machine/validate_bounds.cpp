@@ -64,13 +64,46 @@ struct bounds : report {
 
     void settings() {
         const u32 settings[NR_SETTINGS] = {
-            h.thp_enabled,   h.use_zero_page, h.shrink_underused, h.max_ptes_none, h.max_ptes_shared,
-            h.max_ptes_swap, h.thp_defrag,    h.swappiness,       h.lru_batches,   h.khugepaged_defrag};
+            h.thp_enabled,   h.use_zero_page, h.shrink_underused,     h.max_ptes_none, h.max_ptes_shared,
+            h.max_ptes_swap, h.thp_defrag,    m.memcgs[0].swappiness, h.lru_batches,   h.khugepaged_defrag};
         for (u32 i = 0; i < NR_SETTINGS; ++i) expect(settings[i] < SETTING_VALUES[i], "setting", i);
         for (const u32 mode : h.thp_mode) expect(mode <= THP_INHERIT, "mode of a size", mode);
         expect(!h.in_reclaim && orders(h.default_orders) && h.order_hook < NR_ORDER_HOOKS, "settings");
         expect(h.policy.khugepaged_address % PMD_SIZE == 0, "where khugepaged goes on",
                h.policy.khugepaged_address);
+    }
+
+    // Numbers of groups in what refers to them, and what arithmetic relies on.
+    void groups() {
+        const u32 n = used(ARRAY_memcgs);
+        expect(n > 0 && m.memcgs[0].made && h.memcg_iter < n && !h.in_memstall && h.memcg_oom <= n &&
+                   within_or_nil(h.task_memcg, n),
+               "control groups");
+        if (!broken.empty()) return;
+        const auto pressure = [this](const psi_group &g, u32 i) {
+            const u64 stalled = std::max(g.total[PSI_SOME], g.total[PSI_FULL]);
+            const u64 *avg = &g.avg[0][0];
+            expect(g.avg_last_update < g.avg_next_update &&
+                       g.avg_next_update - g.avg_last_update < 1ULL << 42 && g.avg_last_update <= h.clock &&
+                       stalled <= h.clock && g.avg_total[PSI_SOME] <= g.total[PSI_SOME] &&
+                       g.avg_total[PSI_FULL] <= g.total[PSI_FULL] &&
+                       std::all_of(
+                           avg, avg + NR_PSI_STATES * NR_PSI_AVGS, [](u64 a) { return a <= 100 << 11; }),
+                   "pressure", i);
+        };
+        pressure(h.psi_system, n);
+        for (u32 i = 0; i < n && broken.empty(); ++i) {
+            const mem_cgroup &g = m.memcgs[i];
+            expect(g.made <= 1 && g.swappiness < SETTING_VALUES[SET_SWAPPINESS] && g.stock <= g.usage &&
+                       g.usage <= frames && within_or_nil(g.deferred_head, frames),
+                   "control group", i);
+            if (g.made) pressure(g.psi, i);
+        }
+        for (u32 mm = 0; mm < mms; ++mm) expect(m.mms[mm].memcg < n, "process of no control group", mm);
+        for (u32 i = 0; i < used(ARRAY_swap); ++i)
+            expect(m.swap[i].memcg <= n, "slot of no control group", i);
+        for (u32 pfn = 0; pfn < frames; ++pfn)
+            expect(m.pages[pfn].flags >> MEMCG_SHIFT < n, "page of no control group", pfn);
     }
 
     void time() {
@@ -241,9 +274,9 @@ struct bounds : report {
 std::string validate_bounds(machine &m) {
     bounds b(m);
     void (bounds::*const parts[])() = {
-        &bounds::arrays,       &bounds::settings,    &bounds::time,           &bounds::memory,
-        &bounds::page_cache,   &bounds::page_tables, &bounds::address_spaces, &bounds::vmas,
-        &bounds::translations, &bounds::answers,
+        &bounds::arrays, &bounds::settings,     &bounds::groups,      &bounds::time,
+        &bounds::memory, &bounds::page_cache,   &bounds::page_tables, &bounds::address_spaces,
+        &bounds::vmas,   &bounds::translations, &bounds::answers,
     };
     for (const auto part : parts) {
         (b.*part)();

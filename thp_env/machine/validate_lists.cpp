@@ -1,6 +1,7 @@
 // The lists that folios stand on, and the counts of them.
 #include "kernel/contpte.hpp"
 #include "kernel/lru.hpp"
+#include "kernel/memcontrol.hpp"
 #include "kernel/page_alloc.hpp"
 #include "validate.hpp"
 
@@ -10,46 +11,49 @@ namespace {
 
 struct list_scan : report {
     machine &m;
-    u32 frames;
+    u32 frames, flagged = 0;
+    u64 listed = 0;
 
     explicit list_scan(machine &state) : m(state), frames(m.h->arrays[ARRAY_pages].used) {}
 
-    void deferred_list() {
+    void deferred_list(u32 memcg) {
+        const mem_cgroup &g = m.memcgs[memcg];
         u32 n = 0, before = NIL;
-        for (u32 head = m.h->deferred_head; head != NIL && n <= m.h->deferred_len; ++n) {
+        for (u32 head = g.deferred_head; head != NIL && n <= g.deferred_len; ++n) {
             if (head >= frames) return expect(false, "queued folio beyond memory", head);
             const page &f = m.pages[head];
-            expect((f.flags & PG_head) && f.order > 1, "queued for splitting, but no large folio", head);
+            expect((f.flags & PG_head) && f.order > 1 && folio_memcg(m, head) == memcg,
+                   "queued for splitting, but no large folio of the group", head);
             expect((f.flags & PG_partially_mapped) || f.order == PMD_ORDER, "queued without reason",
                    head); // R22
             expect(f.deferred_prev == before, "deferred list broken", head);
+            flagged -= (f.flags & PG_partially_mapped) != 0;
             before = head;
             head = f.deferred_next;
         }
-        expect_equal(m.h->deferred_len, n, "deferred_len");
-        expect(m.h->deferred_tail == before, "end of the deferred list", before);
-        u32 flagged = 0, queued = 0;
+        expect_equal(g.deferred_len, n, "deferred_len");
+        expect(g.deferred_tail == before, "end of the deferred list", before);
+    }
+
+    void deferred_lists() {
         for (u32 pfn = 0; pfn < frames; ++pfn) flagged += (m.pages[pfn].flags & PG_partially_mapped) != 0;
-        for (u32 head = m.h->deferred_head; head != NIL && queued <= n; head = m.pages[head].deferred_next) {
-            flagged -= (m.pages[head].flags & PG_partially_mapped) != 0;
-            ++queued;
-        }
+        for (u32 memcg = 0; memcg < nr_memcgs(m) && broken.empty(); ++memcg) deferred_list(memcg);
         expect_equal(flagged, 0, "partially mapped folios that are not queued");
     }
 
-    // Every folio is on the list that its flags name, or waits in a batch; the group has paid for each once.
-    void lru() {
-        u64 listed = 0, charged = m.h->memcg_stock, on_lru = 0;
+    // Every folio is on the list that its flags name, or waits in a batch; its group has paid for it once.
+    void lru(u32 memcg) {
         for (u32 index = 0; index < NR_LRU_LISTS; ++index) {
-            const lru_list &list = m.h->lru[index];
+            const lru_list &list = m.memcgs[memcg].lru[index];
             u64 pages = 0;
             u32 before = NIL;
             for (u32 head = list.head; head != NIL && pages <= list.nr_pages; head = m.pages[head].next) {
                 if (head >= frames) return expect(false, "LRU folio beyond memory", head);
                 const u32 flags = m.pages[head].flags;
                 const u32 own = folio_lru_list(m, head);
-                expect((flags & PG_lru) && own == index && m.pages[head].prev == before, "LRU list broken",
-                       head);
+                expect((flags & PG_lru) && own == index && folio_memcg(m, head) == memcg &&
+                           m.pages[head].prev == before,
+                       "LRU list broken", head);
                 pages += folio_nr_pages(m, head);
                 before = head;
                 ++listed;
@@ -57,13 +61,26 @@ struct list_scan : report {
             expect(list.tail == before, "end of an LRU list", index);
             expect_equal(list.nr_pages, pages, "nr_pages of LRU list " + std::to_string(index));
         }
+    }
+
+    void lrus() {
+        for (u32 memcg = 0; memcg < nr_memcgs(m) && broken.empty(); ++memcg) lru(memcg);
+        u64 on_lru = 0, charged[MAX_MEMCGS] = {}, swapped[MAX_MEMCGS] = {};
         for (u32 pfn = 0; pfn < frames; ++pfn) {
             if (!(m.pages[pfn].flags & PG_head)) continue;
             on_lru += (m.pages[pfn].flags & PG_lru) != 0;
-            charged += m.pages[pfn].flags & PG_charged ? folio_nr_pages(m, pfn) : 0;
+            charged[folio_memcg(m, pfn)] += m.pages[pfn].flags & PG_charged ? folio_nr_pages(m, pfn) : 0;
         }
         expect_equal(on_lru, listed, "folios on LRU lists");
-        expect_equal(m.h->memcg_usage, charged, "pages charged to the control group");
+        for (u32 i = 0; i < m.h->arrays[ARRAY_swap].used; ++i) {
+            if (m.swap[i].memcg) ++swapped[m.swap[i].memcg - 1];
+        }
+        for (u32 memcg = 0; memcg < nr_memcgs(m); ++memcg) {
+            const mem_cgroup &g = m.memcgs[memcg];
+            expect_equal(g.usage, g.stock + charged[memcg],
+                         "pages charged to control group " + std::to_string(memcg));
+            expect_equal(g.swap, swapped[memcg], "slots charged to control group " + std::to_string(memcg));
+        }
     }
 
     // The reserve of 64K folios: every block of it is free, in use or lost.
@@ -90,8 +107,8 @@ struct list_scan : report {
 
 std::string validate_lists(machine &m) {
     list_scan s(m);
-    s.deferred_list();
-    s.lru();
+    s.deferred_lists();
+    s.lrus();
     s.pool();
     return s.broken;
 }

@@ -12,6 +12,7 @@ import numpy as np
 
 from thp_env.machine import layout
 from thp_env.traces.distributions import alias_table
+from thp_env.traces.groups import GroupWriter
 from thp_env.traces.hints import HintWriter
 from thp_env.traces.intervals import Intervals
 from thp_env.traces.program import ACCESS_DTYPE, ProgramError, UnknownOperationError
@@ -19,7 +20,7 @@ from thp_env.traces.program import ACCESS_DTYPE, ProgramError, UnknownOperationE
 WEIGHT_MAX = (1 << 32) - 1
 
 
-class ProgramBuilder(HintWriter):
+class ProgramBuilder(HintWriter, GroupWriter):
     """Writes a `Program`.
 
     All lengths and offsets are bytes. `content` is what a write leaves in a page: 0 = all zero, 1-99 = it
@@ -270,8 +271,14 @@ class ProgramBuilder(HintWriter):
             raise ProgramError(f"unknown mode {mode}")
         self._emit("thp", a=order, b=layout.THP_MODES.index(mode))
 
-    def set(self, path: str, value: int | str) -> None:
-        """Change one of `layout.SETTINGS`, most of them files below /sys/kernel/mm/transparent_hugepage."""
+    def set(self, path: str, value: int | str, *, group: int = 0) -> None:
+        """Change one of `layout.SETTINGS`, most of them files below /sys/kernel/mm/transparent_hugepage.
+
+        Args:
+            path: which.
+            value: a name or a number.
+            group: the control group whose swappiness it is.
+        """
         if path not in layout.SETTINGS:
             raise UnknownOperationError(f"unknown setting {path}")
         values = layout.SETTINGS[path]
@@ -281,11 +288,13 @@ class ProgramBuilder(HintWriter):
         if not code.isdecimal() or int(code) >= layout.SETTING_VALUES[number]:
             known = f"0 to {values - 1}" if isinstance(values, int) else ", ".join(values)
             raise ProgramError(f"{path} takes {known}, not {value}")
-        self._emit("set", a=number, b=int(code))
+        if group and path != "swappiness":
+            raise ProgramError(f"{path} is the whole system's: only swappiness is a control group's")
+        self._emit("set", a=number, b=int(code), aux=self._group(group))
 
-    def swappiness(self, value: int) -> None:
-        """Set how willingly anonymous memory is swapped out, 0 to 200 (memory.swappiness)."""
-        self.set("swappiness", value)
+    def swappiness(self, value: int, *, group: int = 0) -> None:
+        """Set how willingly anonymous memory of a control group is swapped out, 0 to 200 (memory.swappiness)."""
+        self.set("swappiness", value, group=group)
 
     def autodrain(self, on: str) -> None:
         """`off`: small folios wait in batches of 31 before they are on an LRU list (x04)."""
@@ -296,10 +305,6 @@ class ProgramBuilder(HintWriter):
     def drain(self) -> None:
         """Put the folios of the batches on their LRU lists."""
         self._emit("drain")
-
-    def limit(self, length: int) -> None:
-        """Limit memory in folios to `length` bytes (memory.max), reclaiming what is too much; EBUSY if it cannot."""
-        self._emit("limit", length=self._pages(length))
 
     def shrink(self) -> None:
         """Run the deferred-split shrinker."""
@@ -316,10 +321,6 @@ class ProgramBuilder(HintWriter):
     def khugepaged(self, rounds: int = 2) -> None:
         """Let khugepaged scan every process on its list `rounds` times."""
         self._emit("khugepaged", a=rounds)
-
-    def reclaim(self) -> None:
-        """Reclaim what can be (memory.force_empty)."""
-        self._emit("reclaim")
 
     def pollute(self, share: float) -> None:
         """Put an unmovable page into a share of all 2M blocks of memory, at random places.

@@ -222,6 +222,19 @@ class Program:
             return (self.bins[first : first + count],)
         return ()
 
+    def _forks_onto_living(self) -> np.ndarray:
+        """Return which operations fork to the name of a process that cannot have ended, bool."""
+        fork, code = layout.OPS.index("fork"), self.ops["op"]
+        living, found = {0}, np.zeros(len(code), bool)
+        for i in np.flatnonzero((code == fork) | (code == layout.OPS.index("exit"))):
+            process = int(self.ops["aux"][i])
+            if code[i] == fork:
+                found[i] = process in living
+                living.add(process)
+            else:
+                living.discard(process)
+        return found
+
     @property
     def name(self) -> str:
         """The program's name, for messages and reports."""
@@ -280,8 +293,19 @@ class Program:
         refuse(uses("set") & (ops["b"] >= most), "unknown value")
         if self.file_pages > FILES_MAX // layout.PAGE_SIZE:
             raise ProgramError(f"{source}: files of more than 256 GiB")
+        limit("cgroup", "aux", layout.MAX_MEMCGS, "control group")
+        refuse(uses("set") & (ops["aux"] > 0) & (ops["a"] != list(layout.SETTINGS).index("swappiness")),
+               "a setting of the whole system, for a control group")  # fmt: skip
+        of_group = uses("limit", "reclaim", "set")
+        made = {0} | {int(group) for group in ops["aux"][uses("cgroup")]}
+        for group in sorted(set(ops["aux"][of_group].tolist()) - {0}):
+            named = uses("cgroup") & (ops["aux"] == group)
+            before = np.arange(n) < (int(np.flatnonzero(named)[0]) if group in made else n)
+            refuse(of_group & (ops["aux"] == group) & before,
+                   f"control group {group} does not exist: `cgroup {group}` makes it")  # fmt: skip
         for name in ("exit", "fork"):
             limit(name, "aux", len(self.processes), "process")
+        refuse(self._forks_onto_living(), "fork to a process that lives: it has to exit first")
         for name in ("mmap", "mremap"):
             limit(name, "c", layout.AT_REGION + 1, "placement")
             slot = uses(name) & (ops["c"] == layout.AT_SLOT)

@@ -105,6 +105,7 @@ NAMED: dict[str, Callable[[str], Any]] = {
     "sigma": float,
     "scatter": lambda t: bool(int(t)),
     "orders": lambda t: int(t, 0),
+    "group": int,
 }
 
 # Operation: (builder method, how its positional words are read, how many of them must be there).
@@ -144,6 +145,7 @@ FORMS: dict[str, tuple[str, tuple[Callable[[str], Any], ...], int]] = {
     "process_madvise": ("process_madvise", (str, str), 2),
     "capdrop": ("capdrop", (str,), 1),
     "collapse": ("collapse", (str, number, number, int), 4),
+    "cgroup": ("cgroup", (int,), 1),
 }
 
 
@@ -264,11 +266,24 @@ def format_program(program: Program) -> str:
     return "\n".join(lines) + "\n"
 
 
+def describe(program: Program, op: np.void) -> str:
+    """Return an operation as a line for people: as `format_program` writes it, but accesses are only counted."""
+    prefix = f"in {program.processes[op['process']]} " if op["process"] else ""
+    match layout.OPS[op["op"]]:
+        case "replay":
+            return f"{prefix}replay of {op['length']} accesses"
+        case "access" if layout.PATTERNS[op["a"]] == "bins":
+            region = program.regions[op["region"]]
+            return f"{prefix}access {region} {op['offset']} {op['length']} bins count={op['b']}"
+    return prefix + _format(program, op)
+
+
 def _format(program: Program, op: np.void) -> str:
     name = layout.OPS[op["op"]]
     region = program.regions[op["region"]] if name in layout.REGION_OPS else ""
     where = f"{region} {op['offset']} {op['length']}"
     a, b, c, d = (int(op[k]) for k in "abcd")
+    group = f" group={op['aux']}" if op["aux"] else ""
     prot = {flags: text for text, flags in PROTECTION.items()}
     match name:
         case "thp":
@@ -276,7 +291,7 @@ def _format(program: Program, op: np.void) -> str:
         case "set":
             path = list(layout.SETTINGS)[a]
             values = layout.SETTINGS[path]
-            return f"set {path} {b if isinstance(values, int) else values[b]}"
+            return f"set {path} {b if isinstance(values, int) else values[b]}{group}"
         case "mmap":
             place = _format_place(program, c, a, b, int(op["aux"]))
             bits = {"file": layout.VM_FILE, "shared": layout.VM_SHARED, "nohugepage": layout.VM_NOHUGEPAGE}
@@ -341,8 +356,12 @@ def _format(program: Program, op: np.void) -> str:
         case "swap":
             return f"swap {op['length']}"
         case "limit":
-            return f"limit {'max' if op['length'] == layout.NO_LIMIT else op['length']}"
-        case "shrink" | "unpin" | "reclaim" | "swapoff" | "drain" | "compact":
+            return f"limit {'max' if op['length'] == layout.NO_LIMIT else op['length']}{group}"
+        case "cgroup":
+            return f"cgroup {op['aux']}"
+        case "reclaim":
+            return f"reclaim{group}"
+        case "shrink" | "unpin" | "swapoff" | "drain" | "compact":
             return name
     return f"{name} {where}"
 

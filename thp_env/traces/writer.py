@@ -41,6 +41,7 @@ class ProgramWriter:
         self._alias_tables: list[tuple[int, int]] = []
         self._table_of: dict[bytes, int] = {}
         self.process = "P"
+        self._groups = {0}
 
     def region_number(self, region: str) -> int:
         """The number that `ACCESS_DTYPE.region` uses for a region."""

@@ -36,7 +36,7 @@ def catalogue(size: str = "small") -> list[Workload]:
     """Return all workloads of this package; the entry point `thp_env.workloads` calls this.
 
     Args:
-        size: of the generators' episodes: "tiny", "small" or "full".
+        size: of the generators' episodes: "tiny", "short", "small" or "full".
     """
     from thp_workloads.recordings import recordings
 

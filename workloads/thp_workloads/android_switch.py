@@ -18,7 +18,9 @@ REGION = 256 * 1024
 class AndroidSwitch(Generator):
     """A phone: the user switches between apps while memory is short and what is not seen goes to zram.
 
-    Every app is forked from the zygote and writes to a few of its pages. It allocates in ART's heap region by
+    Every app is forked from the zygote and writes to a few of its pages: the more code it runs, the more classes it
+    initialises. They stand together, since ART's image writer puts the objects that apps write to next to each other
+    (dirty-image-objects). It allocates in ART's heap region by
     region, which a collection frees again, and in a malloc heap of which Scudo gives back single pages. An app that
     was not seen for a while is written to zram whole, page by page read back when it is seen again, and killed when
     there are too many.
@@ -27,7 +29,7 @@ class AndroidSwitch(Generator):
         apps: alive at a time.
         dwell: phases until the user turns to another app.
         zygote: share of the footprint that is mapped before the first fork.
-        cow: share of the zygote's pages that an app writes to.
+        cow: the zygote's pages that an app writes to, as a share of what it allocates meanwhile.
         dalvik: share of an app's memory in ART's heap.
         collect: share of ART's regions that a collection frees.
         release: share of an app's malloc pages that Scudo gives back when the app goes to the background.
@@ -56,7 +58,7 @@ class AndroidSwitch(Generator):
     apps: int = number(8, 2, 60)
     dwell: int = number(3, 1, 1000)
     zygote: float = number(0.08, 0.005, 0.5)
-    cow: float = number(0.05, 0, 1)
+    cow: float = number(0.034, 0, 1)
     dalvik: float = number(0.5, 0.05, 0.95)
     collect: float = number(0.4, 0, 1)
     release: float = number(0.15, 0, 1)
@@ -75,13 +77,13 @@ class AndroidSwitch(Generator):
         s.b.touch("zygote", 0, zygote, content=35)
         memory = self.footprint * (1 - self.zygote) / self.apps
         recent: list[_App] = []  # the one on the screen first
-        started = 0
+        started, written = 0, 0
         while s.at < self.phases:
             if len(recent) < max(2, self.apps // 2) or s.rng.random() < 0.35:
                 if len(recent) >= self.apps:
                     s.b.slice("P")
                     s.b.exit(recent.pop().process)
-                app = _App(s, self, started, memory * s.rng.uniform(0.5, 1.0), zygote)
+                app = _App(s, self, started, memory * s.rng.uniform(0.5, 1.0), written)
                 started += 1
             else:
                 app = recent.pop(min(len(recent) - 1, 1 + int(s.rng.exponential(1.5))))
@@ -93,6 +95,7 @@ class AndroidSwitch(Generator):
             dwell = min(self.phases - s.at, 1 + int(s.rng.exponential(self.dwell)))
             for i in s.phases(max(1, dwell)):
                 app.seen(s, self, i, max(1, dwell), zygote)
+            written = max(written, app.dirtied)
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> dict[str, Any]:
@@ -102,7 +105,7 @@ class AndroidSwitch(Generator):
             "apps": apps,
             "dwell": int(rng.integers(1, 5)),
             "zygote": float(rng.uniform(0.04, 0.15)),
-            "cow": float(rng.uniform(0.01, 0.2)),
+            "cow": float(rng.uniform(0.02, 0.05)),
             "dalvik": float(rng.uniform(0.3, 0.7)),
             "collect": float(rng.uniform(0.2, 0.7)),
             "release": float(rng.uniform(0.05, 0.4)),
@@ -114,20 +117,20 @@ class AndroidSwitch(Generator):
 class _App:
     """One app: a process with ART's heap and a malloc heap."""
 
-    def __init__(self, s: Stage, g: AndroidSwitch, number: int, memory: float, zygote: int) -> None:
+    def __init__(self, s: Stage, g: AndroidSwitch, number: int, memory: float, written: int) -> None:
         self.process = f"app{number}"
         self.regions = max(2, int(memory * g.dalvik) // REGION)
         self.native = max(16 * PAGE, pages(memory * (1 - g.dalvik)))
         self.live = np.zeros(self.regions, bool)
         self.grown = 0
+        self.allocated, self.dirtied = 0, 0
         s.b.slice("P")
+        if written:  # ZygoteHooks.preFork runs in the zygote, so what apps write to is in use there, too
+            s.b.touch("zygote", 0, written, "read")
         s.b.fork(self.process)
         s.b.slice(self.process)
         s.b.mmap(self._name("dalvik"), self.regions * REGION, at="auto")
         s.b.mmap(self._name("native"), self.native, at="auto")
-        dirtied = s.rng.random(zygote // PAGE) < g.cow
-        for page in np.flatnonzero(dirtied)[:200]:
-            s.b.touch("zygote", int(page) * PAGE, PAGE, content=35)
 
     def _name(self, heap: str) -> str:
         return f"{self.process}.{heap}"
@@ -139,10 +142,15 @@ class _App:
         for k in free[: max(1, self.regions // (3 * phases))]:
             s.b.touch(self._name("dalvik"), int(k) * REGION, REGION, content=30)
             self.live[k] = True
+            self.allocated += REGION
         if self.grown < self.native:
             step = min(self.native - self.grown, pages(self.native / (2 * phases)))
             s.b.touch(self._name("native"), self.grown, step, content=35)
             self.grown += step
+            self.allocated += step
+        if (written := min(zygote, int(self.allocated * g.cow) // PAGE * PAGE)) > self.dirtied:
+            s.b.touch("zygote", self.dirtied, written - self.dirtied, content=35)
+            self.dirtied = written
         used = max(PAGE, int(self.grown * g.working) // PAGE * PAGE)
         s.use(self._name("native"), 0, used, "zipf", 0.4, zipf=0.8, write=0.3, content=35)
         there = np.flatnonzero(self.live)

@@ -20,7 +20,7 @@ SMALL = (16 << 20) // layout.PAGE_SIZE
 
 
 class MthpExt(Policy):
-    """One group holds everything that runs.
+    """Looks at each control group. The first, which holds what is moved nowhere else, decides by the default sizes.
 
     Args:
         interval_ms: between two looks.
@@ -38,23 +38,31 @@ class MthpExt(Policy):
         self.interval, self.small, self.stall_ns = Timer(interval_ms), small, stall_ms * 1e6
 
     def reset(self, view: KernelView) -> None:
-        """Begin an interval, with order 0: the group has no memory yet."""
+        """Begin an interval, with order 0: the groups have no memory yet."""
         self.interval.begin(view)
-        self.stalled = self.stall(view)
+        self.stalled = self.stalls(view)
+        self.masks: dict[int, int] = {}
 
-    def stall(self, view: KernelView) -> int:
-        """Return the time in which all that runs waited for memory: reclaim, swap and compaction."""
-        return view.time_ns("swapping", "compaction")
+    def stalls(self, view: KernelView) -> dict[int, int]:
+        """Return how long each group has stalled so far (PSI "full"), in nanoseconds."""
+        return {group.number: group.pressure.full.total * 1000 for group in view.control_groups()}
 
     def order(self, resident: int, stalled_ns: float) -> int:
         """Return the highest order for a group of so many pages that stalled so long in an interval."""
         return 0 if resident < self.small or stalled_ns >= self.stall_ns else layout.PMD_ORDER
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
-        """Look when it is time."""
+        """Look when it is time; what groups other than the first have mapped since follows at once."""
         if self.interval.due(view):
-            before, self.stalled = self.stalled, self.stall(view)
-            resident = view.counters("nr_resident")["nr_resident"]
-            order = self.order(resident, self.stalled - before)
-            view.set_default_orders(layout.ORDERS_ALL & ~1 & ((2 << order) - 1) or 1)
+            before, self.stalled = self.stalled, self.stalls(view)
+            for group in view.control_groups():
+                stall = self.stalled[group.number] - before.get(group.number, 0)
+                order = self.order(group.anon, stall)
+                self.masks[group.number] = layout.ORDERS_ALL & ~1 & ((2 << order) - 1) or 1
+            view.set_default_orders(self.masks[0])
+        for vma in view.vmas() if len(self.masks) > 1 else ():
+            group_number = view.control_group_of(vma.mm)
+            mask = self.masks.get(group_number, 1) if group_number else 0
+            if vma.orders != mask:
+                view.set_orders(vma.mm, vma.start, vma.end, mask)
         return view.no_op

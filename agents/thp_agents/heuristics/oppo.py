@@ -8,6 +8,7 @@ does not run. The simulated kernel's switches do all this (docs/reference/featur
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,14 @@ MIN_LENGTH = 2 << 20
 
 
 class Oppo(Policy):
-    """Marks VMAs of 2 MiB and more.
+    """Marks VMAs of 2 MiB and more, but for processes on its blacklist.
 
-    OPPO's other conditions (the process, the VMA's name) tell heaps of apps from everything else; simulated programs
-    have no names.
+    OPPO blacklists system services by uid; Android gives each uid a control group of its own (uid_*), which stands for
+    it here. VMAs' names, by which OPPO tells heaps from everything else, simulated programs do not have.
 
     Args:
         min_length: bytes.
+        blacklist: numbers of control groups whose processes get no 64K.
     """
 
     name = "oppo"
@@ -35,13 +37,16 @@ class Oppo(Policy):
     default_sizes = "4K"
     arguments = {"scan_share": 0, "features": "oppo-5.15"}  # noqa: RUF012
 
-    def __init__(self, min_length: int = MIN_LENGTH) -> None:
+    def __init__(self, min_length: int = MIN_LENGTH, blacklist: Sequence[int] = ()) -> None:
         """Make the policy."""
-        self.min_length = min_length
+        self.min_length, self.blacklist = min_length, frozenset(blacklist)
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Give a VMA 64K if it is long enough."""
         vma = view.vma
         assert vma is not None
-        action = ACTIONS.index("64K" if vma.end - vma.start >= self.min_length else "4K")
+        large = vma.end - vma.start >= self.min_length
+        if large and self.blacklist:
+            large = view.control_group_of(vma.mm) not in self.blacklist
+        action = ACTIONS.index("64K" if large else "4K")
         return action if view.masks[action] else view.no_op

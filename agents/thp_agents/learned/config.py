@@ -11,11 +11,13 @@ from msgspec import Meta
 
 from thp_agents.learned.hyperparameters import HYPERPARAMETERS
 from thp_agents.policy import PolicyError
-from thp_agents.records import Count, Name, Positive, Seed, converted, read_toml
+from thp_agents.records import Count, Name, Natural, Positive, Seed, converted, read_toml
 from thp_env.envs.arguments import order_mask
 from thp_env.envs.renamed import current_names
+from thp_env.envs.shadow import KINDS
 from thp_env.reading import FileError, reading
 from thp_env.registration import ENVIRONMENTS, check_arguments
+from thp_env.workload import SIZES, Workload, find
 
 FOLDER = Path(__file__).with_name("configs")
 
@@ -46,7 +48,15 @@ class AgentConfig:
         network: one of `NETWORKS`; "deep_sets" treats all VMAs alike and is for VmaHints-v0.
         net_arch: hidden layers.
         shadow: sizes of the run that rewards are measured against (`thp_env.envs.shadow`).
-        scale: what a saving of the shadow's whole cost is worth.
+        scale: what a saving of the shadow's whole cost, or a log of 1, is worth.
+        reward: kind of that measure, one of `thp_env.envs.shadow.KINDS`.
+        size: of generators' episodes; "": as workloads have it.
+        pool: programs of each generator that are drawn ahead, from then on again and again; 0: each episode draws anew.
+        entropy: of policy gradients, the weight of entropy at the end of the training, to which `ent_coef` falls in a
+            straight line; below 0: it stays.
+        check: decisions between two checks on held-out programs, of which the best is what is exported; 0: none.
+        held_out: programs of each generator that are held out for checks.
+        greedy: the policy takes its best action; false: it draws from its distribution, with the training's seed.
         hyperparameters: of the algorithm, as Stable-Baselines3 names them.
     """
 
@@ -64,6 +74,13 @@ class AgentConfig:
     net_arch: tuple[Annotated[int, Meta(ge=1, le=1 << 14)], ...] = (64, 64)
     shadow: str = "64K"
     scale: Positive = 10.0
+    reward: Literal[KINDS] = "symlog"  # type: ignore[valid-type]
+    size: Literal[("", *SIZES)] = ""  # type: ignore[valid-type]
+    pool: Natural = 0
+    entropy: float = -1.0
+    check: Natural = 0
+    held_out: Count = 3
+    greedy: bool = True
     hyperparameters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -83,9 +100,16 @@ class AgentConfig:
             raise PolicyError(f"agent {self.name}: net_arch of deep_sets has two widths, not {len(self.net_arch)}")
         if self.base and self.algorithm != "rollouts":
             raise PolicyError(f"agent {self.name}: {self.algorithm} learns on top of no base: take rollouts or none")
+        if self.check and (self.reward != "log_ratio" or self.algorithm in ("bandit", "rollouts")):
+            raise PolicyError(f"agent {self.name}: checks are for agents of Stable-Baselines3 with reward log_ratio")
         for name in ("steps", "envs", "checkpoint"):
             if getattr(self, name) < 1:
                 raise PolicyError(f"agent {self.name}: {name} must be at least 1, not {getattr(self, name)}")
+
+    @property
+    def masked(self) -> bool:
+        """Whether it is told which actions can have an effect; else those that cannot are its first action."""
+        return self.algorithm in ("MaskablePPO", "bandit", "rollouts")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as what JSON can hold."""
@@ -97,6 +121,11 @@ def train_workloads() -> tuple[str, ...]:
     from thp_workloads import split
 
     return tuple(w.name for w in split("train"))
+
+
+def workloads_of(config: AgentConfig) -> list[Workload]:
+    """Return what an agent's episodes are drawn from, in its size."""
+    return [find(name).variant(config.size or None) for name in config.workloads or train_workloads()]
 
 
 def agents() -> list[str]:

@@ -18,7 +18,7 @@ from thp_env.machine.behaviour import BEHAVIOUR
 
 
 def export(model: Any, config: AgentConfig, command: str = "") -> LearnedPolicy:
-    """Return the greedy policy of a model.
+    """Return the policy of a model as it was trained: with masks or without, its best actions or its draws.
 
     Args:
         model: of one of `config.ALGORITHMS`.
@@ -29,7 +29,8 @@ def export(model: Any, config: AgentConfig, command: str = "") -> LearnedPolicy:
         "name": config.name, "command": command, "version": thp_env.__version__, "behaviour": BEHAVIOUR,
         "seed": config.seed, "decisions": int(model.num_timesteps), "config": config.as_dict(),
     }  # fmt: skip
-    return LearnedPolicy(_network(model), signature(config.environment, config.arguments, config.base), meta)
+    made_for = signature(config.environment, config.arguments, config.base, config.masked, not config.greedy)
+    return LearnedPolicy(_network(model), made_for, meta)
 
 
 def _network(model: Any) -> Network:

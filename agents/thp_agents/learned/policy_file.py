@@ -36,6 +36,8 @@ class Signature(msgspec.Struct, forbid_unknown_fields=True):
     seen: dict[str, list[str]]
     actions: list[str]
     base: str = ""
+    masked: bool = True
+    sampled: bool = False
 
 
 class TrainedOn(msgspec.Struct):
@@ -68,13 +70,17 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
     meta: HowTrained
 
 
-def signature(environment: str, arguments: dict[str, Any], base: str = "") -> dict[str, Any]:
+def signature(
+    environment: str, arguments: dict[str, Any], base: str = "", masked: bool = True, sampled: bool = False
+) -> dict[str, Any]:
     """Return what a network of an environment sees and chooses from, by name; a change of it makes files foreign.
 
     Args:
         environment: id.
         arguments: that it is made with.
         base: name of the heuristic that decides what the network leaves alone; "": none does.
+        masked: it chooses among the actions that can have an effect; else one that cannot is its first action.
+        sampled: it draws its actions from the distribution of which it gives the logs; else it takes the best.
 
     Raises:
         PolicyError: when learned policies do not decide in this environment, or not on top of this heuristic.
@@ -84,7 +90,11 @@ def signature(environment: str, arguments: dict[str, Any], base: str = "") -> di
     if names is None:
         raise PolicyError(f"learned policies do not decide in {environment}")
     seen, actions = names
-    made_for = {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
+    made_for: dict[str, Any] = {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
+    if not masked:
+        made_for["masked"] = False
+    if sampled:
+        made_for["sampled"] = True
     if not base:
         return made_for
     if environment != "thp_env/VmaOrder-v0" or base not in policies():
@@ -93,7 +103,9 @@ def signature(environment: str, arguments: dict[str, Any], base: str = "") -> di
 
 
 class LearnedPolicy(Policy):
-    """Takes the action of the highest value among those that can have an effect.
+    """Takes the action of the highest value among those that can have an effect, or as its signature says else.
+
+    One that draws its actions does so with the seed of its training, anew in each run.
 
     Args:
         network: gives the values.
@@ -114,10 +126,13 @@ class LearnedPolicy(Policy):
         self.many = "present" in signature["seen"]
         self.base = policies()[signature["base"]]() if "base" in signature else None
         self.taken: set[int] = set()
+        self.masked, self.sampled = signature.get("masked", True), signature.get("sampled", False)
+        self.rng = np.random.default_rng(meta.get("seed", 0))
 
     def reset(self, view: Any) -> None:
         """Leave everything to the base."""
         self.taken = set()
+        self.rng = np.random.default_rng(self.meta.get("seed", 0))
         if self.base:
             self.base.reset(view)
 
@@ -129,8 +144,16 @@ class LearnedPolicy(Policy):
 
     def choose(self, observation: dict[str, np.ndarray], view: Any) -> Any:
         """Return the network's action, or one for each slot."""
-        values = np.where(np.asarray(view.masks).reshape(-1) != 0, self.network(observation), -np.inf)
-        return values.reshape(-1, len(self.signature["actions"])).argmax(1) if self.many else int(values.argmax())
+        allowed = np.asarray(view.masks).reshape(-1) != 0
+        values = np.asarray(self.network(observation), float)
+        if self.sampled:  # the largest of the logs with Gumbel noise is a draw (Gumbel, 1954)
+            values = values + self.rng.gumbel(size=values.shape)
+        if self.masked:
+            values = np.where(allowed, values, -np.inf)
+        n = len(self.signature["actions"])
+        chosen = values.reshape(-1, n).argmax(1)
+        chosen = np.where(allowed.reshape(-1, n)[np.arange(len(chosen)), chosen], chosen, 0)
+        return chosen if self.many else int(chosen[0])
 
     def leave(self, action: int, observation: dict[str, np.ndarray], view: Any) -> None:
         """Let the base, if there is one, act on all VMAs but those that have sizes of the network's choice.
@@ -148,7 +171,7 @@ class LearnedPolicy(Policy):
     def fork(self) -> LearnedPolicy:
         """Return one that goes on from here by itself."""
         other = copy.copy(self)
-        other.base, other.taken = copy.deepcopy(self.base), set(self.taken)
+        other.base, other.taken, other.rng = copy.deepcopy(self.base), set(self.taken), copy.deepcopy(self.rng)
         return other
 
 
@@ -201,7 +224,7 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
                 raise PolicyError(f"{path}: {key} holds weights that are not finite")
         try:
             network = NETWORKS[header.network](weights, header.activation)
-            now = signature(made_for.environment, made_for.arguments, made_for.base)
+            now = signature(made_for.environment, made_for.arguments, made_for.base, made_for.masked, made_for.sampled)
             order_mask("default_sizes", made_for.arguments.get("default_sizes", "never"))
         except PolicyError as error:
             raise PolicyError(f"{path}: {error}") from None

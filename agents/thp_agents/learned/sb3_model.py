@@ -23,6 +23,7 @@ from gymnasium.spaces import Discrete, flatdim
 import thp_env
 from thp_agents.learned.networks import Mlp, flat
 from thp_agents.policy import Policy, PolicyError
+from thp_env.envs.actions import ACTION_SETS
 
 ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu"}
 """Of PyTorch's activations those that can be run here, and their names in `networks.ACTIVATIONS`."""
@@ -198,8 +199,9 @@ def _made(env_id: str, arguments: dict[str, Any]) -> gymnasium.Env:
 
 def _environment(sizes: list[int], several: bool, inputs: int) -> tuple[str, dict[str, Any]]:
     """Return the environment, with the arguments, whose spaces have these sizes."""
-    variants: list[dict[str, Any]] = [{}, {"action_set": "madvise"}, {"hook": "address"}, {"slots": len(sizes)},
-                                      {"slots": len(sizes), "action_set": "madvise"}]  # fmt: skip
+    ways: list[dict[str, Any]] = [{}, *({"action_set": name} for name in ACTION_SETS if name != "orders"),
+                                  {"hook": "address"}]  # fmt: skip
+    variants = ways + [{"slots": len(sizes), **way} for way in ways]
     for env_id in thp_env.ENVIRONMENTS:
         for arguments in variants:
             try:

@@ -6,18 +6,17 @@ import json
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from time import process_time
 from typing import Any
 
-import gymnasium
 import numpy as np
 import sb3_contrib
 import stable_baselines3
 import torch
-from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
@@ -25,28 +24,31 @@ import thp_env  # noqa: F401 -- registers the environments
 from thp_agents.files import writable, write_text
 from thp_agents.learned.bandit import Bandit
 from thp_agents.learned.checkpoint import alone_in, check_checkpoint, save_checkpoint, seed_after
-from thp_agents.learned.config import AgentConfig, train_workloads
+from thp_agents.learned.checks import HeldOut, vector
+from thp_agents.learned.config import AgentConfig, train_workloads, workloads_of
+from thp_agents.learned.curves import Row, picture, read_curve, write_curve
 from thp_agents.learned.deep_sets import DeepSetsPolicy
 from thp_agents.learned.export import export
-from thp_agents.learned.policy_file import LearnedPolicy, save_policy
+from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy
 from thp_agents.learned.rollouts import Rollouts
 from thp_agents.policy import PolicyError
 from thp_agents.records import Natural, read_json
 from thp_agents.sb3 import SB3VecEnv
-from thp_env.envs.shadow import ShadowVectorReward
+from thp_env.envs.shadow import KEPT
+from thp_env.program_pool import ProgramPool
 from thp_env.signals import Terminated, handled
-from thp_env.workload import find
 
 
 def make_envs(config: AgentConfig, threads: int | None = None) -> SB3VecEnv:
-    """Return the machines that an agent trains on: each episode draws a workload anew, paid against a shadow run."""
-    names = config.workloads or train_workloads()
-    envs = gymnasium.make_vec(
-        config.environment, config.envs, vectorization_mode="vector_entry_point",
-        autoreset_mode=AutoresetMode.SAME_STEP, workload=[find(name) for name in names], threads=threads,
-        **config.arguments,
-    )  # fmt: skip
-    return SB3VecEnv(ShadowVectorReward(envs, config.shadow, config.scale), flat=config.network == "mlp")
+    """Return the machines that an agent trains on, paid against shadow runs.
+
+    Each episode draws a program anew, or one of a pool that threads draw ahead, whose shadow runs are all kept.
+    """
+    named = workloads_of(config)
+    if not config.pool:
+        return vector(config, config.envs, threads, KEPT, workload=named)
+    pool = ProgramPool(named, config.pool, config.seed * config.pool, threads or 1)
+    return vector(config, config.envs, threads, len(pool), workload=pool.workloads)
 
 
 OWN = ("bandit", "rollouts")
@@ -65,14 +67,16 @@ class _Progress:
     def __init__(self, folder: Path, config: AgentConfig, quiet: bool) -> None:
         self.path, self.config = folder / checkpoint_name(config), config
         self.stopped: KeyboardInterrupt | None = None
-        self.saved, self.returns = 0, deque[float](maxlen=100)
+        self.saved, self.episodes, self.returns = 0, 0, deque[float](maxlen=100)
         self.curve: list[tuple[int, float]] = []
         self.bar = tqdm(total=config.steps, desc=f"training {config.name}", unit="decision", disable=quiet)
 
     def step(self, model: Any, infos: list[dict[str, Any]]) -> bool:
         """Take note of a step; False to end the training."""
         self.bar.n = min(model.num_timesteps, self.config.steps)
-        self.returns += [info["episode"]["r"] for info in infos if "episode" in info]
+        ended = [info["episode"]["r"] for info in infos if "episode" in info]
+        self.returns += ended
+        self.episodes += len(ended)
         if self.returns:
             self.bar.set_postfix(saved=f"{np.mean(self.returns):+.2f}", refresh=False)
         self.bar.update(0)
@@ -124,13 +128,62 @@ class _Progress:
                     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+class _Checks:
+    """Checks a model on held-out programs now and then, keeps the best policy, and writes the learning curve."""
+
+    def __init__(self, folder: Path, config: AgentConfig, command: str, threads: int) -> None:
+        self.config, self.command = config, command
+        self.best_path, self.curve_path = folder / "best.npz", folder / "curve.csv"
+        self.held_out = HeldOut(config, threads)
+        self.best: LearnedPolicy | None = None
+        self.rows: list[Row] = []
+        self._before = 0.0
+
+    def resume(self, decisions: int) -> None:
+        """Take up what was found before a training that is resumed after so many decisions."""
+        if self.curve_path.exists():
+            self.rows = [row for row in read_curve(self.curve_path) if row.decisions <= decisions]
+            self._before = self.rows[-1].cpu_s if self.rows else 0.0
+        if self.rows and self.best_path.exists():
+            policy = load_policy(self.best_path, self.config.name)
+            self.best = policy if policy.meta["decisions"] <= decisions else None
+
+    def due(self, decisions: int) -> bool:
+        """Return whether so many decisions ask for a check."""
+        return decisions - (self.rows[-1].decisions if self.rows else 0) >= self.config.check
+
+    def check(self, model: Any, episodes: int, returns: Iterable[float]) -> None:
+        """Check the model where it stands."""
+        decisions, held_out = int(model.num_timesteps), round(self.held_out.score(model), 3)
+        if self.rows and self.rows[-1].decisions == decisions:
+            return
+        train, cpu = float(np.mean([*returns] or [0.0])), self._before + process_time()
+        self.rows.append(Row(decisions, episodes, round(cpu, 1), round(train, 4), held_out,
+                             round(float(getattr(model, "ent_coef", 0.0)), 6)))  # fmt: skip
+        write_curve(self.rows, self.curve_path)
+        if held_out >= max(row.held_out for row in self.rows):
+            self.best = export(model, self.config, self.command)
+            self.best.meta["held_out"] = held_out
+            save_policy(self.best, self.best_path)
+
+
 class _Callback(BaseCallback):
-    def __init__(self, progress: _Progress) -> None:
+    def __init__(self, progress: _Progress, config: AgentConfig, checks: _Checks | None) -> None:
         super().__init__()
-        self.progress = progress
+        self.progress, self.config, self.checks = progress, config, checks
+        self._entropy = float(config.hyperparameters.get("ent_coef", 0.0))
 
     def _on_step(self) -> bool:
         return self.progress.step(self.model, self.locals["infos"])
+
+    def _on_rollout_start(self) -> None:
+        model: Any = self.model
+        if self.config.entropy >= 0:
+            done = min(1.0, model.num_timesteps / self.config.steps)
+            model.ent_coef = self._entropy + (self.config.entropy - self._entropy) * done
+        # Between two rollouts: of what the last update made, before anything new is seen.
+        if self.checks and self.checks.due(model.num_timesteps):
+            self.checks.check(model, self.progress.episodes, self.progress.returns)
 
 
 def checkpoint_name(config: AgentConfig) -> str:
@@ -180,6 +233,7 @@ def _train(
     torch.set_num_threads(1)
     envs = None if config.algorithm == "rollouts" else make_envs(config, threads)
     progress = _Progress(folder, config, quiet)
+    checks = _Checks(folder, config, command, threads) if config.check else None
     try:
         log = str(folder) if tensorboard and _has_tensorboard() else None
         names = config.workloads or train_workloads()
@@ -187,14 +241,19 @@ def _train(
         if resume:
             model = _loaded(model, progress.path, envs, config.seed)
             progress.resume_curve(model.num_timesteps)
+            if checks:
+                checks.resume(model.num_timesteps)
+                progress.episodes = checks.rows[-1].episodes if checks.rows else 0
         progress.saved = model.num_timesteps
         with progress.until_stopped():
-            _learn(model, config, progress)
+            _learn(model, config, progress, checks)
         progress.save(model)
         progress.end_if_stopped()
         policy = export(model, config, command)
         if progress.curve:
             policy.meta["curve"] = progress.curve
+        if checks:
+            policy = _best(checks, model, progress, out)
         save_policy(policy, out)
         return policy
     finally:
@@ -203,14 +262,24 @@ def _train(
             envs.close()
 
 
-def _learn(model: Any, config: AgentConfig, progress: _Progress) -> None:
+def _best(checks: _Checks, model: Any, progress: _Progress, out: Path) -> LearnedPolicy:
+    """Check the last model, and return the best one with its curve; the curve is written beside the policy, too."""
+    checks.check(model, progress.episodes, progress.returns)
+    assert checks.best is not None
+    checks.best.meta["curve"] = [(row.decisions, row.train) for row in checks.rows]
+    write_curve(checks.rows, out.with_suffix(".csv"))
+    picture({out.stem: checks.rows}, out.with_suffix(".png"))
+    return checks.best
+
+
+def _learn(model: Any, config: AgentConfig, progress: _Progress, checks: _Checks | None) -> None:
     left = config.steps - model.num_timesteps
     if config.algorithm in OWN:
         model.learn(left, partial(progress.step, model))  # what-ifs grow their forest even if nothing is left to try
     elif left > 0:
         # One update can take longer than anybody waits after ctrl-C: between two gradients, all is whole, too.
         model.policy.optimizer.register_step_post_hook(progress.end_if_stopped)
-        model.learn(left, _Callback(progress), tb_log_name=config.name, reset_num_timesteps=False)
+        model.learn(left, _Callback(progress, config, checks), tb_log_name=config.name, reset_num_timesteps=False)
 
 
 def make_model(config: AgentConfig, envs: SB3VecEnv, log: str | None = None) -> Any:

@@ -1,4 +1,5 @@
 #include "walker.hpp"
+#include "../kernel/mmap.hpp"
 
 namespace thp {
 
@@ -12,21 +13,29 @@ mmu::mmu(machine &machine, u32 process, u32 k, u64 end)
 
 void mmu::commit() {
     const u64 k = weight;
-    m.count_weighted(VM_accesses, n, k);
-    m.count(VM_dtlb_load_store_simulated, n);
-    m.count(VM_dtlb_l1_miss, l1_miss * k);
-    m.count(VM_dtlb_l2_miss, l2_miss * k);
-    m.spend(TIME_compute, saturating_mul(compute_ps, k));
-    m.spend(TIME_translation, saturating_mul(cycles * cycle, k));
-    if (walk_refs[0] | walk_refs[1] | walk_refs[2] | walk_refs[3]) {
-        for (u32 level = 0; level < 4; ++level) {
-            m.count(static_cast<vm_event>(VM_walk_ref_pgd + level), walk_refs[level] * k);
-            walk_refs[level] = 0;
+    const u64 walked = walk_refs[0] | walk_refs[1] | walk_refs[2] | walk_refs[3];
+    if (n | l1_miss | l2_miss | cycles | elapsed | walked) {
+        m.count_weighted(VM_accesses, n, k);
+        m.count(VM_dtlb_load_store_simulated, n);
+        m.count(VM_dtlb_l1_miss, l1_miss * k);
+        m.count(VM_dtlb_l2_miss, l2_miss * k);
+        if (elapsed) {
+            m.spend(TIME_compute, saturating_mul(compute_ps, k));
+            m.spend(TIME_translation, saturating_mul(cycles * cycle, k));
         }
-        m.count_weighted(VM_walk_cycles, walk_cycles, k);
+        if (walked) {
+            for (u32 level = 0; level < 4; ++level) {
+                m.count(static_cast<vm_event>(VM_walk_ref_pgd + level), walk_refs[level] * k);
+                walk_refs[level] = 0;
+            }
+            m.count_weighted(VM_walk_cycles, walk_cycles, k);
+        }
+        n = l1_miss = l2_miss = cycles = walk_cycles = compute_ps = elapsed = 0;
     }
-    n = l1_miss = l2_miss = cycles = walk_cycles = compute_ps = elapsed = 0;
-    left = m.h->clock >= until ? 0 : k == 0 ? ~0ULL : (until - m.h->clock - 1) / k + 1;
+    left = m.h->clock >= until ? 0
+           : k == 0            ? ~0ULL
+           : k == 1            ? until - m.h->clock
+                               : (until - m.h->clock - 1) / k + 1;
 }
 
 bool mmu::look_up_pmd(u64 address, leaf *out) {
@@ -91,6 +100,7 @@ void mmu::sample(u64 address, u32 size) {
     commit();
     m.spend(TIME_monitoring, m.cost().pmu_sample * count);
     commit(); // the samples took time
+    if (const u32 v = vma_lookup(m, mm, address); v != NIL) m.vmas[v].asked.walks += count;
     u32 &used = m.h->arrays[ARRAY_walk_samples].used;
     if (used < MAX_WALK_SAMPLES) m.walk_samples[used++] = {address, mm, static_cast<u32>(count), size, 0};
 }

@@ -120,7 +120,8 @@ scan_result collapse_huge_page(machine &m, u32 vma, u64 start, u64 *pmd, u32 unm
     const u32 mm = m.vmas[vma].vm_mm;
     u64 *pte = pte_offset(m, *pmd, start);
     bool charge_failed = false;
-    const u32 head = folio_alloc_charged(m, PMD_ORDER, alloc_hugepage_gfpmask(m, khugepaged), &charge_failed);
+    const u32 head = folio_alloc_charged(m, PMD_ORDER, alloc_hugepage_gfpmask(m, khugepaged), m.mms[mm].memcg,
+                                         &charge_failed);
     if (head == NIL) {
         m.count(charge_failed ? VM_thp_collapse_alloc : VM_thp_collapse_alloc_failed);
         return charge_failed ? CHARGE_FAIL : ALLOC_FAIL;
@@ -168,7 +169,8 @@ scan_result collapse_mthp_page(machine &m, u32 vma, u64 start, u64 *pte, u32 ord
                                bool khugepaged) {
     const u32 mm = m.vmas[vma].vm_mm, nr = 1U << order;
     bool charge_failed = false;
-    const u32 head = folio_alloc_charged(m, order, alloc_hugepage_gfpmask(m, khugepaged), &charge_failed);
+    const u32 head =
+        folio_alloc_charged(m, order, alloc_hugepage_gfpmask(m, khugepaged), m.mms[mm].memcg, &charge_failed);
     m.count(head == NIL && !charge_failed ? MTHP_collapse_alloc_failed : MTHP_collapse_alloc, order);
     if (head == NIL) return charge_failed ? CHARGE_FAIL : ALLOC_FAIL;
     if (const scan_result result = isolate_ptes(m, pte, order, max_ptes_none, khugepaged);

@@ -2,6 +2,7 @@
 #include "../hardware/tlb.hpp"
 #include "huge_memory_bpf.hpp"
 #include "lru.hpp"
+#include "memcontrol.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -45,7 +46,8 @@ vm_fault do_cont_pte_zero_wp(machine &m, u32 vma, u64 address, u64 *pte) {
         return FAULT_FALLBACK;
     }
     bool charge_failed = false;
-    const u32 head = folio_alloc_charged(m, CONT_PTE_ORDER, vma_thp_gfp_mask(m, v), &charge_failed);
+    const u32 head =
+        folio_alloc_charged(m, CONT_PTE_ORDER, vma_thp_gfp_mask(m, v), vma_memcg(m, v), &charge_failed);
     if (head == NIL) {
         m.count(MTHP_anon_fault_fallback, CONT_PTE_ORDER);
         if (charge_failed) m.count(MTHP_anon_fault_fallback_charge, CONT_PTE_ORDER);
@@ -73,10 +75,11 @@ vm_fault do_cont_pte_wp(machine &m, u32 vma, u64 address, u64 *pte) {
     const u32 old = pte_pfn(*block);
     bool charge_failed = false, complete = true;
     folio_get(m, page_head(m, old), 1); // not to be reclaimed while it is copied
-    u32 copies[CONT_PTES] = {folio_alloc_charged(m, CONT_PTE_ORDER, vma_thp_gfp_mask(m, v), &charge_failed)};
+    u32 copies[CONT_PTES] = {
+        folio_alloc_charged(m, CONT_PTE_ORDER, vma_thp_gfp_mask(m, v), vma_memcg(m, v), &charge_failed)};
     const u32 nr = copies[0] == NIL ? CONT_PTES : 1, pages = CONT_PTES / nr;
     for (u32 i = 0; i < nr && nr > 1; ++i) {
-        copies[i] = complete ? folio_prealloc(m) : NIL;
+        copies[i] = complete ? folio_prealloc(m, vma_memcg(m, v)) : NIL;
         complete = copies[i] != NIL;
     }
     --m.pages[page_head(m, old)].refcount;

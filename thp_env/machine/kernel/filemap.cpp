@@ -1,5 +1,6 @@
 #include "filemap.hpp"
 #include "lru.hpp"
+#include "memcontrol.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -65,7 +66,8 @@ vm_fault do_read_fault(machine &m, const vm_area_struct &v, u64 address, u64 *pt
 vm_fault do_cow_fault(machine &m, u32 vma, u64 address, u64 *pte) {
     const vm_area_struct &v = m.vmas[vma];
     if (!anon_vma_prepare(m, vma)) return FAULT_OOM;
-    const u32 pfn = filemap_get_page(m, v, address), copy = pfn == NIL ? NIL : folio_prealloc(m);
+    const u32 pfn = filemap_get_page(m, v, address),
+              copy = pfn == NIL ? NIL : folio_prealloc(m, vma_memcg(m, v));
     if (copy == NIL) return FAULT_OOM;
     m.contents[copy] = static_cast<u8>(m.contents[copy] | FILE_CONTENT);
     m.spend(TIME_copying, m.cost().copy_page);

@@ -19,7 +19,7 @@ bool maybe_pinned(const machine &m, u32 head) { return m.pages[head].pincount > 
 
 // R24: the child gets its own copy of a page that a device may be writing to.
 bool copy_present_page(machine &m, u32 child_vma, u64 address, u64 source, u64 *pte) {
-    const u32 copy = folio_prealloc(m);
+    const u32 copy = folio_prealloc(m, m.mms[m.vmas[child_vma].vm_mm].memcg);
     if (copy == NIL) return false;
     folio_add_new_anon_rmap(m, copy, child_vma, address, false);
     folio_add_lru_vma(m, copy, child_vma);
@@ -147,6 +147,7 @@ u32 dup_mm(machine &m, u32 mm) {
     m.mms[child].thp_disable = parent.thp_disable;
     m.mms[child].khugepaged = parent.khugepaged;
     m.mms[child].no_sys_nice = parent.no_sys_nice;
+    m.mms[child].memcg = parent.memcg;
     bool copied = true;
     for (u32 v = find_vma(m, mm, 0); v != NIL && copied; v = vma_next(m, v)) {
         const vm_area_struct old = m.vmas[v];

@@ -3,11 +3,13 @@
 #include "contpte.hpp"
 #include "khugepaged.hpp"
 #include "lru.hpp"
+#include "memcontrol.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
 #include <algorithm>
+#include <bit>
 
 namespace thp {
 
@@ -42,7 +44,9 @@ namespace {
 
 vm_fault map_new_huge_pmd(machine &m, u32 vma, u64 address, u64 *pmd) {
     bool charge_failed = false;
-    const u32 head = folio_alloc_charged(m, PMD_ORDER, vma_thp_gfp_mask(m, m.vmas[vma]), &charge_failed);
+    const vm_area_struct &v = m.vmas[vma];
+    const u32 head =
+        folio_alloc_charged(m, PMD_ORDER, vma_thp_gfp_mask(m, v), vma_memcg(m, v), &charge_failed);
     if (head == NIL) {
         m.count(VM_thp_fault_fallback);
         m.count(MTHP_anon_fault_fallback, PMD_ORDER);
@@ -72,12 +76,11 @@ u32 thp_orders_by_settings(const machine &m, const vm_area_struct &vma) {
     const bool advised = vma.vm_flags & VM_HUGEPAGE;
     if (disable == 1 || (disable == 2 && !advised)) return 0;
     if (feature(m, FEATURE_vma_64k)) return 1U << CONT_PTE_ORDER; // no sysfs; the VMA's mask decides
+    const auto permits = [&](u32 mode) { return mode == THP_ALWAYS || (mode == THP_MADVISE && advised); };
+    const u32 modes =
+        1U << THP_ALWAYS | u32{advised} << THP_MADVISE | u32{permits(m.h->thp_enabled)} << THP_INHERIT;
     u32 orders = 0;
-    for (u32 order = 2; order <= PMD_ORDER; ++order) {
-        u32 mode = m.h->thp_mode[order];
-        if (mode == THP_INHERIT) mode = m.h->thp_enabled;
-        if (mode == THP_ALWAYS || (mode == THP_MADVISE && advised)) orders |= 1U << order;
-    }
+    for (u32 order = 2; order <= PMD_ORDER; ++order) orders |= (modes >> m.h->thp_mode[order] & 1) << order;
     return orders;
 }
 
@@ -99,19 +102,22 @@ u32 vma_thp_gfp_mask(const machine &m, const vm_area_struct &vma) {
 
 u32 thp_vma_allowable_orders(const machine &m, const vm_area_struct &vma) {
     const u32 own = vma.orders ? vma.orders : m.h->default_orders;
+    if (own == 1) return 0; // single pages only
     const u32 orders = thp_orders_by_settings(m, vma);
     if (own == 0) return feature(m, FEATURE_vma_64k) ? 0 : orders;
     return orders & own;
 }
 
+// A smaller block around the address lies in the larger one.
 u32 thp_vma_suitable_orders(const vm_area_struct &vma, u64 address, u32 orders) {
-    u32 fit = 0;
-    for (u32 order = 2; order <= PMD_ORDER; ++order) {
+    orders &= THP_ORDERS_ALL_ANON;
+    while (orders) {
+        const auto order = static_cast<u32>(std::bit_width(orders)) - 1;
         const u64 size = PAGE_SIZE << order, start = align_down(address, size);
-        if (start < vma.vm_start || start + size > vma.vm_end) break;
-        fit |= 1U << order;
+        if (start >= vma.vm_start && start + size <= vma.vm_end) break;
+        orders &= ~(1U << order);
     }
-    return orders & fit;
+    return orders;
 }
 
 vm_fault do_huge_pmd_anonymous_page(machine &m, u32 vma, u64 address, u64 *pmd, bool write) {
@@ -205,24 +211,33 @@ void change_huge_pmd(machine &m, const vm_area_struct &vma, u64 *pmd) {
 
 namespace {
 
+// get_deferred_split_queue
+mem_cgroup &queue_of(const machine &m, u32 head) { return m.memcgs[folio_memcg(m, head)]; }
+
 void deferred_split_add_tail(machine &m, u32 head) {
-    header &h = *m.h;
-    m.pages[head].deferred_prev = h.deferred_tail;
-    (h.deferred_tail != NIL ? m.pages[h.deferred_tail].deferred_next : h.deferred_head) = head;
-    h.deferred_tail = head;
-    ++h.deferred_len;
+    mem_cgroup &q = queue_of(m, head);
+    m.pages[head].deferred_prev = q.deferred_tail;
+    (q.deferred_tail != NIL ? m.pages[q.deferred_tail].deferred_next : q.deferred_head) = head;
+    q.deferred_tail = head;
+    ++q.deferred_len;
+}
+
+bool deferred_split_queued(const machine &m, u32 head) {
+    const page &folio = m.pages[head];
+    return folio.deferred_next != NIL || folio.deferred_prev != NIL ||
+           queue_of(m, head).deferred_head == head;
 }
 
 void deferred_split_del(machine &m, u32 head) {
     page &folio = m.pages[head];
-    header &h = *m.h;
-    if (folio.deferred_next == NIL && folio.deferred_prev == NIL && h.deferred_head != head) return;
-    (folio.deferred_prev != NIL ? m.pages[folio.deferred_prev].deferred_next : h.deferred_head) =
+    mem_cgroup &q = queue_of(m, head);
+    if (!deferred_split_queued(m, head)) return;
+    (folio.deferred_prev != NIL ? m.pages[folio.deferred_prev].deferred_next : q.deferred_head) =
         folio.deferred_next;
-    (folio.deferred_next != NIL ? m.pages[folio.deferred_next].deferred_prev : h.deferred_tail) =
+    (folio.deferred_next != NIL ? m.pages[folio.deferred_next].deferred_prev : q.deferred_tail) =
         folio.deferred_prev;
     folio.deferred_next = folio.deferred_prev = NIL;
-    --h.deferred_len;
+    --q.deferred_len;
 }
 
 } // namespace
@@ -236,9 +251,7 @@ void deferred_split_folio(machine &m, u32 head, bool partially_mapped) {
         m.count(MTHP_split_deferred, folio.order);
         m.count(MTHP_nr_anon_partially_mapped, folio.order);
     }
-    const bool queued =
-        folio.deferred_next != NIL || folio.deferred_prev != NIL || m.h->deferred_head == head;
-    if (!queued) deferred_split_add_tail(m, head);
+    if (!deferred_split_queued(m, head)) deferred_split_add_tail(m, head);
 }
 
 void folio_unqueue_deferred_split(machine &m, u32 head) {
@@ -266,11 +279,12 @@ bool thp_underused(const machine &m, u32 head) {
 
 } // namespace
 
-u32 deferred_split_scan(machine &m, u32 nr) {
-    u32 rest = std::min(nr, m.h->deferred_len), split = 0;
+u32 deferred_split_scan(machine &m, u32 memcg, u32 nr) {
+    const mem_cgroup &group = m.memcgs[memcg];
+    u32 rest = std::min(nr, group.deferred_len), split = 0;
     for (; rest > 0; --rest) {
         m.host.work();
-        const u32 head = m.h->deferred_head;
+        const u32 head = group.deferred_head;
         const bool flagged = m.pages[head].flags & PG_partially_mapped,
                    underused = !flagged && thp_underused(m, head);
         const bool done = (flagged || underused) && split_folio(m, head) == 0;

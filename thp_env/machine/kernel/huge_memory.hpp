@@ -32,7 +32,7 @@ void deferred_split_folio(machine &m, u32 head, bool partially_mapped);
 void folio_unqueue_deferred_split(machine &m, u32 head);
 // The shrinker: looks at nr folios of the list and splits those that are partially mapped or underused (R19,
 // R22). Returns how many it split.
-u32 deferred_split_scan(machine &m, u32 nr);
+u32 deferred_split_scan(machine &m, u32 memcg, u32 nr);
 
 // Splits a folio to order 0 (R20, R21); 0 or -EAGAIN when somebody else holds a reference.
 int split_folio(machine &m, u32 head);

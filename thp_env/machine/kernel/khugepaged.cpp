@@ -4,6 +4,7 @@
 #include "huge_memory_bpf.hpp"
 #include "mmap.hpp"
 #include "page_table.hpp"
+#include "psi.hpp"
 #include <algorithm>
 #include <cerrno>
 
@@ -54,6 +55,7 @@ int khugepaged_scan(machine &m, bool *scanned) {
     if (!all) return -ENEEDORDER; // asks about all before it scans the first
     const u32 sizes = feature(m, FEATURE_collapse_mthp) ? THP_ORDERS_ALL_ANON : 1U << PMD_ORDER;
     *scanned = false;
+    const daemon_runs daemon(m);
     each_block(m, [&](u32 v, u64 at, u64) {
         const u32 mm = m.vmas[v].vm_mm;
         if (!(thp_get_orders(m, m.vmas[v], at, TVA_KHUGEPAGED) & sizes)) return u64{1};
@@ -67,6 +69,7 @@ int khugepaged_scan(machine &m, bool *scanned) {
 
 // khugepaged_scan_mm_slot: on from where the last pass stopped, at most once around.
 void khugepaged_do_scan(machine &m) {
+    const daemon_runs daemon(m);
     policy_signals &h = m.h->policy;
     const u32 from_mm = h.khugepaged_mm;
     const u64 from = h.khugepaged_address, begin = m.h->clock;

@@ -1,6 +1,8 @@
 #include "kswapd.hpp"
 #include "compaction.hpp"
+#include "memcontrol.hpp"
 #include "page_alloc.hpp"
+#include "psi.hpp"
 #include "vmscan.hpp"
 #include <algorithm>
 
@@ -15,7 +17,7 @@ void balance(machine &m) {
     zone_struct &z = m.h->zone;
     m.count(VM_pageoutrun);
     while (z.nr_free <= z.watermark[WMARK_HIGH] && z.kswapd_failures < MAX_RECLAIM_RETRIES) {
-        const u64 reclaimed = try_to_free_pages(m, z.watermark[WMARK_HIGH] + 1 - z.nr_free);
+        const u64 reclaimed = try_to_free_pages(m, z.watermark[WMARK_HIGH] + 1 - z.nr_free, true);
         z.kswapd_failures = reclaimed ? 0 : z.kswapd_failures + 1;
     }
     reset_isolation_suitable(m);
@@ -24,10 +26,14 @@ void balance(machine &m) {
 } // namespace
 
 u64 zone_reclaimable_pages(const machine &m) {
-    u64 nr = m.h->lru[LRU_INACTIVE_FILE].nr_pages + m.h->lru[LRU_ACTIVE_FILE].nr_pages;
-    if (m.h->swap_used + 1 >= m.h->swap_slots) return nr; // can_reclaim_anon_pages
-    for (const lru_index list : {LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_CONT, LRU_ACTIVE_CONT})
-        nr += m.h->lru[list].nr_pages;
+    u64 nr = 0;
+    const bool swap = m.h->swap_used + 1 < m.h->swap_slots; // can_reclaim_anon_pages
+    for (u32 g = 0; g < nr_memcgs(m); ++g) {
+        const lru_list *lru = m.memcgs[g].lru;
+        nr += lru[LRU_INACTIVE_FILE].nr_pages + lru[LRU_ACTIVE_FILE].nr_pages;
+        for (const lru_index list : {LRU_INACTIVE_ANON, LRU_ACTIVE_ANON, LRU_INACTIVE_CONT, LRU_ACTIVE_CONT})
+            nr += swap ? lru[list].nr_pages : 0;
+    }
     return nr;
 }
 
@@ -40,11 +46,14 @@ void wakeup_kswapd(machine &m, u32 order) {
 
 void run_woken_daemons(machine &m) {
     zone_struct &z = m.h->zone;
+    const daemon_runs daemon(m);
     if (z.kswapd_wakeup) {
+        const psi_memstall stall(m);
         z.kswapd_wakeup = 0;
         balance(m);
     }
     if (z.kcompactd_order) {
+        const psi_memstall stall(m);
         const u32 order = z.kcompactd_order;
         z.kcompactd_order = 0;
         kcompactd_do_work(m, order);

@@ -1,4 +1,5 @@
 #include "lru.hpp"
+#include "memcontrol.hpp"
 #include "page_alloc.hpp"
 #include "workingset.hpp"
 #include <algorithm>
@@ -7,7 +8,16 @@ namespace thp {
 
 namespace {
 
-lru_list &list_of(machine &m, u32 head) { return m.h->lru[folio_lru_list(m, head)]; }
+lru_list &list_of(machine &m, u32 head) {
+    return m.memcgs[folio_memcg(m, head)].lru[folio_lru_list(m, head)];
+}
+
+void note_cost(lruvec_cost &c, bool file, u64 cost, u64 size) {
+    (file ? c.file_cost : c.anon_cost) += cost;
+    if (c.file_cost + c.anon_cost <= size / 4) return;
+    c.file_cost /= 2;
+    c.anon_cost /= 2;
+}
 
 void link(machine &m, u32 head, u32 prev, u32 next) {
     lru_list &list = list_of(m, head);
@@ -84,7 +94,7 @@ void folio_activate(machine &m, u32 head) {
     m.pages[head].flags |= PG_active;
     link_first(m, head);
     m.count(VM_pgactivate, folio_nr_pages(m, head));
-    workingset_age_nonresident(m, folio_nr_pages(m, head));
+    workingset_age_nonresident(m, folio_memcg(m, head), folio_nr_pages(m, head));
 }
 
 void folio_mark_accessed(machine &m, u32 head) {
@@ -137,16 +147,17 @@ void lru_shrink_folio(machine &m, u32 head, u32 nr) {
     list_of(m, head).nr_pages -= nr;
 }
 
-void lru_note_cost(machine &m, bool file, u64 nr_io, u64 nr_rotated) {
+void lru_note_cost(machine &m, u32 memcg, bool file, u64 nr_io, u64 nr_rotated) {
     const u64 cost = nr_io * SWAP_CLUSTER_MAX + nr_rotated;
     if (cost == 0) return;
-    (file ? m.h->file_cost : m.h->anon_cost) += cost;
-    u64 size = 0;
-    for (u32 list = 0; list < NR_LRU_LISTS; ++list)
-        size += list == LRU_UNEVICTABLE ? 0 : m.h->lru_stats.nr_pages[list];
-    if (m.h->file_cost + m.h->anon_cost <= size / 4) return;
-    m.h->file_cost /= 2;
-    m.h->anon_cost /= 2;
+    const auto size = [&m](u32 group) {
+        u64 pages = 0;
+        for (u32 list = 0; list < NR_LRU_LISTS; ++list)
+            pages += list == LRU_UNEVICTABLE ? 0 : lruvec_page_state(m, group, static_cast<lru_index>(list));
+        return pages;
+    };
+    note_cost(m.memcgs[memcg].cost, file, cost, size(memcg));
+    if (several_memcgs(m)) note_cost(m.h->root_cost, file, cost, size(NIL)); // parent_lruvec
 }
 
 void lru_add_drain(machine &m) {

@@ -34,8 +34,8 @@ void folio_set_mlocked(machine &m, u32 head, bool on);
 void lru_add_split_folio(machine &m, u32 head, u32 tail);
 // A folio's head leaves its tails.
 void lru_shrink_folio(machine &m, u32 head, u32 nr);
-// What it cost to reclaim pages of one kind: pages written or read again, and pages that stayed.
-void lru_note_cost(machine &m, bool file, u64 nr_io, u64 nr_rotated);
+// What it cost to reclaim pages of one kind from a group: pages written or read again, and pages that stayed.
+void lru_note_cost(machine &m, u32 memcg, bool file, u64 nr_io, u64 nr_rotated);
 // Empties the batches (lru_add_drain).
 void lru_add_drain(machine &m);
 

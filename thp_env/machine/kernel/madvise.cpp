@@ -51,16 +51,6 @@ int hugepage_madvise(machine &m, u32 mm, u64 start, u64 end, bool huge) {
 }
 
 // faultin_page_range: missing rights are -EINVAL here, and only here.
-int madvise_populate(machine &m, u32 mm, u64 start, u64 end, bool write) {
-    int error = 0;
-    for (u64 at = start; at < end && !error; at = populated_to(m, mm, at)) {
-        const u32 v = vma_lookup(m, mm, at);
-        if (v != NIL && !(m.vmas[v].vm_flags & (write ? VM_WRITE : VM_READ))) return -EINVAL;
-        error = populate(m, mm, at, write);
-    }
-    return error;
-}
-
 int guard_install(machine &m, u32 v, u64 start, u64 end) {
     if (m.vmas[v].vm_flags & VM_LOCKED) return -EINVAL;
     if (!anon_vma_prepare(m, v)) return -ENOMEM; // so that fork copies the markers
@@ -128,6 +118,17 @@ int populate(machine &m, u32 mm, u64 address, bool write) {
 u64 populated_to(machine &m, u32 mm, u64 address) {
     const bool huge = follow_entry(m, mm, address) & PTE_PSE;
     return huge ? align_down(address, PMD_SIZE) + PMD_SIZE : address + PAGE_SIZE;
+}
+
+int madvise_populate(machine &m, u32 mm, u64 start, u64 end, bool write, call_progress *call) {
+    int error = 0;
+    for (u64 at = start; at < end && !error; at = populated_to(m, mm, at)) {
+        if (at > start && call_pauses(m, at, call)) return -EPAUSED;
+        const u32 v = vma_lookup(m, mm, at);
+        if (v != NIL && !(m.vmas[v].vm_flags & (write ? VM_WRITE : VM_READ))) return -EINVAL;
+        error = populate(m, mm, at, write);
+    }
+    return error;
 }
 
 int do_madvise(machine &m, u32 mm, u64 start, u64 length, u64 advice) {

@@ -6,6 +6,8 @@
 #include "huge_memory_bpf.hpp"
 #include "kswapd.hpp"
 #include "lru.hpp"
+#include "madvise.hpp"
+#include "memcontrol.hpp"
 #include "page_alloc.hpp"
 #include "page_table.hpp"
 #include "rmap.hpp"
@@ -30,7 +32,7 @@ u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u
         fits = fits || pte_range_replaceable(table + (index & ~(nr - 1)), nr, zero_pages);
         if (fits) {
             bool charge_failed = false;
-            const u32 head = folio_alloc_charged(m, *order, gfp, &charge_failed);
+            const u32 head = folio_alloc_charged(m, *order, gfp, vma_memcg(m, vma), &charge_failed);
             if (head != NIL) return head;
             m.count(MTHP_anon_fault_fallback, *order);
             if (charge_failed) m.count(MTHP_anon_fault_fallback_charge, *order);
@@ -38,7 +40,7 @@ u32 alloc_anon_folio(machine &m, const vm_area_struct &vma, u64 address, const u
         orders &= ~(1U << *order);
     }
     *order = 0;
-    return folio_prealloc(m);
+    return folio_prealloc(m, vma_memcg(m, vma));
 }
 
 // A write where nothing stands or, with zero_pages, in place of all zero pages of the block (zero_cow: R.
@@ -85,7 +87,7 @@ vm_fault wp_page_copy(machine &m, u32 vma, u64 address, u64 *pte) {
     const u64 old = *pte;
     const u32 original = old & PTE_SPECIAL ? NIL : page_head(m, pte_pfn(old));
     if (original != NIL) folio_get(m, original, 1); // not to be reclaimed while it is copied
-    const u32 copy = folio_prealloc(m);
+    const u32 copy = folio_prealloc(m, vma_memcg(m, m.vmas[vma]));
     if (original != NIL) --m.pages[original].refcount;
     if (copy == NIL) return FAULT_OOM;
     const vm_area_struct &v = m.vmas[vma];
@@ -310,12 +312,19 @@ bool zap_pte_range(machine &m, u32 vma, u64 address, u64 *pte, u32 nr, bool drop
 
 } // namespace
 
-bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
+bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed, call_progress *call) {
     const attribute_time_to scope(m, vma);
     const u32 mm = m.vmas[vma].vm_mm;
     mmu_gather gather;
-    const u64 rss = m.mms[mm].rss;
-    const bool done = walk_pmd_range(m, mm, start, end, [&](u64 at, u64 next, u64 *pmd) {
+    u64 rss = m.mms[mm].rss, from = start;
+    if (call && call->reached) {
+        from = call->reached;
+        gather = {call->flush_start, call->flush_end, call->flush_shift};
+        rss = call->rss;
+        *call = {};
+    }
+    const bool done = walk_pmd_range(m, mm, from, end, [&](u64 at, u64 next, u64 *pmd) {
+        if (at > from && call_pauses(m, at, call)) return false;
         const bool whole = next - at == PMD_SIZE, huge = pmd_trans_huge(*pmd);
         if (huge && whole) {
             zap_huge_pmd(m, vma, pmd);
@@ -330,6 +339,10 @@ bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed) {
         gather.add(at, next, huge && whole ? PMD_SHIFT : PAGE_SHIFT);
         return true;
     });
+    if (call && call->reached) {
+        *call = {call->reached, gather.start, gather.end, rss, gather.stride_shift, 0};
+        return false;
+    }
     gather.flush(m, mm);
     order_answers_zap(m, m.vmas[vma], start, end);
     m.vmas[vma].zapped += rss - m.mms[mm].rss;

@@ -16,8 +16,9 @@ vm_fault do_swap_page(machine &m, u32 vma, u64 address, u64 *pte, bool write);
 vm_fault do_wp_page(machine &m, u32 vma, u64 address, u64 *pte);
 
 // Unmaps [start, end) of one VMA (R13, R15). dontneed: tables that this empties are freed (R3), guards stay.
-// False when splitting a PMD found no memory.
-bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed);
+// False when splitting a PMD found no memory, or when `call` says how far it has come; called again it goes
+// on.
+bool zap_page_range(machine &m, u32 vma, u64 start, u64 end, bool dontneed, call_progress *call = nullptr);
 
 inline bool pte_range_none(const u64 *pte, u32 nr) {
     return std::all_of(pte, pte + nr, [](u64 entry) { return entry == 0; });

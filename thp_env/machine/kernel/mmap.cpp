@@ -260,7 +260,7 @@ int do_mmap(machine &m, u32 mm, u64 address, u64 length, u32 vm_flags, u32 vm_fi
     return 0;
 }
 
-int do_munmap(machine &m, u32 mm, u64 start, u64 end) {
+int do_munmap(machine &m, u32 mm, u64 start, u64 end, call_progress *call) {
     u32 v = find_vma(m, mm, start);
     if (v == NIL || m.vmas[v].vm_start >= end) return 0;
     if (m.vmas[v].vm_start < start) {
@@ -271,7 +271,8 @@ int do_munmap(machine &m, u32 mm, u64 start, u64 end) {
         if (int error = split_vma(m, last, end)) return error;
     }
     for (v = find_vma(m, mm, start); v != NIL && m.vmas[v].vm_start < end; v = find_vma(m, mm, start)) {
-        if (!zap_page_range(m, v, m.vmas[v].vm_start, m.vmas[v].vm_end, false)) return -ENOMEM;
+        if (!zap_page_range(m, v, m.vmas[v].vm_start, m.vmas[v].vm_end, false, call))
+            return call && call->reached ? -EPAUSED : -ENOMEM;
         vma_remove(m, v);
     }
     const u32 position = lower_bound(m, mm, start);

@@ -20,10 +20,11 @@ u32 vma_prev(const machine &m, u32 vma);
 // Each returns 0 or a negative errno.
 // vm_file: what is mapped, from its start; 0: anonymous memory.
 int do_mmap(machine &m, u32 mm, u64 address, u64 length, u32 vm_flags, u32 vm_file = 0);
-int do_munmap(machine &m, u32 mm, u64 start, u64 end);
+// Those that take a `call` may return -EPAUSED and are called again to go on.
+int do_munmap(machine &m, u32 mm, u64 start, u64 end, call_progress *call = nullptr);
 int do_brk(machine &m, u32 mm, u64 brk);
 int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection);
-int mlock(machine &m, u32 mm, u64 start, u64 end, bool on);
+int mlock(machine &m, u32 mm, u64 start, u64 end, bool on, call_progress *call = nullptr);
 // What Linux refuses before it looks at the address space. fixed: MREMAP_FIXED.
 int check_mremap_params(u64 from, u64 length, u64 to, u64 new_length, bool fixed);
 // Moves and resizes [from, from + length) to `to`, which is free.

@@ -117,16 +117,22 @@ int mprotect(machine &m, u32 mm, u64 start, u64 end, u32 protection) {
     return memory ? error : -ENOMEM;
 }
 
-int mlock(machine &m, u32 mm, u64 start, u64 end, bool on) {
-    int error = vma_modify(
-        m, mm, start, end, STOP, [&](const vm_area_struct &v) { return !(v.vm_flags & VM_LOCKED) == on; },
-        [&](u32 v) {
-            m.vmas[v].vm_flags ^= VM_LOCKED;
-            mlock_pages(m, m.vmas[v], on);
-        });
+int mlock(machine &m, u32 mm, u64 start, u64 end, bool on, call_progress *call) {
+    const u64 first = call && call->reached ? call->reached : start;
+    int error = first > start ? 0
+                              : vma_modify(
+                                    m, mm, start, end, STOP,
+                                    [&](const vm_area_struct &v) { return !(v.vm_flags & VM_LOCKED) == on; },
+                                    [&](u32 v) {
+                                        m.vmas[v].vm_flags ^= VM_LOCKED;
+                                        mlock_pages(m, m.vmas[v], on);
+                                    });
     if (error || !on) return error;
     // __mm_populate: every page is faulted in, for writing where the VMA permits it.
-    for (u64 at = start; at < end && !error; at = populated_to(m, mm, at)) error = populate(m, mm, at, true);
+    for (u64 at = first; at < end && !error; at = populated_to(m, mm, at)) {
+        if (at > first && call_pauses(m, at, call)) return -EPAUSED;
+        error = populate(m, mm, at, true);
+    }
     // __mlock_posix_error_return
     return error == -EFAULT ? -ENOMEM : error == -ENOMEM ? -EAGAIN : error;
 }

@@ -5,6 +5,7 @@
 #include "kswapd.hpp"
 #include "lru.hpp"
 #include "memcontrol.hpp"
+#include "psi.hpp"
 #include "vmscan.hpp"
 #include <algorithm>
 
@@ -23,6 +24,7 @@ u32 get_page_from_freelist(machine &m, u32 order, u32 type, u32 mark) {
 }
 
 u32 direct_compact(machine &m, u32 order, u32 type, migrate_mode mode, compact_result *result) {
+    const psi_memstall stall(m);
     *result = try_to_compact_pages(m, order, mode);
     if (*result == COMPACT_SKIPPED) return NIL;
     const u32 pfn = get_page_from_freelist(m, order, type, m.h->zone.watermark[WMARK_MIN]);
@@ -58,6 +60,7 @@ u32 alloc_pages_slowpath(machine &m, u32 order, u32 type, u32 gfp) {
         // Reclaim would take too much of the machine for one that gives up easily.
         if ((gfp & GFP_NORETRY) && (result == COMPACT_SKIPPED || result == COMPACT_DEFERRED)) return NIL;
     }
+    const psi_memstall stall(m);
     for (u32 no_progress_loops = 0, compactions = 0;;) {
         const u64 reclaimed = try_to_free_pages(m, 1ULL << order);
         if (reclaimed) m.h->zone.kswapd_failures = 0;
@@ -121,7 +124,7 @@ void memory_tick(machine &m) {
     for (u32 i = 0; i < 3; ++i) {
         u64 &rest = m.h->memory_rest[i];
         // Whole microseconds apart from the rest, so that no product overflows.
-        m.count_weighted(integral[i], m.h->vm[now[i]], ps / 1000000);
+        if (ps >= 1000000) m.count_weighted(integral[i], m.h->vm[now[i]], ps / 1000000);
         rest += m.h->vm[now[i]] * (ps % 1000000);
         m.count(integral[i], rest / 1000000);
         rest %= 1000000;
@@ -153,17 +156,17 @@ u32 folio_alloc(machine &m, u32 order, u32 gfp) {
     return head;
 }
 
-u32 folio_alloc_charged(machine &m, u32 order, u32 gfp, bool *charge_failed) {
+u32 folio_alloc_charged(machine &m, u32 order, u32 gfp, u32 memcg, bool *charge_failed) {
     const u32 head = folio_alloc(m, order, gfp);
-    *charge_failed = head != NIL && !mem_cgroup_charge(m, head, gfp);
+    *charge_failed = head != NIL && !mem_cgroup_charge(m, head, memcg, gfp);
     if (!*charge_failed) return head;
     folio_put(m, head, 1);
     return NIL;
 }
 
-u32 folio_prealloc(machine &m) {
+u32 folio_prealloc(machine &m, u32 memcg) {
     bool charge_failed = false;
-    return folio_alloc_charged(m, 0, GFP_KERNEL, &charge_failed);
+    return folio_alloc_charged(m, 0, GFP_KERNEL, memcg, &charge_failed);
 }
 
 void folio_get(machine &m, u32 head, i32 refs) { m.pages[head].refcount += refs; }

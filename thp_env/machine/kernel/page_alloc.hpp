@@ -38,9 +38,9 @@ inline u32 folio_nr_pages(const machine &m, u32 head) { return 1U << m.pages[hea
 // Allocates a folio of zeroed, unmapped, untouched pages with one reference; NIL on failure.
 u32 folio_alloc(machine &m, u32 order, u32 gfp);
 // The same, charged to the control group; on failure *charge_failed says whether it was that.
-u32 folio_alloc_charged(machine &m, u32 order, u32 gfp, bool *charge_failed);
+u32 folio_alloc_charged(machine &m, u32 order, u32 gfp, u32 memcg, bool *charge_failed);
 // One page, charged to the control group (folio_prealloc).
-u32 folio_prealloc(machine &m);
+u32 folio_prealloc(machine &m, u32 memcg);
 void folio_get(machine &m, u32 head, i32 refs);
 // Drops references and frees the folio with the last one.
 void folio_put(machine &m, u32 head, i32 refs);

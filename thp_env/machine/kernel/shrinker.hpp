@@ -4,6 +4,6 @@
 
 namespace thp {
 
-void shrink_slab(machine &m, i32 priority);
+void shrink_slab(machine &m, u32 memcg, i32 priority);
 
 } // namespace thp

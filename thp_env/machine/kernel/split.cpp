@@ -97,7 +97,7 @@ int split_folio(machine &m, u32 head) {
         page &p = m.pages[head + i];
         const u32 own = p.flags & PG_anon_exclusive;
         p.flags = PG_head | dirty | own |
-                  (whole.flags & (PG_anon | PG_swapbacked | PG_mlocked | PG_charged)) |
+                  (whole.flags & (PG_anon | PG_swapbacked | PG_mlocked | PG_charged | ~0U << MEMCG_SHIFT)) |
                   (i ? 0U : whole.flags & (PG_lru | PG_active | PG_referenced | PG_workingset));
         p.order = 0;
         p.tail = 0;

@@ -1,4 +1,5 @@
 #include "swap.hpp"
+#include "memcontrol.hpp"
 #include "memory.hpp"
 #include "mmap.hpp"
 #include "page_alloc.hpp"
@@ -111,6 +112,7 @@ void swap_put(machine &m, u32 slot) {
     const u32 c = slot / SWAPFILE_CLUSTER;
     swap_cluster &cluster = m.clusters[c];
     zram_free_page(m, slot); // swap_slot_free_notify
+    mem_cgroup_uncharge_swap(m, slot);
     m.swap[slot] = swap_slot{};
     --cluster.count;
     --m.h->swap_used;
@@ -189,6 +191,7 @@ int swapoff(machine &m) {
         }
         std::fill_n(m.swap + first, end - first, swap_slot{});
     }
+    for (u32 g = 0; g < nr_memcgs(m); ++g) m.memcgs[g].swap = 0;
     std::fill_n(m.clusters, m.h->arrays[ARRAY_clusters].used, swap_cluster{});
     for (u32 &next : m.h->swap_next) next = NIL;
     for (u32 &list : m.h->cluster_lists) list = NIL;

@@ -3,8 +3,10 @@
 #include "contpte.hpp"
 #include "huge_memory_bpf.hpp"
 #include "lru.hpp"
+#include "memcontrol.hpp"
 #include "memory.hpp"
 #include "page_alloc.hpp"
+#include "psi.hpp"
 #include "rmap.hpp"
 #include "swap.hpp"
 #include "workingset.hpp"
@@ -45,17 +47,17 @@ bool swaps_in_whole(const machine &m, const vm_area_struct &v, u64 address, cons
 u32 alloc_swap_folio(machine &m, const vm_area_struct &v, u64 address, const u64 *pte) {
     const u32 allowed = thp_get_orders(m, v, address, TVA_SWAP_PAGEFAULT) | swapped_out_order(m, *pte);
     u32 orders = swapin_orders(m, v, address, pte, allowed);
-    const u32 gfp = vma_thp_gfp_mask(m, v);
+    const u32 gfp = vma_thp_gfp_mask(m, v), memcg = swap_memcg(m, pte_swp_offset(*pte), vma_memcg(m, v));
     while (orders) {
         const u32 order = static_cast<u32>(std::bit_width(orders)) - 1;
         orders &= ~(1U << order);
         bool charge_failed = false;
-        const u32 head = folio_alloc_charged(m, order, gfp, &charge_failed);
+        const u32 head = folio_alloc_charged(m, order, gfp, memcg, &charge_failed);
         if (head != NIL) return head;
         m.count(MTHP_swpin_fallback, order);
         if (charge_failed) m.count(MTHP_swpin_fallback_charge, order);
     }
-    return folio_prealloc(m);
+    return folio_prealloc(m, memcg);
 }
 
 // The only user of the slots, on a synchronous device such as zram: no need of the swap cache.
@@ -66,9 +68,12 @@ vm_fault swap_in_folio(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
     const u32 nr = folio_nr_pages(m, head), back = pte_index(address) % nr;
     pte -= back;
     const u32 slot = pte_swp_offset(*pte);
+    const u64 begun = m.h->clock;
     for (u32 i = 0; i < nr; ++i) swap_read_page(m, slot + i, head + i);
+    const u64 read = m.h->clock;
     if (nr > 1 && !m.swap[slot].zeromap) m.count(MTHP_swpin, m.pages[head].order);
     workingset_refault(m, head, m.swap[slot].evicted);
+    if (m.pages[head].flags & PG_workingset) psi_stalled(m, begun, read); // swap_read_folio
     swap_free(m, slot, nr);
     m.mms[v.vm_mm].swapents -= nr;
     lru_add(m, head); // a locked VMA does not lock it: reclaim does, once it comes by

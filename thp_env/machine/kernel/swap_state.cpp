@@ -1,6 +1,8 @@
 // mm/swap_state.c: the swap cache, and read-ahead into it.
 #include "lru.hpp"
+#include "memcontrol.hpp"
 #include "page_alloc.hpp"
+#include "psi.hpp"
 #include "swap.hpp"
 #include "workingset.hpp"
 #include <algorithm>
@@ -79,14 +81,17 @@ void add_to_swap_cache(machine &m, u32 pfn, u32 slot) {
 }
 
 u32 read_swap_cache(machine &m, u32 slot) {
-    const u32 evicted = m.swap[slot].evicted, pfn = folio_prealloc(m);
+    const u32 evicted = m.swap[slot].evicted, pfn = folio_prealloc(m, swap_memcg(m, slot, 0));
     if (pfn == NIL) return NIL;
     m.pages[pfn].flags |= PG_anon;
     m.pages[pfn].anon_vma = NIL; // until it is mapped
     add_to_swap_cache(m, pfn, slot);
     m.pages[pfn].refcount = 1; // the cache's
+    const u64 begun = m.h->clock;
     swap_read_page(m, slot, pfn);
+    const u64 read = m.h->clock;
     workingset_refault(m, pfn, evicted);
+    if (m.pages[pfn].flags & PG_workingset) psi_stalled(m, begun, read); // swap_read_folio
     lru_add(m, pfn);
     return pfn;
 }

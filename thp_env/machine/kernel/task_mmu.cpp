@@ -82,19 +82,46 @@ namespace {
 // Adds what the page tables hold in a range; returns how many entries are present.
 u64 read_range(machine &m, u32 mm, u64 start, u64 end, bool clear_refs, vma_smaps &s) {
     u64 entries = 0;
+    const auto note = [&](u64 pages, u64 young) {
+        ++entries;
+        s.young += young ? pages : 0;
+    };
+    const auto note_folio = [&](const page &folio, u64 pages) {
+        s.by_order[folio.order] += pages;
+        s.partial += folio.flags & PG_partially_mapped ? pages : 0;
+    };
     const auto visit = [&](u64 entry, u64 pages) {
         if (is_swap_pte(entry)) ++s.swapped;
         if (!pte_present(entry)) return;
-        ++entries;
-        s.young += entry & PTE_ACCESSED ? pages : 0;
+        note(pages, entry & PTE_ACCESSED);
         if (entry & PTE_SPECIAL) {
             s.zero += pages;
             return;
         }
-        const page &folio = m.pages[page_head(m, pte_pfn(entry))];
-        s.by_order[folio.order] += pages;
+        note_folio(m.pages[page_head(m, pte_pfn(entry))], pages);
         s.dirty += entry & PTE_DIRTY ? pages : 0;
-        s.partial += folio.flags & PG_partially_mapped ? pages : 0;
+    };
+    const auto read_table = [&](u64 *pte, u64 nr) {
+        const auto of_folio = [](u64 entry) { return pte_present(entry) && !(entry & PTE_SPECIAL); };
+        for (u64 i = 0; i < nr;) {
+            u64 entry = ptep_get(m, pte + i);
+            if (!of_folio(entry)) {
+                visit(entry, 1);
+                ++i;
+                continue;
+            }
+            // All entries that map one folio in a row.
+            const u32 pfn = pte_pfn(entry), head = page_head(m, pfn);
+            const page &folio = m.pages[head];
+            const u64 first = i, last = std::min<u64>(nr, i + head + (1U << folio.order) - pfn);
+            do {
+                note(1, entry & PTE_ACCESSED);
+                s.dirty += (entry & PTE_DIRTY) != 0;
+                if (++i == last) break;
+                entry = ptep_get(m, pte + i);
+            } while (of_folio(entry) && pte_pfn(entry) == pfn + (i - first));
+            note_folio(folio, i - first);
+        }
     };
     const auto read = [&](u64 at, u64 next, u64 *pmd) {
         if (pmd_trans_huge(*pmd)) {
@@ -105,9 +132,9 @@ u64 read_range(machine &m, u32 mm, u64 start, u64 end, bool clear_refs, vma_smap
         }
         u64 *pte = pte_offset(m, *pmd, at);
         const u64 nr = (next - at) >> PAGE_SHIFT;
-        for (u64 i = 0; i < nr; ++i) visit(ptep_get(m, pte + i), 1);
+        read_table(pte, nr);
         // A folded block is cleared as a whole (X5), so only after all of it is read.
-        for (u64 i = 0; clear_refs && i < nr; ++i) ptep_test_and_clear_young(m, pte + i);
+        if (clear_refs) clear_young_dirty_ptes(m, pte, static_cast<u32>(nr), PTE_ACCESSED);
         return true;
     };
     s.scanned += (end - start) >> PAGE_SHIFT;

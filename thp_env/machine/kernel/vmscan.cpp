@@ -2,6 +2,7 @@
 #include "../hardware/tlb.hpp"
 #include "contpte.hpp"
 #include "huge_memory.hpp"
+#include "lazyfree.hpp"
 #include "lru.hpp"
 #include "memcontrol.hpp"
 #include "memory.hpp"
@@ -21,13 +22,16 @@ constexpr i32 DEF_PRIORITY = 12; // include/linux/mmzone.h: the first pass looks
 
 struct scan_control {
     u64 nr_to_reclaim;
-    bool memcg; // under a memory limit, else for the whole machine
+    u32 memcg;   // the group whose limit asks for it; NIL: for the whole machine
+    bool kswapd; // looks at every group, whatever is reclaimed already
     i32 priority = DEF_PRIORITY;
     u64 nr_reclaimed = 0;
     bool may_deactivate[2] = {}; // anonymous memory, files
     bool force_deactivate = false, skipped_deactivate = false;
     bool cache_trim_mode = false;   // there are inactive files enough: anonymous memory is left alone
     bool ignore_references = false; // MADV_PAGEOUT knows better
+    bool full_walk = false;         // memcg_full_walk
+    u64 anon_cost = 0, file_cost = 0;
 };
 
 // shrink_folio_list: what was freed, and what was written for it.
@@ -67,8 +71,6 @@ void free_unmapped(machine &m, u32 head) {
     folio_put(m, head, 0);
 }
 
-enum outcome : u32 { KEEP, ACTIVATE, RECLAIM, RECLAIMED, SPLIT };
-
 // folio_check_references: one VMA that used it since the last look gives it another round on the inactive
 // list, two, or two rounds, the active one.
 outcome folio_check_references(machine &m, u32 head) {
@@ -80,49 +82,6 @@ outcome folio_check_references(machine &m, u32 head) {
     if (referenced_ptes == 0) return RECLAIM;
     folio.flags |= PG_referenced;
     return referenced_folio || referenced_ptes > 1 ? ACTIVATE : KEEP;
-}
-
-// try_to_unmap_one for a lazily freed folio (R32): what one page table maps of it goes in batches, up to one
-// that was written to; then the folio is dirty, and swapbacked again. Returns whether all went.
-bool discard_ptes(machine &m, u32 head, u32 mm, u64 address, u64 *pte, u32 count, bool held) {
-    page &folio = m.pages[head];
-    for (u32 i = 0, nr = 1; i < count; i += nr) {
-        const u64 at = address + (u64{i} << PAGE_SHIFT);
-        nr = 1;
-        if (!pte_present(pte[i]) || (pte[i] & PTE_SPECIAL) || page_head(m, pte_pfn(pte[i])) != head) continue;
-        nr = folio_pte_batch(m, pte + i, count - i);
-        for (u32 k = i; k < i + nr; ++k) folio.flags |= ptep_get(m, pte + k) & PTE_DIRTY ? PG_dirty : 0U;
-        if (folio.flags & PG_dirty) {
-            lru_del(m, head);
-            folio.flags |= PG_swapbacked;
-        }
-        if ((folio.flags & PG_dirty) || held) return false;
-        unmap_folio_ptes(m, mm, at, pte + i, nr);
-        flush_tlb_range(m, mm, at, at + nr * PAGE_SIZE);
-    }
-    return true;
-}
-
-// R32; held: by others than page tables.
-outcome shrink_lazyfree(machine &m, u32 head, bool held) {
-    if (held && !folio_mapped(m, head)) return KEEP; // folio_ref_freeze
-    const u32 nr_pages = folio_nr_pages(m, head);
-    bool gone = true;
-    folio_get(m, head, 1);
-    rmap_walk(m, head, [&](u32 vma, u32 first, u32 nr) {
-        const u32 mm = m.vmas[vma].vm_mm;
-        const u64 start = folio_address(m, head, first, vma), end = start + nr * PAGE_SIZE;
-        gone = walk_pmd_range(m, mm, start, end, [&](u64 at, u64 next, u64 *pmd) {
-            if (pmd_trans_huge(*pmd) && pte_pfn(*pmd) != head) return true;
-            if (pmd_trans_huge(*pmd) && !split_huge_pmd(m, vma, pmd, at)) return false;
-            return discard_ptes(m, head, mm, at, pte_offset(m, *pmd, at),
-                                static_cast<u32>((next - at) >> PAGE_SHIFT), held);
-        });
-        return gone;
-    });
-    if (gone) m.count(VM_pglazyfreed, nr_pages);
-    folio_put(m, head, 1);
-    return gone ? RECLAIMED : ACTIVATE;
 }
 
 // shrink_folio_list for one folio. SPLIT: its pages are folios of their own now.
@@ -160,7 +119,8 @@ outcome shrink_folio(machine &m, const scan_control &sc, u32 head, reclaim_stat 
         folio.flags &= ~u32{PG_dirty};
         stat.nr_pageout += 1U << order;
     }
-    workingset_eviction(m, head, slot, sc.memcg);
+    mem_cgroup_charge_swap(m, head, slot);
+    workingset_eviction(m, head, slot, sc.memcg != NIL);
     try_to_unmap(m, head, slot);
     for (u32 i = 0; i < (1U << order); ++i) m.swap[slot + i].taken = 0;
     if (cached) {
@@ -212,10 +172,10 @@ reclaim_stat shrink_folio_list(machine &m, const scan_control &sc, const std::ve
 }
 
 // isolate_lru_folios: the oldest folios of a list, about nr pages of them.
-std::vector<u32> oldest(machine &m, lru_index list, u64 nr) {
+std::vector<u32> oldest(machine &m, u32 memcg, lru_index list, u64 nr) {
     std::vector<u32> folios;
     u64 scanned = 0;
-    for (u32 head = m.h->lru[list].tail; head != NIL && scanned < nr; head = m.pages[head].prev) {
+    for (u32 head = m.memcgs[memcg].lru[list].tail; head != NIL && scanned < nr; head = m.pages[head].prev) {
         m.host.work();
         folios.push_back(head);
         scanned += folio_nr_pages(m, head);
@@ -230,58 +190,67 @@ bool is_active_lru(lru_index list) {
 
 bool is_file_lru(lru_index list) { return list == LRU_INACTIVE_FILE || list == LRU_ACTIVE_FILE; }
 
-u64 shrink_inactive_list(machine &m, const scan_control &sc, lru_index list, u64 nr) {
-    const std::vector<u32> folios = oldest(m, list, nr);
+u64 shrink_inactive_list(machine &m, const scan_control &sc, u32 memcg, lru_index list, u64 nr) {
+    const std::vector<u32> folios = oldest(m, memcg, list, nr);
     u64 nr_scanned = 0;
     for (const u32 head : folios) nr_scanned += folio_nr_pages(m, head);
     const reclaim_stat stat = shrink_folio_list(m, sc, folios);
-    lru_note_cost(m, is_file_lru(list), stat.nr_pageout, nr_scanned - stat.nr_reclaimed);
+    lru_note_cost(m, memcg, is_file_lru(list), stat.nr_pageout, nr_scanned - stat.nr_reclaimed);
     return stat.nr_reclaimed;
 }
 
-void shrink_active_list(machine &m, lru_index list, u64 nr) {
-    for (const u32 head : oldest(m, list, nr)) {
+void shrink_active_list(machine &m, u32 memcg, lru_index list, u64 nr) {
+    for (const u32 head : oldest(m, memcg, list, nr)) {
         folio_referenced(m, head); // only clears the accessed bits
         folio_deactivate(m, head);
         m.pages[head].flags |= PG_workingset;
     }
 }
 
-// Of the lists of small folios, of files, or of 64K folios.
-bool inactive_is_low(const machine &m, lru_index inactive_list) {
-    const u64 *nr_pages = m.h->lru_stats.nr_pages;
-    const u64 inactive = nr_pages[inactive_list], active = nr_pages[inactive_list + 1];
+// Of the lists of small folios, of files, or of 64K folios; of a group or, NIL, of all.
+bool inactive_is_low(const machine &m, u32 memcg, lru_index inactive_list) {
+    const u64 inactive = lruvec_page_state(m, memcg, inactive_list),
+              active = lruvec_page_state(m, memcg, static_cast<lru_index>(inactive_list + 1));
     const u64 gigabytes = (inactive + active) >> (30 - PAGE_SHIFT);
     u64 ratio = 1;
     while (gigabytes && (ratio + 1) * (ratio + 1) <= 10 * gigabytes) ++ratio; // int_sqrt(10 * gb)
     return inactive * ratio < active;
 }
 
+lruvec_cost &cost_of(machine &m, u32 memcg) {
+    if (memcg == NIL && several_memcgs(m)) return m.h->root_cost;
+    return m.memcgs[memcg == NIL ? 0 : memcg].cost;
+}
+
 void prepare_scan_control(machine &m, scan_control &sc) {
-    if (sc.memcg) {
+    if (sc.memcg != NIL) {
         mem_cgroup_flush_stats_ratelimited(m);
     } else {
         mem_cgroup_flush_stats(m); // those of the whole system hardly lag behind
     }
-    const bool refaults = m.h->lru_stats.workingset_activate != m.h->refaults;
-    sc.may_deactivate[0] = sc.force_deactivate || refaults || inactive_is_low(m, LRU_INACTIVE_ANON);
-    sc.may_deactivate[1] = sc.force_deactivate || inactive_is_low(m, LRU_INACTIVE_FILE);
-    sc.cache_trim_mode = m.h->lru_stats.nr_pages[LRU_INACTIVE_FILE] >> sc.priority && !sc.may_deactivate[1];
+    const lruvec_cost &cost = cost_of(m, sc.memcg);
+    const bool refaults = workingset_activations(m, sc.memcg) != cost.refaults;
+    sc.anon_cost = cost.anon_cost;
+    sc.file_cost = cost.file_cost;
+    sc.may_deactivate[0] = sc.force_deactivate || refaults || inactive_is_low(m, sc.memcg, LRU_INACTIVE_ANON);
+    sc.may_deactivate[1] = sc.force_deactivate || inactive_is_low(m, sc.memcg, LRU_INACTIVE_FILE);
+    sc.cache_trim_mode =
+        lruvec_page_state(m, sc.memcg, LRU_INACTIVE_FILE) >> sc.priority && !sc.may_deactivate[1];
 }
 
 // get_scan_count: how much of a list one pass looks at.
-u64 scan_count(const machine &m, const scan_control &sc, lru_index list) {
-    const u64 size = m.h->lru[list].nr_pages >> sc.priority;
+u64 scan_count(const machine &m, const scan_control &sc, u32 memcg, lru_index list) {
+    const u64 size = m.memcgs[memcg].lru[list].nr_pages >> sc.priority;
     const bool file = is_file_lru(list);
-    const u64 swappiness = m.h->swappiness;
+    const u64 swappiness = m.memcgs[memcg].swappiness;
     const bool swap =
-        m.h->swap_used + 1 < m.h->swap_slots && (swappiness || !sc.memcg); // slot 0 is the header
+        m.h->swap_used + 1 < m.h->swap_slots && (swappiness || sc.memcg == NIL); // slot 0 is the header
     if (!swap) return file ? size : 0; // SCAN_FILE (R39: without swap anonymous memory is not scanned)
     if (sc.priority == 0 && swappiness) return size; // SCAN_EQUAL
     if (sc.cache_trim_mode) return file ? size : 0;
     // calculate_pressure_balance: what costs more to reclaim is reclaimed less.
-    const u64 costs = m.h->anon_cost + m.h->file_cost;
-    const u64 anon_cost = costs + m.h->anon_cost, file_cost = costs + m.h->file_cost;
+    const u64 costs = sc.anon_cost + sc.file_cost;
+    const u64 anon_cost = costs + sc.anon_cost, file_cost = costs + sc.file_cost;
     const u64 anon = swappiness * (anon_cost + file_cost + 1) / (anon_cost + 1);
     const u64 files = (200 - swappiness) * (anon_cost + file_cost + 1) / (file_cost + 1);
     return size * (file ? files : anon) / (anon + files);
@@ -306,31 +275,44 @@ void stop_smaller(u64 *nr, const u64 *targets) {
     }
 }
 
-u64 shrink_list(machine &m, scan_control &sc, lru_index list, u64 nr) {
-    if (!is_active_lru(list)) return shrink_inactive_list(m, sc, list, nr);
+u64 shrink_list(machine &m, scan_control &sc, u32 memcg, lru_index list, u64 nr) {
+    if (!is_active_lru(list)) return shrink_inactive_list(m, sc, memcg, list, nr);
     const bool may = sc.may_deactivate[is_file_lru(list)];
     sc.skipped_deactivate = sc.skipped_deactivate || !may;
-    if (may) shrink_active_list(m, list, nr);
+    if (may) shrink_active_list(m, memcg, list, nr);
     return 0;
 }
 
 // In steps of SWAP_CLUSTER_MAX pages of each list, until enough is reclaimed (R39).
-void shrink_lruvec(machine &m, scan_control &sc) {
+void shrink_lruvec(machine &m, scan_control &sc, u32 memcg) {
     u64 nr[NR_LRU_LISTS] = {}, targets[NR_LRU_LISTS] = {}, nr_reclaimed = 0;
-    for (const lru_index list : EVICTABLE) nr[list] = targets[list] = scan_count(m, sc, list);
+    for (const lru_index list : EVICTABLE) nr[list] = targets[list] = scan_count(m, sc, memcg, list);
     while (nr[LRU_INACTIVE_ANON] || nr[LRU_INACTIVE_CONT] || nr[LRU_ACTIVE_FILE] || nr[LRU_INACTIVE_FILE]) {
         for (const lru_index list : EVICTABLE) {
             const u64 batch = std::min(nr[list], SWAP_CLUSTER_MAX);
             if (batch == 0) continue;
             nr[list] -= batch;
-            nr_reclaimed += shrink_list(m, sc, list, batch);
+            nr_reclaimed += shrink_list(m, sc, memcg, list, batch);
         }
         if (nr_reclaimed >= sc.nr_to_reclaim) stop_smaller(nr, targets);
     }
     sc.nr_reclaimed += nr_reclaimed;
     for (const lru_index list : {LRU_INACTIVE_ANON, LRU_INACTIVE_CONT}) {
-        if (!m.h->swap_slots || !inactive_is_low(m, list)) continue;
-        shrink_active_list(m, static_cast<lru_index>(list + 1), SWAP_CLUSTER_MAX);
+        if (!m.h->swap_slots || !inactive_is_low(m, memcg, list)) continue;
+        shrink_active_list(m, memcg, static_cast<lru_index>(list + 1), SWAP_CLUSTER_MAX);
+    }
+}
+
+// Direct reclaim for the whole system stops at the group where it has enough, and begins with the next one.
+void shrink_node_memcgs(machine &m, scan_control &sc) {
+    const u32 n = nr_memcgs(m), first = sc.memcg != NIL ? sc.memcg : sc.kswapd ? 0 : m.h->memcg_iter % n;
+    for (u32 i = 0; i < (sc.memcg != NIL ? 1 : n); ++i) {
+        const u32 memcg = (first + i) % n;
+        shrink_lruvec(m, sc, memcg);
+        shrink_slab(m, memcg, sc.priority);
+        if (sc.memcg != NIL || sc.kswapd || sc.full_walk || sc.nr_reclaimed < sc.nr_to_reclaim) continue;
+        m.h->memcg_iter = (memcg + 1) % n;
+        break;
     }
 }
 
@@ -340,16 +322,15 @@ u64 do_try_to_free_pages(machine &m, scan_control &sc) {
     lru_add_drain(m);
     // Again where nothing was reclaimed: once the same way (memcg_full_walk), then taking from the active
     // list.
-    for (bool full_walk = false;; full_walk = true) {
+    for (;; sc.full_walk = true) {
         for (sc.priority = DEF_PRIORITY; sc.priority >= 0 && sc.nr_reclaimed < sc.nr_to_reclaim;
              --sc.priority) {
             prepare_scan_control(m, sc);
-            shrink_lruvec(m, sc);
-            shrink_slab(m, sc.priority);
+            shrink_node_memcgs(m, sc);
         }
-        m.h->refaults = m.h->lru_stats.workingset_activate; // snapshot_refaults
+        cost_of(m, sc.memcg).refaults = workingset_activations(m, sc.memcg); // snapshot_refaults
         if (sc.nr_reclaimed) break;
-        if (!full_walk) continue;
+        if (!sc.full_walk) continue;
         if (!sc.skipped_deactivate) break;
         sc.force_deactivate = true;
         sc.skipped_deactivate = false;
@@ -360,14 +341,14 @@ u64 do_try_to_free_pages(machine &m, scan_control &sc) {
 
 } // namespace
 
-u64 try_to_free_pages(machine &m, u64 nr) {
+u64 try_to_free_pages(machine &m, u64 nr, bool kswapd) {
     m.count(VM_allocstall);
-    scan_control sc{std::max(nr, SWAP_CLUSTER_MAX), false};
+    scan_control sc{std::max(nr, SWAP_CLUSTER_MAX), NIL, kswapd};
     return do_try_to_free_pages(m, sc);
 }
 
-u64 try_to_free_mem_cgroup_pages(machine &m, u64 nr) {
-    scan_control sc{std::max(nr, SWAP_CLUSTER_MAX), true};
+u64 try_to_free_mem_cgroup_pages(machine &m, u32 memcg, u64 nr) {
+    scan_control sc{std::max(nr, SWAP_CLUSTER_MAX), memcg, false};
     return do_try_to_free_pages(m, sc);
 }
 
@@ -375,19 +356,23 @@ void shrink_cont_pte_folios(machine &m, u32 nr) {
     if (m.h->in_reclaim || m.h->swap_slots == 0) return;
     const u64 pages = u64{nr} * CONT_PTES;
     m.h->in_reclaim = 1;
-    scan_control sc{pages, false};
-    // A folio in use has a second chance, so each may be looked at twice.
-    const u64 limit = 2 * (m.h->lru[LRU_INACTIVE_CONT].nr_pages + m.h->lru[LRU_ACTIVE_CONT].nr_pages);
-    for (u64 scanned = 0; scanned < limit && sc.nr_reclaimed < pages; scanned += pages) {
-        sc.nr_reclaimed += shrink_inactive_list(m, sc, LRU_INACTIVE_CONT, pages);
-        mem_cgroup_flush_stats(m);
-        if (inactive_is_low(m, LRU_INACTIVE_CONT)) shrink_active_list(m, LRU_ACTIVE_CONT, pages);
+    scan_control sc{pages, NIL, true};
+    for (u32 memcg = 0; memcg < nr_memcgs(m); ++memcg) {
+        const lru_list *lru = m.memcgs[memcg].lru;
+        // A folio in use has a second chance, so each may be looked at twice.
+        const u64 limit = 2 * (lru[LRU_INACTIVE_CONT].nr_pages + lru[LRU_ACTIVE_CONT].nr_pages);
+        for (u64 scanned = 0; scanned < limit && sc.nr_reclaimed < pages; scanned += pages) {
+            sc.nr_reclaimed += shrink_inactive_list(m, sc, memcg, LRU_INACTIVE_CONT, pages);
+            mem_cgroup_flush_stats(m);
+            if (inactive_is_low(m, memcg, LRU_INACTIVE_CONT))
+                shrink_active_list(m, memcg, LRU_ACTIVE_CONT, pages);
+        }
     }
     m.h->in_reclaim = 0;
 }
 
 void reclaim_pages(machine &m, const std::vector<u32> &folios) {
-    scan_control sc{0, false};
+    scan_control sc{0, NIL, false};
     sc.ignore_references = true;
     for (const u32 head : folios) { // isolated, and active no more
         lru_del(m, head);

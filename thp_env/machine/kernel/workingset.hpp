@@ -10,6 +10,6 @@ void workingset_eviction(machine &m, u32 head, u32 slot, bool memcg);
 // group; others, MADV_PAGEOUT's too, against the whole system, where what is free here would be page cache.
 void workingset_refault(machine &m, u32 head, u32 evicted);
 // Pages became active: the others are that much older.
-void workingset_age_nonresident(machine &m, u64 nr);
+void workingset_age_nonresident(machine &m, u32 memcg, u64 nr);
 
 } // namespace thp

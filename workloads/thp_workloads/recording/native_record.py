@@ -159,7 +159,7 @@ def record_native(
     with perf_events.run(command, {**os.environ, **added}, calls=True) as (events, status):
         lost = _images(events, parts)
     images = check_something([p.image() for p in parts if p.touches or p.calls])
-    touched = sum(len(np.unique(i.log.touches["page"])) for i in images)
+    touched = sum(len(np.unique(i.log.runs["page"])) for i in images)
     own = max(p.begin + p.now for p in parts) - parts[0].begin
     meta = {
         **facts(command, added, name, status),

@@ -73,8 +73,8 @@ class Recipe:
         return filled
 
     @contextmanager
-    def prepared(self, size: int) -> Iterator[tuple[list[str], dict[str, str]]]:
-        """Go to an empty folder, prepare, start what runs beside the command; yield the command and what it adds.
+    def workspace(self, size: int) -> Iterator[tuple[list[str], list[str]]]:
+        """Go to an empty folder and prepare; yield the command, and what is run beside it.
 
         Raises:
             RecordingError: when a package is missing or the preparation fails.
@@ -85,26 +85,39 @@ class Recipe:
             os.chdir(folder)
             for number in (0, 1):  # nobody is there to answer, or to read
                 os.dup2(nothing.fileno(), number)
-            client = None
-            added = dict(zip(self.environment, self.words([*self.environment.values()], size), strict=True))
             try:
                 for command in self.prepare:
-                    self._prepare(self.words(command, size), {**os.environ, **added})
+                    self._prepare(self.words(command, size), {**os.environ, **self.added(size)})
                 command = self.words(self.command, size)
                 self._find(command[0])
-                if self.beside:
-                    client = subprocess.Popen(self.words(self.beside, size), stdout=subprocess.DEVNULL)
-                yield command, added
+                yield command, self.words(self.beside, size)
+            finally:
+                for number, kept in enumerate(standard):
+                    os.dup2(kept, number)
+                    os.close(kept)
+                os.chdir(before)
+
+    def added(self, size: int) -> dict[str, str]:
+        """Return the variables to add, in the folder where the program runs."""
+        return dict(zip(self.environment, self.words([*self.environment.values()], size), strict=True))
+
+    @contextmanager
+    def prepared(self, size: int) -> Iterator[tuple[list[str], dict[str, str]]]:
+        """Go to an empty folder, prepare, start what runs beside the command; yield the command and what it adds.
+
+        Raises:
+            RecordingError: when a package is missing, or the preparation or what runs beside the command fails.
+        """
+        with self.workspace(size) as (command, beside):
+            client = subprocess.Popen(beside, stdout=subprocess.DEVNULL) if beside else None
+            try:
+                yield command, self.added(size)
                 if client and self._ended(client):
                     raise RecordingError(f"{self.name}: what runs beside it failed: {self.beside[1]}")
             finally:
                 if client and client.poll() is None:
                     client.kill()
                     client.wait()
-                for number, kept in enumerate(standard):
-                    os.dup2(kept, number)
-                    os.close(kept)
-                os.chdir(before)
 
     def _check_packages(self) -> None:
         known = versions(self.packages)

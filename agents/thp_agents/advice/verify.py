@@ -1,0 +1,272 @@
+"""Native runs under what is advised, beside the present setting and 4K: does measurement bear the prediction out?"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thp_agents.advice.choice import Choice
+from thp_agents.advice.host import differing
+from thp_agents.advice.outcomes import Figures
+from thp_agents.advice.settings import PRCTL_FLAGS, Setting
+from thp_agents.advice.trial import AdviceError, Run, beside, run
+from thp_env.live.settings import MEMORY_CGROUPS, PR_SET_THP_DISABLE, THP, Settings, changed, remove_folder
+
+CGROUP = "thp-env-verify"
+PEAKS = ("memory.max_usage_in_bytes", "memory.peak")
+"""Of control groups of version 1 and of version 2."""
+LEAST = 3
+"""Rounds at least, before an interval can be narrow."""
+NARROW = 0.005
+"""Half of the interval, as a share of the present CPU time, that is narrow enough."""
+BLURRED = 0.05
+"""Half of the interval from which on nothing can be said, unless the difference is larger still."""
+DRAWS = 2000
+"""Of the bootstrap that gives the interval."""
+NEAR = 1 / 3
+"""Share of the measured gain that the predicted one may be off by."""
+MIB = 1 << 20
+
+
+@dataclass
+class Measured:
+    """Native runs of one setting.
+
+    Attributes:
+        setting: that they ran under.
+        figures: its prediction.
+        runs: one a round.
+        usage: bytes of the control group at most, or of anonymous memory where there is none, in each run.
+    """
+
+    setting: Setting
+    figures: Figures
+    runs: list[Run] = field(default_factory=list)
+    usage: list[int] = field(default_factory=list)
+
+    @property
+    def cpu(self) -> np.ndarray:
+        """CPU seconds of each run."""
+        return np.array([r.cpu for r in self.runs])
+
+
+def needs_root(setting: Setting) -> bool:
+    """Whether this host has another setting than what only root can change."""
+    return bool(differing(setting))
+
+
+def verifiable(choice: Choice, root: bool) -> tuple[dict[str, Figures], list[str]]:
+    """Return what can be run here, by label, and what has to be said of the rest."""
+    wanted = {"never": choice.never, "present": choice.present}
+    notes: list[str] = []
+    best = choice.best
+    label = "next best" if choice.leave else "advice"
+    if best.setting == choice.present.setting:
+        notes.append("nothing else is worth a run")
+    elif best.setting.advice:
+        notes.append(f"not verified: {best.setting.name} needs a change of the program's source")
+    elif needs_root(best.setting) and not root:
+        notes.append(f"not verified: only root can set {best.setting.name}; run this with sudo")
+    else:
+        wanted[label] = best
+    return wanted, notes
+
+
+def verify(
+    command: Sequence[str], environment: Mapping[str, str], choice: Choice, *, repeats: int,
+    other: Sequence[str] | None = None, tell: Callable[[str], None] = lambda text: None,
+) -> tuple[dict[str, Measured], list[str]]:  # fmt: skip
+    """Run a command under `never` (by prctl), the present setting and what is advised, in turn.
+
+    Args:
+        command: the program and its arguments.
+        environment: variables to add.
+        choice: what is advised.
+        repeats: rounds at most; fewer where the interval is narrow.
+        other: a command that runs beside it.
+        tell: is told of each round.
+
+    Returns:
+        What was measured, by label, and what has to be said.
+
+    Raises:
+        AdviceError: when the command fails.
+        LiveError: when settings cannot be changed.
+    """
+    root = os.geteuid() == 0
+    wanted, notes = verifiable(choice, root)
+    measured = {label: Measured(figures.setting, figures) for label, figures in wanted.items()}
+    size = int(max(f.peak_mib for f in wanted.values()) * 1.25) * MIB
+    with changed({} if root else None) as settings:
+        group = _cgroup(settings) if root else None
+        if group is None:
+            notes.append("peak usage is anonymous memory in looks at it, for want of a control group")
+        for turn in range(repeats):
+            labels = [*measured]
+            for label in labels[turn % len(labels) :] + labels[: turn % len(labels)]:
+                _one(measured[label], label, command, environment, settings if root else None, group, size, other)
+            tell(f"round {turn + 1}")
+            if turn + 1 >= LEAST and all(
+                half <= NARROW for _, half in (difference(m, measured["present"]) for m in measured.values())
+            ):
+                break
+    return measured, notes
+
+
+def _one(
+    m: Measured, label: str, command: Sequence[str], environment: Mapping[str, str], settings: Settings | None,
+    group: Path | None, size: int, other: Sequence[str] | None,
+) -> None:  # fmt: skip
+    if settings is not None and label != "never":
+        settings.require({THP / name: value for name, value in differing(m.setting).items()})
+    if group is not None:
+        remove_folder(group)
+        group.mkdir()
+    flags = 0 if label == "never" else PRCTL_FLAGS.get(m.setting.prctl)
+    _warm(size)
+    with beside(other):
+        got = run(command, {**os.environ, **environment, **dict(m.setting.environment)}, before=_before(group, flags))
+    m.runs.append(got)
+    m.usage.append(_peak(group) or got.peak)
+
+
+def _before(group: Path | None, flags: int | None) -> Callable[[], None]:
+    def prepare() -> None:
+        if group is not None:
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+        if flags is not None:
+            ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, flags, 0, 0)
+
+    return prepare
+
+
+def _cgroup(settings: Settings) -> Path | None:
+    root = MEMORY_CGROUPS if MEMORY_CGROUPS.is_dir() else MEMORY_CGROUPS.parent
+    group = settings.cgroup(str(root / CGROUP))
+    return group if any((group / name).exists() for name in PEAKS) else None
+
+
+def _peak(group: Path | None) -> int:
+    for name in PEAKS if group is not None else ():
+        assert group is not None
+        if (group / name).exists():
+            return int((group / name).read_text())
+    return 0
+
+
+def _warm(size: int) -> None:
+    """Take memory and give it back, so that a hypervisor has backed what the program will get."""
+    held: Any = np.ones(max(size, MIB), np.uint8)
+    del held
+
+
+def difference(m: Measured, present: Measured) -> tuple[float, float]:
+    """Return the share of the present CPU time that a setting saved, and how far its 90 % interval reaches at most.
+
+    The median over rounds, by a bootstrap over them: one round in which the host was slow does not decide.
+    """
+    if m is present:
+        return 0.0, 0.0
+    share = (present.cpu - m.cpu) / np.median(present.cpu)
+    if len(share) < LEAST:
+        return float(np.median(share)), float("inf")
+    drawn = np.random.default_rng(0).integers(len(share), size=(DRAWS, len(share)))
+    low, high = np.percentile(np.median(share[drawn], 1), (5, 95))
+    middle = float(np.median(share))
+    return middle, float(max(high - middle, middle - low))
+
+
+def predicted(m: Measured, present: Measured) -> tuple[float, float, float]:
+    """Return CPU seconds, faults and peak bytes: the present setting's as measured, and what the simulator adds."""
+    now, then = present.figures, m.figures
+    cpu = float(np.median(present.cpu)) + (_recorded(then) - _recorded(now)) / 1e3
+    faults = float(np.median([r.faults for r in present.runs])) + then.faults - now.faults
+    return cpu, faults, float(np.median(present.usage)) + (then.peak_mib - now.peak_mib) * MIB
+
+
+def _recorded(figures: Figures) -> float:
+    """Return the CPU ms of a run as long as it was recorded."""
+    return float(np.mean([o.times().sum() + o.exit_ns for o in figures.outcomes])) / 1e6
+
+
+def table(measured: Mapping[str, Measured]) -> tuple[list[str], list[list[str]]]:
+    """Return predicted beside measured."""
+    present = measured["present"]
+    header = ["setting", "CPU s", "predicted", "saved", "predicted", "faults", "predicted", "peak MiB", "predicted"]
+    rows = []
+    for label, m in measured.items():
+        cpu, faults, peak = predicted(m, present)
+        share, half = difference(m, present)
+        base = m is present
+        rows.append([
+            f"{label} ({m.setting.name})" if label != "never" else "never (prctl)",
+            f"{np.median(m.cpu):.3f}", "" if base else f"{cpu:.3f}",
+            "" if base else f"{share:+.1%} ± {half:.1%}", "" if base else f"{1 - cpu / np.median(present.cpu):+.1%}",
+            f"{np.median([r.faults for r in m.runs]):,.0f}", "" if base else f"{faults:,.0f}",
+            f"{np.median(m.usage) / MIB:.1f}", "" if base else f"{peak / MIB:.1f}",
+        ])  # fmt: skip
+    return header, rows
+
+
+SUMMARY = ("advice", "CPU s", "saved", "predicted", "faults", "predicted", "peak MiB", "predicted", "s to advise",
+           "borne out")  # fmt: skip
+"""Columns of a table of several programs: measured, and predicted beside it."""
+
+
+def summary(choice: Choice, measured: Mapping[str, Measured], seconds: float) -> list[str]:
+    """Return one program's row of `SUMMARY`: what is advised, or the next best where nothing is.
+
+    Args:
+        choice: what was advised.
+        measured: native runs; empty where there were none.
+        seconds: that the advice took.
+    """
+    advice = f"leave it ({choice.best.setting.name})" if choice.leave else choice.chosen.setting.name
+    m = next((measured[label] for label in ("advice", "next best") if label in measured), None)
+    if m is None:
+        return [advice, *[""] * 7, f"{seconds:.0f}", ""]
+    present = measured["present"]
+    share, half = difference(m, present)
+    cpu, faults, peak = predicted(m, present)
+    said = verdict(measured, choice.leave).partition(":")[0].lower()
+    hoped = 1 - cpu / float(np.median(present.cpu))
+    return [advice, f"{np.median(present.cpu):.2f}", f"{share:+.1%} ± {half:.1%}", f"{hoped:+.1%}",
+            f"{np.median([r.faults for r in m.runs]):,.0f}", f"{faults:,.0f}", f"{np.median(m.usage) / MIB:.1f}",
+            f"{peak / MIB:.1f}", f"{seconds:.0f}", said]  # fmt: skip
+
+
+def verdict(measured: Mapping[str, Measured], leave: bool) -> str:
+    """Say in a line whether measurement bears the prediction out."""
+    present = measured["present"]
+    m = next((measured[label] for label in ("advice", "next best") if label in measured), None)
+    rounds = len(present.runs)
+    if m is None:
+        return f"Measured in {rounds} rounds; nothing was advised that could be verified here."
+    share, half = difference(m, present)
+    cpu, _, peak = predicted(m, present)
+    hoped = 1 - cpu / float(np.median(present.cpu))
+    used = float(np.median(m.usage))
+    memory = "" if used <= peak * 1.05 + MIB else f" It used {(used - peak) / MIB:,.1f} MiB more than predicted."
+    got = f"{share:+.1%} ± {half:.1%} of CPU measured in {rounds} rounds, {hoped:+.1%} predicted"
+    if half > max(BLURRED, abs(share)):
+        return f"Nothing can be said: {got}; this host is too busy."
+    if leave:
+        kept = share - half <= 0.005
+        return (f"Borne out: {m.setting.name} brings nothing that stands out ({got})." if kept else
+                f"No: {m.setting.name} would have been worth it ({got}).") + memory  # fmt: skip
+    if share + half < 0:
+        return f"No: it costs CPU time ({got}): leave it as it is." + memory
+    if share - half <= 0:
+        return f"No: no gain stands out from noise ({got}): leave it as it is." + memory
+    if abs(share - hoped) > max(share * NEAR, half):
+        return f"In part: it gains, but not what was predicted ({got})." + memory
+    return f"Yes: {got}." + memory
+
+
+__all__ = ["AdviceError", "Measured", "difference", "predicted", "table", "verdict", "verifiable", "verify"]

@@ -1,0 +1,49 @@
+"""`thp-env calibrate`: measures this host's costs, says how they differ from the clock table, and writes them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from thp_agents.evaluation.tables import format_table
+from thp_agents.files import writable, write_text
+from thp_env.live.calibrate import BUSY, Measured, busy, calibrate
+from thp_env.machine.clock import COSTS
+from thp_env.machine.costs_file import format_costs
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry the verb out."""
+    writable(args.out)
+    if (others := busy()) > BUSY:
+        print(f"note: other work takes {others:.1f} CPUs of this host: figures spread, and are better on an idle one",
+              file=sys.stderr)  # fmt: skip
+    print("measuring, for about half a minute", file=sys.stderr)
+    found = calibrate(args.idle, swap=not args.no_swap)
+    for line in told(found):
+        print(line)
+    write_text(args.out, format_costs(found.costs()))
+    print(f"wrote {args.out}: thp-env recommend --costs {args.out} -- COMMAND")
+    return 0
+
+
+def told(found: Measured) -> list[str]:
+    """Return what is said of a measurement: costs beside the clock table's, and what is missing."""
+    header = ["cost", "this host, ns", "spread", "clock table, ns", "ratio", "after idle, ns"]
+    rows = []
+    for name, ns in found.ns.items():
+        table = COSTS[name].ps / 1000
+        idle = f"{found.after_idle[name]:.4g}" if name in found.after_idle else ""
+        rows.append([name, f"{ns:.4g}", f"{found.spread[name]:.0%}", f"{table:.4g}", f"{ns / table:.2f}", idle])
+    lines = [format_table(header, rows)]
+    far = [name for name, ns in found.ns.items() if not 1 / FAR <= ns * 1000 / COSTS[name].ps <= FAR]
+    if far:
+        lines.append(f"more than {FAR:g} times off the clock table: {', '.join(far)}")
+    reasons: dict[str, list[str]] = {}
+    for name, why in found.missing.items():
+        reasons.setdefault(why, []).append(name)
+    lines += [f"not measured, as in the clock table: {', '.join(names)} ({why})" for why, names in reasons.items()]
+    return lines
+
+
+FAR = 1.5

@@ -1,0 +1,284 @@
+"""`thp-env recommend`: which settings a program gains from, the lines that set them, and proof on this host."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from thp_workloads.recording.errors import RecordingError
+from thp_workloads.recording.recipes import recipes
+
+from thp_agents.advice import reasons
+from thp_agents.advice.choice import Choice, choose
+from thp_agents.advice.environment import tunables
+from thp_agents.advice.host import present
+from thp_agents.advice.lines import apply_and_undo
+from thp_agents.advice.outcomes import Figures, Simulator
+from thp_agents.advice.recordings import Recorded, recorder_for, recordings, why
+from thp_agents.advice.trial import AdviceError, Run
+from thp_agents.advice.trial import run as run_natively
+from thp_agents.advice.verify import SUMMARY, Measured, summary, table, verdict, verify
+from thp_agents.evaluation.tables import format_table
+from thp_agents.files import writable, write_text
+from thp_env.live.calibrate import BUSY, busy, calibrate
+from thp_env.live.errors import LiveError
+from thp_env.machine.clock import COSTS_VARIABLE
+from thp_env.machine.costs_file import HostCosts, costs_in_force, format_costs, read_costs
+from thp_env.names import did_you_mean
+from thp_env.traces.npz import save_program
+from thp_env.workload import find
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+SWITCHED_OFF = (
+    "the program turns large folios off for itself (prctl): sysfs changes nothing for it until that is undone, as by "
+    "--disable-thp no of redis-server"
+)
+SLOWER = 35
+"""Times that a run under valgrind takes longer than a native one."""
+LONGEST = 10 * 365 * 86400
+
+
+@dataclass
+class Asked:
+    """What advice is about.
+
+    Attributes:
+        command: the program and its arguments; empty for a recording.
+        environment: variables to add.
+        beside: what runs at the same time.
+    """
+
+    command: list[str]
+    environment: dict[str, str]
+    beside: list[str]
+
+    @property
+    def name(self) -> str:
+        """What it is called in a table."""
+        return os.path.basename(self.command[0]) if self.command else "recording"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry the verb out."""
+    if args.restore:
+        from thp_env.live.settings import restore
+
+        print("settings put back" if restore() else "nothing to put back: no earlier run was killed")
+        return 0
+    horizon = _seconds(args.horizon)
+    if args.verify and args.recording is not None:
+        raise AdviceError("--verify runs a command: name it, as in thp-env recommend --verify -- COMMAND")
+    if not args.more_memory >= 0:
+        raise AdviceError(f"--more-memory {args.more_memory:g}: a share of memory in percent is 0 or more")
+    for path in (args.report, args.save_recording):
+        if path is not None:
+            writable(path)
+    rows = []
+    for name in _names(args):
+        with _asked(args, name) as asked:
+            if name and len(args.recipe) > 1:
+                print(f"== {name}")
+            rows.append([name or asked.name, *_advise(args, asked, horizon)])
+    if len(rows) > 1:
+        print()
+        print(format_table(["program", *SUMMARY], rows, args.markdown))
+    return 0
+
+
+def _advise(args: argparse.Namespace, asked: Asked, horizon: float) -> list[str]:
+    """Advise about one program; return its row of `SUMMARY`."""
+    now, notes = present()
+    start = time.monotonic()
+    if asked.command and (others := busy()) > BUSY:
+        notes.append(f"other work takes {others:.1f} CPUs of this host: what is measured spreads")
+    with _costs(args, bool(asked.command)) as costs:
+        trial, recorded = _recorded(args, asked)
+        plain = recorded.programs[()]
+        if trial is not None and trial.switched_off:
+            notes.append(SWITCHED_OFF)
+        own = float(plain.own_ns.sum()) / 1e9
+        longer = max(0.0, (horizon - own) / (own / 2)) if horizon and own > 0 else 0.0
+        simulator = Simulator(recorded.programs, layouts=args.layouts, spreads=costs.spread if costs else None,
+                              longer=longer, core=args.core, threads=os.cpu_count() or 1)  # fmt: skip
+        began = time.monotonic()
+        choice = choose(simulator, now, args.more_memory / 100, trial.cpu if trial else None)
+    length = f"a run of {args.horizon}" if longer else "the recorded run"
+    for note in [*notes, *recorded.notes]:
+        print(f"note: {note}")
+    header, rows = front_table(choice)
+    print(format_table(header, rows, args.markdown))
+    print()
+    print(reasons.sentence(choice, plain, length))
+    for line in reasons.certainty(choice, simulator.layouts, bool(plain.meta.get("native"))):
+        print(line)
+    best = choice.chosen.setting
+    if said := why(best.environment, tunables(plain)):
+        print(f"{' '.join(name for name, _ in best.environment)}: {said}.")
+    lines = [] if choice.leave else apply_and_undo(best, now, asked.command, recorded.programs[best.environment])
+    print("\n".join(["", *lines]) if lines else "", end="\n" if lines else "")
+    if args.report:
+        from thp_agents.advice.report import write_report
+
+        write_report(args.report, choice, header, rows, reasons.sentence(choice, plain, length), lines)
+        print(f"wrote {args.report}")
+    print(f"({recorded.seconds:.0f} s to record, {time.monotonic() - began:.0f} s to simulate {simulator.runs} runs, "
+          f"{time.monotonic() - start:.0f} s in all)")  # fmt: skip
+    seconds = time.monotonic() - start
+    measured = _verify(args, asked, choice) if args.verify else {}
+    return summary(choice, measured, seconds)
+
+
+def _verify(args: argparse.Namespace, asked: Asked, choice: Choice) -> dict[str, Measured]:
+    """Run the command natively, and say what came out."""
+    tell = (lambda text: None) if args.quiet else (lambda text: print(f"verifying: {text}", file=sys.stderr))
+    measured, notes = verify(asked.command, asked.environment, choice, repeats=args.repeats, other=asked.beside,
+                             tell=tell)  # fmt: skip
+    print()
+    print(format_table(*table(measured), args.markdown))
+    for note in notes:
+        print(f"note: {note}")
+    print(verdict(measured, choice.leave))
+    return measured
+
+
+def front_table(choice: Choice) -> tuple[list[str], list[list[str]]]:
+    """Return the Pareto front as a table, with the present setting, the chosen one and 4K."""
+    shown = list(choice.front)
+    for figures in (choice.present, choice.chosen, choice.never):
+        if all(f.setting != figures.setting for f in shown):
+            shown.append(figures)
+    shown.sort(key=lambda f: f.cost_ms)
+    name, _ = reasons.unit(choice.present.cpu_ms)
+    header = ["setting", f"CPU {name}", "usage MiB", "peak MiB", "p99 fault us", "faults", f"cost {name}", ""]
+    return header, [_row(f, choice) for f in shown]
+
+
+def _row(f: Figures, choice: Choice) -> list[str]:
+    base, (_, of) = choice.rest_ms, reasons.unit(choice.present.cpu_ms)
+    marks = ["present"] if f.setting == choice.present.setting else []
+    marks += ["advice"] if f.setting == choice.chosen.setting else []
+    cpu, cost = (f.cpu_ms + base) / of, (f.cost_ms + base) / of
+    return [f.setting.name, f"{cpu:,.1f}", f"{f.usage_mib:,.1f}", f"{f.peak_mib:,.1f}", f"{f.p99_us:,.1f}",
+            f"{f.faults:,.0f}", f"{cost:,.1f}", ", ".join(marks)]  # fmt: skip
+
+
+# -- what it is about ------------------------------------------------------------------------------
+
+
+def _names(args: argparse.Namespace) -> list[str]:
+    """Return the recipes that are asked for, or one empty name for something else.
+
+    Raises:
+        AdviceError: when nothing is asked for, or several things are.
+    """
+    command = _command(args)
+    given = [name for name, is_given in (("-- COMMAND", bool(command)), ("--recording", args.recording is not None),
+                                         ("--recipe", args.recipe is not None)) if is_given]  # fmt: skip
+    if len(given) != 1:
+        raise AdviceError(f"name one of -- COMMAND, --recording FILE and --recipe NAME{', not ' if given else ''}"
+                          f"{' and '.join(given)}")  # fmt: skip
+    for name in args.recipe or ():
+        if name not in (known := recipes()):
+            hint = did_you_mean(name, known, ".")
+            raise AdviceError(f"unknown recipe {name!r}{hint} There are {', '.join(known)}")
+    return args.recipe or [""]
+
+
+def _command(args: argparse.Namespace) -> list[str]:
+    return args.command[1:] if args.command[:1] == ["--"] else args.command
+
+
+@contextmanager
+def _asked(args: argparse.Namespace, name: str) -> Iterator[Asked]:
+    if not name:
+        yield Asked(_command(args), {}, shlex.split(args.beside or ""))
+        return
+    recipe = recipes()[name]
+    for name in ("report", "save_recording"):
+        if (path := getattr(args, name)) is not None:
+            setattr(args, name, path.resolve())
+    size = recipe.small if args.small else recipe.size
+    with recipe.workspace(size) as (words, other):
+        yield Asked(words, recipe.added(size), other)
+
+
+def _recorded(args: argparse.Namespace, asked: Asked) -> tuple[Run | None, Recorded]:
+    if not asked.command:
+        program = find(args.recording).draw(np.random.default_rng(0)).program
+        return None, Recorded({(): program}, 0.0, [])
+    _say(args, f"running {shlex.join(asked.command)[:100]} natively")
+    from thp_agents.advice.trial import beside
+
+    with beside(asked.beside):
+        trial = run_natively(asked.command, {**os.environ, **asked.environment}, listen=True)
+    recorder = recorder_for(trial.cpu, args.recorder)
+    _say(args, f"it took {trial.cpu:.2f} s of CPU; recording it with {recorder}")
+    options: dict[str, Any] = {"other": asked.beside, "progress": not args.quiet}
+    try:
+        recorded = recordings(asked.command, asked.environment, recorder=recorder, **options)
+    except RecordingError as error:
+        if args.recorder != "auto" or recorder != "perf":
+            raise
+        _say(args, f"{error}: recording it with valgrind, which takes about {trial.cpu * SLOWER:.0f} s")
+        recorded = recordings(asked.command, asked.environment, recorder="valgrind", **options)
+    if args.save_recording:
+        save_program(recorded.programs[()], args.save_recording)
+    return trial, recorded
+
+
+def _say(args: argparse.Namespace, text: str) -> None:
+    if not args.quiet:
+        print(text, file=sys.stderr)
+
+
+@contextmanager
+def _costs(args: argparse.Namespace, live: bool) -> Iterator[HostCosts | None]:
+    """Let machines have this host's costs: those of --costs, or for a command those kept from a calibration."""
+    if named := os.environ.get(COSTS_VARIABLE):
+        yield read_costs(named)
+        return
+    if not live:
+        yield None
+        return
+    path = kept_costs()
+    if not path.exists():
+        _say(args, f"measuring this host's costs into {path} (thp-env calibrate measures more)")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_text(path, format_costs(calibrate(idle=0, swap=False).costs()))
+        except LiveError as error:
+            _say(args, f"{error}; the clock table's costs have to do")
+            yield None
+            return
+    with costs_in_force(path):
+        yield read_costs(path)
+
+
+def kept_costs(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where the costs of this host's kernel are kept."""
+    cache = environment.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "thp_env" / f"costs-{platform.release()}.toml"
+
+
+def _seconds(text: str | None) -> float:
+    if text is None:
+        return 0.0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
+    if not 0 < seconds <= LONGEST:
+        raise AdviceError(f"--horizon {text}: write a time such as 30s, 10m, 1h, 2d or 1w, at most ten years")
+    return seconds
+
+
+__all__: Sequence[str] = ["front_table", "kept_costs", "run"]

@@ -1,0 +1,143 @@
+"""What is mapped, as recordings of a kernel have it and as a machine has: VMAs, and folios page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from thp_env.machine import (
+    KIND_FOLIO,
+    KIND_NONE,
+    KIND_SWAP,
+    LAYOUT_DIRTY,
+    LAYOUT_EXCLUSIVE,
+    LAYOUT_NOT_LRU,
+    LAYOUT_NOT_SWAPBACKED,
+    LAYOUT_PMD,
+    LAYOUT_SWAPCACHE,
+    Machine,
+    layout,
+)
+from thp_env.recording_file import FLAGS, KINDS, LAYOUT_DTYPE, recorded_layout
+
+
+def _by_vma(machine: Machine, expected: list[dict]) -> bool:
+    return any(m["r"] not in machine.program.regions for m in expected)
+
+
+def compare_kinds(machine: Machine, expected: list[dict], tolerance: int) -> tuple[str, Any, Any] | None:
+    """Compare what stands behind each page: a folio of which order, a swap entry, nothing; not which ones."""
+    ours = {(m["p"], m["r"]): m["pages"] for m in _maps(machine, _by_vma(machine, expected))}
+    if set(ours) != {(m["p"], m["r"]) for m in expected}:
+        return "mapped regions", sorted((m["p"], m["r"]) for m in expected), sorted(ours)
+    differing = 0
+    for want in expected:
+        got = ours[want["p"], want["r"]]
+        theirs, mine = recorded_layout(want["lay"], len(got)), _machine_layout(got, {})
+        differing += int(((theirs["kind"] != mine["kind"]) | (theirs["order"] != mine["order"])).sum())
+    return ("pages that differ", f"at most {tolerance}", differing) if differing > tolerance else None
+
+
+def compare_maps(machine: Machine, expected: list[dict]) -> tuple[str, Any, Any] | None:
+    """Return the first difference of what all processes map, as (what, expected, got), if there is one.
+
+    Args:
+        machine: that is compared.
+        expected: what a kernel has (`recording_file.Region`): by region, or by VMA, whose names are addresses.
+    """
+    ours = {(m["p"], m["r"]): m for m in _maps(machine, _by_vma(machine, expected))}
+    theirs = {(m["p"], m["r"]): m for m in expected}
+    if set(ours) != set(theirs):
+        return "mapped regions", sorted(theirs), sorted(ours)
+    heads: dict[int, int] = {}
+    lazy = LAYOUT_NOT_SWAPBACKED | LAYOUT_DIRTY
+    for key, want in theirs.items():
+        got = ours[key]
+        where = f"{key[0]}.{key[1]}"
+        if want["vmas"] != got["vmas"]:
+            return f"{where} VMAs", want["vmas"], got["vmas"]
+        pages = got["pages"]
+        mapped = pages["kind"] == KIND_FOLIO
+        sizes = {
+            "rss": 4 * int(mapped.sum()),
+            "ahp": 4 * int((mapped & (pages["flags"] & LAYOUT_PMD != 0)).sum()),
+            "swap": 4 * int((pages["kind"] == KIND_SWAP).sum()),
+            "lazy": 4 * int((mapped & (pages["flags"] & lazy == LAYOUT_NOT_SWAPBACKED)).sum()),
+        }
+        table = recorded_layout(want["lay"], len(pages))
+        mine = _machine_layout(pages, heads)
+        bad = np.flatnonzero(table != mine)
+        if len(bad):
+            page = int(bad[0])
+            return f"{where} page {page}", _describe(table[page]), _describe(mine[page])
+        for name, size in sizes.items():
+            if want[name] != size:
+                return f"{where} {name} KB", want[name], size
+    return None
+
+
+def _maps(machine: Machine, by_vma: bool) -> Iterator[dict]:
+    """Yield what each process maps, by region; or by VMA, as recordings name them that hold no region's name."""
+    for process in machine.program.processes:
+        row = machine.process(process)
+        if row is None:
+            continue
+        vmas = machine.vmas(row[0])
+        regions = {name: machine.region(name) for name in machine.program.regions}
+        if by_vma:
+            regions = {f"{v.start:x}": (v.start, v.end - v.start) for v in vmas}
+        for region, (start, length) in regions.items():
+            inside = [v for v in vmas if start <= v.start < start + length]
+            if not inside:
+                continue
+            listed = []
+            for v in inside:
+                prot = ("r" if v.flags & layout.VM_READ else "-") + ("w" if v.flags & layout.VM_WRITE else "-") + "-"
+                flags = "".join(
+                    text
+                    for text, bit in (("H", layout.VM_HUGEPAGE), ("N", layout.VM_NOHUGEPAGE), ("L", layout.VM_LOCKED))
+                    if v.flags & bit
+                )
+                listed.append([(v.start - start) // 4096, v.pages, prot, *([flags] if flags else [])])
+            pages = machine.pagemap(row[0], start, length)
+            if not inside[0].anonymous:  # the page cache's folios are nothing that sizes are chosen for
+                pages = np.zeros_like(pages)
+            yield {"p": process, "r": region, "vmas": listed, "pages": pages}
+
+
+def _machine_layout(pages: np.ndarray, heads: dict[int, int]) -> np.ndarray:
+    table = np.zeros(len(pages), LAYOUT_DTYPE)
+    table["kind"], table["folio"] = pages["kind"], -1
+    mapped = pages["kind"] == KIND_FOLIO
+    for name in ("order", "index", "mapcount"):
+        table[name] = np.where(mapped, pages[name], 0)
+    pmd = pages["flags"] & LAYOUT_PMD != 0
+    exact = mapped & ((pages["order"] == 0) | (pmd & (pages["index"] == 0)))
+    swapped = pages["kind"] == KIND_SWAP
+    table["index"] = np.where(swapped, pages["head"], table["index"])
+    keep = LAYOUT_SWAPCACHE | LAYOUT_PMD | LAYOUT_NOT_SWAPBACKED | LAYOUT_NOT_LRU
+    flags = (pages["flags"] & keep) | np.where(exact, pages["flags"] & LAYOUT_EXCLUSIVE, 0)
+    table["flags"] = np.where(mapped, flags, 0)
+    at = np.flatnonzero(mapped)
+    distinct, first = np.unique(pages["head"][at], return_index=True)
+    for head in distinct[np.argsort(first)]:  # numbered by first appearance
+        heads.setdefault(int(head), len(heads))
+    numbers = {int(h): heads[int(h)] for h in distinct}
+    table["folio"][at] = [numbers[int(h)] for h in pages["head"][at]]
+    return table
+
+
+def _describe(row: np.void) -> str:
+    kind = {v: k for k, v in KINDS.items()}.get(int(row["kind"]), "none")
+    if row["kind"] == KIND_NONE:
+        return "none"
+    if row["kind"] == KIND_SWAP:
+        return f"slot {row['index']}"
+    if row["kind"] != KIND_FOLIO:
+        return kind
+    flags = "".join(f for f, bit in FLAGS.items() if row["flags"] & bit)
+    return f"order {row['order']} page {row['index']} of folio {row['folio']} mapcount {row['mapcount']}" + (
+        f" {flags}" if flags else ""
+    )

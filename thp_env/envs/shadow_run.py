@@ -1,0 +1,179 @@
+"""Shadow runs: what a program costs at a fixed setting, up to any point of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from thp_env.envs.credit import vma_costs
+from thp_env.machine import Machine, Status, layout
+from thp_env.machine.batch import Batch, NotedRun
+from thp_env.machine.prices import Prices, cost_terms, pending_cost
+from thp_env.machine.sizes import orders_of
+from thp_env.metrics import unfinished_cost
+from thp_env.traces import Program
+
+
+class VmaCosts(NamedTuple):
+    """What VMAs cost between two points of a run: arrays of one row for each VMA of each piece.
+
+    Attributes:
+        piece: number of the piece, which ends at point `piece + 1`.
+        mm: of the VMA.
+        start, end: its addresses.
+        ns: what it cost in the piece.
+    """
+
+    piece: np.ndarray
+    mm: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    ns: np.ndarray
+
+
+class ShadowRun(NamedTuple):
+    """What the program costs at a fixed setting.
+
+    Attributes:
+        program: what ran.
+        starts: position of each operation's first step.
+        positions: points in the program.
+        costs: in ns, up to those points.
+        pending: what it left for later, in ns.
+        vmas: what its VMAs cost, where the machine kept that (`MachineConfig.time_by_vma`).
+    """
+
+    program: Program
+    starts: np.ndarray
+    positions: np.ndarray
+    costs: np.ndarray
+    pending: float
+    vmas: VmaCosts | None = None
+
+    @property
+    def total(self) -> float:
+        """The whole cost in ns."""
+        return max(1.0, float(self.costs[-1]) + self.pending)
+
+    def position(self, op: int, step: int) -> float:
+        """Return how far a program has come."""
+        return float(self.starts[op] + step)
+
+    def cost_at(self, op: int, step: int) -> float:
+        """Return the cost up to a position, in ns."""
+        return float(np.interp(self.position(op, step), self.positions, self.costs))
+
+    def range_cost(self, mm: int, start: int, end: int, since: float, until: float) -> float:
+        """Return what the VMAs of an address range cost between two positions, in ns.
+
+        A VMA, or a piece of the run, of which a part lies inside counts for that part.
+        """
+        v = self.vmas
+        assert v is not None
+        first, last = self.positions[:-1], self.positions[1:]
+        within = np.clip(np.minimum(last, until) - np.maximum(first, since), 0, None) / np.maximum(last - first, 1e-9)
+        inside = np.clip(np.minimum(v.end, end) - np.maximum(v.start, start), 0, None) / (v.end - v.start)
+        return float((v.ns * within[v.piece] * inside)[v.mm == mm].sum())
+
+
+class Curves:
+    """Costs of several shadow runs up to where their machines stand, all looked up at once.
+
+    Args:
+        machines: how many.
+        points: that a run has at most.
+
+    Attributes:
+        total: the whole cost of each, float64.
+    """
+
+    def __init__(self, machines: int, points: int) -> None:
+        """Make room."""
+        self._positions, self._costs = np.full((machines, points), np.inf), np.zeros((machines, points))
+        self._starts: list[np.ndarray] = [np.zeros(1)] * machines
+        self.total = np.ones(machines)
+
+    def put(self, i: int, run: ShadowRun) -> None:
+        """Take a run in a machine's place."""
+        n = len(run.positions)
+        self._positions[i, :n], self._positions[i, n:] = run.positions, np.inf
+        self._costs[i, :n], self._costs[i, n:] = run.costs, run.costs[-1]
+        self._starts[i], self.total[i] = run.starts, run.total
+
+    def at(self, ops: np.ndarray, steps: np.ndarray, which: np.ndarray | slice) -> np.ndarray:
+        """Return the cost up to a position of each machine, as `ShadowRun.cost_at`; 0 without a run."""
+        machines = range(len(self._starts))[which] if isinstance(which, slice) else which.tolist()
+        firsts = [float(self._starts[i][min(op, len(self._starts[i]) - 1)])
+                  for i, op in zip(machines, ops.tolist(), strict=True)]  # fmt: skip
+        at, positions, costs = np.array(firsts) + steps, self._positions[which], self._costs[which]
+        rows = np.arange(len(at))
+        after = (positions <= at[:, None]).sum(1)
+        before, after = np.maximum(after - 1, 0), np.minimum(after, positions.shape[1] - 1)
+        x0, x1, y0, y1 = positions[rows, before], positions[rows, after], costs[rows, before], costs[rows, after]
+        between = np.isfinite(x1) & (x1 > x0) & (at > x0)
+        return np.where(between, y0 + (y1 - y0) * (at - x0) / np.where(between, x1 - x0, 1.0), y0)
+
+
+def shadow_runs(
+    batch: Batch, machines: Sequence[Machine], setting: str, slices: int = 128, prices: Prices | None = None
+) -> list[ShadowRun]:
+    """Run copies of machines on to the end of their programs, at a fixed setting, on the threads of a batch.
+
+    One that runs out of memory is run again with 4K; if that does not fit either, what did not run is charged as to
+    an agent.
+
+    Args:
+        batch: whose threads run them.
+        machines: where the runs begin; they stay as they are.
+        setting: name of the sizes of all VMAs.
+        slices: points at which the cost is noted, at most.
+        prices: what counters cost.
+    """
+    prices = prices or Prices()
+    shadows = [_shadow(machine, setting) for machine in machines]
+    noted = batch.note(shadows, slices, vmas=any(machine.config.time_by_vma for machine in machines))
+    full = [i for i, run in enumerate(noted) if run.status == Status.OOM and orders_of(setting) != 1]
+    again = dict(zip(full, shadow_runs(batch, [machines[i] for i in full], "4K", slices, prices) if full else (),
+                     strict=True))  # fmt: skip
+    return [again[i] if i in again else _run(shadow, run, prices)
+            for i, (shadow, run) in enumerate(zip(shadows, noted, strict=True))]  # fmt: skip
+
+
+def _shadow(machine: Machine, setting: str) -> Machine:
+    shadow = machine.clone()
+    shadow.ask_orders("none")  # FaultOrder-v0's machines wait for an order at every fault
+    for order in layout.ORDERS:
+        shadow.set_thp(order, "always")
+    shadow.set_default_orders(orders_of(setting))
+    return shadow
+
+
+def _run(shadow: Machine, noted: NotedRun, prices: Prices) -> ShadowRun:
+    starts = np.concatenate([[0], np.cumsum(shadow.program.steps)])
+    positions = (starts[noted.snapshot["op"]] + noted.snapshot["step"]).astype(float)
+    costs = np.sum(list(cost_terms(noted.snapshot.counters, prices).values()), axis=0)
+    if noted.status == Status.OOM:
+        positions = np.append(positions, float(starts[-1]))
+        costs = np.append(costs, costs[-1] + unfinished_cost(shadow, prices))
+    pending = pending_cost(shadow.counters, shadow.config.clock, prices)
+    vmas = _vma_costs(noted, prices) if len(noted.vmas_at) else None
+    return ShadowRun(shadow.program, starts, positions, costs, pending, vmas)
+
+
+def _vma_costs(noted: NotedRun, prices: Prices) -> VmaCosts:
+    """Return what each VMA cost in each piece at whose end it is there; one that is new began with nothing."""
+    rows, at = noted.vmas, np.repeat(np.arange(len(noted.vmas_at)), noted.vmas_at)
+    before = np.zeros_like(rows)
+    last: dict[int, int] = {}
+    for i in range(len(rows)):
+        if (j := last.get(int(rows["id"][i]), -1)) >= 0 and at[j] == at[i] - 1:
+            before[i] = rows[j]
+        last[int(rows["id"][i])] = i
+    ended = at > 0
+    clock = noted.snapshot["clock"]
+    elapsed = (clock[at] - clock[np.maximum(at - 1, 0)]) / 1000
+    ns = np.sum(list(vma_costs(before, rows, elapsed, prices).values()), axis=0)
+    start, end = rows["vm_start"].astype(float), rows["vm_end"].astype(float)
+    return VmaCosts(at[ended] - 1, rows["mm"][ended], start[ended], end[ended], ns[ended])

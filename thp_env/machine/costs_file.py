@@ -1,0 +1,152 @@
+"""Files of costs: what `thp-env calibrate` measured on a host, in TOML, to simulate with instead of the clock table."""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from thp_env.machine.clock import COSTS, COSTS_VARIABLE
+from thp_env.names import did_you_mean
+
+MOST_NS = 1e9
+"""No cost of the clock is longer than a second."""
+MOST_BYTES = 1 << 16
+PARTS = ("ns", "spread", "after_idle")
+TEXTS = ("measured", "host")
+
+
+class CostsError(ValueError):
+    """A file of costs that cannot be used: says which entry, and what would be right."""
+
+
+@dataclass(frozen=True)
+class HostCosts:
+    """The costs of a host.
+
+    Attributes:
+        ns: every cost of the clock, in nanoseconds.
+        spread: what the middle eight tenths of the samples span, as a share; of those that were measured.
+        after_idle: ns of those that differ when memory has lain idle, so that a hypervisor has to back it anew.
+        texts: `measured`, when; `host`, on which kernel.
+    """
+
+    ns: Mapping[str, float]
+    spread: Mapping[str, float]
+    after_idle: Mapping[str, float]
+    texts: Mapping[str, str]
+
+    def clock(self) -> dict[str, int]:
+        """Return them in picoseconds, as a machine takes them."""
+        return {name: round(ns * 1000) for name, ns in self.ns.items()}
+
+
+def read_costs(path: str | os.PathLike[str]) -> HostCosts:
+    """Read a file of costs.
+
+    Raises:
+        CostsError: naming the file, the entry, and what would be right.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise CostsError(f"{path}: {error.strerror}") from None
+    if len(data) > MOST_BYTES:
+        raise CostsError(f"{path}: more than {MOST_BYTES >> 10} KiB is no file of costs")
+    try:
+        found = tomllib.loads(data.decode())
+    except ValueError as error:
+        raise CostsError(f"{path}: no TOML: {error}") from None
+    for name in found:
+        if name not in (*PARTS, *TEXTS):
+            raise CostsError(f"{path}: {name!r} is unknown: there are [{'], ['.join(PARTS)}] and {', '.join(TEXTS)}")
+    parts = {name: _part(path, name, found.get(name, {})) for name in PARTS}
+    for name, cost in COSTS.items():
+        if name not in parts["ns"]:
+            raise CostsError(
+                f"{path}: {name} is missing in [ns]: add it (the clock table has {name} = {cost.ps / 1000:g}), "
+                "or measure anew with thp-env calibrate"
+            )
+    texts = {name: str(found[name])[:200] for name in TEXTS if name in found}
+    return HostCosts(**parts, texts=texts)
+
+
+def _part(path: str | os.PathLike[str], part: str, entries: Any) -> dict[str, float]:
+    if not isinstance(entries, dict):
+        raise CostsError(f"{path}: {part} is a table: [{part}], and a line for each cost")
+    for name, value in entries.items():
+        if name not in COSTS:
+            hint = did_you_mean(name, COSTS, ".")
+            raise CostsError(f"{path}: {name} in [{part}] is no cost{hint} There are {', '.join(COSTS)}")
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        what = "a share, such as 0.3" if part == "spread" else "a time in ns"
+        shown = f"{path}: {name} = {value!r:.40} in [{part}]"
+        example = "" if part == "spread" else f" (the clock table has {COSTS[name].ps / 1000:g})"
+        if not number:
+            raise CostsError(f"{shown} is no number: write {what}{example}")
+        if value < 0:
+            raise CostsError(f"{shown} is negative: write {what}, 0 or more{example}")
+        if value > MOST_NS:
+            raise CostsError(f"{shown} is too much: write {what}, at most {MOST_NS:g}{example}")
+    return {name: float(value) for name, value in entries.items()}
+
+
+def format_costs(costs: HostCosts) -> str:
+    """Return what `read_costs` reads."""
+    lines = [f'{name} = "{text}"' for name, text in costs.texts.items()]
+    for part in PARTS:
+        lines += ["", f"[{part}]"]
+        for name, value in getattr(costs, part).items():
+            kept = part == "ns" and name not in costs.spread
+            lines.append(f"{name} = {value:g}" + ("  # not measured: as in the clock table" if kept else ""))
+    return "\n".join(lines) + "\n"
+
+
+@cache
+def _clock_of(path: str, changed: int) -> Mapping[str, int]:
+    return read_costs(path).clock()
+
+
+def clock_of(path: str) -> Mapping[str, int]:
+    """Return the clock of a file of costs, which is read anew when it has changed.
+
+    Raises:
+        CostsError: as `read_costs`.
+    """
+    try:
+        changed = Path(path).stat().st_mtime_ns
+    except OSError as error:
+        raise CostsError(f"{path}: {error.strerror}") from None
+    return _clock_of(path, changed)
+
+
+@contextmanager
+def costs_in_force(path: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Let machines that are made meanwhile, here and in processes started here, have the costs of a file.
+
+    Args:
+        path: the file; None: nothing changes.
+
+    Raises:
+        CostsError: as `read_costs`.
+    """
+    if path is None:
+        yield
+        return
+    read_costs(path)
+    before = os.environ.get(COSTS_VARIABLE)
+    os.environ[COSTS_VARIABLE] = os.path.abspath(path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[COSTS_VARIABLE]
+        else:
+            os.environ[COSTS_VARIABLE] = before

@@ -1,0 +1,35 @@
+"""The operations of a trace program on memory control groups."""
+
+from __future__ import annotations
+
+from thp_env.machine import layout
+from thp_env.traces.program import ProgramError
+from thp_env.traces.writer import ProgramWriter
+
+
+class GroupWriter(ProgramWriter):
+    """A part of `ProgramBuilder`. Group 0 is what everything runs in that is moved nowhere else."""
+
+    def cgroup(self, group: int) -> None:
+        """Move the current process into a control group, which is made if there is none of this number.
+
+        What the process is charged from now on counts for the group; so do children that it forks.
+        """
+        if not 0 <= group < layout.MAX_MEMCGS:
+            raise ProgramError(f"control groups are numbered 0 to {layout.MAX_MEMCGS - 1}, not {group}")
+        self._groups.add(group)
+        self._emit("cgroup", aux=group)
+
+    def limit(self, length: int, *, group: int = 0) -> None:
+        """Limit a group's memory in folios to `length` bytes (memory.max), reclaiming what is too much; EBUSY if it
+        cannot."""
+        self._emit("limit", length=self._pages(length), aux=self._group(group))
+
+    def reclaim(self, *, group: int = 0) -> None:
+        """Reclaim what can be reclaimed in a group (memory.force_empty)."""
+        self._emit("reclaim", aux=self._group(group))
+
+    def _group(self, group: int) -> int:
+        if group not in self._groups:
+            raise ProgramError(f"control group {group} does not exist: `cgroup {group}` makes it")
+        return group
