@@ -9,7 +9,7 @@ NATIVE := CMakeLists.txt $(shell find thp_env workloads agents -name '*.cpp' -o 
 CHECKED := thp_env $(wildcard agents workloads benchmarks)
 EDITABLE := $(PIP) install --no-build-isolation
 
-.PHONY: install demo test bench full rllib docs lint format sanitize fuzz mutations clean
+.PHONY: install demo test bench corpus full rllib docs lint format sanitize fuzz mutations clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -45,6 +45,10 @@ test: $(VENV)/with-test $(VENV)/installed
 
 bench: $(VENV)/with-test $(VENV)/installed
 	$(BIN)/thp-env bench
+
+# Recordings of real programs, which only suites of full length need.
+corpus: $(VENV)/with-agents $(VENV)/installed
+	$(EDITABLE) --no-deps -e workloads/corpus
 
 full: $(VENV)/with-test $(VENV)/installed
 	$(BIN)/python -m pytest -m 'full or not full'

@@ -232,6 +232,16 @@ def fixed(name: str, program: Program, config: MachineConfig | None = None) -> W
 
 def memory_for(program: Program) -> int:
     """Return a size of RAM, in bytes, that holds all a program has mapped at a time, with 2M folios and page tables."""
+    return max(64 << 20, min(16 << 30, -(-int(most_mapped(program) * 1.25) // (4 << 20)) * (4 << 20) + (32 << 20)))
+
+
+def most_mapped(program: Program, shares: Mapping[int, float] | None = None) -> int:
+    """Return how many bytes a program has mapped at a time at most; files that it does not access do not count.
+
+    Args:
+        program: the program.
+        shares: of regions, by number, that count; None: all of them count whole.
+    """
     from thp_env.machine import layout
 
     code = {name: layout.OPS.index(name) for name in ("mmap", "munmap", "mremap", "brk")}
@@ -239,23 +249,24 @@ def memory_for(program: Program) -> int:
     files = set(ops["region"][(ops["op"] == code["mmap"]) & (ops["d"] & layout.VM_FILE != 0)].tolist())
     touched = ops["region"][np.isin(ops["op"], [layout.OPS.index(name) for name in ("touch", "access")])]
     accessed = {*touched.tolist(), *program.accesses["region"].tolist()}
-    mapped = peak = 0
+    mapped = peak = 0.0
     heap: dict[int, int] = {}
     for op in ops[np.isin(ops["op"], list(code.values()))]:
         kind, region, length = int(op["op"]), int(op["region"]), int(op["length"])
         if region in files - accessed:
             continue
+        share = 1 if shares is None else shares.get(region, 0.0)
         if kind == code["mmap"]:
-            mapped += length
+            mapped += length * share
         elif kind == code["munmap"]:
-            mapped -= length
+            mapped -= length * share
         elif kind == code["brk"]:
-            mapped += length - heap.get(region, 0)
+            mapped += (length - heap.get(region, 0)) * share
             heap[region] = length
         else:
-            mapped += (length if op["c"] == layout.AT_SLOT else int(op["a"])) - length
+            mapped += ((length if op["c"] == layout.AT_SLOT else int(op["a"])) - length) * share
         peak = max(peak, mapped)
-    return max(64 << 20, min(16 << 30, -(-int(peak * 1.25) // (4 << 20)) * (4 << 20) + (32 << 20)))
+    return int(peak)
 
 
 def resolve(workload: str | Workload | Program | Instance | Sequence) -> list[Workload]:

@@ -105,13 +105,14 @@ def _record(args: argparse.Namespace) -> int:
     if args.native:
         from thp_workloads.recording.native_record import record_native
 
-        if args.seconds or args.after or args.seed or args.no_children or args.lackey:
+        if args.seconds or args.after or args.seed or args.no_children or args.lackey or args.most:
             raise ValueError("--native records the whole run as it is: leave the other options out")
         program = record_native(command, args.out)
     else:
+        most = None if args.most is None else int(args.most * (1 << 20))
         program = record(
-        command, args.out, seconds=args.seconds, after=args.after, seed=args.seed, children=not args.no_children,
-        lackey=args.lackey, progress=not args.quiet,
+            command, args.out, seconds=args.seconds, after=args.after, seed=args.seed, children=not args.no_children,
+            most=most, smc_check=args.smc_check, lackey=args.lackey, progress=not args.quiet,
         )  # fmt: skip
     for line in summary(program, args.out):
         print(line, file=sys.stderr)  # standard output is the command's

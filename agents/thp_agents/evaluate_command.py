@@ -21,7 +21,7 @@ from thp_agents.evaluation.results import Results, gather, load_results, program
 from thp_agents.evaluation.run import Entry, entries_of, evaluate
 from thp_agents.evaluation.scores import NEVER
 from thp_agents.evaluation.store import Store
-from thp_agents.evaluation.suites import Case, cases, workload_of
+from thp_agents.evaluation.suites import SUITES, Case, cases, workload_of
 from thp_agents.files import writable
 from thp_agents.learned import shipped
 from thp_agents.plug_ins import policies
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if shown:
         return _show(shown, args, ())
     choice = load_choice()
-    if suite == "test" and (choice is None or choice.behaviour != BEHAVIOUR):
+    if suite in SUITES and "test" in SUITES[suite].sides and (choice is None or choice.behaviour != BEHAVIOUR):
         raise PolicyError("nothing was chosen on validation under this behaviour of the simulator: run "
                           "thp-env evaluate --suite validation --choose before the test side is run")  # fmt: skip
     always = (NEVER, LINUX, choice.reference if choice else LINUX) if suite else (NEVER,)

@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--out", type=Path, help="the search, to go on from (default: AGENT.trials.json beside its file)")
 
     c = sub.add_parser("evaluate", help="compare policies on workloads")
-    c.add_argument("--suite", metavar="NAME", help="test, validation or ci (default: validation)")
+    c.add_argument("--suite", metavar="NAME", help="test, validation, full_test, ... (default: validation)")
     c.add_argument("--policies", nargs="+", metavar="NAME",
                    help="names, .npz files, sb3:model.zip or module:Class (default: all there are)")  # fmt: skip
     c.add_argument("--workloads", nargs="+", metavar="NAME", help="instead of a suite")
@@ -142,6 +142,9 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--after", type=float, default=0.0, help="seconds of its own time to skip first")
     c.add_argument("--seed", type=_natural, default=0, help="draws the address space's layout (default: not random)")
     c.add_argument("--no-children", action="store_true", help="only the command itself, not what it executes")
+    c.add_argument("--most", type=float, metavar="MIB", help="size of the file at most: fewer accesses are kept")
+    c.add_argument("--smc-check", default="all-non-file", choices=("all", "all-non-file"), metavar="WHERE",
+                   help="of valgrind; all: for code that is written through a file, as Erlang's")  # fmt: skip
     c.add_argument("--native", action="store_true", help="at full speed, by perf: first touches and calls only")
     c.add_argument("--lackey", action="store_true", help="use valgrind's lackey: slow, one process")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
@@ -174,8 +177,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--restore", action="store_true", help="put back what a killed --verify had set")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
 
-    c = sub.add_parser("corpus", help="record real programs by their recipes, or compare them with native runs")
-    c.add_argument("action", choices=("list", "record", "compare"))
+    c = sub.add_parser("corpus", help="record real programs by their recipes, and check recordings against native runs")
+    c.add_argument("action", choices=("list", "record", "check"))
     c.add_argument("names", nargs="*", metavar="NAME", help="recipes (default: all)")
     c.add_argument("--out", type=Path, default=Path("corpus"), help="folder of the recordings (default: %(default)s)")
     c.add_argument("--small", action="store_true", help="a quick look, not the full length")

@@ -208,8 +208,9 @@ def _asked(args: argparse.Namespace, name: str) -> Iterator[Asked]:
     for name in ("report", "save_recording"):
         if (path := getattr(args, name)) is not None:
             setattr(args, name, path.resolve())
-    with recipe.workspace(recipe.small if args.small else recipe.size) as (words, other):
-        yield Asked(words, dict(recipe.environment), other)
+    size = recipe.small if args.small else recipe.size
+    with recipe.workspace(size) as (words, other):
+        yield Asked(words, recipe.added(size), other)
 
 
 def _recorded(args: argparse.Namespace, asked: Asked) -> tuple[Run | None, Recorded]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import pytest
 from thp_agents.evaluation import suites
@@ -29,6 +30,27 @@ def test_recordings_can_have_instances_of_other_surroundings(monkeypatch: pytest
     assert {len(instance_of(case).program) for case in (as_it_was, dataclasses.replace(as_it_was, seed=5))} == {
         len(instance_of(as_it_was).program)
     }
+
+
+def test_a_full_suite_runs_the_corpus_where_seeds_put_it() -> None:
+    from thp_env_corpus import catalogue
+
+    wanted = cases("full_validation")
+    recorded = {w.name for w in catalogue() if w.split in ("train", "validation")}
+    assert recorded <= {case.workload for case in wanted}
+    assert {w.name for w in catalogue() if w.split == "test"}.isdisjoint(case.workload for case in wanted)
+    for name in recorded:
+        assert [(c.size, c.seed) for c in wanted if c.workload == name] == [("drawn", 1_000_000 + i) for i in range(16)]
+    mine = [c for c in wanted if c.workload == "perl_hash"][:2]
+    assert len({content(case) for case in mine}) == 2
+    assert content(mine[0]) == content(dataclasses.replace(mine[0]))
+    assert {c.size for c in wanted if workload_of(c).kind == "generator"} == {"full"}
+
+
+def test_a_suite_without_its_recordings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "thp_env_corpus", None)
+    with pytest.raises(PolicyError, match="suite full_test runs recordings of real programs: make corpus"):
+        cases("full_test")
 
 
 def test_an_unknown_suite_is_refused() -> None:

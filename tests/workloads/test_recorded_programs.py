@@ -102,6 +102,59 @@ def test_copy_on_write_after_fork(tmp_path: Path) -> None:
     assert machine.counters["nr_file_pages"] >= 512
 
 
+RANDOM = r"""
+#include <sys/mman.h>
+#define PAGES 4096
+int main(void) {
+    volatile char *p = mmap(0, PAGES * 4096, 3, 0x22, -1, 0);
+    for (long i = 0; i < PAGES; i++) p[i * 4096] = 1;
+    unsigned x = 1;
+    for (long i = 0; i < 3000000; i++) p[((x = x * 1664525 + 1013904223) >> 16) % PAGES * 4096L] += 1;
+    return 0;
+}
+"""
+
+
+def test_a_file_of_a_size_that_is_asked_for(tmp_path: Path) -> None:
+    program, most = compiled(tmp_path, RANDOM), 400_000
+    whole = record([program], tmp_path / "whole.npz", progress=False)
+    packed = record([program], tmp_path / "packed.npz", most=most, progress=False)
+    assert (tmp_path / "packed.npz").stat().st_size <= most < (tmp_path / "whole.npz").stat().st_size
+    # Nothing but windows is left out: what faults is the same, and the windows stand for as many accesses.
+    assert usage(packed) == usage(whole)
+    assert usage(packed).faults >= 4096
+    assert packed.work.sum() == pytest.approx(whole.work.sum(), rel=0.01)
+    assert len(packed.accesses) < len(whole.accesses)
+
+
+WRITTEN_ELSEWHERE = r"""
+#define _GNU_SOURCE
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void) {
+    /* return 1; return 2 */
+    static const unsigned char code[2][6] = {{0xb8, 1, 0, 0, 0, 0xc3}, {0xb8, 2, 0, 0, 0, 0xc3}};
+    int file = memfd_create("code", 0), last = 0;
+    if (ftruncate(file, 4096)) return 99;
+    char *written = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    int (*run)(void) = (int (*)(void))mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, file, 0);
+    memset(mmap(0, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 1, 65536);
+    for (int i = 0; i < 2; i++) {
+        memcpy(written, code[i], sizeof code[i]);
+        last = run();
+    }
+    return last;
+}
+"""
+
+
+def test_code_that_is_written_through_a_file(tmp_path: Path) -> None:
+    program = compiled(tmp_path, WRITTEN_ELSEWHERE)
+    assert record([program], smc_check="all", progress=False).meta["exit_status"] == 2
+    assert record([program], progress=False).meta["exit_status"] == 1, "why there is an option"
+
+
 ARENA = r"""
 #include <pthread.h>
 #include <stdio.h>

@@ -7,12 +7,13 @@ from functools import partial
 import numpy as np
 import pytest
 from thp_workloads.recordings import FAMILIES, program
-from thp_workloads.relocation import draw_place, elsewhere, fits, mapped, moved, surrounded
+from thp_workloads.relocation import draw_place, elsewhere, fits, mapped, moved, reach, surrounded
 from thp_workloads.splits import TRAIN_CORES
 from thp_workloads.surroundings import MIB, Surroundings
 
 from thp_env.machine import Machine, MachineConfig, Status, layout
-from thp_env.workload import find, memory_for
+from thp_env.traces import ProgramBuilder
+from thp_env.workload import find, memory_for, most_mapped
 
 every_recording = pytest.mark.parametrize("name", FAMILIES)
 
@@ -97,3 +98,19 @@ def test_the_catalogue_offers_both(name: str) -> None:
     rngs = [np.random.default_rng(0) for _ in range(3)]
     assert workload.draw(rngs[0]).program is workload.variant("recorded").draw(rngs[1]).program is program(name)
     assert workload.variant("drawn").draw(rngs[2]).program != program(name)
+
+
+def test_a_machine_is_made_for_what_is_reached_not_for_what_is_reserved() -> None:
+    b = ProgramBuilder("reserving", mmap_base=0x7FFFF7FFF000, brk_start=0x555555556000)
+    b.mmap("reserved", 1 << 36, at="auto")
+    b.mmap("table", 10 << 20, at="auto")
+    b.touch("table", 0, 10 << 20)
+    for gib in range(8):
+        b.touch("reserved", gib << 30, 4096)
+    program = b.build()
+    assert most_mapped(program) == (1 << 36) + (10 << 20)
+    # Eight blocks of 2M and one more, and the table as a whole.
+    assert reach(program) == (9 << 21) + (10 << 20)
+    drawn = elsewhere(program, np.random.default_rng(0), ("zen4",), footprint=reach(program))
+    assert drawn.config.memory < 200 << 20
+    assert elsewhere(program, np.random.default_rng(0), ("zen4",)).config.memory > 1 << 33

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from functools import cache, partial
 from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from thp_env.machine import MachineConfig
-from thp_env.traces import Program, load_program
+from thp_env.traces import Program, ProgramError, load_program
 from thp_env.workload import Instance, Sample, Workload, memory_for
-from thp_workloads.relocation import elsewhere, fits, mapped
+from thp_workloads.relocation import elsewhere, fits, mapped, reach
 from thp_workloads.splits import cores_of, side_of
+from thp_workloads.surroundings import MIB
 
 FAMILIES = {
     "python_dict": "interpreter",
@@ -25,45 +28,104 @@ FAMILIES = {
 """The family of each recording; `thp_workloads.splits` says on which side it stands."""
 
 
-@cache
+
+
+class Recorded(NamedTuple):
+    """A file with a recording.
+
+    Attributes:
+        path: of the file.
+        checksum: `Program.checksum`, where an index names it.
+        footprint: bytes that its machine is made for; 0: what it maps at a time.
+    """
+
+    path: str
+    checksum: str = ""
+    footprint: int = 0
+
+
 def program(name: str) -> Program:
     """Return a shipped recording.
 
     Raises:
         ProgramError: when its file is missing or damaged.
     """
-    return load_program(str(files("thp_workloads") / "data" / f"{name}.npz"))
+    return program_of(_shipped(name))
 
 
-def _sample(name: str, rng: np.random.Generator) -> Instance:
-    recorded = program(name)
-    return Instance(recorded, MachineConfig(memory=memory_for(recorded)))
-
-
-def _elsewhere(name: str, rng: np.random.Generator) -> Instance:
-    return elsewhere(program(name), rng, cores_of(side_of(FAMILIES[name])), partial(_fits, name))
+def _shipped(name: str) -> Recorded:
+    return Recorded(str(files("thp_workloads") / "data" / f"{name}.npz"))
 
 
 @cache
-def _fits(name: str, pages: int) -> bool:
-    return fits(program(name), pages, _mapped(name))
+def program_of(recorded: Recorded) -> Program:
+    """Return what a file holds.
+
+    Raises:
+        ProgramError: when it is missing, damaged, or not what the checksum means.
+    """
+    found = load_program(recorded.path)
+    if recorded.checksum not in ("", found.checksum):
+        raise ProgramError(f"{recorded.path}: not the recording that its index names: record or fetch it again")
+    return found
 
 
-@cache
-def _mapped(name: str) -> list[int]:
-    return mapped(program(name))
-
-
-def recordings() -> list[Workload]:
-    """Return the shipped recordings as workloads.
+def recording(name: str, family: str, side: str, description: str, recorded: Recorded) -> Workload:
+    """Return a recording as a workload.
 
     Every seed draws the same program on the same machine, as it was recorded; `surroundings="drawn"` draws addresses,
     machine, core, fragmentation and limits by the seed. What the program does is always the same.
+
+    Args:
+        name: unique.
+        family: workloads of one family stand on one side.
+        side: "train", "validation" or "test".
+        description: one line.
+        recorded: its file.
     """
-    found = []
-    for name, family in FAMILIES.items():
-        draw: Callable[[np.random.Generator], Instance] = partial(_sample, name)
-        variants: dict[str, Sample] = {"recorded": draw, "drawn": partial(_elsewhere, name)}
-        found.append(Workload(name, "recording", family, side_of(family), f"recording of a real program: {name}", draw,
-                              variants))  # fmt: skip
-    return found
+    draw: Sample = partial(_sample, recorded)
+    variants: dict[str, Sample] = {"recorded": draw, "drawn": partial(_elsewhere, recorded, cores_of(side))}
+    return Workload(name, "recording", family, side, description, draw, variants)
+
+
+def of_file(path: str | os.PathLike[str]) -> Workload:
+    """Return a recording of one's own as a workload of the test side.
+
+    Raises:
+        ProgramError: when the file is missing, damaged, or does not say where the program was mapped.
+    """
+    path = Path(path).resolve()
+    found = load_program(path)
+    if not {"mmap_base", "brk_start"} <= set(found.meta):
+        raise ProgramError(f"{path}: it does not say where it was mapped, so no seed can move it: record it anew")
+    description = str(found.meta.get("description", path.stem))
+    return recording(path.stem, path.stem, "test", description, Recorded(str(path), found.checksum, reach(found)))
+
+
+def _sample(recorded: Recorded, rng: np.random.Generator) -> Instance:
+    found = program_of(recorded)
+    footprint = recorded.footprint
+    memory = -(-int(footprint * 1.25) // (4 * MIB)) * 4 * MIB + 64 * MIB if footprint else memory_for(found)
+    return Instance(found, MachineConfig(memory=memory))
+
+
+def _elsewhere(recorded: Recorded, cores: tuple[str, ...], rng: np.random.Generator) -> Instance:
+    return elsewhere(program_of(recorded), rng, cores, partial(_fits, recorded), recorded.footprint)
+
+
+@cache
+def _fits(recorded: Recorded, pages: int) -> bool:
+    return fits(program_of(recorded), pages, _mapped(recorded))
+
+
+@cache
+def _mapped(recorded: Recorded) -> list[int]:
+    return mapped(program_of(recorded))
+
+
+def recordings() -> list[Workload]:
+    """Return the shipped recordings as workloads."""
+    return [
+        recording(name, family, side_of(family), f"recording of a real program: {name}", _shipped(name))
+        for name, family in FAMILIES.items()
+    ]

@@ -7,6 +7,7 @@ blocks lie; the machine, its fragmentation and its limits are drawn as for gener
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,7 @@ import numpy as np
 
 from thp_env.machine import Machine, layout
 from thp_env.traces import Program, ProgramBuilder
-from thp_env.workload import Instance, memory_for
+from thp_env.workload import Instance, memory_for, most_mapped
 from thp_workloads.surroundings import GIB, MIB, PAGE, Surroundings, bring_about, draw_surroundings
 
 RANDOM_PAGES = 1 << 28
@@ -108,8 +109,33 @@ def surrounded(program: Program, around: Surroundings, seed: int) -> Program:
     return replace(program, ops=ops, seed=seed)
 
 
+def reach(program: Program) -> int:
+    """Return about how many bytes a program takes at a time at most with 2M folios, whatever it maps.
+
+    Of each region the 2M blocks count in which it touches pages at any time.
+    """
+    lengths: dict[int, int] = {}
+    for op in program.ops[np.isin(program.ops["op"], [layout.OPS.index(name) for name in ("mmap", "brk", "mremap")])]:
+        region = int(op["region"])
+        lengths[region] = max(lengths.get(region, 0), int(op["length"]))
+    touches = program.ops[program.ops["op"] == layout.OPS.index("touch")]
+    first = touches["offset"] // layout.PMD_SIZE
+    last = (touches["offset"] + touches["length"] - 1) // layout.PMD_SIZE
+    blocks = {(int(r), int(b)) for r, f, e in zip(touches["region"], first, last, strict=True) for b in range(f, e + 1)}
+    accessed = program.accesses["region"].astype(np.uint64) << np.uint64(40)
+    accessed |= program.accesses["page"].astype(np.uint64) // np.uint64(PMD_PAGES)
+    blocks |= {(int(b) >> 40, int(b) & (1 << 40) - 1) for b in np.unique(accessed)}
+    reached = Counter(region for region, _ in blocks)  # one more, as a region may begin in the middle of a block
+    shares = {r: min(1.0, (n + 1) * layout.PMD_SIZE / lengths.get(r, layout.PMD_SIZE)) for r, n in reached.items()}
+    return most_mapped(program, shares)
+
+
 def elsewhere(
-    program: Program, rng: np.random.Generator, cores: tuple[str, ...], may: Callable[[int], bool] | None = None
+    program: Program,
+    rng: np.random.Generator,
+    cores: tuple[str, ...],
+    may: Callable[[int], bool] | None = None,
+    footprint: int = 0,
 ) -> Instance:
     """Draw where a recorded program runs.
 
@@ -118,8 +144,9 @@ def elsewhere(
         rng: the source of randomness.
         cores: names of cores.
         may: `fits` of the program, for one that keeps what it found out; None: find out anew.
+        footprint: bytes that the machine is made for; 0: what the program maps.
     """
-    footprint = int((memory_for(program) - 32 * MIB) / 1.25)
+    footprint = footprint or int((memory_for(program) - 32 * MIB) / 1.25)
     touched = min(1.0, int(program.meta.get("touched_bytes", footprint)) / footprint)
     around = draw_surroundings(rng, footprint, touched, cores)
     place = draw_place(program, rng, may or partial(fits, program))

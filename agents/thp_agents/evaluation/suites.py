@@ -26,6 +26,7 @@ class Suite:
         seeds_of: side whose seeds they are.
         recordings: instances of each recording; 1: as it was recorded; more: as many with addresses, machines and
             surroundings drawn anew (`thp_workloads.relocation`).
+        corpus: whether the recordings of thp-env-corpus belong to it.
     """
 
     sides: tuple[str, ...]
@@ -33,17 +34,22 @@ class Suite:
     seeds: int
     seeds_of: str
     recordings: int = 1
+    corpus: bool = False
 
 
 SUITES = {
     "test": Suite(("test",), "small", 8, "test"),
     "validation": Suite(("train", "validation"), "small", 4, "validation"),
+    "full_test": Suite(("test",), "full", 8, "test", recordings=16, corpus=True),
+    "full_validation": Suite(("train", "validation"), "full", 4, "validation", recordings=16, corpus=True),
+    "small": Suite(("train", "validation"), "small", 1, "validation"),
     "ci": Suite(("validation",), "tiny", 2, "validation"),
 }
 """Names that `thp-env evaluate --suite` takes; a new suite is a line here.
 
-Validation runs its own families, and those of the train side with seeds that no training draws from: families of its
-own are too few to tell agents apart.
+`full_test` and `full_validation` run generators at real length, and recordings of many real programs; `small` is a
+quick look. Validation runs its own families, and those of the train side with seeds that no training draws from:
+families of its own are too few to tell agents apart.
 """
 
 
@@ -72,7 +78,7 @@ def cases(suite: str) -> list[Case]:
     """Return what a suite runs, in order.
 
     Raises:
-        PolicyError: for an unknown suite.
+        PolicyError: for an unknown suite, or one whose recordings are not installed.
     """
     from thp_workloads import split
     from thp_workloads.splits import SEEDS
@@ -82,12 +88,23 @@ def cases(suite: str) -> list[Case]:
         raise PolicyError(f"unknown suite {suite!r}{hint} There are {', '.join(SUITES)}")
     s = SUITES[suite]
     found = []
-    for workload in (w for side in s.sides for w in split(side, s.size)):
+    workloads: list[tuple[Workload, Workload | None]] = [(w, None) for side in s.sides for w in split(side, s.size)]
+    if s.corpus:
+        workloads += [(w, w.variant("drawn")) for w in _corpus(suite) if w.split in s.sides]
+    for workload, of in workloads:
         recorded = workload.kind != "generator"
         size = "drawn" if recorded and s.recordings > 1 else s.size
         seeds = SEEDS[s.seeds_of][: s.recordings if recorded else s.seeds]
-        found += [Case(workload.name, size, seed) for seed in seeds]
+        found += [Case(workload.name, size, seed, of) for seed in seeds]
     return sorted(found)
+
+
+def _corpus(suite: str) -> list[Workload]:
+    try:
+        from thp_env_corpus import catalogue
+    except ModuleNotFoundError:
+        raise PolicyError(f"suite {suite} runs recordings of real programs: make corpus") from None
+    return catalogue()
 
 
 @cache

@@ -1,4 +1,4 @@
-"""`thp-env corpus`: lists the recipes, records them, and compares recordings with native runs."""
+"""`thp-env corpus`: lists the recipes, records them, and checks recordings against native runs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from thp_env.traces import Program, ProgramError, load_program
+from thp_env.workload import workloads
+from thp_workloads.collection import add
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.native import faults, peak
 from thp_workloads.recording.recipes import Recipe, recipes
 from thp_workloads.recording.summary import MIB, summary, usage
 
+BUDGET, MOST = 300_000, 1 << 20
+"""Runs of accesses to keep of each process, and bytes of a recording."""
+
 HEAD = """\
-| program | faults, native | recorded | | peak MiB, native | recorded | | million instructions/CPU s | times native | \
-accesses | L1 misses | walks | walks/1000 accesses |
-|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
+| program | native s | faults, native | recorded | | peak MiB, native | recorded | | million instructions/CPU s | \
+times native | accesses | L1 misses | walks | walks/1000 accesses |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class Comparison:
 
     Attributes:
         name: the recipe.
+        seconds: CPU seconds of a native run.
         faults: on anonymous memory, with 4K pages: natively, and of the recording.
         peak: bytes of anonymous memory at once: natively, and of the recording.
         speed: million instructions that were recorded in a CPU second, everything included.
@@ -34,6 +41,7 @@ class Comparison:
     """
 
     name: str
+    seconds: float
     faults: tuple[int, int]
     peak: tuple[int, int]
     speed: float
@@ -46,65 +54,86 @@ class Comparison:
         fault = 100 * (self.faults[1] / max(self.faults[0], 1) - 1)
         most = 100 * (self.peak[1] / max(self.peak[0], 1) - 1)
         cells = [
-            self.name, f"{self.faults[0]:,}", f"{self.faults[1]:,}", f"{fault:+.1f} %", f"{self.peak[0] / MIB:.1f}",
-            f"{self.peak[1] / MIB:.1f}", f"{most:+.1f} %", f"{self.speed:.0f}", f"{self.slowdown:.0f}",
-            *(f"{100 * e:+.1f} %" for e in self.errors.values()), f"{self.walks:.3f}",
+            self.name, f"{self.seconds:.1f}", f"{self.faults[0]:,}", f"{self.faults[1]:,}", f"{fault:+.1f} %",
+            f"{self.peak[0] / MIB:.1f}", f"{self.peak[1] / MIB:.1f}", f"{most:+.1f} %", f"{self.speed:.0f}",
+            f"{self.slowdown:.0f}", *(f"{100 * e:+.1f} %" for e in self.errors.values()), f"{self.walks:.3f}",
         ]  # fmt: skip
         return f"| {' | '.join(cells)} |"
 
 
-def compare(recipe: Recipe, small: bool) -> Comparison:
-    """Run a recipe natively, twice, and record it.
+def compare(recipe: Recipe, program: Program) -> Comparison:
+    """Run a recipe natively, twice, at the size at which it was recorded.
 
     Raises:
-        RecordingError: when one of them is not possible here.
+        RecordingError: when that is not possible here, or the recording does not run as the command did.
     """
-    size = recipe.small if small else recipe.size
-    environment = {**os.environ, **recipe.environment}
-    with recipe.prepared(size) as command:
-        faulted = faults(command, environment)
-    with recipe.prepared(size) as command:
-        most, seconds = peak(command, environment)
-    before = os.times()
-    program = recipe.record(None, small=small, progress=False)
-    after = os.times()
     used, meta = usage(program), program.meta
     if used.fault:
         raise RecordingError(f"the recording of {recipe.name} does not run as the command did: {used.fault}")
-    cpu = sum(after[:4]) - sum(before[:4])
+    with recipe.prepared(meta["size"]) as (command, added):
+        faulted = faults(command, {**os.environ, **added})
+    with recipe.prepared(meta["size"]) as (command, added):
+        most, seconds = peak(command, {**os.environ, **added})
     return Comparison(
-        recipe.name, (faulted, used.faults), (most, used.peak), meta["instructions"] / 1e6 / cpu,
-        cpu / max(seconds, 0.01), meta["sampling_error"], 1000 * meta["walks_4k"] / max(meta["accesses_anonymous"], 1),
+        recipe.name, seconds, (faulted, used.faults), (most, used.peak),
+        meta["instructions"] / 1e6 / max(meta["cpu_seconds"], 0.1), meta["cpu_seconds"] / max(seconds, 0.01),
+        meta["sampling_error"], 1000 * meta["walks_4k"] / max(meta["accesses_anonymous"], 1),
     )  # fmt: skip
 
 
 def main(action: str, names: Sequence[str], folder: Path, small: bool, quiet: bool) -> int:
-    """List, record or compare recipes; all of them if none is named.
+    """List recipes, record them, or check their recordings.
+
+    Args:
+        action: "list", "record" or "check".
+        names: of recipes; none: all of them, or all that have a recording in the folder.
+        folder: of recordings.
+        small: record a quick look, not the full length.
+        quiet: show no progress.
 
     Raises:
-        RecordingError: for an unknown recipe, or if none could be done; others are passed over, told.
+        RecordingError: for an unknown recipe; what cannot be done for one is told, and the others go on.
     """
     known = recipes()
     for name in names:
         if name not in known:
             raise RecordingError(f"unknown recipe {name}: there are {', '.join(known)}")
+    if action == "check" and not names:
+        names = [name for name in known if (folder / f"{name}.npz").exists()]
+        if not names:
+            raise RecordingError(f"there is no recording in {folder}: thp-env corpus record NAME --out {folder}")
     chosen = [known[name] for name in names or known]
     if action == "list":
-        for r in chosen:
-            print(f"{r.name:18} {r.split:11} {r.family:14} {r.kind:30} {r.description}")
+        _list(chosen)
         return 0
-    done = 0
-    if action == "compare":
+    if action == "check":
         print(HEAD)
+    done = 0
     for r in chosen:
+        out = folder / f"{r.name}.npz"
         try:
             if action == "record":
-                folder.mkdir(parents=True, exist_ok=True)
-                out = folder / f"{r.name}.npz"
-                print("\n".join(summary(r.record(out, small=small, progress=not quiet), out)), file=sys.stderr)
+                _record(r, out, small, quiet)
             else:
-                print(compare(r, small).row(), flush=True)
+                print(compare(r, load_program(out)).row(), flush=True)
             done += 1
-        except RecordingError as error:
+        except (ProgramError, RecordingError, OSError) as error:
             print(f"thp-env: {error}", file=sys.stderr)
     return 0 if done == len(chosen) else 2
+
+
+def _list(chosen: Sequence[Recipe]) -> None:
+    sides = {name: workload.split for name, workload in workloads().items()}
+    for r in chosen:
+        side = sides.get(r.name, "not recorded")
+        print(f"{r.name:20} {side:13} {r.family:17} {r.kind:40} {r.description}")
+
+
+def _record(recipe: Recipe, out: Path, small: bool, quiet: bool) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordingError(f"cannot make {out.parent}: {error.strerror}") from error
+    program = recipe.record(out, small=small, progress=not quiet, budget=BUDGET, most=MOST)
+    add(out.parent, recipe.name, program)
+    print("\n".join(summary(program, out)), file=sys.stderr)

@@ -106,7 +106,7 @@ class Listener:
         Args:
             command: the program and its arguments.
             environment: all its variables.
-            options: of the tool.
+            options: of valgrind and the tool.
             window: instructions in a window.
             children: whether what it executes is recorded too.
             seed: see `NativeLayout.drawn`.
@@ -131,7 +131,7 @@ class Listener:
             path = os.path.join(folder, "socket")
             server.bind(path)
             server.listen(128)
-            arguments = ["valgrind", "-q", "--tool=pagetrace", "--vgdb=no", "--smc-check=all-non-file"]
+            arguments = ["valgrind", "-q", "--tool=pagetrace", "--vgdb=no"]
             arguments += ["--run-libc-freeres=no", "--run-cxx-freeres=no", "--fair-sched=try"]
             arguments += [f"--trace-children={'yes' if self._children else 'no'}", f"--socket={path}"]
             arguments += [*self._options, "--", *self._command]
@@ -243,17 +243,22 @@ class Listener:
         if self._root.poll() is None or any(t.open for t in self._traced):
             self._signal(signal.SIGKILL)
 
-    def images(self, result: Result) -> list[tuple[Image, float]]:
-        """Return what was recorded: each image, and the own time of the run, in ns, at which it began."""
+    def images(self, result: Result, level: int) -> list[tuple[Image, float]]:
+        """Return what was recorded: each image, and the own time of the run, in ns, at which it began.
+
+        Windows that are not kept at the level are let go of.
+        """
         images = []
         for t in result.traced:
             if t.native is None or t.client is None or t.stream.hello is None:
                 continue
             hello, stream = t.stream.hello, t.stream
+            stream.thin(level)
             image = Image(
                 t.command, hello["pid"], hello["parent"], bool(hello["forked"]), stream.log(), stream.begun(),
                 stream.misses(), stream.samples, stream.marks, t.native, t.client, hello["stack_pointer"],
-                placed_by=PLACED_BY if hello["wide"] else None, ended=stream.ended, totals=stream.totals,
+                placed_by=PLACED_BY if hello["wide"] else None, ended=stream.ended,
+                totals={**stream.totals, "level": stream.level},
             )  # fmt: skip
             images.append((image, t.begun_at))
         return images

@@ -33,6 +33,12 @@ BUDGET = 1_000_000
 TUNABLES = ":".join(f"glibc.cpu.x86_rep_{x}sb_threshold={1 << 62}" for x in ("mov", "sto"))
 """Valgrind runs each byte of a `rep movsb` as an instruction, so glibc is told to copy with vectors."""
 LIMITATIONS = ("threads of a process run one at a time", "the stack is mapped at its final size")
+BYTES_OF_TOUCH, BYTES_OF_RUN = 2.5, 0.6
+"""What a first touch and a run of accesses take in a file, about."""
+FEWEST_RUNS = 50_000
+"""Fewer are not kept, however small a file is asked for."""
+LEVELS = 40
+"""At level L one of every 2^L windows is kept; see `pagetrace/tlb_model.h`."""
 TOGETHER = "processes take turns from system call to system call, and all heaps begin where the highest one does"
 
 
@@ -48,6 +54,7 @@ class _Options:
     after: float
     children: bool
     seed: int
+    smc_check: str
 
 
 def record(
@@ -64,6 +71,8 @@ def record(
     after: float = 0.0,
     children: bool = True,
     seed: int = 0,
+    most: int | None = None,
+    smc_check: str = "all-non-file",
     lackey: bool = False,
     progress: bool = True,
 ) -> Program:
@@ -85,6 +94,9 @@ def record(
         after: skip so many seconds of its own time: what was mapped and touched by then is there from the start.
         children: also record what it forks and executes.
         seed: draws the layout of the address space (mmap base, stack, heap) as randomization would; 0: as without.
+        most: bytes that the file may have. All first touches and calls are kept, and as many sampled windows as fit.
+        smc_check: where valgrind looks for code that changes: "all" is for programs that write their code through
+            another mapping of a file, as Erlang does; slower.
         lackey: use valgrind's lackey, a hundred times slower and without children.
         progress: show the progress on standard error.
 
@@ -98,18 +110,22 @@ def record(
         check_writable(Path(out))
     if not after >= 0 or not (seconds is None or seconds > 0):
         raise RecordingError("seconds must be positive, and after must not be negative")
+    if most is not None and most <= 0:
+        raise RecordingError("a file has more than 0 bytes")
     path = executable(command)
     valgrind()
     added = dict(environment or {})
     variables = {"GLIBC_TUNABLES": TUNABLES, **os.environ, **added}
     depth = 1 if keep_full else 4
-    options = _Options(window, 0 if keep_full else budget, depth, ns_per_instruction, seconds, after, children, seed)
+    options = _Options(
+        window, 0 if keep_full else budget, depth, ns_per_instruction, seconds, after, children, seed, smc_check
+    )
     if not lackey:
         lackey = _falls_back(options)
     with bar(progress) as show:
-        run = _run_lackey if lackey else _run_tool
-        images, meta = run(path, list(command), variables, options, show)
-    program = _program(images, {**facts(command, added, name, meta["exit_status"]), **meta}, options)
+        run, meta = (_run_lackey if lackey else _run_tool)(path, list(command), variables, options, show)
+    known = {**facts(command, added, name, meta["exit_status"]), **meta}
+    program = _program(run.images(0), known, options) if most is None else _fitting(run, known, options, most)
     if out is not None:
         save(program, Path(out))
     return program
@@ -156,31 +172,54 @@ def _falls_back(options: _Options) -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What was recorded.
+
+    Attributes:
+        images: of it, with the windows that are kept at a level.
+        size: (first touches, runs in these windows) at a level.
+    """
+
+    images: Callable[[int], list[Image]]
+    size: Callable[[int], tuple[int, int]]
+
+
 # -- running ---------------------------------------------------------------------------------------
 
 
 def _run_tool(
     path: str, command: list[str], variables: dict[str, str], o: _Options, show: Callable[[float, int], None]
-) -> tuple[list[Image], dict[str, Any]]:
+) -> tuple[_Run, dict[str, Any]]:
     until = float("inf") if o.seconds is None else (o.after + o.seconds) * 1e9
     tool_options = [f"--window={o.window}", f"--budget={o.budget}", f"--depth={o.depth}", f"--ps={round(o.ns * 1000)}"]
+    tool_options.append(f"--smc-check={o.smc_check}")
     listener = Listener(
         command, variables, options=tool_options, window=o.window, children=o.children, seed=o.seed, until=until
     )
     result = listener.run(show)
-    images, notes = [], []
-    began = listener.images(result)
+    notes = []
+    began = listener.images(result, 0)
     length = max((base + float(image.marks["own"][-1]) for image, base in began), default=0.0)
     after = o.after * 1e9
     if after >= length > 0:
         notes.append(f"the program ended after {length / 1e9:.1f} s, before --after: it was recorded from its start")
         after = 0.0
-    for image, base in began:
-        if base < until and (after or until < float("inf")):
-            images.append(image.between(o.window, after - base, until - base))
-        elif base < until:
-            images.append(image)
-    if not images:
+
+    def images(level: int) -> list[Image]:
+        found = []
+        for image, base in listener.images(result, level):
+            if base < until and (after or until < float("inf")):
+                found.append(image.between(o.window, after - base, until - base))
+            elif base < until:
+                found.append(image)
+        return found
+
+    def size(level: int) -> tuple[int, int]:
+        touches, runs = zip(*(t.stream.size(level) for t in result.traced), strict=True)
+        return sum(touches), sum(runs)
+
+    if all(base >= until for _, base in began):
         raise RecordingError(f"{command[0]} ended at once: there is nothing to record")
     if result.stopped:
         notes.append(f"the run was stopped {result.stopped}")
@@ -193,17 +232,18 @@ def _run_tool(
         "own_seconds": round(max(min(length, until) - after, 0) / 1e9, 3),
         "notes": notes,
     }
-    return images, meta
+    return _Run(images, size), meta
 
 
 def _run_lackey(
     path: str, command: list[str], variables: dict[str, str], o: _Options, show: Callable[[float, int], None]
-) -> tuple[list[Image], dict[str, Any]]:
+) -> tuple[_Run, dict[str, Any]]:
     image, status = run_lackey(path, command, variables, window=o.window, budget=o.budget, depth=o.depth, show=show)
     notes = list(LACKEY_LIMITATIONS)
     if image.totals["forks"]:
         notes.append(f"{image.totals['forks']} children or threads were started; children were not followed")
-    return [image], {"exit_status": status, "notes": notes}
+    run = _Run(lambda level: [image], lambda level: (len(image.log.touches), len(image.log.runs)))
+    return run, {"exit_status": status, "notes": notes}
 
 
 @contextmanager
@@ -261,6 +301,33 @@ def _program(images: list[Image], meta: dict[str, Any], o: _Options) -> Program:
     program = write_images(images, o.window, o.ns, meta)
     program.meta["distortions"] = [*notes, *program.meta["distortions"]]
     return program
+
+
+def _fitting(run: _Run, meta: dict[str, Any], o: _Options, most: int) -> Program:
+    """Return the program with as many windows as its file may hold."""
+
+    def fewer(level: int) -> int:
+        """Return the next level with fewer windows; the same one where too little would be left."""
+        runs = run.size(level)[1]
+        following = next((n for n in range(level + 1, LEVELS) if run.size(n)[1] < runs), level)
+        return following if run.size(following)[1] >= FEWEST_RUNS else level
+
+    def about(level: int) -> float:
+        touches, runs = run.size(level)
+        return touches * BYTES_OF_TOUCH + runs * BYTES_OF_RUN
+
+    level = 0
+    while about(level) > most and fewer(level) > level:
+        level = fewer(level)
+    while True:
+        program = _program(run.images(level), dict(meta), o)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "program.npz"
+            save(program, file)
+            size = file.stat().st_size
+        if size <= most or fewer(level) == level:
+            return program
+        level = fewer(level)
 
 
 def check_writable(path: Path) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 from thp_workloads.recording.content import compressed_percentage
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.image import MARK_DTYPE
-from thp_workloads.recording.program_writer import Log, unpacked_touches
+from thp_workloads.recording.program_writer import TOUCH_DTYPE, Log, unpacked_touches
 from thp_workloads.recording.replayer import CALL_DTYPE
 from thp_workloads.recording.windows import RUN_DTYPE, without_needless_warmth
 
@@ -119,6 +119,16 @@ class Stream:
             self.files.append(name)
         struct.pack_into("<i", record, CALL_DTYPE.itemsize - 4, self._numbers.get(name, -1))
         self._calls.append(bytes(record))
+
+    def thin(self, level: int) -> None:
+        """Let go of the windows that are not kept at a level."""
+        self.level = max(self.level, level)
+        self._thin()
+
+    def size(self, level: int) -> tuple[int, int]:
+        """Return how many first touches there are, and how many runs in the windows kept at a level."""
+        touches = sum(map(len, self._touches)) // TOUCH_DTYPE.itemsize
+        return touches, sum(len(runs) for rank, runs in self._runs if rank >= level) // RUN_DTYPE.itemsize
 
     def _thin(self) -> None:
         """Let go of the windows that are not kept at this level."""

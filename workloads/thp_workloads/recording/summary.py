@@ -35,6 +35,8 @@ def usage(program: Program) -> Usage:
     touched = int(program.meta.get("touched_bytes", 1 << 30))
     memory = -(-(2 * touched + SPARE) // (4 * MIB)) * 4 * MIB
     machine = Machine(program, MachineConfig(memory=memory))
+    for order in layout.ORDERS:
+        machine.set_thp(order, "never")  # whatever the program asks for with MADV_HUGEPAGE
     fault = ""
     if machine.run() != Status.DONE:
         at = machine.position[0]

@@ -9,6 +9,7 @@ ULong pt_waited;
 static ULong before_fork, waiting_since, flushed; /* ns */
 static Int threads, waiting;
 static Bool is_waiting[MAX_THREADS];
+static ULong delayed[MAX_THREADS]; /* `run_delay` when the thread began to wait */
 
 static ULong executed(void) { return before_fork + pt_instructions * pt_ps / 1000; }
 
@@ -64,10 +65,26 @@ static Bool may_block(UInt number) {
     }
 }
 
+/* How long the calling thread could have run but had no CPU, in ns (Documentation/scheduler/sched-stats.rst):
+   on a busy machine that is no waiting of the program's. */
+static ULong run_delay(void) {
+    HChar text[64], *at = text;
+    const SysRes file = VG_(open)("/proc/thread-self/schedstat", VKI_O_RDONLY, 0);
+    Int n;
+    if (sr_isError(file)) return 0;
+    n = VG_(read)(sr_Res(file), text, sizeof text - 1);
+    VG_(close)(sr_Res(file));
+    if (n <= 0) return 0;
+    text[n] = 0;
+    VG_(strtoull10)(text, &at);
+    return VG_(strtoull10)(at, NULL);
+}
+
 static void stop_waiting(ThreadId tid) {
     if (!is_waiting[tid % MAX_THREADS]) return;
     if (waiting >= threads) {
-        const ULong waited = pt_now() - waiting_since;
+        const ULong real = pt_now() - waiting_since, delay = run_delay() - delayed[tid % MAX_THREADS];
+        const ULong waited = delay < real ? real - delay : 0;
         pt_waited += waited;
         if (waited > 100000) pt_send_mark();
     }
@@ -79,6 +96,7 @@ void pt_clock_before(ThreadId tid, UInt number, const UWord *args) {
     stop_waiting(tid); /* of a call that a signal broke off */
     if (!may_block(number)) return;
     is_waiting[tid % MAX_THREADS] = True;
+    delayed[tid % MAX_THREADS] = run_delay();
     if (++waiting < threads) return;
     waiting_since = pt_now();
     if (waiting_since - flushed < FLUSHED_EVERY) return;

@@ -6,15 +6,16 @@
 | `packages` | Debian packages that it needs |
 | `license` | of what is run |
 | `kind`, `family` | kind of memory behaviour; programs of one family are near relatives |
-| `split` | train, validation or test; a family never stands on two sides |
 | `size`, `small` | what `{size}` stands for: at full length (10 to 60 s of a native run), and for a quick look |
 | `prepare` | commands that are run before, natively |
 | `command` | what is recorded |
 | `beside` | a command that is run natively at the same time, as the clients of a server are |
 | `environment` | variables to add |
+| `status` | exit status of a run that went well; 0 if it is not given |
+| `smc_check` | as of `record` |
 
-In commands `{inputs}` is the folder of scripts that make inputs (all of them seeded), `{python}` is Debian's Python.
-They run in an empty folder, without a shell.
+In commands and the environment `{inputs}` is the folder of scripts that make inputs (all of them seeded), `{python}` is
+Debian's Python, and `{folder}` the empty folder in which they run, without a shell.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from typing import Any
 
 from thp_env.traces.program import Program
 from thp_workloads.recording.errors import RecordingError
-from thp_workloads.recording.record import record
+from thp_workloads.recording.record import check_writable, record, save
+from thp_workloads.recording.tool import built
 
 FOLDER = Path(__file__).resolve().parent
 INPUTS = FOLDER / "inputs"
 PYTHON = "/usr/bin/python3"
-SPLITS = ("train", "validation", "test")
+LONGEST = 600.0
+"""Seconds of its own time after which a program is taken for one that never ends."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,18 @@ class Recipe:
     license: str
     kind: str
     family: str
-    split: str
     command: list[str]
     size: int
     small: int
     prepare: list[list[str]] = field(default_factory=list)
     beside: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    status: int = 0
+    smc_check: str = "all-non-file"
 
     def words(self, command: list[str], size: int) -> list[str]:
         """Fill in what braces stand for."""
-        known = {"{inputs}": str(INPUTS), "{python}": PYTHON, "{size}": str(size)}
+        known = {"{inputs}": str(INPUTS), "{python}": PYTHON, "{size}": str(size), "{folder}": str(Path.cwd())}
         filled = []
         for word in command:
             for brace, text in known.items():
@@ -75,52 +79,109 @@ class Recipe:
         Raises:
             RecordingError: when a package is missing or the preparation fails.
         """
-        before = Path.cwd()
-        with tempfile.TemporaryDirectory() as folder:
+        self._check_packages()
+        before, standard = Path.cwd(), [os.dup(0), os.dup(1)]
+        with tempfile.TemporaryDirectory() as folder, open(os.devnull, "r+") as nothing:
             os.chdir(folder)
+            for number in (0, 1):  # nobody is there to answer, or to read
+                os.dup2(nothing.fileno(), number)
             try:
                 for command in self.prepare:
-                    self._prepare(self.words(command, size))
+                    self._prepare(self.words(command, size), {**os.environ, **self.added(size)})
                 command = self.words(self.command, size)
                 self._find(command[0])
                 yield command, self.words(self.beside, size)
             finally:
+                for number, kept in enumerate(standard):
+                    os.dup2(kept, number)
+                    os.close(kept)
                 os.chdir(before)
 
+    def added(self, size: int) -> dict[str, str]:
+        """Return the variables to add, in the folder where the program runs."""
+        return dict(zip(self.environment, self.words([*self.environment.values()], size), strict=True))
+
     @contextmanager
-    def prepared(self, size: int) -> Iterator[list[str]]:
-        """Go to an empty folder, prepare, start what runs beside the command; yield the command.
+    def prepared(self, size: int) -> Iterator[tuple[list[str], dict[str, str]]]:
+        """Go to an empty folder, prepare, start what runs beside the command; yield the command and what it adds.
 
         Raises:
-            RecordingError: when a package is missing or the preparation fails.
+            RecordingError: when a package is missing, or the preparation or what runs beside the command fails.
         """
         with self.workspace(size) as (command, beside):
             client = subprocess.Popen(beside, stdout=subprocess.DEVNULL) if beside else None
             try:
-                yield command
+                yield command, self.added(size)
+                if client and self._ended(client):
+                    raise RecordingError(f"{self.name}: what runs beside it failed: {self.beside[1]}")
             finally:
-                if client:
-                    with suppress(subprocess.TimeoutExpired):
-                        client.wait(10)
+                if client and client.poll() is None:
                     client.kill()
                     client.wait()
+
+    def _check_packages(self) -> None:
+        known = versions(self.packages)
+        missing = [package for package, version in known.items() if not version]
+        if missing and shutil.which("dpkg-query"):
+            raise RecordingError(f"{self.name} needs more packages: apt-get install {' '.join(missing)}")
+
+    @staticmethod
+    def _ended(client: subprocess.Popen) -> int:
+        """Return its exit status; 0 also when it has not noticed yet that the command has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            return client.wait(10)
+        return 0
 
     def _find(self, name: str) -> None:
         if shutil.which(name) is None:
             raise RecordingError(f"{self.name} needs {name}: apt-get install {' '.join(self.packages)}")
 
-    def _prepare(self, command: list[str]) -> None:
+    def _prepare(self, command: list[str], environment: dict[str, str]) -> None:
         self._find(command[0])
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
             raise RecordingError(f"cannot prepare {self.name}: {command[0]}: {last[:200]}")
 
     def record(self, out: Path | None, *, small: bool = False, **options: Any) -> Program:
-        """Record the program; `options` as for `record`."""
+        """Record the program; `options` as for `record`. `meta` also says what the recipe does, and the versions.
+
+        Raises:
+            RecordingError: when it cannot be recorded, or the program fails.
+        """
         out = out and out.resolve()
-        with self.prepared(self.small if small else self.size) as command:
-            return record(command, out, name=self.name, environment=self.environment, **options)
+        if out:
+            check_writable(out)
+        built()  # lackey would take hours
+        size = self.small if small else self.size
+        with self.prepared(size) as (command, added):
+            before = os.times()
+            program = record(command, name=self.name, environment=added, smc_check=self.smc_check, seconds=LONGEST,
+                             **options)  # fmt: skip
+            after = os.times()
+        if program.meta["own_seconds"] >= LONGEST:
+            raise RecordingError(f"{self.name} did not end within {LONGEST:.0f} s of its own time")
+        if (status := program.meta["exit_status"]) != self.status:
+            how = f"signal {-status}" if status < 0 else f"exit status {status}, not {self.status}"
+            raise RecordingError(f"{self.name} failed while it was recorded: {how}")
+        program.meta.update(
+            description=self.description, kind=self.kind, family=self.family, license=self.license, size=size,
+            packages=versions(self.packages), cpu_seconds=round(sum(after[:4]) - sum(before[:4]), 1),
+        )  # fmt: skip
+        if out:
+            save(program, out)
+        return program
+
+
+def versions(packages: list[str]) -> dict[str, str]:
+    """Return the installed versions of Debian packages; empty where dpkg does not know."""
+    query = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version}\\n", *packages]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    except OSError:
+        lines = []
+    known = {words[1]: words[2] for words in map(str.split, lines) if words[0] == "installed" and len(words) == 3}
+    return {package: known.get(package, "") for package in packages}
 
 
 def recipes() -> dict[str, Recipe]:
@@ -151,9 +212,6 @@ def read_recipe(path: Path) -> Recipe:
         if not isinstance(value, kinds[known[key]]):
             raise RecordingError(f"{path}: {key} is a {known[key]}")
     try:
-        recipe = Recipe(name=path.stem, **data)
+        return Recipe(name=path.stem, **data)
     except TypeError as error:
         raise RecordingError(f"{path}: {str(error).partition('() ')[2]}") from error
-    if recipe.split not in SPLITS:
-        raise RecordingError(f"{path}: split is one of {', '.join(SPLITS)}")
-    return recipe

@@ -1,0 +1,11 @@
+# Rscript frames.R N: data frames aggregated and merged, lists of small vectors, a linear model.
+n <- as.integer(commandArgs(TRUE)[1])
+set.seed(1)
+d <- data.frame(k = sample(n / 10, n, TRUE), x = runif(n), s = paste0("s", sample(n / 5, n, TRUE)))
+a <- aggregate(x ~ k, d, mean)
+m <- merge(d, a, by = "k")
+l <- lapply(1:(n / 5), function(i) c(i, x = i))
+f <- lm(x.x ~ x.y + k, m)
+print(length(tapply(m$x.x, m$s, sum)))
+print(coef(f))
+print(sum(sapply(l, sum)))
