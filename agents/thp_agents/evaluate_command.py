@@ -57,10 +57,10 @@ def run(args: argparse.Namespace) -> int:
                           "thp-env evaluate --suite validation --choose before the test side is run")  # fmt: skip
     always = (NEVER, LINUX, choice.reference if choice else LINUX) if suite else (NEVER,)
     entries = participants(args.policies or (), always)
+    wanted = cases(suite) if suite else named_cases(args.workloads, args.seeds)
     if suite and not args.results:
         args.results = Path("runs") / "evaluate" / f"{suite}.json"
         args.results.parent.mkdir(parents=True, exist_ok=True)
-    wanted = cases(suite) if suite else named_cases(args.workloads, args.seeds)
     store = Store(args.store or (Path("runs") / "evaluate" / f"{suite}.jsonl" if suite else None), args.fresh)
     try:
         return _run(args, suite, entries, wanted, store)

@@ -17,7 +17,7 @@ from thp_env.envs.actions import ACTIONS
 minari = pytest.importorskip("minari")
 pytest.importorskip("h5py")
 
-POLICIES = ["random", "mthp_autopilot", "best-heuristic", "ppo#0"]
+POLICIES = ["random", "mthp_autopilot", "best-heuristic", "a2c#0"]
 
 
 def run(folder: Path, *words: str) -> int:
@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_one_dataset_of_each_kind(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(folder, "--policies", *POLICIES, "--author", "somebody") == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
-    for name in ("random", "mthp-autopilot", "best-heuristic", "ppo"):
+    for name in ("random", "mthp-autopilot", "best-heuristic", "a2c"):
         dataset = minari.load_dataset(f"thp_env/vma-order/{name}-v0")
         env = dataset.recover_environment()
         assert env.spec.id == "thp_env/VmaOrder-v0"

@@ -193,7 +193,7 @@ def test_one_flag_evaluates_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["evaluate", "--policies", spec, "64K", "--workloads", "make_tcc", "--quiet", "--processes", "1"]) == 0
     out = capsys.readouterr().out
     assert "mine (1 training)" in out
-    assert "mine scores" in out
+    assert "mine saves" in out
     one = entry(spec)
     assert one.kind == "learned"
     shutil.copy(tmp_path / "mine.zip", tmp_path / "twin.zip")

@@ -62,13 +62,13 @@ _POLICY_GRADIENT: dict[str, Range | Choice] = {
     "learning_rate": Range(1e-4, 3e-3, True),
     "n_steps": Choice((32, 64, 128, 256)),
     "ent_coef": Range(1e-4, 3e-2, True),
-    "gamma": Choice((0.9, 0.97, 0.99, 0.997)),
+    "gamma": Choice((0.9, 0.97, 0.99, 0.997, 0.999)),
     "gae_lambda": Choice((0.8, 0.9, 0.95, 0.98)),
 }
 _PPO: dict[str, Range | Choice] = {**_POLICY_GRADIENT, "n_epochs": Range(2, 10)}
 _Q: dict[str, Range | Choice] = {
     "learning_rate": Range(1e-4, 3e-3, True),
-    "gamma": Choice((0.9, 0.97, 0.99, 0.997)),
+    "gamma": Choice((0.9, 0.97, 0.99, 0.997, 0.999)),
     "train_freq": Choice((1, 4, 8)),
     "target_update_interval": Choice((500, 2000, 5000)),
     "exploration_fraction": Range(0.1, 0.5),
