@@ -316,7 +316,7 @@ void after_idle(bool huge, unsigned seconds) {
 } // namespace
 
 int main(int argc, char **argv) {
-    const int idle = argc > 1 ? std::atoi(argv[1]) : 10;
+    const int idle = argc > 1 ? static_cast<int>(std::strtol(argv[1], nullptr, 10)) : 10;
     prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
     samples timer;
     for (int i = 0; i < 10'000; i++) {

@@ -212,7 +212,8 @@ int map(const request &r) {
     if (file) {
         char path[64];
         snprintf(path, sizeof path, "/proc/%d/fd/%d", static_cast<int>(observer), static_cast<int>(file - 1));
-        if ((fd = open(path, O_RDWR | O_CLOEXEC)) < 0) return -1;
+        fd = open(path, O_RDWR | O_CLOEXEC);
+        if (fd < 0) return -1;
     }
     const int flags = static_cast<int>(r.b & FLAGS) | (file ? 0 : MAP_ANONYMOUS);
     void *found = mmap(pointer(r.address), r.length, static_cast<int>(r.a), flags, fd, 0);

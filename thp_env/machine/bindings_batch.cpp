@@ -126,7 +126,7 @@ struct core_batch {
         std::deque<in_use> held_machines;
         std::vector<std::pair<machine *, const program_view *>> chosen;
         for (nb::handle h : list) {
-            core_machine &c = nb::cast<core_machine &>(h);
+            auto &c = nb::cast<core_machine &>(h);
             held_machines.emplace_back(c);
             chosen.emplace_back(c.m.get(), &c.program);
         }

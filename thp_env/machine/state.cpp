@@ -177,8 +177,7 @@ std::vector<std::byte> machine::save(u64 program) const {
         }
     };
     append(arena_.data(), sizeof(header));
-    for (u32 i = 0; i < NR_ARRAYS; ++i)
-        append(arena_.data() + h->arrays[i].offset, extent(i));
+    for (u32 i = 0; i < NR_ARRAYS; ++i) append(arena_.data() + h->arrays[i].offset, extent(i));
     append(&program, sizeof program);
     u64 sum = CHECKSUM_START;
     for (u64 at = 0; at < out.size(); at += PIECE) {
