@@ -70,7 +70,7 @@ LAYERS = (
     ("learned.*", "sb3", "time_discount"),  # what trains one
     ("profile", "profile_report", "probe", "dataset", "advice"),
     ("*_command",),
-    ("parser", "cli"),
+    ("parser", "cli", "__main__"),
 )
 """Of thp_agents, from below: modules and packages; the longest name that fits a module says where it stands."""
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 from thp_agents.parser import parser
 from thp_agents.refusals import refused
@@ -246,17 +245,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 """What carries out each verb."""
 
 
-def command() -> NoReturn:
-    """Run the command as a process of its own."""
-    code = main()
-    if code > 128:  # stopped: what is kept has been written, and taking torch down would take seconds more
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, AttributeError):
-                stream.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; whatever goes wrong is one clear line and exit code 2, ctrl-C 130 and SIGTERM 143."""
     debug = bool(os.environ.get("THP_ENV_DEBUG"))
@@ -305,7 +293,3 @@ def _write_no_more() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-
-
-if __name__ == "__main__":
-    command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -61,7 +62,7 @@ def kill_at_random(folder: Path, seconds: float, seed: int, words: Callable[[], 
         _, err = process.communicate(timeout=SOON)
         name = number.name if process.returncode else "ended"
         counts[name] = counts.get(name, 0) + 1
-        assert "Traceback" not in err
+        assert "Traceback" not in err or "/thp_agents/" not in err, err  # Python's own beginning may be interrupted
         if number != signal.SIGKILL:
             # Before Python's own handlers are there, a signal ends the interpreter itself.
             assert process.returncode in (0, 128 + number, -number), err
@@ -103,7 +104,8 @@ def test_a_search(folder: Path) -> None:
     seconds = whole(folder, *tune, "--out", "whole.trials.json")
     print("tune", kill_at_random(folder, seconds, 2, lambda: tune), flush=True)
     whole(folder, *tune)
-    assert (folder / "it.trials.json").read_text() == (folder / "whole.trials.json").read_text()
+    one, other = (json.loads((folder / f"{name}.trials.json").read_text()) for name in ("it", "whole"))
+    assert {**one, "command": ""} == {**other, "command": ""}
 
 
 def test_an_evaluation(folder: Path) -> None:

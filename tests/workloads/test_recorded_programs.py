@@ -301,7 +301,7 @@ def test_the_exit_code_is_passed_on_and_the_summary_says_what_there_is(tmp_path:
     command = [
         sys.executable,
         "-m",
-        "thp_agents.cli",
+        "thp_agents",
         "record",
         "--quiet",
         "--out",

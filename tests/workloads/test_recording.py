@@ -290,7 +290,7 @@ def test_program_without_anonymous_memory(tmp_path: Path) -> None:
 @needs_valgrind
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_keeps_what_was_recorded(tmp_path: Path, number: int) -> None:
-    command = [sys.executable, "-m", "thp_agents.cli", "record", "--quiet", "--out", "out.npz", "--", "sh", "-c",
+    command = [sys.executable, "-m", "thp_agents", "record", "--quiet", "--out", "out.npz", "--", "sh", "-c",
                "echo started; sleep 60"]  # fmt: skip
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
