@@ -173,8 +173,8 @@ def test_a_commands_end_is_passed_on(command, status, said, capfd, tmp_path):
 @sees_folios
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_watched_command_too(number, tmp_path):
-    words = [sys.executable, "-c", "from thp_agents.__main__ import command; command()", "watch", "--every", "0.1", "--html",
-             str(tmp_path / "x.html"), "--", "sleep", "60"]  # fmt: skip
+    words = [sys.executable, "-m", "thp_agents", "watch", "--every", "0.1", "--html", str(tmp_path / "x.html"), "--",
+             "sleep", "60"]  # fmt: skip
     run = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     end = time.monotonic() + 60
     while not (tmp_path / "x.html").exists():

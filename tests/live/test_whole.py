@@ -202,7 +202,7 @@ def test_a_run_that_is_ended_leaves_nothing(number, tmp_path, capsys):
     before = {name: (settings.THP / name).read_text() for name in names}
     swap = host.Path("/proc/swaps").read_text()
     (tmp_path / "swapping.txt").write_text(SWAPPING)
-    words = ["-c", "from thp_agents.__main__ import command; command()", "live", str(tmp_path / "swapping.txt")]
+    words = ["-m", "thp_agents", "live", str(tmp_path / "swapping.txt")]
     run = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert settings.wait(lambda: host.Path("/proc/swaps").read_text() != swap, 60)
     assert main(["live", "gups", "--size", "tiny"]) == 2
