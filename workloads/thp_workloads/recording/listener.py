@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from thp_env.machine.layout import PAGE_SIZE
+from thp_env.signals import handled
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.image import Image
 from thp_workloads.recording.process_layout import (
@@ -137,8 +137,8 @@ class Listener:
             arguments += [*self._options, "--", *self._command]
             self._root = subprocess.Popen(arguments, env={**self._environment, "VALGRIND_LIB": str(library)})
             try:
-                with _terminated_as_interrupted():
-                    self._listen(server, show)
+                with _noted() as asked:
+                    self._listen(server, show, asked)
             finally:
                 self._kill()
                 self._root.wait()
@@ -150,25 +150,25 @@ class Listener:
         seconds = time.monotonic() - started
         return Result(self._traced, self._root.returncode, self._stopped, seconds, _children_cpu() - cpu)
 
-    def _listen(self, server: socket.socket, show: Callable[[float, int], None]) -> None:
+    def _listen(self, server: socket.socket, show: Callable[[float, int], None], asked: list[int]) -> None:
         deadline = float("inf")
         signals = iter((signal.SIGTERM, signal.SIGKILL))
         total = 0
         while self._root.poll() is None or any(t.open for t in self._traced):
-            try:
-                total += self._pump(server)
-                show(max((t.own_ns for t in self._traced), default=0) / 1e9, total)
-                if not self._stopped and any(t.own_ns >= self._until for t in self._traced):
-                    self._stopped, deadline = TIME_IS_UP, 0.0
-                if time.monotonic() > deadline:
-                    self._signal(next(signals, signal.SIGKILL))
-                    deadline = time.monotonic() + GRACE
-            except KeyboardInterrupt:
+            total += self._pump(server)
+            show(max((t.own_ns for t in self._traced), default=0) / 1e9, total)
+            if not self._stopped and any(t.own_ns >= self._until for t in self._traced):
+                self._stopped, deadline = TIME_IS_UP, 0.0
+            if asked:
+                asked.clear()
                 # The terminal has sent the program a signal too: wait a moment before sending one.
                 if self._stopped == BY_SIGNAL:
                     signals = iter(())
                 deadline = 0.0 if self._stopped else time.monotonic() + 1.0
                 self._stopped = BY_SIGNAL
+            if time.monotonic() > deadline:
+                self._signal(next(signals, signal.SIGKILL))
+                deadline = time.monotonic() + GRACE
 
     def _pump(self, server: socket.socket) -> int:
         """Wait for news and take them; return the bytes."""
@@ -265,20 +265,12 @@ class Listener:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, as SIGINT does, where nobody else sees to it."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if mine:
-        signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        if mine:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _noted() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM in the list instead of raising, which would lose what has just been received."""
+    asked: list[int] = []
+    heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    with handled(dict.fromkeys(heard, lambda number, frame: asked.append(number))):
+        yield asked
 
 
 def _program_at(words: list[bytes]) -> int:
