@@ -61,9 +61,9 @@ def environment(env_id: str, entry_point: str) -> str:
     env = cls(hook="address") if of_fault else cls()  # which shows all that there is
     fields = OF_FAULT if of_fault else FIELDS
     page = [MADE, f"# {env_id}\n", f"{inspect.getdoc(cls)}\n"]
-    for action_set in ACTION_SETS if isinstance(env.task, VmaTask) else ():
-        actions = [(str(i), action) for i, action in enumerate(ACTION_SETS[action_set].names)]
-        page += [f'## Actions of `action_set="{action_set}"`\n', table(("action", "name"), actions), ""]
+    for interface in ACTION_SETS if isinstance(env.task, VmaTask) else ():
+        actions = [(str(i), action) for i, action in enumerate(ACTION_SETS[interface].names)]
+        page += [f'## Actions of `interface="{interface}"`\n', table(("action", "name"), actions), ""]
     page.append("## Fields\n")
     for key in env.observation_space:
         if key in fields:

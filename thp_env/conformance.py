@@ -146,7 +146,7 @@ def replay(record: dict, machine: Machine | None = None, to_the_end: bool = Fals
     for step in modelled:
         before, faults = machine.counters, _faults(machine)
         reclaimed = reclaimed or not causes.isdisjoint(step["op"].split())
-        status = machine.run(ops=1, ignore_errors=True)
+        status = machine.run(ops=1, go_on=True)
         try:
             if status == Status.OOM:
                 found = [("status", "running", "out of memory")]

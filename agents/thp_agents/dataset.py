@@ -138,7 +138,7 @@ def fitting(spec: str, setting: Setting) -> Policy:
     if policy.environment != setting.environment:
         raise PolicyError(f"policy {spec} decides in {policy.environment}, not {setting.environment}: take --env")
     if isinstance(policy, KernelSetting):
-        if "action_set" in policy.arguments or "VmaOrder" not in policy.environment:
+        if "interface" in policy.arguments or "VmaOrder" not in policy.environment:
             raise PolicyError(f"policy {spec} is a setting, and no action of {setting.environment}")
         if policy.collapses:
             raise PolicyError(f"policy {spec} lets khugepaged run beside its actions: take one with _no_khugepaged")

@@ -31,7 +31,7 @@ class Policy:
         environment: id of the environment it decides in: "thp_env/VmaOrder-v0" asks about one VMA at a time,
             "thp_env/VmaHints-v0" about all of them every window, "thp_env/FaultOrder-v0" at a fault,
             "thp_env/SizeControls-v0" about the whole system.
-        arguments: that the environment is made with (`window_ms`, `scan_share`, `action_set`, ...).
+        arguments: that the environment is made with (`window_ms`, `scan_share`, `interface`, ...).
     """
 
     name = ""

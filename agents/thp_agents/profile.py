@@ -67,7 +67,7 @@ def run_rule(instance: Instance) -> Machine:
     lengths: dict[int, int] = {}
     status = Status.WINDOW
     while status == Status.WINDOW:
-        status = machine.run(until_ps=machine.clock_ps + WINDOW_PS, new_vma=True, ignore_errors=True)
+        status = machine.run(until_ps=machine.clock_ps + WINDOW_PS, new_vma=True, go_on=True)
         for v in machine.vmas():
             length = v.end - v.start
             if v.anonymous and not v.flags & layout.VM_NOHUGEPAGE and lengths.get(v.id) != length:

@@ -27,7 +27,7 @@ def run_cost(instance: Instance, setting: str) -> float:
     for order in layout.ORDERS:
         machine.set_thp(order, "always")
     machine.set_default_orders(orders_of(setting))
-    machine.run(ignore_errors=True)
+    machine.run(go_on=True)
     counters = machine.counters
     return sum(cost_terms(counters, Prices()).values()) + pending_cost(counters, machine.config.clock, Prices())
 

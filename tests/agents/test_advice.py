@@ -29,7 +29,7 @@ ARENA = "mmap m1 64M at=slot\n" + "".join(f"write m1 {i}M 1M\ncompute 100us\n" f
 
 def machine_of(text: str, setting: Setting) -> Machine:
     machine = booted(Instance(parse_program(text), MachineConfig(memory=512 << 20)), setting)
-    assert machine.run(ignore_errors=True) == Status.DONE
+    assert machine.run(go_on=True) == Status.DONE
     return machine
 
 

@@ -201,5 +201,5 @@ def test_names_of_arguments_in_files_of_version_0_1_are_read(tmp_path: Path) -> 
     save_policy(network(), path)
     made_for(path, arguments={"default": "16K", "interface": "orders"})
     read = load_policy(path)
-    assert read.arguments == {"default_sizes": "16K", "action_set": "orders"}
+    assert read.arguments == {"default_sizes": "16K", "interface": "orders"}
     assert read.default_sizes == "16K"

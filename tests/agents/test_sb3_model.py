@@ -83,8 +83,8 @@ def test_other_algorithms(algorithm: Any, tmp_path: Path) -> None:
 
 def test_action_sets_hooks_slots_and_networks_are_found_out(tmp_path: Path) -> None:
     for arguments, env_id, settings in (
-        ({"action_set": "orders+"}, "thp_env/VmaOrder-v0", {"net_arch": [8], "activation_fn": torch.nn.Tanh}),
-        ({"action_set": "madvise"}, "thp_env/VmaOrder-v0", {"net_arch": [8], "activation_fn": torch.nn.ReLU}),
+        ({"interface": "orders+"}, "thp_env/VmaOrder-v0", {"net_arch": [8], "activation_fn": torch.nn.Tanh}),
+        ({"interface": "madvise"}, "thp_env/VmaOrder-v0", {"net_arch": [8], "activation_fn": torch.nn.ReLU}),
         ({"hook": "address"}, "thp_env/FaultOrder-v0", {"net_arch": {"pi": [8, 4], "vf": [4]}}),
         ({"slots": 3}, "thp_env/VmaHints-v0", {"net_arch": []}),
     ):

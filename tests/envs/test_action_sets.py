@@ -17,7 +17,7 @@ from thp_env.workload import Instance
 
 VMA, SYSTEM = list(VMA_FIELDS), list(SYSTEM_FIELDS)
 OF_VMAS = [name for name in ENVIRONMENTS if isinstance(make(name).unwrapped.task, VmaTask)]
-MADVISE = {"action_set": "madvise", "window_ms": 0.2, "window_faults": 1 << 40}
+MADVISE = {"interface": "madvise", "window_ms": 0.2, "window_faults": 1 << 40}
 
 
 def waves(n: int = 4, prot: str = "rw") -> Instance:
@@ -87,19 +87,19 @@ def test_collapse() -> None:
 
 @pytest.mark.parametrize("env_id", ["thp_env/VmaOrder-v0", "thp_env/VmaHints-v0"])
 def test_both_environments_have_it(env_id: str) -> None:
-    with pytest.raises(ValueError, match=r"unknown action_set 'ioctl': one of orders, orders\+, madvise"):
-        make(env_id, action_set="ioctl")
+    with pytest.raises(ValueError, match=r"unknown interface 'ioctl': one of orders, orders\+, madvise"):
+        make(env_id, interface="ioctl")
     with pytest.raises(ValueError, match="unknown advised '5M'"):
-        make(env_id, action_set="madvise", advised="5M")
+        make(env_id, interface="madvise", advised="5M")
 
 
 @pytest.mark.parametrize("env_id", OF_VMAS)
-@pytest.mark.parametrize("action_set", ACTION_SETS)
-def test_every_action_set_runs_in_every_environment_of_vmas(env_id: str, action_set: str) -> None:
-    env = make(env_id, workload=small_workload(), action_set=action_set)
+@pytest.mark.parametrize("interface", ACTION_SETS)
+def test_every_action_set_runs_in_every_environment_of_vmas(env_id: str, interface: str) -> None:
+    env = make(env_id, workload=small_workload(), interface=interface)
     episode = play(env, randomly(0), seed=0)
     assert episode.infos[-1]["reason"] == "done"
-    again = play(make(env_id, workload=small_workload(), action_set=action_set), randomly(0), seed=0)
+    again = play(make(env_id, workload=small_workload(), interface=interface), randomly(0), seed=0)
     assert again.digest() == episode.digest()
 
 
@@ -111,8 +111,8 @@ def test_more_actions_leave_the_others_as_they_are() -> None:
     assert names[: len(ACTIONS)] == ACTIONS
     assert names[len(ACTIONS) :] == tuple(f"collapse_{s}" for s in ("16K", "32K", "64K", "128K", "256K", "512K", "1M"))
     episodes = [
-        play(make(workload=small_workload(), action_set=action_set, default_sizes="64K"), lambda _: 12, seed=1)
-        for action_set in ("orders", "orders+")
+        play(make(workload=small_workload(), interface=interface, default_sizes="64K"), lambda _: 12, seed=1)
+        for interface in ("orders", "orders+")
     ]
     assert episodes[0].digest() == episodes[1].digest()
 
@@ -124,7 +124,7 @@ def test_a_collapse_fills_blocks_of_its_size(name: str, order: int) -> None:
     b.touch("a", 0, 2 * MIB, stride=64 << 10)  # one page of each 64K
     b.compute(1e6)
     b.compute(10)
-    env = make(workload=Instance(b.build(), MachineConfig(memory=64 * MIB)), action_set="orders+", window_ms=0.5)
+    env = make(workload=Instance(b.build(), MachineConfig(memory=64 * MIB)), interface="orders+", window_ms=0.5)
     env.reset(seed=0)
     action = env.unwrapped.task.actions.names.index(name)
     while not env.unwrapped.action_masks()[action]:
@@ -141,7 +141,7 @@ def test_a_collapse_fills_blocks_of_its_size(name: str, order: int) -> None:
 
 
 def test_a_decision_to_collapse_to_no_order_is_refused() -> None:
-    env = make(workload=waves(), action_set="orders+", window_ms=0.2)
+    env = make(workload=waves(), interface="orders+", window_ms=0.2)
     env.reset(seed=0)
     machine, vma = env.unwrapped.machine, env.unwrapped.vma
     for order in (0, 1, 10):

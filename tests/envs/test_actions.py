@@ -14,14 +14,14 @@ SIZES = ("16K", "32K", "64K", "128K", "256K", "512K", "1M", "2M")
 
 
 def possible_actions(
-    start: int, end: int, mapped: dict[int, int] | None = None, pmd_mapped: int = 0, action_set: str = "orders"
+    start: int, end: int, mapped: dict[int, int] | None = None, pmd_mapped: int = 0, interface: str = "orders"
 ) -> set[str]:
     """Return the actions that make sense for a VMA with so many pages mapped in folios of each order."""
     row = np.zeros((), SMAPS_DTYPE)
     row["vm_start"], row["vm_end"], row["scanned"], row["pmd_mapped"] = start, end, (end - start) // 4096, pmd_mapped
     for order, pages in (mapped or {}).items():
         row["by_order"][order] = pages
-    actions = ACTION_SETS[action_set]
+    actions = ACTION_SETS[interface]
     return {name for name, allow in zip(actions.names, actions.masks(row), strict=True) if allow}
 
 
@@ -83,7 +83,7 @@ def test_where_no_vma_is_asked_about_nothing_can_be_done() -> None:
 
 def test_collapses_below_2m_need_a_block_and_smaller_folios() -> None:
     def sizes(end: int, mapped: dict[int, int]) -> list[str]:
-        found = possible_actions(0, end, mapped, action_set="orders+")
+        found = possible_actions(0, end, mapped, interface="orders+")
         return sorted((name.split("_")[1] for name in found if "_" in name), key=SIZES.index)
 
     assert sizes(2 * M, {}) == []
@@ -114,7 +114,7 @@ def test_an_environment_can_have_some_of_the_actions() -> None:
         same = every.step(ACTIONS.index("64K"))[0]
         assert (seen["vma"] == same["vma"]).all()
     assert make("thp_env/VmaHints-v0", actions=["keep", "2M"], slots=2).action_space.nvec.tolist() == [2, 2]
-    assert make(action_set="madvise", actions=["normal", "hugepage"]).action_space.n == 2
+    assert make(interface="madvise", actions=["normal", "hugepage"]).action_space.n == 2
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_the_episode_is_that_of_a_machine_with_the_same_answers() -> None:
     for order in layout.ORDERS:
         machine.set_thp(order, "always")
     machine.ask_orders("bpf")
-    while (status := machine.run(ignore_errors=True)) == Status.NEED_ORDER:
+    while (status := machine.run(go_on=True)) == Status.NEED_ORDER:
         machine.resolve(machine.question.orders.bit_length() - 1)
     assert status == Status.DONE
     ours = env.unwrapped.machine.counters

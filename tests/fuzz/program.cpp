@@ -210,7 +210,7 @@ run_status run_in_pieces(machine &m, const std::vector<op_record> &ops, u64 piec
         const std::vector<op_record> written(ops.begin(), ops.begin() + static_cast<i64>(so_far));
         run_budget budget;
         budget.ops = 1;
-        budget.ignore_errors = true;
+        budget.go_on = true;
         budget.fast = false;
         if (pieces % 2) budget.accesses = 1 + pieces % 7;
         if (pieces % 3) budget.until = m.h->clock + 1 + pieces * 100;
@@ -265,7 +265,7 @@ void run_damaged(const machine &m, const program_view &program, u64 key) {
     const std::unique_ptr<machine> owned(loaded);
     if (!validate_loaded(*loaded, program).empty()) return;
     run_budget budget;
-    budget.ignore_errors = true;
+    budget.go_on = true;
     try {
         run_a_while(*loaded, program, budget);
         validate(*loaded);
@@ -323,7 +323,7 @@ extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
         const bool damaged = m.h->at.op == damaged_at;
         run_budget budget;
         budget.ops = 1;
-        budget.ignore_errors = true;
+        budget.go_on = true;
         const run_status status = run(m, program, budget);
         expect_consistent(m, op);
         for (u64 i = 0; damaged && i < DAMAGED_STATES; ++i) run_damaged(m, program, damage_key + i);

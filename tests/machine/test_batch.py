@@ -44,7 +44,7 @@ def test_windows_of_a_batch_are_those_of_each_machine_alone(threads: int) -> Non
     for step in range(400):
         status, *_ = batch.run(Window(ps=10**8, choices=40))
         for i, m in enumerate(alone):
-            assert status[i] == m.run(until_ps=m.clock_ps + 10**8, choices=40, ignore_errors=True)
+            assert status[i] == m.run(until_ps=m.clock_ps + 10**8, choices=40, go_on=True)
         if step % 25 == 0 or (status == Status.DONE).all():
             assert all(batch[i] == m for i, m in enumerate(alone))
         if (status == Status.DONE).all():

@@ -26,7 +26,7 @@ BLOCK = 65536
 
 def run(text: str, sizes: str = "", **config) -> Machine:
     machine = machine_of(text, sizes, **config)
-    machine.run(ignore_errors=True)
+    machine.run(go_on=True)
     machine.validate()
     return machine
 

@@ -42,13 +42,13 @@ def test_every_second_page_given_back_comes_together():
 @given(programs(forks=True))
 def test_compaction_changes_nothing_but_frames(program):
     machine = machine_of(program, "16 64", memory=48 * MIB)
-    while machine.run(ops=1, ignore_errors=True) == Status.WINDOW:
+    while machine.run(ops=1, go_on=True) == Status.WINDOW:
         if program.ops["op"][machine.position[0]] != COMPACT:
             continue
         rows = [machine.process(name) for name in program.processes]
         before, _ = seen(machine)
         split = machine.counters["split"]
-        if machine.run(ops=1, ignore_errors=True) != Status.WINDOW:
+        if machine.run(ops=1, go_on=True) != Status.WINDOW:
             break
         machine.validate()
         if machine.counters["split"] == split:  # R20: a split maps pages of zeroes to the zero page

@@ -48,12 +48,12 @@ def test_errnos(offset, length, new_length, to, error):
     machine = machine_of(with_op(PROGRAM, 2, offset=offset, length=length, a=new_length, **place))
     machine.run(ops=2)
     before = machine.vmas()
-    machine.run(ops=1, ignore_errors=True)
+    machine.run(ops=1, go_on=True)
     assert machine.error == error
     if error:
         assert machine.vmas() == before
     machine.validate()
-    machine.run(ignore_errors=True)
+    machine.run(go_on=True)
     machine.validate()
 
 
@@ -73,5 +73,5 @@ def test_a_mapping_beyond_the_address_space(fields):
     assert machine.run() == Status.ERROR
     assert machine.error == errno.ENOMEM
     assert machine.region("a") == (0, 0)
-    machine.run(ignore_errors=True)
+    machine.run(go_on=True)
     machine.validate()

@@ -29,7 +29,7 @@ def asking(program, hook: str, sizes: str = ALL, **config) -> Machine:
 def play(machine: Machine, answer: Answer, **budget) -> tuple[Status, list[OrderQuestion]]:
     """Run to the end, answering every question."""
     asked = []
-    while (status := machine.run(ignore_errors=True, **budget)) == Status.NEED_ORDER:
+    while (status := machine.run(go_on=True, **budget)) == Status.NEED_ORDER:
         asked.append(machine.question)
         machine.resolve(answer(asked[-1]))
     return status, asked
@@ -256,11 +256,11 @@ def test_cuts_between_question_and_answer_change_nothing(hook, step_ps):
     _, asked = play(whole, anything)
     machine = asking(WORK, hook)
     again = []
-    while (status := machine.run(until_ps=machine.clock_ps + step_ps, ignore_errors=True)) != Status.DONE:
+    while (status := machine.run(until_ps=machine.clock_ps + step_ps, go_on=True)) != Status.DONE:
         if status == Status.NEED_ORDER:
             again.append(machine.question)
             machine.resolve(anything(machine.question))
-            machine.run(until_ps=machine.clock_ps, ignore_errors=True)  # no time to go on
+            machine.run(until_ps=machine.clock_ps, go_on=True)  # no time to go on
     assert again == asked
     assert machine.save() == whole.save()
 
@@ -280,7 +280,7 @@ def test_random_programs_end_the_same_wherever_they_are_cut(program, hook, cuts)
         budget = dict(next(budgets, {}))
         if "until_ps" in budget:
             budget["until_ps"] += machine.clock_ps
-        status = machine.run(ignore_errors=True, **budget)
+        status = machine.run(go_on=True, **budget)
         if status == Status.NEED_ORDER:
             machine.validate()
             again.append(machine.question)
@@ -297,7 +297,7 @@ def test_random_programs_end_the_same_wherever_they_are_cut(program, hook, cuts)
 def test_random_programs_with_the_largest_order_by_address_are_the_kernel(program):
     """Asking about each block and answering with what R4 would take first is not asking at all."""
     kernel, machine = machine_of(program, ALL), asking(program, "address")
-    status = kernel.run(ignore_errors=True)
+    status = kernel.run(go_on=True)
     assert play(machine, largest)[0] == status
     assert seen(machine) == seen(kernel)
 

@@ -17,7 +17,7 @@ def machines(n: int, **config: bool) -> list[Machine]:
 def test_a_noted_run_is_the_run() -> None:
     batch, plain = Batch(machines(1), 2), machines(3)
     for noted, machine, other in zip(batch.note(copies := machines(3), 16), copies, plain, strict=True):
-        assert noted.status == other.run(ignore_errors=True) == Status.DONE
+        assert noted.status == other.run(go_on=True) == Status.DONE
         assert machine == other
         assert (noted.snapshot.raw[-1] == Batch([other]).snapshot().raw[0]).all()
 
@@ -25,7 +25,7 @@ def test_a_noted_run_is_the_run() -> None:
 def test_points_are_those_of_windows_of_the_same_length() -> None:
     [noted] = Batch(machines(1)).note(machines(1), most=1000, ps=400_000_000)
     machine, clocks = machines(1)[0], [0]
-    while machine.run(until_ps=machine.clock_ps + 400_000_000, ignore_errors=True) == Status.WINDOW:
+    while machine.run(until_ps=machine.clock_ps + 400_000_000, go_on=True) == Status.WINDOW:
         clocks.append(machine.clock_ps)
     assert noted.snapshot["clock"].tolist() == [machines(1)[0].clock_ps, *clocks[1:], machine.clock_ps]
     assert len(clocks) > 10

@@ -34,7 +34,7 @@ def test_time_does_not_wrap(program):
     machine = machine_of(program)
     for _ in range(2):
         with pytest.raises(MachineError, match=TIME_IS_OVER):
-            machine.run(ignore_errors=True)
+            machine.run(go_on=True)
     assert machine.clock_ps == CLOCK_MAX
     assert int(machine.counters.times.sum()) == CLOCK_MAX
     machine.validate()

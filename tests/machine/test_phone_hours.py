@@ -141,7 +141,7 @@ def failures(kept: int, reserve: int = 0, hours: float = 2, seed: int = 1) -> tu
         machine.set_thp(order, "always" if order == 4 else "never")
     shares, free, before = [], [], np.zeros(2)
     while len(shares) < hours * 6:
-        assert machine.run(until_ps=(len(shares) + 1) * 600 * 10**12, ignore_errors=True) != Status.OOM
+        assert machine.run(until_ps=(len(shares) + 1) * 600 * 10**12, go_on=True) != Status.OOM
         counters = machine.counters
         now = np.array([counters.stat(name, 4) for name in ("anon_fault_fallback", "anon_fault_alloc")], float)
         shares.append(float((now - before)[0] / max(1, (now - before).sum())))

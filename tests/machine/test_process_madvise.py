@@ -21,7 +21,7 @@ REMOTE = MAINLINE | {"remote_hints"}
 
 def run(text: str, **config) -> Machine:
     machine = machine_of(text, **config)
-    machine.run(ignore_errors=True)
+    machine.run(go_on=True)
     machine.validate()
     return machine
 

@@ -15,7 +15,7 @@ MIB = 1 << 20
 def run(text: str) -> Machine:
     """Run a program whose system calls may fail."""
     machine = machine_of(text, flush_time=FLUSH_TIME)
-    assert machine.run(ignore_errors=True) == Status.DONE
+    assert machine.run(go_on=True) == Status.DONE
     machine.validate()
     return machine
 
@@ -116,7 +116,7 @@ def test_swapoff_brings_everything_back_as_single_pages():
 def test_swapoff_fails_when_memory_does_not_suffice():
     program = parse_program("swap 64M\nmmap a 24M\nwrite a 0 24M\nswapoff\n")
     machine = machine_of(program, memory=16 * MIB)
-    machine.run(ignore_errors=True)
+    machine.run(go_on=True)
     assert machine.error == 12
     machine.validate()
 

@@ -349,8 +349,8 @@ def test_errors_are_those_of_linux(line, errno):
     add_line(b, "mmap a 64K")
     add_line(b, line)
     machine = machine_of(b.build())
-    machine.run(ignore_errors=True, ops=1)
-    machine.run(ignore_errors=True, ops=1)
+    machine.run(go_on=True, ops=1)
+    machine.run(go_on=True, ops=1)
     assert machine.error == errno
     machine.validate()
 

@@ -44,7 +44,7 @@ swapoff
 def saved(arch: str) -> list[bytes]:
     machine = machine_of(WORK, memory=16 << 20, max_page_tables=96, max_vmas=64, arch=arch, shadow_tlb=True)
     states = [machine.save()]
-    while machine.run(ops=1, ignore_errors=True) == Status.WINDOW:
+    while machine.run(ops=1, go_on=True) == Status.WINDOW:
         states.append(machine.save())
     return states
 
@@ -85,7 +85,7 @@ def run_a_moment(machine):
     handler = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, 1)
     try:
-        machine.run(ignore_errors=True)
+        machine.run(go_on=True)
     except (MachineError, TimeoutError):
         pass
     finally:

@@ -31,7 +31,7 @@ compute 5us
 
 
 def finish(machine):
-    assert machine.run(ignore_errors=True) == Status.DONE
+    assert machine.run(go_on=True) == Status.DONE
     return machine.save()
 
 
@@ -88,11 +88,11 @@ def test_a_run_cut_anywhere_ends_the_same(program, cuts, time_by_vma, pages, sle
     machine = daemon_of(program, pages, sleep_ms, time_by_vma=time_by_vma)
     for kind, n in cuts:
         if kind == "new_vma":
-            status = machine.run(new_vma=True, ignore_errors=True)
+            status = machine.run(new_vma=True, go_on=True)
         elif kind == "until_ps":
-            status = machine.run(until_ps=machine.clock_ps + n, ignore_errors=True)
+            status = machine.run(until_ps=machine.clock_ps + n, go_on=True)
         else:
-            status = machine.run(**{kind: 1 + n % 5}, ignore_errors=True)
+            status = machine.run(**{kind: 1 + n % 5}, go_on=True)
         if status != Status.WINDOW:
             break
     assert finish(machine) == whole

@@ -21,7 +21,7 @@ MEASURED = re.compile(r"(\d+) % random; (\d+) bytes of zram a page")
 
 def run(text: str, **config) -> Machine:
     machine = machine_of(text, **config)
-    machine.run(ignore_errors=True)
+    machine.run(go_on=True)
     machine.validate()
     return machine
 

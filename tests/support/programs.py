@@ -32,7 +32,7 @@ def _range(draw) -> tuple[int, int]:
 
 
 class RandomProgram(ProgramBuilder):
-    """A program that may fail anywhere (run it with ignore_errors=True); operations are drawn one by one."""
+    """A program that may fail anywhere (run it with go_on=True); operations are drawn one by one."""
 
     def __init__(self, seed: int) -> None:
         super().__init__("random", seed=seed, checked=False)

@@ -63,10 +63,10 @@ class RandomMachine(RuleBasedStateMachine):
         written = self.program.build()
         written = replace(written, ops=np.delete(written.ops, self.killed))
         self.machine.extend(written)
-        status = self.machine.run(ignore_errors=True)
+        status = self.machine.run(go_on=True)
         if self.twin is not None:
             self.twin.extend(written)
-            assert self.twin.run(ignore_errors=True) == status
+            assert self.twin.run(go_on=True) == status
         if status == Status.OOM:  # out_of_memory(): the process is killed in the middle of its operation
             self.killed.append(len(self.program) - 1)
             self.program.exit(self.program.process)

@@ -125,7 +125,7 @@ def test_large_copies_are_a_few_percent_of_large_faults() -> None:
         machine.set_default_orders(1 << 4)
         for order in layout.ORDERS:
             machine.set_thp(order, "always" if order == 4 else "never")
-        machine.run(ignore_errors=True)
+        machine.run(go_on=True)
         c = machine.counters
         faulted, failed = int(c.stat("anon_fault_alloc", 4)), int(c.stat("anon_fault_fallback", 4))
         assert 0.015 < c["thp_cow"] / faulted < 0.07 or failed > faulted / 4, seed

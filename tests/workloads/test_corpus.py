@@ -79,7 +79,7 @@ def test_a_recording_runs_to_its_end_wherever_it_is_drawn(name: str) -> None:
     assert len({i.program.meta["mmap_base"] for i in drawn}) == 2
     for instance in [workload.draw(np.random.default_rng(0)), *drawn]:
         machine = Machine(instance.program, instance.config)
-        assert machine.run(ignore_errors=True) == Status.DONE
+        assert machine.run(go_on=True) == Status.DONE
         assert machine.counters["accesses"] == recorded.work.sum()
 
 

@@ -23,7 +23,7 @@ PAGE = layout.PAGE_SIZE
 
 def ran(program: Program) -> Machine:
     machine = Machine(program, MachineConfig(memory=memory_for(program)))
-    assert machine.run(ignore_errors=True) == Status.DONE
+    assert machine.run(go_on=True) == Status.DONE
     return machine
 
 

@@ -63,7 +63,7 @@ def test_children_are_followed_across_fork_and_exec(tmp_path: Path) -> None:
     # The parent waits with its memory mapped.
     assert parent < min(children) < max(children) < ends
     machine = Machine(recorded, MachineConfig(memory=64 * MIB))
-    assert machine.run(ignore_errors=True) == Status.DONE
+    assert machine.run(go_on=True) == Status.DONE
     assert machine.counters["peak_resident"] >= 300 + 100
     assert machine.counters["nr_resident"] == 0
 
@@ -96,7 +96,7 @@ def test_copy_on_write_after_fork(tmp_path: Path) -> None:
     assert "2.0 MiB of shared anonymous memory: single pages that stay" in " ".join(recorded.meta["distortions"])
     assert recorded.meta["exit_status"] == 3  # private memory is the parent's own, shared memory is not
     machine = Machine(recorded, MachineConfig(memory=64 * MIB))
-    assert machine.run(ignore_errors=True) == Status.DONE
+    assert machine.run(go_on=True) == Status.DONE
     # 512 private pages and 200 copies, and what starting a program takes; 512 shared pages.
     assert 712 <= machine.counters["peak_resident"] < 712 + 150
     assert machine.counters["nr_file_pages"] >= 512
@@ -276,7 +276,7 @@ def test_part_of_a_run(tmp_path: Path) -> None:
     assert recorded.meta["own_seconds"] == pytest.approx(0.1, rel=0.01)
     assert recorded.meta["instructions"] == pytest.approx(0.1e9 / 0.3, rel=0.01)
     machine = Machine(recorded, MachineConfig(memory=64 * MIB))
-    assert machine.run(ignore_errors=True) == Status.DONE
+    assert machine.run(go_on=True) == Status.DONE
     assert machine.counters["nr_resident"] >= 1000
 
 

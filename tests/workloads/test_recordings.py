@@ -41,7 +41,7 @@ def test_it_runs_to_its_end_and_touches_what_it_touched(name: str, order: int) -
     machine = Machine(instance.program, instance.config)
     for o in layout.ORDERS:
         machine.set_thp(o, "always" if o == order else "never")
-    assert machine.run(ignore_errors=True) == Status.DONE
+    assert machine.run(go_on=True) == Status.DONE
     assert machine.counters["peak_resident"] * layout.PAGE_SIZE >= LEAST.get(name, 100e6)
     assert machine.counters["accesses"] == instance.program.work.sum()
 

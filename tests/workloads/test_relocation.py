@@ -20,7 +20,7 @@ every_recording = pytest.mark.parametrize("name", FAMILIES)
 
 def run(recorded, config: MachineConfig | None = None) -> Machine:
     machine = Machine(recorded, config or MachineConfig(memory=memory_for(recorded)))
-    assert machine.run(ignore_errors=True) == Status.DONE
+    assert machine.run(go_on=True) == Status.DONE
     machine.validate()
     return machine
 
@@ -71,7 +71,7 @@ def test_large_folios_fall_otherwise_with_other_addresses() -> None:
         for order in layout.ORDERS:
             machine.set_thp(order, "always")
         machine.set_default_orders(layout.ORDERS_ALL & ~1)
-        machine.run(ignore_errors=True)
+        machine.run(go_on=True)
         return machine.counters["pgfault"]
 
     assert len({huge(None), *(huge(pages) for pages in (1, 16, 200))}) > 1

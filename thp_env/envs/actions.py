@@ -112,24 +112,24 @@ ACTION_SETS = {
 mainline has."""
 
 
-def chosen_actions(action_set: str = "orders", actions: Sequence[str] | None = None) -> ActionSet:
+def chosen_actions(interface: str = "orders", actions: Sequence[str] | None = None) -> ActionSet:
     """Return a set of actions, or those of it that are named.
 
     Args:
-        action_set: a name of `ACTION_SETS`.
+        interface: a name of `ACTION_SETS`.
         actions: names, of which the first is the set's own first: it changes nothing. None: all.
 
     Raises:
         ValueError: for an unknown set, or actions that it does not have.
     """
-    if action_set not in ACTION_SETS:
-        raise ValueError(f"unknown action_set {action_set!r}: one of {', '.join(ACTION_SETS)}")
-    every = ACTION_SETS[action_set]
+    if interface not in ACTION_SETS:
+        raise ValueError(f"unknown interface {interface!r}: one of {', '.join(ACTION_SETS)}")
+    every = ACTION_SETS[interface]
     if actions is None:
         return every
     names = tuple(actions)
     if unknown := [name for name in names if name not in every.names]:
-        raise ValueError(f"unknown action {unknown[0]!r}: {action_set} has {', '.join(every.names)}")
+        raise ValueError(f"unknown action {unknown[0]!r}: {interface} has {', '.join(every.names)}")
     if names[:1] != every.names[:1] or len(set(names)) < len(names):
         raise ValueError(f"actions must begin with {every.names[0]!r}, which changes nothing, and name each once")
     return ActionSet(names)

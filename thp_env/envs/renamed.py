@@ -12,6 +12,6 @@ def current_names(arguments: Any) -> Any:
     if not isinstance(arguments, dict):
         return arguments
     names = dict(_NAMES)
-    if "interface" in arguments:
-        names["interface"] = "action_set" if arguments["interface"] in ("orders", "madvise") else "hook"
+    if arguments.get("interface") in ("bpf", "address"):  # of FaultOrder-v0
+        names["interface"] = "hook"
     return {names.get(name, name): value for name, value in arguments.items()}

@@ -110,7 +110,7 @@ class VmaHintsEnv(ThpEnv):
     ## Arguments
 
     - `slots`: VMAs that are decided about at a time.
-    - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `action_set`, `advised`, `actions`,
+    - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `interface`, `advised`, `actions`,
       `scan_share`, `pmu_period`, `features`, `metrics`, `size`, `surroundings`, `weights`, `max_episode_steps`,
       `info_masks`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or more was mapped.
     - `reasons`: as in VmaOrder-v0; since all VMAs are asked about every window, they are fields of `vmas` alone.

@@ -141,7 +141,7 @@ class VmaOrderEnv(ThpEnv):
     - `window_faults`: faults that had a choice a window lasts at most.
     - `default_sizes`: name of the sizes that VMAs get which nobody decided about.
     - `window_accesses`: simulated accesses a window lasts at most; None (default): any number.
-    - `action_set`: "orders" (default); "orders+", which adds a collapse to each size below 2M, as DAMON's action of
+    - `interface`: "orders" (default); "orders+", which adds a collapse to each size below 2M, as DAMON's action of
       July 2026 may; or "madvise" for what mainline has: then the actions are normal (nothing), hugepage, nohugepage
       and collapse.
     - `advised`: with "madvise", name of the sizes that MADV_HUGEPAGE adds to the default ones.

@@ -23,7 +23,7 @@ class VmaTask(Task):
 
     Args:
         arguments: of `Task`.
-        action_set: "orders": a VMA's faults may get any set of sizes (extension E1), and its folios can be split
+        interface: "orders": a VMA's faults may get any set of sizes (extension E1), and its folios can be split
             (E2). "orders+": and collapsed to any size. "madvise": what mainline has.
         advised: name of the sizes that MADV_HUGEPAGE adds to the default ones; "madvise" only.
         actions: names of the set's actions that there are, its first one first; None: all.
@@ -32,7 +32,7 @@ class VmaTask(Task):
     """
 
     def __init__(
-        self, *arguments: Any, action_set: str = "orders", advised: str = "all", actions: Sequence[str] | None = None,
+        self, *arguments: Any, interface: str = "orders", advised: str = "all", actions: Sequence[str] | None = None,
         reasons: Sequence[str] = (), **named: Any,
     ) -> None:  # fmt: skip
         """Make the task; no machine runs yet."""
@@ -42,7 +42,7 @@ class VmaTask(Task):
         self.reasons = tuple(name for name in REASONS if name in reasons)
         self.vma_fields = vma_fields(self.reasons)
         self._fields = Fields(self.vma_fields, VMA_QUANTITIES)
-        self.action_set, self.actions = action_set, chosen_actions(action_set, actions)
+        self.interface, self.actions = interface, chosen_actions(interface, actions)
         self.advised = order_mask("advised", advised)
         super().__init__(*arguments, **named)
         self.window = self.window._replace(reasons=sum(Reason[name.upper()] for name in self.reasons))
@@ -50,7 +50,7 @@ class VmaTask(Task):
     @staticmethod
     def action_names(arguments: Mapping[str, Any]) -> list[str]:
         """Return the names of the actions on one VMA."""
-        return list(chosen_actions(arguments.get("action_set", "orders"), arguments.get("actions")).names)
+        return list(chosen_actions(arguments.get("interface", "orders"), arguments.get("actions")).names)
 
     def prepare(self, i: int, machine: Machine, default_orders: int) -> None:
         """Set sysfs: every size on and order masks deciding, or the advised sizes for those who ask."""

@@ -195,7 +195,7 @@ class Run:
         """Return the bytes of page tables that the program will need at most, as simulated, besides those it has."""
         future = self.machine.clone()
         now = most = future.counters["nr_page_table"]
-        while future.position[0] < len(self.program) and future.run(ops=1, ignore_errors=True) != Status.OOM:
+        while future.position[0] < len(self.program) and future.run(ops=1, go_on=True) != Status.OOM:
             most = max(most, future.counters["nr_page_table"])
         return layout.PAGE_SIZE * (most - now)
 
@@ -310,7 +310,7 @@ def run_once(live: LiveProgram, host: Host, kernel: Kernel) -> list[dict[str, An
                 for (size, counter), value in after.items():
                     if change := value - before[size, counter]:
                         (step["vm"] if size == "vm" else step["mthp"].setdefault(size, {}))[counter] = change
-                machine.run(ops=1, ignore_errors=True)
+                machine.run(ops=1, go_on=True)
                 if not live.whole or last:
                     step["map"] = _observed(run, kernel)
                 steps.append(step)

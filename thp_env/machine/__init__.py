@@ -131,7 +131,7 @@ class Machine(Reading, Access, Saving):
         ops: int = NEVER,
         accesses: int = NEVER,
         new_vma: bool = False,
-        ignore_errors: bool = False,
+        go_on: bool = False,
     ) -> Status:
         """Run on, until the program ends or the first of the limits is reached.
 
@@ -146,7 +146,7 @@ class Machine(Reading, Access, Saving):
             ops: whole operations.
             accesses: simulated accesses.
             new_vma: pause after an operation that makes a new anonymous VMA of 64K or more.
-            ignore_errors: note a failing system call in `error` and go on, as a kernel does.
+            go_on: note a failing system call in `error` and go on, as a kernel does.
 
         Raises:
             MachineError: when the clock or a counter has come to its end, and nothing can run any more.
@@ -154,7 +154,7 @@ class Machine(Reading, Access, Saving):
         limits = {"until_ps": until_ps, "choices": choices, "ops": ops, "accesses": accesses}
         before = self._core.warned
         numbers = (up_to(*limit) for limit in limits.items())
-        status = Status(self._core.run(*numbers, bool(new_vma), bool(ignore_errors)))
+        status = Status(self._core.run(*numbers, bool(new_vma), bool(go_on)))
         if fresh := self._core.warned & ~before:
             for bit, text in enumerate(KERNEL_WARNINGS):
                 if fresh >> bit & 1:

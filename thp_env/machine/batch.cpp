@@ -37,7 +37,7 @@ void step(batch_item &item, const window &w, const std::function<bool()> &stoppe
         budget.choices = w.choices;
         budget.accesses = w.accesses;
         budget.new_vma = w.new_vma;
-        budget.ignore_errors = true;
+        budget.go_on = true;
         item.status = run_interruptible(m, *item.program, budget, stopped);
         if (w.question == QUESTION_VMA) next = next_vma(m, w.reasons);
         moved = m.h->at.op != op || m.h->at.step != at || m.h->clock != clock;

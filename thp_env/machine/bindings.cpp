@@ -215,10 +215,10 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
              }))
         .def(
             "run",
-            [](core_machine &c, u64 until, u64 choices, u64 ops, u64 accesses, bool new_vma,
-               bool ignore_errors, bool fast) {
+            [](core_machine &c, u64 until, u64 choices, u64 ops, u64 accesses, bool new_vma, bool go_on,
+               bool fast) {
                 const in_use held(c);
-                const run_budget budget{until, choices, ops, accesses, new_vma, ignore_errors, fast};
+                const run_budget budget{until, choices, ops, accesses, new_vma, go_on, fast};
                 run_status status = RUN_WINDOW;
                 try {
                     nb::gil_scoped_release nogil;
@@ -231,7 +231,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                 if (status == RUN_OVERFLOW) throw machine_error(overflow_of(*c.m));
                 return static_cast<u32>(status);
             },
-            "until"_a, "choices"_a, "ops"_a, "accesses"_a, "new_vma"_a, "ignore_errors"_a, "fast"_a = true)
+            "until"_a, "choices"_a, "ops"_a, "accesses"_a, "new_vma"_a, "go_on"_a, "fast"_a = true)
         .def("upcoming", reading([](core_machine &c, u64 first, u64 count) {
                  const u64 at = c.m->h->at.op;
                  if (at >= c.program.nr_ops) return as_bytes<u64>(nullptr, 0);

@@ -55,7 +55,7 @@ void run_noting(machine &m, const program_view &program, const noting &how, note
         }
         run_budget budget;
         budget.until = saturating_add(m.h->clock, ps);
-        budget.ignore_errors = true;
+        budget.go_on = true;
         out.status = run_interruptible(m, program, budget, stopped);
     }
 }

@@ -304,7 +304,7 @@ run_status run(machine &m, const program_view &program, run_budget &budget) {
             at.oom = 1;
             return RUN_OOM;
         }
-        if (result == STEP_FAULTED && !budget.ignore_errors) return RUN_ERROR;
+        if (result == STEP_FAULTED && !budget.go_on) return RUN_ERROR;
         ++at.op;
         at.step = at.time_vma_id = 0;
         at.call = {};

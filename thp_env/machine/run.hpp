@@ -17,13 +17,13 @@ enum run_status : u32 { RUN_DONE, RUN_WINDOW, RUN_OOM, RUN_ERROR, RUN_NEED_ORDER
 
 // When run() pauses, besides the end of the program. A window ends at the first that comes true.
 struct run_budget {
-    u64 until = ~0ULL;          // ps of the machine's clock
-    u64 choices = ~0ULL;        // faults that had a choice
-    u64 ops = ~0ULL;            // whole operations
-    u64 accesses = ~0ULL;       // simulated accesses; run() counts them down
-    bool new_vma = false;       // after an operation that made a new anonymous VMA of 64K or more
-    bool ignore_errors = false; // a failed system call is recorded in cursor.error instead of ending the run
-    bool fast = true;           // usual accesses take the fast path; else each one goes through mmu::access()
+    u64 until = ~0ULL;    // ps of the machine's clock
+    u64 choices = ~0ULL;  // faults that had a choice
+    u64 ops = ~0ULL;      // whole operations
+    u64 accesses = ~0ULL; // simulated accesses; run() counts them down
+    bool new_vma = false; // after an operation that made a new anonymous VMA of 64K or more
+    bool go_on = false;   // a failed system call is recorded in cursor.error instead of ending the run
+    bool fast = true;     // usual accesses take the fast path; else each one goes through mmu::access()
 };
 
 // Creates the first process. brk_start and mmap_base: 0 for the defaults.

@@ -68,7 +68,7 @@ def mapped(program: Program) -> list[int]:
     ops = program.ops[np.isin(program.ops["op"], [layout.OPS.index(name) for name in MAPPING])]
     machine, sizes = Machine(replace(program, ops=ops)), []
     for _ in ops:
-        machine.run(ops=1, ignore_errors=True)
+        machine.run(ops=1, go_on=True)
         sizes.append(sum(vma.end - vma.start for vma in machine.vmas()))
     return sizes
 

@@ -115,7 +115,7 @@ def _run(instance: Instance, mask: int) -> tuple[list[_Step], list[_Look]]:
         begin = machine.clock_ps / 1e12
         if machine.position[0] != i:
             break  # memory ran out
-        machine.run(ops=1, ignore_errors=True)
+        machine.run(ops=1, go_on=True)
         name = layout.OPS[op["op"]]
         steps.append(_Step(op, name, begin, machine.clock_ps / 1e12, list(_uses(machine, op, name, begin))))
         if i % every == 0 or i == len(instance.program) - 1:

@@ -63,14 +63,14 @@ def finish(machine: Machine) -> tuple[dict[str, float], bool]:
 def run_setting(instance: Instance, sizes: str) -> Machine:
     """Run a program with the same sizes for all VMAs."""
     machine = boot(instance, sizes)
-    machine.run(ignore_errors=True)
+    machine.run(go_on=True)
     return machine
 
 
 def births(instance: Instance) -> list[tuple[int, str]]:
     """Return (operation, role) of every new VMA of 64K or more; a role is the region's name without numbers."""
     machine, found = boot(instance, "4K"), []
-    while machine.run(new_vma=True, ignore_errors=True) == Status.WINDOW:
+    while machine.run(new_vma=True, go_on=True) == Status.WINDOW:
         at, region, vma = born(machine)
         if vma is not None and not vma.flags & layout.VM_NOHUGEPAGE:
             found.append((at, re.sub(r"\d+", "", region)))
@@ -107,7 +107,7 @@ def go_on(machine: Machine, masks: dict[int, int], stop: int) -> bool:
     Returns whether the run has come to `stop`.
     """
     while machine.position[0] < stop:
-        status = machine.run(ops=max(0, stop - machine.position[0]), new_vma=True, ignore_errors=True)
+        status = machine.run(ops=max(0, stop - machine.position[0]), new_vma=True, go_on=True)
         if status != Status.WINDOW:
             return False
         at, _, vma = born(machine) if machine.position[0] else (0, "", None)

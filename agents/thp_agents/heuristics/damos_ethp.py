@@ -28,7 +28,7 @@ class DamosEthp(Policy):
     name = "damos_ethp"
     source = "S. Park, DAMON: ethp, evaluation in Documentation and in damon-tests"
     environment = "thp_env/VmaHints-v0"
-    arguments = {"scan_share": 0, "slots": 1, "window_ms": 5.0, "action_set": "madvise", "advised": "2M"}  # noqa: RUF012
+    arguments = {"scan_share": 0, "slots": 1, "window_ms": 5.0, "interface": "madvise", "advised": "2M"}  # noqa: RUF012
 
     def __init__(self, rate: float = 0.05, idle_ms: float = 7000, split: bool = False) -> None:
         """Make the policy."""

@@ -67,7 +67,7 @@ _SIZES: dict[str, str] = {
     "all": "Linux: every size enabled",
 }
 _MADVISE = ("never", "Linux: enabled=madvise, 2M where the program asks")
-_ADVISED = {"action_set": "madvise", "advised": "2M"}
+_ADVISED = {"interface": "madvise", "advised": "2M"}
 _HAVE_2M = [sizes for sizes in _SIZES if has_2m(sizes)]
 
 POLICIES: dict[str, Callable[[], Policy]] = {

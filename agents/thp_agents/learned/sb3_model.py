@@ -199,7 +199,7 @@ def _made(env_id: str, arguments: dict[str, Any]) -> gymnasium.Env:
 
 def _environment(sizes: list[int], several: bool, inputs: int) -> tuple[str, dict[str, Any]]:
     """Return the environment, with the arguments, whose spaces have these sizes."""
-    ways: list[dict[str, Any]] = [{}, *({"action_set": name} for name in ACTION_SETS if name != "orders"),
+    ways: list[dict[str, Any]] = [{}, *({"interface": name} for name in ACTION_SETS if name != "orders"),
                                   {"hook": "address"}]  # fmt: skip
     variants = ways + [{"slots": len(sizes), **way} for way in ways]
     for env_id in thp_env.ENVIRONMENTS:

@@ -41,7 +41,7 @@ def usage(program: Program) -> Usage:
     if machine.run() != Status.DONE:
         at = machine.position[0]
         fault = f"operation {at}, {layout.OPS[program.ops['op'][at]]}: {os.strerror(machine.error)}"
-        machine.run(ignore_errors=True)
+        machine.run(go_on=True)
     counters = machine.counters
     return Usage(int(counters["pgfault"]), int(counters["peak_resident"]) * 4096, fault)
 
