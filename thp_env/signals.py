@@ -37,6 +37,19 @@ def handled(handlers: Mapping[signal.Signals, signal._HANDLER]) -> Iterator[None
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back in the block; they come at its end.
+
+    For imports of libraries that end the process when a signal raises while they begin, as PyTorch does.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def exit_code(stopped: KeyboardInterrupt) -> int:
     """Return what a command that was ended by a signal exits with: 128 and the signal's number, as in a shell."""
     return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from thp_agents.parser import parser
 from thp_agents.refusals import refused
-from thp_env.signals import exit_code, sigterm_interrupts
+from thp_env.signals import exit_code, held, sigterm_interrupts
 
 
 def _conformance(args: argparse.Namespace) -> int:
@@ -181,7 +181,8 @@ def _dataset(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from thp_agents.demo_command import run
+    with held():
+        from thp_agents.demo_command import run
 
     return run(args, _command())
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thp_agents.learned.config import load_config
+from thp_env.signals import held
 from thp_env.workload import find
 
 
@@ -25,7 +26,8 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> int:
     config = load_config(args.agent, **{key: value for key, value in changes.items() if value not in (None, ())})
     for name in config.workloads:
         find(name)
-    from thp_agents.learned.training import checkpoint_name, train  # PyTorch is slow to import
+    with held():
+        from thp_agents.learned.training import checkpoint_name, train  # PyTorch is slow to import
 
     folder = Path(args.folder or f"runs/{config.name}-{config.seed}")
     out = Path(args.out or f"runs/{config.name}-{config.seed}.npz")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.episodes import small_program
 
-from thp_env.signals import Terminated, exit_code, handled, sigterm_interrupts
+from thp_env.signals import Terminated, exit_code, handled, held, sigterm_interrupts
 from thp_env.traces import save_program
 
 COMMAND = Path(sys.executable).with_name("thp-env")
@@ -94,6 +94,16 @@ def test_a_search_keeps_its_trials(folder: Path) -> None:
     words = ["tune", "--agent", "it.toml", "--quiet", "--seconds", "1"]
     said = stopped(folder, "it.trials.json", signal.SIGTERM, *words)
     assert said.stderr.startswith("stopped; trials that ended are kept in it.trials.json")
+
+
+def test_signals_that_are_held_back_come_in_the_end() -> None:
+    reached = []
+    with pytest.raises(Terminated), sigterm_interrupts():
+        with held():
+            signal.raise_signal(signal.SIGTERM)
+            reached.append("the end of the block")
+        reached.append("what comes after it")
+    assert reached == ["the end of the block"]
 
 
 def test_the_helper_puts_handlers_back() -> None:
