@@ -98,11 +98,15 @@ def test_a_search_keeps_its_trials(folder: Path) -> None:
 
 def test_signals_that_are_held_back_come_in_the_end() -> None:
     reached = []
-    with pytest.raises(Terminated), sigterm_interrupts():
+
+    def stopped() -> None:
         with held():
             signal.raise_signal(signal.SIGTERM)
             reached.append("the end of the block")
         reached.append("what comes after it")
+
+    with pytest.raises(Terminated), sigterm_interrupts():
+        stopped()
     assert reached == ["the end of the block"]
 
 
