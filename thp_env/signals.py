@@ -38,12 +38,13 @@ def handled(handlers: Mapping[signal.Signals, signal._HANDLER]) -> Iterator[None
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back in the block; they come at its end.
+def held(*numbers: signal.Signals) -> Iterator[None]:
+    """Hold signals back in the block, SIGINT and SIGTERM if none is named; they come at its end.
 
-    For imports of libraries that end the process when a signal raises while they begin, as PyTorch does.
+    For what must not be left halfway, and for imports of libraries that end the process when a signal raises while
+    they begin, as PyTorch does. A process that is started in the block inherits that they are held back.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers or (signal.SIGINT, signal.SIGTERM))
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from thp_env.live.errors import LiveError
 from thp_env.reading import FileError, parse_json, read_text
 from thp_env.schema import Bounds, fit
-from thp_env.signals import Terminated, handled
+from thp_env.signals import Terminated, handled, held
 
 THP = Path("/sys/kernel/mm/transparent_hugepage")
 MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")
@@ -194,13 +194,9 @@ class Settings:
         Raises:
             LiveError: when something cannot be put back, which it names.
         """
-        stops = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-        try:
+        with held(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if self.path is not None and self.path.exists():
                 _put_back(self.path)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _boot() -> str:

@@ -20,6 +20,8 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
+from thp_env.signals import held
+
 Work = Callable[[Any], Any]
 
 
@@ -41,12 +43,8 @@ class Worker:
         self.connection, theirs = Pipe()
         number = theirs.fileno()
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({number})"
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the process inherits
-        try:
+        with theirs, held(signal.SIGINT):  # which the process inherits
             self.process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[number], stdin=subprocess.DEVNULL)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
 
     def start(self, work: Work, job: Any) -> None:
         """Begin a job.
