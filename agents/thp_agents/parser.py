@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; default: a local one")
     c.add_argument("--limit", type=_natural, default=300, metavar="SECONDS", help="of one run (default: %(default)s)")
     c.add_argument("--fresh", action="store_true", help="compute all anew, whatever has been stored")
-    c.add_argument("--clairvoyant", action="store_true", help="search the clairvoyant where it is not known: slow")
+    c.add_argument("--clairvoyant", action="store_true", help="search the references where they are not known: slow")
     c.add_argument("--recompute-references", action="store_true", help="search the static oracle again")
     c.add_argument("--save-references", action="store_true", help="keep their results in the package")
     c.add_argument("--choose", action="store_true", help="keep the best heuristic and agent of --suite validation")

@@ -139,7 +139,7 @@ def test_unknown_agents_and_broken_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="PPO learns on top of no base"):
         AgentConfig("it", "PPO", base="utilisation")
     with pytest.raises(PolicyError, match="on top of 'nobody'"):
-        Rollouts(AgentConfig("it", "rollouts", base="nobody"), ("hot_island",))
+        Rollouts(AgentConfig("it", "rollouts", base="nobody", workloads=("hot_island",)))
     with pytest.raises(PolicyError, match="'SAC' is none of PPO"):
         load_config(str(tmp_path / "x.toml"))
     (tmp_path / "x.toml").write_text("stepps = 3")

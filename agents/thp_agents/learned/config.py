@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +18,7 @@ from thp_env.envs.renamed import current_names
 from thp_env.envs.shadow import KINDS
 from thp_env.reading import FileError, reading
 from thp_env.registration import ENVIRONMENTS, check_arguments
-from thp_env.workload import SIZES, Workload, find
+from thp_env.workload import SIZES, SURROUNDINGS, Workload, find
 
 FOLDER = Path(__file__).with_name("configs")
 
@@ -50,12 +51,14 @@ class AgentConfig:
         shadow: sizes of the run that rewards are measured against (`thp_env.envs.shadow`).
         scale: what a saving of the shadow's whole cost, or a log of 1, is worth.
         reward: kind of that measure, one of `thp_env.envs.shadow.KINDS`.
+        corpus: the train side has the recordings of thp-env-corpus, too.
         size: of generators' episodes; "": as workloads have it.
-        pool: programs of each generator that are drawn ahead, from then on again and again; 0: each episode draws anew.
+        surroundings: of recordings (`thp_env.workload.SURROUNDINGS`).
+        pool: programs of each workload that are drawn ahead, from then on again and again; 0: each episode draws anew.
         entropy: of policy gradients, the weight of entropy at the end of the training, to which `ent_coef` falls in a
             straight line; below 0: it stays.
         check: decisions between two checks on held-out programs, of which the best is what is exported; 0: none.
-        held_out: programs of each generator that are held out for checks.
+        held_out: programs of each workload that are held out for checks.
         greedy: the policy takes its best action; false: it draws from its distribution, with the training's seed.
         hyperparameters: of the algorithm, as Stable-Baselines3 names them.
     """
@@ -75,7 +78,9 @@ class AgentConfig:
     shadow: str = "64K"
     scale: Positive = 10.0
     reward: Literal[KINDS] = "symlog"  # type: ignore[valid-type]
+    corpus: bool = False
     size: Literal[("", *SIZES)] = ""  # type: ignore[valid-type]
+    surroundings: Literal[SURROUNDINGS] = "recorded"  # type: ignore[valid-type]
     pool: Natural = 0
     entropy: float = -1.0
     check: Natural = 0
@@ -116,16 +121,48 @@ class AgentConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
-def train_workloads() -> tuple[str, ...]:
-    """Return the names of the split's train side."""
+def train_workloads(corpus: bool = False) -> tuple[str, ...]:
+    """Return the names of the split's train side.
+
+    Args:
+        corpus: with the recordings of thp-env-corpus.
+
+    Raises:
+        PolicyError: when these are not installed.
+    """
     from thp_workloads import split
 
-    return tuple(w.name for w in split("train"))
+    every = split("train")
+    if corpus:
+        try:
+            from thp_env_corpus import catalogue
+        except ModuleNotFoundError:
+            raise PolicyError("it is trained on recordings of real programs: make corpus") from None
+        every += [w for w in catalogue() if w.split == "train"]
+    return tuple(w.name for w in every)
 
 
 def workloads_of(config: AgentConfig) -> list[Workload]:
-    """Return what an agent's episodes are drawn from, in its size."""
-    return [find(name).variant(config.size or None) for name in config.workloads or train_workloads()]
+    """Return what an agent's episodes are drawn from, in its size and surroundings.
+
+    Raises:
+        PolicyError: as `train_workloads`.
+    """
+    return variants(names_of(config), config.size, config.surroundings)
+
+
+def names_of(config: AgentConfig) -> tuple[str, ...]:
+    """Return the names of what an agent's episodes are drawn from.
+
+    Raises:
+        PolicyError: as `train_workloads`.
+    """
+    return config.workloads or train_workloads(config.corpus)
+
+
+def variants(names: Sequence[str], size: str, surroundings: str) -> list[Workload]:
+    """Return workloads by name, each in a size and in surroundings, where it has such a variant."""
+    return [find(name).variant(surroundings).variant(size or None) for name in names]
 
 
 def agents() -> list[str]:

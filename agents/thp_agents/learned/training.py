@@ -25,7 +25,7 @@ from thp_agents.files import writable, write_text
 from thp_agents.learned.bandit import Bandit
 from thp_agents.learned.checkpoint import alone_in, check_checkpoint, save_checkpoint, seed_after
 from thp_agents.learned.checks import HeldOut, vector
-from thp_agents.learned.config import AgentConfig, train_workloads, workloads_of
+from thp_agents.learned.config import AgentConfig, workloads_of
 from thp_agents.learned.curves import Row, picture, read_curve, write_curve
 from thp_agents.learned.deep_sets import DeepSetsPolicy
 from thp_agents.learned.export import export
@@ -236,8 +236,7 @@ def _train(
     checks = _Checks(folder, config, command, threads) if config.check else None
     try:
         log = str(folder) if tensorboard and _has_tensorboard() else None
-        names = config.workloads or train_workloads()
-        model: Any = make_model(config, envs, log) if envs else Rollouts(config, names, threads)
+        model: Any = make_model(config, envs, log) if envs else Rollouts(config, threads)
         if resume:
             model = _loaded(model, progress.path, envs, config.seed)
             progress.resume_curve(model.num_timesteps)
