@@ -55,6 +55,8 @@ class AgentConfig:
         size: of generators' episodes; "": as workloads have it.
         surroundings: of recordings (`thp_env.workload.SURROUNDINGS`).
         pool: programs of each workload that are drawn ahead, from then on again and again; 0: each episode draws anew.
+        first: of policy gradients, what is added to the first action's log-odds at the beginning: an untrained agent
+            then mostly keeps what there is.
         entropy: of policy gradients, the weight of entropy at the end of the training, to which `ent_coef` falls in a
             straight line; below 0: it stays.
         check: decisions between two checks on held-out programs, of which the best is what is exported; 0: none.
@@ -82,6 +84,7 @@ class AgentConfig:
     size: Literal[("", *SIZES)] = ""  # type: ignore[valid-type]
     surroundings: Literal[SURROUNDINGS] = "recorded"  # type: ignore[valid-type]
     pool: Natural = 0
+    first: float = 0.0
     entropy: float = -1.0
     check: Natural = 0
     held_out: Count = 3
@@ -107,6 +110,8 @@ class AgentConfig:
             raise PolicyError(f"agent {self.name}: {self.algorithm} learns on top of no base: take rollouts or none")
         if self.check and (self.reward != "log_ratio" or self.algorithm in ("bandit", "rollouts")):
             raise PolicyError(f"agent {self.name}: checks are for agents of Stable-Baselines3 with reward log_ratio")
+        if self.first and (self.network != "mlp" or self.algorithm not in ("PPO", "A2C", "MaskablePPO")):
+            raise PolicyError(f"agent {self.name}: first is for PPO, A2C and MaskablePPO with an mlp")
         for name in ("steps", "envs", "checkpoint"):
             if getattr(self, name) < 1:
                 raise PolicyError(f"agent {self.name}: {name} must be at least 1, not {getattr(self, name)}")
