@@ -29,12 +29,11 @@ class VmaTask(Task):
         actions: names of the set's actions that there are, its first one first; None: all.
         reasons: for which VMAs are asked about besides that they are new or faulted: some of `REASONS`, each with a
             field `why_...` of `vma`.
-        khugepaged: runs from the beginning, with Linux's defaults.
     """
 
     def __init__(
         self, *arguments: Any, interface: str = "orders", advised: str = "all", actions: Sequence[str] | None = None,
-        reasons: Sequence[str] = (), khugepaged: bool = False, **named: Any,
+        reasons: Sequence[str] = (), **named: Any,
     ) -> None:  # fmt: skip
         """Make the task; no machine runs yet."""
         if isinstance(reasons, str) or (unknown := [name for name in reasons if name not in REASONS]):
@@ -45,7 +44,6 @@ class VmaTask(Task):
         self._fields = Fields(self.vma_fields, VMA_QUANTITIES)
         self.interface, self.actions = interface, chosen_actions(interface, actions)
         self.advised = order_mask("advised", advised)
-        self.khugepaged = bool(khugepaged)
         super().__init__(*arguments, **named)
         self.window = self.window._replace(reasons=sum(Reason[name.upper()] for name in self.reasons))
 
@@ -60,8 +58,6 @@ class VmaTask(Task):
             on = self.actions.sets_orders or default_orders >> order & 1
             machine.set_thp(order, "always" if on else "madvise" if self.advised >> order & 1 else "never")
         machine.set_default_orders(default_orders if self.actions.sets_orders else 0)
-        if self.khugepaged:
-            machine.khugepaged()
         if "walks" in self.reasons:
             machine.sample_walks(self._pmu_period)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -126,8 +125,8 @@ class AgentConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
-def train_workloads(corpus: bool = False) -> tuple[str, ...]:
-    """Return the names of the split's train side.
+def train_side(corpus: bool = False) -> list[Workload]:
+    """Return the workloads of the split's train side.
 
     Args:
         corpus: with the recordings of thp-env-corpus.
@@ -137,37 +136,23 @@ def train_workloads(corpus: bool = False) -> tuple[str, ...]:
     """
     from thp_workloads import split
 
-    every = split("train")
-    if corpus:
-        try:
-            from thp_env_corpus import catalogue
-        except ModuleNotFoundError:
-            raise PolicyError("it is trained on recordings of real programs: make corpus") from None
-        every += [w for w in catalogue() if w.split == "train"]
-    return tuple(w.name for w in every)
+    if not corpus:
+        return split("train")
+    try:
+        from thp_env_corpus import catalogue
+    except ModuleNotFoundError:
+        raise PolicyError("it is trained on recordings of real programs: make corpus") from None
+    return split("train") + [w for w in catalogue() if w.split == "train"]
 
 
 def workloads_of(config: AgentConfig) -> list[Workload]:
     """Return what an agent's episodes are drawn from, in its size and surroundings.
 
     Raises:
-        PolicyError: as `train_workloads`.
+        PolicyError: as `train_side`.
     """
-    return variants(names_of(config), config.size, config.surroundings)
-
-
-def names_of(config: AgentConfig) -> tuple[str, ...]:
-    """Return the names of what an agent's episodes are drawn from.
-
-    Raises:
-        PolicyError: as `train_workloads`.
-    """
-    return config.workloads or train_workloads(config.corpus)
-
-
-def variants(names: Sequence[str], size: str, surroundings: str) -> list[Workload]:
-    """Return workloads by name, each in a size and in surroundings, where it has such a variant."""
-    return [find(name).variant(surroundings).variant(size or None) for name in names]
+    drawn_from = [find(name) for name in config.workloads] or train_side(config.corpus)
+    return [workload.variant(config.surroundings).variant(config.size or None) for workload in drawn_from]
 
 
 def agents() -> list[str]:
