@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,6 +52,7 @@ class AgentConfig:
         scale: what a saving of the shadow's whole cost, or a log of 1, is worth.
         reward: kind of that measure, one of `thp_env.envs.shadow.KINDS`.
         corpus: the train side has the recordings of thp-env-corpus, too.
+        weights: how often workloads are drawn, by name, where it is not 1.
         size: of generators' episodes; "": as workloads have it.
         surroundings: of recordings (`thp_env.workload.SURROUNDINGS`).
         pool: programs of each workload that are drawn ahead, from then on again and again; 0: each episode draws anew.
@@ -80,6 +82,7 @@ class AgentConfig:
     scale: Positive = 10.0
     reward: Literal[KINDS] = "symlog"  # type: ignore[valid-type]
     corpus: bool = False
+    weights: dict[str, Annotated[float, Meta(ge=0)]] = field(default_factory=dict)
     size: Literal[("", *SIZES)] = ""  # type: ignore[valid-type]
     surroundings: Literal[SURROUNDINGS] = "recorded"  # type: ignore[valid-type]
     pool: Natural = 0
@@ -153,6 +156,11 @@ def workloads_of(config: AgentConfig) -> list[Workload]:
     """
     drawn_from = [find(name) for name in config.workloads] or train_side(config.corpus)
     return [workload.variant(config.surroundings).variant(config.size or None) for workload in drawn_from]
+
+
+def weights_of(config: AgentConfig, workloads: Sequence[Workload]) -> list[float] | None:
+    """Return how often each of an agent's workloads is drawn; None: all alike."""
+    return [config.weights.get(workload.name, 1.0) for workload in workloads] if config.weights else None
 
 
 def agents() -> list[str]:

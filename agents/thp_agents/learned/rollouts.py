@@ -22,7 +22,7 @@ import thp_env  # noqa: F401 -- registers the environments
 from thp_agents.evaluation.parallel import completed, map_jobs
 from thp_agents.evaluation.what_ifs import costs_of, follower
 from thp_agents.learned.checkpoint import MEMBER
-from thp_agents.learned.config import AgentConfig, workloads_of
+from thp_agents.learned.config import AgentConfig, weights_of, workloads_of
 from thp_agents.learned.forest import grow
 from thp_agents.learned.networks import Forest, flat
 from thp_agents.learned.policy_file import LearnedPolicy, signature
@@ -79,6 +79,7 @@ class Play:
     Attributes:
         weights: nodes of the forest that decides; empty: nothing is decided.
         workloads: that one is drawn from.
+        chances: how often each is; None: all alike.
         arguments: of VmaOrder-v0.
         base: heuristic that decides what the forest leaves alone; "": none does.
         epsilon: share of decisions that are drawn from all actions.
@@ -87,6 +88,7 @@ class Play:
 
     weights: dict[str, np.ndarray]
     workloads: tuple[Workload, ...]
+    chances: list[float] | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     base: str = ""
     epsilon: float = 0.2
@@ -105,7 +107,7 @@ def play(how: Play, seed: int) -> Samples:
         seed: of the episode.
     """
     rng = np.random.default_rng([seed, 1])
-    made = gymnasium.make("thp_env/VmaOrder-v0", workload=how.workloads,
+    made = gymnasium.make("thp_env/VmaOrder-v0", workload=how.workloads, weights=how.chances,
                           disable_env_checker=True, **how.arguments)  # fmt: skip
     env: VmaOrderEnv = made.unwrapped  # type: ignore[assignment]
     states: list[tuple[float, Mapping[str, Any], LearnedPolicy, np.ndarray]] = []
@@ -205,7 +207,8 @@ class Rollouts:
             end = min(goal, -(-total * (turn + 1) // rounds))
             if self.num_timesteps and turn != self.turn:
                 self.weights, self.turn = fit(self.samples, self.config), turn
-            how = Play(self.weights, self.workloads, self.config.arguments, self.config.base, epsilon, tried)
+            chances = weights_of(self.config, self.workloads)
+            how = Play(self.weights, self.workloads, chances, self.config.arguments, self.config.base, epsilon, tried)
             while self.num_timesteps < end:
                 self._play(how, max(1, min(4 * self.processes, -(-(end - self.num_timesteps) // tried))))
                 if self.samples.episodes >= IN_VAIN and not self.num_timesteps:

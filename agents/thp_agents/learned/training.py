@@ -25,7 +25,7 @@ from thp_agents.files import writable, write_text
 from thp_agents.learned.bandit import Bandit
 from thp_agents.learned.checkpoint import alone_in, check_checkpoint, save_checkpoint, seed_after
 from thp_agents.learned.checks import HeldOut, vector
-from thp_agents.learned.config import AgentConfig, workloads_of
+from thp_agents.learned.config import AgentConfig, weights_of, workloads_of
 from thp_agents.learned.curves import Row, picture, read_curve, write_curve
 from thp_agents.learned.deep_sets import DeepSetsPolicy
 from thp_agents.learned.export import export
@@ -45,10 +45,11 @@ def make_envs(config: AgentConfig, threads: int | None = None) -> SB3VecEnv:
     Each episode draws a program anew, or one of a pool that threads draw ahead, whose shadow runs are all kept.
     """
     named = workloads_of(config)
+    weights = weights_of(config, named)
     if not config.pool:
-        return vector(config, config.envs, threads, KEPT, workload=named)
+        return vector(config, config.envs, threads, KEPT, workload=named, weights=weights)
     pool = ProgramPool(named, config.pool, config.seed * config.pool, threads or 1)
-    return vector(config, config.envs, threads, len(pool), workload=pool.workloads)
+    return vector(config, config.envs, threads, len(pool), workload=pool.workloads, weights=weights)
 
 
 OWN = ("bandit", "rollouts")
