@@ -14,8 +14,7 @@ HEAD = """\
 """
 for i in range(n):
     body = "".join(
-        f"int f{i}_{k}(int x) {{ return x * MIX({rng.randrange(99)}, {k}) + {k}; }}\n"
-        for k in range(functions)
+        f"int f{i}_{k}(int x) {{ return x * MIX({rng.randrange(99)}, {k}) + {k}; }}\n" for k in range(functions)
     )
     Path(f"part{i}.c").write_text(HEAD + body)
 parts = " ".join(f"part{i}.o" for i in range(n))
