@@ -189,6 +189,23 @@ def test_the_host_does_as_the_simulator():
 
 @pytest.mark.full
 @needs_host
+@pytest.mark.parametrize(
+    "then",
+    [
+        ["in app cgroup 2", "limit 4M group=2", "swappiness 100 group=2", "reclaim group=2"],
+        ["in app fork other", "in other cgroup 2", "in other write a 0 64K", "limit 4M group=2", "exit other"],
+        ["in app limit 16M", "in app swap 64M", "exit app", "fork other", "in other write a 0 64K"],
+    ],
+)
+def test_what_a_killed_process_would_have_done_is_not_done(then):
+    """Groups are not made, children are not born, settings are not changed."""
+    killed = ["mmap a 16M", "fork app", "in app cgroup 1", "limit 4M group=1", "in app write a 0 12M"]
+    (result,) = check_programs([LiveProgram.parse("x", [*killed, *then])])
+    assert result.ok, str(result.difference)
+
+
+@pytest.mark.full
+@needs_host
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_settings_are_put_back_after_any_signal(number):
     before = _settings()
