@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import signal
 import socket
 import stat
@@ -17,6 +16,7 @@ from typing import IO
 
 import numpy as np
 import pytest
+from support.full_disk import full_disk
 
 from thp_env.files import check_writable, whole_file
 
@@ -118,16 +118,10 @@ def test_folders_and_sockets_are_refused(tmp_path: Path) -> None:
     [lambda file: file.write(bytes(20_000)), lambda file: np.savez(file, a=np.zeros(20_000), b=np.ones(20_000))],
 )
 def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """A limit on the size of files stands for the disk."""
     path = tmp_path / "a.npz"
     path.write_bytes(b"old")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    try:
-        with pytest.raises(OSError, match=r"a\.npz") as caught, whole_file(path) as file:
-            fill(file)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(OSError, match=r"a\.npz") as caught, full_disk(10_000), whole_file(path) as file:
+        fill(file)
     assert caught.value.strerror == "File too large"
     assert os.listdir(tmp_path) == ["a.npz"]
     assert path.read_bytes() == b"old"
