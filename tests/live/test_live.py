@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -104,6 +105,28 @@ def test_a_malformed_program_is_refused_before_anything_runs(tmp_path, monkeypat
     monkeypatch.setattr(host, "missing", lambda: ["root"])
     with pytest.raises(LiveError, match="it lacks root"):
         check_programs(random_programs(1, 0))
+
+
+def test_recordings_that_cannot_be_written_are_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "missing", lambda: ["root"])
+    with pytest.raises(OSError, match="there is no folder"):
+        check_programs(random_programs(1, 0), tmp_path / "gone" / "a.jsonl")
+
+
+def test_what_is_recorded_is_kept_when_it_is_stopped(tmp_path, monkeypatch):
+    recorded = iter(RECORDED[:2])
+
+    def stopped(*_, **__):
+        if (recording := next(recorded, None)) is None:
+            raise KeyboardInterrupt
+        return recording, replay(recording)
+
+    monkeypatch.setattr(check, "check", stopped)
+    monkeypatch.setattr(check, "prepared", nullcontext)
+    monkeypatch.setattr(check, "Kernel", lambda: SimpleNamespace(close=lambda: None))
+    with pytest.raises(KeyboardInterrupt):
+        check_programs(random_programs(3, 0), tmp_path / "a.jsonl")
+    assert list(read_recordings(tmp_path / "a.jsonl")) == RECORDED[:2]
 
 
 def test_what_most_runs_agree_on_counts():
