@@ -121,7 +121,8 @@ def check_programs(
         live.check()
     if out:
         check_writable(out)
-    recordings, results = [], []
+    recordings: list[dict] = []
+    results = []
     with ExitStack() as stack:
         if out:
             stack.callback(lambda: write_recordings(out, recordings) if recordings else None)
