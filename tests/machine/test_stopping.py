@@ -91,6 +91,7 @@ def test_a_call_that_does_not_end_is_left_in_the_middle():
 LARGE = {
     "populate": "mmap a 8G at=auto\nadvise a 0 8G populate_read\n",
     "mlock": "mmap a 6G at=auto\nmlock a 0 6G\n",
+    "exit": "mmap a 6G at=auto\nfork B\nin B write a 0 6G\nexit B\n",
     "munmap": "mmap a 6G at=auto\nwrite a 0 6G\nmunmap a 0 6G\n",
 }
 
