@@ -96,14 +96,14 @@ def test_a_malformed_program_is_refused_before_anything_runs(tmp_path, monkeypat
     with pytest.raises(ProgramError, match=r"/a: line 2: .*frobnicate"):
         programs_of([tmp_path])
     (tmp_path / "a").write_bytes(b"\xff\xfe")
-    with pytest.raises(ProgramError, match="/a: not text, nor .npz: byte 0"):
+    with pytest.raises(ProgramError, match=r"/a: not text, nor .npz: byte 0"):
         programs_of([tmp_path])
     (tmp_path / "a").write_text("# nothing\n")
     with pytest.raises(ProgramError, match="/a: there is no operation in it"):
         programs_of([tmp_path])
     with pytest.raises(ProgramError, match="/b: no such file"):
         programs_of([tmp_path / "b"])
-    with pytest.raises(ProgramError, match="zero: not text, nor .npz: longer than 64 MiB"):
+    with pytest.raises(ProgramError, match=r"zero: not text, nor .npz: longer than 64 MiB"):
         programs_of([Path("/dev/zero")])
     with pytest.raises(LiveError, match="no program"):
         programs_of([])
