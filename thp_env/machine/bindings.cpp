@@ -117,12 +117,11 @@ u32 vma_by_id(const core_machine &c, u32 id) {
 std::unique_ptr<machine> loaded(core_machine &c, const nb::bytes &data, u64 program) {
     static const std::function<bool()> asked = interrupted;
     machine *made = nullptr;
-    std::unique_ptr<machine> m;
     try {
         const watching watched(c.m->host, asked);
         std::string error =
             c.m->load(reinterpret_cast<const std::byte *>(data.c_str()), data.size(), program, &made);
-        m.reset(made);
+        std::unique_ptr<machine> m(made);
         if (c.m->host.stop) throw nb::python_error();
         if (error.empty()) {
             const watching also(m->host, asked);
@@ -130,10 +129,10 @@ std::unique_ptr<machine> loaded(core_machine &c, const nb::bytes &data, u64 prog
             if (m->host.stop) throw nb::python_error();
         }
         if (!error.empty()) throw machine_error("not a saved machine: " + error);
+        return m;
     } catch (const stopped_midway &) {
         throw nb::python_error();
     }
-    return m;
 }
 
 } // namespace
