@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import resource
+import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import IO
 
 import numpy as np
 import pytest
+from support.full_disk import full_disk
 
 from thp_env.files import check_writable, whole_file
 
@@ -114,19 +118,58 @@ def test_folders_and_sockets_are_refused(tmp_path: Path) -> None:
     [lambda file: file.write(bytes(20_000)), lambda file: np.savez(file, a=np.zeros(20_000), b=np.ones(20_000))],
 )
 def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """A limit on the size of files stands for the disk."""
     path = tmp_path / "a.npz"
     path.write_bytes(b"old")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    try:
-        with pytest.raises(OSError, match=r"a\.npz") as caught, whole_file(path) as file:
-            fill(file)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(OSError, match=r"a\.npz") as caught, full_disk(10_000), whole_file(path) as file:
+        fill(file)
     assert caught.value.strerror == "File too large"
     assert os.listdir(tmp_path) == ["a.npz"]
     assert path.read_bytes() == b"old"
+
+
+KILLED = """
+import sys
+from thp_env.files import whole_file
+with whole_file(sys.argv[1]) as file:
+    file.write(bytes(1 << 20))
+    file.flush()
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    command = [sys.executable, "-c", KILLED, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"written\n"
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == ["a"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_file_system_without_files_that_have_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def refuse(path: str, flags: int, *args: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
+        return opened(path, flags, *args)
+
+    monkeypatch.setattr(os, "open", refuse)
+    path = tmp_path / "a"
+    for data in (b"first", b"second"):
+        with whole_file(path) as file:
+            file.write(data)
+            assert len([name for name in os.listdir(tmp_path) if name.endswith(".part")]) == 1
+        assert path.read_bytes() == data
+    with pytest.raises(ZeroDivisionError), whole_file(path) as file:
+        file.write(b"half" * (1 // 0))
+    assert os.listdir(tmp_path) == ["a"]
+    assert path.read_bytes() == b"second"
 
 
 def test_what_is_renamed_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

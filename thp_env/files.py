@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import IO
 def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Open a binary file that takes the place of `path` when the block ends without an exception.
 
-    Whatever happens, nothing half-written is left behind, and a file that stood there is kept until then. What is
-    written is on the disk before it takes its place. A symbolic link keeps pointing where it points. A character
+    Whatever happens, nothing half-written is left behind, and a file that stood there is kept until then; where the
+    file system has files without names (O_TMPFILE), that holds for SIGKILL, too. What is written is on the disk before
+    it takes its place. A symbolic link keeps pointing where it points. A character
     device, a FIFO with a reader and what /dev/stdout and the like stand for are written to, never replaced.
 
     Raises:
@@ -46,16 +47,18 @@ PART = ".part"
 def _part(path: Path) -> Iterator[IO[bytes]]:
     """Open a file beside a path, which it replaces in the end."""
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
-    number, name = tempfile.mkstemp(PART, dir=path.parent)
+    part = path.with_name(f"tmp{secrets.token_hex(8)}{PART}")
     try:
-        with open(number, "w+b") as file:
+        with open(_new_file(part), "w+b") as file:
             yield file
             file.flush()
-            os.fchmod(number, mode)
-            os.fsync(number)
-        os.replace(name, path)
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+            _name(file.fileno(), part)
+        os.replace(part, path)
     except BaseException as error:
-        os.unlink(name)
+        with suppress(OSError):  # it may have had no name yet
+            os.unlink(part)
         # A full disk in the middle of a .npz: zipfile says that the file cannot be closed, and why in the context.
         if isinstance(error, ValueError) and isinstance(error.__context__, OSError):
             raise error.__context__ from None
@@ -66,6 +69,23 @@ def _part(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _new_file(part: Path) -> int:
+    """Open a file without a name, which is gone with its process, or by its name where the file system needs one."""
+    if os.path.isdir("/proc/self/fd"):
+        with suppress(OSError):
+            return os.open(part.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    return os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
+def _name(number: int, part: Path) -> None:
+    """Give an open file a name, where it has none (open(2) on O_TMPFILE)."""
+    if os.fstat(number).st_nlink == 0:
+        try:  # Python follows the link in /proc only by linkat, which it calls for a `src_dir_fd`
+            os.link(f"/proc/self/fd/{number}", part, src_dir_fd=number, follow_symlinks=True)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(part)) from None
 
 
 def check_writable(path: str | os.PathLike) -> None:

@@ -8,6 +8,7 @@ import lzma
 import math
 import os
 import stat
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -84,7 +85,7 @@ def read_bytes(path: str | os.PathLike, limit: int = TEXT_MAX) -> bytes:
     with opened(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise FileError(f"longer than {limit >> 20} MiB")
+        raise FileError(f"longer than {f'{limit >> 20} MiB' if limit >> 20 else f'{limit >> 10} KiB'}")
     return data
 
 
@@ -192,6 +193,20 @@ def parse_json(text: str | bytes) -> Any:
     except ValueError as error:  # an integer of thousands of digits
         raise FileError(f"malformed JSON ({error})") from None
     return value
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Read a TOML document.
+
+    Raises:
+        FileError: with place and reason.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise FileError("nested too deep") from None
+    except ValueError as error:  # also of an integer of thousands of digits
+        raise FileError(f"malformed TOML ({error})") from None
 
 
 def _no_number(text: str) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -74,6 +76,7 @@ def _write(dataset_id: str, policy: Policy, episodes: list[Episode], notes: list
            command: str) -> None:  # fmt: skip
     import minari
     from minari.data_collector import EpisodeBuffer
+    from minari.storage import get_dataset_path
 
     buffer = []
     for i, e in enumerate(episodes):
@@ -88,10 +91,34 @@ def _write(dataset_id: str, policy: Policy, episodes: list[Episode], notes: list
     sheet = datasheet(dataset_id, policy, setting, episodes, command, notes)
     made_by = f"thp-env=={thp_env.__version__}"
     env = setting.make()
-    dataset = minari.create_dataset_from_buffers(
-        dataset_id=dataset_id, buffer=buffer, env=env, eval_env=env, algorithm_name=policy.name, author=author,
-        author_email="not given", code_permalink=f"{made_by}, {command}", description=sheet, requirements=[made_by],
-    )  # fmt: skip
-    path = Path(dataset.storage.data_path).parent / "DATASHEET.md"
-    write_text(path, sheet)
+    path = get_dataset_path(dataset_id) / "DATASHEET.md"
+    with _whole_folder(path.parent):
+        dataset = minari.create_dataset_from_buffers(
+            dataset_id=dataset_id, buffer=buffer, env=env, eval_env=env, algorithm_name=policy.name, author=author,
+            author_email="not given", code_permalink=f"{made_by}, {command}", description=sheet, requirements=[made_by],
+        )  # fmt: skip
+        write_text(path, sheet)
     print(f"{dataset_id}: {dataset.total_episodes} episodes, {dataset.total_steps} steps; {path}")
+
+
+@contextmanager
+def _whole_folder(path: Path) -> Iterator[None]:
+    """Remove a folder, and those above that were made for it, when it cannot be filled; say why.
+
+    Raises:
+        PolicyError: naming it.
+    """
+    made = path
+    while not made.parent.exists():
+        made = made.parent
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(made, ignore_errors=True)
+        # HDF5 tells of what the system refuses in the words of a RuntimeError, or of an OSError without a number.
+        number = re.search(r"errno = (\d+)", str(error))
+        if number:
+            raise PolicyError(f"cannot write {path}: {os.strerror(int(number[1]))}") from None
+        if isinstance(error, OSError):
+            raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None
+        raise

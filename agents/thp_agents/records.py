@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
@@ -13,7 +12,7 @@ from msgspec import Meta
 
 from thp_agents.policy import PolicyError
 from thp_env.names import did_you_mean
-from thp_env.reading import FileError, parse_json, read_text, reading
+from thp_env.reading import FileError, parse_json, parse_toml, read_text, reading
 
 T = TypeVar("T")
 
@@ -81,12 +80,7 @@ def read_toml(path: str | os.PathLike) -> dict[str, Any]:
         PolicyError: naming the file, the place and the reason.
     """
     with reading(path, PolicyError, "an agent"):
-        try:
-            return tomllib.loads(read_text(path))
-        except tomllib.TOMLDecodeError as error:
-            raise FileError(str(error)) from None
-        except RecursionError:
-            raise FileError("nested too deep") from None
+        return parse_toml(read_text(path))
 
 
 def _finite(value: Any, place: str, depth: int = 32) -> None:

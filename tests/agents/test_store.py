@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.episodes import small_program
+from support.full_disk import full_disk
 from thp_agents.cli import main
 from thp_agents.evaluation import oracle, run
 from thp_agents.evaluation.clairvoyant import CLAIRVOYANT
@@ -73,18 +74,11 @@ def test_what_is_no_store_is_refused_and_kept(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_what_was_whole(tmp_path: Path) -> None:
-    import resource
-
     store = Store(tmp_path / "store.jsonl")
     store.add(MADE, {"x": 1})
     size = store.path.stat().st_size
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
-    try:
-        with pytest.raises(PolicyError, match=r"cannot write .*store\.jsonl: File too large"):
-            store.add({**MADE, "code": "b"}, {"x": 2})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(PolicyError, match=r"cannot write .*store\.jsonl: File too large"), full_disk(size + 20):
+        store.add({**MADE, "code": "b"}, {"x": 2})
     assert store.path.stat().st_size == size
 
 

@@ -56,6 +56,20 @@ def test_an_exit_is_a_death(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err.count("once more") == 2
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_program_that_cannot_be_run_to_its_end_is_named(
+    tmp_path: Path, processes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("mmap a 8M\nwrite a 0 8M\ncompute 10000000s\n")
+    files = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
+    words = ["--policies", "64K", "--workloads", *files, "--seeds", "0", "--quiet", "--processes", processes]
+    assert main(["evaluate", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the search for the static oracle of " in line
+    assert ".txt with seed 0: simulated time is over" in line
+
+
 @pytest.mark.parametrize(("what", "kind"), [("value", ValueError), ("strange", RuntimeError), ("exit", SystemExit)])
 def test_what_a_job_raises_is_raised_here(what: str, kind: type[BaseException]) -> None:
     with pytest.raises(kind, match="3" if what == "exit" else "no luck"):

@@ -129,7 +129,9 @@ def test_a_file_holds_what_was_written(tmp_path: Path) -> None:
         (table().replace("fault = 0.3\n", "fault = -0.3\n"), "write a share, such as 0.3"),
         ("[other]\nx = 1\n", "'other' is unknown"),
         ("ns = 3\n", "ns is a table"),
-        ("[ns", "no TOML"),
+        ("[ns", "malformed TOML"),
+        ("ns = " + "[" * 5000 + "]" * 5000, "nested too deep"),
+        ("#" * 70_000, "longer than 64 KiB"),
     ],
 )
 def test_a_file_that_cannot_be_used_names_the_entry_and_what_would_be_right(

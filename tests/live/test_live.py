@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,15 +96,42 @@ def test_a_malformed_program_is_refused_before_anything_runs(tmp_path, monkeypat
     with pytest.raises(ProgramError, match=r"/a: line 2: .*frobnicate"):
         programs_of([tmp_path])
     (tmp_path / "a").write_bytes(b"\xff\xfe")
-    with pytest.raises(ProgramError, match="/a: neither text nor"):
+    with pytest.raises(ProgramError, match=r"/a: not text, nor .npz: byte 0"):
         programs_of([tmp_path])
-    with pytest.raises(ProgramError, match="/b: No such file"):
+    (tmp_path / "a").write_text("# nothing\n")
+    with pytest.raises(ProgramError, match="/a: there is no operation in it"):
+        programs_of([tmp_path])
+    with pytest.raises(ProgramError, match="/b: no such file"):
         programs_of([tmp_path / "b"])
+    with pytest.raises(ProgramError, match=r"zero: not text, nor .npz: longer than 64 MiB"):
+        programs_of([Path("/dev/zero")])
     with pytest.raises(LiveError, match="no program"):
         programs_of([])
     monkeypatch.setattr(host, "missing", lambda: ["root"])
     with pytest.raises(LiveError, match="it lacks root"):
         check_programs(random_programs(1, 0))
+
+
+def test_recordings_that_cannot_be_written_are_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "missing", lambda: ["root"])
+    with pytest.raises(OSError, match="there is no folder"):
+        check_programs(random_programs(1, 0), tmp_path / "gone" / "a.jsonl")
+
+
+def test_what_is_recorded_is_kept_when_it_is_stopped(tmp_path, monkeypatch):
+    recorded = iter(RECORDED[:2])
+
+    def stopped(*_, **__):
+        if (recording := next(recorded, None)) is None:
+            raise KeyboardInterrupt
+        return recording, replay(recording)
+
+    monkeypatch.setattr(check, "check", stopped)
+    monkeypatch.setattr(check, "prepared", nullcontext)
+    monkeypatch.setattr(check, "Kernel", lambda: SimpleNamespace(close=lambda: None))
+    with pytest.raises(KeyboardInterrupt):
+        check_programs(random_programs(3, 0), tmp_path / "a.jsonl")
+    assert list(read_recordings(tmp_path / "a.jsonl")) == RECORDED[:2]
 
 
 def test_what_most_runs_agree_on_counts():
@@ -185,6 +213,23 @@ def test_the_host_does_as_the_simulator():
     results = check_programs(random_programs(5, 900))
     assert [str(r.difference) for r in results if not r.ok] == []
     assert _settings() == before
+
+
+@pytest.mark.full
+@needs_host
+@pytest.mark.parametrize(
+    "then",
+    [
+        ["in app cgroup 2", "limit 4M group=2", "swappiness 100 group=2", "reclaim group=2"],
+        ["in app fork other", "in other cgroup 2", "in other write a 0 64K", "limit 4M group=2", "exit other"],
+        ["in app limit 16M", "in app swap 64M", "exit app", "fork other", "in other write a 0 64K"],
+    ],
+)
+def test_what_a_killed_process_would_have_done_is_not_done(then):
+    """Groups are not made, children are not born, settings are not changed."""
+    killed = ["mmap a 16M", "fork app", "in app cgroup 1", "limit 4M group=1", "in app write a 0 12M"]
+    (result,) = check_programs([LiveProgram.parse("x", [*killed, *then])])
+    assert result.ok, str(result.difference)
 
 
 @pytest.mark.full

@@ -91,6 +91,7 @@ def test_a_call_that_does_not_end_is_left_in_the_middle():
 LARGE = {
     "populate": "mmap a 8G at=auto\nadvise a 0 8G populate_read\n",
     "mlock": "mmap a 6G at=auto\nmlock a 0 6G\n",
+    "exit": "mmap a 6G at=auto\nfork B\nin B write a 0 6G\nexit B\n",
     "munmap": "mmap a 6G at=auto\nwrite a 0 6G\nmunmap a 0 6G\n",
 }
 
@@ -122,12 +123,18 @@ def test_calls_about_many_pages_go_on_where_they_were_stopped(program):
 
 
 def test_a_copy_that_takes_long_is_given_up_and_nothing_is_lost():
-    machine = machine_of("mmap a 4G at=auto\nwrite a 0 4G\n", memory=5 << 30, max_page_tables=1 << 17)
+    text = "mmap a 4G at=auto\nwrite a 0 4G\n"
+    machine, other = (machine_of(text, memory=5 << 30, max_page_tables=1 << 17) for _ in range(2))
     machine.run()
-    for copy in (machine.clone, machine.save):
+    saved = machine.save()
+    fresh = other.save()
+    for copy in (machine.clone, machine.save, lambda: other.load(saved)):
         with pytest.raises(LateError), stopped_after(0.01):
             copy()
     machine.validate()
+    assert other.save() == fresh
+    other.load(saved)
+    assert other == machine
 
 
 def test_a_limit_in_time_stops_rounds_of_khugepaged_and_cuts_change_nothing():

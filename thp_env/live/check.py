@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from collections.abc import Iterable
@@ -10,11 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from thp_env.conformance import Result, replay
+from thp_env.files import check_writable
 from thp_env.live.host import Host, prepared
 from thp_env.live.observe import Kernel
 from thp_env.live.others import explainable, others
 from thp_env.live.programs import LiveProgram
 from thp_env.live.record import run_once
+from thp_env.recording_file import write_recordings
 
 MAX_RUNS, VOTES = 7, 2
 """How often a program runs at most, until each step went the same way this often; where the simulator differs, always
@@ -108,25 +109,30 @@ def check_programs(
 
     Args:
         programs: what to run.
-        out: a file for the recordings, one JSON object a line; they are then repeated until they stand by themselves.
+        out: a .jsonl or .jsonl.xz file for the recordings, written in the end or when it is stopped; they are then
+            repeated until they stand by themselves.
         progress: say on stderr how far it is.
 
     Raises:
         LiveError: when the host or a program is not fit for it; nothing has run then.
+        OSError: when `out` cannot be written, which is tried before anything runs.
     """
     for live in programs:
         live.check()
+    if out:
+        check_writable(out)
+    recordings: list[dict] = []
     results = []
     with ExitStack() as stack:
+        if out:
+            stack.callback(lambda: write_recordings(out, recordings) if recordings else None)
         host = stack.enter_context(prepared())
         kernel = Kernel()
         stack.callback(kernel.close)
-        file = stack.enter_context(out.open("w")) if out else None
         for i, live in enumerate(programs, 1):
             recording, result = check(live, host, kernel, always_repeat=out is not None)
+            recordings.append(recording)
             results.append(result)
-            if file:
-                print(json.dumps(recording, separators=(",", ":")), file=file, flush=True)
             if progress:
                 print(f"\r{i}/{len(programs)}", end="" if i < len(programs) else "\n", file=sys.stderr, flush=True)
     return results

@@ -14,6 +14,7 @@ from thp_env.live.chosen import Chosen
 from thp_env.live.errors import LiveError
 from thp_env.live.scenarios import generate
 from thp_env.machine import Machine, layout
+from thp_env.reading import read_text, reading
 from thp_env.traces.builder import ProgramBuilder
 from thp_env.traces.npz import load_program
 from thp_env.traces.program import Program, ProgramError
@@ -79,6 +80,8 @@ class LiveProgram:
                     places.append(place)
             except ValueError as error:
                 raise ProgramError(f"{place}: {error}") from None
+        if not texts:
+            raise ProgramError(f"{source or name}: there is no operation in it")
         return cls(name, builder.build(), tuple(texts), tuple(places))
 
     @classmethod
@@ -89,12 +92,8 @@ class LiveProgram:
             ProgramError: naming the file, and the line or operation.
         """
         if path.suffix != ".npz":
-            try:
-                return cls.parse(path.stem, path.read_text().splitlines(), str(path))
-            except UnicodeDecodeError:
-                raise ProgramError(f"{path}: neither text nor .npz") from None
-            except OSError as error:
-                raise ProgramError(f"{path}: {error.strerror}") from None
+            with reading(path, ProgramError, "text, nor .npz"):
+                return cls.parse(path.stem, read_text(path).splitlines(), str(path))
         program = load_program(path)
         places = tuple(f"{path}: operation {i}" for i in range(len(program)))
         refuse(program, places)

@@ -80,9 +80,11 @@ class Run:
     def step(self, op: np.void) -> tuple[int, int, int]:
         """Run one operation; return (errno, minor faults, major faults)."""
         name = layout.OPS[op["op"]]
-        if system := SYSTEM.get(name):
-            return system(self, op) or 0, 0, 0
         process = self._process(int(op["process"]))
+        if process is None or not process.alive:  # what it would have done is not done
+            return errno.ESRCH, 0, 0
+        if system := SYSTEM.get(name):
+            return system(self, process, op) or 0, 0, 0
         region = self.program.regions[op["region"]] if name in layout.REGION_OPS else ""
         start = self.regions[region][0] if region in self.regions else 0
         address, length = start + int(op["offset"]), int(op["length"])
@@ -107,8 +109,10 @@ class Run:
             case "iovec":
                 self.vector.append((address, length))
                 return 0, 0, 0
+            case "process_madvise" if target := self._process(int(op["aux"])):
+                reply = self._process_madvise(process, target, int(op["a"]), int(op["b"]))
             case "process_madvise":
-                reply = self._process_madvise(process, op)
+                return errno.ESRCH, 0, 0
             case "prctl":
                 reply = process.ask("prctl", a=a, b=int(op["b"]))
             case _:
@@ -166,14 +170,15 @@ class Run:
     def _brk_start(self) -> int:
         return int(self.program.meta.get("brk_start", 0) or BRK_START)
 
-    def _process_madvise(self, process: Process, op: np.void) -> Reply:
-        vector, self.vector = self.vector[-int(op["b"]) :], []
+    def _process_madvise(self, process: Process, target: Process, advice: int, count: int) -> Reply:
+        vector, self.vector = self.vector[-count:], []
         for address, length in vector:
             process.ask("iovec", address, length)
-        return process.ask("process_madvise", a=self._process(int(op["aux"])).pid, b=int(op["a"]))
+        return process.ask("process_madvise", a=target.pid, b=advice)
 
-    def _process(self, number: int) -> Process:
-        return self.workers.processes[self.program.processes[number]]
+    def _process(self, number: int) -> Process | None:
+        """Return a process; None where there is none yet, or it has exited."""
+        return self.workers.processes.get(self.program.processes[number])
 
     def _slot(self, length: int, align: int, offset: int) -> int:
         base = -(-(SLOT_BASE + self.slot * SLOT_SIZE) // align) * align + offset
@@ -210,11 +215,11 @@ class Run:
         kernel = int((group / "memory.kmem.usage_in_bytes").read_text())
         return {"anonymous": charged["rss"], "files": charged["cache"] - charged["swapcached"], "kernel": kernel}
 
-    def thp(self, op: np.void) -> int:
+    def thp(self, _: Process, op: np.void) -> int:
         """Set one size's control."""
         return self._set(f"hugepages-{4 << int(op['a'])}kB/enabled", layout.THP_MODES[int(op["b"])])
 
-    def set(self, op: np.void) -> int:
+    def set(self, _: Process, op: np.void) -> int:
         """Set another control."""
         name, values = list(layout.SETTINGS.items())[op["a"]]
         return self._set(name, str(op["b"]) if isinstance(values, int) else values[op["b"]], int(op["aux"]))
@@ -225,28 +230,30 @@ class Run:
             return 0
         return write(self.host.group(group) / "memory.swappiness" if name == "swappiness" else THP / name, value)
 
-    def fork(self, op: np.void) -> int:
+    def fork(self, process: Process, op: np.void) -> int:
         """Fork; the child is in its parent's group."""
         parent, child = self.program.processes[op["process"]], self.program.processes[op["aux"]]
         self.groups[child] = self.born[child] = self.groups.get(parent, 0)
-        return self.workers.fork(self._process(int(op["process"])), self.program.processes[op["aux"]])
+        return self.workers.fork(process, child)
 
-    def exit(self, op: np.void) -> None:
-        """End a process."""
-        self._process(int(op["aux"])).end()
+    def exit(self, _: Process, op: np.void) -> int:
+        """End a process, which may have been killed."""
+        return self.workers.exit(self.program.processes[op["aux"]])
 
-    def cgroup(self, op: np.void) -> int:
+    def cgroup(self, process: Process, op: np.void) -> int:
         """Move a process into a group."""
         number, name = int(op["aux"]), self.program.processes[op["process"]]
         self.groups[name] = number
-        return write(self.host.make_group(number) / "cgroup.procs", str(self._process(int(op["process"])).pid))
+        return write(self.host.make_group(number) / "cgroup.procs", str(process.pid))
 
-    def limit(self, op: np.void) -> int:
+    def limit(self, _: Process, op: np.void) -> int:
         """Limit a group's memory, besides what its processes need for themselves and for page tables.
 
         What a process needs for itself stays charged to the group that it began in.
         """
         group, length = int(op["aux"]), int(op["length"])
+        if not self.host.group(group).exists():  # who was to make it had been killed
+            return errno.ENOENT
         charged = self._charged(group)
         began = sum(self.born.get(name, 0) == group for name in self._alive())
         own = self.own * began + charged["files"] + charged["kernel"] + self._tables_to_come()
@@ -254,21 +261,21 @@ class Run:
         return write(self.host.group(group) / "memory.limit_in_bytes", limit)
 
 
-SYSTEM: dict[str, Callable[[Run, np.void], int | None]] = {
+SYSTEM: dict[str, Callable[[Run, Process, np.void], int | None]] = {
     "thp": Run.thp,
     "set": Run.set,
     "fork": Run.fork,
     "exit": Run.exit,
     "limit": Run.limit,
     "cgroup": Run.cgroup,
-    "swap": lambda run, op: run.host.swap(int(op["length"])),
-    "swapoff": lambda run, op: run.host.swapoff(),
-    "shrink": lambda run, op: write(PAGE_CLUSTER.with_name("drop_caches"), "2"),
-    "khugepaged": lambda run, op: run.host.khugepaged(int(op["a"])),
-    "reclaim": lambda run, op: write(run.host.group(int(op["aux"])) / "memory.force_empty", "0"),
-    "drain": lambda run, op: run.host.drain(),
-    "compute": lambda run, op: time.sleep(int(op["a"]) / 1e12),
-    "slice": lambda run, op: None,  # who runs next is said by the operations themselves
+    "swap": lambda run, _, op: run.host.swap(int(op["length"])),
+    "swapoff": lambda run, _, op: run.host.swapoff(),
+    "shrink": lambda run, _, op: write(PAGE_CLUSTER.with_name("drop_caches"), "2"),
+    "khugepaged": lambda run, _, op: run.host.khugepaged(int(op["a"])),
+    "reclaim": lambda run, _, op: write(run.host.group(int(op["aux"])) / "memory.force_empty", "0"),
+    "drain": lambda run, _, op: run.host.drain(),
+    "compute": lambda run, _, op: time.sleep(int(op["a"]) / 1e12),
+    "slice": lambda run, _, op: None,  # who runs next is said by the operations themselves
 }
 """How each operation on the whole system is done."""
 

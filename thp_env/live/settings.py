@@ -23,6 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
+from thp_env.files import whole_file
 from thp_env.live.errors import LiveError
 from thp_env.reading import FileError, parse_json, read_text
 from thp_env.schema import Bounds, fit
@@ -204,9 +205,8 @@ def _boot() -> str:
 
 
 def _store(path: Path, content: Journal) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
+    with whole_file(path) as file:
+        file.write(json.dumps(content, indent=1).encode() + b"\n")
 
 
 def _allowed(path: Path) -> bool:

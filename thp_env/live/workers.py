@@ -96,7 +96,7 @@ class Process:
 
 
 class Workers:
-    """The processes of one run of a program, by name; the first exists from the start."""
+    """The processes of one run of a program that have not exited, by name; the first exists from the start."""
 
     def __init__(self, name: str) -> None:
         """Make the first process; it waits for `start`."""
@@ -106,6 +106,7 @@ class Workers:
         for _, theirs in pairs:
             theirs.close()
         self.processes = {name: Process(self._ours[0], self._first.pid)}
+        self._forks = 0
 
     def bury(self, killed: int) -> None:
         """Wait until so many processes that the kernel has killed, while they waited, are gone."""
@@ -118,15 +119,27 @@ class Workers:
 
     def fork(self, parent: Process, name: str) -> int:
         """Fork a process; return the errno."""
-        number = len(self.processes)
+        number = self._forks + 1
         if number == MAX_PROCESSES:
-            raise LiveError(f"a program can have {MAX_PROCESSES} processes")
+            raise LiveError(f"a program can have {MAX_PROCESSES} processes, those that have exited among them")
         reply = parent.ask("fork", a=self._theirs[number])
         if reply.error == 0:
             ours = self._ours[number]
             ours.recv(REPLY.size)  # the child has locked its memory, too
             self.processes[name] = Process(ours, reply.pid)
+            self._forks = number
         return reply.error
+
+    def exit(self, name: str) -> int:
+        """End a process; return the errno. One that was killed stays known."""
+        process = self.processes.get(name)
+        if process is None:
+            return errno.ESRCH
+        if process.alive:
+            process.end()
+            del self.processes[name]
+            process.close()
+        return 0
 
     def close(self) -> None:
         """End all processes."""

@@ -113,6 +113,28 @@ u32 vma_by_id(const core_machine &c, u32 id) {
     return v;
 }
 
+// A machine from a stranger's bytes, which is looked through. Ctrl-C leaves everything as it was.
+std::unique_ptr<machine> loaded(core_machine &c, const nb::bytes &data, u64 program) {
+    static const std::function<bool()> asked = interrupted;
+    machine *made = nullptr;
+    try {
+        const watching watched(c.m->host, asked);
+        std::string error =
+            c.m->load(reinterpret_cast<const std::byte *>(data.c_str()), data.size(), program, &made);
+        std::unique_ptr<machine> m(made);
+        if (c.m->host.stop) throw nb::python_error();
+        if (error.empty()) {
+            const watching also(m->host, asked);
+            error = validate_loaded(*m, c.program);
+            if (m->host.stop) throw nb::python_error();
+        }
+        if (!error.empty()) throw machine_error("not a saved machine: " + error);
+        return m;
+    } catch (const stopped_midway &) {
+        throw nb::python_error();
+    }
+}
+
 } // namespace
 
 NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
@@ -192,12 +214,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
         .def("load",
              [](core_machine &c, const nb::bytes &data, u64 program) {
                  const in_use held(c, true);
-                 machine *loaded = nullptr;
-                 std::string error = c.m->load(reinterpret_cast<const std::byte *>(data.c_str()), data.size(),
-                                               program, &loaded);
-                 std::unique_ptr<machine> m(loaded);
-                 if (error.empty()) error = validate_loaded(*m, c.program);
-                 if (!error.empty()) throw machine_error("not a saved machine: " + error);
+                 std::unique_ptr<machine> m = loaded(c, data, program);
                  c.m = std::move(m);
                  c.broken = false;
              })

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from thp_env.machine.clock import COSTS, COSTS_VARIABLE
 from thp_env.names import did_you_mean
+from thp_env.reading import parse_toml, read_text, reading
 
 MOST_NS = 1e9
 """No cost of the clock is longer than a second."""
@@ -53,17 +53,8 @@ def read_costs(path: str | os.PathLike[str]) -> HostCosts:
     Raises:
         CostsError: naming the file, the entry, and what would be right.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise CostsError(f"{path}: {error.strerror}") from None
-    if len(data) > MOST_BYTES:
-        raise CostsError(f"{path}: more than {MOST_BYTES >> 10} KiB is no file of costs")
-    try:
-        found = tomllib.loads(data.decode())
-    except ValueError as error:
-        raise CostsError(f"{path}: no TOML: {error}") from None
+    with reading(path, CostsError, "a file of costs"):
+        found = parse_toml(read_text(path, MOST_BYTES))
     for name in found:
         if name not in (*PARTS, *TEXTS):
             raise CostsError(f"{path}: {name!r} is unknown: there are [{'], ['.join(PARTS)}] and {', '.join(TEXTS)}")

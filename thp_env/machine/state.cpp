@@ -28,12 +28,14 @@ constexpr u32 record_size[NR_ARRAYS] = {
 #undef X
 };
 
-constexpr u32 LOOK = 1U << 12; // units of work that make a look at the host
+constexpr u32 LOOK = 1U << 12;    // units of work that make a look at the host
+constexpr u64 PIECE = 1ULL << 20; // bytes between two looks
 
 // FNV-1a over words: finds damage, not malice.
-constexpr u64 CHECKSUM_START = 0xcbf29ce484222325ULL;
-u64 checksum(const std::byte *data, u64 size, u64 sum = CHECKSUM_START) {
+u64 checksum(host_watch &host, const std::byte *data, u64 size) {
+    u64 sum = 0xcbf29ce484222325ULL;
     for (u64 at = 0; at < size; at += sizeof(u64)) {
+        if (at % PIECE == 0) host.work(LOOK);
         u64 word = 0;
         std::memcpy(&word, data + at, std::min<u64>(sizeof word, size - at));
         sum = (sum ^ word) * 0x100000001b3ULL;
@@ -166,7 +168,6 @@ u64 machine::used_bytes() const {
 }
 
 std::vector<std::byte> machine::save(u64 program) const {
-    constexpr u64 PIECE = 1ULL << 20;
     std::vector<std::byte> out;
     out.reserve(used_bytes());
     const auto append = [&](const void *from, u64 bytes) {
@@ -179,11 +180,7 @@ std::vector<std::byte> machine::save(u64 program) const {
     append(arena_.data(), sizeof(header));
     for (u32 i = 0; i < NR_ARRAYS; ++i) append(arena_.data() + h->arrays[i].offset, extent(i));
     append(&program, sizeof program);
-    u64 sum = CHECKSUM_START;
-    for (u64 at = 0; at < out.size(); at += PIECE) {
-        host.work(LOOK);
-        sum = checksum(out.data() + at, std::min<u64>(PIECE, out.size() - at), sum);
-    }
+    const u64 sum = checksum(host, out.data(), out.size());
     append(&sum, sizeof sum);
     return out;
 }
@@ -196,7 +193,7 @@ std::string machine::load(const std::byte *data, u64 size, u64 program, machine 
     if (stored.magic != MAGIC) return "not a saved machine of this version";
     size -= sizeof sum;
     std::memcpy(&sum, data + size, sizeof sum);
-    if (sum != checksum(data, size)) return "damaged or truncated: its checksum does not match";
+    if (sum != checksum(host, data, size)) return "damaged or truncated: its checksum does not match";
     size -= sizeof of;
     std::memcpy(&of, data + size, sizeof of);
     if (std::memcmp(&stored.config, &h->config, sizeof stored.config) != 0)
@@ -215,8 +212,13 @@ std::string machine::load(const std::byte *data, u64 size, u64 program, machine 
     fresh->make_arena(stored);
     at = sizeof(header);
     for (u32 i = 0; i < NR_ARRAYS; ++i) {
-        std::memcpy(fresh->arena_.data() + stored.arrays[i].offset, data + at, fresh->extent(i));
-        at += fresh->extent(i);
+        std::byte *const to = fresh->arena_.data() + stored.arrays[i].offset;
+        const u64 bytes = fresh->extent(i);
+        for (u64 done = 0; done < bytes; done += PIECE) {
+            host.work(LOOK);
+            std::memcpy(to + done, data + at + done, std::min(PIECE, bytes - done));
+        }
+        at += bytes;
     }
     *out = fresh.release();
     return {};

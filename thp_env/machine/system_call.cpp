@@ -174,9 +174,9 @@ int system_call(machine &m, const program_view &p, const op_record &op, u32 mm, 
     case OP_exit: {
         const u32 gone = m.processes[op.aux];
         if (gone == NIL) return m.oom_killed[op.aux] ? 0 : -ESRCH;
+        if (!call.reached) unpin(m, op.aux);
+        if (int error = mm_exit(m, gone, &call)) return error;
         m.processes[op.aux] = NIL;
-        unpin(m, op.aux);
-        mm_exit(m, gone);
         return 0;
     }
     default:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from thp_env.files import whole_file
+from thp_env.reading import FileError, read_bytes
 from thp_env.traces import Program, ProgramError
 from thp_env.workload import Workload
 from thp_workloads.recordings import Recorded, recording
@@ -62,12 +63,12 @@ def read_index(folder: Path) -> dict[str, Entry]:
     """
     path = folder / INDEX
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Entry])
+        return msgspec.json.decode(read_bytes(path), type=dict[str, Entry])
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ProgramError(f"cannot read {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, FileError, RecursionError) as error:
         raise ProgramError(f"{path}: {error}") from error
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from thp_agents.evaluation.workers import Worker, WorkerDied
+from thp_env.machine import MachineError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -44,18 +45,30 @@ def map_jobs(
         jobs: what to do; hashable.
         processes: to work in; 1: this one.
         ray: address of a Ray cluster, "" for a new local one; None: no Ray. A task whose worker is lost is repeated.
-        named: what to call a job whose worker died.
+        named: what to call a job whose worker died, or whose program cannot be run to its end.
 
     Raises:
+        MachineError: when the program of a job cannot be run to its end, naming the job.
         ValueError: when Ray is asked for and not installed.
     """
     if ray is not None:
         yield from _on_ray(work, jobs, ray, named)
     elif processes <= 1 or len(jobs) < 2:
         for job in jobs:
-            yield job, work(job)
+            with _named_in_errors(named(job)):
+                result = work(job)
+            yield job, result
     else:
         yield from _on_processes(work, jobs, min(processes, len(jobs)), named)
+
+
+@contextmanager
+def _named_in_errors(name: str) -> Iterator[None]:
+    """Say of an error of the machine which job it is about."""
+    try:
+        yield
+    except MachineError as error:
+        raise MachineError(f"{name}: {error}") from error
 
 
 def completed(results: Iterator[tuple[Job, Result | Lost]]) -> Iterator[tuple[Job, Result]]:
@@ -84,7 +97,8 @@ def _on_processes(
             for connection in wait(list(busy)):
                 worker, job = busy.pop(connection)
                 try:
-                    result: Result | Lost = worker.result()
+                    with _named_in_errors(named(job)):
+                        result: Result | Lost = worker.result()
                 except WorkerDied as died:
                     workers.remove(worker)
                     worker.end()
@@ -128,7 +142,9 @@ def _on_ray(
         done, waiting = ray.wait(waiting)
         for reference in done:
             try:
-                yield ray.get(reference)
+                with _named_in_errors(named(job_of[reference])):
+                    answer = ray.get(reference)
+                yield answer
             except gone as error:
                 _tell(f"workers died while they did {named(job_of[reference])}; it is left out")
                 yield job_of[reference], Lost(f"its workers died: {type(error).__name__}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -245,7 +246,7 @@ def _train(
                 checks.resume(model.num_timesteps)
                 progress.episodes = checks.rows[-1].episodes if checks.rows else 0
         progress.saved = model.num_timesteps
-        with progress.until_stopped():
+        with progress.until_stopped(), _told_of_logs(folder):
             _learn(model, config, progress, checks)
         progress.save(model)
         progress.end_if_stopped()
@@ -260,6 +261,22 @@ def _train(
         progress.bar.close()
         if envs:
             envs.close()
+
+
+@contextmanager
+def _told_of_logs(folder: Path) -> Iterator[None]:
+    """Say in one line that TensorBoard's logs cannot be written: its thread prints a traceback, and names no file."""
+    told = threading.excepthook
+    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else told(args)
+    try:
+        yield
+    except OSError as error:
+        if error.filename:
+            raise
+        raise PolicyError(f"cannot write TensorBoard's logs in {folder}: {error.strerror or error}; make room, and "
+                          "go on from the last checkpoint with --resume") from None  # fmt: skip
+    finally:
+        threading.excepthook = told
 
 
 def _best(checks: _Checks, model: Any, progress: _Progress, out: Path) -> LearnedPolicy:

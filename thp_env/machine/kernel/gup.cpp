@@ -13,6 +13,7 @@ void put_pins(machine &m, u32 from, u32 process) {
     arena_array &t = m.h->arrays[ARRAY_pins];
     u32 kept = from;
     for (u32 i = from; i < t.used; ++i) {
+        m.host.work();
         const pin p = m.pins[i];
         if (p.process != process) {
             m.pins[kept++] = p;
@@ -27,6 +28,7 @@ void put_pins(machine &m, u32 from, u32 process) {
 
 // fast: every page of the range up to here was there already, so that no lock is taken (gup_fast).
 int pin_page(machine &m, u32 mm, u64 address, u32 process, bool *fast) {
+    m.host.work();
     arena_array &t = m.h->arrays[ARRAY_pins];
     const u32 v = vma_lookup(m, mm, address);
     if (v == NIL || !(m.vmas[v].vm_flags & VM_WRITE)) return -EFAULT; // check_vma_flags

@@ -144,13 +144,14 @@ u32 vma_dup(machine &m, u32 vma, u32 mm) {
     return v;
 }
 
-void mm_exit(machine &m, u32 mm) {
-    do_munmap(m, mm, 0, TASK_SIZE);
+int mm_exit(machine &m, u32 mm, call_progress *call) {
+    if (do_munmap(m, mm, 0, TASK_SIZE, call) == -EPAUSED) return -EPAUSED;
     table_page_free(m, m.mms[mm].pgd);
     if (m.mms[mm].huge_zero) --m.h->huge_zero_users;
     flush_tlb_mm(m, mm);
     record_free(m.h->arrays[ARRAY_mms], m.mms, mm);
     if (m.h->current_mm == mm) m.h->current_mm = NIL;
+    return 0;
 }
 
 u32 find_vma(const machine &m, u32 mm, u64 address) {

@@ -5,7 +5,8 @@
 namespace thp {
 
 u32 mm_create(machine &m);
-void mm_exit(machine &m, u32 mm);
+// 0, or -EPAUSED where `call` says how far it has come.
+int mm_exit(machine &m, u32 mm, call_progress *call = nullptr);
 // A copy of a VMA in another mm, without its pages (vm_area_dup); NIL when the table is full.
 u32 vma_dup(machine &m, u32 vma, u32 mm);
 

@@ -24,13 +24,13 @@ import os
 import shutil
 import subprocess
 import tempfile
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from thp_env.reading import parse_toml, read_text, reading
 from thp_env.traces.program import Program
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.record import check_writable, record, save
@@ -199,10 +199,8 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         RecordingError: when it cannot be read or is not one.
     """
-    try:
-        data = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RecordingError(f"{path}: {error}") from error
+    with reading(path, RecordingError, "a recipe"):
+        data = parse_toml(read_text(path))
     known = {f.name: str(f.type) for f in fields(Recipe)}
     unknown = sorted(set(data) - set(known))
     if unknown:
