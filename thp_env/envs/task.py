@@ -109,8 +109,7 @@ class Task(ABC):
         self.redrawn: dict[str, Any] = {}
         self.reward, needs_shadow = resolve_reward(reward)
         self._shadow = needs_shadow or shadow_tlb
-        self.features = feature_set(features)
-        self.khugepaged = bool(khugepaged)
+        self.features, self.khugepaged = feature_set(features), bool(khugepaged)
         self.info_masks = bool(info_masks)
         self.batch = Batch([None] * machines, threads)
         n = len(self.batch)
@@ -120,12 +119,9 @@ class Task(ABC):
         self.status = np.zeros(n, np.uint8)
         self.smaps = np.zeros((n, self.slots + 1), SMAPS_DTYPE)
         self.slot_ids = np.zeros((n, self.slots), np.uint32)
-        self.default_orders = np.zeros(n, np.int64)
-        self.accesses = np.ones(n)
-        self.elapsed_ns = np.zeros(n, np.int64)
-        self.hardware = np.ones((n, 4))
-        self._now = self.batch.snapshot()
-        self._last, self._paid = self.batch.snapshot(), self.batch.snapshot()
+        self.default_orders, self.elapsed_ns = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self.accesses, self.hardware = np.ones(n), np.ones((n, 4))
+        self._now, self._last, self._paid = (self.batch.snapshot() for _ in range(3))
         self._terms: dict[str, np.ndarray] = {}
         self._restored_terms: dict[int, dict[str, float]] = {}
         self.ends: dict[int, End] = {}
@@ -159,9 +155,7 @@ class Task(ABC):
         """Return the action of a machine that changes nothing."""
         return 0 if isinstance(self.action_space, spaces.Discrete) else np.zeros(self.action_space.shape, np.int64)
 
-    parts = 1
-    """Parts of an action, of which each is one of the signature's actions."""
-
+    parts = 1  # of an action; each is one of the signature's actions
     @classmethod
     def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]] | None:
         """Return the names of what is seen, by part, and of the actions; None where learned policies do not decide."""
@@ -343,8 +337,7 @@ class Task(ABC):
         return self.ends[i].terms if i in self.ends else {}
 
     def _name(self, i: int) -> str:
-        workload = self.workload[i]
-        return workload.name if workload else ""
+        return getattr(self.workload[i], "name", "")
 
     # -- saved states ------------------------------------------------------------------------------
 
