@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from thp_env.machine import Machine, MachineConfig, Status, layout
+from thp_env.machine.operations import OP_DTYPE
+from thp_env.machine.program import Program
 from thp_env.traces import ProgramBuilder, ProgramError, format_program, parse_program
-from thp_env.traces.program import OP_DTYPE, Program
 
 MIB = 1 << 20
 TWO = """

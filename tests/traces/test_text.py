@@ -8,8 +8,8 @@ from hypothesis import given
 from support.programs import QUIET, programs
 
 from thp_env.machine import layout
+from thp_env.machine.operations import ACCESS_DTYPE
 from thp_env.traces import ProgramBuilder, ProgramError, format_program, parse_program
-from thp_env.traces.program import ACCESS_DTYPE
 from thp_env.traces.text import duration, number
 
 

@@ -318,10 +318,10 @@ class Task(ABC):
 
     def info(self, i: int) -> dict[str, Any]:
         """Return what a machine's last step tells."""
-        told: dict[str, Any] = {"elapsed_ns": int(self.elapsed_ns[i])}
+        info: dict[str, Any] = {"elapsed_ns": int(self.elapsed_ns[i])}
         if self.info_masks:
-            told["action_mask"] = self.masks()[i]
-        return told | self.ends[i].info if self.over[i] and i in self.ends else told
+            info["action_mask"] = self.masks()[i]
+        return info | self.ends[i].info if self.over[i] and i in self.ends else info
 
     def summary(self, i: int) -> dict[str, Any]:
         """Return reason, workload and metrics of an episode as if it ended where it stands."""

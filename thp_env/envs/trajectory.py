@@ -21,6 +21,7 @@ from thp_env.envs.arguments import order_mask
 from thp_env.envs.renamed import current_names
 from thp_env.files import whole_file
 from thp_env.machine import Machine, layout
+from thp_env.machine.arrays import Floats, Ints
 from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS
 from thp_env.reading import FileError, reading
 from thp_env.registration import ENVIRONMENTS, check_arguments
@@ -123,9 +124,9 @@ class Trajectory:
     workload: str
     program: str
     version: str
-    actions: np.ndarray
-    rewards: np.ndarray
-    counters: np.ndarray
+    actions: Ints
+    rewards: Floats
+    counters: Ints
     ended: bool
 
     def save(self, path: str | os.PathLike) -> None:
@@ -192,7 +193,7 @@ def _check(t: Trajectory) -> None:
         raise FileError(f"counters of shape {t.counters.shape} and {len(t.rewards)} steps")
 
 
-def counters_of(machine: Machine) -> np.ndarray:
+def counters_of(machine: Machine) -> Ints:
     """Return the `COUNTERS` of a machine, int64."""
     c = machine.counters
     return np.concatenate([c.vm, c.mthp.ravel(), c.times, [c.clock_ps, *machine.position]]).astype(np.int64)

@@ -12,9 +12,11 @@ import numpy as np
 from thp_env.archive import HEADER, Column, read_archive, read_header
 from thp_env.files import whole_file
 from thp_env.machine.layout import TASK_SIZE
+from thp_env.machine.operations import ACCESS_DTYPE, BIN_DTYPE, OP_DTYPE
+from thp_env.machine.program import Program
+from thp_env.machine.program_check import ProgramError
 from thp_env.reading import FileError, reading
 from thp_env.schema import U64, Bounds, fit
-from thp_env.traces.program import ACCESS_DTYPE, BIN_DTYPE, OP_DTYPE, Program, ProgramError
 
 FORMAT = "thp_env trace program 1"
 
