@@ -157,10 +157,9 @@ class Machine(Reading, Access):
         Raises:
             MachineError: when the clock or a counter has come to its end, and nothing can run any more.
         """
-        limits = {"until_ps": until_ps, "choices": choices, "ops": ops, "accesses": accesses}
-        before = self._core.warned
-        numbers = (up_to(*limit) for limit in limits.items())
-        status = Status(self._core.run(*numbers, bool(new_vma), bool(go_on)))
+        before, until, faults = self._core.warned, up_to("until_ps", until_ps), up_to("choices", choices)
+        most = up_to("ops", ops), up_to("accesses", accesses)
+        status = Status(self._core.run(until, faults, *most, bool(new_vma), bool(go_on)))
         if fresh := self._core.warned & ~before:
             for bit, text in enumerate(KERNEL_WARNINGS):
                 if fresh >> bit & 1:

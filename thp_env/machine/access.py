@@ -126,8 +126,8 @@ class Access:
         Raises:
             MachineError: when there is no such range.
         """
-        def read(*where: int) -> bytes:
-            return self._core.read_blocks(*where, bool(clear))
+        def read(number: int, begin: int, last: int) -> bytes:
+            return self._core.read_blocks(number, begin, last, bool(clear))
 
         return np.frombuffer(self._read_range(read, mm, start, end), np.uint8)
 

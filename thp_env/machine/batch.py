@@ -190,7 +190,7 @@ class Batch:
             for i in range(len(self._machines) - 1, -1, -1):
                 self._refuse_twice(i, self._machines[i])
         self._empty = self._machines.count(None)
-        self._core = _core.CoreBatch([m and m._core for m in machines], self.threads)
+        self._core = _core.CoreBatch([m._core if m else None for m in machines], self.threads)
 
     def __len__(self) -> int:
         """Return the number of places."""
@@ -268,7 +268,8 @@ class Batch:
         if active is not None and before is not None:
             snapshot[:] = before
         status = np.full(n, Status.WINDOW, np.uint8)
-        limits = [up_to(name, getattr(window, name)) for name in ("ps", "choices", "accesses")]
+        ps, choices = up_to("ps", window.ps), up_to("choices", window.choices)
+        accesses = up_to("accesses", window.accesses)
         if decisions is not None:
             words = decisions
             if getattr(decisions, "dtype", None) == DECISION_DTYPE:
@@ -279,7 +280,7 @@ class Batch:
         if slots is not None and not _is_written(_array("slots", slots, np.uint32, (n, nr_slots)), slots):
             raise MachineError("slots is updated in place: an array of uint32, contiguous and writeable")
         self._core.advance(
-            chosen, decisions, *limits, bool(window.new_vma), int(window.question), nr_slots, every,
+            chosen, decisions, ps, choices, accesses, bool(window.new_vma), int(window.question), nr_slots, every,
             bool(window.idle), whole("reasons", window.reasons, most=sum(Reason)),
             slots, smaps.view(np.uint8), snapshot.view(np.uint64), status,
         )  # fmt: skip

@@ -55,7 +55,7 @@ def tlb_misses(
         raise ValueError(f"addresses must have one dimension, not {array.ndim}")
     array = np.ascontiguousarray(array, np.uint64)
     _check_canonical(array)
-    sizes = _NO_SIZES
+    sizes: Bytes = _NO_SIZES
     if core is None:
         if not isinstance(page_shift, int | np.integer) or not 12 <= page_shift <= 30:
             raise ValueError("page_shift must be one number from 12 to 30; an array of them needs a core")
