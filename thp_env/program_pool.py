@@ -15,7 +15,7 @@ class ProgramPool:
     """Draws so many instances of each workload, once. Which an episode gets depends on its own generator alone.
 
     Args:
-        workloads: what is drawn from; a recording, which is the same for every seed, has one instance.
+        workloads: what is drawn from; one that is the same for every seed has one instance.
         each: instances of each.
         first: seed of the first; the others follow.
         threads: that draw ahead.
@@ -25,7 +25,7 @@ class ProgramPool:
         """Begin to draw."""
         self._threads = ThreadPoolExecutor(threads, "program pool")
         self._futures: list[list[Future[Instance]]] = [[] for _ in workloads]
-        self._numbers = [1 if w.kind == "recording" else each for w in workloads]
+        self._numbers = [each if w.varies else 1 for w in workloads]
         self._of = list(workloads)
         self._first = first
         for k in range(each):  # of every workload the first ones first

@@ -99,6 +99,11 @@ class Workload:
         """Return the workload in another size or surroundings; the same one where it has no such variant."""
         return replace(self, sample=self.variants[name]) if name and name in self.variants else self
 
+    @property
+    def varies(self) -> bool:
+        """Whether it draws different instances: a recording does where its surroundings are drawn."""
+        return self.kind != "recording" or self.sample is self.variants.get("drawn")
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Workload:
         """Nothing changes a workload: a copy is the same one."""
         return self

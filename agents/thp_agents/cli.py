@@ -168,6 +168,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _ensemble(args: argparse.Namespace) -> int:
+    from thp_agents.ensemble_command import run
+
+    return run(args, _command())
+
+
 def _distill(args: argparse.Namespace) -> int:
     from thp_agents.distill_command import run
 
@@ -227,6 +233,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "tune": _tune,
     "evaluate": _evaluate,
+    "ensemble": _ensemble,
     "distill": _distill,
     "dataset": _dataset,
     "record": _record,

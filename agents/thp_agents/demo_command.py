@@ -24,12 +24,15 @@ BUDGETS = {"quick": (2048, 1), "reduced": (250_000, 12)}
 
 
 def demo_agent(budget: str) -> AgentConfig:
-    """Return the agent that a demo trains: "quick", "reduced", or "full" as its file has it."""
+    """Return the agent that a demo trains: "quick" or "reduced" without the corpus, or "full" as its file has it."""
     agent = load_config(DEMO_AGENT)
     if budget == "full":
         return agent
     steps, pool = BUDGETS[budget]
-    return dataclasses.replace(agent, steps=steps, checkpoint=steps, check=steps // 8, pool=pool, held_out=min(3, pool))
+    held_out = min(agent.held_out, pool)
+    return dataclasses.replace(
+        agent, steps=steps, checkpoint=steps, check=steps // 8, corpus=False, pool=pool, held_out=held_out
+    )
 
 
 def run(args: argparse.Namespace, command: str) -> int:

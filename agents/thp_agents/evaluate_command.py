@@ -17,6 +17,7 @@ from thp_agents.evaluation.clairvoyant import CLAIRVOYANT
 from thp_agents.evaluation.episode import Run
 from thp_agents.evaluation.oracle import STATIC_ORACLE
 from thp_agents.evaluation.power import power_table
+from thp_agents.evaluation.reference import Reference
 from thp_agents.evaluation.results import Results, gather, load_results, programs_digest, save_results
 from thp_agents.evaluation.run import Entry, entries_of, evaluate
 from thp_agents.evaluation.scores import NEVER
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if shown:
         return _show(shown, args, ())
     choice = load_choice()
-    if suite in SUITES and "test" in SUITES[suite].sides and (choice is None or choice.behaviour != BEHAVIOUR):
+    if suite in SUITES and SUITES[suite].tests and (choice is None or choice.behaviour != BEHAVIOUR):
         raise PolicyError("nothing was chosen on validation under this behaviour of the simulator: run "
                           "thp-env evaluate --suite validation --choose before the test side is run")  # fmt: skip
     always = (NEVER, LINUX, choice.reference if choice else LINUX) if suite else (NEVER,)
@@ -84,14 +85,15 @@ def _run(
     notes = [*trained_before(entries), *(probes(entries, wanted) if args.probe else [])]
     beside, partly = list[Run](), list[Run]()
     for reference in REFERENCES:
+        searched = _searched(reference, suite, wanted, args.clairvoyant)
         outcomes = reference.outcomes(
             wanted, recompute=args.recompute_references or args.fresh, processes=processes, ray=args.ray,
-            quiet=args.quiet, store=store, search=reference is STATIC_ORACLE or args.clairvoyant,
+            quiet=args.quiet, store=store, search=searched,
         )  # fmt: skip
         if args.save_references and outcomes:
             reference.save(outcomes)
         if reference is STATIC_ORACLE:
-            wanted = [case for case in wanted if case in outcomes]
+            wanted = [case for case in wanted if case in outcomes or case not in searched]
         if len(outcomes) == len(wanted):
             beside += reference.runs(outcomes)
         else:
@@ -110,6 +112,14 @@ def _run(
         results.notes.append(tables.where_known(results, partly))
     pictures = _pictures(results, entries, wanted, args) if args.report else ()
     return _show(results, args, pictures)
+
+
+def _searched(reference: Reference, suite: str, wanted: Sequence[Case], clairvoyant: bool) -> list[Case]:
+    """Return the cases that a reference is searched on; of many instances of real programs, the first of each."""
+    many = suite in SUITES and bool(SUITES[suite].corpus)
+    if not clairvoyant and (many or reference is CLAIRVOYANT):
+        return []
+    return list({case.workload: case for case in reversed(wanted)}.values()) if many else list(wanted)
 
 
 def _show(results: Results, args: argparse.Namespace, pictures: Sequence[Run]) -> int:

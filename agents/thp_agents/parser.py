@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--out", type=Path, help="the search, to go on from (default: AGENT.trials.json beside its file)")
 
     c = sub.add_parser("evaluate", help="compare policies on workloads")
-    c.add_argument("--suite", metavar="NAME", help="test, validation, full_test, ... (default: validation)")
+    c.add_argument("--suite", metavar="NAME", help="test, validation, full_validation, ... (default: validation)")
     c.add_argument("--policies", nargs="+", metavar="NAME",
                    help="names, .npz files, sb3:model.zip or module:Class (default: all there are)")  # fmt: skip
     c.add_argument("--workloads", nargs="+", metavar="NAME", help="instead of a suite")
@@ -103,13 +103,17 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="run on a Ray cluster; default: a local one")
     c.add_argument("--limit", type=_natural, default=300, metavar="SECONDS", help="of one run (default: %(default)s)")
     c.add_argument("--fresh", action="store_true", help="compute all anew, whatever has been stored")
-    c.add_argument("--clairvoyant", action="store_true", help="search the clairvoyant where it is not known: slow")
+    c.add_argument("--clairvoyant", action="store_true", help="search the references where they are not known: slow")
     c.add_argument("--recompute-references", action="store_true", help="search the static oracle again")
     c.add_argument("--save-references", action="store_true", help="keep their results in the package")
     c.add_argument("--choose", action="store_true", help="keep the best heuristic and agent of --suite validation")
     c.add_argument("--power", action="store_true", help="also say how many families and instances show a lead of 5")
     c.add_argument("--probe", action="store_true", help="also say how far observations give the families away")
     c.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+
+    c = sub.add_parser("ensemble", help="make one policy of several trainings: what they value most together")
+    c.add_argument("files", nargs="+", metavar="FILE", help="trained policies' .npz files, or AGENT#SEED")
+    c.add_argument("--out", type=Path, required=True, metavar="NAME-SEED.npz", help="the policy")
 
     c = sub.add_parser("distill", help="turn a trained policy into a small decision tree: rules and C for a BPF hook")
     c.add_argument("file", metavar="FILE", help="a trained policy's .npz file, or AGENT#SEED of one that ships")

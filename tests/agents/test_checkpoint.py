@@ -138,12 +138,12 @@ def test_rollouts_resumed_are_rollouts_uninterrupted(workload: str) -> None:
     for stop, decisions in ((1, 8), (3, 20)):  # in the middle of the first round and of the second
         folder = Path(f"stopped {stop}")
         folder.mkdir()
-        model = Rollouts(config, config.workloads)
+        model = Rollouts(config)
         left = iter([True] * (stop - 1) + [False])
         model.learn(config.steps, lambda infos, left=left: next(left))
         assert model.num_timesteps == decisions
         checkpoint.save_checkpoint(model, folder / "checkpoint.npz", config)
-        again = Rollouts(config, config.workloads)
+        again = Rollouts(config)
         again.load(folder / "checkpoint.npz")
         again.learn(config.steps, lambda infos: False)
         assert again.weights.keys() == model.weights.keys()

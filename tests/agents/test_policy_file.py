@@ -77,7 +77,7 @@ def test_the_mask_is_kept() -> None:
         assert mask[policy.decide(seen(rng), masked(mask))]
 
 
-@pytest.mark.parametrize("name", ["ppo", "maskable_ppo", "a2c", "qrdqn", "deep_sets"])
+@pytest.mark.parametrize("name", ["ppo", "maskable_ppo", "a2c", "qrdqn", "deep_sets", "ppo_faults", "ppo_sizes"])
 def test_numpy_computes_what_torch_does(name: str) -> None:
     """The exported policy takes the action that Stable-Baselines3's own takes without randomness."""
     torch.set_num_threads(1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import gymnasium
+import numpy as np
 import pytest
 from support.episodes import MIB, PAGE
 from support.policies import before
@@ -10,6 +13,8 @@ from thp_agents.catalogue import find_policy
 from thp_agents.evaluation.episode import evaluate_one
 from thp_agents.heuristics.linux_6_18 import SETTINGS
 from thp_agents.plug_ins import policies
+from thp_agents.policy import Policy
+from thp_agents.view import KernelView
 
 from thp_env.machine import MachineConfig
 from thp_env.machine.sizes import orders_of
@@ -58,6 +63,22 @@ def test_khugepaged_runs_under_every_setting_that_has_2m() -> None:
         assert 9 in at_the_end(name, grown()), name
     for name in ("2M_no_khugepaged", "all_no_khugepaged"):
         assert 9 not in at_the_end(name, grown()), name
+
+
+def test_an_agent_that_keeps_everything_is_the_setting_below_it() -> None:
+    """khugepaged runs beside an agent as it does beside a setting: what an agent saves, its decisions save."""
+
+    class Keeps(Policy):
+        name, source, default_sizes = "keeps", "a test", "all"
+        arguments: ClassVar = {"scan_share": 0, "khugepaged": True, "features": ["collapse_mthp"]}
+
+        def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> int:
+            return 0
+
+    kept, setting = (evaluate_one(policy, grown(), 0) for policy in (Keeps(), find_policy("all_khugepaged_v19")))
+    assert kept.metrics == setting.metrics
+    without = evaluate_one(find_policy("all_no_khugepaged"), grown(), 0)
+    assert kept.metrics["reward"] != without.metrics["reward"]
 
 
 def test_below_2m_only_the_newer_khugepaged_collapses() -> None:

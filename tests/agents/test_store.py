@@ -13,10 +13,11 @@ import pytest
 from support.episodes import small_program
 from thp_agents.cli import main
 from thp_agents.evaluation import oracle, run
+from thp_agents.evaluation.clairvoyant import CLAIRVOYANT
 from thp_agents.evaluation.oracle import STATIC_ORACLE, decided_by
-from thp_agents.evaluation.reference import Outcome
+from thp_agents.evaluation.reference import Outcome, Reference
 from thp_agents.evaluation.store import Store
-from thp_agents.evaluation.suites import Case, cases, content
+from thp_agents.evaluation.suites import SUITES, Case, cases, content
 from thp_agents.policy import PolicyError
 
 import thp_env
@@ -182,13 +183,13 @@ def test_what_ended_before_a_stop_is_kept(
 # -- what ships ------------------------------------------------------------------------------------
 
 
-def test_the_shipped_oracle_holds_for_every_suite() -> None:
-    known = STATIC_ORACLE.load()
-    assert json.loads(STATIC_ORACLE.data.read_text())["decided_by"]["behaviour"] == thp_env.BEHAVIOUR
-    for suite in ("test", "validation"):
-        wanted = cases(suite)
-        assert [case for case in wanted if case not in known] == []
-        assert [case for case in wanted if known[case].digest != content(case)] == []
+@pytest.mark.parametrize("reference", [STATIC_ORACLE, CLAIRVOYANT], ids=lambda r: r.name)
+def test_the_shipped_references_are_of_what_suites_draw(reference: Reference) -> None:
+    known = reference.load()
+    assert known, "of this behaviour and these prices"
+    wanted = {case: case for suite in SUITES for case in cases(suite)}
+    assert [case for case in known if case not in wanted] == []
+    assert [case for case in known if known[case].digest != content(wanted[case])] == []
 
 
 def test_oracle_data_of_something_else_do_not_count(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from thp_agents.evaluation import suites
 from thp_agents.evaluation.suites import SUITES, cases, content, instance_of, workload_of
 from thp_agents.policy import PolicyError
 
+from thp_env.workload import workloads
+
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_a_suite_runs_its_sides_alone_with_their_seeds(suite: str) -> None:
     wanted = cases(suite)
-    assert {workload_of(case).split for case in wanted} == set(SUITES[suite].sides)
+    assert {workload_of(case).split for case in wanted} == {*SUITES[suite].sides, *SUITES[suite].corpus}
     assert {case.seed // 1_000_000 for case in wanted} == {{"validation": 1, "test": 2}[SUITES[suite].seeds_of]}
     assert len(set(wanted)) == len(wanted)
 
@@ -32,13 +34,27 @@ def test_recordings_can_have_instances_of_other_surroundings(monkeypatch: pytest
     }
 
 
+def test_validation_chooses_by_families_that_nobody_trains_on() -> None:
+    trained = {workload.family for workload in workloads().values() if workload.split == "train"}
+    assert trained.isdisjoint(workload_of(case).family for case in cases("validation"))
+
+
+def test_the_test_side_is_of_recordings_alone() -> None:
+    from thp_env_corpus import catalogue
+
+    wanted = cases("test")
+    assert {case.workload for case in wanted} == {w.name for w in catalogue() if w.split == "test"}
+    assert {case.size for case in wanted} == {"drawn"}
+    assert len({workload_of(case).family for case in wanted}) >= 8
+
+
 def test_a_full_suite_runs_the_corpus_where_seeds_put_it() -> None:
     from thp_env_corpus import catalogue
 
     wanted = cases("full_validation")
-    recorded = {w.name for w in catalogue() if w.split in ("train", "validation")}
+    recorded = {w.name for w in catalogue() if w.split == "validation"}
     assert recorded <= {case.workload for case in wanted}
-    assert {w.name for w in catalogue() if w.split == "test"}.isdisjoint(case.workload for case in wanted)
+    assert {w.name for w in catalogue() if w.split != "validation"}.isdisjoint(case.workload for case in wanted)
     for name in recorded:
         assert [(c.size, c.seed) for c in wanted if c.workload == name] == [("drawn", 1_000_000 + i) for i in range(16)]
     mine = [c for c in wanted if c.workload == "perl_hash"][:2]
@@ -49,8 +65,8 @@ def test_a_full_suite_runs_the_corpus_where_seeds_put_it() -> None:
 
 def test_a_suite_without_its_recordings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "thp_env_corpus", None)
-    with pytest.raises(PolicyError, match="suite full_test runs recordings of real programs: make corpus"):
-        cases("full_test")
+    with pytest.raises(PolicyError, match="suite test runs recordings of real programs: make corpus"):
+        cases("test")
 
 
 def test_an_unknown_suite_is_refused() -> None:

@@ -19,7 +19,7 @@ from support.episodes import small_program
 from thp_agents.catalogue import find_policy
 from thp_agents.evaluation.episode import evaluate_one
 from thp_agents.evaluation.search import finish
-from thp_agents.learned.config import AgentConfig, agents, load_config, train_workloads
+from thp_agents.learned.config import AgentConfig, agents, load_config, workloads_of
 from thp_agents.learned.policy_file import load_policy
 from thp_agents.learned.rollouts import Play, Rollouts, try_all
 from thp_agents.learned.training import make_envs, train
@@ -139,7 +139,7 @@ def test_unknown_agents_and_broken_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="PPO learns on top of no base"):
         AgentConfig("it", "PPO", base="utilisation")
     with pytest.raises(PolicyError, match="on top of 'nobody'"):
-        Rollouts(AgentConfig("it", "rollouts", base="nobody"), ("hot_island",))
+        Rollouts(AgentConfig("it", "rollouts", base="nobody", workloads=("hot_island",)))
     with pytest.raises(PolicyError, match="'SAC' is none of PPO"):
         load_config(str(tmp_path / "x.toml"))
     (tmp_path / "x.toml").write_text("stepps = 3")
@@ -149,8 +149,18 @@ def test_unknown_agents_and_broken_files_are_refused(tmp_path: Path) -> None:
 
 def test_training_draws_from_the_train_side_alone() -> None:
     for agent in agents():
-        named = load_config(agent).workloads or train_workloads()
-        assert {find(name).split for name in named} == {"train"}, agent
+        assert {workload.split for workload in workloads_of(load_config(agent))} == {"train"}, agent
+
+
+def test_recordings_of_the_corpus_are_trained_on_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = AgentConfig("it", corpus=True, surroundings="drawn", size="short")
+    named = {workload.name: workload for workload in workloads_of(config)}
+    assert {"redis_churn", "make_tcc", "hot_island"} <= named.keys()
+    assert named.keys() - {w.name for w in workloads_of(AgentConfig("it"))}
+    assert all(workload.varies for workload in named.values())
+    monkeypatch.setitem(sys.modules, "thp_env_corpus", None)
+    with pytest.raises(PolicyError, match="it is trained on recordings of real programs: make corpus"):
+        workloads_of(config)
 
 
 def test_what_ifs_are_what_happens(workload: str) -> None:
@@ -158,7 +168,7 @@ def test_what_ifs_are_what_happens(workload: str) -> None:
     env = gymnasium.make("thp_env/VmaOrder-v0", workload=workload, scan_share=0, disable_env_checker=True).unwrapped
     env.reset(seed=0)
     state = env.clone_state().task
-    worth = try_all(env, state, Play({}, (workload,)).policy())
+    worth = try_all(env, state, Play({}, (find(workload),)).policy())
     assert worth[0] == 0, "doing nothing saves nothing"
 
     def cost(size: str) -> float:

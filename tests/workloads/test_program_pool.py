@@ -33,6 +33,12 @@ def test_programs_are_drawn_once_and_again() -> None:
     pool.close()
 
 
+def test_a_recording_has_instances_where_its_surroundings_are_drawn() -> None:
+    pool = ProgramPool([find("make_tcc").variant("drawn")], 3)
+    assert len({checksum(instance.program) for _, instance in pool.instances()}) == len(pool) == 3
+    pool.close()
+
+
 def test_a_recording_is_there_once() -> None:
     pool = ProgramPool([find("make_tcc"), small_workload()], 3)
     assert len(pool) == 4

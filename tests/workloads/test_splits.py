@@ -26,7 +26,7 @@ def test_every_workload_stands_on_one_side() -> None:
     for a, b in combinations(SIDES, 2):
         assert not families[a] & families[b], "no family on two sides"
         assert not set(FAMILIES[a]) & set(FAMILIES[b])
-    assert len(families["test"]) >= 6
+    assert len(families["validation"]) >= 5
 
 
 def test_the_installed_catalogue_has_the_same_sides() -> None:
@@ -35,12 +35,11 @@ def test_the_installed_catalogue_has_the_same_sides() -> None:
 
 
 def test_training_defaults_know_no_test_family() -> None:
-    from thp_agents.learned.config import agents, load_config
-    from thp_agents.learned.training import train_workloads
+    from thp_agents.learned.config import agents, load_config, workloads_of
 
     for agent in map(load_config, agents()):
-        for name in agent.workloads or train_workloads():
-            assert find(name).split == "train", name
+        for workload in workloads_of(agent):
+            assert workload.split == "train", workload.name
         assert agent.seed in SEEDS["train"]
 
 

@@ -267,7 +267,7 @@ class FaultOrderEnv(ThpEnv):
     - `window_accesses`: simulated accesses after which it does; None: any number.
     - `default_sizes`: name of the sizes that are on; "all" leaves everything to the agent.
     - `pmu_period`: TLB events between two samples.
-    - `features`: as in VmaOrder-v0.
+    - `features`, `khugepaged`: as in VmaOrder-v0.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
     - `size`: "tiny", "short", "small" or "full", of generators' episodes; None (default): as the workload has it.
     - `surroundings`: "recorded" (default): a recording runs where it was recorded, alike for every seed; "drawn": the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from thp_env.envs.task import Task
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.machine import Machine, layout
 from thp_env.machine.batch import Snapshot
+from thp_env.machine.sizes import SIZES
 
 MODES = ("never", "madvise", "always")
 """What a size's sysfs control can be set to."""
@@ -34,6 +36,13 @@ class SizeControlsTask(Task):
         )
 
     _state = (*Task._state, "modes")
+    parts = len(layout.ORDERS)
+
+    @classmethod
+    def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+        """What a learned policy sees of every size, from 16K to 2M, and what each can be set to."""
+        sizes = [f"{size} {field}" for size in SIZES for field in SIZE_FIELDS]
+        return {"sizes": sizes, "system": list(SYSTEM_FIELDS)}, list(MODES)
 
     def prepare(self, i: int, machine: Machine, default_orders: int) -> None:
         """Set sysfs: the default sizes always, all others never."""
@@ -106,7 +115,7 @@ class SizeControlsEnv(ThpEnv):
 
     ## Arguments
 
-    - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `pmu_period`, `features`,
+    - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `pmu_period`, `features`, `khugepaged`,
       `metrics`, `size`, `surroundings`, `weights`, `max_episode_steps`, `info_masks`: as in VmaOrder-v0.
     - `default_sizes`: name of the sizes that are set to "always" at the start; all others are "never".
     - `scan_share`: of no effect, since no page tables are read.

@@ -51,6 +51,7 @@ class Task(ABC):
         pmu_period: TLB events between two samples.
         features: a preset of the kernel's switches, or names of some (`thp_env.machine.features`), added to those
             that the workload's machine has; what its architecture cannot have is left out.
+        khugepaged: runs from the beginning, with Linux's defaults.
         shadow_tlb: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
         size: of generators' episodes (`thp_env.workload.SIZES`); None: as the workload has it.
         surroundings: of recordings (`thp_env.workload.SURROUNDINGS`).
@@ -84,6 +85,7 @@ class Task(ABC):
         scan_share: float = 1.0,
         pmu_period: int = 1000,
         features: str | Sequence[str] = (),
+        khugepaged: bool = False,
         shadow_tlb: bool = False,
         size: str | None = None,
         surroundings: str = "recorded",
@@ -108,6 +110,7 @@ class Task(ABC):
         self.reward, needs_shadow = resolve_reward(reward)
         self._shadow = needs_shadow or shadow_tlb
         self.features = feature_set(features)
+        self.khugepaged = bool(khugepaged)
         self.info_masks = bool(info_masks)
         self.batch = Batch([None] * machines, threads)
         n = len(self.batch)
@@ -156,6 +159,9 @@ class Task(ABC):
         """Return the action of a machine that changes nothing."""
         return 0 if isinstance(self.action_space, spaces.Discrete) else np.zeros(self.action_space.shape, np.int64)
 
+    parts = 1
+    """Parts of an action, of which each is one of the signature's actions."""
+
     @classmethod
     def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]] | None:
         """Return the names of what is seen, by part, and of the actions; None where learned policies do not decide."""
@@ -192,6 +198,8 @@ class Task(ABC):
             config, shadow_tlb=self._shadow, time_by_vma=self.time_by_vma, features=features
         ))  # fmt: skip
         self.prepare(i, machine, mask)
+        if self.khugepaged:
+            machine.khugepaged()
         tlb = core(config.core) if isinstance(config.core, str) else config.core
         self.batch[i], self.workload[i] = machine, workload
         self.default_orders[i] = mask

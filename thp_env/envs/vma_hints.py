@@ -111,8 +111,8 @@ class VmaHintsEnv(ThpEnv):
 
     - `slots`: VMAs that are decided about at a time.
     - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `interface`, `advised`, `actions`,
-      `scan_share`, `pmu_period`, `features`, `metrics`, `size`, `surroundings`, `weights`, `max_episode_steps`,
-      `info_masks`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or more was mapped.
+      `scan_share`, `pmu_period`, `features`, `khugepaged`, `metrics`, `size`, `surroundings`, `weights`,
+      `max_episode_steps`, `info_masks`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or more was mapped.
     - `reasons`: as in VmaOrder-v0; since all VMAs are asked about every window, they are fields of `vmas` alone.
     - `default_sizes`: name of the sizes that VMAs get which nobody decided about.
 

@@ -150,6 +150,9 @@ class VmaOrderEnv(ThpEnv):
       says so (`observation.REASON_FIELDS`): "zapped", much was unmapped since the last question (2M, or an eighth of
       the VMA); "idle", no other reason for a second, then for twice as long, and so on; "walks", the PMU's
       samples of page walks, one in `pmu_period`, named it 64 times, which costs their time. Default: none.
+    - `khugepaged`: with True, khugepaged runs from the beginning with Linux's defaults (4,096 pages, then 10 s of
+      sleep): it collapses to 2M where a VMA may have that size, and with the switch `collapse_mthp` among `features`
+      to every size that the VMA may have. False (default): nothing collapses unless it is chosen.
     - `credit`: whose costs a decision is paid for: "global" (default), those of the whole machine; "local", those of
       the VMA decided about, with the splits and evictions of its folios; or a number from 0 (local) to 1 (global)
       that blends the two. A VMA that is gone at the end of the window is paid globally.

@@ -36,7 +36,10 @@ MAPPINGS = 1024 * GIB
 
 
 MAPPING = ("mmap", "munmap", "mprotect", "mremap", "brk", "slice", "fork", "exit")
-"""Operations that decide what is mapped."""
+"""Operations that decide what is mapped where."""
+
+RESIZING = ("mmap", "munmap", "mremap", "brk", "fork", "exit")
+"""Those of them that change how much is mapped."""
 
 TRIES = 4
 """Places of the mappings that are drawn before they move by whole 2M only."""
@@ -68,9 +71,10 @@ def moved(program: Program, down: int, up: int, heap: int) -> Program:
 def mapped(program: Program) -> list[int]:
     """Return how many bytes are mapped after each operation that maps or unmaps."""
     ops = program.ops[np.isin(program.ops["op"], [layout.OPS.index(name) for name in MAPPING])]
+    resizing = np.flatnonzero(np.isin(ops["op"], [layout.OPS.index(name) for name in RESIZING]))
     machine, sizes = Machine(replace(program, ops=ops)), []
-    for _ in ops:
-        machine.run(ops=1, go_on=True)
+    for count in np.diff(resizing, prepend=-1).tolist():
+        machine.run(ops=count, go_on=True)
         sizes.append(sum(vma.end - vma.start for vma in machine.vmas()))
     return sizes
 

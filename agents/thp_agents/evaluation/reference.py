@@ -8,7 +8,7 @@ how a search goes computes it anew (`thp-env evaluate --recompute-references --s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -93,7 +93,7 @@ class Reference:
 
     def outcomes(
         self, wanted: Sequence[Case], *, recompute: bool = False, processes: int = 1, ray: str | None = None,
-        quiet: bool = False, store: Store | None = None, search: bool = True,
+        quiet: bool = False, store: Store | None = None, search: Collection[Case] | None = None,
     ) -> dict[Case, Outcome]:  # fmt: skip
         """Return what the search comes to: from the shipped data or the store where these hold, else by searching.
 
@@ -104,7 +104,7 @@ class Reference:
             ray: as `parallel.map_jobs` takes it.
             quiet: no progress bar.
             store: what is found is kept in it, as each search ends.
-            search: False: cases of which nothing is known are left out.
+            search: those of the cases that are searched where nothing is known of them; None: all. Others are left out.
 
         Returns:
             Results in the order of the cases; a case whose search killed its workers is left out.
@@ -121,7 +121,7 @@ class Reference:
             elif kept := store.get(made):
                 with reading(store.path or "", PolicyError, "a store of results"):
                     results[case] = converted(kept, Result, self._named(case)).outcome
-            elif search:
+            elif search is None or case in search:
                 missing[case] = made
         with (
             tqdm(total=len(missing), desc=self.title, unit="run", disable=quiet or not missing) as bar,

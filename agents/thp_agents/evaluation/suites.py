@@ -20,13 +20,13 @@ class Suite:
     """A named set of workloads.
 
     Attributes:
-        sides: of the split.
+        sides: of the split whose generators and recordings belong to it.
         size: of the generators' episodes.
         seeds: of each generator.
         seeds_of: side whose seeds they are.
         recordings: instances of each recording; 1: as it was recorded; more: as many with addresses, machines and
             surroundings drawn anew (`thp_workloads.relocation`).
-        corpus: whether the recordings of thp-env-corpus belong to it.
+        corpus: sides whose recordings of thp-env-corpus belong to it.
     """
 
     sides: tuple[str, ...]
@@ -34,22 +34,25 @@ class Suite:
     seeds: int
     seeds_of: str
     recordings: int = 1
-    corpus: bool = False
+    corpus: tuple[str, ...] = ()
+
+    @property
+    def tests(self) -> bool:
+        """Whether it runs what nothing may be chosen by."""
+        return "test" in (*self.sides, *self.corpus)
 
 
 SUITES = {
-    "test": Suite(("test",), "small", 8, "test"),
-    "validation": Suite(("train", "validation"), "small", 4, "validation"),
-    "full_test": Suite(("test",), "full", 8, "test", recordings=16, corpus=True),
-    "full_validation": Suite(("train", "validation"), "full", 4, "validation", recordings=16, corpus=True),
+    "test": Suite((), "full", 0, "test", recordings=16, corpus=("test",)),
+    "validation": Suite(("validation",), "small", 8, "validation", recordings=4, corpus=("validation",)),
+    "full_validation": Suite(("validation",), "full", 4, "validation", recordings=16, corpus=("validation",)),
     "small": Suite(("train", "validation"), "small", 1, "validation"),
     "ci": Suite(("validation",), "tiny", 2, "validation"),
 }
 """Names that `thp-env evaluate --suite` takes; a new suite is a line here.
 
-`full_test` and `full_validation` run generators at real length, and recordings of many real programs; `small` is a
-quick look. Validation runs its own families, and those of the train side with seeds that no training draws from:
-families of its own are too few to tell agents apart.
+`test` runs real programs alone, of families that nobody has trained, chosen or looked on; `validation` runs families
+that nobody trains on. `full_validation` has generators at real length; `small` and `ci` are quick looks.
 """
 
 
@@ -90,7 +93,7 @@ def cases(suite: str) -> list[Case]:
     found = []
     workloads: list[tuple[Workload, Workload | None]] = [(w, None) for side in s.sides for w in split(side, s.size)]
     if s.corpus:
-        workloads += [(w, w.variant("drawn")) for w in _corpus(suite) if w.split in s.sides]
+        workloads += [(w, w.variant("drawn")) for w in _corpus(suite) if w.split in s.corpus]
     for workload, of in workloads:
         recorded = workload.kind != "generator"
         size = "drawn" if recorded and s.recordings > 1 else s.size

@@ -42,19 +42,13 @@ class KernelSetting(Policy):
     ) -> None:  # fmt: skip
         """Make the policy."""
         self.name, self.default_sizes, self.source = name, default_sizes, source
-        self.arguments = {"scan_share": 0, **(arguments or {})}
-        self.khugepaged = khugepaged
+        self.arguments = {"scan_share": 0, **({"khugepaged": True} if khugepaged else {}), **(arguments or {})}
 
     @property
     def collapses(self) -> bool:
         """Whether khugepaged has anything to collapse to."""
         large = has_2m(self.default_sizes) or "advised" in self.arguments
-        return self.khugepaged and (large or "features" in self.arguments)
-
-    def reset(self, view: KernelView) -> None:
-        """Start the daemon."""
-        if self.khugepaged:
-            view.khugepaged()
+        return "khugepaged" in self.arguments and (large or "features" in self.arguments)
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Keep what is set."""

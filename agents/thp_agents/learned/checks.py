@@ -18,6 +18,9 @@ from thp_env.workload import Instance
 CAP = np.log(1.5)
 """No program counts for more, either way."""
 
+LONGEST = 400
+"""Decisions after which a check of a program ends: what was saved so far counts, and the others need not wait."""
+
 SEEDS = 900_000
 """Seeds of held-out programs, on the train side, begin here: no pool of a training comes so far."""
 
@@ -30,7 +33,7 @@ def vector(config: AgentConfig, machines: int, threads: int | None, kept: int, *
         machines: how many.
         threads: that step them.
         kept: shadow runs that are kept.
-        workload: `workload` or `workloads` of the environment.
+        workload: `workload` or `workloads`, and other arguments of the environment.
     """
     envs: Any = gymnasium.make_vec(
         config.environment, machines, vectorization_mode="vector_entry_point",
@@ -57,7 +60,9 @@ class HeldOut:
         pool.close()
         self.names = [name for name, _ in named]
         instances: list[Instance] = [instance for _, instance in named]
-        self.envs = vector(config, len(instances), threads, 2 * len(instances), workloads=instances)
+        self.envs = vector(
+            config, len(instances), threads, 2 * len(instances), workloads=instances, max_episode_steps=LONGEST
+        )
         self._scale, self._greedy, self._seed = config.scale, config.greedy, config.seed
 
     def score(self, model: Any) -> float:

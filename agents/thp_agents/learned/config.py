@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +18,7 @@ from thp_env.envs.renamed import current_names
 from thp_env.envs.shadow import KINDS
 from thp_env.reading import FileError, reading
 from thp_env.registration import ENVIRONMENTS, check_arguments
-from thp_env.workload import SIZES, Workload, find
+from thp_env.workload import SIZES, SURROUNDINGS, Workload, find
 
 FOLDER = Path(__file__).with_name("configs")
 
@@ -50,12 +51,17 @@ class AgentConfig:
         shadow: sizes of the run that rewards are measured against (`thp_env.envs.shadow`).
         scale: what a saving of the shadow's whole cost, or a log of 1, is worth.
         reward: kind of that measure, one of `thp_env.envs.shadow.KINDS`.
+        corpus: the train side has the recordings of thp-env-corpus, too.
+        weights: how often workloads are drawn, by name, where it is not 1.
         size: of generators' episodes; "": as workloads have it.
-        pool: programs of each generator that are drawn ahead, from then on again and again; 0: each episode draws anew.
+        surroundings: of recordings (`thp_env.workload.SURROUNDINGS`).
+        pool: programs of each workload that are drawn ahead, from then on again and again; 0: each episode draws anew.
+        first: of policy gradients, what is added to the first action's log-odds at the beginning: an untrained agent
+            then mostly keeps what there is.
         entropy: of policy gradients, the weight of entropy at the end of the training, to which `ent_coef` falls in a
             straight line; below 0: it stays.
         check: decisions between two checks on held-out programs, of which the best is what is exported; 0: none.
-        held_out: programs of each generator that are held out for checks.
+        held_out: programs of each workload that are held out for checks.
         greedy: the policy takes its best action; false: it draws from its distribution, with the training's seed.
         hyperparameters: of the algorithm, as Stable-Baselines3 names them.
     """
@@ -75,8 +81,12 @@ class AgentConfig:
     shadow: str = "64K"
     scale: Positive = 10.0
     reward: Literal[KINDS] = "symlog"  # type: ignore[valid-type]
+    corpus: bool = False
+    weights: dict[str, Annotated[float, Meta(ge=0)]] = field(default_factory=dict)
     size: Literal[("", *SIZES)] = ""  # type: ignore[valid-type]
+    surroundings: Literal[SURROUNDINGS] = "recorded"  # type: ignore[valid-type]
     pool: Natural = 0
+    first: float = 0.0
     entropy: float = -1.0
     check: Natural = 0
     held_out: Count = 3
@@ -102,6 +112,8 @@ class AgentConfig:
             raise PolicyError(f"agent {self.name}: {self.algorithm} learns on top of no base: take rollouts or none")
         if self.check and (self.reward != "log_ratio" or self.algorithm in ("bandit", "rollouts")):
             raise PolicyError(f"agent {self.name}: checks are for agents of Stable-Baselines3 with reward log_ratio")
+        if self.first and (self.network != "mlp" or self.algorithm not in ("PPO", "A2C", "MaskablePPO")):
+            raise PolicyError(f"agent {self.name}: first is for PPO, A2C and MaskablePPO with an mlp")
         for name in ("steps", "envs", "checkpoint"):
             if getattr(self, name) < 1:
                 raise PolicyError(f"agent {self.name}: {name} must be at least 1, not {getattr(self, name)}")
@@ -116,16 +128,39 @@ class AgentConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
-def train_workloads() -> tuple[str, ...]:
-    """Return the names of the split's train side."""
+def train_side(corpus: bool = False) -> list[Workload]:
+    """Return the workloads of the split's train side.
+
+    Args:
+        corpus: with the recordings of thp-env-corpus.
+
+    Raises:
+        PolicyError: when these are not installed.
+    """
     from thp_workloads import split
 
-    return tuple(w.name for w in split("train"))
+    if not corpus:
+        return split("train")
+    try:
+        from thp_env_corpus import catalogue
+    except ModuleNotFoundError:
+        raise PolicyError("it is trained on recordings of real programs: make corpus") from None
+    return split("train") + [w for w in catalogue() if w.split == "train"]
 
 
 def workloads_of(config: AgentConfig) -> list[Workload]:
-    """Return what an agent's episodes are drawn from, in its size."""
-    return [find(name).variant(config.size or None) for name in config.workloads or train_workloads()]
+    """Return what an agent's episodes are drawn from, in its size and surroundings.
+
+    Raises:
+        PolicyError: as `train_side`.
+    """
+    drawn_from = [find(name) for name in config.workloads] or train_side(config.corpus)
+    return [workload.variant(config.surroundings).variant(config.size or None) for workload in drawn_from]
+
+
+def weights_of(config: AgentConfig, workloads: Sequence[Workload]) -> list[float] | None:
+    """Return how often each of an agent's workloads is drawn; None: all alike."""
+    return [config.weights.get(workload.name, 1.0) for workload in workloads] if config.weights else None
 
 
 def agents() -> list[str]:

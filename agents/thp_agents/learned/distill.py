@@ -18,7 +18,7 @@ from sklearn.tree import DecisionTreeClassifier
 import thp_env
 from thp_agents.evaluation.episode import evaluate_one
 from thp_agents.evaluation.parallel import completed, map_jobs
-from thp_agents.learned.config import train_workloads
+from thp_agents.learned.config import train_side
 from thp_agents.learned.networks import Tree, flat
 from thp_agents.learned.policy_file import LearnedPolicy
 from thp_agents.learned.tree_text import fields_of
@@ -192,7 +192,9 @@ def distill(
     fields_of(teacher.signature)
     if leaves < 2:
         raise PolicyError(f"a tree has at least 2 leaves, not {leaves}")
-    names = sorted({*(workloads or teacher.meta.get("config", {}).get("workloads") or train_workloads())})
+    config = teacher.meta.get("config", {})
+    trained_on = config.get("workloads") or [w.name for w in train_side(bool(config.get("corpus")))]
+    names = sorted({*(workloads or trained_on)})
     parts: list[Pairs] = []
     policy = teacher
     for turn in range(rounds):

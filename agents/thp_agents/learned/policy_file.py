@@ -36,6 +36,7 @@ class Signature(msgspec.Struct, forbid_unknown_fields=True):
     seen: dict[str, list[str]]
     actions: list[str]
     base: str = ""
+    parts: Natural = 1
     masked: bool = True
     sampled: bool = False
 
@@ -91,6 +92,8 @@ def signature(
         raise PolicyError(f"learned policies do not decide in {environment}")
     seen, actions = names
     made_for: dict[str, Any] = {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
+    if made.task_class.parts > 1:
+        made_for["parts"] = made.task_class.parts
     if not masked:
         made_for["masked"] = False
     if sampled:
@@ -123,7 +126,7 @@ class LearnedPolicy(Policy):
         self.environment = str(signature["environment"])
         self.arguments = dict(signature["arguments"])
         self.default_sizes = str(self.arguments.get("default_sizes", "all" if "Fault" in self.environment else "4K"))
-        self.many = "present" in signature["seen"]
+        self.many = "present" in signature["seen"] or "parts" in signature
         self.base = policies()[signature["base"]]() if "base" in signature else None
         self.taken: set[int] = set()
         self.masked, self.sampled = signature.get("masked", True), signature.get("sampled", False)
@@ -235,7 +238,7 @@ def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPoli
         if now != raw["signature"]:
             raise PolicyError(f"{path}: made for other observations or actions; train it again")
         widths = {key: len(names) for key, names in now["seen"].items()}
-        wanted = sum(widths.values()) - widths.get("present", 0), len(now["actions"])
+        wanted = sum(widths.values()) - widths.get("present", 0), len(now["actions"]) * now.get("parts", 1)
         if network.shape != wanted:
             raise PolicyError(f"{path}: its network maps fields to values as {network.shape}, not {wanted}")
     return LearnedPolicy(network, now, raw["meta"] | {"name": name or Path(path).stem})

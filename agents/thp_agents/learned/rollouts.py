@@ -22,7 +22,7 @@ import thp_env  # noqa: F401 -- registers the environments
 from thp_agents.evaluation.parallel import completed, map_jobs
 from thp_agents.evaluation.what_ifs import costs_of, follower
 from thp_agents.learned.checkpoint import MEMBER
-from thp_agents.learned.config import AgentConfig
+from thp_agents.learned.config import AgentConfig, weights_of, workloads_of
 from thp_agents.learned.forest import grow
 from thp_agents.learned.networks import Forest, flat
 from thp_agents.learned.policy_file import LearnedPolicy, signature
@@ -32,7 +32,7 @@ from thp_env.archive import Column, read_archive
 from thp_env.envs.actions import ACTIONS, COLLAPSE, KEEP
 from thp_env.envs.vma_order import VmaOrderEnv
 from thp_env.reading import FileError, reading
-from thp_env.workload import find
+from thp_env.workload import Workload
 
 TRIED = (KEEP, "4K", "64K", "16K+32K+64K", "2M", "all", COLLAPSE)
 """Actions that are tried; the others lie between these, and the policy never takes them."""
@@ -78,7 +78,8 @@ class Play:
 
     Attributes:
         weights: nodes of the forest that decides; empty: nothing is decided.
-        workloads: names that one is drawn from.
+        workloads: that one is drawn from.
+        chances: how often each is; None: all alike.
         arguments: of VmaOrder-v0.
         base: heuristic that decides what the forest leaves alone; "": none does.
         epsilon: share of decisions that are drawn from all actions.
@@ -86,7 +87,8 @@ class Play:
     """
 
     weights: dict[str, np.ndarray]
-    workloads: tuple[str, ...]
+    workloads: tuple[Workload, ...]
+    chances: list[float] | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     base: str = ""
     epsilon: float = 0.2
@@ -105,7 +107,7 @@ def play(how: Play, seed: int) -> Samples:
         seed: of the episode.
     """
     rng = np.random.default_rng([seed, 1])
-    made = gymnasium.make("thp_env/VmaOrder-v0", workload=[find(name) for name in how.workloads],
+    made = gymnasium.make("thp_env/VmaOrder-v0", workload=how.workloads, weights=how.chances,
                           disable_env_checker=True, **how.arguments)  # fmt: skip
     env: VmaOrderEnv = made.unwrapped  # type: ignore[assignment]
     states: list[tuple[float, Mapping[str, Any], LearnedPolicy, np.ndarray]] = []
@@ -173,13 +175,12 @@ class Rollouts:
 
     Args:
         config: of the agent; a step is a decision at which all actions were tried.
-        workloads: names that episodes are drawn from.
         processes: to play in.
     """
 
-    def __init__(self, config: AgentConfig, workloads: tuple[str, ...], processes: int = 1) -> None:
+    def __init__(self, config: AgentConfig, processes: int = 1) -> None:
         """Know nothing yet."""
-        self.config, self.workloads, self.processes = config, workloads, processes
+        self.config, self.workloads, self.processes = config, tuple(workloads_of(config)), processes
         fields = sum(map(len, signature(config.environment, config.arguments, config.base)["seen"].values()))
         self.samples, self.weights = Samples.none(fields), dict[str, np.ndarray]()
         self.turn = 0  # the round whose forest plays
@@ -206,12 +207,13 @@ class Rollouts:
             end = min(goal, -(-total * (turn + 1) // rounds))
             if self.num_timesteps and turn != self.turn:
                 self.weights, self.turn = fit(self.samples, self.config), turn
-            how = Play(self.weights, self.workloads, self.config.arguments, self.config.base, epsilon, tried)
+            chances = weights_of(self.config, self.workloads)
+            how = Play(self.weights, self.workloads, chances, self.config.arguments, self.config.base, epsilon, tried)
             while self.num_timesteps < end:
                 self._play(how, max(1, min(4 * self.processes, -(-(end - self.num_timesteps) // tried))))
                 if self.samples.episodes >= IN_VAIN and not self.num_timesteps:
                     raise PolicyError(f"{IN_VAIN} episodes had no decision: there is nothing to learn on "
-                                      f"{', '.join(dict.fromkeys(self.workloads))}")  # fmt: skip
+                                      f"{', '.join(dict.fromkeys(w.name for w in self.workloads))}")  # fmt: skip
                 if not callback([]):
                     return
         self.weights = fit(self.samples, self.config)

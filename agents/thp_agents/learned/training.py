@@ -25,7 +25,7 @@ from thp_agents.files import writable, write_text
 from thp_agents.learned.bandit import Bandit
 from thp_agents.learned.checkpoint import alone_in, check_checkpoint, save_checkpoint, seed_after
 from thp_agents.learned.checks import HeldOut, vector
-from thp_agents.learned.config import AgentConfig, train_workloads, workloads_of
+from thp_agents.learned.config import AgentConfig, weights_of, workloads_of
 from thp_agents.learned.curves import Row, picture, read_curve, write_curve
 from thp_agents.learned.deep_sets import DeepSetsPolicy
 from thp_agents.learned.export import export
@@ -45,10 +45,11 @@ def make_envs(config: AgentConfig, threads: int | None = None) -> SB3VecEnv:
     Each episode draws a program anew, or one of a pool that threads draw ahead, whose shadow runs are all kept.
     """
     named = workloads_of(config)
+    weights = weights_of(config, named)
     if not config.pool:
-        return vector(config, config.envs, threads, KEPT, workload=named)
+        return vector(config, config.envs, threads, KEPT, workload=named, weights=weights)
     pool = ProgramPool(named, config.pool, config.seed * config.pool, threads or 1)
-    return vector(config, config.envs, threads, len(pool), workload=pool.workloads)
+    return vector(config, config.envs, threads, len(pool), workload=pool.workloads, weights=weights)
 
 
 OWN = ("bandit", "rollouts")
@@ -236,8 +237,7 @@ def _train(
     checks = _Checks(folder, config, command, threads) if config.check else None
     try:
         log = str(folder) if tensorboard and _has_tensorboard() else None
-        names = config.workloads or train_workloads()
-        model: Any = make_model(config, envs, log) if envs else Rollouts(config, names, threads)
+        model: Any = make_model(config, envs, log) if envs else Rollouts(config, threads)
         if resume:
             model = _loaded(model, progress.path, envs, config.seed)
             progress.resume_curve(model.num_timesteps)
@@ -288,10 +288,14 @@ def make_model(config: AgentConfig, envs: SB3VecEnv, log: str | None = None) -> 
         return Bandit(envs, seed=config.seed, **config.hyperparameters)
     algorithm = getattr(stable_baselines3, config.algorithm, None) or getattr(sb3_contrib, config.algorithm)
     kind: Any = DeepSetsPolicy if config.network == "deep_sets" else "MlpPolicy"
-    return algorithm(
+    model = algorithm(
         kind, envs, seed=config.seed, device="cpu", tensorboard_log=log,
         policy_kwargs={"net_arch": list(config.net_arch)}, **config.hyperparameters,
     )  # fmt: skip
+    if config.first:
+        with torch.no_grad():
+            model.policy.action_net.bias[0] += config.first
+    return model
 
 
 def _loaded(fresh: Any, path: Path, envs: SB3VecEnv | None, seed: int) -> Any:

@@ -26,7 +26,7 @@ def fields_of(signature: dict[str, Any]) -> dict[str, Field]:
         PolicyError: when it decides about many VMAs at once.
     """
     seen = signature["seen"]
-    if "present" in seen:
+    if "present" in seen or "parts" in signature:
         raise PolicyError("a tree decides about one VMA or one fault: take a policy of VmaOrder-v0 or FaultOrder-v0")
     return {f"{group}_{name}": _GROUPS[group][name] for group in sorted(seen) for name in seen[group]}
 

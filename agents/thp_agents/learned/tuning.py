@@ -21,7 +21,7 @@ from thp_agents.evaluation.origin import code_digest
 from thp_agents.evaluation.run import entry, evaluate
 from thp_agents.evaluation.suites import Case, cases, content, workload_of
 from thp_agents.files import write_text
-from thp_agents.learned.config import AgentConfig, train_workloads
+from thp_agents.learned.config import AgentConfig
 from thp_agents.learned.export import export
 from thp_agents.learned.policy_file import LearnedPolicy, save_policy
 from thp_agents.learned.rollouts import Rollouts, fit
@@ -157,9 +157,8 @@ class Judge:
 
 def learning(config: AgentConfig, seconds: float, looks: int = LOOKS) -> Iterator[LearnedPolicy]:
     """Train for so long, and yield the policy at each look; sooner when all steps are done."""
-    names = config.workloads or train_workloads()
-    envs = None if config.algorithm == "rollouts" else make_envs(replace(config, workloads=names), 1)
-    model: Any = make_model(config, envs) if envs else Rollouts(config, names)
+    envs = None if config.algorithm == "rollouts" else make_envs(config, 1)
+    model: Any = make_model(config, envs) if envs else Rollouts(config)
     try:
         for _ in range(looks):
             end = time.monotonic() + seconds / looks

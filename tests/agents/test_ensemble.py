@@ -1,0 +1,73 @@
+"""Ensembles: their values are the means of their members', and what does not go together is refused."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from thp_agents.cli import main
+from thp_agents.learned.ensemble import ensemble
+from thp_agents.learned.networks import Mlp
+from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy, signature
+from thp_agents.policy import PolicyError
+
+MADE_FOR = signature("thp_env/VmaOrder-v0", {"scan_share": 0})
+
+
+def member(seed: int, hidden: tuple[int, ...] = (5, 4), made_for: dict | None = None) -> LearnedPolicy:
+    made_for = made_for or MADE_FOR
+    rng = np.random.default_rng(seed)
+    widths = [sum(map(len, made_for["seen"].values())), *hidden, len(made_for["actions"])]
+    weights: dict[str, np.ndarray] = {}
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+        weights[f"weight{i}"] = rng.normal(size=(outputs, inputs)).astype(np.float32)
+        weights[f"bias{i}"] = rng.normal(size=outputs).astype(np.float32)
+    return LearnedPolicy(Mlp(weights), made_for, {"name": f"m{seed}", "seed": seed, "decisions": 10, "behaviour": 2})
+
+
+def observation(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng([seed, 1])
+    return {key: rng.random(len(names), np.float32) for key, names in MADE_FOR["seen"].items()}
+
+
+def test_values_are_the_means_of_the_members() -> None:
+    members = [member(0), member(1, (7, 3)), member(2)]
+    together = ensemble(members, "together")
+    for seed in range(20):
+        seen = observation(seed)
+        means = np.mean([m.network(seen) for m in members], axis=0)
+        np.testing.assert_allclose(together.network(seen), means, rtol=1e-4, atol=1e-4)
+    assert together.meta["decisions"] == 30
+    assert together.meta["members"] == ["m0#0", "m1#1", "m2#2"]
+
+
+def test_an_ensemble_of_one_is_that_one() -> None:
+    alone, together = member(3), ensemble([member(3)], "together")
+    assert {name: w.tolist() for name, w in together.network.weights.items()} == {
+        name: w.tolist() for name, w in alone.network.weights.items()
+    }
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    other = member(1, made_for=signature("thp_env/VmaOrder-v0", {"scan_share": 1.0}))
+    for wrong, said in ((other, "m1 sees or chooses something else than m0"), (member(1, (5,)), "m1 has other layers")):
+        with pytest.raises(PolicyError, match=said):
+            ensemble([member(0), wrong], "together")
+    with pytest.raises(PolicyError, match="an ensemble has members"):
+        ensemble([], "together")
+
+
+def test_the_command_writes_a_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(tmp_path / f"m-{seed}.npz") for seed in range(2)]
+    for seed, path in enumerate(files):
+        save_policy(member(seed), path)
+    out = tmp_path / "both-1.npz"
+    assert main(["ensemble", *files, "--out", str(out)]) == 0
+    assert load_policy(out).meta["seed"] == 1
+    assert main(["ensemble", *files, "--out", str(tmp_path / "both.txt")]) == 2
+    assert main(["ensemble", "64K", "--out", str(out)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].endswith("a policy's file ends in .npz")
+    assert "64K is a heuristic" in told[1]
