@@ -100,7 +100,7 @@ class Program:
     def work(self) -> Floats:
         """Real accesses that each operation stands for; float64. System calls do none."""
         ops = self.ops
-        work: Floats = self.steps * ops["weight"].astype(np.float64)
+        work: Floats = np.multiply(self.steps, ops["weight"], dtype=np.float64)
         work[~np.isin(ops["op"], [CODES[o] for o in ("touch", "access", "replay")])] = 0
         counts = np.concatenate([[0], np.cumsum(self.accesses["count"], dtype=np.float64)])
         for i in np.flatnonzero(ops["op"] == CODES["replay"]):
