@@ -108,30 +108,8 @@ u32 vma_by_id(const core_machine &c, u32 id) {
     return v;
 }
 
-} // namespace
-
-NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
-    module.doc() = "The simulated machine: a C++ core. Use thp_env.machine.Machine.";
-
-    bind_schema(module);
-    nb::exception<machine_error>(module, "MachineError", PyExc_ValueError).attr("__module__") =
-        "thp_env.machine";
-    module.def("check_tlb", [](const nb::dict &tlb) { return check_tlb(make_tlb(tlb)); });
-    module.def(
-        "tlb_misses",
-        [](const nb::dict &tlb, const addresses_array &addresses, const bytes_array &sizes, u32 shift) {
-            const tlb_config c = make_tlb(tlb);
-            const u8 *each = sizes.shape(0) ? sizes.data() : nullptr;
-            tlb_counts misses{};
-            {
-                nb::gil_scoped_release nogil;
-                misses = tlb_misses(c, addresses.data(), each, addresses.shape(0), shift);
-            }
-            return std::tuple(misses.l1, misses.l2);
-        },
-        "tlb"_a, "addresses"_a, "sizes"_a, "shift"_a);
-
-    nb::class_<core_machine> machines(module, "CoreMachine");
+// Making a machine, saving it, running it.
+void bind_running(nb::class_<core_machine> &machines) {
     machines
         .def_static(
             "create",
@@ -224,7 +202,12 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                      done += nr;
                  }
                  return as_bytes(out.data(), out.size());
-             }))
+             }));
+}
+
+// Where it stands, and what it counts.
+void bind_state(nb::class_<core_machine> &machines) {
+    machines
         .def("position", reading([](core_machine &c) { return std::tuple(c.m->h->at.op, c.m->h->at.step); }))
         // Whether the next operation has begun: what run() does next is the rest of it.
         .def("under_way", reading([](core_machine &c) {
@@ -245,7 +228,12 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
         .def_prop_ro("fault_latency", reading([](core_machine &c) {
                          const u64 *counts = c.m->h->fault_latency;
                          return std::vector<u64>(counts, counts + NR_LATENCIES);
-                     }))
+                     }));
+}
+
+// What can be read of its memory.
+void bind_memory(nb::class_<core_machine> &machines) {
+    machines
         .def_prop_ro("free_blocks", // by migrate type and order
                      reading([](core_machine &c) {
                          std::vector<std::vector<u32>> out(MIGRATE_PCPTYPES);
@@ -315,7 +303,12 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                  std::vector<page_layout> out(pages);
                  pagemap(*c.m, mm, start, pages, out.data());
                  return as_bytes(out.data(), out.size());
-             }))
+             }));
+}
+
+// What decides about VMAs and sizes.
+void bind_decisions(nb::class_<core_machine> &machines) {
+    machines
         .def("set_orders", changing([](core_machine &c, u32 id, u32 orders) {
                  if (orders & ~THP_ORDERS_ALL) throw machine_error("orders are 0 and 2 to 9");
                  vma_by_id(c, id);
@@ -350,7 +343,36 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                          return std::optional<asked>({m.vmas[v].id, q.mm, q.address, q.type, q.orders});
                      }))
         .def("resolve", changing([](core_machine &c, u32 order) { return thp_resolve(*c.m, order); }));
+}
 
+} // namespace
+
+NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
+    module.doc() = "The simulated machine: a C++ core. Use thp_env.machine.Machine.";
+
+    bind_schema(module);
+    nb::exception<machine_error>(module, "MachineError", PyExc_ValueError).attr("__module__") =
+        "thp_env.machine";
+    module.def("check_tlb", [](const nb::dict &tlb) { return check_tlb(make_tlb(tlb)); });
+    module.def(
+        "tlb_misses",
+        [](const nb::dict &tlb, const addresses_array &addresses, const bytes_array &sizes, u32 shift) {
+            const tlb_config c = make_tlb(tlb);
+            const u8 *each = sizes.shape(0) ? sizes.data() : nullptr;
+            tlb_counts misses{};
+            {
+                nb::gil_scoped_release nogil;
+                misses = tlb_misses(c, addresses.data(), each, addresses.shape(0), shift);
+            }
+            return std::tuple(misses.l1, misses.l2);
+        },
+        "tlb"_a, "addresses"_a, "sizes"_a, "shift"_a);
+
+    nb::class_<core_machine> machines(module, "CoreMachine");
+    bind_running(machines);
+    bind_state(machines);
+    bind_memory(machines);
+    bind_decisions(machines);
     bind_policy(machines);
     bind_batch(module);
 }

@@ -129,8 +129,8 @@ class Forest:
     Args:
         weights: `inputs`, shape (1,), the number of fields; of each node `feature` (-1 at a leaf), `threshold`,
             `left` (taken where field <= threshold) and `right`, children after their parents; `values`, shape
-            (nodes, actions), used at leaves; `roots`, the first node of each tree, where there are several; `lcb_factor`,
-            shape (1,), where it is not 0.
+            (nodes, actions), used at leaves; `roots`, the first node of each tree, where there are several; and
+            `lcb_factor`, shape (1,), where it is not 0.
         activation: has no meaning here; files of every kind have one.
     """
 
