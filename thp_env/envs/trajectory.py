@@ -129,7 +129,7 @@ class Trajectory:
     counters: Ints
     ended: bool
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file, whole or not at all.
 
         Raises:
@@ -145,7 +145,7 @@ class Trajectory:
             raise TrajectoryError(f"cannot write {path}: {error.strerror or error}") from None
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Trajectory:
+    def load(cls, path: str | os.PathLike[str]) -> Trajectory:
         """Read a file.
 
         Raises:
@@ -215,7 +215,7 @@ class RecordTrajectory(gymnasium.Wrapper):
         TrajectoryError: when its arguments cannot be written down, or the folder cannot be made.
     """
 
-    def __init__(self, env: gymnasium.Env, folder: str | os.PathLike, name: str = "trajectory") -> None:
+    def __init__(self, env: gymnasium.Env, folder: str | os.PathLike[str], name: str = "trajectory") -> None:
         """Wrap an environment."""
         super().__init__(env)
         spec = env.unwrapped.spec

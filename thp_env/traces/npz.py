@@ -57,7 +57,7 @@ class Meta(TypedDict, total=False):
     distortions: list[str]
 
 
-def save_program(program: Program, path: str | os.PathLike) -> None:
+def save_program(program: Program, path: str | os.PathLike[str]) -> None:
     """Write a program to a .npz file; the file appears whole or not at all.
 
     Columns of records are stored one by one, since they compress to half the size.
@@ -86,7 +86,7 @@ def save_program(program: Program, path: str | os.PathLike) -> None:
         raise ProgramError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def load_program(path: str | os.PathLike) -> Program:
+def load_program(path: str | os.PathLike[str]) -> Program:
     """Read a program from a .npz file.
 
     Raises:

@@ -216,7 +216,7 @@ def add_line(b: ProgramBuilder, line: str) -> bool:
     return True
 
 
-def parse_program(text: str | Iterable[str], name: str = "program", **meta: Any) -> Program:
+def parse_program(text: str | Iterable[str], name: str = "program", **meta: object) -> Program:
     """Read a program from text.
 
     Args:

@@ -234,7 +234,7 @@ class Rollouts:
         arrays |= {"seen": self.samples.seen, "worth": self.samples.worth}
         np.savez(file, episodes=self.samples.episodes, turn=self.turn, **arrays)
 
-    def load(self, path: str | os.PathLike) -> None:
+    def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from what `save` wrote.
 
         Raises:
