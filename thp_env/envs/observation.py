@@ -5,12 +5,13 @@ All fields lie in 0..1. Nothing here knows the future, the workload's name or wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from thp_env.machine import SMAPS_DTYPE, layout
+from thp_env.machine import SMAPS_DTYPE, MachineConfig, layout
 from thp_env.machine.batch import SNAPSHOT_COLUMNS, Reason, Snapshot, stat_columns
 
 
@@ -278,13 +279,19 @@ _system = Fields(SYSTEM_FIELDS, Quantities({
 }))  # fmt: skip
 
 
+def hardware_of(config: MachineConfig) -> tuple[int, ...]:
+    """Return pages of memory; TLB entries for 4K and 2M, and of the second level."""
+    tlb, pages = config.tlb, config.memory // layout.PAGE_SIZE
+    return pages, math.prod(tlb.l1_4k), math.prod(tlb.l1_2m or tlb.l1_4k), math.prod(tlb.l2 or (0, 0))
+
+
 def system_observation(now: Snapshot, last: Snapshot, hardware: np.ndarray, pmu_period: int) -> np.ndarray:
     """Return the `SYSTEM_FIELDS` of machines, float32, shape (machines, fields).
 
     Args:
         now: snapshot at the end of the window.
         last: snapshot at its beginning.
-        hardware: shape (machines, 4): pages of memory; TLB entries for 4K and 2M, and of the second level.
+        hardware: shape (machines, 4): `hardware_of` each.
         pmu_period: TLB events between two samples.
     """
     after = now.raw.take(_NOW, 1).view(_NOW_DTYPE)[:, 0]
