@@ -16,6 +16,8 @@ import pytest
 import thp_env
 
 PACKAGE = Path(thp_env.__file__).parent
+CACHE = Path(__file__).parents[1] / ".mypy_cache" / "strict"
+"""Beside that of `make lint`, whose options are others."""
 OF_GYMNASIUM = {"ENVIRONMENTS", "VmaOrderEnv", "RecordTrajectory"}
 """Classes with gymnasium.Env's members, whose infos and options are `dict[str, Any]` there, and what finds them."""
 GENERIC = {"Counters": "Counters[int]"}
@@ -52,7 +54,7 @@ def checked(source: str, folder: Path) -> list[str]:
     file = folder / "program.py"
     file.write_text(source)
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, "--cache-dir",
-               str(PACKAGE.parent / ".mypy_cache"), "--no-error-summary", str(file)]  # fmt: skip
+               str(CACHE), "--no-error-summary", str(file)]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False).stdout.splitlines()
 
 

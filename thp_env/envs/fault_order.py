@@ -24,7 +24,8 @@ from thp_env.envs.observation import (
 from thp_env.envs.task import Task
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.machine import Machine, OrderQuestion, Status, layout
-from thp_env.machine.batch import DECISION_DTYPE, Question, Verb
+from thp_env.machine.batch import DECISION_DTYPE, Question
+from thp_env.machine.records import Verb
 
 ORDERS = (0, *layout.ORDERS)
 """The order of each action."""

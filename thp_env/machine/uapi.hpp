@@ -79,7 +79,7 @@ constexpr u32 SETTING_VALUES[NR_SETTINGS] = {THP_SETTINGS(X)};
     X(GUARD_INSTALL, "guard_install", 102)                                                                   \
     X(GUARD_REMOVE, "guard_remove", 103)
 
-#define X(name, text, number) MADV_##name = number,
+#define X(name, text, number) MADV_##name = number, // NOLINT(bugprone-macro-parentheses)
 enum advice : u64 { THP_ADVICE(X) };
 #undef X
 

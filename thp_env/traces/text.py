@@ -228,7 +228,8 @@ def parse_program(text: str | Iterable[str], name: str = "program", **meta: obje
         ProgramError: naming the file, the line and the reason.
     """
     lines = text.splitlines() if isinstance(text, str) else list(text)
-    b = ProgramBuilder(name, **meta)
+    facts: dict[str, Any] = meta
+    b = ProgramBuilder(name, **facts)
     numbers: list[int] = []
     for i, line in enumerate(lines, 1):
         words = line.split("#")[0].split()
