@@ -1,6 +1,6 @@
 import java.util.Random;
 
-/** java Tree N: N insertions into a search tree that is thrown away every 100,000, and strings that die young. */
+/** java Tree N: N insertions into a search tree that is thrown away ten times, and strings that die young. */
 public class Tree {
     static final class Node {
         Node left, right;
@@ -37,7 +37,7 @@ public class Tree {
         for (int i = 0; i < n; i++) {
             root = insert(root, random.nextInt());
             total += ("k" + i + "," + i * 31L).split(",").length;
-            if (i % 100_000 == 0) root = null;
+            if (i % (n / 10) == 0) root = null;
         }
         System.out.println(total);
     }
