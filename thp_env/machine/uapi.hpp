@@ -78,8 +78,8 @@ constexpr u32 SETTING_VALUES[NR_SETTINGS] = {THP_SETTINGS(X)};
     X(COLLAPSE, "collapse", 25)                                                                              \
     X(GUARD_INSTALL, "guard_install", 102)                                                                   \
     X(GUARD_REMOVE, "guard_remove", 103)
-
-#define X(name, text, number) MADV_##name = number, // NOLINT(bugprone-macro-parentheses)
+// NOLINTNEXTLINE(bugprone-macro-parentheses)
+#define X(name, text, number) MADV_##name = number,
 enum advice : u64 { THP_ADVICE(X) };
 #undef X
 
