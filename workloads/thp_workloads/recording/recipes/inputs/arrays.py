@@ -8,5 +8,6 @@ n = int(sys.argv[1])
 rng = np.random.default_rng(1)
 a = rng.random((n, n))
 print(np.linalg.solve(a, a[0])[:2], np.fft.fft2(a).real.sum(), np.linalg.norm(a @ a))
-b = np.sort(rng.random(n * n * 4))
-print(b[rng.integers(0, b.size, b.size // 2)].sum())
+for size in (4, 8, 16):
+    b = np.sort(rng.random(n * n * size))
+    print(b[rng.integers(0, b.size, b.size // 2)].sum())

@@ -16,7 +16,7 @@ def git(*arguments: str) -> None:
 
 
 git("init", "-q", ".")
-texts = [[" ".join(rng.choices(words, k=10)) for _ in range(rng.randrange(20, 400))] for _ in range(n)]
+texts = [[" ".join(rng.choices(words, k=10)) for _ in range(rng.randrange(20, 4000))] for _ in range(n)]
 for version in range(4):
     for i, text in enumerate(texts):
         for _ in range(len(text) // 20):

@@ -36,7 +36,7 @@ func main() {
 	for g := 0; g < 4; g++ {
 		go func() {
 			sum := 0
-			for i := 0; i < 6; i++ {
+			for i := 0; i < 48; i++ {
 				sum += grow(depth - 3).count()
 			}
 			done <- sum
