@@ -83,7 +83,7 @@ def _run(
 ) -> int:  # fmt: skip
     processes = args.processes or len(os.sched_getaffinity(0))
     notes = [*trained_before(entries), *(probes(entries, wanted) if args.probe else [])]
-    beside, partly = list[Run](), list[Run]()
+    beside, partly = list[Run](), list[list[Run]]()
     for reference in REFERENCES:
         searched = _searched(reference, suite, wanted, args.clairvoyant)
         outcomes = reference.outcomes(
@@ -97,7 +97,7 @@ def _run(
         if len(outcomes) == len(wanted):
             beside += reference.runs(outcomes)
         else:
-            partly += reference.runs(outcomes)
+            partly.append(reference.runs(outcomes))
     runs, failures = evaluate(
         entries, wanted, store=store, processes=processes, ray=args.ray, limit=args.limit, quiet=args.quiet
     )
@@ -108,8 +108,7 @@ def _run(
     if not any(r.policy != NEVER for r in runs):
         print("thp-env: no policy is left to compare", file=sys.stderr)
         return 1
-    if partly:
-        results.notes.append(tables.where_known(results, partly))
+    results.notes += [tables.where_known(results, known) for known in partly if known]
     pictures = _pictures(results, entries, wanted, args) if args.report else ()
     return _show(results, args, pictures)
 

@@ -260,10 +260,13 @@ except KeyboardInterrupt:
     child = subprocess.Popen(
         [sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
     )
-    assert child.stdout.readline() == "running\n"
-    time.sleep(0.3)
-    child.send_signal(signal.SIGINT)
-    assert child.communicate(timeout=60)[0] == "stopped\n"
+    try:
+        assert child.stdout.readline() == "running\n"
+        time.sleep(0.3)
+        child.send_signal(signal.SIGINT)
+        assert child.communicate(timeout=60)[0] == "stopped\n"
+    finally:
+        child.kill()
 
 
 def test_a_forked_process_makes_threads_of_its_own() -> None:

@@ -43,7 +43,7 @@ class Suite:
 
 
 SUITES = {
-    "test": Suite((), "full", 0, "test", recordings=16, corpus=("test",)),
+    "test": Suite((), "full", 0, "test", recordings=8, corpus=("test",)),
     "validation": Suite(("validation",), "small", 8, "validation", recordings=4, corpus=("validation",)),
     "full_validation": Suite(("validation",), "full", 4, "validation", recordings=16, corpus=("validation",)),
     "small": Suite(("train", "validation"), "small", 1, "validation"),
