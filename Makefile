@@ -9,7 +9,7 @@ NATIVE := CMakeLists.txt $(shell find thp_env workloads agents -name '*.cpp' -o 
 CHECKED := thp_env $(wildcard agents workloads benchmarks)
 EDITABLE := $(PIP) install --no-build-isolation
 
-.PHONY: install demo test bench corpus full rllib docs lint format sanitize fuzz mutations clean
+.PHONY: install demo test bench corpus full rllib docs lint format stub sanitize fuzz mutations clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -81,6 +81,10 @@ lint: $(VENV)/with-lint $(VENV)/installed
 format: $(VENV)/with-lint $(VENV)/installed
 	@$(BIN)/ruff check --fix-only -q .
 	@$(BIN)/clang-format -i $(filter-out CMakeLists.txt,$(NATIVE))
+
+# The types of the compiled core, as Python sees them.
+stub: $(VENV)/with-lint $(VENV)/installed
+	$(BIN)/python -m nanobind.stubgen -q -m thp_env.machine._core -p thp_env/machine/_core.pat -o thp_env/machine/_core.pyi
 
 # The package once more, with both sanitizers, beside the venv. The plain interpreter reads no .pth files from
 # PYTHONPATH, so the editable install stays out of the way. libcachesim, a test oracle, mixes new and free; the

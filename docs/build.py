@@ -29,10 +29,11 @@ from thp_env.envs.observation import SIZE_FIELDS, SYSTEM_FIELDS, VMA_FIELDS
 from thp_env.envs.vma_task import VmaTask
 from thp_env.machine import Machine
 from thp_env.machine.clock import COSTS
-from thp_env.machine.layout import ORDERS
+from thp_env.machine.layout import ORDERS, TOUCH
 from thp_env.machine.prices import Prices
 from thp_env.registration import ENVIRONMENTS
-from thp_env.traces import parse_program
+from thp_env.traces import ProgramBuilder, parse_program
+from thp_env.traces.text import FORMS
 
 DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference"
@@ -70,6 +71,29 @@ def environment(env_id: str, entry_point: str) -> str:
             rows = [(str(i), n, f.meaning, f.unit, f.normalisation) for i, (n, f) in enumerate(fields[key].items())]
             page += [f"### `{key}`\n", table(("index", "field", "meaning", "unit", "normalisation"), rows), ""]
     return "\n".join(page)
+
+
+def operations() -> str:
+    """Return the page of all operations of trace programs: how a line is written, and what it does."""
+    rows = []
+    for word, form in sorted(FORMS.items()):
+        method = getattr(ProgramBuilder, form.method)
+        values = [p for p in inspect.signature(method).parameters.values() if p.name in form.named and p.name != "kind"]
+        line = ["/".join(TOUCH) if word == "touch" else word]
+        line += [] if values else [name.upper() for name in form.needed]
+        for p in values:
+            name = f"{p.name}=" if p.kind is p.KEYWORD_ONLY else p.name.upper()
+            line.append(name if p.default is p.empty else f"[{name}]")
+        rows.append((f"`{' '.join(line)}`", inspect.getdoc(method).partition("\n\n")[0].replace("\n", " ")))
+    return f"""{MADE}
+# Operations of trace programs
+
+Each line of a [program](trace_programs.md) is one of these. Values in brackets may be left out; values with `=` may
+stand in any order after the others. What each value means is said by the method of `thp_env.ProgramBuilder` that has
+the operation's name. `sleep` is `compute` in milliseconds.
+
+{table(("line", "what it does"), rows)}
+"""
 
 
 def costs() -> str:
@@ -301,6 +325,7 @@ def pages() -> dict[Path, str]:
     made |= {workloads / f"{name}.md": generator(kind) for name, kind in generators().items()}
     made |= {workloads / "index.md": catalogue(), workloads / "profile.md": profile()}
     made |= {REFERENCE / "policies.md": policies(), REFERENCE / "costs.md": costs()}
+    made |= {REFERENCE / "operations.md": operations()}
     made |= {REFERENCE / "rules.md": f"{MADE}\n{rules()}"}
     return made | {FRAGMENTATION: fragmentation()}
 

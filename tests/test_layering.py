@@ -35,10 +35,6 @@ FORBIDDEN = {
 }
 
 
-TYPES_ONLY = {"thp_env.traces.program.Program"}
-"""What the machine names in its types: the program that it runs."""
-
-
 def imports(path: Path) -> set[str]:
     """Return the modules that a file imports anywhere: in functions and for types, too."""
     found = set()
@@ -53,7 +49,7 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("layer", FORBIDDEN)
 def test_imports_point_down_only(layer):
     for path in (p for p in (ROOT / layer).rglob("*.py") if RECORDED not in p.parents):
-        for name in imports(path) - (TYPES_ONLY if layer == "thp_env/machine" else set()):
+        for name in imports(path):
             upward = [f for f in FORBIDDEN[layer] if name == f or name.startswith(f + ".")]
             assert not upward, f"{path.relative_to(ROOT)} imports {name}"
 

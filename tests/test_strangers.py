@@ -140,7 +140,7 @@ PROGRAMS: dict[str, tuple[Maker, str]] = {
     "two axes": (array(PROGRAM, "ops.a", lambda a: a.reshape(1, -1)), "ops.a is of shape"),
     "another checksum": (array(PROGRAM, "ops.a", lambda a: a + np.uint64(1)), "checksum"),
     "empty text": (there("empty.txt"), "there is no operation in it"),
-    "negative": (there("neg.txt"), "line 1: prctl: -1 is not from 0"),
+    "negative": (there("neg.txt"), "line 1: '-1' is no number"),
     "zipf": (there("zipf.txt"), "line 2: a zipf distribution covers less than 16 TiB"),
     "long time": (written("compute 99999999999s\n", "w.txt"), "line 1: compute: .* is not from 0"),
     "endless number": (written(f"mmap a {'9' * 10_000}\n", "w.txt"), "line 1: "),

@@ -9,9 +9,33 @@ Importing the package registers the environments; other names are imported when 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 from thp_env.registration import register_environments
+
+if TYPE_CHECKING:  # what `_NAMES` finds, for type checkers
+    from thp_env.envs.trajectory import RecordTrajectory as RecordTrajectory
+    from thp_env.envs.trajectory import Trajectory as Trajectory
+    from thp_env.envs.vma_order import VmaOrderEnv as VmaOrderEnv
+    from thp_env.machine import Counters as Counters
+    from thp_env.machine import Machine as Machine
+    from thp_env.machine import MachineConfig as MachineConfig
+    from thp_env.machine import MachineError as MachineError
+    from thp_env.machine import Status as Status
+    from thp_env.machine.behaviour import BEHAVIOUR as BEHAVIOUR
+    from thp_env.machine.tlb import TlbMisses as TlbMisses
+    from thp_env.machine.tlb import tlb_misses as tlb_misses
+    from thp_env.registration import ENVIRONMENTS as ENVIRONMENTS
+    from thp_env.traces import Program as Program
+    from thp_env.traces import ProgramBuilder as ProgramBuilder
+    from thp_env.traces import ProgramError as ProgramError
+    from thp_env.traces import load_program as load_program
+    from thp_env.traces import parse_program as parse_program
+    from thp_env.traces import save_program as save_program
+    from thp_env.workload import Instance as Instance
+    from thp_env.workload import Workload as Workload
+    from thp_env.workload import WorkloadError as WorkloadError
+    from thp_env.workload import workloads as workloads
 
 _NAMES = {
     "BEHAVIOUR": "thp_env.machine.behaviour",
@@ -45,7 +69,7 @@ __version__ = "0.1.0"
 register_environments()
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _NAMES:
         return getattr(import_module(_NAMES[name]), name)
     raise AttributeError(f"module 'thp_env' has no attribute {name!r}")

@@ -44,7 +44,7 @@ HEADER = Column(("|u1",), (None,))
 
 
 def read_archive(
-    path: str | os.PathLike, columns: Mapping[str, Column], *, others: Column | None = None,
+    path: str | os.PathLike[str], columns: Mapping[str, Column], *, others: Column | None = None,
     beside: Collection[str] = (), limit: int = UNPACKED_MAX,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Read the arrays of a .npz file.

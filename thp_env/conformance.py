@@ -21,9 +21,10 @@ from thp_env.machine import (
     layout,
 )
 from thp_env.machine.counters import MTHP_STATS, VM_EVENTS, Counters
+from thp_env.machine.program import Program
+from thp_env.machine.program_check import ProgramError, UnknownOperationError
 from thp_env.recording_file import RecordingFileError, read_recordings
 from thp_env.traces.builder import ProgramBuilder
-from thp_env.traces.program import Program, ProgramError, UnknownOperationError
 from thp_env.traces.text import add_line
 
 NOT_COMPARED = frozenset({"thp_zero_page_alloc"})

@@ -14,7 +14,7 @@ from typing import IO
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a binary file that takes the place of `path` when the block ends without an exception.
 
     Whatever happens, nothing half-written is left behind, and a file that stood there is kept until then; where the
@@ -35,7 +35,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
             with _part(Path(os.path.realpath(path))) as file:
                 yield file
     except OSError as error:
-        if isinstance(error.filename, str | os.PathLike) and not str(error.filename).endswith(PART):
+        if isinstance(error.filename, str | os.PathLike[str]) and not str(error.filename).endswith(PART):
             raise  # it is about another file, or names this one already
         raise type(error)(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
@@ -88,7 +88,7 @@ def _name(number: int, part: Path) -> None:
             raise OSError(error.errno, error.strerror, str(part)) from None
 
 
-def check_writable(path: str | os.PathLike) -> None:
+def check_writable(path: str | os.PathLike[str]) -> None:
     """Refuse, before any work, what `whole_file` could not write after it.
 
     Raises:

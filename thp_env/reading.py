@@ -41,7 +41,7 @@ class CutOffError(FileError):
 
 
 @contextmanager
-def reading(path: str | os.PathLike, error: type[ValueError], what: str = "") -> Iterator[None]:
+def reading(path: str | os.PathLike[str], error: type[ValueError], what: str = "") -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into one error of one line that names it.
 
     Args:
@@ -61,7 +61,7 @@ def reading(path: str | os.PathLike, error: type[ValueError], what: str = "") ->
         raise error(f"{path}: {what and f'not {what}: '}{one_line(str(reason))}") from None
 
 
-def opened(path: str | os.PathLike, *, regular: bool = False) -> IO[bytes]:
+def opened(path: str | os.PathLike[str], *, regular: bool = False) -> IO[bytes]:
     """Open a file for reading; `regular`: not a pipe or a device, which could last for ever.
 
     Raises:
@@ -75,7 +75,7 @@ def opened(path: str | os.PathLike, *, regular: bool = False) -> IO[bytes]:
     return file
 
 
-def read_bytes(path: str | os.PathLike, limit: int = TEXT_MAX) -> bytes:
+def read_bytes(path: str | os.PathLike[str], limit: int = TEXT_MAX) -> bytes:
     """Return all that a file holds.
 
     Raises:
@@ -89,7 +89,7 @@ def read_bytes(path: str | os.PathLike, limit: int = TEXT_MAX) -> bytes:
     return data
 
 
-def read_text(path: str | os.PathLike, limit: int = TEXT_MAX) -> str:
+def read_text(path: str | os.PathLike[str], limit: int = TEXT_MAX) -> str:
     """Return a file's text: UTF-8, with or without a byte order mark.
 
     Raises:
@@ -112,7 +112,7 @@ def decoded(data: bytes) -> str:
     return text.replace("\r\n", "\n")
 
 
-def lines(path: str | os.PathLike, *, whole: bool = False) -> Iterator[tuple[int, str]]:
+def lines(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, line without its end) of a text that may be packed as .xz.
 
     Args:

@@ -6,8 +6,10 @@ Gymnasium has loaded no plugins (entry points of group `gymnasium.envs`) since 1
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from gymnasium.envs.registration import load_env_creator, register, registry
@@ -15,16 +17,21 @@ from gymnasium.envs.registration import load_env_creator, register, registry
 GROUP = "thp_env.environments"
 """Entry points of other packages' environments: the id of each, and module:XEnv."""
 
-_OWN = {
-    "thp_env/VmaHints-v0": "thp_env.envs.vma_hints:VmaHintsEnv",
-    "thp_env/VmaOrder-v0": "thp_env.envs.vma_order:VmaOrderEnv",
-    "thp_env/SizeControls-v0": "thp_env.envs.size_controls:SizeControlsEnv",
-    "thp_env/FaultOrder-v0": "thp_env.envs.fault_order:FaultOrderEnv",
-}
+FOLDER = Path(__file__).parent / "envs"
+CLASS = re.compile(r"^class (\w+)Env\(ThpEnv\):", re.MULTILINE)
+
+
+def _own() -> dict[str, str]:
+    """Return the environments of this package: each `XEnv` of a file in `envs/` is thp_env/X-v0. Imports nothing."""
+    return {
+        f"thp_env/{name}-v0": f"thp_env.envs.{file.stem}:{name}Env"
+        for file in sorted(FOLDER.glob("*.py"))
+        for name in CLASS.findall(file.read_text(encoding="utf-8"))
+    }
 
 
 def _environments() -> dict[str, str]:
-    known = dict(_OWN)
+    known = _own()
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         if known.setdefault(entry.name, entry.value) != entry.value:
             raise ValueError(f"two environments are called {entry.name}: {known[entry.name]} and {entry.value}")

@@ -248,10 +248,12 @@ def most_mapped(program: Program, shares: Mapping[int, float] | None = None) -> 
         shares: of regions, by number, that count; None: all of them count whole.
     """
     from thp_env.machine import layout
+    from thp_env.machine.operations import fields, select
 
     code = {name: layout.OPS.index(name) for name in ("mmap", "munmap", "mremap", "brk")}
     ops = program.ops
-    files = set(ops["region"][(ops["op"] == code["mmap"]) & (ops["d"] & layout.VM_FILE != 0)].tolist())
+    mappings = select(ops, "mmap")
+    files = set(mappings["region"][mappings["flags"] & layout.VM_FILE != 0].tolist())
     touched = ops["region"][np.isin(ops["op"], [layout.OPS.index(name) for name in ("touch", "access")])]
     accessed = {*touched.tolist(), *program.accesses["region"].tolist()}
     mapped = peak = 0.0
@@ -269,7 +271,8 @@ def most_mapped(program: Program, shares: Mapping[int, float] | None = None) -> 
             mapped += (length - heap.get(region, 0)) * share
             heap[region] = length
         else:
-            mapped += ((length if op["c"] == layout.AT_SLOT else int(op["a"])) - length) * share
+            of = fields(op)
+            mapped += ((length if of["placement"] == layout.AT_SLOT else int(of["new_length"])) - length) * share
         peak = max(peak, mapped)
     return int(peak)
 

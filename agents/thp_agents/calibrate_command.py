@@ -19,28 +19,28 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: other work takes {others:.1f} CPUs of this host: figures spread, and are better on an idle one",
               file=sys.stderr)  # fmt: skip
     print("measuring, for about half a minute", file=sys.stderr)
-    found = calibrate(args.idle, swap=not args.no_swap)
-    for line in told(found):
+    measured = calibrate(args.idle, swap=not args.no_swap)
+    for line in cost_lines(measured):
         print(line)
-    write_text(args.out, format_costs(found.costs()))
+    write_text(args.out, format_costs(measured.costs()))
     print(f"wrote {args.out}: thp-env recommend --costs {args.out} -- COMMAND")
     return 0
 
 
-def told(found: Measured) -> list[str]:
+def cost_lines(measured: Measured) -> list[str]:
     """Return what is said of a measurement: costs beside the clock table's, and what is missing."""
     header = ["cost", "this host, ns", "spread", "clock table, ns", "ratio", "after idle, ns"]
     rows = []
-    for name, ns in found.ns.items():
+    for name, ns in measured.ns.items():
         table = COSTS[name].ps / 1000
-        idle = f"{found.after_idle[name]:.4g}" if name in found.after_idle else ""
-        rows.append([name, f"{ns:.4g}", f"{found.spread[name]:.0%}", f"{table:.4g}", f"{ns / table:.2f}", idle])
+        idle = f"{measured.after_idle[name]:.4g}" if name in measured.after_idle else ""
+        rows.append([name, f"{ns:.4g}", f"{measured.spread[name]:.0%}", f"{table:.4g}", f"{ns / table:.2f}", idle])
     lines = [format_table(header, rows)]
-    far = [name for name, ns in found.ns.items() if not 1 / FAR <= ns * 1000 / COSTS[name].ps <= FAR]
+    far = [name for name, ns in measured.ns.items() if not 1 / FAR <= ns * 1000 / COSTS[name].ps <= FAR]
     if far:
         lines.append(f"more than {FAR:g} times off the clock table: {', '.join(far)}")
     reasons: dict[str, list[str]] = {}
-    for name, why in found.missing.items():
+    for name, why in measured.missing.items():
         reasons.setdefault(why, []).append(name)
     lines += [f"not measured, as in the clock table: {', '.join(names)} ({why})" for why, names in reasons.items()]
     return lines

@@ -56,14 +56,14 @@ def run(args: argparse.Namespace, command: str) -> int:
     write_text(out.with_suffix(".txt"), text)
     print(rules(policy))
     if wanted:
-        line = f"suite {args.suite}: {kept(args.file, str(out), wanted, store, processes, args.quiet)}"
+        line = f"suite {args.suite}: {share_line(args.file, str(out), wanted, store, processes, args.quiet)}"
         write_text(out.with_suffix(".txt"), f"{text}\n{line}\n")
         print(line)
     print(f"wrote {', '.join(str(out.with_suffix(end)) for end in ('.npz', '.txt', '.c'))}")
     return 0
 
 
-def kept(
+def share_line(
     network: str, tree: str, wanted: Sequence[Case], store: Store | None = None, processes: int = 1, quiet: bool = False
 ) -> str:
     """Return a line that says what share of a policy's score its tree keeps.

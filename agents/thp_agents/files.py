@@ -9,7 +9,7 @@ from thp_agents.policy import PolicyError
 from thp_env.files import check_writable, whole_file
 
 
-def writable(path: str | os.PathLike) -> Path:
+def writable(path: str | os.PathLike[str]) -> Path:
     """Return the path of a file that is to be written.
 
     Raises:
@@ -22,7 +22,7 @@ def writable(path: str | os.PathLike) -> Path:
     return Path(path)
 
 
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file, whole or not at all.
 
     Raises:
@@ -36,7 +36,7 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
         raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file, whole or not at all.
 
     Raises:

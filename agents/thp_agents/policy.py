@@ -59,12 +59,12 @@ class Policy:
         raise NotImplementedError(f"{type(self).__name__} has no decide(observation, view)")
 
 
-def checked(policy: Any, told: str) -> Policy:
+def checked(policy: Any, label: str) -> Policy:
     """Return a policy that has all that it takes.
 
     Args:
         policy: somebody's.
-        told: what to call it in an error.
+        label: what to call it in an error.
 
     Raises:
         PolicyError: naming what it lacks.
@@ -74,21 +74,21 @@ def checked(policy: Any, told: str) -> Policy:
 
     for attribute in ("name", "source", "default_sizes", "environment"):
         if not isinstance(getattr(policy, attribute, None), str):
-            raise PolicyError(f"{told}: a policy needs {attribute}, a text: see thp_agents.policy.Policy")
+            raise PolicyError(f"{label}: a policy needs {attribute}, a text: see thp_agents.policy.Policy")
     if not policy.name:
-        raise PolicyError(f"{told}: a policy needs a name: see thp_agents.policy.Policy")
+        raise PolicyError(f"{label}: a policy needs a name: see thp_agents.policy.Policy")
     if getattr(policy, "kind", None) not in KINDS:
-        raise PolicyError(f"{told}: its kind is {getattr(policy, 'kind', None)!r}; there are {', '.join(KINDS)}")
+        raise PolicyError(f"{label}: its kind is {getattr(policy, 'kind', None)!r}; there are {', '.join(KINDS)}")
     for verb in ("reset", "decide"):
         if not callable(getattr(policy, verb, None)):
-            raise PolicyError(f"{told}: a policy needs {verb}(): see thp_agents.policy.Policy")
+            raise PolicyError(f"{label}: a policy needs {verb}(): see thp_agents.policy.Policy")
     if policy.environment not in thp_env.ENVIRONMENTS:
         known = ", ".join(thp_env.ENVIRONMENTS)
-        raise PolicyError(f"{told}: unknown environment {policy.environment!r}: one of {known}")
+        raise PolicyError(f"{label}: unknown environment {policy.environment!r}: one of {known}")
     try:
         order_mask("default_sizes", policy.default_sizes)
     except ValueError as error:
-        raise PolicyError(f"{told}: {error}") from None
+        raise PolicyError(f"{label}: {error}") from None
     if not isinstance(getattr(policy, "arguments", None), Mapping):
-        raise PolicyError(f"{told}: a policy needs arguments, a dictionary: see thp_agents.policy.Policy")
+        raise PolicyError(f"{label}: a policy needs arguments, a dictionary: see thp_agents.policy.Policy")
     return policy

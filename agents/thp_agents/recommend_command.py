@@ -50,7 +50,7 @@ LONGEST = 10 * 365 * 86400
 
 
 @dataclass
-class Asked:
+class Request:
     """What advice is about.
 
     Attributes:
@@ -86,24 +86,24 @@ def run(args: argparse.Namespace) -> int:
             writable(path)
     rows = []
     for name in _names(args):
-        with _asked(args, name) as asked:
+        with _requests(args, name) as request:
             if name and len(args.recipe) > 1:
                 print(f"== {name}")
-            rows.append([name or asked.name, *_advise(args, asked, horizon)])
+            rows.append([name or request.name, *_advise(args, request, horizon)])
     if len(rows) > 1:
         print()
         print(format_table(["program", *SUMMARY], rows, args.markdown))
     return 0
 
 
-def _advise(args: argparse.Namespace, asked: Asked, horizon: float) -> list[str]:
+def _advise(args: argparse.Namespace, request: Request, horizon: float) -> list[str]:
     """Advise about one program; return its row of `SUMMARY`."""
     now, notes = present()
     start = time.monotonic()
-    if asked.command and (others := busy()) > BUSY:
+    if request.command and (others := busy()) > BUSY:
         notes.append(f"other work takes {others:.1f} CPUs of this host: what is measured spreads")
-    with _costs(args, bool(asked.command)) as costs:
-        trial, recorded = _recorded(args, asked)
+    with _costs(args, bool(request.command)) as costs:
+        trial, recorded = _recorded(args, request)
         plain = recorded.programs[()]
         if trial is not None and trial.switched_off:
             notes.append(SWITCHED_OFF)
@@ -122,10 +122,10 @@ def _advise(args: argparse.Namespace, asked: Asked, horizon: float) -> list[str]
     print(reasons.sentence(choice, plain, length))
     for line in reasons.certainty(choice, simulator.layouts, bool(plain.meta.get("native"))):
         print(line)
-    best = choice.chosen.setting
+    best = choice.advised.setting
     if said := why(best.environment, tunables(plain)):
         print(f"{' '.join(name for name, _ in best.environment)}: {said}.")
-    lines = [] if choice.leave else apply_and_undo(best, now, asked.command, recorded.programs[best.environment])
+    lines = [] if choice.leave else apply_and_undo(best, now, request.command, recorded.programs[best.environment])
     print("\n".join(["", *lines]) if lines else "", end="\n" if lines else "")
     if args.report:
         from thp_agents.advice.report import write_report
@@ -135,14 +135,14 @@ def _advise(args: argparse.Namespace, asked: Asked, horizon: float) -> list[str]
     print(f"({recorded.seconds:.0f} s to record, {time.monotonic() - began:.0f} s to simulate {simulator.runs} runs, "
           f"{time.monotonic() - start:.0f} s in all)")  # fmt: skip
     seconds = time.monotonic() - start
-    measured = _verify(args, asked, choice) if args.verify else {}
+    measured = _verify(args, request, choice) if args.verify else {}
     return summary(choice, measured, seconds)
 
 
-def _verify(args: argparse.Namespace, asked: Asked, choice: Choice) -> dict[str, Measured]:
+def _verify(args: argparse.Namespace, request: Request, choice: Choice) -> dict[str, Measured]:
     """Run the command natively, and say what came out."""
     tell = (lambda text: None) if args.quiet else (lambda text: print(f"verifying: {text}", file=sys.stderr))
-    measured, notes = verify(asked.command, asked.environment, choice, repeats=args.repeats, other=asked.beside,
+    measured, notes = verify(request.command, request.environment, choice, repeats=args.repeats, other=request.beside,
                              tell=tell)  # fmt: skip
     print()
     print(format_table(*table(measured), args.markdown))
@@ -153,9 +153,9 @@ def _verify(args: argparse.Namespace, asked: Asked, choice: Choice) -> dict[str,
 
 
 def front_table(choice: Choice) -> tuple[list[str], list[list[str]]]:
-    """Return the Pareto front as a table, with the present setting, the chosen one and 4K."""
+    """Return the Pareto front as a table, with the present setting, the advised one and 4K."""
     shown = list(choice.front)
-    for figures in (choice.present, choice.chosen, choice.never):
+    for figures in (choice.present, choice.advised, choice.never):
         if all(f.setting != figures.setting for f in shown):
             shown.append(figures)
     shown.sort(key=lambda f: f.cost_ms)
@@ -167,7 +167,7 @@ def front_table(choice: Choice) -> tuple[list[str], list[list[str]]]:
 def _row(f: Figures, choice: Choice) -> list[str]:
     base, (_, of) = choice.rest_ms, reasons.unit(choice.present.cpu_ms)
     marks = ["present"] if f.setting == choice.present.setting else []
-    marks += ["advice"] if f.setting == choice.chosen.setting else []
+    marks += ["advice"] if f.setting == choice.advised.setting else []
     cpu, cost = (f.cpu_ms + base) / of, (f.cost_ms + base) / of
     return [f.setting.name, f"{cpu:,.1f}", f"{f.usage_mib:,.1f}", f"{f.peak_mib:,.1f}", f"{f.p99_us:,.1f}",
             f"{f.faults:,.0f}", f"{cost:,.1f}", ", ".join(marks)]  # fmt: skip
@@ -200,9 +200,9 @@ def _command(args: argparse.Namespace) -> list[str]:
 
 
 @contextmanager
-def _asked(args: argparse.Namespace, name: str) -> Iterator[Asked]:
+def _requests(args: argparse.Namespace, name: str) -> Iterator[Request]:
     if not name:
-        yield Asked(_command(args), {}, shlex.split(args.beside or ""))
+        yield Request(_command(args), {}, shlex.split(args.beside or ""))
         return
     recipe = recipes()[name]
     for name in ("report", "save_recording"):
@@ -210,28 +210,28 @@ def _asked(args: argparse.Namespace, name: str) -> Iterator[Asked]:
             setattr(args, name, path.resolve())
     size = recipe.small if args.small else recipe.size
     with recipe.workspace(size) as (words, other):
-        yield Asked(words, recipe.added(size), other)
+        yield Request(words, recipe.added(size), other)
 
 
-def _recorded(args: argparse.Namespace, asked: Asked) -> tuple[Run | None, Recorded]:
-    if not asked.command:
+def _recorded(args: argparse.Namespace, request: Request) -> tuple[Run | None, Recorded]:
+    if not request.command:
         program = find(args.recording).draw(np.random.default_rng(0)).program
         return None, Recorded({(): program}, 0.0, [])
-    _say(args, f"running {shlex.join(asked.command)[:100]} natively")
+    _say(args, f"running {shlex.join(request.command)[:100]} natively")
     from thp_agents.advice.trial import beside
 
-    with beside(asked.beside):
-        trial = run_natively(asked.command, {**os.environ, **asked.environment}, listen=True)
+    with beside(request.beside):
+        trial = run_natively(request.command, {**os.environ, **request.environment}, listen=True)
     recorder = recorder_for(trial.cpu, args.recorder)
     _say(args, f"it took {trial.cpu:.2f} s of CPU; recording it with {recorder}")
-    options: dict[str, Any] = {"other": asked.beside, "progress": not args.quiet}
+    options: dict[str, Any] = {"other": request.beside, "progress": not args.quiet}
     try:
-        recorded = recordings(asked.command, asked.environment, recorder=recorder, **options)
+        recorded = recordings(request.command, request.environment, recorder=recorder, **options)
     except RecordingError as error:
         if args.recorder != "auto" or recorder != "perf":
             raise
         _say(args, f"{error}: recording it with valgrind, which takes about {trial.cpu * SLOWER:.0f} s")
-        recorded = recordings(asked.command, asked.environment, recorder="valgrind", **options)
+        recorded = recordings(request.command, request.environment, recorder="valgrind", **options)
     if args.save_recording:
         save_program(recorded.programs[()], args.save_recording)
     return trial, recorded
@@ -251,7 +251,7 @@ def _costs(args: argparse.Namespace, live: bool) -> Iterator[HostCosts | None]:
     if not live:
         yield None
         return
-    path = kept_costs()
+    path = costs_path()
     if not path.exists():
         _say(args, f"measuring this host's costs into {path} (thp-env calibrate measures more)")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -265,7 +265,7 @@ def _costs(args: argparse.Namespace, live: bool) -> Iterator[HostCosts | None]:
         yield read_costs(path)
 
 
-def kept_costs(environment: Mapping[str, str] = os.environ) -> Path:
+def costs_path(environment: Mapping[str, str] = os.environ) -> Path:
     """Return where the costs of this host's kernel are kept."""
     cache = environment.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "thp_env" / f"costs-{platform.release()}.toml"
@@ -281,4 +281,4 @@ def _seconds(text: str | None) -> float:
     return seconds
 
 
-__all__: Sequence[str] = ["front_table", "kept_costs", "run"]
+__all__: Sequence[str] = ["costs_path", "front_table", "run"]

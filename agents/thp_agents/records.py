@@ -63,7 +63,7 @@ def _fits(value: Any, schema: type[T], place: str) -> T:
         raise FileError(_joined(place, str(error))) from None
 
 
-def read_json(path: str | os.PathLike, schema: Any, what: str) -> Any:
+def read_json(path: str | os.PathLike[str], schema: Any, what: str) -> Any:
     """Read a JSON file of this package, which should be `what`.
 
     Raises:
@@ -73,7 +73,7 @@ def read_json(path: str | os.PathLike, schema: Any, what: str) -> Any:
         return _fits(parse_json(read_text(path)), schema, "")
 
 
-def read_toml(path: str | os.PathLike) -> dict[str, Any]:
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:

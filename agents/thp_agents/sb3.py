@@ -70,14 +70,14 @@ class SB3VecEnv(VecEnv):
         dones = terminated | truncated
         self._returns += rewards
         self._lengths += 1
-        told: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        out: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if "discount" in infos:
-            told = [{"discount": float(discount)} for discount in infos["discount"]]
+            out = [{"discount": float(discount)} for discount in infos["discount"]]
         begun = np.asarray(infos.get("_final_obs", np.zeros(self.num_envs, bool)))
         for i in map(int, np.flatnonzero(dones)):
             last = infos["final_obs"][i] if begun[i] else {k: values[i].copy() for k, values in observations.items()}
             seen = self._seen({key: value[None] for key, value in last.items()})
-            told[i] |= {
+            out[i] |= {
                 "terminal_observation": seen[0] if self.flat else last,
                 "TimeLimit.truncated": bool(truncated[i] and not terminated[i]),
                 "episode": {"r": float(self._returns[i]), "l": int(self._lengths[i])},
@@ -86,7 +86,7 @@ class SB3VecEnv(VecEnv):
             self._returns[i], self._lengths[i] = 0, 0
         if (dones & ~begun).any():
             observations, _ = self.env.reset(options={"reset_mask": dones & ~begun})
-        return self._seen(observations), rewards.astype(np.float32), dones, told
+        return self._seen(observations), rewards.astype(np.float32), dones, out
 
     def action_masks(self) -> np.ndarray:
         """Return which actions can have an effect, bool, the machines as first axis."""
@@ -117,16 +117,16 @@ class SB3VecEnv(VecEnv):
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
         """Return a method's result for each machine: see `ThpVectorEnv.call`; masks are bool."""
         if method_name == "action_masks":
-            return list(self.action_masks()[self._chosen(indices)])
+            return list(self.action_masks()[self._indices(indices)])
         found = self._machines.call(method_name, *args, **kwargs)
-        return [found[i] for i in self._chosen(indices)]
+        return [found[i] for i in self._indices(indices)]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Return an attribute for each machine: see `ThpVectorEnv.get_attr`."""
         if attr_name == "action_masks":
-            return [self.action_masks] * len(self._chosen(indices))
+            return [self.action_masks] * len(self._indices(indices))
         found = self._machines.get_attr(attr_name)
-        return [found[i] for i in self._chosen(indices)]
+        return [found[i] for i in self._indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Refuse: machines of a batch share their attributes."""
@@ -134,9 +134,9 @@ class SB3VecEnv(VecEnv):
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: Any = None) -> list[bool]:
         """No machine has a wrapper of its own: VecMonitor may be put around."""
-        return [False] * len(self._chosen(indices))
+        return [False] * len(self._indices(indices))
 
-    def _chosen(self, indices: int | Iterable[int] | None) -> Sequence[int]:
+    def _indices(self, indices: int | Iterable[int] | None) -> Sequence[int]:
         return list(self._get_indices(indices))
 
     def _seen(self, observations: dict[str, np.ndarray]) -> Any:

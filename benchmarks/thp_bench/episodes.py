@@ -25,7 +25,7 @@ from thp_env.workload import SIZES
 WORKLOADS = ("hot_island", "alloc_purge", "kernel_build")
 
 
-def chosen(rng: np.random.Generator, space: Any, masks: np.ndarray) -> Any:
+def random_action(rng: np.random.Generator, space: Any, masks: np.ndarray) -> Any:
     """Return an action that can have an effect."""
     if isinstance(space, Discrete):
         return rng.choice(np.flatnonzero(masks))
@@ -42,7 +42,7 @@ def played(env: gymnasium.Env, seconds: float) -> tuple[float, float]:
         over = False
         while not over and time.process_time() - begun < seconds:
             masks = env.unwrapped.action_masks()  # type: ignore[attr-defined]
-            _, _, terminated, truncated, _ = env.step(chosen(rng, env.action_space, masks))
+            _, _, terminated, truncated, _ = env.step(random_action(rng, env.action_space, masks))
             over = terminated or truncated
             decisions += 1
         resets.append(begun - start)

@@ -20,6 +20,7 @@ from thp_agents.advice.verify import Measured, difference, predicted, verdict, v
 from thp_agents.cli import main
 
 from thp_env.machine import Machine, MachineConfig, Status, layout
+from thp_env.machine.operations import rows
 from thp_env.traces import parse_program
 from thp_env.workload import Instance
 
@@ -65,7 +66,7 @@ def test_advice_stands_right_behind_each_mapping_of_its_group() -> None:
     ops = applied(program, replace(NEVER, advice=((group, "hugepage"),))).ops
     assert [layout.OPS[op] for op in ops["op"][:5]] == ["mmap", "advise", "mmap", "advise", "mmap"]
     assert ops["length"][1] == 1 << 20
-    assert ops["a"][1] == layout.ADVICE["hugepage"]
+    assert rows(ops, "advise")["advice"][1] == layout.ADVICE["hugepage"]
 
 
 def test_pages_of_a_region_count_once() -> None:
@@ -79,8 +80,8 @@ def test_pages_of_a_region_count_once() -> None:
 def test_memory_that_stays_is_advised_to_be_large() -> None:
     choice = choose(Simulator({(): parse_program(ARENA)}), MADVISE_2M, 0.1)
     assert not choice.leave
-    assert choice.chosen.faults < choice.present.faults / 10
-    assert choice.chosen.peak_mib <= 1.1 * choice.present.peak_mib
+    assert choice.advised.faults < choice.present.faults / 10
+    assert choice.advised.peak_mib <= 1.1 * choice.present.peak_mib
     low, high = choice.saved[1:]
     assert 0 < low <= choice.saved[0] <= high < 1
     said = reasons.sentence(choice, parse_program(ARENA), "the recorded run")
@@ -101,12 +102,12 @@ def test_memory_beyond_the_limit_is_told_and_not_advised() -> None:
     """Half of each 64K is touched; time is short, so that faults are all that counts."""
     half = "mmap m1 64M at=slot\nwrite m1 0 64M 8K\n"
     none = choose(Simulator({(): parse_program(half)}), MADVISE_2M, 0.0)
-    assert none.chosen.peak_mib <= none.present.peak_mib
+    assert none.advised.peak_mib <= none.present.peak_mib
     assert none.larger is not None
     assert none.larger.peak_mib > none.present.peak_mib
     assert any("more than is allowed" in line for line in reasons.certainty(none, 1, False))
     more = choose(Simulator({(): parse_program(half)}), MADVISE_2M, 1.5)
-    assert more.chosen.cost_ms < none.chosen.cost_ms
+    assert more.advised.cost_ms < none.advised.cost_ms
     assert not more.leave
 
 
@@ -310,10 +311,10 @@ def test_what_cannot_be_run_here_is_told() -> None:
     now = Simulator({(): parse_program(ARENA)}).figures([MADVISE_2M, other, asked])
     choice = choose(Simulator({(): parse_program(ARENA)}), MADVISE_2M, 0.1)
     for best, said in ((now[1], "only root can set 32K always"), (now[2], "needs a change of the program's source")):
-        wanted, notes = verifiable(replace(choice, best=best, chosen=best), root=False)
+        wanted, notes = verifiable(replace(choice, best=best, advised=best), root=False)
         assert set(wanted) == {"never", "present"}
         assert said in notes[0]
-    assert set(verifiable(replace(choice, best=now[1], chosen=now[1]), root=True)[0]) == {"never", "present", "advice"}
+    assert set(verifiable(replace(choice, best=now[1], advised=now[1]), root=True)[0]) == {"never", "present", "advice"}
 
 
 def test_one_slow_round_does_not_decide() -> None:

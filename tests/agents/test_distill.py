@@ -12,7 +12,7 @@ import pytest
 from support.episodes import MIB
 from support.trees import FAULT, VMA, stump
 from thp_agents.cli import main
-from thp_agents.distill_command import kept
+from thp_agents.distill_command import share_line
 from thp_agents.evaluation.episode import evaluate_one
 from thp_agents.evaluation.suites import Case
 from thp_agents.learned.distill import Pairs, distill, grow, play
@@ -141,7 +141,7 @@ def test_how_much_of_the_score_is_kept(tmp_path: Path, workload: str) -> None:
     save_policy(stump(VMA, "vma_age", 0.5, "64K", "64K"), tmp_path / "network.npz")
     shutil.copy(tmp_path / "network.npz", tmp_path / "same.npz")
     save_policy(stump(VMA, "vma_age", 0.5, "4K", "4K"), tmp_path / "nothing.npz")
-    same, nothing = (kept(str(tmp_path / "network.npz"), str(tmp_path / name), where, quiet=True)
+    same, nothing = (share_line(str(tmp_path / "network.npz"), str(tmp_path / name), where, quiet=True)
                      for name in ("same.npz", "nothing.npz"))  # fmt: skip
     assert "100% of it; difference +0.0 (one run, no interval)" in same
     assert "the tree +0.0 (one run, no interval), 0% of it" in nothing

@@ -26,16 +26,18 @@ def test_a_forest_foretells_as_scikit_learns_does() -> None:
         assert forest({"x": row}) == pytest.approx(theirs.predict(row[None])[0], abs=1e-5)
 
 
-def test_doubt_counts_standard_deviations_of_the_trees() -> None:
+@pytest.mark.parametrize("name", ["lcb_factor", "doubt"])
+def test_values_are_a_lower_confidence_bound(name: str) -> None:
+    """`doubt` is what files of version 0.1 call it."""
     seen = observations(300, 4)
     weights = grow(seen, seen[:, :2], trees=7, leaf=3, seed=5)
     theirs = RandomForestRegressor(7, min_samples_leaf=3, max_features=0.5, random_state=5).fit(seen, seen[:, :2])
-    forest = Forest(weights | {"doubt": np.array([1.5], np.float32)})
+    forest = Forest(weights | {name: np.array([1.5], np.float32)})
     for row in observations(20, 4):
         each = np.array([tree.predict(row[None])[0] for tree in theirs.estimators_])
         assert forest({"x": row}) == pytest.approx(each.mean(0) - 1.5 * each.std(0), abs=1e-5)
     with pytest.raises(ValueError, match="do not fit"):
-        Forest(weights | {"doubt": np.zeros(2, np.float32)})
+        Forest(weights | {name: np.zeros(2, np.float32)})
 
 
 def test_a_forest_is_no_tree_and_its_trees_do_not_meet() -> None:

@@ -11,6 +11,7 @@ from thp_agents.cli import parser
 from thp_agents.evaluation.choice import load_choice
 from thp_agents.learned import shipped
 from thp_agents.learned.config import AgentConfig, load_config
+from thp_agents.learned.hyperparameters import RENAMED
 from thp_agents.plug_ins import policies
 
 from thp_env.envs.renamed import current_names
@@ -29,6 +30,7 @@ def test_a_policy_says_what_made_it(name: str) -> None:
         config = replace(config, steps=args.steps)
     made_with = AgentConfig(agent).as_dict() | policy.meta["config"]
     made_with["arguments"] = current_names(made_with["arguments"])
+    made_with["hyperparameters"] = {RENAMED.get(name, name): h for name, h in made_with["hyperparameters"].items()}
     assert made_with == config.as_dict(), "its file as it is now"
     assert policy.meta["decisions"] >= (config.check or config.steps), "the last one, or the best that was looked at"
 

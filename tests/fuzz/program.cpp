@@ -24,14 +24,9 @@ using namespace thp;
 
 constexpr u32 NR_REGIONS = 6, NR_PROCESSES = 4, MAX_OPS = 48, DAMAGED_STATES = 32;
 constexpr u64 REGION_PAGES = 1536; // three 2M blocks
-constexpr u64 advices[] = {
-    MADV_NORMAL,        MADV_WILLNEED,     MADV_DONTNEED,      MADV_FREE,           MADV_DONTFORK,
-    MADV_DOFORK,        MADV_HUGEPAGE,     MADV_NOHUGEPAGE,    MADV_WIPEONFORK,     MADV_KEEPONFORK,
-    MADV_COLD,          MADV_PAGEOUT,      MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_COLLAPSE,
-    MADV_GUARD_INSTALL, MADV_GUARD_REMOVE,
-};
-constexpr u64 setting_values[] = {4, 2, 2, 512, 512, 512, 5, 201, 2, 2};
-static_assert(std::size(setting_values) == NR_SETTINGS);
+#define X(name, text, number) MADV_##name,
+constexpr u64 advices[] = {THP_ADVICE(X)};
+#undef X
 // Edges of blocks are where rules differ.
 constexpr u64 edges[] = {0, 1, 4, 15, 16, 17, 64, 255, 256, 511, 512, 513, 768, 1024, 1535};
 
@@ -50,103 +45,124 @@ class decoder {
     const u8 *at_, *end_;
 };
 
+void write(op_record &op, op_slot slot, u64 value) {
+    std::memcpy(reinterpret_cast<char *>(&op) + slot.at, &value, slot.bytes);
+}
+
+// A number that a field can hold, by its kind: one that Program.check lets through.
+u64 drawn(decoder &d, field_kind kind) {
+    switch (kind) {
+    case KIND_bytes:
+        return d.pages() * PAGE_SIZE;
+    case KIND_region:
+    case KIND_table:
+        return d.below(NR_REGIONS);
+    case KIND_process:
+        return d.below(NR_PROCESSES);
+    case KIND_cgroup:
+        return d.below(4);
+    case KIND_order:
+        return 2 + d.below(PMD_ORDER - 1);
+    case KIND_orders:
+        return (d.below(256) << 2) | d.below(2);
+    case KIND_block_order:
+        return 1 + d.below(MAX_PAGE_ORDER);
+    case KIND_mode:
+        return d.below(NR_THP_MODES);
+    case KIND_vm_flags:
+        return VM_READ | VM_WRITE | (d.below(8) == 0 ? VM_FILE : 0) | (d.below(8) == 0 ? VM_NOHUGEPAGE : 0);
+    case KIND_protection:
+        return d.below(3) ? (d.below(2) ? VM_READ : VM_READ | VM_WRITE) : 0;
+    case KIND_advice:
+        return advices[d.below(std::size(advices))];
+    case KIND_touch:
+        return d.below(NR_TOUCHES);
+    case KIND_content:
+        return d.below(101);
+    case KIND_count:
+        return d.below(64);
+    case KIND_weight:
+        return 1;
+    case KIND_ps:
+        return d.below(65536) << 8;
+    case KIND_share:
+        return d.below(257) << 8;
+    case KIND_index:
+        return d.below(1001);
+    case KIND_limit:
+    case KIND_device:
+        return (1 + d.below(2047)) * PAGE_SIZE;
+    case KIND_setting:
+        return d.below(NR_SETTINGS);
+    case KIND_placement:
+        return d.below(NR_PLACEMENTS);
+    case KIND_pattern: // there are no tables
+        return d.below(2) ? PATTERN_UNIFORM : PATTERN_CHASE;
+    default:
+        return d.below(8);
+    }
+}
+
+// What a slot holds depends on where a mapping goes.
+void place(op_record &op, decoder &d) {
+    const u64 of = stored(op, SLOT_c);
+    write(op, SLOT_b, d.below(3) * PAGE_SIZE);
+    if (op.op == OP_mmap) {
+        op.length = REGION_PAGES * PAGE_SIZE;
+        write(op, SLOT_a,
+              of == AT_SLOT      ? PMD_SIZE
+              : of == AT_ADDRESS ? (1ULL << 32) + d.pages() * PAGE_SIZE
+                                 : 0);
+    } else {
+        write(op, SLOT_c, of == AT_REGION ? AT_ADDRESS : of);
+        write(op, SLOT_a, of == AT_SLOT ? PMD_SIZE : (1 + d.pages()) * PAGE_SIZE);
+        write(op, SLOT_d, (1ULL << 33) + d.pages() * PAGE_SIZE);
+    }
+}
+
 op_record next_op(decoder &d) {
     op_record op{};
     op.op = static_cast<u16>(d.below(NR_OPS));
     op.process = static_cast<u16>(d.below(NR_PROCESSES));
-    op.region = static_cast<u32>(d.below(NR_REGIONS));
-    op.offset = d.pages() * PAGE_SIZE;
-    op.length = (1 + d.pages()) * PAGE_SIZE;
     op.weight = 1;
+    for (const op_field &field : DECLARATIONS[op.op].fields)
+        if (field.name && !field.either) write(op, field.slot, drawn(d, field.kind));
     switch (op.op) {
-    case OP_thp:
-        op.a = 2 + d.below(PMD_ORDER - 1);
-        op.b = d.below(4);
+    case OP_set: {
+        const u64 path = stored(op, SLOT_a);
+        write(op, SLOT_b, d.below(SETTING_VALUES[path]));
+        if (path != SET_SWAPPINESS) op.aux = 0;
         break;
-    case OP_cgroup:
-    case OP_limit:
-    case OP_reclaim:
-        op.aux = static_cast<u32>(d.below(4));
-        break;
-    case OP_set:
-        op.a = d.below(NR_SETTINGS);
-        op.b = d.below(setting_values[op.a]);
-        break;
+    }
     case OP_mmap:
-        op.c = d.below(AT_REGION + 1);
-        op.length = REGION_PAGES * PAGE_SIZE;
-        op.a = op.c == AT_SLOT ? PMD_SIZE : op.c == AT_ADDRESS ? (1ULL << 32) + op.offset : op.offset;
-        op.b = d.below(3) * PAGE_SIZE;
-        op.d = VM_READ | VM_WRITE | (d.below(8) == 0 ? VM_FILE : 0) | (d.below(8) == 0 ? VM_NOHUGEPAGE : 0);
-        op.aux = static_cast<u32>(d.below(NR_REGIONS));
-        break;
     case OP_mremap:
-        op.c = d.below(AT_ADDRESS + 1);
-        op.a = op.c == AT_SLOT ? PMD_SIZE : (1 + d.pages()) * PAGE_SIZE;
-        op.b = d.below(3) * PAGE_SIZE;
-        op.d = (1ULL << 33) + d.pages() * PAGE_SIZE;
-        op.aux = static_cast<u32>(d.below(NR_REGIONS));
+        place(op, d);
         break;
-    case OP_mprotect:
-        op.a = d.below(3) ? (d.below(2) ? VM_READ : VM_READ | VM_WRITE) : 0;
+    case OP_touch: {
+        const u64 kind = stored(op, SLOT_b);
+        write(op, SLOT_a, (d.below(4) ? 1 : 16) * PAGE_SIZE);
+        if (kind == TOUCH_WRITEZ || kind == TOUCH_FILL) write(op, SLOT_c, kind == TOUCH_FILL ? 100 : 0);
         break;
-    case OP_advise:
-        op.a = advices[d.below(std::size(advices))];
-        break;
-    case OP_touch:
-        op.a = (d.below(4) ? 1 : 16) * PAGE_SIZE;
-        op.b = d.below(TOUCH_FILL + 1);
-        op.c = op.b == TOUCH_WRITEZ ? 0 : op.b == TOUCH_FILL ? 100 : d.below(101);
-        break;
-    case OP_prctl:
-        op.a = d.below(2);
-        op.b = 2 * d.below(2);
-        break;
-    case OP_exit:
-    case OP_fork:
-        op.aux = static_cast<u32>(d.below(NR_PROCESSES));
-        break;
+    }
     case OP_access:
-        op.a = d.below(2) ? PATTERN_UNIFORM : PATTERN_CHASE;
-        op.b = d.below(64);
-        op.d = d.below(65536) | d.below(101) << 32;
+        write(op, SLOT_d_low, d.below(65536));
         break;
     case OP_replay: // there are no recorded accesses
         op.offset = op.length = 0;
-        break;
-    case OP_compute:
-        op.a = d.below(65536) << 24;
-        break;
-    case OP_orders:
-        op.a = (d.below(256) << 2) | d.below(2);
         break;
     case OP_pin:
         op.length = std::min(op.length, 64 * PAGE_SIZE);
         break;
     case OP_khugepaged:
-        op.a = 1 + d.below(8);
+        write(op, SLOT_a, 1 + d.below(8));
         break;
-    case OP_swap:
-        op.length = (1 + d.below(2047)) * PAGE_SIZE;
-        break;
-    case OP_pollute:
-        op.a = d.below(257) << 8;
-        break;
-    case OP_process_madvise:
-        op.a = advices[d.below(std::size(advices))];
-        op.c = d.below(4) ? 0 : d.below(256) << 2;
-        op.aux = static_cast<u32>(d.below(NR_PROCESSES));
-        break;
-    case OP_collapse:
-        op.a = 2 + d.below(PMD_ORDER - 1);
-        break;
-    case OP_fragment:
-        op.a = 1 + d.below(MAX_PAGE_ORDER);
-        op.b = d.below(1001);
+    case OP_compute:
+        write(op, SLOT_a, d.below(65536) << 24);
         break;
     default:
         break;
     }
+    if (op.op != OP_brk && op.op != OP_replay) op.length = std::max(op.length, PAGE_SIZE);
     return op;
 }
 

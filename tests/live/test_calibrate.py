@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from thp_agents.calibrate_command import told
+from thp_agents.calibrate_command import cost_lines
 from thp_agents.cli import main
 
 from thp_env.live.calibrate import Sample, entries, parse
@@ -66,7 +66,7 @@ def test_noise_is_told_and_the_table_stays() -> None:
     assert "collapse" not in found.ns
     assert found.missing["collapse"].startswith("too noisy")
     assert found.costs().ns["collapse"] == NS["collapse"]
-    assert any("collapse (too noisy" in line for line in told(found))
+    assert any("collapse (too noisy" in line for line in cost_lines(found))
 
 
 def test_without_2m_what_needs_them_is_missing() -> None:

@@ -13,9 +13,9 @@ import pytest
 from thp_agents.cli import main
 
 from thp_env.live import host, settings, whole
-from thp_env.live.chosen import Chosen
 from thp_env.live.errors import LiveError
 from thp_env.live.programs import LiveProgram
+from thp_env.live.run_settings import RunSettings
 from thp_env.live.whole import compare_files, drawn, report, run_workloads, sums
 from thp_env.machine import Machine, layout
 from thp_env.recording_file import read_recordings, write_recordings
@@ -28,15 +28,15 @@ SWAPPING = "swap 8M\nmmap a 4M at=auto\nwrite a 0 4M\nadvise a 0 4M pageout\ncom
 
 
 def test_settings_are_read_from_words():
-    chosen = Chosen.parse(["16K+64K", "2M", "khugepaged/max_ptes_none=0"])
-    assert sorted(chosen.orders) == [2, 4, 9]
-    assert chosen.of_host() == {
+    parsed = RunSettings.parse(["16K+64K", "2M", "khugepaged/max_ptes_none=0"])
+    assert sorted(parsed.orders) == [2, 4, 9]
+    assert parsed.of_host() == {
         "hugepages-16kB/enabled": "madvise", "hugepages-64kB/enabled": "madvise", "hugepages-2048kB/enabled": "madvise",
         "khugepaged/max_ptes_none": "0", "defrag": "never",
     }  # fmt: skip
-    assert str(chosen) == "16K+64K+2M khugepaged/max_ptes_none=0"
-    assert Chosen.parse(["64K", "madvise"]).of_host()["defrag"] == "madvise"
-    assert not Chosen.parse(["never"]).advised
+    assert str(parsed) == "16K+64K+2M khugepaged/max_ptes_none=0"
+    assert RunSettings.parse(["64K", "madvise"]).of_host()["defrag"] == "madvise"
+    assert not RunSettings.parse(["never"]).advised
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_settings_are_read_from_words():
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(word, reason):
     with pytest.raises(LiveError, match=reason):
-        Chosen.parse([word])
+        RunSettings.parse([word])
 
 
 def test_a_machine_says_which_accesses_come_next():
@@ -80,9 +80,9 @@ def test_every_shipped_workload_can_be_put_to_a_host(name):
 
 def test_a_workload_that_sets_sizes_keeps_its_own():
     program = parse_program("thp 64 madvise\nmmap a 2M\n")
-    assert not LiveProgram.of_workload("a", program, Chosen()).settings.orders
+    assert not LiveProgram.of_workload("a", program, RunSettings()).settings.orders
     with pytest.raises(LiveError, match="a: operation 0: `always` would change every process"):
-        LiveProgram.of_workload("a", parse_program("thp 64 always\n"), Chosen())
+        LiveProgram.of_workload("a", parse_program("thp 64 always\n"), RunSettings())
 
 
 def _step(number, **changes):

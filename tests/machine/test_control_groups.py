@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from thp_env.machine import Machine, MachineConfig, Status, layout
+from thp_env.machine.operations import OP_DTYPE
+from thp_env.machine.program import Program
 from thp_env.traces import ProgramBuilder, ProgramError, format_program, parse_program
-from thp_env.traces.program import OP_DTYPE, Program
 
 MIB = 1 << 20
 TWO = """
@@ -147,7 +148,7 @@ def test_cuts_change_nothing(cut: int) -> None:
         ("reclaim group=1", "line 2: control group 1 does not exist: `cgroup 1` makes it"),
         ("swappiness 10 group=1", "line 2: control group 1 does not exist"),
         ("cgroup 64", "line 2: control groups are numbered 0 to 63, not 64"),
-        ("cgroup x", "line 2: invalid literal"),
+        ("cgroup x", "line 2: 'x' is no number"),
         ("set enabled always group=0\nset enabled always group=1", "line 3: enabled is the whole system's: only"),
         ("fork P", "line 2: process P exists already"),
     ],

@@ -1,4 +1,4 @@
-"""Constants that Python repeats equal those of the C++ headers and the kernel's."""
+"""Constants and records that Python repeats equal those of the C++ headers and the kernel's."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import thp_env.machine as machine
-from thp_env.machine import _core, clock, cores, layout
+from thp_env.machine import _core, clock, cores, layout, operations
 from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS, Counters
-from thp_env.traces.program import ACCESS_DTYPE, BIN_DTYPE, OP_DTYPE
+from thp_env.machine.operations import ACCESS_DTYPE, BIN_DTYPE, OP_DTYPE
+from thp_env.traces import parse_program
 
 CORE = Path(machine.__file__).parent
 
@@ -65,23 +66,27 @@ def test_types_hpp():
     assert layout.TASK_SIZE == found["TASK_SIZE"] == (1 << 47) - 4096
 
 
-def test_ops_hpp():
-    assert list(enumerators("ops.hpp", "thp_mode")) == [f"THP_{m.upper()}" for m in layout.THP_MODES]
-    names = [s.split("/")[-1] for s in layout.SETTINGS]
-    ambiguous = {name for name in names if names.count(name) > 1}
-    settings = [
-        f"SET_{(s.replace('/', '_') if name in ambiguous else name).upper()}"
-        for s, name in zip(layout.SETTINGS, names, strict=True)
-    ]
-    assert list(enumerators("ops.hpp", "thp_setting")) == [*settings, "NR_SETTINGS"]
-    assert list(enumerators("ops.hpp", "touch_kind")) == [f"TOUCH_{t.upper()}" for t in layout.TOUCH]
-    assert list(enumerators("ops.hpp", "access_pattern")) == [f"PATTERN_{p.upper()}" for p in layout.PATTERNS]
-    places = enumerators("ops.hpp", "placement")
-    assert places == {n: getattr(layout, n) for n in ("AT_SLOT", "AT_UNMAPPED_AREA", "AT_ADDRESS", "AT_REGION")}
-    advice = {name.removeprefix("MADV_").lower(): n for name, n in enumerators("ops.hpp", "advice").items()}
-    assert advice == layout.ADVICE
-    declared = re.findall(r"X\((\w+), \"([^\"]*)\"\)", header("ops.hpp"))
-    assert tuple(name for name, _ in declared) == layout.OPS
+def test_fields_of_operations_lie_in_the_record():
+    """ops.hpp says where by numbers, which C++ compares with its struct; here with the dtype."""
+    for name, fields in operations.OPERATIONS.items():
+        at = 0
+        for field in fields:
+            assert 2 <= field.at < field.at + field.size <= OP_DTYPE.itemsize, (name, field)
+            assert field.kind in _core.FIELD_KINDS
+        taken = sorted((field.at, field.at + field.size) for field in fields if not field.either)
+        for begin, end in taken:
+            assert begin >= at, f"{name}: two fields overlap"
+            at = end
+
+
+def test_a_record_has_the_fields_of_its_operation():
+    text = "mmap a 4M at=0x10000000\nmmap b 1M at=a+1M\naccess a 0 1M stride count=7 stride=128 content=3"
+    program = parse_program(text)
+    first, second, third = map(operations.fields, program.ops)
+    assert (first["placement"], first["address"]) == (layout.AT_ADDRESS, 0x10000000)
+    assert (second["placement"], second["at"], second["at_offset"]) == (layout.AT_REGION, 0, 1 << 20)
+    assert (third["pattern"], third["count"], third["stride"], third["content"]) == (0, 7, 128, 3)
+    assert operations.select(program.ops, "mmap")["length"].tolist() == [4 << 20, 1 << 20]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +105,7 @@ def test_records(name, record, dtype):
 
 
 def test_flags():
-    for name, bit in enumerators("state.hpp", "vm_flags").items():
+    for name, bit in _core.VM_FLAGS.items():
         assert getattr(layout, name) == bit
     for name, bit in enumerators("kernel/task_mmu.hpp", "layout_flags").items():
         assert getattr(machine, name) == bit

@@ -11,8 +11,8 @@ from support.machines import machine_of, program_of
 
 from thp_env.machine import Machine, MachineConfig, MachineError, Status, Verb
 from thp_env.machine.batch import Batch, Window
+from thp_env.machine.operations import ACCESS_DTYPE, OP_DTYPE
 from thp_env.traces import Program, ProgramBuilder, ProgramError
-from thp_env.traces.program import ACCESS_DTYPE, OP_DTYPE
 
 pytestmark = pytest.mark.sanitize
 

@@ -11,8 +11,8 @@ from support.machines import SMALL_TLB, free_clock, machine_of
 from thp_env.machine import MachineError, Status
 from thp_env.machine.batch import Batch, Window
 from thp_env.machine.cores import Tlb
+from thp_env.machine.operations import ACCESS_DTYPE
 from thp_env.traces import ProgramBuilder, ProgramError
-from thp_env.traces.program import ACCESS_DTYPE
 
 pytestmark = pytest.mark.sanitize
 

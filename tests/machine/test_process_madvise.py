@@ -10,6 +10,7 @@ from support.features import MAINLINE
 from support.machines import machine_of, orders_of, pages_of
 
 from thp_env.machine import KIND_FOLIO, KIND_SWAP, Machine, MachineError, layout
+from thp_env.machine.operations import rows
 from thp_env.traces import ProgramBuilder, ProgramError
 
 pytestmark = pytest.mark.sanitize
@@ -121,7 +122,7 @@ def test_a_vector_must_be_there():
     b.process_madvise("P", "cold", [("a", 0, 4096)])
     program = b.build()
     ops = program.ops.copy()
-    ops["b"][-1] = 2
+    rows(ops, "process_madvise")["ranges"][-1] = 2
     with pytest.raises(ProgramError, match="operation 2: ranges that no iovec before it names"):
         replace(program, ops=ops).check()
 

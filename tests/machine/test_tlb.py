@@ -12,8 +12,8 @@ from support.reference_tlb import ReferenceTlb
 
 from thp_env.machine import Machine, MachineConfig, MachineError, Status
 from thp_env.machine.cores import ABSENT, CORES, PARAMETERS, Tlb
+from thp_env.machine.operations import ACCESS_DTYPE
 from thp_env.traces import ProgramBuilder
-from thp_env.traces.program import ACCESS_DTYPE
 
 GEOMETRIES = [
     Tlb("tiny", (1, 1), None, None, pwc=((1, 1), (1, 1), (1, 1))),

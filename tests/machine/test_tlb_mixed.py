@@ -22,8 +22,8 @@ from thp_env.machine import (
 )
 from thp_env.machine.cores import ABSENT, CORES, Tlb
 from thp_env.machine.layout import VM_WRITE
+from thp_env.machine.operations import ACCESS_DTYPE
 from thp_env.traces import Program, ProgramBuilder
-from thp_env.traces.program import ACCESS_DTYPE
 
 PAGES = 6 * 512
 CPUS = 3

@@ -18,9 +18,9 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "R5": ("kernel/memory.cpp", "if (order) m.count(MTHP_anon_fault_alloc, order);", "", "a16_populate_write"),
     "R6": ("kernel/memory.cpp", "if (charge_failed) m.count(MTHP_anon_fault_fallback_charge, *order);", "",
            "s18_charge_fallback"),
-    "R7": ("system_call.cpp", "m.h->thp_mode[op.a] = static_cast<u32>(op.b);",
-           "m.h->thp_mode[op.a] = static_cast<u32>(op.b);\n"
-           "split_folios_in_range(m, mm, m.regions[0].start, m.regions[0].start + m.regions[0].length);",
+    "R7": ("system_call.cpp", "by.m.h->thp_mode[op.order] = static_cast<u32>(op.mode);",
+           "by.m.h->thp_mode[op.order] = static_cast<u32>(op.mode);\n"
+           "split_folios_in_range(by.m, by.mm, by.m.regions[0].start, by.m.regions[0].start + by.m.regions[0].length);",
            "a25_wrong_order_order"),
     "R8": ("kernel/memory.cpp", "if (!write) { // R8", "if (!write && m.h->use_zero_page > 1) {",
            "z01_read_then_write_64k"),
@@ -141,7 +141,7 @@ MUTATIONS: dict[str, tuple[str, str, str, str]] = {
     "R49 reclaim": ("kernel/vmscan.cpp", "scan_control sc{std::max(nr, SWAP_CLUSTER_MAX), memcg, false};",
                     "scan_control sc{std::max(nr, SWAP_CLUSTER_MAX), NIL, false};", "g02_force_empty_one"),
     "R49 fork": ("kernel/fork.cpp", "m.mms[child].memcg = parent.memcg;", "", "g09_child_in_group"),
-    "R49 swappiness": ("run.cpp", "&m.memcgs[memcg].swappiness", "&m.memcgs[0].swappiness", "g07_swappiness_of_one"),
+    "R49 swappiness": ("uapi.hpp", "memcgs[memcg].swappiness", "memcgs[0].swappiness", "g07_swappiness_of_one"),
     "R50": ("kernel/memcontrol.cpp", "if (points < most) continue;", "if (chosen != NIL) continue;",
             "tests/machine/test_control_groups.py::test_the_largest_process_of_the_group_is_killed"),
     "R51": ("kernel/psi.cpp", "account(m.h->psi_system, begun, ended, memcg != NIL);",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import given
 from support.programs import QUIET, programs
 
 from thp_env.machine import layout
+from thp_env.machine.operations import ACCESS_DTYPE, fields
 from thp_env.traces import ProgramBuilder, ProgramError, format_program, parse_program
-from thp_env.traces.program import ACCESS_DTYPE
+from thp_env.traces.formatting import FORMATS
 from thp_env.traces.text import duration, number
 
 
@@ -37,6 +40,29 @@ def test_durations(text, ns):
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(ProgramError):
         duration(text)
+
+
+VALUES = {"region": "a", "offset": 4096, "length": 8192}
+
+
+def _is_plain(name: str) -> bool:
+    parameters = list(inspect.signature(getattr(ProgramBuilder, name)).parameters.values())[1:]
+    return name not in FORMATS and {p.name for p in parameters} == set(VALUES)
+
+
+PLAIN = [name for name in layout.OPS if _is_plain(name)]
+"""Operations on a range and nothing else."""
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_operation_on_a_range_is_read_as_it_is_written(name: str):
+    b = ProgramBuilder("program")
+    b.mmap("a", 1 << 20, at="auto")
+    getattr(b, name)(**VALUES)
+    program = b.build()
+    assert [int(fields(program.ops[1])[field]) for field in VALUES] == [0, 4096, 8192]
+    assert parse_program(format_program(program)) == program
+    assert parse_program(f"mmap a 1M at=auto\n{name} a 4K 8K") == program
 
 
 def test_one_line_of_each_kind_means_what_the_builder_writes():
@@ -169,7 +195,8 @@ def test_one_line_of_each_kind_means_what_the_builder_writes():
     b.exit("P")
     program = parse_program(text)
     assert program == b.build()
-    assert set(program.ops["op"]) == set(range(len(layout.OPS))), "an operation without a test"
+    tested = {layout.OPS[op] for op in program.ops["op"]}
+    assert tested | set(PLAIN) == set(layout.OPS), "an operation without a test"
 
 
 @QUIET

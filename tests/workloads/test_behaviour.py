@@ -17,6 +17,7 @@ from thp_workloads.redis_delete import RedisDelete
 
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.machine import Machine, MachineConfig, layout
+from thp_env.machine.operations import select
 from thp_env.traces import Program
 
 MIB, PAGE = 1 << 20, layout.PAGE_SIZE
@@ -24,10 +25,8 @@ BRIEF = {"footprint": 16 * MIB, "phases": 40, "accesses": 200}
 
 
 def ops(program: Program, name: str, region: str | None = None) -> np.ndarray:
-    chosen = program.ops["op"] == layout.OPS.index(name)
-    if region is not None:
-        chosen &= program.ops["region"] == program.regions.index(region)
-    return program.ops[chosen]
+    found = select(program.ops, name)
+    return found if region is None else found[found["region"] == program.regions.index(region)]
 
 
 def finish(program: Program, sizes: str) -> Machine:
@@ -44,7 +43,7 @@ def test_allocators_return_whole_granules(name: str) -> None:
     kind = ALLOCATORS[name]
     returned = ops(AllocPurge(allocator=name, **BRIEF).program(seed=4).build(), "advise", "heap")
     assert len(returned) > 5
-    assert (returned["a"] == layout.ADVICE["dontneed"]).all()
+    assert (returned["advice"] == layout.ADVICE["dontneed"]).all()
     assert (returned["offset"] % kind.granule == 0).all()
     assert (returned["length"] % kind.granule == 0).all()
     assert (returned["length"].max() > returned["length"].min()) == kind.merge
@@ -80,7 +79,7 @@ def test_islands_are_narrow_and_drift() -> None:
     def spots(drift: float) -> list[tuple[int, int]]:
         program = HotIsland(islands=4, drift=drift, island=256 << 10, **BRIEF).program(seed=1).build()
         accesses = ops(program, "access")
-        islands = accesses[accesses["a"] == layout.PATTERNS.index("bins")]
+        islands = accesses[accesses["pattern"] == layout.PATTERNS.index("bins")]
         assert (islands["length"] <= 256 << 10).all()
         return [(int(o["region"]), int(o["offset"])) for o in islands]
 
@@ -139,7 +138,7 @@ def test_a_mixture_may_be_a_crowd_of_which_some_sleep() -> None:
     assert len(alone.processes) == 1
     crowd = Mixture(forks=0.0, processes=4, asleep=0.5, put_out=1.0, lifetime=1e6).program(seed=3).build()
     assert len(ops(crowd, "fork")) == len(ops(crowd, "exit")) == 3
-    advice = ops(crowd, "advise")["a"]
+    advice = ops(crowd, "advise")["advice"]
     put_out = np.isin(advice, [layout.ADVICE[name] for name in ("pageout", "cold")])
     assert put_out.sum() >= 40, "four processes go to sleep in a quarter of 160 phases"
     owners = {name.partition(".")[0] for name in crowd.regions if "." in name}

@@ -16,6 +16,7 @@ from thp_workloads.surroundings import Surroundings
 
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.machine import Machine, MachineConfig, Status, layout
+from thp_env.machine.operations import select
 from thp_env.traces import Program, ProgramBuilder, ProgramError
 from thp_env.traces.npz import checksum
 from thp_env.workload import Instance
@@ -37,10 +38,8 @@ def draw(kind: type[Generator], seed: int, size: str = "tiny") -> Instance:
 
 def ops(program: Program, name: str, region: str | None = None) -> np.ndarray:
     """Return the operations of one kind, of one region."""
-    chosen = program.ops["op"] == layout.OPS.index(name)
-    if region is not None:
-        chosen &= program.ops["region"] == program.regions.index(region)
-    return program.ops[chosen]
+    found = select(program.ops, name)
+    return found if region is None else found[found["region"] == program.regions.index(region)]
 
 
 def finish(instance: Instance, setting: str) -> Machine:
@@ -104,7 +103,7 @@ def test_free_memory_is_as_fragmented_as_drawn(kind: type[Generator]) -> None:
             found += 1
             machine = Machine(instance.program, instance.config)
             machine.run(ops=1 + int(np.flatnonzero(instance.program.ops["op"] == op["op"])[0]))
-            index, order = int(op["b"]) / 1000, int(op["a"])
+            index, order = int(op["index"]) / 1000, int(op["order"])
             assert 0.3 <= index <= 0.99
             assert index <= machine.unusable_free_index(order) < index + 0.1
     assert found >= 3

@@ -14,6 +14,7 @@ from thp_workloads.importing import KINDS, ImportingError, read
 from thp_workloads.importing.damon import read_damon
 
 from thp_env.machine import Machine, MachineConfig, Status, layout
+from thp_env.machine.operations import select
 from thp_env.traces import Program, load_program
 from thp_env.workload import memory_for
 
@@ -28,7 +29,7 @@ def ran(program: Program) -> Machine:
 
 
 def operations(program: Program, name: str) -> list:
-    return [op for op in program.ops if layout.OPS[op["op"]] == name]
+    return list(select(program.ops, name))
 
 
 def touched(program: Program, region: str) -> list[int]:
@@ -37,12 +38,12 @@ def touched(program: Program, region: str) -> list[int]:
     return program.accesses["page"][chosen].tolist()
 
 
-def region_of(program: Program, length: int, call: str = "mmap") -> str:
+def region_of(program: Program, length: int) -> str:
     """Return the region of the last anonymous mapping of so many pages."""
     found = [
-        program.regions[op["aux" if call == "mremap" else "region"]]
-        for op in operations(program, call)
-        if (op["b"] if call == "mremap" else op["length"]) == length * PAGE and not op["d"] & layout.VM_FILE
+        program.regions[op["region"]]
+        for op in operations(program, "mmap")
+        if op["length"] == length * PAGE and not op["flags"] & layout.VM_FILE
     ]
     return found[-1]
 
@@ -65,7 +66,7 @@ def test_faults_and_accesses_are_those_of_the_source(kind: str, file: str) -> No
     program = read(kind, DATA / file)
     check_heap(program)
     moved = operations(program, "mremap")[-1]
-    assert touched(program, program.regions[moved["aux"]]) == [20]
+    assert touched(program, program.regions[moved["to"]]) == [20]
     assert touched(program, program.regions[moved["region"]]) == list(range(16))
     machine = ran(program)
     # 64 - 16 + 4 of a, 16 + 1 of c, 10 of the heap; b was only read, and is unmapped.
@@ -88,7 +89,7 @@ def test_strace_writes_what_is_mapped() -> None:
     assert touched(program, a) == list(range(64))
     assert touched(program, b) == list(range(32))
     assert touched(program, "heap") == list(range(20))
-    assert touched(program, program.regions[operations(program, "mremap")[-1]["aux"]]) == list(range(16, 40))
+    assert touched(program, program.regions[operations(program, "mremap")[-1]["to"]]) == list(range(16, 40))
     assert "libc.so.6:1" in program.regions
     assert touched(program, "libc.so.6:1") == []
     assert any("no accesses" in note for note in program.meta["distortions"])
@@ -137,10 +138,9 @@ def test_damons_record_is_the_same_in_all_its_forms(damo: dict[str, Path]) -> No
     raw, packed, plain = (read("damon", damo[form]) for form in ("raw", "packed", "plain"))
     assert packed.ops.tobytes() == plain.ops.tobytes()
     assert raw.meta["snapshots"] == 3  # of 11 s at 5 s each; the others have all 6
-    seen = [op for op in raw.ops if layout.OPS[op["op"]] == "access"]
-    whole = [op for op in plain.ops if layout.OPS[op["op"]] == "access"]
+    seen, whole = operations(raw, "access"), operations(plain, "access")
     for mine, other in zip(seen, whole, strict=False):
-        assert (mine["length"], mine["b"], mine["weight"]) == (other["length"], other["b"], other["weight"])
+        assert (mine["length"], mine["count"], mine["weight"]) == (other["length"], other["count"], other["weight"])
     # Counted in the text: the regions that were accessed, and the length of the first snapshot.
     lines = [line.split() for line in damo["raw"].read_text().splitlines() if line[:1].isalnum() and "-" in line[:20]]
     assert len(seen) == sum(line[-2] != "0" for line in lines)

@@ -328,8 +328,8 @@ def test_summary_of_a_recording(tmp_path: Path) -> None:
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from thp_workloads.recording import record as module
 
+    from thp_env.machine.program_check import ProgramError
     from thp_env.traces.npz import save_program
-    from thp_env.traces.program import ProgramError
 
     def full(program: Program, path: Path) -> None:
         if path.parent == tmp_path:

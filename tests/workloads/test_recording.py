@@ -14,6 +14,7 @@ from thp_workloads.recording import tool
 from thp_workloads.recording.record import RecordingError, record, sampling_error
 
 from thp_env.machine import Machine, Status, layout
+from thp_env.machine.operations import fields
 from thp_env.traces import Program, load_program
 
 PMD = layout.PMD_SIZE
@@ -114,18 +115,18 @@ def exact_events(recorded: Program) -> Iterator[tuple]:
                 yield from access(names[r["region"]], int(r["page"]), int(r["written"]))
         elif name == "touch":
             for page in range(first, first + count):
-                yield from access(region, page, op["b"] != 0)
+                yield from access(region, page, fields(op)["kind"] != 0)
         elif name in ("munmap", "advise", "mprotect"):
             if name != "mprotect":
                 forget(region, range(first, first + count))
             yield name, region, first, count
         elif name == "mremap":
-            target = names[op["aux"]]
+            target = names[fields(op)["to"]]
             for page in range(count):
                 if (region, first + page) in state:
                     state[target, page] = state.pop((region, first + page))
             yield name, region, first, count
-            yield "to", target, 0, int(op["a"]) // 4096
+            yield "to", target, 0, int(fields(op)["new_length"]) // 4096
         elif name in ("mmap", "brk"):
             if name == "brk":
                 forget(region, range(count, 1 << 16))
@@ -199,10 +200,10 @@ def test_time_passes_as_instructions(program: Path, tmp_path: Path) -> None:
     ps = weighted = 0
     for op in recorded.ops:
         if layout.OPS[op["op"]] == "compute":
-            ps += int(op["a"])
+            ps += int(fields(op)["ps"])
         elif layout.OPS[op["op"]] == "replay":
             records = recorded.accesses[int(op["offset"]) : int(op["offset"] + op["length"])]
-            ps += int(records["instructions"].sum()) * int(op["c"]) * int(op["weight"])
+            ps += int(records["instructions"].sum()) * int(fields(op)["ps"]) * int(op["weight"])
             weighted += int(records["count"].sum()) * int(op["weight"])
     assert ps == pytest.approx(recorded.meta["instructions"] * 500, rel=1e-6)
     assert weighted == pytest.approx(recorded.meta["accesses_anonymous"], rel=0.25)

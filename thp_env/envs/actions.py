@@ -51,12 +51,12 @@ class ActionSet:
 
     @cached_property
     def decisions(self) -> np.ndarray:
-        """(`Verb`, value) of each action as `Batch.run` takes it, uint32."""
+        """`Verb` and value of each action, as `Batch.run` takes them."""
         table: dict[str, tuple[Verb, int]] = {name: (Verb.ORDERS, mask) for name, mask in ORDER_MASKS.items()}
         table |= {name: (Verb.ADVISE, layout.ADVICE[name]) for name in ADVICE}
         table |= {name: (Verb.COLLAPSE, order) for name, order in COLLAPSES.items()}
         table |= {SPLIT: (Verb.SPLIT, 0), self.names[0]: (Verb.NOTHING, 0)}
-        return np.array([table[name] for name in self.names], np.uint32)
+        return np.array([table[name] for name in self.names], [("verb", np.uint32), ("value", np.uint32)])
 
     @property
     def sets_orders(self) -> bool:
@@ -112,7 +112,7 @@ ACTION_SETS = {
 mainline has."""
 
 
-def chosen_actions(interface: str = "orders", actions: Sequence[str] | None = None) -> ActionSet:
+def action_set(interface: str = "orders", actions: Sequence[str] | None = None) -> ActionSet:
     """Return a set of actions, or those of it that are named.
 
     Args:

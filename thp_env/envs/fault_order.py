@@ -17,12 +17,15 @@ from thp_env.envs.observation import (
     VMA_QUANTITIES,
     Field,
     Fields,
+    Quantities,
+    alone,
     vma_observation,
 )
 from thp_env.envs.task import Task
 from thp_env.envs.vector import ThpVectorEnv
 from thp_env.machine import Machine, OrderQuestion, Status, layout
-from thp_env.machine.batch import SNAPSHOT_COLUMNS, Question, Verb
+from thp_env.machine.batch import DECISION_DTYPE, Question
+from thp_env.machine.records import Verb
 
 ORDERS = (0, *layout.ORDERS)
 """The order of each action."""
@@ -68,12 +71,18 @@ BLOCK_FIELDS = {
 
 _kept = Fields({name: VMA_FIELDS[name] for name in KEPT}, VMA_QUANTITIES)
 _TASK = ("task_rss", "task_minflt", "task_majflt", "task_vmas")
-_fault = Fields(FAULT_FIELDS, [*(f"type_{i}" for i in range(len(layout.TVA_TYPES))),
-                               *(f"may_{order}" for order in layout.ORDERS), *_TASK])  # fmt: skip
-_block = Fields(BLOCK_FIELDS, ["block", "blocks", "page", "block_size", *list(BLOCK_FIELDS)[2:]])
-_FAULT_COLUMNS = [SNAPSHOT_COLUMNS[name] for name in ("order_type", "order_orders", *_TASK)]
+_fault = Fields(FAULT_FIELDS, Quantities({
+    "types": [f"type_{i}" for i in range(len(layout.TVA_TYPES))],
+    "may": [f"may_{order}" for order in layout.ORDERS],
+    **alone(*_TASK),
+}))  # fmt: skip
+_AROUND = ("inside", "mapped", "young", "large", "huge", "swapped")
+_block = Fields(BLOCK_FIELDS, Quantities({
+    **alone("block", "blocks", "page", "block_size"),
+    **{name: [f"{name}_{block}" for block in BLOCKS] for name in _AROUND},
+}))  # fmt: skip
 _LARGE = 4
-_BITS, _TYPES = np.array(ORDERS), np.arange(len(layout.TVA_TYPES))
+_BITS, _LARGE_BITS, _TYPES = np.array(ORDERS), np.array(layout.ORDERS), np.arange(len(layout.TVA_TYPES))
 
 
 class FaultOrderTask(Task):
@@ -122,10 +131,10 @@ class FaultOrderTask(Task):
 
     def decisions(self, actions: np.ndarray, which: np.ndarray) -> np.ndarray:
         """Answers for the machines that wait. An order that is not allowed masks all: the fault gets order 0."""
-        decided = np.zeros((len(actions), max(1, self.slots), 3), np.uint32)
-        order = _BITS[actions]
-        decided[:, 0, 1] = np.where(self.waiting & which, Verb.RESOLVE, Verb.NOTHING)
-        decided[:, 0, 2] = np.where(self.snapshot["order_orders"] >> order & 1, order, 0)
+        decided = np.zeros((len(actions), max(1, self.slots)), DECISION_DTYPE)
+        order, first = _BITS[actions], decided[:, 0]
+        first["verb"] = np.where(self.waiting & which, Verb.RESOLVE, Verb.NOTHING)
+        first["value"] = np.where(self.snapshot["order_orders"] >> order & 1, order, 0)
         return decided
 
     @property
@@ -136,12 +145,12 @@ class FaultOrderTask(Task):
     def observation(self, which: np.ndarray | slice) -> dict[str, np.ndarray]:
         """The fault and its VMA, zeros where none waits, and the system."""
         smaps, waits = self.smaps[which], self.waiting[which]
-        snapshot = self.snapshot.raw[which].take(_FAULT_COLUMNS, 1)
         vma = vma_observation(smaps[:, 0], self.snapshot["clock"][which], None, _kept)
-        q = np.empty((len(snapshot), len(FAULT_FIELDS)))
-        q[:, :3] = snapshot[:, :1] == _TYPES
-        q[:, 3:-4] = snapshot[:, 1:2] >> _BITS[1:] & 1
-        q[:, -4:] = snapshot[:, 2:]
+        q = _fault.quantities.blank(waits.shape)
+        q["types"] = self.snapshot["order_type"][which][:, None] == _TYPES
+        q["may"] = self.snapshot["order_orders"][which][:, None] >> _LARGE_BITS & 1
+        for name in _TASK:
+            q[name] = self.snapshot[name][which]
         seen = {"vma": vma, "fault": _fault(q)}
         if self.hook == "address":
             seen["block"] = _block(_block_quantities(smaps, self.snapshot["order_address"][which]))
@@ -177,19 +186,17 @@ class FaultOrderTask(Task):
 
 def _block_quantities(smaps: np.ndarray, address: np.ndarray) -> np.ndarray:
     raw = np.ascontiguousarray(smaps).view(np.int64).reshape(*smaps.shape, -1)
-    q = np.empty((len(smaps), 4 + 6 * len(BLOCKS)))
+    q = _block.quantities.blank((len(smaps),))
     start, end = raw[:, 0, OFFSET["vm_start"]], raw[:, 0, OFFSET["vm_end"]]
     first = start // layout.PMD_SIZE
-    q[:, 0] = address // layout.PMD_SIZE - first
-    q[:, 1] = (end - 1) // layout.PMD_SIZE - first
-    q[:, 2] = address % layout.PMD_SIZE // layout.PAGE_SIZE
-    q[:, 3] = layout.PMD_SIZE // layout.PAGE_SIZE
-    blocks, around = raw[:, 1:], q[:, 4:].reshape(len(smaps), len(BLOCKS), 6)
-    by_order = blocks[..., OFFSET["by_order"] : OFFSET["by_order"] + layout.PMD_ORDER + 1]
-    for i, name in ((0, "scanned"), (2, "young"), (4, "pmd_mapped"), (5, "swapped")):
-        around[..., i] = blocks[..., OFFSET[name]]
-    around[..., 1] = by_order.sum(-1)
-    around[..., 3] = by_order[..., _LARGE:].sum(-1)
+    q["block"] = address // layout.PMD_SIZE - first
+    q["blocks"] = (end - 1) // layout.PMD_SIZE - first
+    q["page"] = address % layout.PMD_SIZE // layout.PAGE_SIZE
+    q["block_size"] = layout.PMD_SIZE // layout.PAGE_SIZE
+    blocks = smaps[:, 1:]  # behind the row of the VMA
+    q["inside"], q["young"] = blocks["scanned"], blocks["young"]
+    q["huge"], q["swapped"] = blocks["pmd_mapped"], blocks["swapped"]
+    q["mapped"], q["large"] = blocks["by_order"].sum(-1), blocks["by_order"][..., _LARGE:].sum(-1)
     return q
 
 

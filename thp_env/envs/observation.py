@@ -5,12 +5,13 @@ All fields lie in 0..1. Nothing here knows the future, the workload's name or wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from thp_env.machine import SMAPS_DTYPE, layout
+from thp_env.machine import SMAPS_DTYPE, MachineConfig, layout
 from thp_env.machine.batch import SNAPSHOT_COLUMNS, Reason, Snapshot, stat_columns
 
 
@@ -118,27 +119,52 @@ SIZE_FIELDS = {
 """Fields of `sizes`, of each size from 16K to 2M."""
 
 
+class Quantities:
+    """What fields are computed from: a table with a named column for each quantity, or for several of a kind.
+
+    Args:
+        columns: the quantities of each column, in the order in which they lie; one alone has the column's name.
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[str]]) -> None:
+        """Lay out the table."""
+        self.names = tuple(name for group in columns.values() for name in group)
+        self.dtype = np.dtype([(name, np.float64, () if (name,) == tuple(group) else (len(group),))
+                               for name, group in columns.items()])  # fmt: skip
+
+    def blank(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return a table of so many rows, to be filled column by column."""
+        return np.empty(shape, self.dtype)
+
+
+def alone(*names: str) -> dict[str, tuple[str]]:
+    """Return columns of one quantity each."""
+    return {name: (name,) for name in names}
+
+
 class Fields:
-    """Computes all fields at once from a matrix of quantities.
+    """Computes all fields at once from a table of quantities.
 
     Args:
         fields: of an observation.
-        quantities: names of the matrix's columns.
+        quantities: the table.
     """
 
-    def __init__(self, fields: dict[str, Field], quantities: Sequence[str]) -> None:
+    def __init__(self, fields: dict[str, Field], quantities: Quantities) -> None:
         """Note where each field finds its quantities."""
-        column = {name: i for i, name in enumerate(quantities)}
+        self.quantities = quantities
+        column = {name: i for i, name in enumerate(quantities.names)}
         self.of = np.array([column[f.of] for f in fields.values()])
         self.ratios = np.array([i for i, f in enumerate(fields.values()) if f.per], int)
         self.per = np.array([column[f.per] for f in fields.values() if f.per], int)
         self.logs = np.array([i for i, f in enumerate(fields.values()) if f.scale], int)
         self.scales = np.array([float(f.scale) for f in fields.values() if f.scale])
 
-    def __call__(self, quantities: np.ndarray) -> np.ndarray:
-        """Return the fields, float32 in 0..1, from quantities, float64, along the last axis."""
-        out = quantities.take(self.of, -1)
-        out[..., self.ratios] /= np.maximum(quantities.take(self.per, -1), 1.0)
+    def __call__(self, table: np.ndarray) -> np.ndarray:
+        """Return the fields, float32 in 0..1, of each row of a table, along one axis more."""
+        values = table.view(np.float64).reshape(*table.shape, -1)
+        out = values.take(self.of, -1)
+        out[..., self.ratios] /= np.maximum(values.take(self.per, -1), 1.0)
         out[..., self.logs] = np.log2(1.0 + out.take(self.logs, -1)) / self.scales
         return np.minimum(np.maximum(out, 0.0, out=out), 1.0, out=out).astype(np.float32)
 
@@ -161,8 +187,15 @@ _SUMS: dict[str, dict[str, float]] = {
     "new_zapped": {"zapped": 1, "asked_zapped": -1},
 }
 """Quantities that are sums of a record's words; exact, since whole numbers below 2^53 are."""
-_OTHERS = ("aligned", "age", "was_asked", "advised", *(f"why_{reason.name}" for reason in Reason))
-VMA_QUANTITIES = (*_NAMES, *_SUMS, *_OTHERS, *(f"may_{order}" for order in _ALL))
+VMA_QUANTITIES = Quantities(
+    {
+        "words": _NAMES,
+        "sums": tuple(_SUMS),
+        **alone("aligned", "age", "was_asked", "advised"),
+        "why": [f"why_{reason.name}" for reason in Reason],
+        "may": [f"may_{order}" for order in _ALL],
+    }
+)
 """What the fields of a VMA are computed from."""
 _vma = Fields(VMA_FIELDS, VMA_QUANTITIES)
 _PLACE = OFFSET | {f"{name}_{i}": OFFSET[name] + i for name in ("by_order", "faults") for i in range(10)}
@@ -192,21 +225,19 @@ def vma_observation(
         fields: of `VMA_QUANTITIES`.
     """
     raw = np.ascontiguousarray(smaps).view(np.int64).reshape(*smaps.shape, -1)
-    n, m = len(_NAMES), len(_NAMES) + len(_SUMS)
-    flat = np.empty((smaps.size, len(VMA_QUANTITIES)))
-    flat[:, :n] = raw.reshape(smaps.size, -1)
-    np.matmul(flat[:, :n], _matrix, out=flat[:, n:m])
-    q = flat.reshape(*smaps.shape, -1)
+    q = fields.quantities.blank(smaps.shape)
+    q["words"] = raw
+    rows = q.reshape(-1)
+    np.matmul(rows["words"], _matrix, out=rows["sums"])
     start, end = raw[..., OFFSET["vm_start"]], raw[..., OFFSET["vm_end"]]
     whole = (end >> _PMD) - (start + layout.PMD_SIZE - 1 >> _PMD)
-    q[..., m] = np.maximum(whole, 0) << _PMD - _PAGE
-    q[..., m + 1] = (clock_ps - raw[..., OFFSET["born"]]) / 1e6
-    q[..., m + 2] = raw[..., OFFSET["asked"]] != 0
-    q[..., m + 3] = smaps["vm_flags"] & layout.VM_HUGEPAGE != 0
-    first = m + len(_OTHERS)
-    q[..., m + 4 : first] = raw[..., OFFSET["reasons"], None] & _REASONS != 0
+    q["aligned"] = np.maximum(whole, 0) << _PMD - _PAGE
+    q["age"] = (clock_ps - raw[..., OFFSET["born"]]) / 1e6
+    q["was_asked"] = raw[..., OFFSET["asked"]] != 0
+    q["advised"] = smaps["vm_flags"] & layout.VM_HUGEPAGE != 0
+    q["why"] = raw[..., OFFSET["reasons"], None] & _REASONS != 0
     if orders is not None:
-        q[..., first:] = orders[..., None] >> _ORDERS & 1
+        q["may"] = orders[..., None] >> _ORDERS & 1
     out = fields(q)
     out[end == 0] = 0.0
     return out
@@ -214,15 +245,44 @@ def vma_observation(
 
 _PAGE, _PMD = layout.PAGE_SIZE.bit_length() - 1, layout.PMD_SIZE.bit_length() - 1
 
-_STATES = ("free_pages", "nr_resident", "asked_vmas", "processes", "swapped", "memory_current", "memory_max",
-           "listed", "listed_64K", "listed_2M")  # fmt: skip
-_CHANGES = ("pgfault", "clock", "accesses", "pswpin", "pswpout", "translation", "fault", "zeroing", "copying")
+_CHANGES = ("pgfault", "clock", "accesses", "pswpin", "pswpout", "translation")
+_FAULT_TIMES = ("fault", "zeroing", "copying")
 _EVENTS = ("dtlb_l1_miss", "dtlb_l2_miss")
-_BEFORE = [SNAPSHOT_COLUMNS[name] for name in (*_CHANGES, *_EVENTS)] + stat_columns("split")
-_NOW = _BEFORE + [SNAPSHOT_COLUMNS[name] for name in _STATES] + stat_columns("nr_anon_partially_mapped")
-_system = Fields(SYSTEM_FIELDS, [*(f"new_{name}" for name in _CHANGES), *_STATES, "memory", "l1_4k", "l1_2m", "l2",
-                                  "l1_miss", "l2_miss", "mib", "deferred", "splits", "fault_time", "free_64K",
-                                  "free_2M"])  # fmt: skip
+_STATES = ("nr_resident", "asked_vmas", "processes", "swapped", "memory_current", "memory_max")
+_FREE = ("free_pages", "listed", "listed_64K", "listed_2M")
+_HARDWARE = ("memory", "l1_4k", "l1_2m", "l2")
+
+
+def _columns(**groups: Sequence[int]) -> tuple[list[int], np.dtype]:
+    """Return columns of a snapshot, and what they are called side by side."""
+    taken = [column for columns in groups.values() for column in columns]
+    return taken, np.dtype([(name, np.int64, (len(columns),)) for name, columns in groups.items()])
+
+
+_COUNTED = {
+    "changes": [SNAPSHOT_COLUMNS[name] for name in _CHANGES],
+    "fault_times": [SNAPSHOT_COLUMNS[name] for name in _FAULT_TIMES],
+    "events": [SNAPSHOT_COLUMNS[name] for name in _EVENTS],
+    "splits": stat_columns("split"),
+}
+_BEFORE, _BEFORE_DTYPE = _columns(**_COUNTED)
+_NOW, _NOW_DTYPE = _columns(
+    **_COUNTED,
+    states=[SNAPSHOT_COLUMNS[name] for name in _STATES],
+    partial=stat_columns("nr_anon_partially_mapped"),
+    **{name: [SNAPSHOT_COLUMNS[name]] for name in _FREE},
+)
+_system = Fields(SYSTEM_FIELDS, Quantities({
+    "changes": [f"new_{name}" for name in _CHANGES], "states": _STATES, "hardware": _HARDWARE,
+    "misses": ("l1_miss", "l2_miss"),
+    **alone("mib", "deferred", "splits", "fault_time", "free_pages", "free_64K", "free_2M"),
+}))  # fmt: skip
+
+
+def hardware_of(config: MachineConfig) -> tuple[int, ...]:
+    """Return pages of memory; TLB entries for 4K and 2M, and of the second level."""
+    tlb, pages = config.tlb, config.memory // layout.PAGE_SIZE
+    return pages, math.prod(tlb.l1_4k), math.prod(tlb.l1_2m or tlb.l1_4k), math.prod(tlb.l2 or (0, 0))
 
 
 def system_observation(now: Snapshot, last: Snapshot, hardware: np.ndarray, pmu_period: int) -> np.ndarray:
@@ -231,28 +291,30 @@ def system_observation(now: Snapshot, last: Snapshot, hardware: np.ndarray, pmu_
     Args:
         now: snapshot at the end of the window.
         last: snapshot at its beginning.
-        hardware: shape (machines, 4): pages of memory; TLB entries for 4K and 2M, and of the second level.
+        hardware: shape (machines, 4): `hardware_of` each.
         pmu_period: TLB events between two samples.
     """
-    after, before = now.raw.take(_NOW, 1), last.raw.take(_BEFORE, 1)
-    changes = after[:, : len(_BEFORE)] - before
-    events, splits = slice(len(_CHANGES), len(_CHANGES) + len(_EVENTS)), slice(len(_CHANGES) + len(_EVENTS), None)
-    samples = after[:, events] // pmu_period - before[:, events] // pmu_period
-    states = after[:, len(_BEFORE) : len(_BEFORE) + len(_STATES)]
-    q = np.empty((len(after), len(_CHANGES) + len(_STATES) + 12))
-    q[:, : len(_CHANGES)] = changes[:, : len(_CHANGES)]
-    q[:, len(_CHANGES) : -12] = states
-    q[:, -12:-8] = hardware
-    q[:, -8:-6] = samples * pmu_period
-    q[:, -6] = hardware[:, 0] / 256
-    q[:, -5] = after[:, len(_BEFORE) + len(_STATES) :].sum(1)
-    q[:, -4] = changes[:, splits].sum(1)
-    q[:, -3] = changes[:, _CHANGES.index("fault") : len(_CHANGES)].sum(1)
-    q[:, -2:] = states[:, -2:] + (states[:, :1] - states[:, -3:-2])  # never used, so not listed: whole
+    after = now.raw.take(_NOW, 1).view(_NOW_DTYPE)[:, 0]
+    before = last.raw.take(_BEFORE, 1).view(_BEFORE_DTYPE)[:, 0]
+    q = _system.quantities.blank((len(after),))
+    q["changes"] = after["changes"] - before["changes"]
+    q["states"] = after["states"]
+    q["hardware"] = hardware
+    q["misses"] = (after["events"] // pmu_period - before["events"] // pmu_period) * pmu_period
+    q["mib"] = hardware[:, _HARDWARE.index("memory")] / 256
+    q["deferred"] = after["partial"].sum(1)
+    q["splits"] = (after["splits"] - before["splits"]).sum(1)
+    q["fault_time"] = (after["fault_times"] - before["fault_times"]).sum(1)
+    free, listed = after["free_pages"][:, 0], after["listed"][:, 0]
+    q["free_pages"] = free
+    for size in ("64K", "2M"):
+        q[f"free_{size}"] = after[f"listed_{size}"][:, 0] + (free - listed)  # never used, so not listed: whole
     return _system(q)
 
 
-_sizes = Fields(SIZE_FIELDS, ("setting", "held", "faults", "fallbacks", "splits", "partial", "memory"))
+_sizes = Fields(
+    SIZE_FIELDS, Quantities(alone("setting", "held", "faults", "fallbacks", "splits", "partial", "memory"))
+)
 
 
 def size_observation(now: Snapshot, last: Snapshot, modes: np.ndarray, hardware: np.ndarray) -> np.ndarray:
@@ -265,11 +327,17 @@ def size_observation(now: Snapshot, last: Snapshot, modes: np.ndarray, hardware:
         hardware: as `system_observation` takes it.
     """
 
-    def new(name: str) -> np.ndarray:
-        return (now.stat(name) - last.stat(name))[:, 2:]
+    def each(stat: np.ndarray) -> np.ndarray:
+        return stat[:, layout.ORDERS[0] :]
 
-    held = now.stat("nr_anon")[:, 2:] << np.array(layout.ORDERS)
-    memory = np.broadcast_to(hardware[:, :1], modes.shape)
-    q = [modes / 2, held, new("anon_fault_alloc"), new("anon_fault_fallback"), new("split"),
-         now.stat("nr_anon_partially_mapped")[:, 2:], memory]  # fmt: skip
-    return _sizes(np.stack(q, axis=-1))
+    def new(name: str) -> np.ndarray:
+        return each(now.stat(name) - last.stat(name))
+
+    q = _sizes.quantities.blank(modes.shape)
+    q["setting"] = modes / 2
+    q["held"] = each(now.stat("nr_anon")) << np.array(layout.ORDERS)
+    q["faults"], q["fallbacks"] = new("anon_fault_alloc"), new("anon_fault_fallback")
+    q["splits"] = new("split")
+    q["partial"] = each(now.stat("nr_anon_partially_mapped"))
+    q["memory"] = hardware[:, _HARDWARE.index("memory"), None]
+    return _sizes(q)

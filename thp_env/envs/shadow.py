@@ -152,14 +152,14 @@ class ShadowAccounts:
     def _own(self, i: int) -> float | None:
         """Return what the VMA decided about saved in the last window, in ns; None where the whole counts."""
         task: Any = self.task  # credit for a VMA is VmaOrderTask's alone
-        if self.kind == "symlog" or task.global_share == 1 or not (asked := task.asked_row(i))["id"]:
+        if self.kind == "symlog" or task.global_share == 1 or not (row := task.question_row(i))["id"]:
             return None
-        if (terms := vma_terms(task.batch[i], asked, int(task.elapsed_ns[i]), 1.0, self.prices)) is None:
+        if (terms := vma_terms(task.batch[i], row, int(task.elapsed_ns[i]), 1.0, self.prices)) is None:
             return None
         shadow = self._shadow(i)
         since, until = (shadow.position(int(f["op"][i]), int(f["step"][i])) for f in (task.last, task.snapshot))
         return sum(terms.values()) + shadow.range_cost(
-            int(asked["mm"]), int(asked["vm_start"]), int(asked["vm_end"]), since, until
+            int(row["mm"]), int(row["vm_start"]), int(row["vm_end"]), since, until
         )
 
     def _savings(self, snapshot: Snapshot, which: np.ndarray | slice) -> np.ndarray:

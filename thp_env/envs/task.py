@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -20,12 +19,11 @@ from gymnasium import spaces
 
 from thp_env.envs.arguments import OPTIONS, check_arguments, order_mask, whole, window_of
 from thp_env.envs.ends import ENDED, REASONS, End, end_of, summary  # noqa: F401 -- REASONS: part of the task's face
-from thp_env.envs.observation import SYSTEM_FIELDS, system_observation
+from thp_env.envs.observation import SYSTEM_FIELDS, hardware_of, system_observation
 from thp_env.envs.reward import RewardFunction, batch_terms, resolve_reward
 from thp_env.envs.state import Account, restore_accounts
-from thp_env.machine import SMAPS_DTYPE, Machine, Status, layout
+from thp_env.machine import SMAPS_DTYPE, Machine, Status
 from thp_env.machine.batch import Batch, Question, Snapshot
-from thp_env.machine.cores import core
 from thp_env.machine.features import feature_set, with_features
 from thp_env.traces import Program
 from thp_env.workload import Instance, Source, Workload, resolve
@@ -194,14 +192,10 @@ class Task(ABC):
         self.prepare(i, machine, mask)
         if self.khugepaged:
             machine.khugepaged()
-        tlb = core(config.core) if isinstance(config.core, str) else config.core
         self.batch[i], self.workload[i] = machine, workload
         self.default_orders[i] = mask
         self.accesses[i] = max(1.0, float(program.work.sum()))
-        self.hardware[i] = (
-            config.memory // layout.PAGE_SIZE, math.prod(tlb.l1_4k), math.prod(tlb.l1_2m or tlb.l1_4k),
-            math.prod(tlb.l2 or (0, 0)),
-        )  # fmt: skip
+        self.hardware[i] = hardware_of(config)
         self.over[i], self.truncated[i], self.status[i] = False, False, Status.WINDOW
         self.steps[i] = 0
         self.episodes[i] += 1
@@ -228,7 +222,7 @@ class Task(ABC):
 
     def start(self, active: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Run machines that have begun to their first decision, and return what is seen of them."""
-        return self._advance(active, None)
+        return self.observe(self._run(active, None))
 
     def step(self, actions: np.ndarray, fresh: np.ndarray | None = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Carry out actions, run every machine to its next decision, and pay.
@@ -242,7 +236,7 @@ class Task(ABC):
         """
         n = len(self.batch)
         old = np.ones(n, bool) if fresh is None else ~fresh
-        seen = self._advance(None, self.decisions(actions, old))
+        seen = self.observe(self._run(None, self.decisions(actions, old)))
         self.steps += old
         self.terminated = ENDED[self.status] & old
         if self.max_episode_steps is not None:
@@ -259,9 +253,6 @@ class Task(ABC):
     def step_unpaid(self, actions: np.ndarray) -> None:
         """Carry out actions and run every machine to its next decision, without observing or paying: for what-ifs."""
         self._run(None, self.decisions(actions, np.ones(len(self.batch), bool)))
-
-    def _advance(self, active: np.ndarray | None, decisions: np.ndarray | None) -> dict[str, np.ndarray]:
-        return self.observe(self._run(active, decisions))
 
     def _run(self, active: np.ndarray | None, decisions: np.ndarray | None) -> np.ndarray | slice:
         last = self._now
@@ -320,10 +311,10 @@ class Task(ABC):
 
     def info(self, i: int) -> dict[str, Any]:
         """Return what a machine's last step tells."""
-        told: dict[str, Any] = {"elapsed_ns": int(self.elapsed_ns[i])}
+        info: dict[str, Any] = {"elapsed_ns": int(self.elapsed_ns[i])}
         if self.info_masks:
-            told["action_mask"] = self.masks()[i]
-        return told | self.ends[i].info if self.over[i] and i in self.ends else told
+            info["action_mask"] = self.masks()[i]
+        return info | self.ends[i].info if self.over[i] and i in self.ends else info
 
     def summary(self, i: int) -> dict[str, Any]:
         """Return reason, workload and metrics of an episode as if it ended where it stands."""

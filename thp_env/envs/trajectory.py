@@ -21,6 +21,7 @@ from thp_env.envs.arguments import order_mask
 from thp_env.envs.renamed import current_names
 from thp_env.files import whole_file
 from thp_env.machine import Machine, layout
+from thp_env.machine.arrays import Floats, Ints
 from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS
 from thp_env.reading import FileError, reading
 from thp_env.registration import ENVIRONMENTS, check_arguments
@@ -123,12 +124,12 @@ class Trajectory:
     workload: str
     program: str
     version: str
-    actions: np.ndarray
-    rewards: np.ndarray
-    counters: np.ndarray
+    actions: Ints
+    rewards: Floats
+    counters: Ints
     ended: bool
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file, whole or not at all.
 
         Raises:
@@ -144,7 +145,7 @@ class Trajectory:
             raise TrajectoryError(f"cannot write {path}: {error.strerror or error}") from None
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Trajectory:
+    def load(cls, path: str | os.PathLike[str]) -> Trajectory:
         """Read a file.
 
         Raises:
@@ -192,7 +193,7 @@ def _check(t: Trajectory) -> None:
         raise FileError(f"counters of shape {t.counters.shape} and {len(t.rewards)} steps")
 
 
-def counters_of(machine: Machine) -> np.ndarray:
+def counters_of(machine: Machine) -> Ints:
     """Return the `COUNTERS` of a machine, int64."""
     c = machine.counters
     return np.concatenate([c.vm, c.mthp.ravel(), c.times, [c.clock_ps, *machine.position]]).astype(np.int64)
@@ -214,7 +215,7 @@ class RecordTrajectory(gymnasium.Wrapper):
         TrajectoryError: when its arguments cannot be written down, or the folder cannot be made.
     """
 
-    def __init__(self, env: gymnasium.Env, folder: str | os.PathLike, name: str = "trajectory") -> None:
+    def __init__(self, env: gymnasium.Env, folder: str | os.PathLike[str], name: str = "trajectory") -> None:
         """Wrap an environment."""
         super().__init__(env)
         spec = env.unwrapped.spec

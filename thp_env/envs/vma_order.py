@@ -58,7 +58,7 @@ class VmaOrderTask(VmaTask):
             self._asked[which] = self.smaps[which]
         return super().run(active, decisions)
 
-    def asked_row(self, i: int) -> Any:
+    def question_row(self, i: int) -> Any:
         """Return the record of the VMA that a machine's last decision was about, as it was read then."""
         return self._asked[i, 0]
 
@@ -69,7 +69,7 @@ class VmaOrderTask(VmaTask):
             return terms
         terms = {name: column.copy() for name, column in terms.items()}
         for i in map(int, which):
-            own = vma_terms(self.batch[i], self.asked_row(i), int(self.elapsed_ns[i]), float(self.accesses[i]))
+            own = vma_terms(self.batch[i], self.question_row(i), int(self.elapsed_ns[i]), float(self.accesses[i]))
             for name, value in (own or {}).items():
                 terms[name][i] = self.global_share * terms[name][i] + (1 - self.global_share) * value
         return terms

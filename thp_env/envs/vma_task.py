@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from thp_env.envs.actions import chosen_actions
+from thp_env.envs.actions import action_set
 from thp_env.envs.arguments import order_mask
 from thp_env.envs.observation import VMA_QUANTITIES, Fields, vma_fields, vma_observation
 from thp_env.envs.task import Task
 from thp_env.machine import Machine, layout
-from thp_env.machine.batch import Reason
+from thp_env.machine.batch import DECISION_DTYPE, Reason
 
 REASONS = ("zapped", "idle", "walks")
 """What VMAs are asked about for if `reasons` name it: much of one was unmapped, one grew idle, page walks name one."""
@@ -42,7 +42,7 @@ class VmaTask(Task):
         self.reasons = tuple(name for name in REASONS if name in reasons)
         self.vma_fields = vma_fields(self.reasons)
         self._fields = Fields(self.vma_fields, VMA_QUANTITIES)
-        self.interface, self.actions = interface, chosen_actions(interface, actions)
+        self.interface, self.actions = interface, action_set(interface, actions)
         self.advised = order_mask("advised", advised)
         super().__init__(*arguments, **named)
         self.window = self.window._replace(reasons=sum(Reason[name.upper()] for name in self.reasons))
@@ -50,7 +50,7 @@ class VmaTask(Task):
     @staticmethod
     def action_names(arguments: Mapping[str, Any]) -> list[str]:
         """Return the names of the actions on one VMA."""
-        return list(chosen_actions(arguments.get("interface", "orders"), arguments.get("actions")).names)
+        return list(action_set(arguments.get("interface", "orders"), arguments.get("actions")).names)
 
     def prepare(self, i: int, machine: Machine, default_orders: int) -> None:
         """Set sysfs: every size on and order masks deciding, or the advised sizes for those who ask."""
@@ -80,7 +80,8 @@ class VmaTask(Task):
 
     def decisions(self, actions: np.ndarray, which: np.ndarray) -> np.ndarray:
         """One decision about each VMA that has a row of its own."""
-        decided = np.empty((len(actions), max(1, self.slots), 3), np.uint32)
-        decided[:, :, 0] = self.smaps["id"][:, : decided.shape[1]]
-        decided[:, :, 1:] = self.actions.decisions[actions.reshape(len(actions), -1)]
+        verbs = self.actions.decisions[actions.reshape(len(actions), -1)]
+        decided = np.empty((len(actions), max(1, self.slots)), DECISION_DTYPE)
+        decided["vma"] = self.smaps["id"][:, : decided.shape[1]]
+        decided["verb"], decided["value"] = verbs["verb"], verbs["value"]
         return decided

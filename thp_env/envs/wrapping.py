@@ -147,8 +147,8 @@ class TimeVectorDiscount(ForwardingVectorWrapper):
             elapsed = np.where(infos["_final_info"], infos["final_info"]["elapsed_ns"], elapsed)
         discounts = np.array([discount(self.gamma_per_second, ns) for ns in np.where(stepped, elapsed, 0).tolist()])
         if "final_info" in infos:
-            told = infos["_final_info"]
-            infos["final_info"] |= {"discount": np.where(told, discounts, 0.0), "_discount": told.copy()}
+            ended = infos["_final_info"]
+            infos["final_info"] |= {"discount": np.where(ended, discounts, 0.0), "_discount": ended.copy()}
         return observations, rewards, terminations, truncations, infos | {
             "discount": discounts, "_discount": np.ones(self.num_envs, bool),
         }  # fmt: skip

@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from thp_env.conformance import machine_for
-from thp_env.live.chosen import Chosen
 from thp_env.live.errors import LiveError
+from thp_env.live.run_settings import RunSettings
 from thp_env.live.scenarios import generate
 from thp_env.machine import Machine, layout
+from thp_env.machine.operations import fields, rows, select
+from thp_env.machine.program import Program
+from thp_env.machine.program_check import ProgramError
 from thp_env.reading import read_text, reading
 from thp_env.traces.builder import ProgramBuilder
+from thp_env.traces.formatting import describe
 from thp_env.traces.npz import load_program
-from thp_env.traces.program import Program, ProgramError
-from thp_env.traces.text import add_line, describe
+from thp_env.traces.text import add_line
 from thp_env.workload import memory_for
 
 PROT = {0: 0, layout.VM_READ: 1, layout.VM_READ | layout.VM_WRITE: 3}
@@ -55,7 +58,7 @@ class LiveProgram:
     program: Program
     texts: tuple[str, ...]
     places: tuple[str, ...]
-    settings: Chosen = field(default_factory=Chosen)
+    settings: RunSettings = field(default_factory=RunSettings)
     whole: bool = False
     left_out: Counter[str] = field(default_factory=Counter, hash=False)
 
@@ -100,7 +103,7 @@ class LiveProgram:
         return cls(path.stem, program, tuple(map(describe, [program] * len(program), program.ops)), places)
 
     @classmethod
-    def of_workload(cls, name: str, program: Program, settings: Chosen) -> LiveProgram:
+    def of_workload(cls, name: str, program: Program, settings: RunSettings) -> LiveProgram:
         """Take a whole workload: what a host cannot do is left out, on both sides, and said (`left_out`)."""
         ops = program.ops.copy()
         left_out = Counter(layout.OPS[op] for op in ops["op"] if layout.OPS[op] in LEFT_OUT)
@@ -118,17 +121,16 @@ class LiveProgram:
         ops = self.program.ops
         called = np.isin(ops["op"], [layout.OPS.index(op) for op in ("limit", "reclaim", "process_madvise")])
         given = [layout.ADVICE[advice] for advice in ("free", "cold", "pageout")]
-        advised = (ops["op"] == layout.OPS.index("advise")) & np.isin(ops["a"], given)
+        advised = (ops["op"] == layout.OPS.index("advise")) & np.isin(rows(ops, "advise")["advice"], given)
         return bool((called | advised).any())
 
     @property
     def joined(self) -> bool:
         """Whether the kernel may join regions to one VMA: they do not lie in slots of their own."""
-        ops = self.program.ops
-        mapped = ops["op"] == layout.OPS.index("mmap")
-        apart = (ops["c"] == layout.AT_SLOT) & (ops["d"] & np.uint64(layout.VM_FILE) == 0)
-        apart |= ops["c"] == layout.AT_REGION
-        return bool((mapped & ~apart).any() or (ops["op"] == layout.OPS.index("brk")).any())
+        mapped = select(self.program.ops, "mmap")
+        place, file = mapped["placement"], mapped["flags"] & np.uint64(layout.VM_FILE) > 0
+        apart = ((place == layout.AT_SLOT) & ~file) | (place == layout.AT_REGION)
+        return bool((~apart).any() or len(select(self.program.ops, "brk")))
 
     def machine(self) -> Machine:
         """Return a simulated machine that has the program before it, with the settings."""
@@ -159,14 +161,16 @@ def refuse(program: Program, places: Iterable[str] = ()) -> None:
     always = layout.THP_MODES.index("always")
     where = list(places) or [f"{program.name}: operation {i}" for i in range(len(program))]
     for op, place in zip(program.ops, where, strict=True):
-        name, why = layout.OPS[op["op"]], ""
+        name, of, why = layout.OPS[op["op"]], fields(op), ""
         if name in LEFT_OUT:
             why = f"{name} cannot be put to a host ({LEFT_OUT[name]})"
-        elif (name == "thp" or (name == "set" and op["a"] == 0)) and op["b"] == always:
+        elif (name == "thp" and of["mode"] == always) or (
+            name == "set" and of["path"] == 0 and of["value"] == always
+        ):
             why = "`always` would change every process of this host: use madvise"
-        elif name == "mmap" and int(op["d"]) & RIGHTS not in PROT:
+        elif name == "mmap" and int(of["flags"]) & RIGHTS not in PROT:
             why = "a mapping can be prot=none, r or rw"
-        elif name == "process_madvise" and op["c"]:
+        elif name == "process_madvise" and of["orders"]:
             why = "Linux has no advice about a set of sizes"
         if why:
             raise LiveError(f"{place}: {why}")

@@ -19,7 +19,8 @@ from thp_env.live.programs import PROT, RIGHTS, LiveProgram
 from thp_env.live.settings import THP, write
 from thp_env.live.workers import KILLED, Process, Reply, Workers
 from thp_env.machine import Machine, Status, layout
-from thp_env.traces.program import Program
+from thp_env.machine.operations import fields
+from thp_env.machine.program import Program
 
 SLOT_BASE, SLOT_SIZE = 1 << 40, 1 << 31
 LOWEST = 4 << 20
@@ -79,16 +80,14 @@ class Run:
 
     def step(self, op: np.void) -> tuple[int, int, int]:
         """Run one operation; return (errno, minor faults, major faults)."""
-        name = layout.OPS[op["op"]]
+        name, op = layout.OPS[op["op"]], fields(op)
         process = self._process(int(op["process"]))
         if process is None or not process.alive:  # what it would have done is not done
             return errno.ESRCH, 0, 0
         if system := SYSTEM.get(name):
             return system(self, process, op) or 0, 0, 0
         region = self.program.regions[op["region"]] if name in layout.REGION_OPS else ""
-        start = self.regions[region][0] if region in self.regions else 0
-        address, length = start + int(op["offset"]), int(op["length"])
-        a = int(op["a"])
+        address, length = self._range(op, region)
         match name:
             case "mmap":
                 reply = self._mmap(process, op, region)
@@ -99,28 +98,36 @@ class Run:
                 self.regions[region] = self._brk_start(), length
                 self._advise(process, reply, self._brk_start(), length)
             case "mprotect":
-                reply = process.ask("mprotect", address, length, PROT[a])
+                reply = process.ask("mprotect", address, length, PROT[int(op["prot"])])
             case "advise":
-                reply = process.ask("madvise", address, length, a)
+                reply = process.ask("madvise", address, length, int(op["advice"]))
             case "touch":
-                reply = process.ask(layout.TOUCH[op["b"]], address, length, a)
+                reply = process.ask(layout.TOUCH[op["kind"]], address, length, int(op["stride"]))
             case "access" | "replay":
-                reply = self._access(process, int(op["d"] >> np.uint64(32)) if name == "access" else int(op["d"]))
+                reply = self._access(process, int(op["content"]))
             case "iovec":
                 self.vector.append((address, length))
                 return 0, 0, 0
-            case "process_madvise" if target := self._process(int(op["aux"])):
-                reply = self._process_madvise(process, target, int(op["a"]), int(op["b"]))
+            case "process_madvise" if target := self._process(int(op["target"])):
+                reply = self._process_madvise(process, target, int(op["advice"]), int(op["ranges"]))
             case "process_madvise":
                 return errno.ESRCH, 0, 0
             case "prctl":
-                reply = process.ask("prctl", a=a, b=int(op["b"]))
+                reply = process.ask("prctl", a=int(op["disable"]), b=int(op["flags"]))
             case _:
                 reply = process.ask(name, address, length)
         return reply.error, reply.minflt, reply.majflt
 
+    def _range(self, op: np.void, region: str) -> tuple[int, int]:
+        """Return address and length of the range that an operation is about; zeros where it is about none."""
+        if not region:
+            return 0, 0
+        start = self.regions[region][0] if region in self.regions else 0
+        offset = int(op["offset"]) if "offset" in (op.dtype.names or ()) else 0
+        return start + offset, int(op["length"])
+
     def _mmap(self, process: Process, op: np.void, region: str) -> Reply:
-        length, flags, place = int(op["length"]), int(op["d"]), int(op["c"])
+        length, flags, place = int(op["length"]), int(op["flags"]), int(op["placement"])
         bits = MAP_SHARED if flags & layout.VM_SHARED else MAP_PRIVATE
         bits |= MAP_STACK if flags & layout.VM_NOHUGEPAGE else 0
         bits |= {layout.AT_REGION: MAP_FIXED, layout.AT_UNMAPPED_AREA: 0}.get(place, MAP_FIXED_NOREPLACE)
@@ -133,13 +140,13 @@ class Run:
         return reply
 
     def _mremap(self, process: Process, op: np.void, address: int) -> Reply:
-        place, length, new_length, target = int(op["c"]), int(op["length"]), int(op["a"]), 0
+        place, length, new_length, target = op["placement"], int(op["length"]), int(op["new_length"]), 0
         if place == layout.AT_SLOT:
-            target, new_length = self._slot(length, int(op["a"]), int(op["b"])), length
+            target, new_length = self._slot(length, int(op["align"]), int(op["slot_offset"])), length
         elif place == layout.AT_ADDRESS:
-            target = int(op["d"])
+            target = int(op["address"])
         reply = process.ask("mremap", address, length, target, new_length)
-        self.regions[self.program.regions[op["aux"]]] = reply.address or target or address, new_length
+        self.regions[self.program.regions[op["to"]]] = reply.address or target or address, new_length
         return reply
 
     def _advise(self, process: Process, reply: Reply, address: int, length: int) -> None:
@@ -186,15 +193,14 @@ class Run:
         return base
 
     def _place(self, op: np.void, length: int) -> int:
-        a, b, aux = int(op["a"]), int(op["b"]), int(op["aux"])
-        match int(op["c"]):
+        match int(op["placement"]):
             case layout.AT_SLOT:
-                return self._slot(length, a, b)
+                return self._slot(length, int(op["align"]), int(op["slot_offset"]))
             case layout.AT_REGION:
-                return self.regions[self.program.regions[aux]][0] + a
+                return self.regions[self.program.regions[op["at"]]][0] + int(op["at_offset"])
             case layout.AT_UNMAPPED_AREA:
                 return 0
-        return a
+        return int(op["address"])
 
     def _tables_to_come(self) -> int:
         """Return the bytes of page tables that the program will need at most, as simulated, besides those it has."""
@@ -217,12 +223,12 @@ class Run:
 
     def thp(self, _: Process, op: np.void) -> int:
         """Set one size's control."""
-        return self._set(f"hugepages-{4 << int(op['a'])}kB/enabled", layout.THP_MODES[int(op["b"])])
+        return self._set(f"hugepages-{4 << int(op['order'])}kB/enabled", layout.THP_MODES[int(op["mode"])])
 
     def set(self, _: Process, op: np.void) -> int:
         """Set another control."""
-        name, values = list(layout.SETTINGS.items())[op["a"]]
-        return self._set(name, str(op["b"]) if isinstance(values, int) else values[op["b"]], int(op["aux"]))
+        name, values = list(layout.SETTINGS.items())[op["path"]]
+        return self._set(name, str(op["value"]) if isinstance(values, int) else values[op["value"]], int(op["group"]))
 
     def _set(self, name: str, value: str, group: int = 0) -> int:
         if name == "lru_batches":
@@ -232,17 +238,17 @@ class Run:
 
     def fork(self, process: Process, op: np.void) -> int:
         """Fork; the child is in its parent's group."""
-        parent, child = self.program.processes[op["process"]], self.program.processes[op["aux"]]
+        parent, child = self.program.processes[op["process"]], self.program.processes[op["child"]]
         self.groups[child] = self.born[child] = self.groups.get(parent, 0)
         return self.workers.fork(process, child)
 
     def exit(self, _: Process, op: np.void) -> int:
         """End a process, which may have been killed."""
-        return self.workers.exit(self.program.processes[op["aux"]])
+        return self.workers.exit(self.program.processes[op["ending"]])
 
     def cgroup(self, process: Process, op: np.void) -> int:
         """Move a process into a group."""
-        number, name = int(op["aux"]), self.program.processes[op["process"]]
+        number, name = int(op["group"]), self.program.processes[op["process"]]
         self.groups[name] = number
         return write(self.host.make_group(number) / "cgroup.procs", str(process.pid))
 
@@ -251,7 +257,7 @@ class Run:
 
         What a process needs for itself stays charged to the group that it began in.
         """
-        group, length = int(op["aux"]), int(op["length"])
+        group, length = int(op["group"]), int(op["length"])
         if not self.host.group(group).exists():  # who was to make it had been killed
             return errno.ENOENT
         charged = self._charged(group)
@@ -271,10 +277,10 @@ SYSTEM: dict[str, Callable[[Run, Process, np.void], int | None]] = {
     "swap": lambda run, _, op: run.host.swap(int(op["length"])),
     "swapoff": lambda run, _, op: run.host.swapoff(),
     "shrink": lambda run, _, op: write(PAGE_CLUSTER.with_name("drop_caches"), "2"),
-    "khugepaged": lambda run, _, op: run.host.khugepaged(int(op["a"])),
-    "reclaim": lambda run, _, op: write(run.host.group(int(op["aux"])) / "memory.force_empty", "0"),
+    "khugepaged": lambda run, _, op: run.host.khugepaged(int(op["rounds"])),
+    "reclaim": lambda run, _, op: write(run.host.group(int(op["group"])) / "memory.force_empty", "0"),
     "drain": lambda run, _, op: run.host.drain(),
-    "compute": lambda run, _, op: time.sleep(int(op["a"]) / 1e12),
+    "compute": lambda run, _, op: time.sleep(int(op["ps"]) / 1e12),
     "slice": lambda run, _, op: None,  # who runs next is said by the operations themselves
 }
 """How each operation on the whole system is done."""

@@ -12,13 +12,13 @@ import numpy as np
 
 from thp_env.conformance import FAULTS, LIMIT_TOLERANCE, Difference, differing_numbers, operation_of, replay
 from thp_env.live.check import undisturbed
-from thp_env.live.chosen import Chosen
 from thp_env.live.errors import LiveError
 from thp_env.live.host import Host, prepared
 from thp_env.live.observe import Kernel
 from thp_env.live.others import explainable, others
 from thp_env.live.programs import LEFT_OUT, LiveProgram
 from thp_env.live.record import run_once
+from thp_env.live.run_settings import RunSettings
 from thp_env.machine import layout
 from thp_env.machine.sizes import ALL_SIZES
 from thp_env.recording_file import read_recordings
@@ -91,8 +91,8 @@ def drawn(names: Iterable[str], size: str | None, seed: int, words: list[str]) -
     for name in names:
         program = find(name).variant(size).draw(np.random.default_rng(seed)).program
         sets = bool(np.isin(program.ops["op"], [layout.OPS.index("thp"), layout.OPS.index("set")]).any())
-        chosen = Chosen.parse(words or ([] if sets else [ALL_SIZES]))
-        programs.append(LiveProgram.of_workload(Path(name).stem, program, chosen))
+        run_settings = RunSettings.parse(words or ([] if sets else [ALL_SIZES]))
+        programs.append(LiveProgram.of_workload(Path(name).stem, program, run_settings))
     if not programs:
         raise LiveError("nothing to run: name a workload or a file")
     return programs

@@ -9,13 +9,15 @@ from __future__ import annotations
 import errno
 import warnings
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from thp_env.machine import _core, layout
 from thp_env.machine.access import Access
 from thp_env.machine.arguments import NEVER, one_of, order_mask, up_to, whole
+from thp_env.machine.arrays import Addresses, Bytes, Masks, Records
+from thp_env.machine.behaviour import BEHAVIOUR
 from thp_env.machine.config import ARCHITECTURES, MachineConfig, MachineError  # noqa: F401
 from thp_env.machine.counters import Counters
 from thp_env.machine.reading import Reading, vma_id
@@ -56,10 +58,10 @@ from thp_env.machine.records import (  # noqa: F401 -- what is read of a machine
     Verb,
     Vma,
 )  # fmt: skip
-from thp_env.machine.saving import Saving
+from thp_env.machine.saving import SavedMachine, check_behaviour
 
 if TYPE_CHECKING:
-    from thp_env.traces.program import Program
+    from thp_env.machine.program import Program
 
 __all__ = ["PAGE_DTYPE", "SMAPS_DTYPE", "WALK_DTYPE", "ControlGroup", "Counters", "KernelWarning", "Machine",
            "MachineConfig", "MachineError", "OrderQuestion", "Pressure", "Status", "Vma"]  # fmt: skip
@@ -87,13 +89,17 @@ class Status(IntEnum):
     """A fault waits for an order: see `Machine.question`, and answer with `Machine.resolve`."""
 
 
-def _records(program: Program) -> tuple[np.ndarray | int, ...]:
+def _records(program: Program) -> tuple[Bytes, Bytes, Bytes, Bytes, int]:
     """Return the arrays of a program as the core reads them, and its seed."""
-    arrays = (program.ops, program.accesses, program.bins, program.alias_tables)
-    return *(np.ascontiguousarray(a).view(np.uint8).reshape(-1) for a in arrays), program.seed & NEVER
+
+    def words(array: Records | Masks) -> Bytes:
+        return np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+
+    tables = words(program.bins), words(program.alias_tables)
+    return words(program.ops), words(program.accesses), *tables, program.seed & NEVER
 
 
-class Machine(Reading, Access, Saving):
+class Machine(Reading, Access):
     """A simulated machine that executes one trace program.
 
     Args:
@@ -151,10 +157,9 @@ class Machine(Reading, Access, Saving):
         Raises:
             MachineError: when the clock or a counter has come to its end, and nothing can run any more.
         """
-        limits = {"until_ps": until_ps, "choices": choices, "ops": ops, "accesses": accesses}
-        before = self._core.warned
-        numbers = (up_to(*limit) for limit in limits.items())
-        status = Status(self._core.run(*numbers, bool(new_vma), bool(go_on)))
+        before, until, faults = self._core.warned, up_to("until_ps", until_ps), up_to("choices", choices)
+        most = up_to("ops", ops), up_to("accesses", accesses)
+        status = Status(self._core.run(until, faults, *most, bool(new_vma), bool(go_on)))
         if fresh := self._core.warned & ~before:
             for bit, text in enumerate(KERNEL_WARNINGS):
                 if fresh >> bit & 1:
@@ -195,12 +200,12 @@ class Machine(Reading, Access, Saving):
         return -self._core.error
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> Counters[int]:
         """A snapshot of all counters."""
         return Counters.of(*self._core.counters())
 
     @property
-    def fault_latencies(self) -> tuple[np.ndarray, np.ndarray]:
+    def fault_latencies(self) -> tuple[Addresses, Addresses]:
         """Upper ends of ranges of nanoseconds, four an octave, and how many page faults took so long; uint64."""
         counts = np.array(self._core.fault_latency, np.uint64)
         first = np.arange(len(counts), dtype=np.uint64) + np.uint64(1)
@@ -209,13 +214,13 @@ class Machine(Reading, Access, Saving):
 
     # -- state -------------------------------------------------------------------------------------
 
-    def clone(self) -> Machine:
+    def clone(self) -> Self:
         """Return an independent copy that stands where this one stands.
 
         Machines with 64 MiB of state or more share with their clones what neither has changed: the host copies a page
         when it is written to. A shared state holds one file descriptor; without one, all of it is copied.
         """
-        other = object.__new__(Machine)
+        other = object.__new__(type(self))
         other.program, other.config, other._core = self.program, self.config, self._core.clone()
         return other
 
@@ -237,6 +242,24 @@ class Machine(Reading, Access, Saving):
         if not isinstance(data, bytes | bytearray | memoryview):
             raise MachineError(f"a saved machine is bytes, not {type(data).__name__}")
         self._core.load(bytes(data), self.program.fingerprint)
+
+    def __getstate__(self) -> SavedMachine:
+        """Return what pickle takes of a machine."""
+        return {"behaviour": BEHAVIOUR, "program": self.program, "config": self.config, "state": self.save()}
+
+    def __setstate__(self, saved: SavedMachine) -> None:
+        """Build the machine again, and go on where it stood.
+
+        Raises:
+            MachineError: for a state of another behaviour, or one that is damaged.
+        """
+        check_behaviour(saved["behaviour"])
+        Machine.__init__(self, saved["program"], saved["config"])
+        self.load(saved["state"])
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Return a clone; the program is shared, since nothing changes it."""
+        return self.clone()
 
     def __eq__(self, other: object) -> bool:
         """Two machines are equal when their states are, byte for byte."""

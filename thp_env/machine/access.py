@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from thp_env.machine import layout
 from thp_env.machine.arguments import milliseconds, one_of, order_mask, up_to, whole
+from thp_env.machine.arrays import Addresses, Bytes, Records, SmallInts
 from thp_env.machine.config import MachineError
 from thp_env.machine.records import BLOCK_DTYPE, HOLE_DTYPE, SIZE_DTYPE, WALK_DTYPE, Verb, Vma
 
 if TYPE_CHECKING:
-    from thp_env.traces.program import Program
+    from thp_env.machine._core import CoreMachine
+    from thp_env.machine.program import Program
 
 
 class Access:
     """A part of `Machine`."""
 
-    _core: Any
+    _core: CoreMachine
     program: Program
 
     def set(self, name: str, value: int) -> None:
@@ -104,7 +106,7 @@ class Access:
         vector = [whole("ranges", value) for start, length in ranges for value in (start, length)]
         return self._core.process_madvise(own, other, np.array(vector, np.uint64), number, order_mask(orders))
 
-    def read_blocks(self, mm: int, start: int, end: int, *, clear: bool = True) -> np.ndarray:
+    def read_blocks(self, mm: int, start: int, end: int, *, clear: bool = True) -> Bytes:
         """Read which 64K blocks of a range were accessed or written, below the size of their folios.
 
         A block that arm64 folds has one accessed and one dirty bit, and costs one reading, as does a 2M block that a
@@ -124,9 +126,12 @@ class Access:
         Raises:
             MachineError: when there is no such range.
         """
-        return self._read_range(lambda *where: self._core.read_blocks(*where, bool(clear)), mm, start, end, np.uint8)
+        def read(number: int, begin: int, last: int) -> bytes:
+            return self._core.read_blocks(number, begin, last, bool(clear))
 
-    def test_and_clear_young(self, mm: int, addresses: np.ndarray) -> np.ndarray:
+        return np.frombuffer(self._read_range(read, mm, start, end), np.uint8)
+
+    def test_and_clear_young(self, mm: int, addresses: Addresses) -> Bytes:
         """Read the entries that map addresses and clear their accessed bits; this costs simulated time.
 
         What stays in the TLB looks idle until it is flushed, and neighbours in the list that one PMD or one contpte
@@ -151,7 +156,7 @@ class Access:
             raise MachineError("addresses are a one-dimensional array of uint64")
         return np.frombuffer(self._core.test_and_clear_young(whole("mm", mm, most=layout.NIL), listed), np.uint8)
 
-    def mapped_orders(self, mm: int, start: int, end: int) -> np.ndarray:
+    def mapped_orders(self, mm: int, start: int, end: int) -> SmallInts:
         """Return what each 4K page of an address range maps, int8: the order of its folio, or `MAPS_NOTHING` and so on.
 
         This and the next three cost no simulated time: a kernel could note it at its own faults, as Ingens does.
@@ -159,30 +164,30 @@ class Access:
         Raises:
             MachineError: when there is no such range.
         """
-        return self._read_range(self._core.mapped_orders, mm, start, end, np.int8)
+        return np.frombuffer(self._read_range(self._core.mapped_orders, mm, start, end), np.int8)
 
-    def _read_range(self, read: Any, mm: int, start: int, end: int, dtype: Any) -> np.ndarray:
+    def _read_range(self, read: Callable[[int, int, int], bytes], mm: int, start: int, end: int) -> bytes:
         number, begin, last = whole("mm", mm, most=layout.NIL), whole("start", start), whole("end", end)
         try:
-            return np.frombuffer(read(number, begin, last), dtype)
+            return read(number, begin, last)
         except (ValueError, IndexError) as error:
             raise MachineError(f"cannot read {begin:#x} to {last:#x}: {error}") from None
 
-    def occupied_blocks(self, mm: int, start: int, end: int) -> np.ndarray:
+    def occupied_blocks(self, mm: int, start: int, end: int) -> Records:
         """Return the aligned 2M blocks of an address range that have a page mapped: `BLOCK_DTYPE`, by address."""
-        return self._read_range(self._core.occupied_blocks, mm, start, end, BLOCK_DTYPE)
+        return np.frombuffer(self._read_range(self._core.occupied_blocks, mm, start, end), BLOCK_DTYPE)
 
-    def occupancy_by_size(self, mm: int, start: int, end: int) -> np.ndarray:
+    def occupancy_by_size(self, mm: int, start: int, end: int) -> Records:
         """Return how full the aligned blocks of an address range are: `SIZE_DTYPE` for each order, 0 to 9."""
-        return self._read_range(self._core.occupancy_by_size, mm, start, end, SIZE_DTYPE)
+        return np.frombuffer(self._read_range(self._core.occupancy_by_size, mm, start, end), SIZE_DTYPE)
 
-    def blocks_with_holes(self, mm: int, start: int, end: int) -> np.ndarray:
+    def blocks_with_holes(self, mm: int, start: int, end: int) -> Records:
         """Return the aligned blocks of each size in which a folio of that size is mapped and a page is not.
 
         Returns:
             `HOLE_DTYPE`, by order from 2 on, then by address.
         """
-        return self._read_range(self._core.blocks_with_holes, mm, start, end, HOLE_DTYPE)
+        return np.frombuffer(self._read_range(self._core.blocks_with_holes, mm, start, end), HOLE_DTYPE)
 
     def count_zero_pages(self, mm: int, start: int, end: int) -> int:
         """Read the pages of large folios in a range, and return how many are all zeros; this costs simulated time."""
@@ -192,6 +197,6 @@ class Access:
         """Let the PMU sample the address of every so many-th page walk (0: none); each sample costs simulated time."""
         self._core.sample_walks(up_to("period", period))
 
-    def take_walk_samples(self) -> np.ndarray:
+    def take_walk_samples(self) -> Records:
         """Return the `WALK_DTYPE` samples since they were last taken; of those beyond 16384 nothing is known."""
         return np.frombuffer(self._core.take_walk_samples(), WALK_DTYPE)

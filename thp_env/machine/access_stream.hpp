@@ -9,7 +9,7 @@ namespace thp {
 struct access_stream {
     access_stream(const machine &m, const program_view &program, const op_record &op);
 
-    u32 weight() const { return op_.op == OP_touch ? 1 : op_.weight; }
+    u32 weight() const;
     u8 content() const; // what is written
     // Accesses [first, first + nr).
     void write(access_block &b, u64 first, u64 nr) const;

@@ -74,7 +74,7 @@ int decide(machine &m, const decision &d) {
 int decide_range(machine &m, u32 mm, u64 start, u64 end, u32 verb, u32 value) {
     switch (verb) {
     case VERB_ORDERS:
-        if (value & ~(THP_ORDERS_ALL_ANON | 1U)) return -EINVAL;
+        if (value & ~THP_ORDERS_ALL) return -EINVAL;
         return set_vma_orders(m, mm, start, end, value);
     case VERB_SPLIT:
         split_folios_in_range(m, mm, start, end);

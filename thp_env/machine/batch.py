@@ -16,17 +16,27 @@ from thp_env.machine.counters import MTHP_STATS, TIMES, VM_EVENTS, Counters
 GAUGES: tuple[str, ...] = _core.GAUGES
 """What `Batch.snapshot` holds besides counters (`monitor.hpp`): clock in ps, free memory in pages, and so on."""
 
-_VM, _MTHP, _TIMES = len(VM_EVENTS), 10 * len(MTHP_STATS), len(TIMES)
+_ORDERS = layout.PMD_ORDER + 1
+SNAPSHOT_DTYPE = np.dtype(
+    [("vm", "<i8", len(VM_EVENTS)), ("mthp", "<i8", (_ORDERS, len(MTHP_STATS))), ("times", "<i8", len(TIMES)),
+     ("gauges", "<i8", len(GAUGES))]
+)  # fmt: skip
+"""A row of `Snapshot`."""
+_BEGIN = {name: offset // 8 for name, (_, offset, *_) in (SNAPSHOT_DTYPE.fields or {}).items()}
 SNAPSHOT_COLUMNS = {
-    name: i for i, name in enumerate((*VM_EVENTS, *[""] * _MTHP, *TIMES, *GAUGES)) if name
-}  # fmt: skip
+    name: _BEGIN[group] + i
+    for group, names in (("vm", VM_EVENTS), ("times", TIMES), ("gauges", GAUGES))
+    for i, name in enumerate(names)
+}
 """Column of each event, kind of time and figure in a row of `Snapshot`."""
-_WIDTH = _VM + _MTHP + _TIMES + len(GAUGES)
+_WIDTH = SNAPSHOT_DTYPE.itemsize // 8
+DECISION_DTYPE = np.dtype([("vma", "<u4"), ("verb", "<u4"), ("value", "<u4")])
+"""What is done to a VMA: its id, a `Verb`, an order mask, advice or an order."""
 
 
 def stat_columns(name: str) -> list[int]:
     """Return the columns of one of `MTHP_STATS` in a row of `Snapshot`, by order."""
-    return [_VM + order * len(MTHP_STATS) + MTHP_STATS.index(name) for order in range(10)]
+    return [_BEGIN["mthp"] + order * len(MTHP_STATS) + MTHP_STATS.index(name) for order in range(_ORDERS)]
 
 
 class Question(IntEnum):
@@ -98,8 +108,7 @@ class Snapshot:
     @property
     def counters(self) -> Counters:
         """Views of the counters, with the machines as first axis."""
-        raw = self.raw
-        return Counters(raw[:, :_VM], self._mthp, raw[:, _VM + _MTHP : _VM + _MTHP + _TIMES], self["clock"])
+        return Counters(self._row["vm"], self._row["mthp"], self._row["times"], self["clock"])
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Return one of `SNAPSHOT_COLUMNS` of every machine."""
@@ -107,11 +116,11 @@ class Snapshot:
 
     def stat(self, name: str) -> np.ndarray:
         """Return one of `MTHP_STATS`, shape (machines, 10 orders)."""
-        return self._mthp[:, :, MTHP_STATS.index(name)]
+        return self._row["mthp"][:, :, MTHP_STATS.index(name)]
 
     @property
-    def _mthp(self) -> np.ndarray:
-        return self.raw[:, _VM : _VM + _MTHP].reshape(len(self.raw), 10, -1)
+    def _row(self) -> np.ndarray:
+        return self.raw.view(SNAPSHOT_DTYPE)[:, 0]
 
 
 class NotedRun(NamedTuple):
@@ -181,7 +190,7 @@ class Batch:
             for i in range(len(self._machines) - 1, -1, -1):
                 self._refuse_twice(i, self._machines[i])
         self._empty = self._machines.count(None)
-        self._core = _core.CoreBatch([m and m._core for m in machines], self.threads)
+        self._core = _core.CoreBatch([m._core if m else None for m in machines], self.threads)
 
     def __len__(self) -> int:
         """Return the number of places."""
@@ -231,7 +240,7 @@ class Batch:
         Args:
             window: how far.
             active: bool of shape (N,), which machines; None: all.
-            decisions: uint32, shape (N, max(1, slots), 3): VMA id, `Verb`, order mask or advice.
+            decisions: `DECISION_DTYPE`, shape (N, max(1, slots)); or its three fields as uint32, as last axis.
             slots: uint32, shape (N, slots): the ids of the VMAs that hold a slot, 0 for none; updated in place.
             last: snapshot of the machines that do not run; None: zeros.
 
@@ -259,15 +268,19 @@ class Batch:
         if active is not None and before is not None:
             snapshot[:] = before
         status = np.full(n, Status.WINDOW, np.uint8)
-        limits = [up_to(name, limit) for name, limit in zip(window._fields, window[:3], strict=False)]
+        ps, choices = up_to("ps", window.ps), up_to("choices", window.choices)
+        accesses = up_to("accesses", window.accesses)
         if decisions is not None:
-            decisions = _array("decisions", decisions, np.uint32, (n, max(1, nr_slots), 3))
+            words = decisions
+            if getattr(decisions, "dtype", None) == DECISION_DTYPE:
+                words = np.ascontiguousarray(decisions).view(np.uint32).reshape(*decisions.shape, -1)
+            decisions = _array("decisions", words, np.uint32, (n, max(1, nr_slots), 3))
         if window.question is Question.SLOTS and slots is None:
             raise MachineError("slots: Question.SLOTS needs the ids of the VMAs that hold a slot")
         if slots is not None and not _is_written(_array("slots", slots, np.uint32, (n, nr_slots)), slots):
             raise MachineError("slots is updated in place: an array of uint32, contiguous and writeable")
         self._core.advance(
-            chosen, decisions, *limits, bool(window.new_vma), int(window.question), nr_slots, every,
+            chosen, decisions, ps, choices, accesses, bool(window.new_vma), int(window.question), nr_slots, every,
             bool(window.idle), whole("reasons", window.reasons, most=sum(Reason)),
             slots, smaps.view(np.uint8), snapshot.view(np.uint64), status,
         )  # fmt: skip

@@ -17,6 +17,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 namespace nb = nanobind;
@@ -101,12 +102,6 @@ machine_config make_config(const nb::dict &d) {
     return c;
 }
 
-template <size_t N> nb::tuple names(const char *const (&list)[N]) {
-    nb::list out;
-    for (const char *name : list) out.append(name);
-    return nb::tuple(out);
-}
-
 u32 vma_by_id(const core_machine &c, u32 id) {
     const u32 v = vma_of_id(*c.m, id);
     if (v == NIL) throw nb::key_error(("no VMA with id " + std::to_string(id)).c_str());
@@ -135,52 +130,8 @@ std::unique_ptr<machine> loaded(core_machine &c, const nb::bytes &data, u64 prog
     }
 }
 
-} // namespace
-
-NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
-    module.doc() = "The simulated machine: a C++ core. Use thp_env.machine.Machine.";
-
-#define X(name) #name,
-    static const char *const mthp_names[] = {THP_MTHP_STATS(X)};
-    static const char *const vm_names[] = {THP_VM_EVENTS(X)};
-    static const char *const time_names[] = {THP_TIMES(X)};
-    static const char *const clock_names[] = {THP_CLOCK(X)};
-    static const char *const feature_names[] = {THP_FEATURES(X)};
-    static const char *const gauge_names[] = {THP_GAUGES(X)};
-#undef X
-#define X(name, fields) #name,
-    static const char *const op_names[] = {THP_OPS(X)};
-#undef X
-#define X(name, fields) fields,
-    static const char *const op_fields[] = {THP_OPS(X)};
-#undef X
-    module.attr("MTHP_STATS") = names(mthp_names);
-    module.attr("GAUGES") = names(gauge_names);
-    module.attr("VM_EVENTS") = names(vm_names);
-    module.attr("TIMES") = names(time_names);
-    module.attr("CLOCK") = names(clock_names);
-    module.attr("FEATURES") = names(feature_names);
-    module.attr("OPS") = names(op_names);
-    module.attr("OP_FIELDS") = names(op_fields);
-
-    nb::exception<machine_error>(module, "MachineError", PyExc_ValueError).attr("__module__") =
-        "thp_env.machine";
-    module.def("check_tlb", [](const nb::dict &tlb) { return check_tlb(make_tlb(tlb)); });
-    module.def(
-        "tlb_misses",
-        [](const nb::dict &tlb, const addresses_array &addresses, const bytes_array &sizes, u32 shift) {
-            const tlb_config c = make_tlb(tlb);
-            const u8 *each = sizes.shape(0) ? sizes.data() : nullptr;
-            tlb_counts misses{};
-            {
-                nb::gil_scoped_release nogil;
-                misses = tlb_misses(c, addresses.data(), each, addresses.shape(0), shift);
-            }
-            return nb::make_tuple(misses.l1, misses.l2);
-        },
-        "tlb"_a, "addresses"_a, "sizes"_a, "shift"_a);
-
-    nb::class_<core_machine> machines(module, "CoreMachine");
+// Making a machine, saving it, running it.
+void bind_running(nb::class_<core_machine> &machines) {
     machines
         .def_static(
             "create",
@@ -268,9 +219,13 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                      done += nr;
                  }
                  return as_bytes(out.data(), out.size());
-             }))
-        .def("position",
-             reading([](core_machine &c) { return nb::make_tuple(c.m->h->at.op, c.m->h->at.step); }))
+             }));
+}
+
+// Where it stands, and what it counts.
+void bind_state(nb::class_<core_machine> &machines) {
+    machines
+        .def("position", reading([](core_machine &c) { return std::tuple(c.m->h->at.op, c.m->h->at.step); }))
         // Whether the next operation has begun: what run() does next is the rest of it.
         .def("under_way", reading([](core_machine &c) {
                  const cursor &at = c.m->h->at;
@@ -283,14 +238,19 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
         .def_prop_ro("state_bytes", reading([](core_machine &c) { return c.m->used_bytes(); }))
         .def("counters", reading([](core_machine &c) {
                  const header &h = *c.m->h;
-                 return nb::make_tuple(as_bytes(h.vm, NR_VM_EVENTS),
-                                       as_bytes(&h.mthp[0][0], (PMD_ORDER + 1) * NR_MTHP_STATS),
-                                       as_bytes(h.times, NR_TIMES), h.clock);
+                 return std::tuple(as_bytes(h.vm, NR_VM_EVENTS),
+                                   as_bytes(&h.mthp[0][0], (PMD_ORDER + 1) * NR_MTHP_STATS),
+                                   as_bytes(h.times, NR_TIMES), h.clock);
              }))
         .def_prop_ro("fault_latency", reading([](core_machine &c) {
                          const u64 *counts = c.m->h->fault_latency;
                          return std::vector<u64>(counts, counts + NR_LATENCIES);
-                     }))
+                     }));
+}
+
+// What can be read of its memory.
+void bind_memory(nb::class_<core_machine> &machines) {
+    machines
         .def_prop_ro("free_blocks", // by migrate type and order
                      reading([](core_machine &c) {
                          std::vector<std::vector<u32>> out(MIGRATE_PCPTYPES);
@@ -310,7 +270,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                      }))
         .def_prop_ro("watermarks", reading([](core_machine &c) {
                          const u32 *mark = c.m->h->zone.watermark;
-                         return nb::make_tuple(mark[WMARK_MIN], mark[WMARK_LOW], mark[WMARK_HIGH]);
+                         return std::tuple(mark[WMARK_MIN], mark[WMARK_LOW], mark[WMARK_HIGH]);
                      }))
         .def("unusable_free_index", reading([](core_machine &c, u32 order) {
                  if (order > MAX_PAGE_ORDER) throw nb::value_error("orders are 0 to 10");
@@ -326,23 +286,24 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                  const machine &m = *c.m;
                  if (number >= m.h->arrays[ARRAY_processes].used) throw nb::index_error("no such process");
                  const u32 mm = m.processes[number];
-                 if (mm == NIL) return nb::object(nb::none());
+                 using process = std::tuple<u32, u64, u64, u64, u32>;
+                 if (mm == NIL) return std::optional<process>();
                  const mm_struct &s = m.mms[mm];
-                 return nb::object(nb::make_tuple(mm, s.rss, s.minflt, s.majflt, s.map_count));
+                 return std::optional<process>({mm, s.rss, s.minflt, s.majflt, s.map_count});
              }))
         .def("region", reading([](core_machine &c, u32 number) {
                  if (number >= c.m->h->arrays[ARRAY_regions].used) throw nb::index_error("no such region");
                  const region &r = c.m->regions[number];
-                 return nb::make_tuple(r.start, r.length, r.length != 0);
+                 return std::tuple(r.start, r.length);
              }))
         .def("vmas", reading([](core_machine &c) {
-                 nb::list out;
+                 std::vector<std::tuple<u32, u32, u64, u64, u32, u32, u64, u64>> out;
                  for (u32 i = 0; i < c.m->h->nr_vmas; ++i) {
                      const vm_area_struct &v = c.m->vmas[c.m->vma_order[i]];
                      u64 faults = 0;
                      for (const u64 n : v.faults) faults += n;
-                     out.append(nb::make_tuple(v.id, v.vm_mm, v.vm_start, v.vm_end, v.vm_flags, v.orders,
-                                               v.born, faults));
+                     out.emplace_back(v.id, v.vm_mm, v.vm_start, v.vm_end, v.vm_flags, v.orders, v.born,
+                                      faults);
                  }
                  return out;
              }))
@@ -359,9 +320,14 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                  std::vector<page_layout> out(pages);
                  pagemap(*c.m, mm, start, pages, out.data());
                  return as_bytes(out.data(), out.size());
-             }))
+             }));
+}
+
+// What decides about VMAs and sizes.
+void bind_decisions(nb::class_<core_machine> &machines) {
+    machines
         .def("set_orders", changing([](core_machine &c, u32 id, u32 orders) {
-                 if (orders & ~(THP_ORDERS_ALL_ANON | 1U)) throw machine_error("orders are 0 and 2 to 9");
+                 if (orders & ~THP_ORDERS_ALL) throw machine_error("orders are 0 and 2 to 9");
                  vma_by_id(c, id);
                  return decide(*c.m, {id, VERB_ORDERS, orders});
              }))
@@ -389,11 +355,41 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
                          const machine &m = *c.m;
                          const order_question &q = m.h->question;
                          const u32 v = q.state == ORDER_ASKED ? vma_lookup(m, q.mm, q.address) : NIL;
-                         if (v == NIL) return nb::object(nb::none());
-                         return nb::object(nb::make_tuple(m.vmas[v].id, q.mm, q.address, q.type, q.orders));
+                         using asked = std::tuple<u32, u32, u64, u32, u32>;
+                         if (v == NIL) return std::optional<asked>();
+                         return std::optional<asked>({m.vmas[v].id, q.mm, q.address, q.type, q.orders});
                      }))
         .def("resolve", changing([](core_machine &c, u32 order) { return thp_resolve(*c.m, order); }));
+}
 
+} // namespace
+
+NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
+    module.doc() = "The simulated machine: a C++ core. Use thp_env.machine.Machine.";
+
+    bind_schema(module);
+    nb::exception<machine_error>(module, "MachineError", PyExc_ValueError).attr("__module__") =
+        "thp_env.machine";
+    module.def("check_tlb", [](const nb::dict &tlb) { return check_tlb(make_tlb(tlb)); });
+    module.def(
+        "tlb_misses",
+        [](const nb::dict &tlb, const addresses_array &addresses, const bytes_array &sizes, u32 shift) {
+            const tlb_config c = make_tlb(tlb);
+            const u8 *each = sizes.shape(0) ? sizes.data() : nullptr;
+            tlb_counts misses{};
+            {
+                nb::gil_scoped_release nogil;
+                misses = tlb_misses(c, addresses.data(), each, addresses.shape(0), shift);
+            }
+            return std::tuple(misses.l1, misses.l2);
+        },
+        "tlb"_a, "addresses"_a, "sizes"_a, "shift"_a);
+
+    nb::class_<core_machine> machines(module, "CoreMachine");
+    bind_running(machines);
+    bind_state(machines);
+    bind_memory(machines);
+    bind_decisions(machines);
     bind_policy(machines);
     bind_batch(module);
 }

@@ -88,6 +88,7 @@ template <typename T> nanobind::bytes as_bytes(const T *data, size_t n) {
     return nanobind::bytes(reinterpret_cast<const char *>(data), n * sizeof(T));
 }
 
+void bind_schema(nanobind::module_ &module);
 void bind_batch(nanobind::module_ &module);
 void bind_policy(nanobind::class_<core_machine> &machines);
 

@@ -4,6 +4,8 @@
 #include "noted_run.hpp"
 #include <deque>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 #include <string>
 #include <unistd.h>
 
@@ -22,6 +24,8 @@ template <typename T> T *data_of(const std::optional<array_of<T>> &a, size_t siz
     if (a->size() != size) throw nb::value_error("an array has the wrong shape");
     return a->data();
 }
+
+using noted = std::tuple<u32, nb::bytes, nb::bytes, nb::bytes>; // of a run
 
 struct busy_flag {
     bool &flag;
@@ -120,7 +124,7 @@ struct core_batch {
 
     // Runs other machines to their ends on the threads of this batch: (status, snapshots, VMAs, VMAs at each
     // point).
-    nb::list note(const nb::list &list, const noting &how) {
+    std::vector<noted> note(const nb::list &list, const noting &how) {
         if (running) throw machine_error("the batch is running");
         const busy_flag held(running);
         std::deque<in_use> held_machines;
@@ -141,13 +145,13 @@ struct core_batch {
             if (runs[i].broken) nb::cast<core_machine &>(list[i]).broken = true;
         }
         if (!whole) throw nb::python_error();
-        nb::list out;
+        std::vector<noted> out;
         for (size_t i = 0; i < runs.size(); ++i) {
             const noted_run &r = runs[i];
             if (r.status == RUN_OVERFLOW) throw machine_error(overflow_of(*chosen[i].first));
-            out.append(nb::make_tuple(
-                static_cast<u32>(r.status), as_bytes(r.snapshots.data(), r.snapshots.size()),
-                as_bytes(r.vmas.data(), r.vmas.size()), as_bytes(r.vmas_at.data(), r.vmas_at.size())));
+            out.emplace_back(static_cast<u32>(r.status), as_bytes(r.snapshots.data(), r.snapshots.size()),
+                             as_bytes(r.vmas.data(), r.vmas.size()),
+                             as_bytes(r.vmas_at.data(), r.vmas_at.size()));
         }
         return out;
     }

@@ -8,6 +8,7 @@
 #include "kernel/process_madvise.hpp"
 #include "kernel/psi.hpp"
 #include "occupancy.hpp"
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 namespace nb = nanobind;
@@ -24,23 +25,25 @@ u64 checked_range(const core_machine &c, u32 mm, u64 start, u64 end) {
     return end;
 }
 
-// Averages and total of both states, up to date.
-nb::tuple pressure_of(const machine &m, psi_group g) {
+using stall = std::tuple<std::vector<u64>, u64>; // averages and total
+using memcg_row = std::tuple<u32, u64, u64, u64, u64, u64, u32, std::vector<u64>, std::tuple<stall, stall>>;
+
+// Of both states, up to date.
+std::tuple<stall, stall> pressure_of(const machine &m, psi_group g) {
     psi_update(m, g);
-    nb::list states;
-    for (u32 s = 0; s < NR_PSI_STATES; ++s)
-        states.append(nb::make_tuple(std::vector<u64>(g.avg[s], g.avg[s] + NR_PSI_AVGS), g.total[s]));
-    return nb::tuple(states);
+    const auto of = [&g](psi_state s) {
+        return stall(std::vector<u64>(g.avg[s], g.avg[s] + NR_PSI_AVGS), g.total[s]);
+    };
+    return {of(PSI_SOME), of(PSI_FULL)};
 }
 
-nb::list memcgs_of(const machine &m) {
-    nb::list out;
+std::vector<memcg_row> memcgs_of(const machine &m) {
+    std::vector<memcg_row> out;
     for (u32 i = 0; i < nr_memcgs(m); ++i) {
         const mem_cgroup &g = m.memcgs[i];
         if (!g.made) continue;
-        out.append(nb::make_tuple(i, g.usage, g.usage - g.stock, g.watermark, g.max, g.swap, g.swappiness,
-                                  std::vector<u64>(g.events, g.events + NR_MEMCG_EVENTS),
-                                  pressure_of(m, g.psi)));
+        out.emplace_back(i, g.usage, g.usage - g.stock, g.watermark, g.max, g.swap, g.swappiness,
+                         std::vector<u64>(g.events, g.events + NR_MEMCG_EVENTS), pressure_of(m, g.psi));
     }
     return out;
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from thp_env.machine import _core, layout
 from thp_env.machine.clock import clock_table
@@ -64,9 +63,14 @@ class MachineConfig:
         if not isinstance(self.features, str):
             object.__setattr__(self, "features", frozenset(self.features))
 
-    def as_dict(self) -> dict[str, Any]:
+    @property
+    def tlb(self) -> Tlb:
+        """The TLB of the core."""
+        return core(self.core) if isinstance(self.core, str) else self.core
+
+    def as_dict(self) -> dict[str, object]:
         """Return what the C++ core is made from."""
-        tlb = core(self.core) if isinstance(self.core, str) else self.core
+        tlb = self.tlb
         if tlb.base_shift != 12:
             raise ValueError(
                 f"{tlb.name} lacks 4K pages, which the simulated kernel has: "

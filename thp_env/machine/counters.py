@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 
 from thp_env.machine import _core
+from thp_env.machine.arrays import Floats, Ints
 
-VM_EVENTS: tuple[str, ...] = _core.VM_EVENTS
+Number = TypeVar("Number", int, Ints)
+"""What a counter is: of one machine a number, of a batch an array of one for each."""
+
+VM_EVENTS = _core.VM_EVENTS
 """/proc/vmstat, perf's TLB events, and memory over time (`counters.hpp`)."""
-MTHP_STATS: tuple[str, ...] = _core.MTHP_STATS
+MTHP_STATS = _core.MTHP_STATS
 """/sys/kernel/mm/transparent_hugepage/hugepages-*kB/stats."""
-TIMES: tuple[str, ...] = _core.TIMES
+TIMES = _core.TIMES
 """Where simulated time goes."""
 
 _VM = {name: i for i, name in enumerate(VM_EVENTS)}
@@ -29,7 +33,7 @@ _IS_SUM = np.array([name not in GAUGES for name in VM_EVENTS], np.int64)
 
 
 @dataclass(frozen=True, eq=False)
-class Counters:
+class Counters(Generic[Number]):
     """A snapshot of a machine's counters, or of those of a batch, with the machines as first axis of every array.
 
     Attributes:
@@ -39,43 +43,42 @@ class Counters:
         clock_ps: picoseconds.
     """
 
-    vm: np.ndarray
-    mthp: np.ndarray
-    times: np.ndarray
-    clock_ps: Any
+    vm: Ints
+    mthp: Ints
+    times: Ints
+    clock_ps: Number
 
-    @classmethod
-    def of(cls, vm: bytes, mthp: bytes, times: bytes, clock: int) -> Counters:
+    @staticmethod
+    def of(vm: bytes, mthp: bytes, times: bytes, clock: int) -> Counters[int]:
         """Take what the core counts."""
         counted = [np.frombuffer(numbers, np.int64).copy() for numbers in (vm, mthp, times)]
-        return cls(counted[0], counted[1].reshape(-1, len(MTHP_STATS)), counted[2], clock)
+        return Counters(counted[0], counted[1].reshape(-1, len(MTHP_STATS)), counted[2], clock)
 
-    def __sub__(self, earlier: Counters) -> Counters:
+    def __sub__(self, earlier: Counters[Number]) -> Counters[Number]:
         """Return what happened since an earlier snapshot; gauges keep their later value."""
         vm = self.vm - earlier.vm * _IS_SUM
         return Counters(vm, self.mthp - earlier.mthp, self.times - earlier.times, self.clock_ps - earlier.clock_ps)
 
-    def of_machine(self, i: int) -> Counters:
+    def of_machine(self: Counters[Ints], i: int) -> Counters[int]:
         """Return the counters of one machine of a batch."""
         return Counters(self.vm[i].copy(), self.mthp[i].copy(), self.times[i].copy(), int(self.clock_ps[i]))
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Number:
         """Return one of `VM_EVENTS`, or the sum over the orders of one of `MTHP_STATS`."""
-        return _whole(self.vm[..., _VM[name]] if name in _VM else self.mthp[..., _MTHP[name]].sum(-1))
+        return self._each(self.vm[..., _VM[name]] if name in _VM else self.mthp[..., _MTHP[name]].sum(-1))
 
-    def stat(self, name: str, order: int) -> Any:
+    def stat(self, name: str, order: int) -> Number:
         """Return one of `MTHP_STATS` of one order."""
-        return _whole(self.mthp[..., order, _MTHP[name]])
+        return self._each(self.mthp[..., order, _MTHP[name]])
 
-    def time_ps(self, *names: str) -> Any:
+    def time_ps(self, *names: str) -> Number:
         """Return the picoseconds spent in the named kinds of work."""
-        return _whole(self.times[..., [_TIME[name] for name in names]].sum(-1))
+        return self._each(self.times[..., [_TIME[name] for name in names]].sum(-1))
 
     @property
-    def walk_cycles_per_access(self) -> Any:
+    def walk_cycles_per_access(self) -> float | Floats:
         """Cycles of page walks per access."""
         return self["walk_cycles"] / np.maximum(1, self["accesses"])
 
-
-def _whole(value: Any) -> Any:
-    return value if np.ndim(value) else int(value)
+    def _each(self, value: Ints | np.int64) -> Number:
+        return cast(Number, value if np.ndim(value) else int(value))

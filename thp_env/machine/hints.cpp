@@ -1,42 +1,35 @@
-#include "hints.hpp"
+// The operations of a trace program by which one process advises another, or asks for a collapse.
 #include "kernel/khugepaged.hpp"
 #include "kernel/process_madvise.hpp"
-#include <cerrno>
+#include "system_call.hpp"
 #include <vector>
 
 namespace thp {
 
-namespace {
-
-address_range range_of(const machine &m, const op_record &op) {
-    return {m.regions[op.region].start + op.offset, op.length};
-}
+// A range for the process_madvise that follows.
+int call(const caller & /*by*/, const op_iovec & /*op*/) { return 0; }
 
 // The ranges are the operations before it.
-int process_madvise_op(machine &m, const program_view &program, const op_record &op, u32 mm) {
+int call(const caller &by, const op_process_madvise &op) {
+    machine &m = by.m;
     std::vector<address_range> ranges;
-    for (u64 i = op.b; i > 0; --i) ranges.push_back(range_of(m, program.ops[m.h->at.op - i]));
-    const i64 done = process_madvise(m, mm, m.processes[op.aux], ranges.data(), ranges.size(), op.a,
-                                     static_cast<u32>(op.c));
+    for (u64 i = op.ranges; i > 0; --i) {
+        const op_iovec range(by.program.ops[m.h->at.op - i]);
+        ranges.push_back({m.regions[range.region].start + range.offset, range.length});
+    }
+    const i64 done =
+        process_madvise(m, by.mm, m.processes[op.target], ranges.data(), ranges.size(), op.advice, op.orders);
     return done < 0 ? static_cast<int>(done) : 0;
 }
 
-} // namespace
+int call(const caller &by, const op_capdrop & /*op*/) {
+    drop_cap_sys_nice(by.m, by.mm);
+    return 0;
+}
 
-int hint_call(machine &m, const program_view &program, const op_record &op, u32 mm) {
-    switch (op.op) {
-    case OP_process_madvise:
-        return process_madvise_op(m, program, op, mm);
-    case OP_capdrop:
-        drop_cap_sys_nice(m, mm);
-        return 0;
-    case OP_collapse: {
-        const address_range range = range_of(m, op);
-        return collapse_range(m, mm, range.start, range.start + range.length, static_cast<u32>(op.a));
-    }
-    default:
-        return -ENOSYS;
-    }
+int call(const caller &by, const op_collapse &op) {
+    const u64 start = by.start(op.region, op.offset);
+    return collapse_range(by.m, by.mm, start, start + op.length, op.order);
 }
 
 } // namespace thp

@@ -54,8 +54,8 @@ void permute_all(u64 n, u64 key, u64 nr, u64 *x) {
 
 void pattern::write(u64 first, u64 nr, u64 *out) const {
     u64 random[MOST];
-    if (op.a != PATTERN_STRIDE) draw_all(key, first, nr, random);
-    switch (op.a) {
+    if (op.pattern != PATTERN_STRIDE) draw_all(key, first, nr, random);
+    switch (op.pattern) {
     case PATTERN_STRIDE:
         stride(first, nr, out);
         break;
@@ -73,12 +73,12 @@ void pattern::write(u64 first, u64 nr, u64 *out) const {
 }
 
 void pattern::stride(u64 first, u64 nr, u64 *out) const {
-    if (first + nr > ~0ULL / std::max(op.aux, 1U)) { // beyond 2^64 bytes
-        for (u64 i = 0; i < nr; ++i) out[i] = remainder((first + i) * op.aux, op.length);
+    if (first + nr > ~0ULL / std::max(op.stride, 1U)) { // beyond 2^64 bytes
+        for (u64 i = 0; i < nr; ++i) out[i] = remainder((first + i) * op.stride, op.length);
         return;
     }
-    const u64 step = remainder(op.aux, op.length), length = op.length;
-    u64 at = remainder(first * op.aux, length);
+    const u64 step = remainder(op.stride, op.length), length = op.length;
+    u64 at = remainder(first * op.stride, length);
     for (u64 i = 0; i < nr; ++i) {
         out[i] = at;
         at += step;

@@ -12,6 +12,8 @@ constexpr u64 mix64(u64 z) {
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
     return z ^ (z >> 31);
 }
+// Of what an operation draws.
+constexpr u64 key_of(u64 seed, u64 operation) { return mix64(seed ^ mix64(operation + 1)); }
 constexpr u64 draw(u64 key, u64 step) { return mix64(key + step * 0x9e3779b97f4a7c15ULL); }
 
 // The high half of x * n: uniform below n for n far below 2^64.
@@ -49,7 +51,7 @@ constexpr u64 permute(u64 x, u64 n, u64 key) {
 
 // The pattern of one operation: byte offsets in a range of `length` bytes.
 struct pattern {
-    const op_record &op;
+    const op_access op;
     u64 key;
     const bin_record *bins; // PATTERN_BINS
     u64 nr_bins;

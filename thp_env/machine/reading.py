@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from thp_env.machine import layout
 from thp_env.machine.arguments import whole
+from thp_env.machine.arrays import Addresses, Records
 from thp_env.machine.records import PAGE_DTYPE, SMAPS_DTYPE, ControlGroup, Pressure, Stall, Vma
 
 if TYPE_CHECKING:
-    from thp_env.traces.program import Program
+    from thp_env.machine._core import CoreMachine
+    from thp_env.machine.program import Program
 
 
 def vma_id(vma: int) -> int:
@@ -47,7 +49,7 @@ class Reading:
     """A part of `Machine`."""
 
     program: Program
-    _core: Any
+    _core: CoreMachine
 
     def vmas(self, mm: int | None = None) -> list[Vma]:
         """Return the VMAs in address order, of one address space or of all."""
@@ -65,7 +67,7 @@ class Reading:
         """
         return np.frombuffer(self._core.smaps(vma_id(vma), bool(clear_refs)), SMAPS_DTYPE)[0]
 
-    def pagemap(self, mm: int, start: int, length: int) -> np.ndarray:
+    def pagemap(self, mm: int, start: int, length: int) -> Records:
         """Return one `PAGE_DTYPE` record for each 4K page of an address range, of 64 GiB at most.
 
         Raises:
@@ -89,10 +91,9 @@ class Reading:
         Raises:
             KeyError: when the program has no such region.
         """
-        start, length, _ = self._core.region(_position("region", name, self.program.regions))
-        return start, length
+        return self._core.region(_position("region", name, self.program.regions))
 
-    def upcoming_accesses(self, first: int = 0, count: int = 1 << 20) -> np.ndarray:
+    def upcoming_accesses(self, first: int = 0, count: int = 1 << 20) -> Addresses:
         """Return accesses of the operation that comes next, as the machine will make them.
 
         Args:

@@ -173,24 +173,14 @@ struct interpreter {
         m.h->task_memcg = m.mms[mm].memcg;
         m.h->memcg_oom = 0;
         step_result result = STEP_DONE;
-        switch (op.op) {
-        case OP_touch:
-        case OP_access:
-        case OP_replay:
+        if (DECLARATIONS[op.op].way == ACCESS) {
             result = accesses(op, mm);
-            break;
-        case OP_compute:
-            m.spend(TIME_compute, op.a);
-            break;
-        case OP_iovec: // a range for the process_madvise that follows
-            break;
-        default: {
-            const int error = system_call(m, p, op, mm, until);
+        } else {
+            const int error = perform(m, p, op, mm, until);
             if (error == -ENEEDORDER) return STEP_NEED_ORDER;
             if (error == -EPAUSED) return STEP_CUT;
             if (error == -ENOMEM && m.h->memcg_oom > 1) return STEP_OOM;
             m.h->at.error = error;
-        }
         }
         if (result == STEP_FAULTED) m.h->at.error = -EFAULT;
         return m.h->at.error ? STEP_FAULTED : result;
@@ -209,7 +199,7 @@ struct interpreter {
 
     bool made_new_vma(const op_record &op, u32 first_id) const {
         if (op.op != OP_mmap && op.op != OP_brk && op.op != OP_mremap) return false;
-        const region &r = m.regions[op.op == OP_mremap ? op.aux : op.region];
+        const region &r = m.regions[op.op == OP_mremap ? op_mremap(op).to : op.region];
         const u32 mm = m.processes[op.process];
         const u32 v = mm == NIL || r.length == 0 ? NIL : vma_lookup(m, mm, r.start);
         return v != NIL && m.vmas[v].id > first_id && !(m.vmas[v].vm_flags & VM_FILE) &&
@@ -229,26 +219,36 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base) {
     return true;
 }
 
+u32 *setting(machine &m, u32 which, u32 memcg) {
+    switch (which) {
+#define X(name, path, place, values)                                                                         \
+    case SET_##name:                                                                                         \
+        return &m.place;
+        THP_SETTINGS(X)
+#undef X
+    default:
+        return nullptr;
+    }
+}
+
 void apply_setting(machine &m, u32 which, u32 value, u32 memcg) {
-    u32 *const settings[NR_SETTINGS] = {
-        &m.h->thp_enabled,     &m.h->use_zero_page,    &m.h->shrink_underused, &m.h->max_ptes_none,
-        &m.h->max_ptes_shared, &m.h->max_ptes_swap,    &m.h->thp_defrag,       &m.memcgs[memcg].swappiness,
-        &m.h->lru_batches,     &m.h->khugepaged_defrag};
-    *settings[which] = value;
+    *setting(m, which, memcg) = value;
     if (which == SET_ENABLED) setup_per_zone_wmarks(m);
     if (!m.h->lru_batches) lru_add_drain(m);
 }
 
 u64 steps_of(const op_record &op) {
     switch (op.op) {
-    case OP_touch:
-        return op.length ? (op.length - 1) / op.a + 1 : 0;
+    case OP_touch: {
+        const op_touch touch(op);
+        return touch.length ? (touch.length - 1) / touch.stride + 1 : 0;
+    }
     case OP_access:
-        return op.b;
+        return op_access(op).count;
     case OP_replay:
-        return op.length;
+        return op_replay(op).count;
     case OP_khugepaged:
-        return op.a;
+        return op_khugepaged(op).rounds;
     default:
         return 1;
     }

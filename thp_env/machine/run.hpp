@@ -35,7 +35,9 @@ u64 steps_of(const op_record &op);
 // Why a machine that returned RUN_OVERFLOW cannot go on; null where it can.
 const char *overflow_of(const machine &m);
 
-// Writes a setting (`setting` in ops.hpp); the group counts for swappiness only.
+// Where a machine holds a setting; the group counts for swappiness only.
+u32 *setting(machine &m, u32 which, u32 memcg = 0);
+// Writes a setting.
 void apply_setting(machine &m, u32 which, u32 value, u32 memcg = 0);
 
 // Runs on from where the machine stands. Cutting a run anywhere gives the same state in the end.

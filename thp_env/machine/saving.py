@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from thp_env.machine.behaviour import BEHAVIOUR
-from thp_env.machine.config import MachineError
+from thp_env.machine.config import MachineConfig, MachineError
+from thp_env.machine.program import Program
 
 
-class Saving:
-    """A part of `Machine`."""
+class SavedMachine(TypedDict):
+    """The program, the configuration, the state and the behaviour that it holds for."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the program, the configuration, the state and the behaviour that it holds for."""
-        machine: Any = self
-        return {"behaviour": BEHAVIOUR, "program": machine.program, "config": machine.config, "state": machine.save()}
-
-    def __setstate__(self, saved: dict[str, Any]) -> None:
-        """Build the machine again, and go on where it stood.
-
-        Raises:
-            MachineError: for a state of another behaviour, or one that is damaged.
-        """
-        check_behaviour(saved["behaviour"])
-        machine: Any = self
-        machine.__init__(saved["program"], saved["config"])
-        machine.load(saved["state"])
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """Return a clone; the program is shared, since nothing changes it."""
-        machine: Any = self
-        return machine.clone()
+    behaviour: int
+    program: Program
+    config: MachineConfig
+    state: bytes
 
 
 def check_behaviour(behaviour: int) -> None:

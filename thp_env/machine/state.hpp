@@ -22,18 +22,6 @@
 
 namespace thp {
 
-enum vm_flags : u32 {
-    VM_READ = 1U << 0,
-    VM_WRITE = 1U << 1,
-    VM_FILE = 1U << 2, // resident mapping of a file or of shared memory
-    VM_LOCKED = 1U << 3,
-    VM_HUGEPAGE = 1U << 4,
-    VM_NOHUGEPAGE = 1U << 5,
-    VM_DONTCOPY = 1U << 6,
-    VM_WIPEONFORK = 1U << 7,
-    VM_SHARED = 1U << 8,
-};
-
 // When a policy was last asked about a VMA, and the VMA's statistics then; number 0: never. walks: sampled
 // since then; idle: how often in a row it was asked about for nothing but having grown idle.
 struct vma_question {

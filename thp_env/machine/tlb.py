@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thp_env.machine import _core
+from thp_env.machine.arrays import Addresses, Bytes, Ints
 from thp_env.machine.cores import Geometry, Tlb
 from thp_env.machine.cores import core as preset
 
@@ -21,10 +22,10 @@ class TlbMisses(NamedTuple):
 
 
 def tlb_misses(
-    addresses: np.ndarray,
+    addresses: Addresses,
     l1: Geometry = (16, 4),
     l2: Geometry | None = (128, 12),
-    page_shift: int | np.ndarray = 12,
+    page_shift: int | Ints = 12,
     *,
     core: str | Tlb | None = None,
     replacement: str = "lru",
@@ -54,7 +55,7 @@ def tlb_misses(
         raise ValueError(f"addresses must have one dimension, not {array.ndim}")
     array = np.ascontiguousarray(array, np.uint64)
     _check_canonical(array)
-    sizes = _NO_SIZES
+    sizes: Bytes = _NO_SIZES
     if core is None:
         if not isinstance(page_shift, int | np.integer) or not 12 <= page_shift <= 30:
             raise ValueError("page_shift must be one number from 12 to 30; an array of them needs a core")
@@ -68,7 +69,7 @@ def tlb_misses(
     return TlbMisses(*_core.tlb_misses(config, array, sizes, int(page_shift)))
 
 
-def _check_canonical(addresses: np.ndarray) -> None:
+def _check_canonical(addresses: Addresses) -> None:
     high = addresses >> np.uint64(47)
     bad = (high != 0) & (high != (1 << 17) - 1)
     if bad.any():
@@ -78,7 +79,7 @@ def _check_canonical(addresses: np.ndarray) -> None:
         )
 
 
-def _sizes_of(tlb: Tlb, page_shift: int | np.ndarray, n: int) -> tuple[int, np.ndarray]:
+def _sizes_of(tlb: Tlb, page_shift: int | Ints, n: int) -> tuple[int, Bytes]:
     """Return the smallest page's shift and, for each address, which of the core's five sizes maps it."""
     shifts = {tlb.base_shift: 0}
     if tlb.base_shift == 12:

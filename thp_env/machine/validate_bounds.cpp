@@ -12,8 +12,6 @@ namespace thp {
 
 namespace {
 
-constexpr u32 SETTING_VALUES[NR_SETTINGS] = {4, 2, 2, HPAGE_PMD_NR, HPAGE_PMD_NR, HPAGE_PMD_NR, 5, 201, 2, 2};
-
 struct bounds : report {
     machine &m;
     header &h;
@@ -26,7 +24,7 @@ struct bounds : report {
     static bool within(u32 index, u32 n) { return index < n; }
     static bool within_or_nil(u32 index, u32 n) { return index < n || index == NIL; }
     static bool address(u64 a) { return a <= TASK_SIZE && a % PAGE_SIZE == 0; }
-    static bool orders(u32 mask) { return !(mask & ~(THP_ORDERS_ALL_ANON | 1U)); }
+    static bool orders(u32 mask) { return !(mask & ~THP_ORDERS_ALL); }
 
     void arrays() {
         for (u32 i = 0; i < NR_ARRAYS; ++i)
@@ -63,10 +61,7 @@ struct bounds : report {
     }
 
     void settings() {
-        const u32 settings[NR_SETTINGS] = {
-            h.thp_enabled,   h.use_zero_page, h.shrink_underused,     h.max_ptes_none, h.max_ptes_shared,
-            h.max_ptes_swap, h.thp_defrag,    m.memcgs[0].swappiness, h.lru_batches,   h.khugepaged_defrag};
-        for (u32 i = 0; i < NR_SETTINGS; ++i) expect(settings[i] < SETTING_VALUES[i], "setting", i);
+        for (u32 i = 0; i < NR_SETTINGS; ++i) expect(*setting(m, i) < SETTING_VALUES[i], "setting", i);
         for (const u32 mode : h.thp_mode) expect(mode <= THP_INHERIT, "mode of a size", mode);
         expect(!h.in_reclaim && orders(h.default_orders) && h.order_hook < NR_ORDER_HOOKS, "settings");
         expect(h.policy.khugepaged_address % PMD_SIZE == 0, "where khugepaged goes on",

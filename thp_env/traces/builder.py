@@ -11,11 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from thp_env.machine import layout
+from thp_env.machine.arrays import Records
+from thp_env.machine.operations import ACCESS_DTYPE
+from thp_env.machine.program_check import ProgramError, UnknownOperationError
 from thp_env.traces.distributions import alias_table
 from thp_env.traces.groups import GroupWriter
 from thp_env.traces.hints import HintWriter
 from thp_env.traces.intervals import Intervals
-from thp_env.traces.program import ACCESS_DTYPE, ProgramError, UnknownOperationError
 
 WEIGHT_MAX = (1 << 32) - 1
 
@@ -74,11 +76,11 @@ class ProgramBuilder(HintWriter, GroupWriter):
         length = self._pages(length)
         flags = self._prot(prot) | (layout.VM_FILE if file else 0) | (layout.VM_NOHUGEPAGE if nohugepage else 0)
         flags |= layout.VM_FILE | layout.VM_SHARED if shared else 0
-        place, a, b, aux = self._place(at, align, offset)
+        place = self._place(at, align, offset)
         number = self._new_region(region, length)
         if isinstance(at, tuple):
-            self._forget(aux, a, length)
-        self._emit("mmap", number, 0, length, a, b, place, flags, aux=aux)
+            self._forget(place["at"], at[1], length)
+        self._emit("mmap", number, 0, length, **place, flags=flags)
         self._intervals(number).add(0, length)
 
     def munmap(self, region: str, offset: int, length: int) -> None:
@@ -90,7 +92,7 @@ class ProgramBuilder(HintWriter, GroupWriter):
     def mprotect(self, region: str, offset: int, length: int, prot: str) -> None:
         """Change the protection of a range to "none", "r" or "rw"."""
         number, offset, length = self._range(region, offset, length)
-        self._emit("mprotect", number, offset, length, self._prot(prot))
+        self._emit("mprotect", number, offset, length, prot=self._prot(prot))
 
     def mremap(
         self,
@@ -107,17 +109,15 @@ class ProgramBuilder(HintWriter, GroupWriter):
         """Move a range to a new region called `name`; `at="auto"` grows or shrinks in place if it can."""
         number, offset, length = self._range(region, offset, length)
         new_length = length if new_length is None else self._pages(new_length)
-        place, a, b, _ = self._place(at, align, slot_offset)
-        if place == layout.AT_REGION:
+        place = self._place(at, align, slot_offset)
+        if place["placement"] == layout.AT_REGION:
             raise ProgramError("mremap onto a part of another region is not supported: use at=auto")
         target = self._new_region(name, new_length)
-        if place == layout.AT_SLOT:
-            if new_length != length:
-                raise ProgramError("mremap into a slot keeps the length")
-            new_a, d = a, 0
-        else:
-            new_a, d = new_length, a
-        self._emit("mremap", number, offset, length, new_a, b, place, d, aux=target)
+        if place["placement"] != layout.AT_SLOT:
+            place["new_length"] = new_length
+        elif new_length != length:
+            raise ProgramError("mremap into a slot keeps the length")
+        self._emit("mremap", number, offset, length, to=target, **place)
         self._forget(number, offset, length)
         self._intervals(target).add(0, new_length)
 
@@ -163,7 +163,7 @@ class ProgramBuilder(HintWriter, GroupWriter):
         number = self._region(region)
         self._in_bounds(number, offset, length)
         content = {"writez": 0, "fill": 100}.get(kind, self._content(content))
-        self._emit("touch", number, offset, length, stride, layout.TOUCH.index(kind), content)
+        self._emit("touch", number, offset, length, stride=stride, kind=layout.TOUCH.index(kind), content=content)
 
     def access(
         self,
@@ -212,25 +212,28 @@ class ProgramBuilder(HintWriter, GroupWriter):
             raise ProgramError("accesses need a range of at least 64 bytes")
         if not 1 <= weight <= WEIGHT_MAX:
             raise ProgramError("weight must be at least 1")
-        aux = 0
+        other = {}
         if pattern in ("zipf", "gauss"):
             pages = -(-length // layout.PAGE_SIZE)
             exponent = 0.99 if zipf is None else zipf
-            aux = self._table(alias_table(pattern, pages, exponent, center, sigma, scatter))
+            other["table"] = self._table(alias_table(pattern, pages, exponent, center, sigma, scatter))
             pattern = "bins"
         elif pattern == "stride":
             if not 0 < stride < 1 << 32:
                 raise ProgramError("stride must be positive")
-            aux = stride
+            other["stride"] = stride
         if pattern not in layout.PATTERNS:
             raise ProgramError(f"unknown access pattern {pattern}")
-        d = round(write * 65536) | self._content(content) << 32
-        code = layout.PATTERNS.index(pattern)
-        self._emit("access", number, offset, length, code, count, round(ns * 1000), d, weight, aux)
+        code, share = layout.PATTERNS.index(pattern), round(write * 65536)
+        self._emit(
+            "access", number, offset, length, pattern=code, count=count, ps=round(ns * 1000), write_share=share,
+            content=self._content(content), weight=weight, **other,
+        )  # fmt: skip
 
     def replay(
-        self, accesses: np.ndarray | Sequence[tuple], *, ns: float = 0.3, weight: int = 1, content: int = 50
-    ) -> None:
+        self, accesses: Records | Sequence[tuple[int, int, int, int, int]], *, ns: float = 0.3, weight: int = 1,
+        content: int = 50,
+    ) -> None:  # fmt: skip
         """Replay recorded accesses.
 
         Args:
@@ -242,8 +245,8 @@ class ProgramBuilder(HintWriter, GroupWriter):
         data = np.asarray(accesses, dtype=ACCESS_DTYPE)
         if not 0 <= weight <= WEIGHT_MAX:
             raise ProgramError("weight must not be negative")
-        args = (0, self._n_accesses, len(data), 0, 0, round(ns * 1000), self._content(content), weight)
-        self._emit("replay", *args)
+        ps, left = round(ns * 1000), self._content(content)
+        self._emit("replay", first=self._n_accesses, count=len(data), ps=ps, content=left, weight=weight)
         self._accesses.append(data)
         self._n_accesses += len(data)
 
@@ -251,7 +254,7 @@ class ProgramBuilder(HintWriter, GroupWriter):
         """Let `ns` nanoseconds pass."""
         if ns < 0:
             raise ProgramError("time cannot run backwards")
-        self._emit("compute", a=round(ns * 1000))
+        self._emit("compute", ps=round(ns * 1000))
 
     def slice(self, process: str) -> None:
         """Give the CPU to a process."""
@@ -269,7 +272,7 @@ class ProgramBuilder(HintWriter, GroupWriter):
             raise ProgramError(f"no such folio size: {kilobytes}K")
         if mode not in layout.THP_MODES:
             raise ProgramError(f"unknown mode {mode}")
-        self._emit("thp", a=order, b=layout.THP_MODES.index(mode))
+        self._emit("thp", order=order, mode=layout.THP_MODES.index(mode))
 
     def set(self, path: str, value: int | str, *, group: int = 0) -> None:
         """Change one of `layout.SETTINGS`, most of them files below /sys/kernel/mm/transparent_hugepage.
@@ -290,7 +293,7 @@ class ProgramBuilder(HintWriter, GroupWriter):
             raise ProgramError(f"{path} takes {known}, not {value}")
         if group and path != "swappiness":
             raise ProgramError(f"{path} is the whole system's: only swappiness is a control group's")
-        self._emit("set", a=number, b=int(code), aux=self._group(group))
+        self._emit("set", path=number, value=int(code), group=self._group(group))
 
     def swappiness(self, value: int, *, group: int = 0) -> None:
         """Set how willingly anonymous memory of a control group is swapped out, 0 to 200 (memory.swappiness)."""
@@ -320,7 +323,7 @@ class ProgramBuilder(HintWriter, GroupWriter):
 
     def khugepaged(self, rounds: int = 2) -> None:
         """Let khugepaged scan every process on its list `rounds` times."""
-        self._emit("khugepaged", a=rounds)
+        self._emit("khugepaged", rounds=rounds)
 
     def pollute(self, share: float) -> None:
         """Put an unmovable page into a share of all 2M blocks of memory, at random places.
@@ -329,7 +332,7 @@ class ProgramBuilder(HintWriter, GroupWriter):
         """
         if not 0 <= share <= 1:
             raise ProgramError(f"the share of 2M blocks must lie between 0 and 1, not {share}")
-        self._emit("pollute", a=round(share * 65536))
+        self._emit("pollute", share=round(share * 65536))
 
     def fragment(self, order: int, index: float) -> None:
         """Fragment free memory until its unusable free space index reaches a value, as after hours of use.
@@ -344,7 +347,7 @@ class ProgramBuilder(HintWriter, GroupWriter):
             raise ProgramError(f"memory can be fragmented for orders 1 to {layout.MAX_PAGE_ORDER}, not {order}")
         if not 0 <= index <= 1:
             raise ProgramError(f"the index must lie between 0 and 1, not {index}")
-        self._emit("fragment", a=order, b=round(index * 1000))
+        self._emit("fragment", order=order, index=round(index * 1000))
 
     def compact(self) -> None:
         """Compact all memory (/proc/sys/vm/compact_memory)."""
@@ -356,7 +359,7 @@ class ProgramBuilder(HintWriter, GroupWriter):
             raise ProgramError(f"process {child} exists already")
         parent = self._processes[self.process]
         number = self._processes[child] = len(self._processes)
-        self._emit("fork", aux=number)
+        self._emit("fork", child=number)
         for (process, region), mapped in list(self._mapped.items()):
             if process == parent:
                 self._mapped[number, region] = mapped.copy()
@@ -373,4 +376,4 @@ class ProgramBuilder(HintWriter, GroupWriter):
         """End a process."""
         if process not in self._processes:
             raise ProgramError(f"unknown process {process}")
-        self._emit("exit", aux=self._processes[process])
+        self._emit("exit", ending=self._processes[process])

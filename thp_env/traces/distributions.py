@@ -9,7 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from thp_env.traces.program import BIN_DTYPE, ProgramError
+from thp_env.machine.operations import BIN_DTYPE
+from thp_env.machine.program_check import ProgramError
 
 BINS_PER_OCTAVE = 16
 PAGES_MAX = 1 << 32

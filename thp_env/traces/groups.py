@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thp_env.machine import layout
-from thp_env.traces.program import ProgramError
+from thp_env.machine.program_check import ProgramError
 from thp_env.traces.writer import ProgramWriter
 
 
@@ -18,16 +18,16 @@ class GroupWriter(ProgramWriter):
         if not 0 <= group < layout.MAX_MEMCGS:
             raise ProgramError(f"control groups are numbered 0 to {layout.MAX_MEMCGS - 1}, not {group}")
         self._groups.add(group)
-        self._emit("cgroup", aux=group)
+        self._emit("cgroup", group=group)
 
     def limit(self, length: int, *, group: int = 0) -> None:
         """Limit a group's memory in folios to `length` bytes (memory.max), reclaiming what is too much; EBUSY if it
         cannot."""
-        self._emit("limit", length=self._pages(length), aux=self._group(group))
+        self._emit("limit", length=self._pages(length), group=self._group(group))
 
     def reclaim(self, *, group: int = 0) -> None:
         """Reclaim what can be reclaimed in a group (memory.force_empty)."""
-        self._emit("reclaim", aux=self._group(group))
+        self._emit("reclaim", group=self._group(group))
 
     def _group(self, group: int) -> int:
         if group not in self._groups:

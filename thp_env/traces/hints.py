@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from thp_env.machine import layout
-from thp_env.traces.program import ProgramError, UnknownOperationError
+from thp_env.machine.operations import CODES
+from thp_env.machine.program_check import ProgramError, UnknownOperationError
 from thp_env.traces.writer import ProgramWriter
 
 CAPABILITIES = ("sys_nice",)
@@ -18,11 +19,11 @@ class HintWriter(ProgramWriter):
     def advise(self, region: str, offset: int, length: int, advice: str) -> None:
         """Call madvise: "hugepage", "nohugepage", "dontneed", "populate_write", ... (`layout.ADVICE`)."""
         number, offset, length = self._range(region, offset, length)
-        self._emit("advise", number, offset, length, self._advice(advice))
+        self._emit("advise", number, offset, length, advice=self._advice(advice))
 
     def prctl(self, disable: int, flags: int = 0) -> None:
         """prctl(PR_SET_THP_DISABLE, disable, flags)."""
-        self._emit("prctl", a=disable, b=flags)
+        self._emit("prctl", disable=disable, flags=flags)
 
     def iovec(self, region: str, offset: int, length: int) -> None:
         """Name a range for the `process_madvise` that follows; several in a row are one vector."""
@@ -51,13 +52,13 @@ class HintWriter(ProgramWriter):
             raise ProgramError(f"mask {orders:#x} names orders that do not exist")
         for region, offset, length in ranges:
             self.iovec(region, offset, length)
-        vector, code = 0, layout.OPS.index("iovec")
+        vector, code = 0, CODES["iovec"]
         while vector < len(self._ops) and self._ops[-1 - vector][0] == code:
             vector += 1
         if vector == 0:
             raise ProgramError("process_madvise needs a range: name it with iovec REGION OFFSET LENGTH before")
         target = self._processes[process]
-        self._emit("process_madvise", a=self._advice(advice), b=vector, c=orders, aux=target)
+        self._emit("process_madvise", target=target, advice=self._advice(advice), ranges=vector, orders=orders)
 
     def capdrop(self, capability: str) -> None:
         """Give up a capability: "sys_nice"; children will not have it either."""
@@ -70,13 +71,13 @@ class HintWriter(ProgramWriter):
         if kilobytes not in layout.THP_KILOBYTES:
             raise ProgramError(f"no such folio size: {kilobytes}K")
         order = (kilobytes // 4).bit_length() - 1
-        self._emit("collapse", *self._range(region, offset, length), order)
+        self._emit("collapse", *self._range(region, offset, length), order=order)
 
     def orders(self, region: str, offset: int, length: int, mask: int) -> None:
         """Set the folio orders that the range may use (extension E1); 0 = no mask of its own."""
         if mask & ~layout.ORDERS_ALL:
             raise ProgramError(f"mask {mask:#x} names orders that do not exist")
-        self._emit("orders", *self._range(region, offset, length), mask)
+        self._emit("orders", *self._range(region, offset, length), mask=mask)
 
     def split(self, region: str, offset: int, length: int) -> None:
         """Split the range's large folios as the deferred-split shrinker does (extension E2)."""

@@ -12,9 +12,11 @@ import numpy as np
 from thp_env.archive import HEADER, Column, read_archive, read_header
 from thp_env.files import whole_file
 from thp_env.machine.layout import TASK_SIZE
+from thp_env.machine.operations import ACCESS_DTYPE, BIN_DTYPE, OP_DTYPE
+from thp_env.machine.program import Program
+from thp_env.machine.program_check import ProgramError
 from thp_env.reading import FileError, reading
 from thp_env.schema import U64, Bounds, fit
-from thp_env.traces.program import ACCESS_DTYPE, BIN_DTYPE, OP_DTYPE, Program, ProgramError
 
 FORMAT = "thp_env trace program 1"
 
@@ -55,7 +57,7 @@ class Meta(TypedDict, total=False):
     distortions: list[str]
 
 
-def save_program(program: Program, path: str | os.PathLike) -> None:
+def save_program(program: Program, path: str | os.PathLike[str]) -> None:
     """Write a program to a .npz file; the file appears whole or not at all.
 
     Columns of records are stored one by one, since they compress to half the size.
@@ -84,7 +86,7 @@ def save_program(program: Program, path: str | os.PathLike) -> None:
         raise ProgramError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def load_program(path: str | os.PathLike) -> Program:
+def load_program(path: str | os.PathLike[str]) -> Program:
     """Read a program from a .npz file.
 
     Raises:

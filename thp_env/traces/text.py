@@ -14,16 +14,19 @@ who runs it. Named values (`at=auto`) may stand in any order after the others.
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from thp_env.machine import layout
+from thp_env.machine.operations import ACCESS_DTYPE
+from thp_env.machine.program import Program
+from thp_env.machine.program_check import ProgramError, UnknownOperationError
 from thp_env.traces.builder import ProgramBuilder
-from thp_env.traces.program import ACCESS_DTYPE, Program, ProgramError, UnknownOperationError
-from thp_env.traces.writer import PROTECTION
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "p": layout.PAGE_SIZE}
 TIMES = {"": 1.0, "ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9}
@@ -83,70 +86,57 @@ def _within(text: str, most: int) -> int:
     return value
 
 
-# How named values are read.
-NAMED: dict[str, Callable[[str], Any]] = {
-    "at": _place,
-    "prot": str,
-    "file": lambda t: bool(int(t)),
-    "shared": lambda t: bool(int(t)),
-    "nohugepage": lambda t: bool(int(t)),
-    "align": number,
-    "offset": number,
-    "slot_offset": number,
-    "new_length": number,
-    "stride": number,
-    "count": number,
-    "weight": number,
-    "content": int,
-    "write": float,
-    "ns": duration,
-    "zipf": float,
-    "center": float,
-    "sigma": float,
-    "scatter": lambda t: bool(int(t)),
-    "orders": lambda t: int(t, 0),
-    "group": int,
-}
+def _switch(text: str) -> bool:
+    return bool(int(text))
 
-# Operation: (builder method, how its positional words are read, how many of them must be there).
-FORMS: dict[str, tuple[str, tuple[Callable[[str], Any], ...], int]] = {
-    "thp": ("thp", (int, str), 2),
-    "set": ("set", (str, str), 2),
-    "munmap": ("munmap", (str, number, number), 3),
-    "mprotect": ("mprotect", (str, number, number, str), 4),
-    "brk": ("brk", (str, number), 2),
-    "advise": ("advise", (str, number, number, str), 4),
-    "mlock": ("mlock", (str, number, number), 3),
-    "munlock": ("munlock", (str, number, number), 3),
-    "access": ("access", (str, number, number, str), 4),
-    "compute": ("compute", (duration,), 1),
-    "sleep": ("compute", (lambda t: float(t) * 1e6,), 1),
-    "slice": ("slice", (str,), 1),
-    "prctl": ("prctl", (int, int), 1),
-    "shrink": ("shrink", (), 0),
-    "swap": ("swap", (number,), 1),
-    "swapoff": ("swapoff", (), 0),
-    "limit": ("limit", (lambda t: layout.NO_LIMIT if t == "max" else number(t),), 1),
-    "swappiness": ("swappiness", (int,), 1),
-    "drain": ("drain", (), 0),
-    "autodrain": ("autodrain", (str,), 1),
-    "reclaim": ("reclaim", (), 0),
-    "khugepaged": ("khugepaged", (int,), 0),
-    "pollute": ("pollute", (float,), 1),
-    "fragment": ("fragment", (int, float), 2),
-    "compact": ("compact", (), 0),
-    "fork": ("fork", (str,), 1),
-    "exit": ("exit", (str,), 1),
-    "pin": ("pin", (str, number, number), 3),
-    "unpin": ("unpin", (), 0),
-    "orders": ("orders", (str, number, number, lambda t: int(t, 0)), 4),
-    "split": ("split", (str, number, number), 3),
-    "iovec": ("iovec", (str, number, number), 3),
-    "process_madvise": ("process_madvise", (str, str), 2),
-    "capdrop": ("capdrop", (str,), 1),
-    "collapse": ("collapse", (str, number, number, int), 4),
-    "cgroup": ("cgroup", (int,), 1),
+
+def _mask(text: str) -> int:
+    return int(text, 0)
+
+
+# How a value is read: by the name of the builder's parameter, else by its type.
+BY_NAME: dict[str, Callable[[str], Any]] = {
+    "at": _place,
+    "ns": duration,
+    "orders": _mask,
+    "mask": _mask,
+    "limit.length": lambda text: layout.NO_LIMIT if text == "max" else number(text),
 }
+BY_TYPE: dict[str, Callable[[str], Any]] = {
+    "str": str, "int": number, "float": float, "bool": _switch, "int | None": number, "float | None": float,
+    "int | str": str,
+}  # fmt: skip
+WORDS = {name: name for name in (*layout.OPS, "swappiness", "autodrain")} | {"sleep": "compute"}
+"""The first words of lines, with the builder's methods; `touch` is written as its kind."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a line of an operation is read: the values that stand in order, which must be there, and the named ones."""
+
+    method: str
+    readers: tuple[Callable[[str], Any], ...]
+    needed: tuple[str, ...]
+    named: dict[str, Callable[[str], Any]]
+
+
+def _form(word: str) -> Form:
+    method = WORDS[word]
+    readers, needed, named = [], [], {}
+    for name, p in list(inspect.signature(getattr(ProgramBuilder, method)).parameters.items())[1:]:
+        read = BY_NAME.get(f"{word}.{name}") or BY_NAME.get(name) or BY_TYPE.get(p.annotation)
+        if read is None:
+            continue  # it has no text
+        named[name] = read
+        if p.kind is not p.KEYWORD_ONLY:
+            readers.append(read)
+            needed += [name] if p.default is p.empty else []
+    return Form(method, tuple(readers), tuple(needed), named)
+
+
+FORMS = {word: _form(word) for word in WORDS}
+FORMS["sleep"] = Form("compute", (lambda text: float(text) * 1e6,), ("ms",), {})
+NAMED = {name: read for form in FORMS.values() for name, read in form.named.items()}
 
 
 def _line(b: ProgramBuilder, words: list[str]) -> None:
@@ -179,17 +169,20 @@ def _line(b: ProgramBuilder, words: list[str]) -> None:
         b.mremap(values[0], number(values[1]), number(values[2]), values[3], **named)
     elif op == "replay":
         b.replay(_recorded(b, values), **named)
-    elif op in FORMS:
-        method, readers, least = FORMS[op]
-        _arity(op, values, least, len(readers))
-        getattr(b, method)(*(read(v) for read, v in zip(readers, values, strict=False)), **named)
+    elif op in FORMS and op != "touch":
+        form = FORMS[op]
+        needed = [name for name in form.needed if name not in named]
+        _arity(op, values, len(needed), len(form.readers), needed)
+        getattr(b, form.method)(*(read(v) for read, v in zip(form.readers, values, strict=False)), **named)
     else:
         raise UnknownOperationError(f"unknown operation {op!r}")
 
 
-def _arity(op: str, values: list[str], least: int, most: int) -> None:
+def _arity(op: str, values: list[str], least: int, most: int, needed: Sequence[str] = ()) -> None:
     if not least <= len(values) <= most:
-        raise ProgramError(f"{op} takes {least} to {most} values, not {len(values)}")
+        missing = ", ".join(needed[len(values) :])
+        hint = f": there is no {missing}" if missing else ""
+        raise ProgramError(f"{op} takes {least} to {most} values, not {len(values)}{hint}")
 
 
 def add_line(b: ProgramBuilder, line: str) -> bool:
@@ -223,7 +216,7 @@ def add_line(b: ProgramBuilder, line: str) -> bool:
     return True
 
 
-def parse_program(text: str | Iterable[str], name: str = "program", **meta: Any) -> Program:
+def parse_program(text: str | Iterable[str], name: str = "program", **meta: object) -> Program:
     """Read a program from text.
 
     Args:
@@ -235,7 +228,8 @@ def parse_program(text: str | Iterable[str], name: str = "program", **meta: Any)
         ProgramError: naming the file, the line and the reason.
     """
     lines = text.splitlines() if isinstance(text, str) else list(text)
-    b = ProgramBuilder(name, **meta)
+    facts: dict[str, Any] = meta
+    b = ProgramBuilder(name, **facts)
     numbers: list[int] = []
     for i, line in enumerate(lines, 1):
         words = line.split("#")[0].split()
@@ -250,129 +244,3 @@ def parse_program(text: str | Iterable[str], name: str = "program", **meta: Any)
             raise ProgramError(f"{name}: line {i}: {error}") from None
         numbers += [i] * (len(b) - len(numbers))
     return b.build(numbers, name)
-
-
-def format_program(program: Program) -> str:
-    """Write a program as text that `parse_program` reads back to an equal one.
-
-    Raises:
-        ProgramError: for a distribution table, which has no text form of its own: build such programs with
-            `access ... zipf` or `gauss` and keep them as .npz.
-    """
-    lines = [f"seed {program.seed}"]
-    for op in program.ops:
-        prefix = f"in {program.processes[op['process']]} " if op["process"] else ""
-        lines.append(prefix + _format(program, op))
-    return "\n".join(lines) + "\n"
-
-
-def describe(program: Program, op: np.void) -> str:
-    """Return an operation as a line for people: as `format_program` writes it, but accesses are only counted."""
-    prefix = f"in {program.processes[op['process']]} " if op["process"] else ""
-    match layout.OPS[op["op"]]:
-        case "replay":
-            return f"{prefix}replay of {op['length']} accesses"
-        case "access" if layout.PATTERNS[op["a"]] == "bins":
-            region = program.regions[op["region"]]
-            return f"{prefix}access {region} {op['offset']} {op['length']} bins count={op['b']}"
-    return prefix + _format(program, op)
-
-
-def _format(program: Program, op: np.void) -> str:
-    name = layout.OPS[op["op"]]
-    region = program.regions[op["region"]] if name in layout.REGION_OPS else ""
-    where = f"{region} {op['offset']} {op['length']}"
-    a, b, c, d = (int(op[k]) for k in "abcd")
-    group = f" group={op['aux']}" if op["aux"] else ""
-    prot = {flags: text for text, flags in PROTECTION.items()}
-    match name:
-        case "thp":
-            return f"thp {4 << a} {layout.THP_MODES[b]}"
-        case "set":
-            path = list(layout.SETTINGS)[a]
-            values = layout.SETTINGS[path]
-            return f"set {path} {b if isinstance(values, int) else values[b]}{group}"
-        case "mmap":
-            place = _format_place(program, c, a, b, int(op["aux"]))
-            bits = {"file": layout.VM_FILE, "shared": layout.VM_SHARED, "nohugepage": layout.VM_NOHUGEPAGE}
-            flags = "".join(f" {k}=1" for k, bit in bits.items() if d & bit)
-            return f"mmap {region} {op['length']} {place} prot={prot[d & PROTECTION['rw']]}{flags}"
-        case "mremap":
-            target = program.regions[op["aux"]]
-            if c == layout.AT_SLOT:
-                return f"mremap {where} {target} {a} {b}"
-            return f"mremap {where} {target} new_length={a} {_format_place(program, c, d, 0, 0)}"
-        case "brk":
-            return f"brk {region} {op['length']}"
-        case "mprotect":
-            return f"mprotect {where} {prot[a]}"
-        case "advise":
-            return f"advise {where} {_advice(a)}"
-        case "touch":
-            content = f" content={c}" if layout.TOUCH[b] in ("write", "read") else ""
-            return f"{layout.TOUCH[b]} {where} {a}{content}"
-        case "access":
-            pattern = layout.PATTERNS[a]
-            if pattern == "bins":
-                raise ProgramError("a distribution table has no text form: save the program as .npz")
-            stride = f" stride={op['aux']}" if pattern == "stride" else ""
-            return (
-                f"access {where} {pattern} count={b} ns={c / 1000} write={(d & 0xFFFFFFFF) / 65536}"
-                f" weight={op['weight']} content={d >> 32}{stride}"
-            )
-        case "replay":
-            rows = program.accesses[op["offset"] : op["offset"] + op["length"]]
-            runs = " ".join(
-                f"{program.regions[r['region']]}:{r['page']}:{'w' if r['written'] else 'r'}:{r['count']}"
-                f":{r['instructions']}"
-                for r in rows
-            )
-            return f"replay ns={c / 1000} weight={op['weight']} content={d} {runs}"
-        case "compute":
-            return f"compute {a / 1000}"
-        case "slice":
-            return f"slice {program.processes[op['process']]}"
-        case "prctl":
-            return f"prctl {a} {b}"
-        case "fork":
-            return f"fork {program.processes[op['aux']]}"
-        case "exit":
-            return f"exit {program.processes[op['aux']]}"
-        case "orders":
-            return f"orders {where} {a:#x}"
-        case "process_madvise":
-            mask = f" orders={c:#x}" if c else ""
-            return f"process_madvise {program.processes[op['aux']]} {_advice(a)}{mask}"
-        case "capdrop":
-            return "capdrop sys_nice"
-        case "collapse":
-            return f"collapse {where} {4 << a}"
-        case "khugepaged":
-            return f"khugepaged {a}"
-        case "pollute":
-            return f"pollute {a / 65536}"
-        case "fragment":
-            return f"fragment {a} {b / 1000}"
-        case "swap":
-            return f"swap {op['length']}"
-        case "limit":
-            return f"limit {'max' if op['length'] == layout.NO_LIMIT else op['length']}{group}"
-        case "cgroup":
-            return f"cgroup {op['aux']}"
-        case "reclaim":
-            return f"reclaim{group}"
-        case "shrink" | "unpin" | "swapoff" | "drain" | "compact":
-            return name
-    return f"{name} {where}"
-
-
-def _advice(code: int) -> str:
-    return next(name for name, value in layout.ADVICE.items() if value == code)
-
-
-def _format_place(program: Program, place: int, a: int, b: int, aux: int) -> str:
-    if place == layout.AT_SLOT:
-        return f"align={a} offset={b}"
-    if place == layout.AT_UNMAPPED_AREA:
-        return "at=auto"
-    return f"at={a:#x}" if place == layout.AT_ADDRESS else f"at={program.regions[aux]}+{a}"

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import operator
-from typing import Any
+from bisect import bisect_right
 
 import numpy as np
 
 from thp_env.machine import layout
+from thp_env.machine.arrays import Records
+from thp_env.machine.operations import ACCESS_DTYPE, BIN_DTYPE, CODES, OP_DTYPE, OPERATIONS, Field
+from thp_env.machine.program import Program
+from thp_env.machine.program_check import ProgramError
 from thp_env.traces.intervals import Intervals
-from thp_env.traces.program import ACCESS_DTYPE, BIN_DTYPE, OP_DTYPE, Program, ProgramError
 
 PROTECTION = {"none": 0, "r": layout.VM_READ, "rw": layout.VM_READ | layout.VM_WRITE}
 """Protections of `mmap` and `mprotect`."""
 
 
-MOST = tuple(int(np.iinfo(OP_DTYPE[name]).max) for name in OP_DTYPE.names or ())
-"""The largest number that each field of an operation holds."""
+STARTS = [offset for _, (_, offset, *_) in sorted((OP_DTYPE.fields or {}).items(), key=lambda item: item[1][1])]
+
+
+def _column(field: Field) -> tuple[int, int, int]:
+    """Return a field's column of `OP_DTYPE`, its first bit there, and the largest number that it holds."""
+    column = bisect_right(STARTS, field.at) - 1
+    return column, 8 * (field.at - STARTS[column]), (1 << 8 * field.size) - 1
+
+
+COLUMNS = {name: {field.name: _column(field) for field in fields} for name, fields in OPERATIONS.items()}
+"""Where each field of an operation is written."""
+RANGE = [COLUMNS["munmap"][name] for name in ("region", "offset", "length")]
+WEIGHT = COLUMNS["access"]["weight"][0]
 NAMES_MAX = 1 << 16
 """Regions, and processes, of a program."""
 
@@ -24,19 +37,19 @@ NAMES_MAX = 1 << 16
 class ProgramWriter:
     """Collects records; `ProgramBuilder` adds a method for each operation."""
 
-    def __init__(self, name: str = "program", *, seed: int = 0, checked: bool = True, **meta: Any) -> None:
+    def __init__(self, name: str = "program", *, seed: int = 0, checked: bool = True, **meta: object) -> None:
         """Start an empty program with one process, P."""
         self.checked = checked
         self._meta = {"name": name, **meta}
         self.seed = seed
-        self._ops: list[tuple] = []
+        self._ops: list[tuple[int, ...]] = []
         self._processes: dict[str, int] = {"P": 0}
         self._regions: dict[str, int] = {}
         self._mapped: dict[tuple[int, int], Intervals] = {}
         self._size: dict[int, int] = {}
-        self._accesses: list[np.ndarray] = []
+        self._accesses: list[Records] = []
         self._n_accesses = 0
-        self._bins: list[np.ndarray] = []
+        self._bins: list[Records] = []
         self._n_bins = 0
         self._alias_tables: list[tuple[int, int]] = []
         self._table_of: dict[bytes, int] = {}
@@ -74,16 +87,20 @@ class ProgramWriter:
             meta=dict(self._meta),
         ).check(lines, source)
 
-    def _emit(
-        self, op: str, region: int = 0, offset: int = 0, length: int = 0, a: int = 0, b: int = 0, c: int = 0,
-        d: int = 0, weight: int = 1, aux: int = 0,
-    ) -> None:  # fmt: skip
-        process = self._processes[self.process]
-        record = layout.OPS.index(op), process, region, offset, length, a, b, c, d, weight, aux
-        if min(record) < 0 or any(map(operator.gt, record, MOST)):
-            value, most = next((v, most) for v, most in zip(record, MOST, strict=True) if not 0 <= v <= most)
-            raise ProgramError(f"{op}: {value} is not from 0 to {most}")
-        self._ops.append(record)
+    def _emit(self, op: str, region: int = 0, offset: int = 0, length: int = 0, **fields: int) -> None:
+        """Add an operation: its range, where it has one, and its other fields by name."""
+        columns = COLUMNS[op]
+        record = [CODES[op], self._processes[self.process], region, offset, length, 0, 0, 0, 0, 0, 0]
+        if "weight" not in fields:
+            record[WEIGHT] = 1
+        for value, (column, shift, most) in [
+            *((number, RANGE[i]) for i, number in enumerate((region, offset, length))),
+            *((value, columns[name]) for name, value in fields.items()),
+        ]:
+            if not 0 <= value <= most:
+                raise ProgramError(f"{op}: {value} is not from 0 to {most}")
+            record[column] |= value << shift
+        self._ops.append(tuple(record))
 
     def _key(self, region: int) -> tuple[int, int]:
         return self._processes[self.process], region
@@ -138,24 +155,24 @@ class ProgramWriter:
             raise ProgramError("content is a percentage, 0 (all zero) to 100 (random)")
         return content
 
-    def _place(self, at: str | int | tuple[str, int], align: int, offset: int) -> tuple[int, int, int, int]:
-        """Return placement, a, b, aux."""
+    def _place(self, at: str | int | tuple[str, int], align: int, offset: int) -> dict[str, int]:
+        """Return the fields that say where a mapping goes."""
         if at == "slot":
             if align & (align - 1) or offset % layout.PAGE_SIZE:
                 raise ProgramError(f"align must be a power of two and offset whole pages, not {align} and {offset}")
-            return layout.AT_SLOT, max(align, layout.PMD_SIZE), offset, 0
+            return {"placement": layout.AT_SLOT, "align": max(align, layout.PMD_SIZE), "slot_offset": offset}
         if at == "auto":
-            return layout.AT_UNMAPPED_AREA, 0, 0, 0
+            return {"placement": layout.AT_UNMAPPED_AREA}
         if isinstance(at, tuple):
             number = self._region(at[0])
             if at[1] % layout.PAGE_SIZE:
                 raise ProgramError("a fixed mapping must start at a page")
-            return layout.AT_REGION, at[1], 0, number
+            return {"placement": layout.AT_REGION, "at": number, "at_offset": at[1]}
         if not isinstance(at, int) or at % layout.PAGE_SIZE or not 0 < at < layout.TASK_SIZE:
             raise ProgramError(f"{at} is no place for a mapping: slot, auto, an address or (region, offset)")
-        return layout.AT_ADDRESS, at, 0, 0
+        return {"placement": layout.AT_ADDRESS, "address": at}
 
-    def _table(self, bins: np.ndarray) -> int:
+    def _table(self, bins: Records) -> int:
         key = bins.tobytes()
         if key not in self._table_of:
             self._table_of[key] = len(self._alias_tables)

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from thp_env.machine import Machine, layout
+from thp_env.machine.operations import rows
 from thp_env.traces import Program, ProgramBuilder
 from thp_env.workload import Instance, memory_for, most_mapped
 from thp_workloads.surroundings import GIB, MIB, PAGE, Surroundings, bring_about, draw_surroundings
@@ -56,12 +57,13 @@ def moved(program: Program, down: int, up: int, heap: int) -> Program:
     base, brk = int(program.meta["mmap_base"]), int(program.meta["brk_start"])
     up = up if EXECUTABLE[0] <= brk < EXECUTABLE[1] else 0
     ops = program.ops.copy()
-    for name, field in (("mmap", "a"), ("mremap", "d")):
-        places = ops[field].astype(np.int64)
-        fixed = (ops["op"] == layout.OPS.index(name)) & (ops["c"] == layout.AT_ADDRESS)
+    for name in ("mmap", "mremap"):
+        of = rows(ops, name)
+        places = of["address"].astype(np.int64)
+        fixed = (of["op"] == layout.OPS.index(name)) & (of["placement"] == layout.AT_ADDRESS)
         mapping = fixed & (places <= base) & (places > base - MAPPINGS)
         executable = fixed & (places >= EXECUTABLE[0]) & (places < EXECUTABLE[1])
-        ops[field] = places - mapping * down * PAGE + executable * up * PAGE
+        of["address"] = places - mapping * down * PAGE + executable * up * PAGE
     meta = {**program.meta, "mmap_base": base - down * PAGE, "brk_start": brk + (up + heap) * PAGE}
     return replace(program, ops=ops, meta=meta)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thp_env.machine import Machine, Vma, layout
+from thp_env.machine.operations import fields
 from thp_env.workload import Instance
 
 CELLS, COLUMNS = 300, 160
@@ -132,10 +133,12 @@ def _uses(machine: Machine, op: np.void, name: str, begin: float) -> Iterator[_U
     if name in ("touch", "access"):
         region, length = int(op["region"]), int(op["length"])
         start = machine.region(program.regions[region])[0] + int(op["offset"])
-        number = float(op["b"] * op["weight"]) if name == "access" else float(op["length"] / op["a"])
+        of = fields(op)
+        number = float(of["count"] * of["weight"]) if name == "access" else float(of["length"] / of["stride"])
         yield _Use(process, begin, end, start, length, region, number)
     elif name == "replay":
-        records = program.accesses[int(op["offset"]) : int(op["offset"] + op["length"])]
+        of = fields(op)
+        records = program.accesses[int(of["first"]) : int(of["first"] + of["count"])]
         for region in np.unique(records["region"]).tolist():
             start = machine.region(program.regions[region])[0]
             mine = records[records["region"] == region]
@@ -154,7 +157,7 @@ def trail(instance: Instance) -> Trail:
     own = [s for s in steps if program.processes[s.op["process"]] != "others"]
     used = [use for s in own for use in s.uses]
     axis = _Axis([(u.process, u.start, u.start + u.length) for u in used] or [(0, 0, 4096)])
-    begin = next((s.begin for s in own if s.name == "mmap" and not s.op["d"] & layout.VM_FILE), 0.0)
+    begin = next((s.begin for s in own if s.name == "mmap" and not fields(s.op)["flags"] & layout.VM_FILE), 0.0)
     seconds = np.linspace(begin, max(steps[-1].end, begin + 1e-9), COLUMNS + 1)
     middle = (seconds[:-1] + seconds[1:]) / 2
     times = np.array([look.seconds for look in looks])
@@ -217,7 +220,7 @@ def _freed(own: list[_Step]) -> np.ndarray:
         length = int(s.op["length"])
         if s.name == "brk":
             length, size = max(0, size - length), length
-        elif not (s.name == "munmap" or (s.name == "advise" and int(s.op["a"]) in advice)):
+        elif not (s.name == "munmap" or (s.name == "advise" and int(fields(s.op)["advice"]) in advice)):
             continue
         if length:
             freed[min(9, max(0, (length // 4096).bit_length() - 1))] += length

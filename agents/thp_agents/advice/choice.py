@@ -28,19 +28,19 @@ class Choice:
     """What is recommended.
 
     Attributes:
-        present, chosen: figures on all layouts; equal settings where nothing is better.
+        present, advised: figures on all layouts; equal settings where nothing is better.
         never: figures of 4K alone.
         best: the best other setting within the memory that is allowed, whether it stands out or not.
         front: settings that no other beats in CPU time, usage and p99 of faults together, cheapest first.
         finalists: all that were tried on all layouts.
-        saved: share of the present cost that the chosen setting saves, and its interval.
+        saved: share of the present cost that the advised setting saves, and its interval.
         rest_ms: CPU time that a native run takes besides what is simulated, 0 where none was made.
         larger: a setting that would cost less and uses more memory than allowed, if there is one.
         own: where root has to set what is chosen, the best that the program's user can set alone, if it is worth it.
     """
 
     present: Figures
-    chosen: Figures
+    advised: Figures
     never: Figures
     best: Figures
     front: list[Figures]
@@ -53,7 +53,7 @@ class Choice:
     @property
     def leave(self) -> bool:
         """Whether nothing beats noise."""
-        return self.chosen.setting == self.present.setting
+        return self.advised.setting == self.present.setting
 
 
 def saving(of: Figures, against: Figures, rest_ms: float = 0.0) -> tuple[float, float, float]:

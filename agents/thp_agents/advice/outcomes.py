@@ -16,10 +16,10 @@ from thp_env.machine.batch import Batch, Window
 from thp_env.machine.clock import COSTS
 from thp_env.machine.cores import DEFAULT_CORE
 from thp_env.machine.counters import TIMES, Counters
+from thp_env.machine.operations import OP_DTYPE, rows
 from thp_env.machine.prices import PAGES_PER_MIB, Prices
 from thp_env.metrics import fault_percentile
 from thp_env.traces import Program
-from thp_env.traces.program import OP_DTYPE
 from thp_env.workload import Instance, memory_for
 
 ASSUMED_SPREAD = 0.5
@@ -261,7 +261,8 @@ def ended(machine: Machine) -> float:
     program, before = machine.program, machine.clock_ps
     alive = [i for i, name in enumerate(program.processes) if machine.process(name) is not None]
     exits = np.zeros(len(alive), OP_DTYPE)
-    exits["op"], exits["aux"] = layout.OPS.index("exit"), alive
+    exits["op"] = layout.OPS.index("exit")
+    rows(exits, "exit")["ending"] = alive
     machine.extend(dataclasses.replace(program, ops=np.concatenate([program.ops, exits])))
     machine.run(go_on=True)
     return (machine.clock_ps - before) / 1000

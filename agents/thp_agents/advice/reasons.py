@@ -10,6 +10,7 @@ from thp_agents.advice.settings import role, touched_pages
 from thp_env.machine import layout
 from thp_env.machine.counters import TIMES
 from thp_env.machine.layout import PAGE_SIZE
+from thp_env.machine.operations import select
 from thp_env.traces import Program
 
 WORDS = {
@@ -36,12 +37,12 @@ def time(ms: float) -> str:
 def first_touches(program: Program) -> str:
     """Say whose the pages are that are touched for the first time, and whether they are given back."""
     touched = touched_pages(program)
-    mapped = program.ops[program.ops["op"] == layout.OPS.index("mmap")]
+    mapped = select(program.ops, "mmap")
     lengths = dict(zip(mapped["region"].tolist(), mapped["length"].tolist(), strict=True))
-    heaps = set(program.ops["region"][program.ops["op"] == layout.OPS.index("brk")].tolist())
-    gone = program.ops[np.isin(program.ops["op"], [layout.OPS.index("munmap"), layout.OPS.index("advise")])]
-    given = {int(op["region"]) for op in gone
-             if op["op"] != layout.OPS.index("advise") or op["a"] == layout.ADVICE["dontneed"]}  # fmt: skip
+    heaps = set(select(program.ops, "brk")["region"].tolist())
+    advised = select(program.ops, "advise")
+    freed = advised[advised["advice"] == layout.ADVICE["dontneed"]]
+    given = {*select(program.ops, "munmap")["region"].tolist(), *freed["region"].tolist()}
     pages: dict[str, int] = {}
     back: dict[str, bool] = {}
     for region, count in enumerate(touched):
@@ -59,17 +60,17 @@ def first_touches(program: Program) -> str:
             f"{end}")  # fmt: skip
 
 
-def where_time_goes(chosen: Figures, present: Figures) -> str:
+def where_time_goes(advised: Figures, present: Figures) -> str:
     """Say which kinds of time are saved, and which grow."""
-    saved = np.mean([p.times(present.longer) - c.times(chosen.longer)
-                     for c, p in zip(chosen.outcomes, present.outcomes, strict=True)], axis=0) / 1e6  # fmt: skip
-    ends = np.mean([p.exit_ns - c.exit_ns for c, p in zip(chosen.outcomes, present.outcomes, strict=True)]) / 1e6
+    saved = np.mean([p.times(present.longer) - c.times(advised.longer)
+                     for c, p in zip(advised.outcomes, present.outcomes, strict=True)], axis=0) / 1e6  # fmt: skip
+    ends = np.mean([p.exit_ns - c.exit_ns for c, p in zip(advised.outcomes, present.outcomes, strict=True)]) / 1e6
     total = float(np.abs(saved).sum()) + abs(float(ends))
-    told = [(WORDS[kind], ms) for kind, ms in zip(TIMES, saved, strict=True)
+    savings = [(WORDS[kind], ms) for kind, ms in zip(TIMES, saved, strict=True)
             if kind in WORDS and abs(ms) > SMALL * total]  # fmt: skip
-    told += [("freeing memory at the end", float(ends))] if abs(ends) > SMALL * total else []
-    less = [f"{time(ms)} less in {word}" for word, ms in sorted(told, key=lambda t: -t[1]) if ms > 0]
-    more = [f"{time(-ms)} more in {word}" for word, ms in sorted(told, key=lambda t: t[1]) if ms < 0]
+    savings += [("freeing memory at the end", float(ends))] if abs(ends) > SMALL * total else []
+    less = [f"{time(ms)} less in {word}" for word, ms in sorted(savings, key=lambda t: -t[1]) if ms > 0]
+    more = [f"{time(-ms)} more in {word}" for word, ms in sorted(savings, key=lambda t: t[1]) if ms < 0]
     return ", ".join([*less, *more])
 
 
@@ -81,7 +82,7 @@ def sentence(choice: Choice, program: Program, length: str) -> str:
         program: the recording.
         length: of what run, in words.
     """
-    now, best = choice.present, choice.chosen
+    now, best = choice.present, choice.advised
     if choice.leave:
         gain = "no other setting costs less"
         if choice.saved[0] > 0:
@@ -99,7 +100,7 @@ def sentence(choice: Choice, program: Program, length: str) -> str:
 
 def certainty(choice: Choice, layouts: int, recorded: bool) -> list[str]:
     """Say how sure the choice is."""
-    now, best = choice.present, choice.chosen
+    now, best = choice.present, choice.advised
     lines = []
     if not choice.leave:
         _, low, high = choice.saved

@@ -23,7 +23,7 @@ def picture(choice: Choice) -> Figure:
     figure.colorbar(drawn, label="p99 of a page fault, us")
     front = sorted(choice.front, key=lambda f: f.usage_mib)
     ax.plot([f.usage_mib for f in front], [f.cpu_ms for f in front], color="#999", lw=1, zorder=0)
-    for figures, label, color in ((choice.present, "present", "#c33"), (choice.chosen, "advice", "#282")):
+    for figures, label, color in ((choice.present, "present", "#c33"), (choice.advised, "advice", "#282")):
         ax.annotate(label, (figures.usage_mib, figures.cpu_ms), xytext=(8, 8), textcoords="offset points", color=color)
     ax.set_xlabel("memory in use, mean MiB")
     ax.set_ylabel("CPU time, ms")

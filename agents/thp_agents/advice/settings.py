@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from thp_env.machine import Machine, layout
+from thp_env.machine.operations import OP_DTYPE, blank, fields, select
 from thp_env.machine.sizes import NO_SIZE, SIZES, orders_of, sizes_of
 from thp_env.traces import Program
-from thp_env.traces.program import OP_DTYPE
 from thp_env.workload import Instance
 
 MODES = ("always", "madvise")
@@ -103,9 +103,10 @@ def mappings(program: Program) -> list[tuple[int, str]]:
     ops, found = program.ops, []
     refused = layout.VM_FILE | layout.VM_NOHUGEPAGE | layout.VM_SHARED
     for at in np.flatnonzero(ops["op"] == layout.OPS.index("mmap")):
-        op = ops[at]
+        op = fields(ops[at])
         name = program.regions[int(op["region"])]
-        if op["d"] & refused == 0 and op["length"] >= LEAST * layout.PAGE_SIZE and name.rpartition(".")[2] != "stack":
+        large = op["length"] >= LEAST * layout.PAGE_SIZE and name.rpartition(".")[2] != "stack"
+        if large and op["flags"] & refused == 0:
             found.append((int(at), role(name, int(op["length"]))))
     return found
 
@@ -128,7 +129,7 @@ def touched_pages(program: Program) -> np.ndarray:
     found = [program.accesses["region"].astype(np.int64) << PAGE_BITS | program.accesses["page"]]
     touch, access = (layout.OPS.index(name) for name in ("touch", "access"))
     for op in program.ops[np.isin(program.ops["op"], (touch, access))]:
-        stride = int(op["a"]) if op["op"] == touch else 0
+        stride = int(fields(op)["stride"]) if op["op"] == touch else 0
         begin, end = int(op["offset"]), int(op["offset"]) + int(op["length"])
         pages = np.arange(begin, end, max(stride, layout.PAGE_SIZE), dtype=np.int64) // layout.PAGE_SIZE
         found.append(int(op["region"]) << PAGE_BITS | pages)
@@ -141,15 +142,15 @@ def applied(program: Program, setting: Setting) -> Program:
     advised = dict(setting.advice)
     where, added = [], []
     if setting.prctl:
-        op = np.zeros((), OP_DTYPE)
-        op["op"], op["a"], op["b"] = layout.OPS.index("prctl"), 1, PRCTL_FLAGS[setting.prctl]
+        op, of = blank("prctl")
+        of["disable"], of["flags"] = 1, PRCTL_FLAGS[setting.prctl]
         op["process"] = ops["process"][0] if len(ops) else 0
         where.append(0)
         added.append(op)
     for at, group in mappings(program) if advised else ():
         if group in advised:
-            op = np.zeros((), OP_DTYPE)
-            op["op"], op["a"] = layout.OPS.index("advise"), layout.ADVICE[advised[group]]
+            op, of = blank("advise")
+            of["advice"] = layout.ADVICE[advised[group]]
             op["process"], op["region"], op["length"] = (ops[at][name] for name in ("process", "region", "length"))
             where.append(at + 1)
             added.append(op)
@@ -173,9 +174,7 @@ def booted(instance: Instance, setting: Setting) -> Machine:
 
 def advises(program: Program) -> bool:
     """Whether a program itself asks for large folios."""
-    ops = program.ops
-    asks = (ops["op"] == layout.OPS.index("advise")) & (ops["a"] == layout.ADVICE["hugepage"])
-    return bool(asks.any())
+    return bool((select(program.ops, "advise")["advice"] == layout.ADVICE["hugepage"]).any())
 
 
 def first(programs: Mapping[tuple[tuple[str, str], ...], Program], present: Setting) -> list[Setting]:

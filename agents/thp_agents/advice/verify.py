@@ -227,7 +227,7 @@ def summary(choice: Choice, measured: Mapping[str, Measured], seconds: float) ->
         measured: native runs; empty where there were none.
         seconds: that the advice took.
     """
-    advice = f"leave it ({choice.best.setting.name})" if choice.leave else choice.chosen.setting.name
+    advice = f"leave it ({choice.best.setting.name})" if choice.leave else choice.advised.setting.name
     m = next((measured[label] for label in ("advice", "next best") if label in measured), None)
     if m is None:
         return [advice, *[""] * 7, f"{seconds:.0f}", ""]

@@ -142,7 +142,7 @@ def evaluate_one(
     return Run(policy.name, env.workload.name, seed, metrics, decisions, info["reason"], pictures)
 
 
-def checked_action(policy: Policy, env: ThpEnv, chosen: Any) -> Any:
+def checked_action(policy: Policy, env: ThpEnv, answer: Any) -> Any:
     """Return what a policy chose as an action of its environment.
 
     Raises:
@@ -150,12 +150,12 @@ def checked_action(policy: Policy, env: ThpEnv, chosen: Any) -> Any:
     """
     space = env.action_space
     if isinstance(space, Discrete):
-        action = ask(policy, operator.index, chosen)
+        action = ask(policy, operator.index, answer)
         if not 0 <= action < space.n:
             raise PolicyError(f"policy {policy.name} chose action {action}; there are 0 to {space.n - 1}")
         return action
-    if not space.contains(action := np.asarray(chosen)):
-        raise PolicyError(f"policy {policy.name} chose action {chosen!r}, which is not in {space}")
+    if not space.contains(action := np.asarray(answer)):
+        raise PolicyError(f"policy {policy.name} chose action {answer!r}, which is not in {space}")
     return action
 
 

@@ -77,14 +77,14 @@ def births(instance: Instance) -> list[tuple[int, str]]:
     return found
 
 
-def groups(found: Sequence[tuple[int, str]], most: int = GROUPS) -> list[tuple[str, list[int]]]:
+def groups(births: Sequence[tuple[int, str]], most: int = GROUPS) -> list[tuple[str, list[int]]]:
     """Group VMAs by role, then cut the largest groups in halves by order of birth while there may be more.
 
     Returns:
         (name, operations at which its VMAs are born) of each group, by first birth.
     """
     roles: dict[str, list[int]] = {}
-    for at, role in found:
+    for at, role in births:
         roles.setdefault(role, []).append(at)
     parts = list(roles.items())
     while parts and len(parts) < most and len(max(parts, key=lambda p: len(p[1]))[1]) > 1:

@@ -178,7 +178,7 @@ def format_table(header: list[str], rows: list[list[str]], markdown: bool = Fals
     )
 
 
-def write_csv(runs: Sequence[Run], path: str | os.PathLike) -> None:
+def write_csv(runs: Sequence[Run], path: str | os.PathLike[str]) -> None:
     """Write one row a run.
 
     Raises:

@@ -25,7 +25,7 @@ from thp_env.signals import held
 Work = Callable[[Any], Any]
 
 
-class WorkerDied(Exception):  # noqa: N818 -- it is told as what happened
+class WorkerDied(Exception):  # noqa: N818 -- it is called after what happened
     """A worker is gone, with a job; says how."""
 
 
@@ -116,9 +116,9 @@ def _answer(data: bytes) -> bytes:
         work, job = pickle.loads(data)
         return pickle.dumps((True, work(job)))
     except (Exception, SystemExit) as error:
-        told = "".join(traceback.format_exception(error))
+        trace = "".join(traceback.format_exception(error))
         try:
-            error.add_note(f"in a worker:\n{told}")
+            error.add_note(f"in a worker:\n{trace}")
             answer = pickle.dumps((False, error))
             pickle.loads(answer)  # some exceptions cannot be read back
         except Exception:

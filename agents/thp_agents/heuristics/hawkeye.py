@@ -99,15 +99,15 @@ class HawkEye(Policy):
             if failed:
                 self.weights[block] = 0.0
 
-    def chosen(self, found: dict[int, list[Block]]) -> list[Block]:
+    def to_sample(self, by_process: dict[int, list[Block]]) -> list[Block]:
         """Return the blocks to sample: those of the next process."""
-        mms = sorted(found)
+        mms = sorted(by_process)
         self.last = next((mm for mm in mms if mm > self.last), mms[0])
-        return found[self.last]
+        return by_process[self.last]
 
     def _clear(self, view: KernelView) -> None:
         found = self.candidates(view)
-        self.sampled = self.chosen(found) if found else []
+        self.sampled = self.to_sample(found) if found else []
         self.busy = view.time_ns("monitoring")
         young_pages(view, self.sampled)
         self.read_at = view.clock_ns + int(SAMPLE_MS * 1e6)
@@ -165,9 +165,9 @@ class HawkEyePaper(HawkEye):
         """Return the exponential moving average; the first sample counts in full."""
         return float(coverage) if before is None else 0.6 * before + 0.4 * coverage
 
-    def chosen(self, found: dict[int, list[Block]]) -> list[Block]:
+    def to_sample(self, by_process: dict[int, list[Block]]) -> list[Block]:
         """Return all blocks."""
-        return [block for mm in sorted(found) for block in found[mm]]
+        return [block for mm in sorted(by_process) for block in by_process[mm]]
 
     def order(self, view: KernelView) -> list[Block]:
         """The latest of a bucket first."""

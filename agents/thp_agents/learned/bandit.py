@@ -65,7 +65,7 @@ class Bandit:
         words = np.array([v >> 64 * i & (1 << 64) - 1 for v in state.values() for i in range(2)], np.uint64)
         np.savez(file, gram=self.gram, moment=self.moment, steps=self.num_timesteps, rng=words)
 
-    def load(self, path: str | os.PathLike) -> None:
+    def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from what `save` wrote.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from thp_agents.learned.hyperparameters import HYPERPARAMETERS
+from thp_agents.learned.hyperparameters import HYPERPARAMETERS, RENAMED
 from thp_agents.policy import PolicyError
 from thp_agents.records import Count, Name, Natural, Positive, Seed, converted, read_toml
 from thp_env.envs.arguments import order_mask
@@ -184,6 +184,8 @@ def load_config(name: str, **changes: Any) -> AgentConfig:
     fields = {"name": path.stem, **read_toml(path)}
     if "arguments" in fields:
         fields["arguments"] = current_names(fields["arguments"])
+    if isinstance(given := fields.get("hyperparameters"), dict):
+        fields["hyperparameters"] = {RENAMED.get(key, key): value for key, value in given.items()}
     with reading(path, PolicyError, "an agent"):
         own = converted(fields, AgentConfig)
         converted(own.hyperparameters, HYPERPARAMETERS[own.algorithm], "hyperparameters")

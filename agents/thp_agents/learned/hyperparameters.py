@@ -75,7 +75,8 @@ class RolloutsParameters(TypedDict, total=False):
     leaf: Count
     clip: Positive
     margin: float
-    doubt: Annotated[float, Meta(ge=0)]
+    lcb_factor: Annotated[float, Meta(ge=0)]
+    """Of the standard deviations by which the lower confidence bound lies below the mean."""
 
 
 HYPERPARAMETERS: dict[str, type] = {
@@ -83,3 +84,5 @@ HYPERPARAMETERS: dict[str, type] = {
     "QRDQN": DqnParameters, "bandit": BanditParameters, "rollouts": RolloutsParameters,
 }  # fmt: skip
 """By algorithm."""
+RENAMED = {"doubt": "lcb_factor"}
+"""Names of version 0.1, and those of today."""

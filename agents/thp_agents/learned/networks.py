@@ -8,6 +8,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from thp_agents.learned.hyperparameters import RENAMED
+
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0.0)}
 
 NODES = ("feature", "threshold", "left", "right")
@@ -121,13 +123,14 @@ class DeepSets:
 
 
 class Forest:
-    """Binary decision trees; the values are the mean of theirs, less their standard deviation times `doubt`.
+    """Binary decision trees; the values are the lower confidence bound of theirs: mean - `lcb_factor` times their
+    standard deviation.
 
     Args:
         weights: `inputs`, shape (1,), the number of fields; of each node `feature` (-1 at a leaf), `threshold`,
             `left` (taken where field <= threshold) and `right`, children after their parents; `values`, shape
-            (nodes, actions), used at leaves; `roots`, the first node of each tree, where there are several; `doubt`,
-            shape (1,), where it is not 0.
+            (nodes, actions), used at leaves; `roots`, the first node of each tree, where there are several; and
+            `lcb_factor`, shape (1,), where it is not 0.
         activation: has no meaning here; files of every kind have one.
     """
 
@@ -139,10 +142,11 @@ class Forest:
         Raises:
             ValueError: when they are no trees.
         """
+        weights = {RENAMED.get(name, name): array for name, array in weights.items()}
         self.weights, self.activation = weights, activation
-        _check_names(weights, (*NODES, "inputs", "values"), ("roots", "doubt"))
+        _check_names(weights, (*NODES, "inputs", "values"), ("roots", "lcb_factor"))
         n, of_values = weights["feature"].size, weights["values"].shape[1:2]
-        shapes = dict.fromkeys(NODES, (n,)) | {"inputs": (1,), "doubt": (1,), "values": (n, *of_values)}
+        shapes = dict.fromkeys(NODES, (n,)) | {"inputs": (1,), "lcb_factor": (1,), "values": (n, *of_values)}
         for name, shape in shapes.items():
             if name in weights and weights[name].shape != shape:
                 raise ValueError("its tree's arrays do not fit together")
@@ -155,7 +159,7 @@ class Forest:
         self.threshold, self.values = weights["threshold"].astype(np.float32), weights["values"]
         self.feature, self.left, self.right = (weights[n].astype(int) for n in ("feature", "left", "right"))
         self.roots = weights.get("roots", np.zeros(1)).astype(int)
-        self.doubt = weights.get("doubt", np.zeros(1))
+        self.lcb_factor = weights.get("lcb_factor", np.zeros(1))
         nodes = np.arange(n)
         inner = self.feature >= 0
         children = np.concatenate([self.left[inner], self.right[inner]])
@@ -179,9 +183,9 @@ class Forest:
         return at
 
     def __call__(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """Return the mean of the leaves' values, less what they differ."""
+        """Return the lower confidence bound of the leaves' values."""
         values = self.values[self.leaves(flat(observation))]
-        return values.mean(0) - self.doubt * values.std(0)
+        return values.mean(0) - self.lcb_factor * values.std(0)
 
 
 class Tree(Forest):

@@ -178,7 +178,7 @@ class LearnedPolicy(Policy):
         return other
 
 
-def save_policy(policy: LearnedPolicy, path: str | os.PathLike) -> None:
+def save_policy(policy: LearnedPolicy, path: str | os.PathLike[str]) -> None:
     """Write a policy; the file appears whole or not at all.
 
     Raises:
@@ -200,7 +200,7 @@ def save_policy(policy: LearnedPolicy, path: str | os.PathLike) -> None:
         raise PolicyError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def load_policy(path: str | os.PathLike, name: str | None = None) -> LearnedPolicy:
+def load_policy(path: str | os.PathLike[str], name: str | None = None) -> LearnedPolicy:
     """Read a policy.
 
     Args:

@@ -157,7 +157,7 @@ def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
     values[:, _TRIED] = weights["values"]
     # Doing nothing saves nothing; whatever promises no more than the margin is left undone.
     values[:, ACTIONS.index(KEEP)] = float(h.get("margin", 0.0))
-    return weights | {"values": values, "doubt": np.array([h.get("doubt", 0.0)], np.float32)}
+    return weights | {"values": values, "lcb_factor": np.array([h.get("lcb_factor", 0.0)], np.float32)}
 
 
 IN_VAIN = 50
@@ -234,7 +234,7 @@ class Rollouts:
         arrays |= {"seen": self.samples.seen, "worth": self.samples.worth}
         np.savez(file, episodes=self.samples.episodes, turn=self.turn, **arrays)
 
-    def load(self, path: str | os.PathLike) -> None:
+    def load(self, path: str | os.PathLike[str]) -> None:
         """Go on from what `save` wrote.
 
         Raises:

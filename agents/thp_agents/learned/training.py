@@ -194,7 +194,7 @@ def checkpoint_name(config: AgentConfig) -> str:
 
 
 def train(
-    config: AgentConfig, out: str | os.PathLike, *, folder: str | os.PathLike, resume: bool = False,
+    config: AgentConfig, out: str | os.PathLike[str], *, folder: str | os.PathLike[str], resume: bool = False,
     quiet: bool = False, command: str = "", tensorboard: bool = True, threads: int = 1,
 ) -> LearnedPolicy:  # fmt: skip
     """Train an agent and write its policy.

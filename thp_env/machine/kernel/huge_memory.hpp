@@ -4,9 +4,6 @@
 
 namespace thp {
 
-// Bit o: order o. Anonymous memory knows orders 2 to 9.
-constexpr u32 THP_ORDERS_ALL_ANON = ((1U << (PMD_ORDER + 1)) - 1) & ~3U;
-
 // Orders that settings and flags allow a VMA (R1), without and with its own mask (E1).
 u32 thp_orders_by_settings(const machine &m, const vm_area_struct &vma);
 u32 thp_vma_allowable_orders(const machine &m, const vm_area_struct &vma);

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from thp_env.machine.program import Program
 from thp_env.traces.npz import save_program
-from thp_env.traces.program import Program
 from thp_workloads.importing.errors import ImportingError, importing
 
 KINDS = {

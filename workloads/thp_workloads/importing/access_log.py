@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from thp_env.machine.program import Program
 from thp_env.reading import lines
-from thp_env.traces.program import Program
 from thp_workloads.importing.errors import ImportingError
 from thp_workloads.importing.lackey import AccessLog
 

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from thp_env.machine.layout import PAGE_SIZE, TASK_SIZE
+from thp_env.machine.program import Program
 from thp_env.reading import FileError, decoded, parse_json, read_bytes
 from thp_env.traces.builder import ProgramBuilder
-from thp_env.traces.program import Program
 from thp_workloads.importing.errors import ImportingError
 from thp_workloads.importing.process_log import NS_MAX
 

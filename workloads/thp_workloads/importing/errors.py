@@ -23,7 +23,7 @@ class ImportingError(ValueError):
 
 
 @contextmanager
-def importing(path: str | os.PathLike) -> Iterator[None]:
+def importing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what goes wrong while a log is read into an `ImportingError`; places are written as FILE:LINE."""
     try:
         yield

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from thp_env.machine.layout import PAGE_SIZE, TASK_SIZE
+from thp_env.machine.program import Program
+from thp_env.machine.program_check import ProgramError
 from thp_env.reading import FileError, one_line
-from thp_env.traces.program import Program, ProgramError
 from thp_workloads.importing.errors import ImportingError
 from thp_workloads.importing.process_log import BRK_START, GAP
 from thp_workloads.recording import windows as sampling

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from thp_env.machine.program import Program
 from thp_env.reading import lines, opened
-from thp_env.traces.program import Program
 from thp_workloads.importing.errors import ImportingError
 from thp_workloads.importing.process_log import CALLS, ProcessLog
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from thp_env.machine.layout import PAGE_SIZE, TASK_SIZE
-from thp_env.traces.program import Program, ProgramError
+from thp_env.machine.program import Program
+from thp_env.machine.program_check import ProgramError
 from thp_workloads.importing.errors import ImportingError
 from thp_workloads.importing.large_folios import whole_folios
 from thp_workloads.recording.errors import RecordingError

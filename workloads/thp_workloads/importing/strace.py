@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 from thp_env.machine import layout
+from thp_env.machine.program import Program
 from thp_env.traces.intervals import Intervals
-from thp_env.traces.program import Program
 from thp_workloads.importing.errors import ImportingError
 from thp_workloads.importing.process_log import CALLS, ProcessLog
 from thp_workloads.importing.strace_lines import CALL, Event, events, rest_of_set

@@ -6,7 +6,8 @@ import numpy as np
 
 from thp_env.machine import layout
 from thp_env.machine.layout import PAGE_SIZE
-from thp_env.traces.program import Program
+from thp_env.machine.operations import select
+from thp_env.machine.program import Program
 
 FEW_PAGES = 64
 """Less memory than any program uses that is worth a simulation: 256 KiB."""
@@ -25,7 +26,8 @@ HELP = {
 def summary(program: Program) -> list[str]:
     """Say what there is in an imported program, what was left out, and what would help where that is little."""
     ops = program.ops
-    mapped = ops[(ops["op"] == layout.OPS.index("mmap")) & (ops["d"] & np.uint64(layout.VM_FILE) == 0)]
+    mapped = select(ops, "mmap")
+    mapped = mapped[mapped["flags"] & np.uint64(layout.VM_FILE) == 0]
     regions = {*mapped["region"].tolist(), *ops["region"][ops["op"] == layout.OPS.index("brk")].tolist()}
     pages = accessed_pages(program)
     seconds = float(program.own_ns.sum()) / 1e9

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from thp_env.machine.program import Program
+from thp_env.machine.program_check import ProgramError
 from thp_env.traces.builder import ProgramBuilder
-from thp_env.traces.program import Program, ProgramError
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.image import Image
 from thp_workloads.recording.program_writer import ProcessWriter

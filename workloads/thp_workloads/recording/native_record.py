@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from thp_env.machine.layout import PAGE_SIZE
-from thp_env.traces.program import Program
+from thp_env.machine.program import Program
 from thp_workloads.recording import perf_events
 from thp_workloads.recording.command import facts
 from thp_workloads.recording.image import MARK_DTYPE, Image, check_something

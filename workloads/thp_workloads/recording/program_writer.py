@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from thp_env.machine.operations import ACCESS_DTYPE
+from thp_env.machine.program import Program
 from thp_env.traces.builder import ProgramBuilder
-from thp_env.traces.program import ACCESS_DTYPE, Program
 from thp_workloads.recording._lackey import Lackey
 from thp_workloads.recording.content import ContentClasses
 from thp_workloads.recording.replayer import CALL_DTYPE, FORKS, Operation, Replayer, TooManyRegionsError

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from thp_env.machine.layout import PAGE_SIZE
+from thp_env.machine.program import Program
+from thp_env.machine.program_check import ProgramError
 from thp_env.traces.npz import save_program
-from thp_env.traces.program import Program, ProgramError
 from thp_workloads.recording.command import facts
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.image import Image, check_something

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from thp_env.machine import Machine, MachineConfig, Status, layout
-from thp_env.traces.program import Program
+from thp_env.machine.program import Program
 
 MIB = 1 << 20
 SPARE = 256 * MIB

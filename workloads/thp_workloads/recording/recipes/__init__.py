@@ -30,8 +30,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from thp_env.machine.program import Program
 from thp_env.reading import parse_toml, read_text, reading
-from thp_env.traces.program import Program
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.record import check_writable, record, save
 from thp_workloads.recording.tool import built

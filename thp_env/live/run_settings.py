@@ -16,7 +16,7 @@ UNADVISED = {"madvise": "never", "defer+madvise": "defer"}
 
 
 @dataclass(frozen=True)
-class Chosen:
+class RunSettings:
     """Sizes and controls of one run.
 
     Attributes:
@@ -31,7 +31,7 @@ class Chosen:
     controls: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @classmethod
-    def parse(cls, words: Iterable[str]) -> Chosen:
+    def parse(cls, words: Iterable[str]) -> RunSettings:
         """Read words such as `16K+64K`, `2M`, `all`, `never`, `madvise` and `khugepaged/max_ptes_none=0`.
 
         Raises:
