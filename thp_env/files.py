@@ -35,7 +35,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             with _part(Path(os.path.realpath(path))) as file:
                 yield file
     except OSError as error:
-        if isinstance(error.filename, str | os.PathLike[str]) and not str(error.filename).endswith(PART):
+        if isinstance(error.filename, str | os.PathLike) and not str(error.filename).endswith(PART):
             raise  # it is about another file, or names this one already
         raise type(error)(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
