@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from thp_agents.cli import main
 from thp_agents.learned.ensemble import ensemble
-from thp_agents.learned.networks import Mlp
+from thp_agents.learned.forest import grow
+from thp_agents.learned.networks import Forest, Mlp, flat
 from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy, signature
 from thp_agents.policy import PolicyError
 
@@ -50,9 +51,33 @@ def test_an_ensemble_of_one_is_that_one() -> None:
     }
 
 
+def trees(seed: int, lcb_factor: float = 0.5) -> LearnedPolicy:
+    rng = np.random.default_rng(seed)
+    fields = sum(map(len, MADE_FOR["seen"].values()))
+    seen = rng.random((60, fields), np.float32)
+    weights = grow(seen, rng.normal(size=(60, len(MADE_FOR["actions"]))), 4, 5, seed)
+    weights["lcb_factor"] = np.array([lcb_factor], np.float32)
+    return LearnedPolicy(Forest(weights), MADE_FOR, {"name": f"t{seed}", "seed": seed})
+
+
+def test_forests_become_one_of_all_trees() -> None:
+    members = [trees(seed) for seed in range(3)]
+    together = ensemble(members, "together")
+    for seed in range(20):
+        seen = observation(seed)
+        forests = [m.network for m in members if isinstance(m.network, Forest)]
+        values = np.concatenate([forest.values[forest.leaves(flat(seen))] for forest in forests])
+        assert len(values) == 12
+        expected = values.mean(0) - 0.5 * values.std(0)
+        np.testing.assert_allclose(together.network(seen), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(PolicyError, match="t4 has another network than t0"):
+        ensemble([trees(0), trees(4, 0.6)], "together")
+
+
 def test_what_does_not_go_together_is_refused() -> None:
     other = member(1, made_for=signature("thp_env/VmaOrder-v0", {"scan_share": 1.0}))
-    for wrong, said in ((other, "m1 sees or chooses something else than m0"), (member(1, (5,)), "m1 has other layers")):
+    wrongs = ((other, "m1 sees or chooses something else than m0"), (member(1, (5,)), "m1 has another network than m0"))
+    for wrong, said in wrongs:
         with pytest.raises(PolicyError, match=said):
             ensemble([member(0), wrong], "together")
     with pytest.raises(PolicyError, match="an ensemble has members"):

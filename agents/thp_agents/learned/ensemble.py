@@ -2,6 +2,7 @@
 
 The mean of networks' logits is, up to a constant, the log of the product of their distributions; a mistake that one
 training makes alone is outvoted (Wiering and van Hasselt, "Ensemble Algorithms in Reinforcement Learning", 2008).
+Forests become one forest of all their trees.
 """
 
 from __future__ import annotations
@@ -11,44 +12,37 @@ from collections.abc import Sequence
 import numpy as np
 
 import thp_env
-from thp_agents.learned.networks import Mlp
+from thp_agents.learned.networks import Forest, Mlp, Network
 from thp_agents.learned.policy_file import LearnedPolicy
 from thp_agents.policy import PolicyError
 from thp_env.machine.behaviour import BEHAVIOUR
 
 
 def ensemble(members: Sequence[LearnedPolicy], name: str, seed: int = 0, command: str = "") -> LearnedPolicy:
-    """Return a policy whose values are the means of its members'.
+    """Return a policy whose values are those of its members together.
 
     Args:
-        members: trainings of one agent, all with perceptrons of as many layers.
+        members: trainings of one agent: all perceptrons of as many layers, or all forests.
         name: of the policy.
         seed: number of the ensemble.
         command: how it was made, kept with the policy.
 
     Raises:
-        PolicyError: when the members do not see or choose the same, or have other networks.
+        PolicyError: when the members do not see or choose the same, or their networks do not go together.
     """
     if not members:
         raise PolicyError("an ensemble has members: name files of trainings")
     first = members[0]
-    networks = [member.network for member in members]
-    for member, network in zip(members, networks, strict=True):
+    for member in members:
         if member.signature != first.signature:
             raise PolicyError(f"{member.name} sees or chooses something else than {first.name}")
-        if not isinstance(network, Mlp) or not isinstance(first.network, Mlp):
-            raise PolicyError(f"{member.name} is no perceptron, and an ensemble is of perceptrons")
-        if len(network.layers) != len(first.network.layers) or network.activation != first.network.activation:
-            raise PolicyError(f"{member.name} has other layers than {first.name}")
-    layers = list(zip(*(network.layers for network in networks if isinstance(network, Mlp)), strict=True))
-    weights: dict[str, np.ndarray] = {}
-    for i, parts in enumerate(layers):
-        matrices, biases = [w for w, _ in parts], [b for _, b in parts]
-        weights[f"weight{i}"] = np.concatenate(matrices) if i == 0 else _side_by_side(matrices)
-        weights[f"bias{i}"] = np.concatenate(biases)
-    last, outputs = len(layers) - 1, first.network.shape[1]
-    weights[f"weight{last}"] = weights[f"weight{last}"].reshape(len(members), outputs, -1).mean(0)
-    weights[f"bias{last}"] = weights[f"bias{last}"].reshape(len(members), outputs).mean(0)
+        if _make(member.network) != _make(first.network):
+            raise PolicyError(f"{member.name} has another network than {first.name}")
+    networks = [member.network for member in members]
+    perceptrons = [network for network in networks if isinstance(network, Mlp)]
+    forests = [network for network in networks if isinstance(network, Forest)]
+    if not perceptrons and not forests:
+        raise PolicyError(f"{first.name} is no perceptron and no forest, and an ensemble is of these")
     meta = {
         "name": name, "command": command, "version": thp_env.__version__, "seed": seed,
         "behaviour": min(int(member.meta.get("behaviour", BEHAVIOUR)) for member in members),
@@ -56,7 +50,28 @@ def ensemble(members: Sequence[LearnedPolicy], name: str, seed: int = 0, command
         "members": [f"{member.name}#{member.meta.get('seed', 0)}" for member in members],
         "config": first.meta.get("config", {}),
     }  # fmt: skip
-    return LearnedPolicy(Mlp(weights, first.network.activation), dict(first.signature), meta)
+    together: Network = _mean(perceptrons) if perceptrons else _all_trees(forests)
+    return LearnedPolicy(together, dict(first.signature), meta)
+
+
+def _make(network: Network) -> tuple[object, ...]:
+    """Return what networks have in common that go together."""
+    if isinstance(network, Mlp):
+        return network.kind, network.activation, len(network.layers)
+    return network.kind, network.weights["lcb_factor"].tolist() if "lcb_factor" in network.weights else []
+
+
+def _mean(networks: Sequence[Mlp]) -> Mlp:
+    """Return the perceptron whose values are the means of others'."""
+    weights: dict[str, np.ndarray] = {}
+    for i, parts in enumerate(zip(*(network.layers for network in networks), strict=True)):
+        matrices = [weight for weight, _ in parts]
+        weights[f"weight{i}"] = np.concatenate(matrices) if i == 0 else _side_by_side(matrices)
+        weights[f"bias{i}"] = np.concatenate([bias for _, bias in parts])
+    last, outputs = len(networks[0].layers) - 1, networks[0].shape[1]
+    weights[f"weight{last}"] = weights[f"weight{last}"].reshape(len(networks), outputs, -1).mean(0)
+    weights[f"bias{last}"] = weights[f"bias{last}"].reshape(len(networks), outputs).mean(0)
+    return Mlp(weights, networks[0].activation)
 
 
 def _side_by_side(matrices: Sequence[np.ndarray]) -> np.ndarray:
@@ -66,3 +81,22 @@ def _side_by_side(matrices: Sequence[np.ndarray]) -> np.ndarray:
     for i, matrix in enumerate(matrices):
         whole[rows[i] : rows[i + 1], columns[i] : columns[i + 1]] = matrix
     return whole
+
+
+def _all_trees(forests: Sequence[Forest]) -> Forest:
+    """Return a forest of the trees of several."""
+    before = np.cumsum([0, *(len(forest.feature) for forest in forests)])
+    weights = {"inputs": forests[0].weights["inputs"]}
+    for name in ("feature", "threshold", "values"):
+        weights[name] = np.concatenate([forest.weights[name] for forest in forests])
+    for name in ("left", "right"):
+        children = [
+            np.where(forest.feature >= 0, forest.weights[name] + first, forest.weights[name])
+            for forest, first in zip(forests, before, strict=False)
+        ]
+        weights[name] = np.concatenate(children).astype(np.float32)
+    roots = [forest.roots + first for forest, first in zip(forests, before, strict=False)]
+    weights["roots"] = np.concatenate(roots).astype(np.float32)
+    if "lcb_factor" in forests[0].weights:
+        weights["lcb_factor"] = forests[0].weights["lcb_factor"]
+    return Forest(weights)
