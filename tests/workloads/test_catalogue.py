@@ -74,7 +74,7 @@ def test_a_package_that_cannot_be_loaded_is_named(install, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("hot_iland", "hot_island"), ("alloc-purge", "alloc_purge"), ("sqlite", "sqlite_memory")]
+    ("typed", "meant"), [("hot_iland", "hot_island"), ("alloc-purge", "alloc_purge"), ("sqlite_memry", "sqlite_memory")]
 )
 def test_a_misspelt_name_gets_the_nearest(typed: str, meant: str) -> None:
     with pytest.raises(WorkloadError, match=f"did you mean '{meant}'"):
