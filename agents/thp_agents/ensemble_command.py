@@ -29,6 +29,6 @@ def run(args: argparse.Namespace, command: str) -> int:
     name, _, number = args.out.stem.rpartition("-")
     writable(args.out)
     seed = int(number) if name and number.isdecimal() else 0
-    save_policy(ensemble(members, name or args.out.stem, seed, command), args.out)
+    save_policy(ensemble(members, name or args.out.stem, seed, command, args.lcb_factor), args.out)
     print(f"wrote {args.out}")
     return 0

@@ -36,6 +36,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _factor(text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = -1.0
+    if not 0 <= factor <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 100")
+    return factor
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -114,6 +124,8 @@ def parser() -> argparse.ArgumentParser:
     c = sub.add_parser("ensemble", help="make one policy of several trainings: what they value most together")
     c.add_argument("files", nargs="+", metavar="FILE", help="trained policies' .npz files, or AGENT#SEED")
     c.add_argument("--out", type=Path, required=True, metavar="NAME-SEED.npz", help="the policy")
+    c.add_argument("--lcb-factor", type=_factor, metavar="FACTOR",
+                   help="of forests: standard deviations of trees to lower values by (default: theirs)")  # fmt: skip
 
     c = sub.add_parser("distill", help="turn a trained policy into a small decision tree: rules and C for a BPF hook")
     c.add_argument("file", metavar="FILE", help="a trained policy's .npz file, or AGENT#SEED of one that ships")

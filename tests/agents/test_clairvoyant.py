@@ -58,9 +58,9 @@ def test_results_are_kept_by_what_decides_them(case: Case, tmp_path: Path, monke
     monkeypatch.setattr(clairvoyant, "DECISIONS", 1)
     store = Store(tmp_path / "s.jsonl")
     first = CLAIRVOYANT.outcomes([case], quiet=True, store=store)
-    assert CLAIRVOYANT.outcomes([case], quiet=True, store=Store(tmp_path / "s.jsonl"), search=False) == first
+    assert CLAIRVOYANT.outcomes([case], quiet=True, store=Store(tmp_path / "s.jsonl"), search=()) == first
     monkeypatch.setattr(clairvoyant, "DECISIONS", 2)
-    assert CLAIRVOYANT.outcomes([case], quiet=True, store=Store(tmp_path / "s.jsonl"), search=False) == {}
+    assert CLAIRVOYANT.outcomes([case], quiet=True, store=Store(tmp_path / "s.jsonl"), search=()) == {}
 
 
 def test_the_command_says_which_share_of_it_a_policy_reaches(

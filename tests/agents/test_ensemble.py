@@ -70,6 +70,10 @@ def test_forests_become_one_of_all_trees() -> None:
         assert len(values) == 12
         expected = values.mean(0) - 0.5 * values.std(0)
         np.testing.assert_allclose(together.network(seen), expected, rtol=1e-4, atol=1e-5)
+    bolder = ensemble(members, "bolder", lcb_factor=0.0)
+    np.testing.assert_allclose(bolder.network(seen), values.mean(0), rtol=1e-4, atol=1e-5)
+    with pytest.raises(PolicyError, match="m0 is no forest"):
+        ensemble([member(0)], "together", lcb_factor=0.5)
     with pytest.raises(PolicyError, match="t4 has another network than t0"):
         ensemble([trees(0), trees(4, 0.6)], "together")
 

@@ -23,6 +23,10 @@ def test_a_policy_says_what_made_it(name: str) -> None:
     agent, seed = name.split("#")
     command = shlex.split(policy.source)
     args = parser().parse_args(command[1:])
+    if args.verb == "ensemble":
+        assert args.out.stem == name.replace("#", "-")
+        assert {*policy.meta["members"]} <= {*shipped()}, "its members ship, too"
+        return
     assert (args.agent, args.seed or 0, policy.meta["seed"]) == (agent, int(seed), int(seed))
     assert policy.meta["version"], "whatever it is: a new one drops no policy"
     config = load_config(agent, seed=int(seed))
@@ -39,5 +43,6 @@ def test_what_was_chosen_is_there_and_a_headline_has_five_trainings() -> None:
     choice = load_choice()
     assert choice is not None
     if choice.headline:
-        assert sum(name.startswith(f"{choice.headline}#") for name in shipped()) >= 5
+        chosen = [find_policy(name) for name in shipped() if name.startswith(f"{choice.headline}#")]
+        assert sum(len(policy.meta.get("members", [policy])) for policy in chosen) >= 5
     assert choice.reference in policies()

@@ -18,7 +18,9 @@ from thp_agents.policy import PolicyError
 from thp_env.machine.behaviour import BEHAVIOUR
 
 
-def ensemble(members: Sequence[LearnedPolicy], name: str, seed: int = 0, command: str = "") -> LearnedPolicy:
+def ensemble(
+    members: Sequence[LearnedPolicy], name: str, seed: int = 0, command: str = "", lcb_factor: float | None = None
+) -> LearnedPolicy:  # fmt: skip
     """Return a policy whose values are those of its members together.
 
     Args:
@@ -26,6 +28,7 @@ def ensemble(members: Sequence[LearnedPolicy], name: str, seed: int = 0, command
         name: of the policy.
         seed: number of the ensemble.
         command: how it was made, kept with the policy.
+        lcb_factor: of a forest (`networks.Forest`); None: that of the members. Trees of several trainings differ more.
 
     Raises:
         PolicyError: when the members do not see or choose the same, or their networks do not go together.
@@ -50,7 +53,9 @@ def ensemble(members: Sequence[LearnedPolicy], name: str, seed: int = 0, command
         "members": [f"{member.name}#{member.meta.get('seed', 0)}" for member in members],
         "config": first.meta.get("config", {}),
     }  # fmt: skip
-    together: Network = _mean(perceptrons) if perceptrons else _all_trees(forests)
+    if perceptrons and lcb_factor is not None:
+        raise PolicyError(f"{first.name} is no forest: only forests have an lcb_factor")
+    together: Network = _mean(perceptrons) if perceptrons else _all_trees(forests, lcb_factor)
     return LearnedPolicy(together, dict(first.signature), meta)
 
 
@@ -83,7 +88,7 @@ def _side_by_side(matrices: Sequence[np.ndarray]) -> np.ndarray:
     return whole
 
 
-def _all_trees(forests: Sequence[Forest]) -> Forest:
+def _all_trees(forests: Sequence[Forest], lcb_factor: float | None) -> Forest:
     """Return a forest of the trees of several."""
     before = np.cumsum([0, *(len(forest.feature) for forest in forests)])
     weights = {"inputs": forests[0].weights["inputs"]}
@@ -97,6 +102,6 @@ def _all_trees(forests: Sequence[Forest]) -> Forest:
         weights[name] = np.concatenate(children).astype(np.float32)
     roots = [forest.roots + first for forest, first in zip(forests, before, strict=False)]
     weights["roots"] = np.concatenate(roots).astype(np.float32)
-    if "lcb_factor" in forests[0].weights:
-        weights["lcb_factor"] = forests[0].weights["lcb_factor"]
+    factor = forests[0].lcb_factor if lcb_factor is None else np.array([lcb_factor])
+    weights["lcb_factor"] = factor.astype(np.float32)
     return Forest(weights)
