@@ -46,13 +46,15 @@ SUITES = {
     "test": Suite((), "full", 0, "test", recordings=8, corpus=("test",)),
     "validation": Suite(("validation",), "small", 8, "validation", recordings=4, corpus=("validation",)),
     "full_validation": Suite(("validation",), "full", 4, "validation", recordings=16, corpus=("validation",)),
+    "tuning": Suite(("validation",), "small", 4, "validation"),
     "small": Suite(("train", "validation"), "small", 1, "validation"),
     "ci": Suite(("validation",), "tiny", 2, "validation"),
 }
 """Names that `thp-env evaluate --suite` takes; a new suite is a line here.
 
 `test` runs real programs alone, of families that nobody has trained, chosen or looked on; `validation` runs families
-that nobody trains on. `full_validation` has generators at real length; `small` and `ci` are quick looks.
+that nobody trains on. `full_validation` has generators at real length; `tuning` is what `thp-env tune` scores on;
+`small` and `ci` are quick looks.
 """
 
 

@@ -19,7 +19,7 @@ from thp_agents.evaluation.choice import LINUX
 from thp_agents.evaluation.comparison import Comparison
 from thp_agents.evaluation.origin import code_digest
 from thp_agents.evaluation.run import entry, evaluate
-from thp_agents.evaluation.suites import Case, cases, content, workload_of
+from thp_agents.evaluation.suites import Case, cases, content
 from thp_agents.files import write_text
 from thp_agents.learned.config import AgentConfig
 from thp_agents.learned.export import export
@@ -118,8 +118,8 @@ class SearchFile(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def validation_cases() -> list[Case]:
-    """Return the cases that agents are tuned on: those of the families of the validation side alone."""
-    return [case for case in cases("validation") if workload_of(case).split == "validation"]
+    """Return the cases that agents are tuned on: of families of the validation side alone."""
+    return cases("tuning")
 
 
 class Judge:
