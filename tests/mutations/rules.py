@@ -8,7 +8,7 @@ one for each.
 from __future__ import annotations
 
 MUTATIONS: dict[str, tuple[str, str, str, str]] = {
-    "R1": ("kernel/huge_memory.cpp", "(mode == THP_MADVISE && advised)", "mode == THP_MADVISE", "a02_madvise_needed"),
+    "R1": ("kernel/huge_memory.cpp", "u32{advised} << THP_MADVISE", "1U << THP_MADVISE", "a02_madvise_needed"),
     "R2": ("kernel/memory.cpp", "(1U << PMD_ORDER)) { // R2", "0U) {", "u09_pmd_full_dontneed"),
     "R3": ("kernel/memory.cpp", "dontneed && m.h->config.arch == ARCH_X86_64", "false && dontneed",
            "a21_pmd_after_full_zap"),
