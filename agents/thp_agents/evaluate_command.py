@@ -84,10 +84,11 @@ def _run(
     processes = args.processes or len(os.sched_getaffinity(0))
     notes = [*trained_before(entries), *(probes(entries, wanted) if args.probe else [])]
     beside, partly = list[Run](), list[list[Run]]()
+    anew = args.recompute_references or args.fresh
     for reference in REFERENCES:
-        searched = _searched(reference, suite, wanted, args.clairvoyant)
+        searched = _searched(reference, suite, wanted, args.clairvoyant, anew)
         outcomes = reference.outcomes(
-            wanted, recompute=args.recompute_references or args.fresh, processes=processes, ray=args.ray,
+            wanted, recompute=anew, processes=processes, ray=args.ray,
             quiet=args.quiet, store=store, search=searched,
         )  # fmt: skip
         if args.save_references and outcomes:
@@ -113,10 +114,12 @@ def _run(
     return _show(results, args, pictures)
 
 
-def _searched(reference: Reference, suite: str, wanted: Sequence[Case], clairvoyant: bool) -> list[Case]:
+def _searched(
+    reference: Reference, suite: str, wanted: Sequence[Case], clairvoyant: bool, anew: bool
+) -> list[Case]:  # fmt: skip
     """Return the cases that a reference is searched on; of many instances of real programs, the first of each."""
     many = suite in SUITES and bool(SUITES[suite].corpus)
-    if not clairvoyant and (many or reference is CLAIRVOYANT):
+    if not clairvoyant and (reference is CLAIRVOYANT or (many and not anew)):
         return []
     return list({case.workload: case for case in reversed(wanted)}.values()) if many else list(wanted)
 

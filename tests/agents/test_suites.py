@@ -6,7 +6,10 @@ import dataclasses
 import sys
 
 import pytest
+from thp_agents.evaluate_command import _searched
 from thp_agents.evaluation import suites
+from thp_agents.evaluation.clairvoyant import CLAIRVOYANT
+from thp_agents.evaluation.oracle import STATIC_ORACLE
 from thp_agents.evaluation.suites import SUITES, cases, content, instance_of, workload_of
 from thp_agents.policy import PolicyError
 
@@ -67,6 +70,20 @@ def test_a_suite_without_its_recordings_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "thp_env_corpus", None)
     with pytest.raises(PolicyError, match="suite test runs recordings of real programs: make corpus"):
         cases("test")
+
+
+def test_references_are_searched_where_that_is_asked_for() -> None:
+    """Searches of the many instances of real programs take long; those that are to be made anew are made anew."""
+    wanted = cases("validation")
+    firsts = {case.workload: case for case in reversed(wanted)}
+    for reference, clairvoyant, anew, number in (
+        (STATIC_ORACLE, False, False, 0), (STATIC_ORACLE, False, True, len(firsts)),
+        (STATIC_ORACLE, True, False, len(firsts)), (CLAIRVOYANT, False, True, 0),
+        (CLAIRVOYANT, True, False, len(firsts)),
+    ):  # fmt: skip
+        found = _searched(reference, "validation", wanted, clairvoyant, anew)
+        assert (len(found), {*found} <= {*firsts.values()}) == (number, True)
+    assert _searched(STATIC_ORACLE, "ci", cases("ci"), False, False) == cases("ci")
 
 
 def test_an_unknown_suite_is_refused() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from thp_agents.corpus import corpus
 from thp_agents.policy import PolicyError
 from thp_env.names import did_you_mean
 from thp_env.traces.npz import checksum
@@ -95,21 +96,13 @@ def cases(suite: str) -> list[Case]:
     found = []
     workloads: list[tuple[Workload, Workload | None]] = [(w, None) for side in s.sides for w in split(side, s.size)]
     if s.corpus:
-        workloads += [(w, w.variant("drawn")) for w in _corpus(suite) if w.split in s.corpus]
+        workloads += [(w, w.variant("drawn")) for w in corpus(f"suite {suite} runs") if w.split in s.corpus]
     for workload, of in workloads:
         recorded = workload.kind != "generator"
         size = "drawn" if recorded and s.recordings > 1 else s.size
         seeds = SEEDS[s.seeds_of][: s.recordings if recorded else s.seeds]
         found += [Case(workload.name, size, seed, of) for seed in seeds]
     return sorted(found)
-
-
-def _corpus(suite: str) -> list[Workload]:
-    try:
-        from thp_env_corpus import catalogue
-    except ModuleNotFoundError:
-        raise PolicyError(f"suite {suite} runs recordings of real programs: make corpus") from None
-    return catalogue()
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from thp_agents.corpus import corpus as recorded_programs
 from thp_agents.learned.hyperparameters import HYPERPARAMETERS, RENAMED
 from thp_agents.policy import PolicyError
 from thp_agents.records import Count, Name, Natural, Positive, Seed, converted, read_toml
@@ -139,13 +140,8 @@ def train_side(corpus: bool = False) -> list[Workload]:
     """
     from thp_workloads import split
 
-    if not corpus:
-        return split("train")
-    try:
-        from thp_env_corpus import catalogue
-    except ModuleNotFoundError:
-        raise PolicyError("it is trained on recordings of real programs: make corpus") from None
-    return split("train") + [w for w in catalogue() if w.split == "train"]
+    recorded = recorded_programs("it is trained on") if corpus else []
+    return split("train") + [workload for workload in recorded if workload.split == "train"]
 
 
 def workloads_of(config: AgentConfig) -> list[Workload]:
