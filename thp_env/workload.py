@@ -129,7 +129,7 @@ class Source:
     Attributes:
         workloads: one of which each episode draws.
         size: of generators' episodes, one of `SIZES`; None: as they are.
-        surroundings: of recordings, one of `SURROUNDINGS`.
+        surroundings: of recordings, one of `SURROUNDINGS`; None: as they are.
         weights: how often each workload is drawn beside the others; None: all alike.
 
     Raises:
@@ -138,7 +138,7 @@ class Source:
 
     workloads: tuple[Workload, ...]
     size: str | None = None
-    surroundings: str = "recorded"
+    surroundings: str | None = None
     weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
@@ -175,7 +175,7 @@ class Source:
             others = tuple(resolve(options["workload"]))
             has = {name for w in others for name in w.variants}
             kept = {"size": self.size if self.size in has else None,
-                    "surroundings": self.surroundings if self.surroundings in has else "recorded"}  # fmt: skip
+                    "surroundings": self.surroundings if self.surroundings in has else None}  # fmt: skip
             changes = {"weights": None, **kept, **changes, "workloads": others}
         return replace(self, **changes) if changes else self
 

@@ -107,6 +107,8 @@ def test_recordings_differ_by_seed_where_surroundings_are_drawn(env_id: str, wor
     drawn = [first_steps(seed, surroundings="drawn") for seed in (0, 1, 0)]
     assert drawn[0] == drawn[2]
     assert len({first_steps(0), *drawn}) == 3
+    of_its_own = play(make(env_id, workload=find(workload).variant("drawn")), limit=15, seed=1).digest()
+    assert of_its_own == drawn[1], "a workload whose surroundings are drawn keeps them"
 
 
 @every_environment

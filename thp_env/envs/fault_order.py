@@ -271,8 +271,9 @@ class FaultOrderEnv(ThpEnv):
     - `features`, `khugepaged`: as in VmaOrder-v0.
     - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
     - `size`: "tiny", "short", "small" or "full", of generators' episodes; None (default): as the workload has it.
-    - `surroundings`: "recorded" (default): a recording runs where it was recorded, alike for every seed; "drawn": the
-      seed draws its addresses, machine, fragmentation and limits. Programs and files of your own have none to draw.
+    - `surroundings`: "recorded": a recording runs where it was recorded, alike for every seed; "drawn": the seed draws
+      its addresses, machine, fragmentation and limits; None (default): as the workload has it, a named one as it was
+      recorded. Programs and files of your own have none to draw.
     - `weights`: how often each of several workloads is drawn beside the others; None (default): all alike.
     - `max_episode_steps`: decisions after which an episode is truncated; None (default): never. `gymnasium.make` keeps
       it to itself and truncates with a wrapper; put `EpisodeSummary` around it for reason and metrics.

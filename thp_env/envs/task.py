@@ -52,7 +52,7 @@ class Task(ABC):
         khugepaged: runs from the beginning, with Linux's defaults.
         shadow_tlb: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
         size: of generators' episodes (`thp_env.workload.SIZES`); None: as the workload has it.
-        surroundings: of recordings (`thp_env.workload.SURROUNDINGS`).
+        surroundings: of recordings (`thp_env.workload.SURROUNDINGS`); None: as they are.
         weights: how often each of several workloads is drawn beside the others; None: all alike.
         max_episode_steps: steps after which an episode is truncated; None: never.
         info_masks: tell the masks in every info, as `action_mask`.
@@ -86,7 +86,7 @@ class Task(ABC):
         khugepaged: bool = False,
         shadow_tlb: bool = False,
         size: str | None = None,
-        surroundings: str = "recorded",
+        surroundings: str | None = None,
         weights: Sequence[float] | None = None,
         max_episode_steps: int | None = None,
         info_masks: bool = False,
@@ -217,7 +217,7 @@ class Task(ABC):
         if not set(changes) & set(OPTIONS[1:]):
             return dict(options)
         now = {"size": source.size, "surroundings": source.surroundings, "weights": source.weights}
-        named = {name: value for name, value in now.items() if value not in (None, "recorded")}
+        named = {name: value for name, value in now.items() if value is not None}
         return named | {name: changes[name] for name in ("workload", "default_sizes") if name in changes}
 
     def start(self, active: np.ndarray | None = None) -> dict[str, np.ndarray]:

@@ -68,7 +68,7 @@ class Options(TypedDict, total=False):
     default_sizes: str
     workload: str | list[str]
     size: Literal[SIZES] | None  # type: ignore[valid-type]
-    surroundings: Literal[SURROUNDINGS]  # type: ignore[valid-type]
+    surroundings: Literal[SURROUNDINGS] | None  # type: ignore[valid-type]
     weights: list[float] | None
 
 
