@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.episodes import MIB, PAGE, make, play, small_workload
 
-from thp_env.envs.observation import REASON_FIELDS, VMA_FIELDS, vma_fields
+from thp_env.envs.observation import REASON_FIELDS, VMA_FIELDS, WALK_FIELDS, vma_fields
 from thp_env.machine import MachineConfig
 from thp_env.machine.batch import Reason
 from thp_env.traces import ProgramBuilder
@@ -91,12 +91,30 @@ def test_a_vma_that_page_walks_name_is() -> None:
     assert costs[0] == 0 < costs[1], "samples take time"
 
 
+def test_how_many_page_walks_there_were_is_a_field() -> None:
+    env = make(workload=used(), reasons=["walks"], default_sizes="64K", window_ms=5.0, pmu_period=100)
+    task, pages = env.unwrapped.task, 64 * MIB // 4096
+    names = list(task.vma_fields)
+    observation, over, named = env.reset(seed=0)[0], False, 0
+    while not over:
+        row = task.smaps[0, 0]
+        walks, since = int(row["asked_walks"]) * 100, task.snapshot["clock"][0] - row["asked_clock"]
+        seen = dict(zip(names, observation["vma"].tolist(), strict=True))
+        if int(row["reasons"]) & Reason.WALKS:
+            assert walks >= 64 * 100
+            assert 2 ** (14 * seen["walks_per_page"]) - 1 == pytest.approx(walks / pages, rel=1e-3)
+            assert 2 ** (17 * seen["walks"]) - 1 == pytest.approx(walks / max(1.0, since / 1e9), rel=1e-3)
+            named += 1
+        observation, _, over, _, _ = env.step(0)
+    assert named > 5
+
+
 def test_each_reason_is_a_field_by_name_and_the_others_stay() -> None:
     assert list(vma_fields(())) == list(VMA_FIELDS)
-    assert list(vma_fields(ALL)) == [*VMA_FIELDS, "why_faults", "why_zapped", "why_idle", "why_walks"]
+    assert list(vma_fields(ALL)) == [*VMA_FIELDS, "why_faults", "why_zapped", "why_idle", "why_walks", *WALK_FIELDS]
     assert set(REASON_FIELDS) == {"faults", *ALL}
     env = make(reasons=ALL)
-    assert env.observation_space["vma"].shape == (len(VMA_FIELDS) + 4,)
+    assert env.observation_space["vma"].shape == (len(vma_fields(ALL)),)
     observation, _ = env.reset(seed=0)
     plain = make().reset(seed=0)[0]["vma"]
     assert (observation["vma"][: len(VMA_FIELDS)] == plain).all()
@@ -106,9 +124,9 @@ def test_all_vmas_at_once_have_the_same_fields() -> None:
     env = make("thp_env/VmaHints-v0", reasons=ALL, slots=4, window_ms=5.0, workload=emptied())
     seen, over = set(), False
     observation, _ = env.reset(seed=0)
-    names = [name for name in vma_fields(ALL) if name.startswith("why_")]
+    names = list(vma_fields(ALL))[len(VMA_FIELDS) :]
     while not over:
-        assert observation["vmas"].shape == (4, len(VMA_FIELDS) + 4)
+        assert observation["vmas"].shape == (4, len(vma_fields(ALL)))
         seen |= {name for name, on in zip(names, observation["vmas"][0, len(VMA_FIELDS) :], strict=True) if on}
         observation, _, over, _, _ = env.step(np.zeros(4, int))
     assert seen >= {"why_faults"}

@@ -80,6 +80,13 @@ REASON_FIELDS = {
 }  # fmt: skip
 """Fields `why_...` of `vma` where VMAs are asked about for more `reasons` than that they are new or faulted."""
 
+WALK_FIELDS = {
+    "walks": Field("page walks in it since it was last asked about, sampled every `pmu_period` (PMU)", "walks a ms", 17,
+                   "new_walks", "since"),
+    "walks_per_page": Field("the same", "walks a page of its length", 14, "new_walks", "pages"),
+}  # fmt: skip
+"""Fields of `vma` where page walks are among the `reasons`."""
+
 SYSTEM_FIELDS = {
     "free": Field("free memory", "share of memory", 0, "free_pages", "memory"),
     "free_64K": Field("free memory in blocks of 64K or more, as in /proc/buddyinfo", "share of free memory", 0,
@@ -191,7 +198,7 @@ VMA_QUANTITIES = Quantities(
     {
         "words": _NAMES,
         "sums": tuple(_SUMS),
-        **alone("aligned", "age", "was_asked", "advised"),
+        **alone("aligned", "age", "was_asked", "advised", "new_walks", "since"),
         "why": [f"why_{reason.name}" for reason in Reason],
         "may": [f"may_{order}" for order in _ALL],
     }
@@ -210,11 +217,12 @@ def vma_fields(reasons: Sequence[str]) -> dict[str, Field]:
     """Return the fields of `vma` where VMAs are asked about for these reasons besides the usual ones."""
     if not reasons:
         return VMA_FIELDS
-    return VMA_FIELDS | {f"why_{name}": REASON_FIELDS[name] for name in ("faults", *reasons)}
+    why = {f"why_{name}": REASON_FIELDS[name] for name in ("faults", *reasons)}
+    return VMA_FIELDS | why | (WALK_FIELDS if "walks" in reasons else {})
 
 
 def vma_observation(
-    smaps: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray | None, fields: Fields = _vma
+    smaps: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray | None, fields: Fields = _vma, pmu_period: int = 1
 ) -> np.ndarray:
     """Return the `VMA_FIELDS` of VMAs, float32 of the shape of `smaps` and one axis more; zeros for empty records.
 
@@ -223,6 +231,7 @@ def vma_observation(
         clock_ps: clock of the machine of each row.
         orders: mask of the orders that the faults of each may get; None: `fields` has none of these.
         fields: of `VMA_QUANTITIES`.
+        pmu_period: page walks between two samples.
     """
     raw = np.ascontiguousarray(smaps).view(np.int64).reshape(*smaps.shape, -1)
     q = fields.quantities.blank(smaps.shape)
@@ -233,6 +242,8 @@ def vma_observation(
     whole = (end >> _PMD) - (start + layout.PMD_SIZE - 1 >> _PMD)
     q["aligned"] = np.maximum(whole, 0) << _PMD - _PAGE
     q["age"] = (clock_ps - raw[..., OFFSET["born"]]) / 1e6
+    q["since"] = (clock_ps - np.maximum(raw[..., OFFSET["born"]], raw[..., OFFSET["asked_clock"]])) / 1e9
+    q["new_walks"] = raw[..., OFFSET["asked_walks"]] * pmu_period
     q["was_asked"] = raw[..., OFFSET["asked"]] != 0
     q["advised"] = smaps["vm_flags"] & layout.VM_HUGEPAGE != 0
     q["why"] = raw[..., OFFSET["reasons"], None] & _REASONS != 0

@@ -149,7 +149,8 @@ class VmaOrderEnv(ThpEnv):
     - `reasons`: for which VMAs are asked about besides that they are new or faulted, each with a field of `vma` that
       says so (`observation.REASON_FIELDS`): "zapped", much was unmapped since the last question (2M, or an eighth of
       the VMA); "idle", no other reason for a second, then for twice as long, and so on; "walks", the PMU's
-      samples of page walks, one in `pmu_period`, named it 64 times, which costs their time. Default: none.
+      samples of page walks, one in `pmu_period`, named it 64 times, which costs their time; how many walks there
+      were since the last question is in `observation.WALK_FIELDS`. Default: none.
     - `khugepaged`: with True, khugepaged runs from the beginning with Linux's defaults (4,096 pages, then 10 s of
       sleep): it collapses to 2M where a VMA may have that size, and with the switch `collapse_mthp` among `features`
       to every size that the VMA may have. False (default): nothing collapses unless it is chosen.

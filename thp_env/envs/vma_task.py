@@ -76,7 +76,8 @@ class VmaTask(Task):
             flags = smaps["vm_flags"]
             orders = np.where(flags & layout.VM_HUGEPAGE, default | self.advised, default)
             orders = np.where(flags & layout.VM_NOHUGEPAGE, 1, orders)
-        return vma_observation(smaps, self.snapshot["clock"][which].reshape(per_machine), orders, self._fields)
+        clock = self.snapshot["clock"][which].reshape(per_machine)
+        return vma_observation(smaps, clock, orders, self._fields, self._pmu_period)
 
     def decisions(self, actions: np.ndarray, which: np.ndarray) -> np.ndarray:
         """One decision about each VMA that has a row of its own."""

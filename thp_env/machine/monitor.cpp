@@ -46,6 +46,8 @@ void add(vma_smaps &sum, const vma_smaps &s) {
     sum.reasons |= s.reasons;
     sum.asked_faults += s.asked_faults;
     sum.asked_zapped += s.asked_zapped;
+    sum.asked_clock = std::max(sum.asked_clock, s.asked_clock);
+    sum.asked_walks += s.asked_walks;
     sum.born = sum.born ? std::min(sum.born, s.born) : s.born;
 }
 

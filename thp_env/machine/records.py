@@ -20,12 +20,13 @@ SMAPS_DTYPE = np.dtype(
     [("vm_start", "<u8"), ("vm_end", "<u8"), ("vm_flags", "<u4"), ("orders", "<u4"), ("id", "<u4"), ("mm", "<u4"),
      ("born", "<u8"), ("faults", "<u8", 10), ("zapped", "<u8"), ("zap_calls", "<u8"), ("by_order", "<u8", 10),
      ("swapped", "<u8"), ("zero", "<u8"), ("young", "<u8"), ("dirty", "<u8"), ("pmd_mapped", "<u8"), ("partial", "<u8"),
-     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8"), ("reasons", "<u8"),
-     ("times", "<u8", len(_core.TIMES))]
+     ("scanned", "<u8"), ("asked", "<u8"), ("asked_faults", "<u8"), ("asked_zapped", "<u8"),
+     ("asked_clock", "<u8"), ("asked_walks", "<u8"), ("reasons", "<u8"), ("times", "<u8", len(_core.TIMES))]
 )  # fmt: skip
 """What one VMA's page tables hold, in 4K pages; `born` is picoseconds, `faults` counts by order, `zapped` is the
 pages unmapped again so far, in `zap_calls` calls, `scanned` the pages looked at. `asked` numbers the last question
-to a policy about it (0: never), with the faults and zapped pages at that time. `times` is the time that was spent
+to a policy about it (0: never), with the faults, zapped pages and picoseconds at that time, and the samples of page
+walks since then (`Machine.sample_walks`). `times` is the time that was spent
 for it, by kind, if the machine keeps it (`time_by_vma`)."""
 
 WALK_DTYPE = np.dtype([("address", "<u8"), ("mm", "<u4"), ("count", "<u4"), ("size", "<u4"), ("spare", "<u4")])

@@ -30,8 +30,13 @@ from thp_env.workload import Workload
 ARGUMENTS: dict[str, Any] = {"scan_share": 0, "window_ms": 20.0, "window_faults": 128, "idle": True}
 """Of VmaOrder-v0: windows as short as the utilisation rule's, and VMAs that have no faults are asked about too."""
 
-BASES = ("never", "64K", "16K+32K+64K", "2M", "all", "collapse_everywhere", "utilisation")
-"""Heuristics that decide what is not tried, each on the sizes that it begins with."""
+BASES = (
+    "never", "64K", "16K+32K+64K", "2M", "all", "all_khugepaged_v19", "collapse_everywhere", "utilisation"
+)  # fmt: skip
+"""Heuristics that decide what is not tried, each with its own sizes, daemons and features."""
+
+KERNEL = ("khugepaged", "features")
+"""Arguments of a heuristic that are its kernel's, in whichever environment it decides."""
 
 DECISIONS = 8
 """At which all actions are tried: those about the largest VMAs, first questions about one before all others."""
@@ -73,7 +78,9 @@ def solve(case: Case) -> Outcome:
 
 
 def _begin(base: str, workload: Workload, seed: int) -> tuple[VmaOrderEnv, LearnedPolicy]:
-    policy = follower(base, {**ARGUMENTS, "default_sizes": policies()[base]().default_sizes})
+    heuristic = policies()[base]()
+    kernel = {name: heuristic.arguments[name] for name in KERNEL if name in heuristic.arguments}
+    policy = follower(base, {**kernel, **ARGUMENTS, "default_sizes": heuristic.default_sizes})
     env: VmaOrderEnv = environment(policy, workload)  # type: ignore[assignment]
     env.reset(seed=seed)
     policy.reset(KernelView(env))

@@ -73,6 +73,8 @@ vma_smaps vma_statistics(const vm_area_struct &v) {
     s.asked = v.asked.number;
     s.asked_faults = v.asked.faults;
     s.asked_zapped = v.asked.zapped;
+    s.asked_clock = v.asked.clock;
+    s.asked_walks = v.asked.walks;
     std::copy(std::begin(v.times), std::end(v.times), std::begin(s.times));
     return s;
 }

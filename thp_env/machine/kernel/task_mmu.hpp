@@ -41,6 +41,7 @@ struct vma_smaps {
     u64 swapped, zero, young, dirty, pmd_mapped, partial; // partial: pages of partially mapped folios
     u64 scanned;                                          // pages of the VMA that were looked at
     u64 asked, asked_faults, asked_zapped;                // vma_question
+    u64 asked_clock, asked_walks;
     u64 reasons;                                          // why it is asked about (monitor.hpp)
     u64 times[NR_TIMES];                                  // vm_area_struct
 };
