@@ -22,6 +22,7 @@ from thp_agents.heuristics.oppo import Oppo
 from thp_agents.heuristics.pcc import CandidateCache
 from thp_agents.heuristics.quicksilver import Quicksilver
 from thp_agents.heuristics.random_sizes import Random
+from thp_agents.heuristics.ski_rental import SkiRental
 from thp_agents.view import KernelView
 
 from thp_env.envs.actions import ACTIONS
@@ -164,6 +165,38 @@ def test_cbmm_promotes_where_the_walks_are() -> None:
     policy.estimate(view)
     assert huge(view) == [0]
     assert view.vmas()[0].orders in (0, 1), "4000 misses a huge page, on average, do not exceed the cost"
+
+
+# -- Rent or buy -----------------------------------------------------------------------------------
+
+
+class Renting(SkiRental):
+    """Begins with 64K, so that nothing is huge by itself."""
+
+    default_sizes = "64K"
+    arguments = {"scan_share": 0, "slots": 1, "window_ms": 20.0}  # noqa: RUF012
+
+
+def test_rent_or_buy_collapses_a_block_whose_walks_have_cost_its_price() -> None:
+    assert ends_with(Renting(period=101), blocks_of(512, 512, seconds=2, use=1)) == []
+    assert ends_with(Renting(period=101), blocks_of(512, 512, seconds=30, use=1)) == [1]
+
+
+def test_rent_or_buy_doubles_the_price_of_what_failed() -> None:
+    b = ProgramBuilder("refused")
+    b.mmap("a", 2 * MIB, align=2 * MIB)
+    b.advise("a", 0, 2 * MIB, "nohugepage")
+    b.touch("a", 0, 2 * MIB)
+    b.mmap("b", 64 * PAGE)
+    policy = Renting()
+    env, view = before(policy, Instance(b.build(), MachineConfig(memory=64 * MIB)))
+    env.step(view.no_op)
+    (block,) = (block for block, _, _ in occupied_blocks(view))
+    policy.rents = {block: 3 * policy.price}
+    policy.buy(view)
+    assert policy.prices == {block: 6 * policy.price}
+    policy.buy(view)
+    assert policy.prices == {block: 6 * policy.price}, "not tried again before that is paid"
 
 
 # -- Leshy -----------------------------------------------------------------------------------------

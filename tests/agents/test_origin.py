@@ -84,10 +84,10 @@ def test_the_code_of_one_policy_is_not_that_of_another() -> None:
 
 
 def test_a_policy_on_top_of_another_depends_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = find_policy("rollouts_on_utilisation#0")
-    on_top = policy_code(policy, "rollouts_on_utilisation#0")
+    policy = find_policy("rollouts_on_ski_rental#0")
+    on_top = policy_code(policy, "rollouts_on_ski_rental#0")
     policy.base = None
-    assert policy_code(policy, "rollouts_on_utilisation#0") != on_top
+    assert policy_code(policy, "rollouts_on_ski_rental#0") != on_top
 
 
 def test_a_new_version_changes_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
