@@ -51,9 +51,14 @@ configs = st.builds(
 )
 
 
-def states(program: Program, config: MachineConfig, *, fast: bool, piece: int) -> list[bytes]:
+periods = st.sampled_from([0, 0, 1, 7, 100, 3001])
+"""Page walks between two samples; 0: none are taken."""
+
+
+def states(program: Program, config: MachineConfig, *, fast: bool, piece: int, period: int) -> list[bytes]:
     """Return the saved state after each `piece` of accesses."""
     machine, found = Machine(program, config), []
+    machine.sample_walks(period)
     never = (1 << 64) - 1
     while True:
         status = machine._core.run(never, never, never, piece, False, True, fast)
@@ -64,9 +69,10 @@ def states(program: Program, config: MachineConfig, *, fast: bool, piece: int) -
 
 
 @QUIET
-@given(programs(operations=12, forks=True), configs, st.sampled_from([64, 1000, 1 << 20]))
-def test_random_programs_leave_the_same_machine(program, config, piece):
-    assert states(program, config, fast=True, piece=piece) == states(program, config, fast=False, piece=piece)
+@given(programs(operations=12, forks=True), configs, st.sampled_from([64, 1000, 1 << 20]), periods)
+def test_random_programs_leave_the_same_machine(program, config, piece, period):
+    fast, plain = (states(program, config, fast=f, piece=piece, period=period) for f in (True, False))
+    assert fast == plain
 
 
 @st.composite
@@ -92,11 +98,12 @@ def working_sets(draw) -> Program:
     numbers = [b.region_number("a"), b.region_number("b")]
     runs = st.tuples(st.integers(0, 511), st.sampled_from(numbers), st.integers(0, 1), st.integers(1, 9),
                      st.integers(0, 40))  # fmt: skip
-    b.replay(draw(st.lists(runs, min_size=1, max_size=40)) * 8, ns=0.5)
+    b.replay(draw(st.lists(runs, min_size=1, max_size=40)) * 8, ns=0.5, weight=draw(st.sampled_from([0, 1, 5])))
     return b.build()
 
 
 @QUIET
-@given(working_sets(), configs, st.sampled_from([97, 1 << 20]))
-def test_working_sets_leave_the_same_machine(program, config, piece):
-    assert states(program, config, fast=True, piece=piece) == states(program, config, fast=False, piece=piece)
+@given(working_sets(), configs, st.sampled_from([97, 1 << 20]), periods)
+def test_working_sets_leave_the_same_machine(program, config, piece, period):
+    fast, plain = (states(program, config, fast=f, piece=piece, period=period) for f in (True, False))
+    assert fast == plain

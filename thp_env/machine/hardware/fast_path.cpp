@@ -27,6 +27,7 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
     // What accesses change.
     u64 elapsed, last_page, last_write;
     u32 sizes;
+    u64 unsampled; // walks that the PMU does not sample before it does
     u64 n = 0, l1_miss = 0, l2_hits = 0, large = 0;
     u64 walks[2][4] = {};  // to PMDs and to PTEs, by the first level that they read
     u64 cost_from[5] = {}; // cycles of a walk to a PTE, by its first level
@@ -39,7 +40,7 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
           pde_in_ring(pde.wide()), contpte(u.m.h->config.tlb.of_size[0][SIZE_CONTPTE] != NIL),
           mm_bits(u64{u.mm} << 4 | 1), l2_hit_ps(u.m.h->config.tlb.l2_hit_cycles * u.cycle), cycle(u.cycle),
           left(u.left), filled_sets(translations.filled_sets), contents(u.m.contents), content(block.content),
-          elapsed(u.elapsed), last_page(u.last_page), last_write(u.last_write), sizes(u.m.h->tlb_sizes) {
+          elapsed(u.elapsed), last_page(u.last_page), last_write(u.last_write), sizes(u.m.h->tlb_sizes), unsampled(u.unsampled()) {
         for (u32 level = 4; level-- > 0;)
             cost_from[level] = cost_from[level + 1] + u.m.h->config.tlb.walk_cycles[level];
     }
@@ -73,6 +74,7 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
         unit.l1_miss += l1_miss;
         unit.l2_miss += l1_miss - l2_hits;
         unit.walks += l1_miss - l2_hits;
+        unit.pass_unsampled(l1_miss - l2_hits);
         unit.large += large;
         u64 cycles = 0;
         for (u32 leaf = 2; leaf < 4; ++leaf) {
@@ -182,6 +184,7 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
 
     // mmu::walk(). pte: where the entry is, if that is known.
     bool walk(u64 address, bool write, u64 *pte) {
+        if (unsampled == 0) return false;
         if (pte) return walk_to<3>(address, write, pte);
         mmu::leaf l;
         if (!unit.find_leaf(address, &l) || l.level < 2) return false;
@@ -195,6 +198,7 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
         if (now != entry) *at = now;
         const u32 first = first_level<Level>(address);
         ++walks[Level - 2][first];
+        --unsampled;
         elapsed += (cost_from[first] - cost_from[Level + 1]) * cycle;
         const u64 flags = (now & PTE_RW) && (now & PTE_DIRTY) ? TLB_WRITE : 0;
         const u32 size = Level == 2 ? SIZE_2M : pte_size(at, address, Joined, contpte);
@@ -277,7 +281,6 @@ u64 run_fast(mmu &unit, const access_block &block, u64 first, u64 end, u64 start
 }
 
 u64 mmu::access_fast(const access_block &block, u64 first, u64 end, u64 start, u64 length) {
-    if (m.h->policy.walk_period) return 0;
     switch (fast) {
     case tlb_array::ORDERED:
         return run_fast<tlb_array::ORDERED>(*this, block, first, end, start, length);

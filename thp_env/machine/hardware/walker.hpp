@@ -94,6 +94,15 @@ struct mmu {
     u32 nested_cost(u64 address, u32 first, u32 last, u64 pfn);
     void shadow_access(u64 address);
     void sample(u64 address, u32 size);
+    // How many walks there are before the one that the PMU samples next; and that so many have been.
+    u64 unsampled() const {
+        const policy_signals &p = m.h->policy;
+        if (!p.walk_period || !weight) return ~0ULL; // weight 0: accesses that are not counted
+        return p.walks_since < p.walk_period ? (p.walk_period - 1 - p.walks_since) / weight : 0;
+    }
+    void pass_unsampled(u64 nr) const {
+        if (m.h->policy.walk_period) m.h->policy.walks_since += nr * weight;
+    }
     void page_access(u64 pfn, bool write, u8 content);
     bool usable(u64 data, u32 size, u64 address, bool write, u8 content);
     mmu_result done(u64 address, bool write, u8 content);
