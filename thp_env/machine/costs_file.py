@@ -13,11 +13,10 @@ from typing import Any
 
 from thp_env.machine.clock import COSTS, COSTS_VARIABLE
 from thp_env.names import did_you_mean
-from thp_env.reading import parse_toml, read_text, reading
+from thp_env.reading import TOML_MAX, parse_toml, read_text, reading
 
 MOST_NS = 1e9
 """No cost of the clock is longer than a second."""
-MOST_BYTES = 1 << 16
 PARTS = ("ns", "spread", "after_idle")
 TEXTS = ("measured", "host")
 
@@ -54,7 +53,7 @@ def read_costs(path: str | os.PathLike[str]) -> HostCosts:
         CostsError: naming the file, the entry, and what would be right.
     """
     with reading(path, CostsError, "a file of costs"):
-        found = parse_toml(read_text(path, MOST_BYTES))
+        found = parse_toml(read_text(path, TOML_MAX))
     for name in found:
         if name not in (*PARTS, *TEXTS):
             raise CostsError(f"{path}: {name!r} is unknown: there are [{'], ['.join(PARTS)}] and {', '.join(TEXTS)}")
