@@ -205,8 +205,12 @@ def _unpacked(file: IO[bytes]) -> Iterator[bytes]:
     raise FileError("the file is truncated: it ends inside an .xz stream")
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     """Read a JSON document as the standard has it: finite numbers, and no key twice.
+
+    Args:
+        text: the document.
+        finite: refuse numbers that are not, which Python writes and the standard does not know.
 
     Raises:
         FileError: with place and reason.
@@ -216,7 +220,8 @@ def parse_json(text: str | bytes) -> Any:
     if sum(map(text.count, ",[{")) > VALUES_MAX:
         raise FileError(f"JSON of more than {VALUES_MAX} values")
     try:
-        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_unique)
+        ways: Any = {"parse_constant": _no_number, "parse_float": _finite} if finite else {}
+        value = json.loads(text, object_pairs_hook=_unique, **ways)
         if re.search(r"\\u[dD][89a-fA-F]", text):
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:

@@ -75,7 +75,7 @@ def _part(path: str | os.PathLike[str], part: str, entries: Any) -> dict[str, fl
         if name not in COSTS:
             hint = did_you_mean(name, COSTS, ".")
             raise CostsError(f"{path}: {name} in [{part}] is no cost{hint} There are {', '.join(COSTS)}")
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
         what = "a share, such as 0.3" if part == "spread" else "a time in ns"
         shown = f"{path}: {name} = {value!r:.40} in [{part}]"
         example = "" if part == "spread" else f" (the clock table has {COSTS[name].ps / 1000:g})"
