@@ -6,6 +6,7 @@ import json
 import lzma
 import os
 import re
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from support.archives import arrays_of, declaring, encrypted, promising, twice, 
 from thp_agents.cli import main
 from thp_agents.learned import shipped
 
-from thp_env.reading import DEPTH_MAX
+from thp_env import reading
+from thp_env.reading import DEPTH_MAX, VALUES_MAX
 
 DATA = Path(__file__).parent / "data"
 HOSTILE = DATA / "hostile"
@@ -24,6 +26,7 @@ MLP, FOREST = Path(shipped()["ppo#0"]), Path(shipped()["rollouts#0"])
 TRAJECTORY, PROGRAM = HOSTILE / "seed_neg.npz", HOSTILE / "w_program.npz"
 DEEP = "[" * 100_000
 DEEP_OBJECT = '{"a":' * 100_000
+MANY = ",".join(f'"{i}":0' for i in range(100_000))
 
 Maker = Callable[[Path], Path]
 
@@ -86,6 +89,8 @@ POLICIES: dict[str, tuple[Maker, str]] = {
     "args.default_sizes a list": (
         header(MLP, lambda h: h["signature"]["arguments"].update(default_sizes=[1])), "default_sizes: a list is not a text",
     ),
+    "a share beyond": (header(MLP, lambda h: h["signature"]["arguments"].update(scan_share=2)), "scan_share must be from 0"),
+    "half a character": (header(MLP, lambda h: h["meta"].update(name="\ud800")), "header: JSON with half of a surrogate"),
     "another workload": (header(MLP, lambda h: h["signature"]["arguments"].update(workload="gups")), "workload is set"),
     "unknown argument": (header(MLP, lambda h: h["signature"]["arguments"].update(windowms=1)), "mean 'window_ms"),
     "seed null": (header(MLP, lambda h: h["meta"].update(seed=None)), "header.meta.seed: "),
@@ -158,6 +163,9 @@ RECORDINGS: dict[str, tuple[Maker, str]] = {
     "steps numbers": (there("steps_int.jsonl"), r"steps\[0\]: 1 is not an object"),
     "an empty operation": (there("op_empty.jsonl"), r"line 1: not a recorded scenario: steps\[0\]: "),
     "second line": (written('{"name": "a", "steps": []}\n[]\n', "r.jsonl"), "line 2: not a recorded scenario"),
+    "nothing": (written("", "r.jsonl"), "there is no recorded scenario"),
+    "a key twice among many": (written(f"{{{MANY},{MANY[-9:]}}}", "r.jsonl"), "'99999' stands twice"),
+    "too many values": (written(f"[{'0,' * VALUES_MAX}0]", "r.jsonl"), f"more than {VALUES_MAX} values"),
     "NaN": (written('{"name": "a", "steps": [], "runs": NaN}\n', "r.jsonl"), "NaN"),
     "no xz": (written(b"nonsense" * 9, "r.jsonl.xz"), "damaged or not an .xz file"),
     "half an xz": (written(lzma.compress(b'{"name": "a"' * 1000)[:-20], "r.jsonl.xz"), "truncated|damaged"),
@@ -188,10 +196,11 @@ AGENTS: dict[str, tuple[Maker, str]] = {
     "seed negative": (written(TOML + "seed = -1\n", "a.toml"), "seed: "),
     "endless steps": (written(TOML + f"steps = {10**30}\n", "a.toml"), "steps: "),
     "no layers": (written(TOML + "net_arch = [0]\n", "a.toml"), "net_arch"),
+    "a share beyond": (written(TOML + "[arguments]\nscan_share = 2\n", "a.toml"), "scan_share must be from 0 to 1"),
     "a workload too many": (written(TOML + '[arguments]\nworkload = "gups"\n', "a.toml"), "workload is set"),
     "deep": (written(f"a = {'[' * 50_000}", "a.toml"), "nested too deep|Invalid"),
     "no text": (written(b"\xff", "a.toml"), "not a text"),
-    "too long": (written("a = 1\n" * 12_000_000, "a.toml"), "longer than 64 MiB"),
+    "too long": (written("a = 1\n" * 12_000, "a.toml"), "longer than 64 KiB"),
 }  # fmt: skip
 
 COMMANDS: dict[str, tuple[dict[str, tuple[Maker, str]], list[str], list[str]]] = {
@@ -220,6 +229,33 @@ def test_it_is_one_line_that_names_file_and_place(
     assert re.search(reason, said.err), said.err
     assert not [p for p in (tmp_path / "here").rglob("*") if p.suffix in (".npz", ".zip")], "nothing is written"
     assert not (tmp_path.parent / "escape-0.npz").exists()
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    _, before, after = COMMANDS[kind]
+    pipe = tmp_path / {"policy": "a.npz", "trajectory": "a.npz", "agent": "a.toml"}.get(kind, "a.txt")
+    os.mkfifo(pipe)
+    monkeypatch.setattr(reading, "WRITER_SECONDS", 0.05)
+    assert main([*before, str(pipe), *after]) == 2
+    assert re.search(f"{pipe}: .*(not a regular file|a pipe that nobody writes to)", capsys.readouterr().err)
+
+
+def test_a_pipe_is_read_when_somebody_writes_to_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    writer = threading.Thread(target=lambda: (tmp_path / "a.txt").write_text("mmap a 4M\nwrite a 0 4M\n"))
+    writer.start()
+    assert main(["workloads", str(tmp_path / "a.txt")]) == 0
+    writer.join()
+    assert capsys.readouterr().out.split()[:2] == ["a", "recording"]
+
+
+def test_a_name_writes_nothing_to_the_terminal_but_itself(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "\x1b[31m\n\x9b.txt").write_text("\x1b]0;x\x07 1\n")
+    assert main(["workloads", str(tmp_path / "\x1b[31m\n\x9b.txt")]) == 2
+    assert capsys.readouterr().err.removesuffix("\n").isprintable()
 
 
 def test_an_endless_device_ends(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

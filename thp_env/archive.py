@@ -1,4 +1,4 @@
-"""Reading .npz files that strangers wrote: without pickles, and never more than was declared.
+"""Reading .npz and .zip files that strangers wrote: without pickles, and never more than was declared.
 
 The list of members is checked before anything is unpacked; of each array what its schema allows, its own header
 declares and the zip's list promises must agree, and no byte more is unpacked.
@@ -12,7 +12,8 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -60,16 +61,52 @@ def read_archive(
         FileError: for the first thing that is not as it should be; the message does not hold the file's name.
         OSError: when it cannot be read.
     """
+    with _opened_archive(path) as archive:
+        members = _members(archive, columns, others, beside, limit)
+        return {name: _array(archive, info, name, columns.get(name, others)) for name, info in members.items()}
+
+
+def read_members(path: str | os.PathLike[str], names: Collection[str], limit: int) -> dict[str, bytes]:
+    """Read some of the files that a .zip file holds.
+
+    Args:
+        path: the file.
+        names: of those that are read; all have to be there.
+        limit: bytes of them together, and of the .zip file.
+
+    Raises:
+        FileError: for the first thing that is not as it should be; the message does not hold the file's name.
+        OSError: when it cannot be read.
+    """
+    if os.path.getsize(path) > limit:
+        raise FileError(f"longer than {limit >> 20} MiB")
+    with _opened_archive(path) as archive:
+        wanted = [info for info in archive.infolist() if info.filename in names]
+        _check_members(wanted, limit)
+        found = {info.filename: info for info in wanted}
+        for name in names:
+            if name not in found:
+                raise FileError(f"there is no {name} in it")
+        if len(found) < len(wanted):
+            raise FileError("a name stands in it twice")
+        return {name: archive.read(info) for name, info in found.items()}
+
+
+@contextmanager
+def _opened_archive(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
     try:
         with opened(path, regular=True) as raw:
             _check_end(raw)
             with zipfile.ZipFile(raw) as archive:
-                members = _members(archive, columns, others, beside, limit)
-                return {name: _array(archive, info, name, columns.get(name, others)) for name, info in members.items()}
+                yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
-        raise FileError(f"truncated or not a .npz file ({error})") from None
+        raise FileError(f"truncated or not a .{_suffix(path)} file ({error})") from None
     except (NotImplementedError, RuntimeError, UnicodeError, OverflowError, MemoryError) as error:
-        raise FileError(f"not a .npz file that NumPy would write ({error})") from None
+        raise FileError(f"not a .{_suffix(path)} file as programs write it ({error})") from None
+
+
+def _suffix(path: str | os.PathLike[str]) -> str:
+    return "npz" if os.fspath(path).endswith(".npz") else "zip"
 
 
 def read_header(arrays: dict[str, np.ndarray]) -> Any:
@@ -91,7 +128,7 @@ def _check_end(raw: IO[bytes]) -> None:
     tail = raw.read()
     at = tail.rfind(END)
     if at < 0 or len(tail) - at < END_SIZE:
-        raise FileError("truncated or not a .npz file (it has no list of members)")
+        raise FileError("truncated or no archive (it has no list of members)")
     if tail[max(0, at - 20) : at].startswith(END_64) or size > UNPACKED_MAX:
         raise FileError("an archive of more than 4 GiB or 65,535 members")
     if (length := struct.unpack("<I", tail[at + 12 : at + 16])[0]) > DIRECTORY_MAX:
@@ -111,19 +148,26 @@ def _members(
             raise FileError(f"unknown array {info.filename[:60]!r}{did_you_mean(name, columns)}")
         if name in found:
             raise FileError(f"{name} stands in it twice")
-        if info.flag_bits & ENCRYPTED:
-            raise FileError(f"{name} is encrypted")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise FileError(f"{name} is packed by a method that NumPy does not use")
         found[name] = info
-    if len(found) > MEMBERS_MAX:
-        raise FileError(f"{len(found)} arrays; at most {MEMBERS_MAX} are read")
-    if (total := sum(info.file_size for info in found.values())) > limit:
-        raise FileError(f"{total >> 20} MiB unpacked; at most {limit >> 20} MiB are read")
+    _check_members(list(found.values()), limit)
     for name, column in columns.items():
         if name not in found and not column.optional:
             raise FileError(f"there is no {name} in it")
     return found
+
+
+def _check_members(members: Sequence[zipfile.ZipInfo], limit: int) -> None:
+    """Refuse, before anything is unpacked, what cannot or must not be."""
+    if len(members) > MEMBERS_MAX:
+        raise FileError(f"{len(members)} arrays; at most {MEMBERS_MAX} are read")
+    for info in members:
+        name = info.filename.removesuffix(".npy")
+        if info.flag_bits & ENCRYPTED:
+            raise FileError(f"{name} is encrypted")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise FileError(f"{name} is packed by a method that NumPy does not use")
+    if (total := sum(info.file_size for info in members)) > limit:
+        raise FileError(f"{total >> 20} MiB unpacked; at most {limit >> 20} MiB are read")
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, column: Column | None) -> np.ndarray:

@@ -7,8 +7,11 @@ import json
 import lzma
 import math
 import os
+import re
+import select
 import stat
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -17,6 +20,10 @@ UNPACKED_MAX = 1 << 30
 """Bytes that a file may hold, unpacked."""
 TEXT_MAX = 64 << 20
 """Bytes of a text that is read as a whole: a program, a configuration, a JSON document."""
+TOML_MAX = 1 << 16
+"""Bytes of a TOML document, whose parser is slow."""
+VALUES_MAX = 4 << 20
+"""Values of a JSON document."""
 LINE_MAX = 64 << 20
 """Bytes of a line of a file that is read line by line."""
 DEPTH_MAX = 32
@@ -30,6 +37,8 @@ HEADER_MAX = 4096
 XZ_MEMORY_MAX = 256 << 20
 """Bytes that unpacking an .xz file may take, which its header asks for; `xz -9` takes 65 MiB."""
 BLOCK = 1 << 18
+WRITER_SECONDS = 3.0
+"""How long a named pipe that nobody has open for writing is waited for."""
 
 
 class FileError(ValueError):
@@ -68,11 +77,33 @@ def opened(path: str | os.PathLike[str], *, regular: bool = False) -> IO[bytes]:
         FileError: when it is no such file.
         OSError: when it cannot be opened.
     """
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NONBLOCK if regular else 0)), "rb")
-    if regular and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise FileError("not a regular file")
-    return file
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(number).st_mode
+        if regular and not stat.S_ISREG(mode):
+            raise FileError("not a regular file")
+        if stat.S_ISDIR(mode):
+            raise FileError("a folder")
+        if stat.S_ISFIFO(mode):
+            _await_writer(number)
+        os.set_blocking(number, True)
+    except BaseException:
+        os.close(number)
+        raise
+    return os.fdopen(number, "rb")
+
+
+def _await_writer(pipe: int) -> None:
+    """Wait until something comes from a pipe; who has it open may take any time."""
+    arrival = select.poll()
+    arrival.register(pipe, select.POLLIN)
+    if arrival.poll(WRITER_SECONDS * 1000):
+        return
+    try:
+        os.read(pipe, 1)
+    except BlockingIOError:
+        return
+    raise FileError("a pipe that nobody writes to")
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int = TEXT_MAX) -> bytes:
@@ -174,20 +205,31 @@ def _unpacked(file: IO[bytes]) -> Iterator[bytes]:
     raise FileError("the file is truncated: it ends inside an .xz stream")
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     """Read a JSON document as the standard has it: finite numbers, and no key twice.
+
+    Args:
+        text: the document.
+        finite: refuse numbers that are not, which Python writes and the standard does not know.
 
     Raises:
         FileError: with place and reason.
     """
+    if isinstance(text, bytes):
+        text = decoded(text)
+    if sum(map(text.count, ",[{")) > VALUES_MAX:
+        raise FileError(f"JSON of more than {VALUES_MAX} values")
     try:
-        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_unique)
+        ways: Any = {"parse_constant": _no_number, "parse_float": _finite} if finite else {}
+        value = json.loads(text, object_pairs_hook=_unique, **ways)
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise CutOffError(f"line {error.lineno}, column {error.colno}: malformed JSON ({error.msg})") from None
     except RecursionError:
         raise FileError(f"JSON that is nested deeper than {DEPTH_MAX}") from None
-    except UnicodeDecodeError as error:
-        raise FileError(f"byte {error.start}: not a text in UTF-8") from None
+    except UnicodeEncodeError:
+        raise FileError("JSON with half of a surrogate pair, which is no text") from None
     except FileError:
         raise
     except ValueError as error:  # an integer of thousands of digits
@@ -223,12 +265,17 @@ def _finite(text: str) -> float:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise FileError(f"the key {next(n for n in names if names.count(n) > 1)[:40]!r} stands twice in an object")
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise FileError(f"the key {twice[:40]!r} stands twice in an object")
     return found
+
+
+def printable(text: str) -> str:
+    """Return a text with a space for each line end, control character and half of a character."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def one_line(text: str) -> str:
     """Return a message without line ends and control characters that a file may have put into it."""
-    shown = "".join(c if c.isprintable() else " " for c in text)
+    shown = printable(text)
     return shown if len(shown) <= 500 else f"{shown[:500]}..."

@@ -99,12 +99,15 @@ def read_recordings(path: Path) -> Iterator[dict]:
         RecordingFileError: with file, line and reason.
     """
     with reading(path, RecordingFileError):
+        number = 0
         for number, line in lines(path):
             try:
                 fit(record := parse_json(line), Recording)
             except FileError as error:
                 raise FileError(f"line {number}: not a recorded scenario: {error}") from None
             yield record
+        if not number:
+            raise FileError("there is no recorded scenario in it")
 
 
 LAYOUT_DTYPE = np.dtype(

@@ -8,6 +8,7 @@ or `Any`.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from numbers import Integral, Real
@@ -90,7 +91,7 @@ def fit(value: Any, schema: Any, place: str = "") -> None:
     elif schema in (int, float):
         kind = Integral if schema is int else Real
         _require(isinstance(value, kind) and not isinstance(value, bool), value, NAMES[schema], place)
-        _require(schema is int or math.isfinite(value), value, "a finite number", place)
+        _require(schema is int or abs(value) <= sys.float_info.max, value, "a finite number", place)
     elif origin is Callable or schema is Callable:
         _require(callable(value), value, "a function", place)
     else:

@@ -51,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
     if args.choose and suite != "validation":
         raise PolicyError("--choose goes with --suite validation: choosing on anything else would be cheating")
     if shown:
-        return _show(shown, args, ())
+        try:
+            return _show(shown, args, ())
+        except KeyError as error:
+            raise PolicyError(f"{args.show}: there is no {error} among what was measured of a run") from None
     choice = load_choice()
     if suite in SUITES and SUITES[suite].tests and (choice is None or choice.behaviour != BEHAVIOUR):
         raise PolicyError("nothing was chosen on validation under this behaviour of the simulator: run "

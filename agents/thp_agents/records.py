@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from thp_agents.policy import PolicyError
 from thp_env.names import did_you_mean
-from thp_env.reading import FileError, parse_json, parse_toml, read_text, reading
+from thp_env.reading import TOML_MAX, FileError, parse_json, parse_toml, read_text, reading
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         PolicyError: naming the file, the place and the reason.
     """
     with reading(path, PolicyError, "an agent"):
-        return parse_toml(read_text(path))
+        return parse_toml(read_text(path, TOML_MAX))
 
 
 def _finite(value: Any, place: str, depth: int = 32) -> None:

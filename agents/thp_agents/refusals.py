@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from thp_env.reading import printable
+
 EXTRAS = {
     "agents": ("matplotlib", "sb3_contrib", "sklearn", "stable_baselines3", "tensorboard", "torch", "tqdm"),
     "tune": ("optuna",),
@@ -16,7 +18,7 @@ EXTRAS = {
 
 def refused(error: Exception) -> int:
     """Print what went wrong in one line, and return the exit code."""
-    print(f"thp-env: {' '.join(_reason(error).split())}", file=sys.stderr)
+    print(f"thp-env: {printable(' '.join(_reason(error).split()))}", file=sys.stderr)
     return 2
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import pickle
 import shutil
 import zipfile
@@ -134,7 +136,7 @@ def test_nothing_in_the_files_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for name in old.namelist():
             with new.open(name, "w") as file:
                 torch.save(weights, file) if name == "policy.pth" else file.write(old.read(name))
-    with pytest.raises(PolicyError, match=r"worse.zip: not a model of Stable-Baselines3 \("):
+    with pytest.raises(PolicyError, match=r"worse.zip: .* policy.pth .* holds something else"):
         load_sb3("worse.zip")
     assert not Path("exploded").exists()
     pickle.loads(pickle.dumps(Bomb()))
@@ -184,6 +186,53 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, capsys: pytest.Captur
         assert "\n" not in str(refused.value)
     assert main(["evaluate", "--policies", f"sb3:{tmp_path / 'none.zip'}", "--workloads", "sqlite_memory"]) == 2
     assert capsys.readouterr().err == f"thp-env: {tmp_path / 'none.zip'}: no such file\n"
+
+
+def with_weights(path: Path, to: Path, saved: Any) -> str:
+    """Copy a model with other weights: bytes, or what is given to torch.save."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(to, "w") as new:
+        for name in old.namelist():
+            with new.open(name, "w") as file:
+                if name != "policy.pth" or isinstance(saved, bytes):
+                    file.write(saved if name == "policy.pth" else old.read(name))
+                else:
+                    torch.save(saved, file)
+    return str(to)
+
+
+def test_nothing_in_the_files_takes_all_memory_or_time(tmp_path: Path) -> None:
+    envs = VecNormalize(flat("thp_env/VmaOrder-v0"))
+    trained(PPO, envs).save(tmp_path / "mine")
+    mine = tmp_path / "mine.zip"
+    with zipfile.ZipFile(mine) as file:
+        weights = torch.load(io.BytesIO(file.read("policy.pth")), weights_only=True)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file, file.open("policy/data/0", "w") as record:
+        for _ in range(300):
+            record.write(bytes(1 << 20))
+    os.mkfifo(tmp_path / "pipe.zip")
+    os.mkfifo(tmp_path / "pipe.pkl")
+    (tmp_path / "long.pkl").write_bytes(bytes(5 << 20))
+    (tmp_path / "room.pkl").write_bytes(b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b".")
+    (tmp_path / "index.pkl").write_bytes(b"\x80\x04Nr\xff\xff\xff\x7f.")
+    (tmp_path / "five.pkl").write_bytes(pickle.dumps(envs, 5))
+    one = {"action_net.bias": torch.zeros(1).expand(1 << 40)}
+    wrong = {"action_net.bias": weights["action_net.bias"].to(torch.complex64)}
+    for spec, message in (
+        (tmp_path / "pipe.zip", "pipe.zip: .*not a regular file"),
+        (f"{mine},{tmp_path / 'pipe.pkl'}", "pipe.pkl: .*not a regular file"),
+        (f"{mine},{tmp_path / 'long.pkl'}", "long.pkl: .*longer than 4 MiB"),
+        (f"{mine},{tmp_path / 'room.pkl'}", "room.pkl: .*damaged"),
+        (f"{mine},{tmp_path / 'index.pkl'}", "index.pkl: .*damaged"),
+        (with_weights(mine, tmp_path / "a.zip", packed.getvalue()), "a.zip: .*more than 256 MiB unpacked"),
+        (with_weights(mine, tmp_path / "b.zip", weights | one), "b.zip: .*weights of more than 256 MiB"),
+        (with_weights(mine, tmp_path / "c.zip", weights | wrong), "c.zip: .*not finite numbers"),
+        (with_weights(mine, tmp_path / "d.zip", [weights]), "d.zip: .*something else than weights"),
+        (changed(mine, tmp_path / "e.zip", policy_class=""), "e.zip: not a model of Stable-Baselines3"),
+    ):
+        with pytest.raises(PolicyError, match=message):
+            find_policy(f"sb3:{spec}")
+    assert load_sb3(f"{mine},{tmp_path / 'five.pkl'}").statistics
 
 
 def test_one_flag_evaluates_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

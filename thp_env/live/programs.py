@@ -185,7 +185,10 @@ def programs_of(paths: Iterable[Path]) -> list[LiveProgram]:
     """
     files: list[Path] = []
     for path in paths:
-        files += sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+        found = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+        if not found:
+            raise LiveError(f"{path}: there is no file in it")
+        files += found
     if not files:
         raise LiveError("no program: name a file in the language of trace programs, or a folder of them")
     return [LiveProgram.load(file) for file in files]

@@ -13,11 +13,10 @@ from typing import Any
 
 from thp_env.machine.clock import COSTS, COSTS_VARIABLE
 from thp_env.names import did_you_mean
-from thp_env.reading import parse_toml, read_text, reading
+from thp_env.reading import TOML_MAX, parse_toml, read_text, reading
 
 MOST_NS = 1e9
 """No cost of the clock is longer than a second."""
-MOST_BYTES = 1 << 16
 PARTS = ("ns", "spread", "after_idle")
 TEXTS = ("measured", "host")
 
@@ -54,7 +53,7 @@ def read_costs(path: str | os.PathLike[str]) -> HostCosts:
         CostsError: naming the file, the entry, and what would be right.
     """
     with reading(path, CostsError, "a file of costs"):
-        found = parse_toml(read_text(path, MOST_BYTES))
+        found = parse_toml(read_text(path, TOML_MAX))
     for name in found:
         if name not in (*PARTS, *TEXTS):
             raise CostsError(f"{path}: {name!r} is unknown: there are [{'], ['.join(PARTS)}] and {', '.join(TEXTS)}")
@@ -76,7 +75,7 @@ def _part(path: str | os.PathLike[str], part: str, entries: Any) -> dict[str, fl
         if name not in COSTS:
             hint = did_you_mean(name, COSTS, ".")
             raise CostsError(f"{path}: {name} in [{part}] is no cost{hint} There are {', '.join(COSTS)}")
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
         what = "a share, such as 0.3" if part == "spread" else "a time in ns"
         shown = f"{path}: {name} = {value!r:.40} in [{part}]"
         example = "" if part == "spread" else f" (the clock table has {COSTS[name].ps / 1000:g})"

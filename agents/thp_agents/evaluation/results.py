@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -21,6 +21,7 @@ from thp_agents.evaluation.choice import Choice
 from thp_agents.evaluation.comparison import Comparison
 from thp_agents.evaluation.episode import Run
 from thp_agents.evaluation.run import Entry, Failure
+from thp_agents.evaluation.scores import NEVER
 from thp_agents.evaluation.suites import Case, content
 from thp_agents.files import write_text
 from thp_agents.policy import PolicyError
@@ -33,10 +34,14 @@ FORMAT = "thp_env results 1"
 Kind = Literal["heuristic", "learned", "reference"]
 
 
+Label = Annotated[str, msgspec.Meta(max_length=1000)]
+"""What stands in tables and pictures, which would take for ever over anything longer."""
+
+
 class PolicyRow(msgspec.Struct, forbid_unknown_fields=True):
     """A policy that took part: the fields of `run.Entry` that outlive the process."""
 
-    name: str
+    name: Label
     training: Natural
     kind: Kind
     digest: str = ""
@@ -57,10 +62,10 @@ class ProgramRow(msgspec.Struct, forbid_unknown_fields=True):
 class RunRow(msgspec.Struct, forbid_unknown_fields=True):
     """One run: the fields of `episode.Run`, without pictures."""
 
-    policy: str
+    policy: Label
     training: Natural
-    family: str
-    workload: str
+    family: Label
+    workload: Label
     seed: Natural
     decisions: Natural
     reason: str
@@ -197,6 +202,8 @@ def load_results(path: Path) -> Results:
     try:
         results = msgspec.convert(file.results, Results, strict=True)
         results.comparison.costs  # noqa: B018 -- says which run is missing
+        if not any(run.policy == NEVER for run in results.runs):
+            raise ValueError(f"{NEVER} did not run")
     except (ValueError, KeyError, StopIteration) as error:
         raise PolicyError(f"{path}: {error or 'there is no run in it'}") from None
     return results

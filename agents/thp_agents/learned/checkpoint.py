@@ -15,8 +15,10 @@ import numpy as np
 
 from thp_agents.learned.config import AgentConfig
 from thp_agents.policy import PolicyError
+from thp_env.archive import read_members
 from thp_env.files import whole_file
 from thp_env.machine.behaviour import BEHAVIOUR
+from thp_env.reading import UNPACKED_MAX, FileError, parse_json
 
 MEMBER = "training.json"
 """In the checkpoint, which is a zip file whatever wrote it."""
@@ -55,9 +57,8 @@ def check_checkpoint(path: Path, config: AgentConfig) -> None:
     if not path.exists():
         raise PolicyError(f"nothing to resume: there is no {path}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            was = json.loads(archive.read(MEMBER))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, RecursionError) as error:
+        was = parse_json(read_members(path, [MEMBER], UNPACKED_MAX)[MEMBER])
+    except (OSError, FileError) as error:
         raise PolicyError(f"{path}: not a checkpoint of this agent ({error}); train without --resume") from None
     if difference := _difference(was, identity(config)):
         raise PolicyError(f"{path}: the checkpoint of another training: {difference}; train without --resume, "

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import gymnasium
 from msgspec import Meta
 
 from thp_agents.corpus import corpus as recorded_programs
@@ -198,8 +199,12 @@ def check_own_arguments(environment: str, arguments: dict[str, Any], place: str 
         place: what to call them in an error.
 
     Raises:
-        FileError: for one that there is not, that is not the agent's to set, or of the wrong type.
+        FileError: for one that there is not, that is not the agent's to set, or with which none can be made.
     """
     if others := sorted(NOT_ITS_OWN & arguments.keys()):
         raise FileError(f"{place}: {others[0]} is set by who trains or evaluates, not by an agent")
     check_arguments(environment, arguments, place)
+    try:
+        gymnasium.make(environment, **arguments)
+    except ValueError as error:
+        raise FileError(f"{place}: {error}") from None

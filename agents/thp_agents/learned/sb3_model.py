@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import pickle
 import re
+import struct
+import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -23,13 +24,21 @@ from gymnasium.spaces import Discrete, flatdim
 import thp_env
 from thp_agents.learned.networks import Mlp, flat
 from thp_agents.policy import Policy, PolicyError
+from thp_env.archive import read_members
 from thp_env.envs.actions import ACTION_SETS
+from thp_env.reading import FileError, opened, parse_json, reading
 
 ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu"}
 """Of PyTorch's activations those that can be run here, and their names in `networks.ACTIVATIONS`."""
 
 LARGEST = 256 << 20
-"""Bytes of a part of a file that are read."""
+"""Bytes of a file that are read, packed or not."""
+
+STATISTICS_MAX = 4 << 20
+"""Bytes of a file of VecNormalize."""
+
+PARTS = ("data", "policy.pth", "_stable_baselines3_version")
+"""Of a model's zip what is read."""
 
 
 class Statistics(NamedTuple):
@@ -109,18 +118,18 @@ def load_sb3(files: str) -> SB3Policy:
         path.with_name("vecnormalize.pkl"), path.parent / path.stem / "vecnormalize.pkl",
     ]  # fmt: skip
     found = next((p for p in beside if named or p.is_file()), None)
+    statistics = _statistics(found) if found else None
     try:
         sizes = _action_sizes(data["action_space"])
         network = _network(weights, data, sum(sizes))
-        statistics = _statistics(found) if found else None
         environment = _environment(sizes, "nvec" in data["action_space"], network.shape[0])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        masked = "maskable" in str(data["policy_class"].get("__module__", ""))
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise PolicyError(f"{path}: {error if isinstance(error, ValueError) else 'not a model of Stable-Baselines3'}"
                           ) from None  # fmt: skip
     if statistics and sum(np.size(v) for v in statistics.mean.values()) > network.shape[0]:
         raise PolicyError(f"{found}: statistics of other observations than those of {path}")
-    masked = "maskable" in str(data["policy_class"].get("__module__", ""))
-    parts = [path.read_bytes(), *([found.read_bytes()] if found else [])]
+    parts = [file.read_bytes() for file in (path, found) if file]
     source = f"Stable-Baselines3 {version}, {path.name}" + (f" with {found.name}" if found else "")
     digest = hashlib.sha256(b"".join(parts)).hexdigest()[:12]
     return SB3Policy(path.stem, source, network, environment, masked, statistics, digest)
@@ -128,25 +137,33 @@ def load_sb3(files: str) -> SB3Policy:
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], str]:
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError:
         raise PolicyError("models of Stable-Baselines3 need torch: pip install 'thp-env[agents]'") from None
-    try:
-        with zipfile.ZipFile(path) as file:
-            for info in file.infolist():
-                if info.file_size > LARGEST:
-                    raise PolicyError(f"{path}: {info.filename} is larger than {LARGEST >> 20} MiB")
-            data = json.loads(file.read("data"))
-            version = file.read("_stable_baselines3_version").decode(errors="replace").strip()
-            stored = torch.load(io.BytesIO(file.read("policy.pth")), map_location="cpu", weights_only=True)
-        return {name: tensor.numpy() for name, tensor in stored.items()}, data, version
-    except FileNotFoundError:
-        raise PolicyError(f"{path}: no such file") from None
-    except PolicyError:
-        raise
-    except Exception as error:  # torch raises whatever it finds
-        reason = str(error).partition("\n")[0][:120]
-        raise PolicyError(f"{path}: not a model of Stable-Baselines3 ({reason})") from None
+    with reading(path, PolicyError, "a model of Stable-Baselines3"):
+        parts = read_members(path, PARTS, LARGEST)
+        data = parse_json(parts["data"], finite=False)
+        try:
+            weights = _weights(parts["policy.pth"])
+        except FileError:
+            raise
+        except Exception:  # torch raises whatever it finds
+            raise FileError("policy.pth is damaged, or holds something else than weights") from None
+    return weights, data, parts["_stable_baselines3_version"].decode(errors="replace").strip()
+
+
+def _weights(saved: bytes) -> dict[str, np.ndarray]:
+    """Read what torch.save wrote: a zip, whose records torch unpacks whatever their size; so may tensors be."""
+    import torch
+
+    with zipfile.ZipFile(io.BytesIO(saved)) as records:
+        if sum(info.file_size for info in records.infolist()) > LARGEST:
+            raise FileError(f"policy.pth: more than {LARGEST >> 20} MiB unpacked")
+    with warnings.catch_warnings(action="ignore"):
+        stored = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+    if sum(tensor.numel() * tensor.element_size() for tensor in stored.values()) > LARGEST:
+        raise FileError(f"policy.pth: weights of more than {LARGEST >> 20} MiB")
+    return {name: tensor.numpy() for name, tensor in stored.items()}
 
 
 def _action_sizes(space: dict[str, Any]) -> list[int]:
@@ -183,8 +200,8 @@ def _network(weights: dict[str, np.ndarray], data: dict[str, Any], actions: int)
     activation = told[1] if told else usual
     if activation not in ACTIVATIONS:
         raise ValueError(f"its activation {activation} is none of {', '.join(ACTIVATIONS)}")
-    if not all(np.isfinite(a).all() for a in arrays.values()):
-        raise ValueError("holds weights that are not finite")
+    if not all(a.dtype.kind == "f" and np.isfinite(a).all() for a in arrays.values()):
+        raise ValueError("holds weights that are not finite numbers")
     return Mlp(arrays, ACTIVATIONS[activation])
 
 
@@ -239,37 +256,88 @@ class _Inert:
     append = extend = add = __call__
 
 
-_CORE = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
-_ARRAYS = {
-    ("numpy", "ndarray"), ("numpy", "dtype"), (f"{_CORE}.numeric", "_frombuffer"),
-    (f"{_CORE}.multiarray", "_reconstruct"), (f"{_CORE}.multiarray", "scalar"),
+class _Type:
+    """Stands for a NumPy dtype of plain numbers."""
+
+    def __init__(self, name: str, *arguments: Any) -> None:
+        """Take its name, such as "f8"."""
+        self.dtype = np.dtype(name)
+        if self.dtype.kind not in "fiub" or self.dtype.subdtype:
+            raise ValueError(name)
+
+    def __setstate__(self, state: Any) -> None:
+        """Take the order of bytes."""
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for a NumPy array, which gets what it holds after it has been made."""
+
+    def __init__(self, *arguments: Any) -> None:
+        """Make one that holds nothing."""
+        self.values = np.empty(0)
+
+    def __setstate__(self, state: Any) -> None:
+        """Take what it holds."""
+        _, shape, kind, fortran, data = state
+        self.values = _filled(data, kind, shape, "F" if fortran else "C").values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Return it as an array."""
+        return np.array(self.values, dtype)
+
+
+def _filled(data: Any, kind: _Type, shape: Any, order: Any) -> _Array:
+    array = _Array()
+    array.values = np.frombuffer(data, kind.dtype).reshape(shape, order=order)
+    return array
+
+
+def _scalar(kind: _Type, data: Any) -> float:
+    return np.frombuffer(data, kind.dtype)[0]
+
+
+_KNOWN = {
+    ("numpy", "dtype"): _Type, ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.numeric", "_frombuffer"): _filled, ("numpy._core.multiarray", "scalar"): _scalar,
 }  # fmt: skip
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # the one in Python: that in C makes room for whatever an index says
     def find_class(self, module: str, name: str) -> Any:
-        """Return NumPy's own makers of arrays, and for everything else a class that does nothing."""
-        module = module.replace("numpy._core", _CORE).replace("numpy.core", _CORE)
-        return super().find_class(module, name) if (module, name) in _ARRAYS else type(name, (_Inert,), {})
+        """Return what stands for NumPy's arrays, and for everything else a class that does nothing."""
+        known = _KNOWN.get((module.replace("numpy.core", "numpy._core"), name))
+        return known or type(str(name), (_Inert,), {})
+
+    def _bytearray(self: Any) -> None:
+        """Take an array of bytes, for which Python's own makes room before it has read it."""
+        self.append(bytearray(self.read(struct.unpack("<Q", self.read(8))[0])))
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _bytearray}
 
 
 def _statistics(path: Path) -> Statistics | None:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise PolicyError(f"{path}: larger than {LARGEST >> 20} MiB")
-        with path.open("rb") as file:
-            kept = vars(_Unpickler(file).load())
-        if not kept.get("norm_obs", True):
-            return None
-        rms = kept["obs_rms"] if isinstance(kept["obs_rms"], dict) else {"": kept["obs_rms"]}
-        mean = {key: np.asarray(value.mean, np.float64) for key, value in rms.items()}
-        var = {key: np.asarray(value.var, np.float64) for key, value in rms.items()}
-        if not all(np.isfinite(a).all() for a in [*mean.values(), *var.values()]):
-            raise ValueError
-        return Statistics(mean, var, float(kept["epsilon"]), float(kept["clip_obs"]))
-    except FileNotFoundError:
-        raise PolicyError(f"{path}: no such file") from None
-    except PolicyError:
-        raise
-    except Exception:  # a pickle can raise anything
-        raise PolicyError(f"{path}: not statistics that VecNormalize saved") from None
+    with reading(path, PolicyError, "statistics that VecNormalize saved"):
+        with opened(path, regular=True) as file:
+            data = file.read(STATISTICS_MAX + 1)
+        if len(data) > STATISTICS_MAX:
+            raise FileError(f"longer than {STATISTICS_MAX >> 20} MiB")
+        try:
+            return _unpickled(data)
+        except Exception:  # a pickle can raise anything
+            raise FileError("damaged") from None
+
+
+def _unpickled(data: bytes) -> Statistics | None:
+    kept = vars(_Unpickler(io.BytesIO(data)).load())
+    if not kept.get("norm_obs", True):
+        return None
+    rms = kept["obs_rms"] if isinstance(kept["obs_rms"], dict) else {"": kept["obs_rms"]}
+    mean = {str(key): np.asarray(value.mean, np.float64) for key, value in rms.items()}
+    var = {str(key): np.asarray(value.var, np.float64) for key, value in rms.items()}
+    epsilon, clip = float(kept["epsilon"]), float(kept["clip_obs"])
+    for key, values in mean.items():
+        fits = values.shape == var[key].shape and np.isfinite(values).all() and np.isfinite(var[key]).all()
+        if not fits or not np.isfinite(epsilon) or (var[key] + epsilon <= 0).any() or not clip >= 0:
+            raise ValueError(key)
+    return Statistics(mean, var, epsilon, clip)

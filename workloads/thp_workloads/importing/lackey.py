@@ -12,7 +12,7 @@ import numpy as np
 from thp_env.machine.layout import PAGE_SIZE, TASK_SIZE
 from thp_env.machine.program import Program
 from thp_env.machine.program_check import ProgramError
-from thp_env.reading import FileError, one_line
+from thp_env.reading import FileError, one_line, opened
 from thp_workloads.importing.errors import ImportingError
 from thp_workloads.importing.process_log import BRK_START, GAP
 from thp_workloads.recording import windows as sampling
@@ -66,7 +66,7 @@ def read_lackey(path: Path, pid: int | None = None) -> Program:
 
 def _blocks(path: Path) -> Iterator[bytes]:
     """Yield the log in blocks of whole lines, ended as on Unix; what stands behind the last end of a line at last."""
-    with path.open("rb") as file:
+    with opened(path, regular=True) as file:
         kept = b""
         while block := file.read(BLOCK):
             head, end, kept_next = (kept + block).rpartition(b"\n")

@@ -60,8 +60,10 @@ def read_perf(path: Path, pid: int | None = None) -> Program:
         ImportingError: for the first line that perf would not print, or a file without such events.
     """
     reader = _Reader(path, pid)
-    with opened(path) as file:
-        recorded = file.read(len(MAGIC)) == MAGIC
+    recorded = False
+    if path.is_file():  # what a pipe gives is read once
+        with opened(path) as file:
+            recorded = file.read(len(MAGIC)) == MAGIC
     for number, line in _script(path) if recorded else lines(path, whole=True):
         if line.strip() and not line.startswith("#"):
             reader.line(number, line)

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from thp_env.machine.program import Program
-from thp_env.reading import parse_toml, read_text, reading
+from thp_env.reading import TOML_MAX, parse_toml, read_text, reading
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.record import check_writable, record, save
 from thp_workloads.recording.tool import built
@@ -200,7 +200,7 @@ def read_recipe(path: Path) -> Recipe:
         RecordingError: when it cannot be read or is not one.
     """
     with reading(path, RecordingError, "a recipe"):
-        data = parse_toml(read_text(path))
+        data = parse_toml(read_text(path, TOML_MAX))
     known = {f.name: str(f.type) for f in fields(Recipe)}
     unknown = sorted(set(data) - set(known))
     if unknown:
