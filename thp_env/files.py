@@ -96,13 +96,13 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     if _stream(path):
-        wanted = path
+        target = path
     else:
-        wanted = Path(os.path.realpath(path)).parent
-        if not wanted.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"there is no folder {wanted}", str(path))
-    if not os.access(wanted, os.W_OK):
-        raise PermissionError(errno.EACCES, f"no permission to write to {wanted}", str(path))
+        target = Path(os.path.realpath(path)).parent
+        if not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"there is no folder {target}", str(path))
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, f"no permission to write to {target}", str(path))
 
 
 def _stream(path: Path) -> bool:

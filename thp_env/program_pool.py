@@ -31,11 +31,11 @@ class ProgramPool:
         for k in range(each):  # of every workload the first ones first
             for futures, workload, n in zip(self._futures, workloads, self._numbers, strict=True):
                 if k < n:
-                    futures.append(self._threads.submit(self._drawn, workload, k))
+                    futures.append(self._threads.submit(self._draw, workload, k))
         self.workloads = [replace(w, sample=_Draw(self, i), variants={}) for i, w in enumerate(workloads)]
         """The workloads, drawing from the pool."""
 
-    def _drawn(self, workload: Workload, k: int) -> Instance:
+    def _draw(self, workload: Workload, k: int) -> Instance:
         return workload.draw(np.random.default_rng(self._first + k))
 
     def instance(self, i: int, k: int) -> Instance:
@@ -43,7 +43,7 @@ class ProgramPool:
         future = self._futures[i][k]
         if future.cancel():
             future = self._futures[i][k] = Future()
-            future.set_result(self._drawn(self._of[i], k))
+            future.set_result(self._draw(self._of[i], k))
         return future.result()
 
     def __len__(self) -> int:

@@ -61,7 +61,7 @@ def reading(path: str | os.PathLike[str], error: type[ValueError], what: str = "
         raise error(f"{path}: {what and f'not {what}: '}{one_line(str(reason))}") from None
 
 
-def opened(path: str | os.PathLike[str], *, regular: bool = False) -> IO[bytes]:
+def open_file(path: str | os.PathLike[str], *, regular: bool = False) -> IO[bytes]:
     """Open a file for reading; `regular`: not a pipe or a device, which could last for ever.
 
     Raises:
@@ -82,7 +82,7 @@ def read_bytes(path: str | os.PathLike[str], limit: int = TEXT_MAX) -> bytes:
         FileError: when that is more than `limit` bytes.
         OSError: when it cannot be read.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise FileError(f"longer than {f'{limit >> 20} MiB' if limit >> 20 else f'{limit >> 10} KiB'}")
@@ -123,26 +123,26 @@ def lines(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[tupl
         FileError: for a line that is too long or no text, a file that is too long or cut off, or damaged packing.
         OSError: when it cannot be read.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         blocks = _unpacked(file) if os.fspath(path).endswith(".xz") else iter(lambda: file.read(BLOCK), b"")
-        number, kept, total = 0, io.BytesIO(), 0
+        number, buffer, total = 0, io.BytesIO(), 0
         for block in blocks:
             total += len(block)
             if total > UNPACKED_MAX:
                 raise FileError(f"line {number + 1}: longer than {UNPACKED_MAX >> 20} MiB in all")
-            *ended, rest = block.split(b"\n")
-            for part in ended:
-                kept.write(part)
+            *whole_lines, tail = block.split(b"\n")
+            for part in whole_lines:
+                buffer.write(part)
                 number += 1
-                yield number, _line(kept.getvalue(), number)
-                kept = io.BytesIO()
-            kept.write(rest)
-            if kept.tell() > LINE_MAX:
+                yield number, _line(buffer.getvalue(), number)
+                buffer = io.BytesIO()
+            buffer.write(tail)
+            if buffer.tell() > LINE_MAX:
                 raise FileError(f"line {number + 1}: longer than {LINE_MAX >> 20} MiB")
-        if kept.tell() and whole:
+        if buffer.tell() and whole:
             raise FileError(f"line {number + 1}: the log is truncated: it ends inside a line")
-        if kept.tell():
-            yield number + 1, _line(kept.getvalue(), number + 1)
+        if buffer.tell():
+            yield number + 1, _line(buffer.getvalue(), number + 1)
 
 
 def _line(data: bytes, number: int) -> str:
@@ -221,14 +221,14 @@ def _finite(text: str) -> float:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         names = [name for name, _ in pairs]
         raise FileError(f"the key {next(n for n in names if names.count(n) > 1)[:40]!r} stands twice in an object")
-    return found
+    return result
 
 
 def one_line(text: str) -> str:
     """Return a message without line ends and control characters that a file may have put into it."""
-    shown = "".join(c if c.isprintable() else " " for c in text)
-    return shown if len(shown) <= 500 else f"{shown[:500]}..."
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return printable if len(printable) <= 500 else f"{printable[:500]}..."

@@ -75,8 +75,8 @@ def fit(value: Any, schema: Any, place: str = "") -> None:
     elif origin in (Union, UnionType):
         _one_of(value, inner, place)
     elif origin is Literal:
-        if not any(type(value) is type(known) and value == known for known in inner):
-            raise FileError(f"{_at(place)}{_shown(value)} is not known{did_you_mean(value, inner)}: one of "
+        if not any(type(value) is type(literal) and value == literal for literal in inner):
+            raise FileError(f"{_at(place)}{_excerpt(value)} is not known{did_you_mean(value, inner)}: one of "
                             f"{', '.join(map(str, inner))}")  # fmt: skip
     elif _is_typed_dict(schema):
         _fields(value, schema, place)
@@ -106,13 +106,13 @@ def _fields(value: Any, schema: Any, place: str) -> None:
     hints = _hints(schema, include_extras=True)
     for key in value:
         if key not in hints:
-            known = f"{did_you_mean(key, hints)} There are {', '.join(hints)}"
-            raise FileError(f"{_at(place)}unknown key {_shown(key)}{known if '?' in known else ';' + known}")
+            advice = f"{did_you_mean(key, hints)} There are {', '.join(hints)}"
+            raise FileError(f"{_at(place)}unknown key {_excerpt(key)}{advice if '?' in advice else ';' + advice}")
     for key, hint in hints.items():
         # The class's own __required_keys__ does not see through annotations that are texts.
         mark = get_origin(hint)
-        needed = mark is Required or (key in schema.__required_keys__ and mark is not NotRequired)
-        if needed and key not in value:
+        is_required = mark is Required or (key in schema.__required_keys__ and mark is not NotRequired)
+        if is_required and key not in value:
             raise FileError(f"{_at(place)}there is no {key}")
     for key, one in value.items():
         fit(one, hints[key], f"{place}.{key}" if place else key)
@@ -156,19 +156,19 @@ def _within(value: Any, bounds: Any, place: str) -> None:
     number, what = (len(value), f"{bounds.of} ") if bounds.of else (value, "")
     if not bounds.least <= number <= bounds.most:
         most = "on" if math.isinf(bounds.most) else f"to {bounds.most}"
-        raise FileError(f"{_at(place)}{what}{_shown(number)} is not from {bounds.least} {most}")
+        raise FileError(f"{_at(place)}{what}{_excerpt(number)} is not from {bounds.least} {most}")
 
 
 def _require(right: bool, value: Any, wanted: str, place: str) -> None:
     if not right:
-        raise FileError(f"{_at(place)}{_shown(value)} is not {wanted}")
+        raise FileError(f"{_at(place)}{_excerpt(value)} is not {wanted}")
 
 
 def _at(place: str) -> str:
     return f"{place}: " if place else ""
 
 
-def _shown(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     for kind, name in ((bool, str(value).lower()), (NoneType, "null")):
         if isinstance(value, kind):
             return name

@@ -19,12 +19,12 @@ def sigterm_interrupts() -> Iterator[None]:
     def end(number: int, frame: object) -> None:
         raise Terminated
 
-    with handled({signal.SIGTERM: end}):
+    with handle_signals({signal.SIGTERM: end}):
         yield
 
 
 @contextmanager
-def handled(handlers: Mapping[signal.Signals, signal._HANDLER]) -> Iterator[None]:
+def handle_signals(handlers: Mapping[signal.Signals, signal._HANDLER]) -> Iterator[None]:
     """Handle signals in the block; outside of the main thread, where Python allows no handlers, nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -38,7 +38,7 @@ def handled(handlers: Mapping[signal.Signals, signal._HANDLER]) -> Iterator[None
 
 
 @contextmanager
-def held(*numbers: signal.Signals) -> Iterator[None]:
+def hold_signals(*numbers: signal.Signals) -> Iterator[None]:
     """Hold signals back in the block, SIGINT and SIGTERM if none is named; they come at its end.
 
     For what must not be left halfway, and for imports of libraries that end the process when a signal raises while

@@ -59,7 +59,7 @@ class Policy:
         raise NotImplementedError(f"{type(self).__name__} has no decide(observation, view)")
 
 
-def checked(policy: Any, label: str) -> Policy:
+def check_policy(policy: Any, label: str) -> Policy:
     """Return a policy that has all that it takes.
 
     Args:
@@ -83,8 +83,8 @@ def checked(policy: Any, label: str) -> Policy:
         if not callable(getattr(policy, verb, None)):
             raise PolicyError(f"{label}: a policy needs {verb}(): see thp_agents.policy.Policy")
     if policy.environment not in thp_env.ENVIRONMENTS:
-        known = ", ".join(thp_env.ENVIRONMENTS)
-        raise PolicyError(f"{label}: unknown environment {policy.environment!r}: one of {known}")
+        ids = ", ".join(thp_env.ENVIRONMENTS)
+        raise PolicyError(f"{label}: unknown environment {policy.environment!r}: one of {ids}")
     try:
         order_mask("default_sizes", policy.default_sizes)
     except ValueError as error:

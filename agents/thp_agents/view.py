@@ -91,8 +91,8 @@ class KernelView:
 
     def vmas(self) -> list[Vma]:
         """Return the VMAs that a policy may decide about: anonymous and writable, in address order."""
-        found = (v for v in self._machine.vmas() if v.anonymous and v.flags & layout.VM_WRITE)
-        return [v for v in found if v.id not in self._hidden]
+        writable = (v for v in self._machine.vmas() if v.anonymous and v.flags & layout.VM_WRITE)
+        return [v for v in writable if v.id not in self._hidden]
 
     @property
     def memory_pages(self) -> int:

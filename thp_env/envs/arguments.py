@@ -77,14 +77,14 @@ def check_arguments(makers: Sequence[Callable[..., Any]], named: Mapping[str, An
         TypeError: for one that there is not, with the nearest that there is.
         ValueError: for one that is something else, naming it.
     """
-    known: dict[str, Any] = {}
+    accepted: dict[str, Any] = {}
     for maker in reversed(makers):
         hints = get_type_hints(maker, include_extras=True)
         parameters = inspect.signature(maker).parameters.values()
-        known |= {p.name: hints.get(p.name, Any) for p in parameters if p.kind is p.KEYWORD_ONLY or p.name in SHARED}
+        accepted |= {p.name: hints.get(p.name, Any) for p in parameters if p.kind is p.KEYWORD_ONLY or p.name in SHARED}
     for name, value in named.items():
-        if name not in known:
-            hint = did_you_mean(name, known).removeprefix("; ")
-            raise TypeError(f"unknown argument {name}: {hint and hint + ' '}There are {', '.join(sorted(known))}")
+        if name not in accepted:
+            hint = did_you_mean(name, accepted).removeprefix("; ")
+            raise TypeError(f"unknown argument {name}: {hint and hint + ' '}There are {', '.join(sorted(accepted))}")
         if name not in CHECKED_LATER:
-            fit(value, known[name], name)
+            fit(value, accepted[name], name)

@@ -10,7 +10,7 @@ import numpy as np
 from thp_env.envs.actions import refusal
 from thp_env.envs.rendering import FPS, RENDER_MODES, Renderer
 from thp_env.envs.reward import RewardFunction
-from thp_env.envs.state import EnvState, checked
+from thp_env.envs.state import EnvState, check_state
 from thp_env.envs.task import Task, WorkloadArgument
 from thp_env.envs.turns import Turns
 from thp_env.machine import Machine
@@ -88,7 +88,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
 
         The wrapper `EpisodeSummary` puts it into the info of an episode that Gymnasium's TimeLimit truncates.
         """
-        self._begun()
+        self._require_episode()
         with self._turns.looking:
             return self.task.summary(0)
 
@@ -117,7 +117,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
 
     def clone_state(self) -> EnvState:
         """Return a copy of the episode: restored, it goes on exactly as this one does, random draws included."""
-        self._begun()
+        self._require_episode()
         with self._turns.looking:
             return EnvState(self.task.made_for, self.task.clone_state(0), self.np_random.bit_generator.state)
 
@@ -131,7 +131,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
                 account of a wrapper such as `ShadowReward`.
         """
         with self._turns.acting:
-            checked(state, self.task.made_for)
+            check_state(state, self.task.made_for)
             self.task.restore_state(0, state.task)
             self.np_random.bit_generator.state = dict(state.rng)
             self._show(begin=True)
@@ -142,7 +142,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         Raises:
             MachineError: naming the first number that does not agree.
         """
-        self._begun()
+        self._require_episode()
         with self._turns.looking:
             self.task.validate()
 
@@ -185,7 +185,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         if self.render_mode == "human":
             self.render()
 
-    def _begun(self) -> None:
+    def _require_episode(self) -> None:
         if self.workload is None:
             raise gymnasium.error.ResetNeeded("call reset() first: there is no episode yet")
 

@@ -131,11 +131,11 @@ class FaultOrderTask(Task):
 
     def decisions(self, actions: np.ndarray, which: np.ndarray) -> np.ndarray:
         """Answers for the machines that wait. An order that is not allowed masks all: the fault gets order 0."""
-        decided = np.zeros((len(actions), max(1, self.slots)), DECISION_DTYPE)
-        order, first = _BITS[actions], decided[:, 0]
+        records = np.zeros((len(actions), max(1, self.slots)), DECISION_DTYPE)
+        order, first = _BITS[actions], records[:, 0]
         first["verb"] = np.where(self.waiting & which, Verb.RESOLVE, Verb.NOTHING)
         first["value"] = np.where(self.snapshot["order_orders"] >> order & 1, order, 0)
-        return decided
+        return records
 
     @property
     def waiting(self) -> np.ndarray:
@@ -151,13 +151,13 @@ class FaultOrderTask(Task):
         q["may"] = self.snapshot["order_orders"][which][:, None] >> _LARGE_BITS & 1
         for name in _TASK:
             q[name] = self.snapshot[name][which]
-        seen = {"vma": vma, "fault": _fault(q)}
+        observation = {"vma": vma, "fault": _fault(q)}
         if self.hook == "address":
-            seen["block"] = _block(_block_quantities(smaps, self.snapshot["order_address"][which]))
+            observation["block"] = _block(_block_quantities(smaps, self.snapshot["order_address"][which]))
         if not waits.all():
-            for values in seen.values():
+            for values in observation.values():
                 values[~waits] = 0.0
-        return {**seen, **super().observation(which)}
+        return {**observation, **super().observation(which)}
 
     def no_op(self, i: int) -> int:
         """The largest order that is allowed, as the kernel takes without an agent."""
@@ -173,15 +173,15 @@ class FaultOrderTask(Task):
 
     def masks(self) -> np.ndarray:
         """Which orders are allowed, shape (N, 9); by address also which fit somewhere in the block."""
-        offered = self.snapshot["order_orders"][:, None] >> _BITS & 1
+        allowed_orders = self.snapshot["order_orders"][:, None] >> _BITS & 1
         if self.hook == "address":
             block = self.snapshot["order_address"] // layout.PMD_SIZE * layout.PMD_SIZE
             start = np.maximum(self.smaps["vm_start"][:, 0].astype(np.int64), block)
             end = np.minimum(self.smaps["vm_end"][:, 0].astype(np.int64), block + layout.PMD_SIZE)
-            offered &= fitting_blocks(start, end)[:, _BITS]
-        offered[~self.waiting] = 0
-        offered[:, 0] = 1
-        return offered.astype(np.int8)
+            allowed_orders &= fitting_blocks(start, end)[:, _BITS]
+        allowed_orders[~self.waiting] = 0
+        allowed_orders[:, 0] = 1
+        return allowed_orders.astype(np.int8)
 
 
 def _block_quantities(smaps: np.ndarray, address: np.ndarray) -> np.ndarray:

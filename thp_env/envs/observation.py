@@ -255,8 +255,8 @@ _HARDWARE = ("memory", "l1_4k", "l1_2m", "l2")
 
 def _columns(**groups: Sequence[int]) -> tuple[list[int], np.dtype]:
     """Return columns of a snapshot, and what they are called side by side."""
-    taken = [column for columns in groups.values() for column in columns]
-    return taken, np.dtype([(name, np.int64, (len(columns),)) for name, columns in groups.items()])
+    names = [column for columns in groups.values() for column in columns]
+    return names, np.dtype([(name, np.int64, (len(columns),)) for name, columns in groups.items()])
 
 
 _COUNTED = {
@@ -305,10 +305,10 @@ def system_observation(now: Snapshot, last: Snapshot, hardware: np.ndarray, pmu_
     q["deferred"] = after["partial"].sum(1)
     q["splits"] = (after["splits"] - before["splits"]).sum(1)
     q["fault_time"] = (after["fault_times"] - before["fault_times"]).sum(1)
-    free, listed = after["free_pages"][:, 0], after["listed"][:, 0]
+    free, list_lengths = after["free_pages"][:, 0], after["listed"][:, 0]
     q["free_pages"] = free
     for size in ("64K", "2M"):
-        q[f"free_{size}"] = after[f"listed_{size}"][:, 0] + (free - listed)  # never used, so not listed: whole
+        q[f"free_{size}"] = after[f"listed_{size}"][:, 0] + (free - list_lengths)  # never used, so not listed: whole
     return _system(q)
 
 

@@ -101,8 +101,8 @@ def address_space(canvas: Canvas, space: Space, x: int, y: int, width: int, heig
     for first in firsts:
         row, column = divmod(first, columns)
         canvas.box(x + column * width // columns, top + row * high, 1, high - 2, INK)
-    shown = [(label, color(fill)) for label, fill in FOLIO_COLORS.values()]
-    legend(canvas, shown[2:] + shown[:2], x, top + rows * high + 6)
+    entries = [(label, color(fill)) for label, fill in FOLIO_COLORS.values()]
+    legend(canvas, entries[2:] + entries[:2], x, top + rows * high + 6)
 
 
 def stack(canvas: Canvas, ends: Sequence[float], values: np.ndarray, colors: Sequence[Color],
@@ -128,9 +128,9 @@ def stack(canvas: Canvas, ends: Sequence[float], values: np.ndarray, colors: Seq
     for sign in (1, -1):
         edges = np.cumsum((sign * columns).clip(min=0.0), axis=1)
         # A pixel has the colour of the first value whose far edge lies beyond it.
-        which = (edges <= sign * heights[:, None, None]).sum(axis=2)
-        inside = (which < len(colors)) & (sign * heights > 0)[:, None]
-        area[inside] = palette[which[inside]]
+        layer = (edges <= sign * heights[:, None, None]).sum(axis=2)
+        inside = (layer < len(colors)) & (sign * heights > 0)[:, None]
+        area[inside] = palette[layer[inside]]
 
 
 def scale(canvas: Canvas, left: int, top: int, right: int, bottom: int, low: float, high: float, form: str) -> None:

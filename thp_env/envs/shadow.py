@@ -62,12 +62,12 @@ class ShadowAccounts:
         if kind not in KINDS:
             raise ValueError(f"unknown kind {kind!r}: one of {', '.join(KINDS)}")
         self.task, self.setting, self.scale, self.slices, self.prices = task, setting, scale, slices, prices or Prices()
-        self.kind, self.kept = kind, whole("kept", kept)
+        self.kind, self.capacity = kind, whole("kept", kept)
         n = len(task.batch)
         self.shadows: list[ShadowRun | None] = [None] * n
         self._curves = Curves(n, slices + 3)
         self._episodes = np.full(n, -1)
-        self._saved = np.zeros(n)
+        self._last_savings = np.zeros(n)
         self._cache: OrderedDict[tuple, ShadowRun] = OrderedDict()
         task.accounts[self.key] = self
 
@@ -80,12 +80,12 @@ class ShadowAccounts:
 
     def clone_state(self, i: int) -> tuple[ShadowRun | None, float]:
         """Return the shadow of a machine, and what it has saved so far; no shadow before the first reset."""
-        opened = self._episodes[i] == self.task.episodes[i]
-        return (self.shadows[i] if opened else None), float(self._saved[i])
+        is_open = self._episodes[i] == self.task.episodes[i]
+        return (self.shadows[i] if is_open else None), float(self._last_savings[i])
 
     def restore_state(self, i: int, state: tuple[ShadowRun | None, float]) -> None:
         """Go back to what `clone_state` returned; without a shadow, the account is opened at the next step."""
-        shadow, self._saved[i] = state
+        shadow, self._last_savings[i] = state
         self.shadows[i], self._episodes[i] = shadow, -1 if shadow is None else self.task.episodes[i]
         if shadow:
             self._curves.put(i, shadow)
@@ -106,50 +106,52 @@ class ShadowAccounts:
             self._settle(rewards)
         fresh = task.episodes != self._episodes
         self._open(list(map(int, np.flatnonzero(fresh))))
-        saved = self._savings(task.snapshot, slice(None))
-        paid = ~fresh
-        paid[list(task.ends)] = False
-        if not reset and paid.any():
-            self._pay(rewards, np.flatnonzero(paid), saved)
-        changed = fresh | paid if not reset else fresh
-        self._saved[changed] = saved[changed]
+        savings = self._savings(task.snapshot, slice(None))
+        due = ~fresh
+        due[list(task.ends)] = False
+        if not reset and due.any():
+            self._pay(rewards, np.flatnonzero(due), savings)
+        renewed = fresh | due if not reset else fresh
+        self._last_savings[renewed] = savings[renewed]
         return rewards
 
     def _settle(self, rewards: np.ndarray) -> None:
-        ended, ends = np.array(list(self.task.ends)), list(self.task.ends.values())
+        machines, ends = np.array(list(self.task.ends)), list(self.task.ends.values())
         snapshot = Snapshot(np.concatenate([end.snapshot.raw for end in ends]))
         pending, unfinished = np.array([[end.pending_ns, end.unfinished_ns] for end in ends]).T
         terminated = np.array([end.status in REASONS for end in ends])
-        saved, total = self._savings(snapshot, ended), self._curves.total[ended]
+        savings, total = self._savings(snapshot, machines), self._curves.total[machines]
         if self.kind == "log_ratio":  # of both whole costs: nothing is left that the shadow would run
-            saved = np.where(terminated, total - self._costs(snapshot) - pending - unfinished, saved)
-            rewards[ended] = self._change(ended, saved) * self.scale
+            savings = np.where(terminated, total - self._costs(snapshot) - pending - unfinished, savings)
+            rewards[machines] = self._change(machines, savings) * self.scale
             return
-        rest = np.array([self._shadow(i).pending for i in ended]) - pending
+        saved_pending = np.array([self._shadow(i).pending for i in machines]) - pending
         # What did not run is not squeezed: many small losses must not weigh more than the rest at once.
-        rewards[ended] = self._squeezed(ended, saved + np.where(terminated, rest, 0)) - self.scale * unfinished / total
+        savings = savings + np.where(terminated, saved_pending, 0)
+        rewards[machines] = self._squeeze(machines, savings) - self.scale * unfinished / total
 
-    def _pay(self, rewards: np.ndarray, paid: np.ndarray, saved: np.ndarray) -> None:
+    def _pay(self, rewards: np.ndarray, machines: np.ndarray, savings: np.ndarray) -> None:
         if self.kind == "symlog":
-            rewards[paid] = self._squeezed(paid, saved[paid])
+            rewards[machines] = self._squeeze(machines, savings[machines])
             return
-        change, share = self._change(paid, saved[paid]), self.task.global_share
+        change, share = self._change(machines, savings[machines]), self.task.global_share
         if share < 1:
-            for k, i in enumerate(map(int, paid)):
-                if (own := self._own(i)) is not None:
-                    mean = logarithmic_mean(*(max(1.0, self._curves.total[i] - s[i]) for s in (self._saved, saved)))
+            for k, i in enumerate(map(int, machines)):
+                if (own := self._own_savings(i)) is not None:
+                    costs = (self._curves.total[i] - s[i] for s in (self._last_savings, savings))
+                    mean = logarithmic_mean(*(max(1.0, cost) for cost in costs))
                     change[k] = share * change[k] + (1 - share) * own / mean
-        rewards[paid] = self.scale * change
+        rewards[machines] = self.scale * change
 
-    def _squeezed(self, which: np.ndarray, saved: np.ndarray) -> np.ndarray:
-        return symlog(self.scale * (saved - self._saved[which]) / self._curves.total[which])
+    def _squeeze(self, machines: np.ndarray, savings: np.ndarray) -> np.ndarray:
+        return symlog(self.scale * (savings - self._last_savings[machines]) / self._curves.total[machines])
 
-    def _change(self, which: np.ndarray, saved: np.ndarray) -> np.ndarray:
+    def _change(self, machines: np.ndarray, savings: np.ndarray) -> np.ndarray:
         """Return by how much the log of the costs' ratio has changed since machines were paid last."""
-        total = self._curves.total[which]
-        return np.log(np.maximum(1.0, total - self._saved[which]) / np.maximum(1.0, total - saved))
+        total = self._curves.total[machines]
+        return np.log(np.maximum(1.0, total - self._last_savings[machines]) / np.maximum(1.0, total - savings))
 
-    def _own(self, i: int) -> float | None:
+    def _own_savings(self, i: int) -> float | None:
         """Return what the VMA decided about saved in the last window, in ns; None where the whole counts."""
         task: Any = self.task  # credit for a VMA is VmaOrderTask's alone
         if self.kind == "symlog" or task.global_share == 1 or not (row := task.question_row(i))["id"]:
@@ -162,9 +164,9 @@ class ShadowAccounts:
             int(row["mm"]), int(row["vm_start"]), int(row["vm_end"]), since, until
         )
 
-    def _savings(self, snapshot: Snapshot, which: np.ndarray | slice) -> np.ndarray:
+    def _savings(self, snapshot: Snapshot, machines: np.ndarray | slice) -> np.ndarray:
         """Return what machines have saved where they stand, in ns."""
-        return self._curves.at(snapshot["op"], snapshot["step"], which) - self._costs(snapshot)
+        return self._curves.at(snapshot["op"], snapshot["step"], machines) - self._costs(snapshot)
 
     def _costs(self, snapshot: Snapshot) -> np.ndarray:
         return np.sum(list(cost_terms(snapshot.counters, self.prices).values()), axis=0)
@@ -187,15 +189,15 @@ class ShadowAccounts:
             self._cache.move_to_end(key)
             self._episodes[i], self.shadows[i] = self.task.episodes[i], self._cache[key]
             self._curves.put(i, self._cache[key])
-        while len(self._cache) > self.kept:
+        while len(self._cache) > self.capacity:
             self._cache.popitem(last=False)
 
     def _key(self, machine: Machine) -> tuple:
         # Equal up to the first decision: the same program (kept by the cache, so that its id stays its own) on the
         # same machine.
         c = machine.counters
-        seen = c.vm.tobytes() + c.mthp.tobytes() + c.times.tobytes()
-        return id(machine.program), repr(machine.config), machine.position, seen
+        counters = c.vm.tobytes() + c.mthp.tobytes() + c.times.tobytes()
+        return id(machine.program), repr(machine.config), machine.position, counters
 
 
 def logarithmic_mean(a: float, b: float) -> float:

@@ -133,12 +133,12 @@ def shadow_runs(
     """
     prices = prices or Prices()
     shadows = [_shadow(machine, setting) for machine in machines]
-    noted = batch.note(shadows, slices, vmas=any(machine.config.time_by_vma for machine in machines))
-    full = [i for i, run in enumerate(noted) if run.status == Status.OOM and orders_of(setting) != 1]
-    again = dict(zip(full, shadow_runs(batch, [machines[i] for i in full], "4K", slices, prices) if full else (),
-                     strict=True))  # fmt: skip
-    return [again[i] if i in again else _run(shadow, run, prices)
-            for i, (shadow, run) in enumerate(zip(shadows, noted, strict=True))]  # fmt: skip
+    recordings = batch.note(shadows, slices, vmas=any(machine.config.time_by_vma for machine in machines))
+    full = [i for i, run in enumerate(recordings) if run.status == Status.OOM and orders_of(setting) != 1]
+    fallbacks = dict(zip(full, shadow_runs(batch, [machines[i] for i in full], "4K", slices, prices) if full else (),
+                         strict=True))  # fmt: skip
+    return [fallbacks[i] if i in fallbacks else _run(shadow, run, prices)
+            for i, (shadow, run) in enumerate(zip(shadows, recordings, strict=True))]  # fmt: skip
 
 
 def _shadow(machine: Machine, setting: str) -> Machine:
@@ -150,30 +150,30 @@ def _shadow(machine: Machine, setting: str) -> Machine:
     return shadow
 
 
-def _run(shadow: Machine, noted: NotedRun, prices: Prices) -> ShadowRun:
+def _run(shadow: Machine, recording: NotedRun, prices: Prices) -> ShadowRun:
     starts = np.concatenate([[0], np.cumsum(shadow.program.steps)])
-    positions = (starts[noted.snapshot["op"]] + noted.snapshot["step"]).astype(float)
-    costs = np.sum(list(cost_terms(noted.snapshot.counters, prices).values()), axis=0)
-    if noted.status == Status.OOM:
+    positions = (starts[recording.snapshot["op"]] + recording.snapshot["step"]).astype(float)
+    costs = np.sum(list(cost_terms(recording.snapshot.counters, prices).values()), axis=0)
+    if recording.status == Status.OOM:
         positions = np.append(positions, float(starts[-1]))
         costs = np.append(costs, costs[-1] + unfinished_cost(shadow, prices))
     pending = pending_cost(shadow.counters, shadow.config.clock, prices)
-    vmas = _vma_costs(noted, prices) if len(noted.vmas_at) else None
+    vmas = _vma_costs(recording, prices) if len(recording.vmas_at) else None
     return ShadowRun(shadow.program, starts, positions, costs, pending, vmas)
 
 
-def _vma_costs(noted: NotedRun, prices: Prices) -> VmaCosts:
+def _vma_costs(recording: NotedRun, prices: Prices) -> VmaCosts:
     """Return what each VMA cost in each piece at whose end it is there; one that is new began with nothing."""
-    rows, at = noted.vmas, np.repeat(np.arange(len(noted.vmas_at)), noted.vmas_at)
+    rows, at = recording.vmas, np.repeat(np.arange(len(recording.vmas_at)), recording.vmas_at)
     before = np.zeros_like(rows)
     last: dict[int, int] = {}
     for i in range(len(rows)):
         if (j := last.get(int(rows["id"][i]), -1)) >= 0 and at[j] == at[i] - 1:
             before[i] = rows[j]
         last[int(rows["id"][i])] = i
-    ended = at > 0
-    clock = noted.snapshot["clock"]
-    elapsed = (clock[at] - clock[np.maximum(at - 1, 0)]) / 1000
-    ns = np.sum(list(vma_costs(before, rows, elapsed, prices).values()), axis=0)
+    has_time = at > 0
+    clock = recording.snapshot["clock"]
+    elapsed_us = (clock[at] - clock[np.maximum(at - 1, 0)]) / 1000
+    ns = np.sum(list(vma_costs(before, rows, elapsed_us, prices).values()), axis=0)
     start, end = rows["vm_start"].astype(float), rows["vm_end"].astype(float)
-    return VmaCosts(at[ended] - 1, rows["mm"][ended], start[ended], end[ended], ns[ended])
+    return VmaCosts(at[has_time] - 1, rows["mm"][has_time], start[has_time], end[has_time], ns[has_time])

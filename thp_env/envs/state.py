@@ -42,7 +42,7 @@ class EnvState:
         vars(self).update(state)
 
 
-def checked(state: Any, made_for: str) -> EnvState:
+def check_state(state: Any, made_for: str) -> EnvState:
     """Return a state that fits an environment.
 
     Raises:

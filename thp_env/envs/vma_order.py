@@ -32,7 +32,7 @@ class VmaOrderTask(VmaTask):
         if self.time_by_vma and self.reward is not REWARDS["total_time-v0"]:
             raise ValueError("credit other than 'global' needs the reward total_time: counts of the TLB are not kept "
                              "for each VMA")  # fmt: skip
-        self._asked = self.smaps.copy()
+        self._questions = self.smaps.copy()
         self.action_space = spaces.Discrete(len(self.actions.names))
         self.observation_space = spaces.Dict(
             {
@@ -54,13 +54,13 @@ class VmaOrderTask(VmaTask):
     def run(self, active: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Snapshot]:
         """Run, and remember what was asked about before."""
         if self.time_by_vma:
-            which = slice(None) if active is None else np.flatnonzero(active)
-            self._asked[which] = self.smaps[which]
+            rows = slice(None) if active is None else np.flatnonzero(active)
+            self._questions[rows] = self.smaps[rows]
         return super().run(active, decisions)
 
     def question_row(self, i: int) -> Any:
         """Return the record of the VMA that a machine's last decision was about, as it was read then."""
-        return self._asked[i, 0]
+        return self._questions[i, 0]
 
     def window_terms(self, which: np.ndarray) -> dict[str, np.ndarray]:
         """Blend the terms of the whole with those of the VMA that was decided about."""
@@ -189,8 +189,8 @@ class VmaOrderEnv(ThpEnv):
     @property
     def vma(self) -> Vma | None:
         """The VMA asked about; None when there is none: the program ended, or the window was idle."""
-        asked = int(self.task.smaps["id"][0, 0])
-        return next((v for v in self.machine.vmas() if v.id == asked), None) if asked and self.machine else None
+        vma_id = int(self.task.smaps["id"][0, 0])
+        return next((v for v in self.machine.vmas() if v.id == vma_id), None) if vma_id and self.machine else None
 
 
 class VmaOrderVectorEnv(ThpVectorEnv):

@@ -179,8 +179,8 @@ class Machine(Reading, Access):
         program.check()
         done, goes_on = self.position[0], self._core.under_way()
         if not program.begins_as(self.program, done, goes_on):
-            begun = f"the {done} operations that have run" + (" and the one that is under way" if goes_on else "")
-            raise MachineError(f"the program does not begin with {begun}")
+            executed = f"the {done} operations that have run" + (" and the one that is under way" if goes_on else "")
+            raise MachineError(f"the program does not begin with {executed}")
         self._core.extend(len(program.regions), len(program.processes), *_records(program), goes_on)
         self.program = program
 
@@ -247,15 +247,15 @@ class Machine(Reading, Access):
         """Return what pickle takes of a machine."""
         return {"behaviour": BEHAVIOUR, "program": self.program, "config": self.config, "state": self.save()}
 
-    def __setstate__(self, saved: SavedMachine) -> None:
+    def __setstate__(self, state: SavedMachine) -> None:
         """Build the machine again, and go on where it stood.
 
         Raises:
             MachineError: for a state of another behaviour, or one that is damaged.
         """
-        check_behaviour(saved["behaviour"])
-        Machine.__init__(self, saved["program"], saved["config"])
-        self.load(saved["state"])
+        check_behaviour(state["behaviour"])
+        Machine.__init__(self, state["program"], state["config"])
+        self.load(state["state"])
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """Return a clone; the program is shared, since nothing changes it."""
@@ -350,9 +350,9 @@ class Machine(Reading, Access):
     @property
     def question(self) -> OrderQuestion | None:
         """What the machine waits for, None when it does not wait."""
-        if (asked := self._core.question) is None:
+        if (core_question := self._core.question) is None:
             return None
-        vma, mm, address, kind, orders = asked
+        vma, mm, address, kind, orders = core_question
         return OrderQuestion(vma, mm, address, layout.TVA_TYPES[kind], orders)
 
     def resolve(self, order: int) -> None:
@@ -364,13 +364,13 @@ class Machine(Reading, Access):
         Raises:
             MachineError: when nothing was asked, or the order was not offered.
         """
-        asked = self.question
-        known = isinstance(order, int | np.integer) and 0 <= order <= layout.PMD_ORDER
-        error = self._core.resolve(int(order)) if known else -errno.EINVAL
-        if error and asked is None:
+        question = self.question
+        is_order = isinstance(order, int | np.integer) and 0 <= order <= layout.PMD_ORDER
+        error = self._core.resolve(int(order)) if is_order else -errno.EINVAL
+        if error and question is None:
             raise MachineError("nothing was asked: resolve() answers after run() returned NEED_ORDER")
         if error == -errno.ENOMEM:
             raise MachineError("no room for another answer: raise max_page_tables or max_vmas")
         if error:
-            offered = [0, *(o for o in layout.ORDERS if asked and asked.orders >> o & 1)]
-            raise MachineError(f"order {order!r} was not offered: one of {offered}")
+            choices = [0, *(o for o in layout.ORDERS if question and question.orders >> o & 1)]
+            raise MachineError(f"order {order!r} was not offered: one of {choices}")

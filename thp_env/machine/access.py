@@ -30,8 +30,8 @@ class Access:
         Raises:
             MachineError: for an unknown setting or value.
         """
-        which = list(layout.SETTINGS).index(one_of("setting", name, layout.SETTINGS))
-        self._core.set(which, whole(name, value, most=layout.SETTING_VALUES[which] - 1))
+        index = list(layout.SETTINGS).index(one_of("setting", name, layout.SETTINGS))
+        self._core.set(index, whole(name, value, most=layout.SETTING_VALUES[index] - 1))
 
     def khugepaged(self, pages: int = 4096, sleep_ms: float = 10_000, alloc_sleep_ms: float = 60_000) -> None:
         """Let khugepaged run by itself; it does not, unless told.
@@ -57,7 +57,7 @@ class Access:
             MachineError: when there is no such range.
         """
         numbers = {"mm": mm, "verb": verb, "value": value}
-        number, verb_number, of = (whole(name, given, most=layout.NIL) for name, given in numbers.items())
+        number, verb_number, of = (whole(name, argument, most=layout.NIL) for name, argument in numbers.items())
         begin, last = whole("start", start), whole("end", end)
         try:
             return -self._core.decide_range(number, begin, last, verb_number, of)
@@ -75,10 +75,10 @@ class Access:
             MachineError: when there is no such order.
         """
         number, of = whole("vma", vma, most=layout.NIL), whole("order", order, layout.ORDERS[0], layout.ORDERS[-1])
-        found = [v for v in (Vma(*row) for row in self._core.vmas()) if v.id == number]
-        if not found:
+        vmas = [v for v in (Vma(*row) for row in self._core.vmas()) if v.id == number]
+        if not vmas:
             raise KeyError(f"no VMA with id {number}")
-        return -self._core.collapse(found[0].mm, found[0].start, found[0].end, of)
+        return -self._core.collapse(vmas[0].mm, vmas[0].start, vmas[0].end, of)
 
     def process_madvise(
         self, process: str, ranges: Iterable[tuple[int, int]], advice: str, *, caller: str = "", orders: int = 0
@@ -149,12 +149,12 @@ class Access:
             MachineError: when an address is none of a program.
         """
         try:
-            listed = np.ascontiguousarray(addresses, np.uint64)
+            contiguous = np.ascontiguousarray(addresses, np.uint64)
         except (OverflowError, TypeError, ValueError):
-            listed = np.empty((0, 0), np.uint64)
-        if listed.ndim != 1:
+            contiguous = np.empty((0, 0), np.uint64)
+        if contiguous.ndim != 1:
             raise MachineError("addresses are a one-dimensional array of uint64")
-        return np.frombuffer(self._core.test_and_clear_young(whole("mm", mm, most=layout.NIL), listed), np.uint8)
+        return np.frombuffer(self._core.test_and_clear_young(whole("mm", mm, most=layout.NIL), contiguous), np.uint8)
 
     def mapped_orders(self, mm: int, start: int, end: int) -> SmallInts:
         """Return what each 4K page of an address range maps, int8: the order of its folio, or `MAPS_NOTHING` and so on.

@@ -23,8 +23,8 @@ def whole(name: str, value: Any, least: int = 0, most: int = NEVER) -> int:
     except TypeError:
         number = None
     if number is None or not least <= number <= most:
-        wanted = f"from {least} to {most}" if most < NEVER else f"of at least {least}"
-        raise MachineError(f"{name} is a whole number {wanted}, not {value!r}")
+        bounds = f"from {least} to {most}" if most < NEVER else f"of at least {least}"
+        raise MachineError(f"{name} is a whole number {bounds}, not {value!r}")
     return number
 
 
@@ -66,9 +66,9 @@ def milliseconds(name: str, value: Any) -> int:
         MachineError: naming the argument, for what is no time.
     """
     try:
-        given = float(value)
+        number = float(value)
     except (OverflowError, TypeError, ValueError):
-        given = -1.0
-    if not 0 <= given < float("inf"):
+        number = -1.0
+    if not 0 <= number < float("inf"):
         raise MachineError(f"{name} is a time of at least 0, not {value!r}")
-    return int(min(given * 1e9, float(1 << 63)))
+    return int(min(number * 1e9, float(1 << 63)))

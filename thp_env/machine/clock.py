@@ -81,12 +81,12 @@ def clock_table(**changes: int) -> dict[str, int]:
     unknown = set(changes) - set(COSTS)
     if unknown:
         raise ValueError(f"no such cost: {', '.join(sorted(unknown))}; there are {', '.join(COSTS)}")
-    known: Mapping[str, int] = {name: cost.ps for name, cost in COSTS.items()}
+    defaults: Mapping[str, int] = {name: cost.ps for name, cost in COSTS.items()}
     if path := os.environ.get(COSTS_VARIABLE):
         from thp_env.machine.costs_file import clock_of
 
-        known = clock_of(path)
-    table = {name: int(changes.get(name, ps)) for name, ps in known.items()}
+        defaults = clock_of(path)
+    table = {name: int(changes.get(name, ps)) for name, ps in defaults.items()}
     if min(table.values()) < 0:
         raise ValueError("a cost must not be negative")
     return table

@@ -78,8 +78,8 @@ class Tlb:
         ):
             large = NONE if own == ABSENT else large
             gigantic = NONE if geometry == ABSENT else huge if geometry else large
-            joined, folded = (small if held else NONE for held in (self.coalesce > 1, self.contpte))
-            wholes.append([small, joined, folded, large, gigantic])
+            coalesced, contpte_array = (small if enabled else NONE for enabled in (self.coalesce > 1, self.contpte))
+            wholes.append([small, coalesced, contpte_array, large, gigantic])
         return wholes[0], wholes[1]
 
     def config(self) -> dict[str, object]:

@@ -51,8 +51,8 @@ class Counters(Generic[Number]):
     @staticmethod
     def of(vm: bytes, mthp: bytes, times: bytes, clock: int) -> Counters[int]:
         """Take what the core counts."""
-        counted = [np.frombuffer(numbers, np.int64).copy() for numbers in (vm, mthp, times)]
-        return Counters(counted[0], counted[1].reshape(-1, len(MTHP_STATS)), counted[2], clock)
+        arrays = [np.frombuffer(numbers, np.int64).copy() for numbers in (vm, mthp, times)]
+        return Counters(arrays[0], arrays[1].reshape(-1, len(MTHP_STATS)), arrays[2], clock)
 
     def __sub__(self, earlier: Counters[Number]) -> Counters[Number]:
         """Return what happened since an earlier snapshot; gauges keep their later value."""

@@ -80,14 +80,14 @@ REGION_OPS = tuple(name for name, fields in OPERATIONS.items() if "region" in {f
 """The operations on a region."""
 
 
-def _named(fields: tuple[Field, ...]) -> np.dtype:
+def _named_dtype(fields: tuple[Field, ...]) -> np.dtype:
     columns = {"op": ("<u2", 0), "process": ("<u2", 2)} | {f.name: (f"<u{f.size}", f.at) for f in fields}
     formats, offsets = zip(*columns.values(), strict=True)
     names = list(columns)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": OP_DTYPE.itemsize})
 
 
-NAMED = {name: _named(fields) for name, fields in OPERATIONS.items()}
+NAMED = {name: _named_dtype(fields) for name, fields in OPERATIONS.items()}
 """A record of each operation, with its own fields."""
 
 

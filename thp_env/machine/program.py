@@ -92,8 +92,8 @@ class Program:
         steps = np.ones(len(ops), np.int64)
         length, stride = ops["length"], np.maximum(rows(ops, "touch")["stride"], 1)
         steps[touch] = np.where(length > 0, (np.maximum(length, 1) - 1) // stride + 1, 0)[touch]
-        for name, which in (("access", access), ("replay", replay)):
-            steps[which] = rows(ops, name)["count"][which]
+        for name, mask in (("access", access), ("replay", replay)):
+            steps[mask] = rows(ops, name)["count"][mask]
         return steps
 
     @cached_property
@@ -126,8 +126,8 @@ class Program:
     @property
     def swap_slots(self) -> int:
         """Pages of the largest swap device that the program adds."""
-        added = self.ops["length"][self.ops["op"] == CODES["swap"]]
-        return min(int(added.max(initial=0)), SWAP_MAX) // layout.PAGE_SIZE
+        sizes = self.ops["length"][self.ops["op"] == CODES["swap"]]
+        return min(int(sizes.max(initial=0)), SWAP_MAX) // layout.PAGE_SIZE
 
     @property
     def file_pages(self) -> int:
@@ -158,9 +158,9 @@ class Program:
             under_way: also in the one behind these, with the recorded accesses or the distribution that it takes.
         """
         n = operations + under_way
-        named = all(a == b for ours, theirs in ((self.processes, other.processes), (self.regions, other.regions))
-                    for a, b in zip(ours, theirs, strict=False) if operations)  # fmt: skip
-        if self.seed != other.seed or not named or not np.array_equal(self.ops[:n], other.ops[:n]):
+        names_agree = all(a == b for first, second in ((self.processes, other.processes), (self.regions, other.regions))
+                          for a, b in zip(first, second, strict=False) if operations)  # fmt: skip
+        if self.seed != other.seed or not names_agree or not np.array_equal(self.ops[:n], other.ops[:n]):
             return False
         return not under_way or all(map(np.array_equal, self._taken_by(operations), other._taken_by(operations)))
 
@@ -194,13 +194,13 @@ class Program:
         return self
 
 
-def _frozen(name: str, given: Any, dtype: np.dtype) -> np.ndarray:
+def _frozen(name: str, values: Any, dtype: np.dtype) -> np.ndarray:
     """Return an array that nobody can write to: over bytes, which a writer cannot be made of.
 
     Raises:
         ProgramError: when it is no such array.
     """
-    array = np.asarray(given)
+    array = np.asarray(values)
     shape = (-1, 2) if name == "alias_tables" else (-1,)
     if array.dtype != dtype and not (name == "alias_tables" and np.issubdtype(array.dtype, np.integer)):
         raise ProgramError(f"{name} is not an array of {dtype}")

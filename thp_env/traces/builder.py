@@ -245,8 +245,8 @@ class ProgramBuilder(HintWriter, GroupWriter):
         data = np.asarray(accesses, dtype=ACCESS_DTYPE)
         if not 0 <= weight <= WEIGHT_MAX:
             raise ProgramError("weight must not be negative")
-        ps, left = round(ns * 1000), self._content(content)
-        self._emit("replay", first=self._n_accesses, count=len(data), ps=ps, content=left, weight=weight)
+        ps, payload = round(ns * 1000), self._content(content)
+        self._emit("replay", first=self._n_accesses, count=len(data), ps=ps, content=payload, weight=weight)
         self._accesses.append(data)
         self._n_accesses += len(data)
 
@@ -289,8 +289,8 @@ class ProgramBuilder(HintWriter, GroupWriter):
         if isinstance(values, tuple) and code in values:
             code = str(values.index(code))
         if not code.isdecimal() or int(code) >= layout.SETTING_VALUES[number]:
-            known = f"0 to {values - 1}" if isinstance(values, int) else ", ".join(values)
-            raise ProgramError(f"{path} takes {known}, not {value}")
+            choices = f"0 to {values - 1}" if isinstance(values, int) else ", ".join(values)
+            raise ProgramError(f"{path} takes {choices}, not {value}")
         if group and path != "swappiness":
             raise ProgramError(f"{path} is the whole system's: only swappiness is a control group's")
         self._emit("set", path=number, value=int(code), group=self._group(group))

@@ -104,10 +104,10 @@ class AllocPurge(Generator):
             low, high = s.rng.uniform(0.2, 0.5), s.rng.uniform(0.6, 1.0)
             for i in s.phases(phases):
                 height = 1 - abs(2 * (i + 1) / phases - 1)  # 0 to 1 to 0
-                want = int(n * (low + (high - low) * height))
-                gone = max(int(live.sum() * self.freed / phases), int(live.sum()) - want)
-                self._free(s, live, size, gone)
-                free = np.flatnonzero(~live)[: max(0, want - int(live.sum()))]
+                target = int(n * (low + (high - low) * height))
+                free_count = max(int(live.sum() * self.freed / phases), int(live.sum()) - target)
+                self._free(s, live, size, free_count)
+                free = np.flatnonzero(~live)[: max(0, target - int(live.sum()))]
                 for first, last in runs(free):
                     s.b.touch("heap", first * size, (last - first) * size, content=40)
                 live[free] = resident[free] = True

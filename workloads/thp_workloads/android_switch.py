@@ -77,14 +77,14 @@ class AndroidSwitch(Generator):
         s.b.touch("zygote", 0, zygote, content=35)
         memory = self.footprint * (1 - self.zygote) / self.apps
         recent: list[_App] = []  # the one on the screen first
-        started, written = 0, 0
+        app_count, zygote_bytes = 0, 0
         while s.at < self.phases:
             if len(recent) < max(2, self.apps // 2) or s.rng.random() < 0.35:
                 if len(recent) >= self.apps:
                     s.b.slice("P")
                     s.b.exit(recent.pop().process)
-                app = _App(s, self, started, memory * s.rng.uniform(0.5, 1.0), written)
-                started += 1
+                app = _App(s, self, app_count, memory * s.rng.uniform(0.5, 1.0), zygote_bytes)
+                app_count += 1
             else:
                 app = recent.pop(min(len(recent) - 1, 1 + int(s.rng.exponential(1.5))))
             recent.insert(0, app)
@@ -95,7 +95,7 @@ class AndroidSwitch(Generator):
             dwell = min(self.phases - s.at, 1 + int(s.rng.exponential(self.dwell)))
             for i in s.phases(max(1, dwell)):
                 app.seen(s, self, i, max(1, dwell), zygote)
-            written = max(written, app.dirtied)
+            zygote_bytes = max(zygote_bytes, app.dirtied)
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> dict[str, Any]:
@@ -117,16 +117,16 @@ class AndroidSwitch(Generator):
 class _App:
     """One app: a process with ART's heap and a malloc heap."""
 
-    def __init__(self, s: Stage, g: AndroidSwitch, number: int, memory: float, written: int) -> None:
+    def __init__(self, s: Stage, g: AndroidSwitch, number: int, memory: float, zygote_bytes: int) -> None:
         self.process = f"app{number}"
         self.regions = max(2, int(memory * g.dalvik) // REGION)
         self.native = max(16 * PAGE, pages(memory * (1 - g.dalvik)))
         self.live = np.zeros(self.regions, bool)
-        self.grown = 0
+        self.native_size = 0
         self.allocated, self.dirtied = 0, 0
         s.b.slice("P")
-        if written:  # ZygoteHooks.preFork runs in the zygote, so what apps write to is in use there, too
-            s.b.touch("zygote", 0, written, "read")
+        if zygote_bytes:  # ZygoteHooks.preFork runs in the zygote, so what apps write to is in use there, too
+            s.b.touch("zygote", 0, zygote_bytes, "read")
         s.b.fork(self.process)
         s.b.slice(self.process)
         s.b.mmap(self._name("dalvik"), self.regions * REGION, at="auto")
@@ -143,21 +143,21 @@ class _App:
             s.b.touch(self._name("dalvik"), int(k) * REGION, REGION, content=30)
             self.live[k] = True
             self.allocated += REGION
-        if self.grown < self.native:
-            step = min(self.native - self.grown, pages(self.native / (2 * phases)))
-            s.b.touch(self._name("native"), self.grown, step, content=35)
-            self.grown += step
+        if self.native_size < self.native:
+            step = min(self.native - self.native_size, pages(self.native / (2 * phases)))
+            s.b.touch(self._name("native"), self.native_size, step, content=35)
+            self.native_size += step
             self.allocated += step
-        if (written := min(zygote, int(self.allocated * g.cow) // PAGE * PAGE)) > self.dirtied:
-            s.b.touch("zygote", self.dirtied, written - self.dirtied, content=35)
-            self.dirtied = written
-        used = max(PAGE, int(self.grown * g.working) // PAGE * PAGE)
+        if (cow_bytes := min(zygote, int(self.allocated * g.cow) // PAGE * PAGE)) > self.dirtied:
+            s.b.touch("zygote", self.dirtied, cow_bytes - self.dirtied, content=35)
+            self.dirtied = cow_bytes
+        used = max(PAGE, int(self.native_size * g.working) // PAGE * PAGE)
         s.use(self._name("native"), 0, used, "zipf", 0.4, zipf=0.8, write=0.3, content=35)
         there = np.flatnonzero(self.live)
         there = there[: max(1, int(len(there) * g.working))]
-        chosen = there[s.rng.integers(len(there), size=min(6, len(there)))]
-        for k in chosen:
-            s.use(self._name("dalvik"), int(k) * REGION, REGION, "uniform", 0.5 / len(chosen), write=0.4, content=30)
+        sample = there[s.rng.integers(len(there), size=min(6, len(there)))]
+        for k in sample:
+            s.use(self._name("dalvik"), int(k) * REGION, REGION, "uniform", 0.5 / len(sample), write=0.4, content=30)
         s.use("zygote", 0, zygote, "zipf", 0.1, zipf=0.9)
 
     def leave(self, s: Stage, g: AndroidSwitch) -> None:
@@ -167,7 +167,7 @@ class _App:
             if s.rng.random() < g.collect:
                 s.b.advise(self._name("dalvik"), int(k) * REGION, REGION, "dontneed")
                 self.live[k] = False
-        for page in np.flatnonzero(s.rng.random(self.grown // PAGE) < g.release)[:400]:
+        for page in np.flatnonzero(s.rng.random(self.native_size // PAGE) < g.release)[:400]:
             s.b.advise(self._name("native"), int(page) * PAGE, PAGE, "dontneed")
 
     def compress(self, s: Stage) -> None:

@@ -97,10 +97,10 @@ def workloads(folder: Path, sides: Mapping[str, str]) -> list[Workload]:
     Raises:
         ProgramError: when the index cannot be read, or names a family that stands on no side.
     """
-    found = []
+    result = []
     for name, entry in read_index(folder).items():
         if entry.family not in sides:
             raise ProgramError(f"{folder / INDEX}: {name} is of the family {entry.family!r}, which stands on no side")
         file = Recorded(str(folder / f"{name}.npz"), entry.checksum, entry.footprint)
-        found.append(recording(name, entry.family, sides[entry.family], entry.description, file))
-    return found
+        result.append(recording(name, entry.family, sides[entry.family], entry.description, file))
+    return result

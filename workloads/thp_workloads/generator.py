@@ -224,17 +224,17 @@ def _randomize_brk(rng: np.random.Generator) -> int:
 
 def attributes(doc: str) -> dict[str, str]:
     """Return the attributes that a class's docstring explains, by name."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     name = ""
     for line in doc.partition("Attributes:\n")[2].splitlines():
         if line.startswith(" " * 8):
-            found[name] += " " + line.strip()
+            texts[name] += " " + line.strip()
         elif line.startswith(" " * 4):
             name, _, meaning = line.strip().partition(": ")
-            found[name] = meaning
+            texts[name] = meaning
         elif line:
             break
-    return found
+    return texts
 
 
 class Stage:

@@ -70,16 +70,16 @@ class Mixture(Generator):
         """Let every process that is awake have its phase, and children their time."""
         first = _Process(s, self, "P")
         crowd, children = [first], list[tuple[str, int]]()
-        forked = 0
+        fork_count = 0
         for i in s.phases(self.phases):
             s.b.slice("P")
             for process in [p for p in crowd[1:] if p.over]:
                 s.b.exit(process.name)
                 crowd.remove(process)
             while len(crowd) < self.processes:
-                s.b.fork(f"process{forked}")
-                crowd.append(_Process(s, self, f"process{forked}"))
-                forked += 1
+                s.b.fork(f"process{fork_count}")
+                crowd.append(_Process(s, self, f"process{fork_count}"))
+                fork_count += 1
             awake = [p for p in crowd if p.wakes(s, self)] or [first]
             there = [(p.name, region) for p in awake for region in p.renewed(s, self)]
             weight = np.array([region.heat for _, region in there])
@@ -91,9 +91,9 @@ class Mixture(Generator):
                 s.b.exit(name)
             children = [c for c in children if c[1] > i]
             if s.rng.random() < self.forks and len(children) < 4:
-                children.append((f"child{forked}", i + 1 + int(s.rng.exponential(4))))
-                self._fork(s, f"child{forked}", first.regions)
-                forked += 1
+                children.append((f"child{fork_count}", i + 1 + int(s.rng.exponential(4))))
+                self._fork(s, f"child{fork_count}", first.regions)
+                fork_count += 1
         s.b.slice("P")
         for name in [p.name for p in crowd[1:]] + [name for name, _ in children]:
             s.b.exit(name)
@@ -138,19 +138,19 @@ class _Process:
 
     def __init__(self, s: Stage, g: Mixture, name: str) -> None:
         """Begin in the process whose turn it is next; the first one lives as long as the run."""
-        self.name, self.made, self.asleep = name, 0, False
-        self.left = 1 + int(s.rng.exponential(g.lifetime))
+        self.name, self.region_count, self.asleep = name, 0, False
+        self.phases_left = 1 + int(s.rng.exponential(g.lifetime))
         self.regions: list[Region] = []
         self.slots = -(-g.regions // g.processes)
 
     @property
     def over(self) -> bool:
         """Whether it has lived its life."""
-        return self.left <= 0
+        return self.phases_left <= 0
 
     def wakes(self, s: Stage, g: Mixture) -> bool:
         """Live a phase; return whether awake. Who goes to sleep may be put out first."""
-        self.left -= 1
+        self.phases_left -= 1
         slept, self.asleep = self.asleep, bool(self.regions) and g.processes > 1 and s.rng.random() < g.asleep
         if self.asleep and not slept and s.rng.random() < g.put_out:
             s.b.slice(self.name)
@@ -169,7 +169,7 @@ class _Process:
             if k < len(self.regions):
                 s.b.munmap(self.regions[k].name, 0, self.regions[k].length)
             size = min(2 * fair, fair * g.spread ** s.rng.uniform(-0.5, 0.5))
-            name = f"{self.name}.region{self.made}" if g.processes > 1 else f"region{self.made}"
+            name = f"{self.name}.region{self.region_count}" if g.processes > 1 else f"region{self.region_count}"
             self.regions[k : k + 1] = [Region(s, g, name, size)]
-            self.made += 1
+            self.region_count += 1
         return self.regions

@@ -64,10 +64,10 @@ def program_of(recorded: Recorded) -> Program:
     Raises:
         ProgramError: when it is missing, damaged, or not what the checksum means.
     """
-    found = load_program(recorded.path)
-    if recorded.checksum not in ("", found.checksum):
+    loaded = load_program(recorded.path)
+    if recorded.checksum not in ("", loaded.checksum):
         raise ProgramError(f"{recorded.path}: not the recording that its index names: record or fetch it again")
-    return found
+    return loaded
 
 
 def recording(name: str, family: str, side: str, description: str, recorded: Recorded) -> Workload:
@@ -95,26 +95,26 @@ def of_file(path: str | os.PathLike[str]) -> Workload:
         ProgramError: when the file is missing, damaged, or does not say where the program was mapped.
     """
     path = Path(path).resolve()
-    found = load_program(path)
-    if not {"mmap_base", "brk_start"} <= set(found.meta):
+    loaded = load_program(path)
+    if not {"mmap_base", "brk_start"} <= set(loaded.meta):
         raise ProgramError(f"{path}: it does not say where it was mapped, so no seed can move it: record it anew")
-    description = str(found.meta.get("description", path.stem))
-    return recording(path.stem, path.stem, "test", description, Recorded(str(path), found.checksum, reach(found)))
+    description = str(loaded.meta.get("description", path.stem))
+    return recording(path.stem, path.stem, "test", description, Recorded(str(path), loaded.checksum, reach(loaded)))
 
 
 def _sample(recorded: Recorded, rng: np.random.Generator) -> Instance:
-    found = program_of(recorded)
+    loaded = program_of(recorded)
     footprint = recorded.footprint
-    memory = -(-int(footprint * 1.25) // (4 * MIB)) * 4 * MIB + 64 * MIB if footprint else memory_for(found)
-    return Instance(found, MachineConfig(memory=memory))
+    memory = -(-int(footprint * 1.25) // (4 * MIB)) * 4 * MIB + 64 * MIB if footprint else memory_for(loaded)
+    return Instance(loaded, MachineConfig(memory=memory))
 
 
 def _elsewhere(recorded: Recorded, cores: tuple[str, ...], rng: np.random.Generator) -> Instance:
-    return elsewhere(program_of(recorded), rng, cores, partial(_fits, recorded), recorded.footprint)
+    return elsewhere(program_of(recorded), rng, cores, partial(_has_room, recorded), recorded.footprint)
 
 
 @cache
-def _fits(recorded: Recorded, pages: int) -> bool:
+def _has_room(recorded: Recorded, pages: int) -> bool:
     return fits(program_of(recorded), pages, _mapped(recorded))
 
 

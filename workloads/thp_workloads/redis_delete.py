@@ -75,9 +75,9 @@ class RedisDelete(Generator):
         order = s.rng.permutation(number_of)[: int(number_of * self.deleted)]
         for i in s.phases(max(1, filling // 3)):
             first, count = part(len(order), i, max(1, filling // 3), 1)
-            gone = np.sort(order[first : first + count])
-            alive[gone] = False
-            for a, z in runs(gone):
+            keys = np.sort(order[first : first + count])
+            alive[keys] = False
+            for a, z in runs(keys):
                 s.b.advise("heap", a * value, (z - a) * value, "dontneed")
             self._request(s, alive, value, 1.0)
         large = pages(self.large)
@@ -100,9 +100,9 @@ class RedisDelete(Generator):
         if not there:
             s.idle(share)
             return
-        chosen = s.rng.choice(len(there), min(24, len(there)), replace=False)
-        weight = 1 / np.arange(1, len(chosen) + 1) ** self.skew
-        for k, w in zip(chosen, weight / weight.sum(), strict=True):
+        sample = s.rng.choice(len(there), min(24, len(there)), replace=False)
+        weight = 1 / np.arange(1, len(sample) + 1) ** self.skew
+        for k, w in zip(sample, weight / weight.sum(), strict=True):
             a, z = there[k]
             s.use("heap", a * value, (z - a) * value, "uniform", share * w, write=self.writes)
 

@@ -45,7 +45,7 @@ TRIES = 4
 """Places of the mappings that are drawn before they move by whole 2M only."""
 
 
-def moved(program: Program, down: int, up: int, heap: int) -> Program:
+def at_addresses(program: Program, down: int, up: int, heap: int) -> Program:
     """Return the program at other addresses.
 
     Args:
@@ -90,14 +90,14 @@ def fits(program: Program, pages: int, expected: list[int] | None = None) -> boo
         pages: less than 2M.
         expected: `mapped` of the program; None: find out.
     """
-    return pages == 0 or mapped(moved(program, pages, 0, 0)) == (expected or mapped(program))
+    return pages == 0 or mapped(at_addresses(program, pages, 0, 0)) == (expected or mapped(program))
 
 
 def draw_place(program: Program, rng: np.random.Generator, may: Callable[[int], bool]) -> Program:
     """Return the program with its addresses drawn anew; `may` says what `fits` does."""
-    drawn = [int(down) for down in rng.integers(RANDOM_PAGES, size=TRIES)]
-    down = next((n for n in drawn if may(n % PMD_PAGES)), drawn[0] // PMD_PAGES * PMD_PAGES)
-    return moved(program, down, int(rng.integers(RANDOM_PAGES)), int(rng.integers(BRK_PAGES)))
+    offsets = [int(down) for down in rng.integers(RANDOM_PAGES, size=TRIES)]
+    down = next((n for n in offsets if may(n % PMD_PAGES)), offsets[0] // PMD_PAGES * PMD_PAGES)
+    return at_addresses(program, down, int(rng.integers(RANDOM_PAGES)), int(rng.integers(BRK_PAGES)))
 
 
 def surrounded(program: Program, around: Surroundings, seed: int) -> Program:

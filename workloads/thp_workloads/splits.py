@@ -40,13 +40,13 @@ def side_of(family: str) -> str:
 
 def cores_of(side: str) -> tuple[str, ...]:
     """Return the cores on which the workloads of a side run; every second episode of a test is on the one held out."""
-    known(side)
+    check_side(side)
     if side == "test":
         return TRAIN_CORES + (HELD_OUT_CORE,) * len(TRAIN_CORES)
     return TRAIN_CORES
 
 
-def known(side: str) -> str:
+def check_side(side: str) -> str:
     """Return the side.
 
     Raises:

@@ -83,12 +83,12 @@ def choose(comparison: Comparison, suite: str, programs: str) -> Choice:
 
 def _table(comparison: Comparison) -> list[Row]:
     rows: Sequence[str] = [n for n in comparison.ranking() if comparison.kinds.get(n) in ("heuristic", "learned")]
-    found = []
+    table = []
     for name in rows:
         saving, worst = comparison.saving(name), comparison.worst_workload(name)
         value, low, high = (round(v, 2) for v in saving)
-        found.append(Row(name, comparison.kinds[name], value, low, high, worst.name, round(worst.saving, 2)))
-    return found
+        table.append(Row(name, comparison.kinds[name], value, low, high, worst.name, round(worst.saving, 2)))
+    return table
 
 
 def save_choice(choice: Choice, path: Path = CHOICE) -> None:

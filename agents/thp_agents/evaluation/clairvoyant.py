@@ -53,14 +53,14 @@ def solve(case: Case) -> Outcome:
     plays = {base: _play(base, workload, case.seed) for base in BASES}
     base = min(plays, key=lambda b: (plays[b].cost, b))
     telling = plays[base].telling
-    chosen = set(sorted(range(len(telling)), key=lambda i: (-telling[i], i))[:DECISIONS])
+    decision_points = set(sorted(range(len(telling)), key=lambda i: (-telling[i], i))[:DECISIONS])
     env, policy = _begin(base, workload, case.seed)
     view, number, choices = KernelView(env), 0, {"base": base}
     over = False
     while not over:
         action = 0
         if env.vma is not None:
-            if number in chosen:
+            if number in decision_points:
                 action = _best(env, policy)
                 if action:
                     choices[f"decision {number}"] = ACTIONS[action]
@@ -95,16 +95,16 @@ def _best(env: VmaOrderEnv, policy: LearnedPolicy) -> int:
     """Return the action whose run is the cheapest; doing nothing, unless another is cheaper."""
     actions = np.flatnonzero(env.action_masks())
     state = env.clone_state()
-    found: Mapping[str, Any] = state.task
-    costs = costs_of(env, found, policy, actions.tolist())
+    task_state: Mapping[str, Any] = state.task
+    costs = costs_of(env, task_state, policy, actions.tolist())
     env.restore_state(state)
     return int(actions[costs.argmin()])
 
 
 def decided_by() -> dict[str, Any]:
     """Return what decides all results, whatever the case, as JSON has it."""
-    tried = {"bases": [*BASES], "arguments": ARGUMENTS, "decisions": DECISIONS, "first": FIRST}
-    return {"behaviour": BEHAVIOUR, "prices": asdict(Prices()), "search": tried}
+    search = {"bases": [*BASES], "arguments": ARGUMENTS, "decisions": DECISIONS, "first": FIRST}
+    return {"behaviour": BEHAVIOUR, "prices": asdict(Prices()), "search": search}
 
 
 CLAIRVOYANT = Reference("clairvoyant", "clairvoyant", solve, decided_by, FOLDER / "clairvoyant.json")

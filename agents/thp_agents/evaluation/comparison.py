@@ -145,8 +145,8 @@ class Comparison:
         """
         logs = np.log(self.costs)
         other = logs[self.rows_of(against or self.reference)].mean(0)
-        saved = 100 * (other - logs[self.rows_of(policy)])
-        return saved.clip(-CAP, CAP) if capped else saved
+        log_savings = 100 * (other - logs[self.rows_of(policy)])
+        return log_savings.clip(-CAP, CAP) if capped else log_savings
 
     # -- means -------------------------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ class Comparison:
     def drawn_weights(self) -> np.ndarray:
         """The same of families, workloads and instances drawn again, shape (resamples, instances)."""
         rng = np.random.default_rng(self.seed)
-        drawn = np.zeros((self.resamples, len(self.instances)))
+        weights = np.zeros((self.resamples, len(self.instances)))
         count = len(self._nested)
         families = rng.multinomial(count, np.full(count, 1 / count), self.resamples)
         for f, workloads in enumerate(self._nested.values()):
@@ -184,8 +184,8 @@ class Comparison:
             times = rng.multinomial(families[:, f] * w, np.full(w, 1 / w))
             for k, columns in enumerate(workloads.values()):
                 n = len(columns)
-                drawn[:, columns] = rng.multinomial(times[:, k] * n, np.full(n, 1 / n)) / (count * w * n)
-        return drawn
+                weights[:, columns] = rng.multinomial(times[:, k] * n, np.full(n, 1 / n)) / (count * w * n)
+        return weights
 
     def _drawn_trainings(self, policy: str) -> np.ndarray:
         """How often each training of a policy is drawn, as a share, shape (resamples, trainings)."""
@@ -195,27 +195,27 @@ class Comparison:
 
     def saving(self, policy: str, capped: bool = True, against: str = "") -> Interval:
         """Return the mean of `savings` over trainings, instances, workloads and families."""
-        saved = self.savings(policy, capped, against)
-        value = float((saved @ self.weights).mean())
+        savings = self.savings(policy, capped, against)
+        value = float((savings @ self.weights).mean())
         rows = len(self.rows_of(policy)) + len(self.rows_of(against or self.reference))
         if len(self.instances) == 1 and rows == 2:
             return Interval(value, np.nan, np.nan)
-        drawn = self.drawn_weights @ saved.T  # (resamples, trainings)
-        low, high = np.percentile((drawn * self._drawn_trainings(policy)).sum(1), (2.5, 97.5)).tolist()
+        resampled = self.drawn_weights @ savings.T  # (resamples, trainings)
+        low, high = np.percentile((resampled * self._drawn_trainings(policy)).sum(1), (2.5, 97.5)).tolist()
         return Interval(value, low, high)
 
     def by_family(self, policy: str, capped: bool = True) -> dict[str, float]:
         """Return the mean saving in each family."""
-        saved = self.savings(policy, capped).mean(0)
+        savings = self.savings(policy, capped).mean(0)
         return {
-            family: float(np.mean([saved[columns].mean() for columns in workloads.values()]))
+            family: float(np.mean([savings[columns].mean() for columns in workloads.values()]))
             for family, workloads in self._nested.items()
         }
 
     def by_workload(self, policy: str, capped: bool = False, against: str = "") -> dict[str, float]:
         """Return the mean saving of each workload."""
-        saved = self.savings(policy, capped, against).mean(0)
-        return {w: float(saved[c].mean()) for workloads in self._nested.values() for w, c in workloads.items()}
+        savings = self.savings(policy, capped, against).mean(0)
+        return {w: float(savings[c].mean()) for workloads in self._nested.values() for w, c in workloads.items()}
 
     def worst_family(self, policy: str) -> Place:
         """Return the family in which a policy saves least, capped."""
@@ -228,19 +228,19 @@ class Comparison:
 
     def cheaper(self, policy: str) -> float:
         """Return the share of paired instances on which a policy is cheaper than the reference; ties count half."""
-        saved = self.savings(policy, capped=False)
-        better = (saved > 1e-9) + 0.5 * (np.abs(saved) <= 1e-9)
-        return float((better @ self.weights).mean())
+        savings = self.savings(policy, capped=False)
+        wins = (savings > 1e-9) + 0.5 * (np.abs(savings) <= 1e-9)
+        return float((wins @ self.weights).mean())
 
     def ratio(self, policy: str, metric: str) -> float:
         """Return the geometric mean of a metric divided by the reference's, as means of savings go; NaN without any."""
         figures = self._figures(lambda run: run.metrics.get(metric, 0.0))
-        mine, theirs = figures[self.rows_of(policy)].mean(0), figures[self.rows_of(self.reference)].mean(0)
-        both = (mine > 0) & (theirs > 0)
+        of_policy, of_reference = figures[self.rows_of(policy)].mean(0), figures[self.rows_of(self.reference)].mean(0)
+        both = (of_policy > 0) & (of_reference > 0)
         if not both.any():
             return float("nan")
         weights = self.weights[both]
-        return float(np.exp(np.log(mine[both] / theirs[both]) @ weights / weights.sum()))
+        return float(np.exp(np.log(of_policy[both] / of_reference[both]) @ weights / weights.sum()))
 
     def share_of(self, policy: str, bound: str) -> float:
         """Return which share of another's saving a policy reaches; NaN where the other saves less than 1."""

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.spaces import Discrete
 
 import thp_env  # noqa: F401 -- registers the environments
-from thp_agents.policy import Policy, PolicyError, checked
+from thp_agents.policy import Policy, PolicyError, check_policy
 from thp_agents.view import KernelView
 from thp_env.envs.env import ThpEnv
 from thp_env.envs.rendering import folio_map
@@ -89,10 +89,10 @@ def environment(policy: Policy, workload: Any, reward: str = "total_time") -> Th
     Raises:
         PolicyError: when the policy lacks something, or its arguments fit no environment.
     """
-    checked(policy, f"policy {getattr(policy, 'name', '')}")
-    made = {"workload": workload, "reward": reward, "default_sizes": policy.default_sizes, "shadow_tlb": True}
+    check_policy(policy, f"policy {getattr(policy, 'name', '')}")
+    arguments = {"workload": workload, "reward": reward, "default_sizes": policy.default_sizes, "shadow_tlb": True}
     try:
-        env = gymnasium.make(policy.environment, disable_env_checker=True, **made | dict(policy.arguments))
+        env = gymnasium.make(policy.environment, disable_env_checker=True, **arguments | dict(policy.arguments))
     except (TypeError, ValueError) as error:
         raise PolicyError(f"policy {policy.name}: {policy.environment} cannot be made: {error}") from error
     return env.unwrapped  # type: ignore[return-value]
@@ -121,15 +121,15 @@ def evaluate_one(
     total, decisions, over = 0.0, 0, False
     info: dict[str, Any] = {}
     pictures: list[Frame] = []
-    every = 1
+    frame_interval = 1
     while not over:
         action = view.no_op
         if env.task.status[0] not in REASONS:  # else the program ended before there was anything to decide
             action = checked_action(policy, env, ask(policy, policy.decide, observation, view))
-        if frames and decisions % every == 0:
+        if frames and decisions % frame_interval == 0:
             pictures.append(look(env))
             if len(pictures) >= 2 * frames:
-                pictures, every = pictures[::2], every * 2
+                pictures, frame_interval = pictures[::2], frame_interval * 2
         observation, reward_value, over, _, info = env.step(action)
         total += float(reward_value)
         decisions += 1

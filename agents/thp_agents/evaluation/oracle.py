@@ -28,8 +28,8 @@ def solve(case: Case) -> Outcome:
 
 def decided_by() -> dict[str, Any]:
     """Return what decides all results, whatever the case, as JSON has it."""
-    tried = {"settings": [*SETTINGS.values()], "candidates": [*CANDIDATES], "groups": GROUPS, "rounds": ROUNDS}
-    return {"behaviour": BEHAVIOUR, "prices": asdict(Prices()), "search": tried}
+    search_space = {"settings": [*SETTINGS.values()], "candidates": [*CANDIDATES], "groups": GROUPS, "rounds": ROUNDS}
+    return {"behaviour": BEHAVIOUR, "prices": asdict(Prices()), "search": search_space}
 
 
 STATIC_ORACLE = Reference("static_oracle", "static oracle", solve, decided_by, FOLDER / "oracle.json")

@@ -71,7 +71,7 @@ def _named_in_errors(name: str) -> Iterator[None]:
         raise MachineError(f"{name}: {error}") from error
 
 
-def completed(results: Iterator[tuple[Job, Result | Lost]]) -> Iterator[tuple[Job, Result]]:
+def without_lost(results: Iterator[tuple[Job, Result | Lost]]) -> Iterator[tuple[Job, Result]]:
     """Leave out jobs that were lost; that has been told."""
     return ((job, result) for job, result in results if not isinstance(result, Lost))
 
@@ -82,7 +82,7 @@ def completed(results: Iterator[tuple[Job, Result | Lost]]) -> Iterator[tuple[Jo
 def _on_processes(
     work: Callable[[Job], Result], jobs: Sequence[Job], processes: int, named: Callable[[Job], str]
 ) -> Iterator[tuple[Job, Result | Lost]]:
-    waiting, repeated = deque(jobs), set[Job]()
+    waiting, retries = deque(jobs), set[Job]()
     busy: dict[Any, tuple[Worker, Job]] = {}  # by the worker's connection
     workers = list[Worker]()
     try:
@@ -103,9 +103,9 @@ def _on_processes(
                     workers.remove(worker)
                     worker.end()
                     workers.append(worker := Worker())
-                    if job not in repeated:
+                    if job not in retries:
                         _tell(f"a worker was {died} while it did {named(job)}, which is done once more")
-                        repeated.add(job)
+                        retries.add(job)
                         waiting.append(job)
                         idle.append(worker)
                         continue
@@ -132,7 +132,7 @@ def _on_ray(
         import ray
     except ImportError:
         raise ValueError("--ray needs Ray: pip install 'thp-env[ray]'") from None
-    gone = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
+    death_errors = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
     if not ray.is_initialized():
         ray.init(address=address or "local", log_to_driver=False)
     task = ray.remote(_call).options(max_retries=5)
@@ -145,7 +145,7 @@ def _on_ray(
                 with _named_in_errors(named(job_of[reference])):
                     answer = ray.get(reference)
                 yield answer
-            except gone as error:
+            except death_errors as error:
                 _tell(f"workers died while they did {named(job_of[reference])}; it is left out")
                 yield job_of[reference], Lost(f"its workers died: {type(error).__name__}")
 

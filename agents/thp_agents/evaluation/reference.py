@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from thp_agents.evaluation.episode import Run
 from thp_agents.evaluation.origin import code_digest
-from thp_agents.evaluation.parallel import completed, map_jobs
+from thp_agents.evaluation.parallel import map_jobs, without_lost
 from thp_agents.evaluation.store import Store
 from thp_agents.evaluation.suites import Case, content, workload_of
 from thp_agents.files import write_text
 from thp_agents.policy import PolicyError
-from thp_agents.records import Natural, converted, read_json
+from thp_agents.records import Natural, convert, read_json
 from thp_env.reading import reading
 
 FOLDER = Path(__file__).parents[1] / "data"
@@ -109,31 +109,31 @@ class Reference:
         Returns:
             Results in the order of the cases; a case whose search killed its workers is left out.
         """
-        known = {} if recompute else self.load()
+        shipped = {} if recompute else self.load()
         store = store or Store(None)
         common = {"what": self.name, "code": code_digest([self.solve.__module__]), **self.decided_by()}
         results, missing = dict[Case, Outcome](), dict[Case, dict[str, Any]]()
         for case in wanted:
-            drawn = content(case)
-            made = {**common, **case.as_dict(), "program": drawn}
-            if case in known and known[case].digest == drawn:
-                results[case] = known[case]
-            elif kept := store.get(made):
+            program = content(case)
+            provenance = {**common, **case.as_dict(), "program": program}
+            if case in shipped and shipped[case].digest == program:
+                results[case] = shipped[case]
+            elif record := store.get(provenance):
                 with reading(store.path or "", PolicyError, "a store of results"):
-                    results[case] = converted(kept, Result, self._named(case)).outcome
+                    results[case] = convert(record, Result, self._label(case)).outcome
             elif search is None or case in search:
-                missing[case] = made
+                missing[case] = provenance
         with (
             tqdm(total=len(missing), desc=self.title, unit="run", disable=quiet or not missing) as bar,
-            closing(map_jobs(self.solve, [*missing], processes, ray, self._named)) as solved,
+            closing(map_jobs(self.solve, [*missing], processes, ray, self._label)) as results_by_case,
         ):
-            for case, outcome in completed(solved):
+            for case, outcome in without_lost(results_by_case):
                 store.add(missing[case], outcome._asdict())
                 results[case] = outcome
                 bar.update()
         return {case: results[case] for case in wanted if case in results}
 
-    def _named(self, case: Case) -> str:
+    def _label(self, case: Case) -> str:
         return f"the search for the {self.title} of {case.workload} with seed {case.seed}"
 
     def runs(self, outcomes: dict[Case, Outcome]) -> list[Run]:
@@ -158,8 +158,8 @@ class Reference:
     def save(self, results: dict[Case, Outcome], path: Path | None = None) -> None:
         """Write results beside those of other cases that the file holds."""
         path = path or self.data
-        every = {**self.load(path), **results}
-        rows = [{**case.as_dict(), **every[case]._asdict()} for case in sorted(every)]
+        outcomes = {**self.load(path), **results}
+        rows = [{**case.as_dict(), **outcomes[case]._asdict()} for case in sorted(outcomes)]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"decided_by": self.decided_by(), "results": rows}, indent=1))
         _read.cache_clear()

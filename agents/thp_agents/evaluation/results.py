@@ -115,8 +115,8 @@ class Results(msgspec.Struct, forbid_unknown_fields=True, dict=True):
         if self.choice and self.choice.reference in ran:
             return self.choice.reference
         first = next(r.policy for r in self.runs)
-        found = Comparison(self._runs, first, self.kinds)
-        return found.best("heuristic") or first
+        comparison = Comparison(self._runs, first, self.kinds)
+        return comparison.best("heuristic") or first
 
     @cached_property
     def _runs(self) -> list[Run]:
@@ -130,8 +130,8 @@ class Results(msgspec.Struct, forbid_unknown_fields=True, dict=True):
     @property
     def headline(self) -> str | None:
         """The learned policy that was chosen on validation, else the best one here; None where none took part."""
-        chosen = self.choice and self.choice.headline
-        return chosen if chosen in self.kinds else self.comparison.best("learned")
+        name = self.choice and self.choice.headline
+        return name if name in self.kinds else self.comparison.best("learned")
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -155,8 +155,8 @@ def gather(
     """
     policies = [PolicyRow(e.name, e.training, e.kind, e.digest, e.code, e.behaviour, list(e.curve))  # type: ignore[arg-type]
                 for e in entries]  # fmt: skip
-    known = {e.name for e in entries}
-    policies += [PolicyRow(name, 0, "reference") for name in dict.fromkeys(r.policy for r in runs) if name not in known]
+    names = {e.name for e in entries}
+    policies += [PolicyRow(name, 0, "reference") for name in dict.fromkeys(r.policy for r in runs) if name not in names]
     programs = [ProgramRow(**case.as_dict(), program=content(case)) for case in wanted]
     rows = [RunRow(r.policy, r.training, r.family, r.workload, r.seed, r.decisions, r.reason, r.metrics) for r in runs]
     return Results(title, suite, policies, programs, rows, reasons(failures), list(notes), choice)

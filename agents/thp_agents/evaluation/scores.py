@@ -25,11 +25,11 @@ NEVER, ORACLE = "never", "static_oracle"
 
 def iqm(values: np.ndarray) -> np.ndarray:
     """Return the mean of the middle half along the last axis; values at its borders count in part."""
-    ordered = np.sort(values, -1)
-    n = ordered.shape[-1]
+    ascending = np.sort(values, -1)
+    n = ascending.shape[-1]
     edges = np.arange(n + 1) / n
     weight = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0, None)
-    return ordered @ (weight / weight.sum())
+    return ascending @ (weight / weight.sum())
 
 
 @dataclass(frozen=True)

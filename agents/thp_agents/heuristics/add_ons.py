@@ -49,8 +49,8 @@ class WithAddOn(Policy):
         self.name, self.kind = f"{policy.name}+{add_on}", policy.kind
         self.source = f"{policy.source}; with {add_on}"
         self.default_sizes, self.environment = policy.default_sizes, policy.environment
-        given = policy.arguments.get("features", ())
-        self.arguments = {**policy.arguments, "features": sorted(feature_set(given) | features)}
+        feature_names = policy.arguments.get("features", ())
+        self.arguments = {**policy.arguments, "features": sorted(feature_set(feature_names) | features)}
 
     def reset(self, view: KernelView) -> None:
         """Begin a new run, then switch on."""

@@ -69,9 +69,9 @@ def young_pages(view: KernelView, blocks: list[Block]) -> np.ndarray:
     """
     counts = np.zeros(len(blocks), np.int64)
     for mm in {block.mm for block in blocks} & {vma.mm for vma in view.vmas()}:
-        chosen = [i for i, block in enumerate(blocks) if block.mm == mm]
-        starts = np.array([blocks[i].start for i in chosen], np.uint64)
+        indices = [i for i, block in enumerate(blocks) if block.mm == mm]
+        starts = np.array([blocks[i].start for i in indices], np.uint64)
         addresses = starts[:, None] + np.arange(PAGES, dtype=np.uint64) * np.uint64(layout.PAGE_SIZE)
         bits = view.test_and_clear_young(mm, addresses.ravel()).reshape(-1, PAGES)
-        counts[chosen] = ((bits & YOUNG_ACCESSED) != 0).sum(1)
+        counts[indices] = ((bits & YOUNG_ACCESSED) != 0).sum(1)
     return counts

@@ -39,7 +39,7 @@ class DamosEthp(Policy):
         """Begin to monitor, and let khugepaged run."""
         view.khugepaged()
         self.damon.begin(view)
-        self.advised: dict[tuple[int, int], str] = {}
+        self.hints: dict[tuple[int, int], str] = {}
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Take a sample; advise what the aggregation shows."""
@@ -63,11 +63,11 @@ class DamosEthp(Policy):
         first, last = region.start // size, -(-region.end // size)
         if advice == "nohugepage":
             first, last = -(-region.start // size), region.end // size
-        todo = [b for b in range(first, last) if advice and self.advised.get((region.mm, b)) != advice]
+        todo = [b for b in range(first, last) if advice and self.hints.get((region.mm, b)) != advice]
         if not todo:
             return
         start, end = todo[0] * size, min((todo[-1] + 1) * size, layout.TASK_SIZE)
         view.madvise(region.mm, start, end, advice)
         if advice == "nohugepage" and self.split:
             view.split(region.mm, start, end)
-        self.advised |= {(region.mm, b): advice for b in range(todo[0], todo[-1] + 1)}
+        self.hints |= {(region.mm, b): advice for b in range(todo[0], todo[-1] + 1)}

@@ -64,20 +64,20 @@ class EbpfMm(Policy):
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Take a sample when it is time; answer a fault that waits."""
         self.damon.step(view)
-        asked = view.question
-        if asked is None:
+        question = view.question
+        if question is None:
             return view.no_op
         info = view.buddyinfo()
-        order = best_order(self.rate(view, asked.mm, asked.address), {o: any(info[o:]) for o in CANDIDATES})
-        allowed = [ORDERS.index(o) for o in CANDIDATES if o <= order and (o == 0 or asked.orders >> o & 1)]
+        order = best_order(self.rate(view, question.mm, question.address), {o: any(info[o:]) for o in CANDIDATES})
+        allowed = [ORDERS.index(o) for o in CANDIDATES if o <= order and (o == 0 or question.orders >> o & 1)]
         return allowed[-1]
 
     def rate(self, view: KernelView, mm: int, address: int) -> float:
         """Return how often DAMON found the region of an address accessed, or the VMA's mean if it is new."""
         regions = [r for r in self.damon.regions if r.mm == mm]
-        here = next((r for r in regions if r.start <= address < r.end and r.age), None)
-        if here is not None:
-            return here.accesses / self.damon.samples
+        region = next((r for r in regions if r.start <= address < r.end and r.age), None)
+        if region is not None:
+            return region.accesses / self.damon.samples
         vma = view.vma
         around = [r for r in regions if vma is not None and r.start < vma.end and r.end > vma.start]
         length = sum(r.end - r.start for r in around)

@@ -74,6 +74,6 @@ class Ingens(Policy):
 
     def _read(self, view: KernelView) -> None:
         for mm, blocks in self.huge.items():
-            drawn = [block for block in blocks if self.rng.random() < self.sample]
-            if drawn:
-                self.idle[mm] = float((young_pages(view, drawn) == 0).mean())
+            sample = [block for block in blocks if self.rng.random() < self.sample]
+            if sample:
+                self.idle[mm] = float((young_pages(view, sample) == 0).mean())

@@ -32,12 +32,12 @@ class CandidateCache:
         """Make an empty cache."""
         self.entries = entries
         self.counts: dict[Block, int] = {}
-        self.seen: set[Block] = set()
+        self.first_walks: set[Block] = set()
 
     def walk(self, block: Block, times: int = 1) -> None:
         """Note page walks for 4K pages of a 2M region. The first ever is cold: its tables were not accessed before."""
-        if block not in self.seen:
-            self.seen.add(block)
+        if block not in self.first_walks:
+            self.first_walks.add(block)
             times -= 1
         for _ in range(times):
             if block not in self.counts and len(self.counts) >= self.entries:
@@ -48,9 +48,9 @@ class CandidateCache:
 
     def take(self) -> list[Block]:
         """Return the regions, the most counted first, and forget them."""
-        ranked = sorted(self.counts, key=lambda b: -self.counts[b])
+        by_count = sorted(self.counts, key=lambda b: -self.counts[b])
         self.counts = {}
-        return ranked
+        return by_count
 
 
 class Pcc(Policy):

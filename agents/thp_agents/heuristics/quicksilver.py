@@ -41,18 +41,18 @@ class Quicksilver(Policy):
     def reset(self, view: KernelView) -> None:
         """Begin an interval."""
         self.scan.begin(view)
-        self.failed: dict[Any, int] = {}
+        self.failures: dict[Any, int] = {}
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Collapse the blocks that have enough pages; one that failed is tried again when it has more."""
         if self.mode == "async" and not self.scan.due(view):
             return view.no_op
         for block, pages, huge in occupied_blocks(view):
-            if not huge and pages >= self.threshold and self.failed.get(block, 0) < pages:
+            if not huge and pages >= self.threshold and self.failures.get(block, 0) < pages:
                 if view.collapse(block.mm, block.start, block.end):
-                    self.failed[block] = pages
+                    self.failures[block] = pages
                 else:
-                    self.failed.pop(block, None)
+                    self.failures.pop(block, None)
         return view.no_op
 
 

@@ -48,11 +48,11 @@ class Bandit:
             allowed = self.env.action_masks()
             greedy = np.where(allowed, x @ values.T, -np.inf).argmax(1)
             random = (self.rng.random(allowed.shape) * allowed).argmax(1)
-            chosen = np.where(self.rng.random(len(x)) < self.epsilon, random, greedy)
-            self.env.step_async(chosen)
+            actions = np.where(self.rng.random(len(x)) < self.epsilon, random, greedy)
+            self.env.step_async(actions)
             seen, rewards, _, infos = self.env.step_wait()
-            np.add.at(self.gram, chosen, x[:, :, None] * x[:, None, :])
-            np.add.at(self.moment, chosen, x * rewards[:, None])
+            np.add.at(self.gram, actions, x[:, :, None] * x[:, None, :])
+            np.add.at(self.moment, actions, x * rewards[:, None])
             self.num_timesteps += len(x)
             if self.num_timesteps // 512 != (self.num_timesteps - len(x)) // 512:
                 values = self.coefficients

@@ -13,7 +13,7 @@ from msgspec import Meta
 from thp_agents.corpus import corpus as recorded_programs
 from thp_agents.learned.hyperparameters import HYPERPARAMETERS, RENAMED
 from thp_agents.policy import PolicyError
-from thp_agents.records import Count, Name, Natural, Positive, Seed, converted, read_toml
+from thp_agents.records import Count, Name, Natural, Positive, Seed, convert, read_toml
 from thp_env.envs.arguments import order_mask
 from thp_env.envs.renamed import current_names
 from thp_env.envs.shadow import KINDS
@@ -100,9 +100,9 @@ class AgentConfig:
         Raises:
             PolicyError: naming the field.
         """
-        for name, known in (("algorithm", ALGORITHMS), ("network", NETWORKS)):
-            if getattr(self, name) not in known:
-                raise PolicyError(f"agent {self.name}: {name} {getattr(self, name)!r} is none of {', '.join(known)}")
+        for name, choices in (("algorithm", ALGORITHMS), ("network", NETWORKS)):
+            if getattr(self, name) not in choices:
+                raise PolicyError(f"agent {self.name}: {name} {getattr(self, name)!r} is none of {', '.join(choices)}")
         try:
             order_mask("shadow", self.shadow)
         except ValueError as error:
@@ -140,8 +140,8 @@ def train_side(corpus: bool = False) -> list[Workload]:
     """
     from thp_workloads import split
 
-    recorded = recorded_programs("it is trained on") if corpus else []
-    return split("train") + [workload for workload in recorded if workload.split == "train"]
+    recordings = recorded_programs("it is trained on") if corpus else []
+    return split("train") + [workload for workload in recordings if workload.split == "train"]
 
 
 def workloads_of(config: AgentConfig) -> list[Workload]:
@@ -180,11 +180,11 @@ def load_config(name: str, **changes: Any) -> AgentConfig:
     fields = {"name": path.stem, **read_toml(path)}
     if "arguments" in fields:
         fields["arguments"] = current_names(fields["arguments"])
-    if isinstance(given := fields.get("hyperparameters"), dict):
-        fields["hyperparameters"] = {RENAMED.get(key, key): value for key, value in given.items()}
+    if isinstance(hyperparameters := fields.get("hyperparameters"), dict):
+        fields["hyperparameters"] = {RENAMED.get(key, key): value for key, value in hyperparameters.items()}
     with reading(path, PolicyError, "an agent"):
-        own = converted(fields, AgentConfig)
-        converted(own.hyperparameters, HYPERPARAMETERS[own.algorithm], "hyperparameters")
+        own = convert(fields, AgentConfig)
+        convert(own.hyperparameters, HYPERPARAMETERS[own.algorithm], "hyperparameters")
         check_own_arguments(own.environment, own.arguments)
     return dataclasses.replace(own, **changes)
 

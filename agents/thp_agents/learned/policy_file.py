@@ -16,7 +16,7 @@ from thp_agents.learned.config import check_own_arguments
 from thp_agents.learned.networks import ACTIVATIONS, NETWORKS, Network
 from thp_agents.plug_ins import policies
 from thp_agents.policy import Policy, PolicyError
-from thp_agents.records import Natural, Seed, converted
+from thp_agents.records import Natural, Seed, convert
 from thp_env.archive import HEADER, Column, read_archive, read_header
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.envs.arguments import order_mask
@@ -86,14 +86,14 @@ def signature(
     Raises:
         PolicyError: when learned policies do not decide in this environment, or not on top of this heuristic.
     """
-    made: Any = load_env_creator(ENVIRONMENTS[environment])
-    names = made.task_class.signature(arguments)
+    env_class: Any = load_env_creator(ENVIRONMENTS[environment])
+    names = env_class.task_class.signature(arguments)
     if names is None:
         raise PolicyError(f"learned policies do not decide in {environment}")
     seen, actions = names
     made_for: dict[str, Any] = {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
-    if made.task_class.parts > 1:
-        made_for["parts"] = made.task_class.parts
+    if env_class.task_class.parts > 1:
+        made_for["parts"] = env_class.task_class.parts
     if not masked:
         made_for["masked"] = False
     if sampled:
@@ -128,13 +128,13 @@ class LearnedPolicy(Policy):
         self.default_sizes = str(self.arguments.get("default_sizes", "all" if "Fault" in self.environment else "4K"))
         self.many = "present" in signature["seen"] or "parts" in signature
         self.base = policies()[signature["base"]]() if "base" in signature else None
-        self.taken: set[int] = set()
+        self.own_vmas: set[int] = set()
         self.masked, self.sampled = signature.get("masked", True), signature.get("sampled", False)
         self.rng = np.random.default_rng(meta.get("seed", 0))
 
     def reset(self, view: Any) -> None:
         """Leave everything to the base."""
-        self.taken = set()
+        self.own_vmas = set()
         self.rng = np.random.default_rng(self.meta.get("seed", 0))
         if self.base:
             self.base.reset(view)
@@ -154,9 +154,9 @@ class LearnedPolicy(Policy):
         if self.masked:
             values = np.where(allowed, values, -np.inf)
         n = len(self.signature["actions"])
-        chosen = values.reshape(-1, n).argmax(1)
-        chosen = np.where(allowed.reshape(-1, n)[np.arange(len(chosen)), chosen], chosen, 0)
-        return chosen if self.many else int(chosen[0])
+        actions = values.reshape(-1, n).argmax(1)
+        actions = np.where(allowed.reshape(-1, n)[np.arange(len(actions)), actions], actions, 0)
+        return actions if self.many else int(actions[0])
 
     def leave(self, action: int, observation: dict[str, np.ndarray], view: Any) -> None:
         """Let the base, if there is one, act on all VMAs but those that have sizes of the network's choice.
@@ -167,14 +167,14 @@ class LearnedPolicy(Policy):
         if not self.base:
             return
         if action and (vma := view.vma) and self.signature["actions"][action] in ORDER_MASKS:
-            self.taken.add(vma.id)
-        if not np.array_equal(self.base.decide(observation, view.without(self.taken)), view.no_op):
+            self.own_vmas.add(vma.id)
+        if not np.array_equal(self.base.decide(observation, view.without(self.own_vmas)), view.no_op):
             raise PolicyError(f"policy {self.base.name} answers questions: no agent can decide on top of it")
 
     def fork(self) -> LearnedPolicy:
         """Return one that goes on from here by itself."""
         other = copy.copy(self)
-        other.base, other.taken, other.rng = copy.deepcopy(self.base), set(self.taken), copy.deepcopy(self.rng)
+        other.base, other.own_vmas, other.rng = copy.deepcopy(self.base), set(self.own_vmas), copy.deepcopy(self.rng)
         return other
 
 
@@ -215,9 +215,9 @@ def load_policy(path: str | os.PathLike[str], name: str | None = None) -> Learne
         raw = read_header(arrays)
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise PolicyError(f"{path}: not a policy of this version")
-        if isinstance(made := raw.get("signature"), dict) and "arguments" in made:
-            made["arguments"] = current_names(made["arguments"])
-        header = converted(raw, Header, "header")
+        if isinstance(signature_fields := raw.get("signature"), dict) and "arguments" in signature_fields:
+            signature_fields["arguments"] = current_names(signature_fields["arguments"])
+        header = convert(raw, Header, "header")
         made_for = header.signature
         check_own_arguments(made_for.environment, made_for.arguments, "header.signature.arguments")
         with np.errstate(over="ignore"):
@@ -238,7 +238,7 @@ def load_policy(path: str | os.PathLike[str], name: str | None = None) -> Learne
         if now != raw["signature"]:
             raise PolicyError(f"{path}: made for other observations or actions; train it again")
         widths = {key: len(names) for key, names in now["seen"].items()}
-        wanted = sum(widths.values()) - widths.get("present", 0), len(now["actions"]) * now.get("parts", 1)
-        if network.shape != wanted:
-            raise PolicyError(f"{path}: its network maps fields to values as {network.shape}, not {wanted}")
+        shape = sum(widths.values()) - widths.get("present", 0), len(now["actions"]) * now.get("parts", 1)
+        if network.shape != shape:
+            raise PolicyError(f"{path}: its network maps fields to values as {network.shape}, not {shape}")
     return LearnedPolicy(network, now, raw["meta"] | {"name": name or Path(path).stem})

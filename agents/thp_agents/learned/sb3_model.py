@@ -75,7 +75,7 @@ class SB3Policy(Policy):
         self.name, self.source, self.network, self.masked = name, source, network, masked
         self.statistics, self.digest = statistics, digest
         self.environment, self.arguments = environment
-        env = _made(self.environment, self.arguments)
+        env = _make(self.environment, self.arguments)
         self.default_sizes = env.task.default_sizes  # type: ignore[attr-defined]
         space: Any = env.action_space
         self.parts = None if isinstance(space, Discrete) else np.cumsum(space.nvec)[:-1]
@@ -101,27 +101,27 @@ def load_sb3(files: str) -> SB3Policy:
     Raises:
         PolicyError: when a file is missing, damaged, or holds a network that cannot be run here.
     """
-    model, _, named = files.partition(",")
+    model, _, statistics_name = files.partition(",")
     path = Path(model)
     weights, data, version = _read(path)
-    beside = [Path(named)] if named else [
+    beside = [Path(statistics_name)] if statistics_name else [
         path.with_name(f"{path.stem}_vecnormalize.pkl"), path.with_suffix(".pkl"),
         path.with_name("vecnormalize.pkl"), path.parent / path.stem / "vecnormalize.pkl",
     ]  # fmt: skip
-    found = next((p for p in beside if named or p.is_file()), None)
+    statistics_path = next((p for p in beside if statistics_name or p.is_file()), None)
     try:
         sizes = _action_sizes(data["action_space"])
         network = _network(weights, data, sum(sizes))
-        statistics = _statistics(found) if found else None
+        statistics = _statistics(statistics_path) if statistics_path else None
         environment = _environment(sizes, "nvec" in data["action_space"], network.shape[0])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PolicyError(f"{path}: {error if isinstance(error, ValueError) else 'not a model of Stable-Baselines3'}"
                           ) from None  # fmt: skip
     if statistics and sum(np.size(v) for v in statistics.mean.values()) > network.shape[0]:
-        raise PolicyError(f"{found}: statistics of other observations than those of {path}")
+        raise PolicyError(f"{statistics_path}: statistics of other observations than those of {path}")
     masked = "maskable" in str(data["policy_class"].get("__module__", ""))
-    parts = [path.read_bytes(), *([found.read_bytes()] if found else [])]
-    source = f"Stable-Baselines3 {version}, {path.name}" + (f" with {found.name}" if found else "")
+    parts = [path.read_bytes(), *([statistics_path.read_bytes()] if statistics_path else [])]
+    source = f"Stable-Baselines3 {version}, {path.name}" + (f" with {statistics_path.name}" if statistics_path else "")
     digest = hashlib.sha256(b"".join(parts)).hexdigest()[:12]
     return SB3Policy(path.stem, source, network, environment, masked, statistics, digest)
 
@@ -138,8 +138,8 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], str]:
                     raise PolicyError(f"{path}: {info.filename} is larger than {LARGEST >> 20} MiB")
             data = json.loads(file.read("data"))
             version = file.read("_stable_baselines3_version").decode(errors="replace").strip()
-            stored = torch.load(io.BytesIO(file.read("policy.pth")), map_location="cpu", weights_only=True)
-        return {name: tensor.numpy() for name, tensor in stored.items()}, data, version
+            tensors = torch.load(io.BytesIO(file.read("policy.pth")), map_location="cpu", weights_only=True)
+        return {name: tensor.numpy() for name, tensor in tensors.items()}, data, version
     except FileNotFoundError:
         raise PolicyError(f"{path}: no such file") from None
     except PolicyError:
@@ -163,8 +163,8 @@ def _network(weights: dict[str, np.ndarray], data: dict[str, Any], actions: int)
         bodies = ("q_net.q_net.", "quantile_net.quantile_net.")
         body = next((name for name in bodies if f"{name}0.weight" in weights), "")
         layers, usual = _layers(weights, body) if body else [], "ReLU"
-    known = ("mlp_extractor.", "action_net.", "value_net.", "q_net", "quantile_net")
-    if not layers or (foreign := [name for name in weights if not name.startswith(known)]):
+    prefixes = ("mlp_extractor.", "action_net.", "value_net.", "q_net", "quantile_net")
+    if not layers or (foreign := [name for name in weights if not name.startswith(prefixes)]):
         what = f" ({foreign[0]})" if layers else ""
         raise ValueError(f"its network is no plain MLP of PPO, MaskablePPO, A2C, DQN or QR-DQN{what}: load it in a "
                          "policy of your own, as my_module:MyPolicy")  # fmt: skip
@@ -179,8 +179,8 @@ def _network(weights: dict[str, np.ndarray], data: dict[str, Any], actions: int)
             arrays[name] = rows.mean(0)
     elif outputs != actions:
         raise ValueError(f"its network has {outputs} outputs, and {actions} actions")
-    told = re.search(r"activation\.(\w+)'", str(kwargs.get("activation_fn", "")))
-    activation = told[1] if told else usual
+    activation_name = re.search(r"activation\.(\w+)'", str(kwargs.get("activation_fn", "")))
+    activation = activation_name[1] if activation_name else usual
     if activation not in ACTIVATIONS:
         raise ValueError(f"its activation {activation} is none of {', '.join(ACTIVATIONS)}")
     if not all(np.isfinite(a).all() for a in arrays.values()):
@@ -193,7 +193,7 @@ def _layers(weights: dict[str, np.ndarray], body: str) -> list[str]:
     return sorted(names, key=lambda name: int(name.removeprefix(body)))
 
 
-def _made(env_id: str, arguments: dict[str, Any]) -> gymnasium.Env:
+def _make(env_id: str, arguments: dict[str, Any]) -> gymnasium.Env:
     return gymnasium.make(env_id, disable_env_checker=True, **arguments).unwrapped
 
 
@@ -205,12 +205,12 @@ def _environment(sizes: list[int], several: bool, inputs: int) -> tuple[str, dic
     for env_id in thp_env.ENVIRONMENTS:
         for arguments in variants:
             try:
-                env = _made(env_id, arguments)
+                env = _make(env_id, arguments)
             except (TypeError, ValueError):
                 continue  # an argument that this one does not have
             space: Any = env.action_space
-            offered = [int(space.n)] if isinstance(space, Discrete) else space.nvec.tolist()
-            if (offered, not isinstance(space, Discrete), flatdim(env.observation_space)) == (sizes, several, inputs):
+            counts = [int(space.n)] if isinstance(space, Discrete) else space.nvec.tolist()
+            if (counts, not isinstance(space, Discrete), flatdim(env.observation_space)) == (sizes, several, inputs):
                 return env_id, arguments
     raise ValueError(f"made for {inputs} numbers seen and actions {sizes}: no environment of this version has these")
 
@@ -258,15 +258,15 @@ def _statistics(path: Path) -> Statistics | None:
         if path.stat().st_size > LARGEST:
             raise PolicyError(f"{path}: larger than {LARGEST >> 20} MiB")
         with path.open("rb") as file:
-            kept = vars(_Unpickler(file).load())
-        if not kept.get("norm_obs", True):
+            fields = vars(_Unpickler(file).load())
+        if not fields.get("norm_obs", True):
             return None
-        rms = kept["obs_rms"] if isinstance(kept["obs_rms"], dict) else {"": kept["obs_rms"]}
+        rms = fields["obs_rms"] if isinstance(fields["obs_rms"], dict) else {"": fields["obs_rms"]}
         mean = {key: np.asarray(value.mean, np.float64) for key, value in rms.items()}
         var = {key: np.asarray(value.var, np.float64) for key, value in rms.items()}
         if not all(np.isfinite(a).all() for a in [*mean.values(), *var.values()]):
             raise ValueError
-        return Statistics(mean, var, float(kept["epsilon"]), float(kept["clip_obs"]))
+        return Statistics(mean, var, float(fields["epsilon"]), float(fields["clip_obs"]))
     except FileNotFoundError:
         raise PolicyError(f"{path}: no such file") from None
     except PolicyError:

@@ -10,7 +10,16 @@ from collections.abc import Iterator
 
 from thp_agents.learned.networks import Tree
 from thp_agents.learned.policy_file import LearnedPolicy
-from thp_agents.learned.tree_text import fields_of, integer_below, is_share, largest, preference, shown, tree_of, walk
+from thp_agents.learned.tree_text import (
+    fields_of,
+    integer_below,
+    is_share,
+    largest,
+    preference,
+    tree_of,
+    value_text,
+    walk,
+)
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.envs.fault_order import ORDERS
 from thp_env.envs.observation import Field
@@ -31,7 +40,7 @@ def c_source(policy: LearnedPolicy) -> str:
     """
     tree, fields, actions = tree_of(policy), fields_of(policy.signature), policy.signature["actions"]
     of_fault = "fault" in policy.signature["seen"]
-    members = "".join(f"\tunsigned int {name}; /* {_told(field)} */\n" for name, field in fields.items())
+    members = "".join(f"\tunsigned int {name}; /* {_comment(field)} */\n" for name, field in fields.items())
     head = _HEAD.format(
         teacher=policy.meta.get("teacher", policy.name), version=policy.meta.get("version", ""),
         members=members, body="\n".join(_body(tree, list(fields.items()), actions)), actions=len(actions),
@@ -41,7 +50,7 @@ def c_source(policy: LearnedPolicy) -> str:
     return head + _vma_part(actions) + _BPF.format(**_vma_hook(policy.default_sizes))
 
 
-def _told(field: Field) -> str:
+def _comment(field: Field) -> str:
     return f"{field.meaning}: {field.unit}{', in 1/65536' if is_share(field) else ''}"
 
 
@@ -50,14 +59,14 @@ def _body(tree: Tree, fields: list[tuple[str, Field]], actions: list[str]) -> It
         tab = "\t" * (depth + 1)
         if kind == "leaf":
             order = preference(tree, node)
-            packed = sum(action << 4 * i for i, action in enumerate(order))
-            yield f"{tab}return 0x{packed:x}ULL; /* {actions[order[0]]} */"
+            ranking = sum(action << 4 * i for i, action in enumerate(order))
+            yield f"{tab}return 0x{ranking:x}ULL; /* {actions[order[0]]} */"
         elif kind == "if":
             name, field = fields[tree.feature[node]]
             bound = integer_below(field, tree.threshold[node])
             # Past its largest integer a field stays at 1.
             test = "1" if bound >= largest(field) else f"seen->{name} < {bound + 1}U"
-            yield f"{tab}if ({test}) {{ /* at most {shown(field, bound)} */"
+            yield f"{tab}if ({test}) {{ /* at most {value_text(field, bound)} */"
         else:
             yield tab + {"else": "} else {", "end": "}"}[kind]
 
@@ -105,12 +114,12 @@ int thp_order(const struct thp_features *seen, unsigned int orders)
 
 
 def _vma_part(actions: list[str]) -> str:
-    numbered = "".join(f"\tTHP_{a.upper().replace('+', '_')} = {i},\n" for i, a in enumerate(actions))
+    constants = "".join(f"\tTHP_{a.upper().replace('+', '_')} = {i},\n" for i, a in enumerate(actions))
     masks = "".join(f"\tcase {i}: return 0x{ORDER_MASKS[a]:x}; /* {a} */\n"
                     for i, a in enumerate(actions) if a in ORDER_MASKS)  # fmt: skip
     return f"""
 enum thp_action {{
-{numbered}}};
+{constants}}};
 
 /* What to do about a VMA; bit n of `allowed`: action n can have an effect. */
 int thp_vma_action(const struct thp_features *seen, unsigned int allowed)

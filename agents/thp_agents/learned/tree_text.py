@@ -63,7 +63,7 @@ def integer_below(field: Field, threshold: float) -> int:
     return low
 
 
-def shown(field: Field, value: int) -> str:
+def value_text(field: Field, value: int) -> str:
     """Return an integer of a field as people write it: pages as bytes, shares in percent."""
     if is_share(field):
         return f"{100 * value / ONE:.3g} %"
@@ -128,4 +128,4 @@ def rules(policy: LearnedPolicy) -> str:
 def _condition(name: str, field: Field, bound: int, first: bool) -> str:
     if is_flag(field):
         return f"if not {name}:" if first else f"else ({name}):"
-    return f"if {name} <= {shown(field, bound)}:" if first else f"else (> {shown(field, bound)}):"
+    return f"if {name} <= {value_text(field, bound)}:" if first else f"else (> {value_text(field, bound)}):"

@@ -135,9 +135,9 @@ class Judge:
 
     def __init__(self, wanted: Sequence[Case], processes: int = 1) -> None:
         """Run what savings count from."""
-        self.wanted, self.processes = list(wanted), processes
-        self.reference, _ = evaluate([entry(LINUX)], self.wanted, processes=processes, quiet=True)
-        self.cases = hashlib.sha256("".join(map(content, self.wanted)).encode()).hexdigest()[:12]
+        self.selection, self.processes = list(wanted), processes
+        self.reference, _ = evaluate([entry(LINUX)], self.selection, processes=processes, quiet=True)
+        self.cases = hashlib.sha256("".join(map(content, self.selection)).encode()).hexdigest()[:12]
 
     def __call__(self, policy: LearnedPolicy) -> float:
         """Return what a policy saves against Linux as it comes, capped.
@@ -148,11 +148,11 @@ class Judge:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.npz"
             save_policy(policy, path)
-            tried = entry(str(path))
-            runs, failures = evaluate([tried], self.wanted, processes=self.processes, quiet=True)
+            candidate = entry(str(path))
+            runs, failures = evaluate([candidate], self.selection, processes=self.processes, quiet=True)
         for failure in failures:
             raise PolicyError(f"{failure.case.workload}: {failure.reason}")
-        return Comparison([*self.reference, *runs], LINUX, resamples=1).saving(tried.name).value
+        return Comparison([*self.reference, *runs], LINUX, resamples=1).saving(candidate.name).value
 
 
 def learning(config: AgentConfig, seconds: float, looks: int = LOOKS) -> Iterator[LearnedPolicy]:
@@ -162,11 +162,11 @@ def learning(config: AgentConfig, seconds: float, looks: int = LOOKS) -> Iterato
     try:
         for _ in range(looks):
             end = time.monotonic() + seconds / looks
-            left = config.steps - model.num_timesteps
+            remaining = config.steps - model.num_timesteps
             if config.algorithm in OWN:
-                model.learn(left, lambda infos, end=end: time.monotonic() < end)
+                model.learn(remaining, lambda infos, end=end: time.monotonic() < end)
             else:
-                model.learn(left, lambda *_, end=end: time.monotonic() < end, reset_num_timesteps=False)
+                model.learn(remaining, lambda *_, end=end: time.monotonic() < end, reset_num_timesteps=False)
             playing = model.weights if isinstance(model, Rollouts) else None
             if isinstance(model, Rollouts) and len(model.samples):
                 model.weights = fit(model.samples, config)
@@ -247,31 +247,31 @@ class Search:
         whole = [trial for trial in self.trials if trial.state == "complete"]
         return max(whole, key=lambda trial: trial.scores[-1], default=None)
 
-    def run(self, trials: int, told: Callable[[str], None] = lambda line: None) -> None:
-        """Go on until there have been so many trials; `told` takes a line on each."""
+    def run(self, trials: int, progress: Callable[[str], None] = lambda line: None) -> None:
+        """Go on until there have been so many trials; `progress` takes a line on each."""
         while len(self.trials) < trials:
             trial = self._try(self.study.ask(self.space))
             self.trials.append(trial)
             self._write()
             params = ", ".join(f"{name} {value:.4g}" for name, value in trial.params.items())
-            told(f"trial {len(self.trials)}: {trial.state}, score {trial.scores[-1]:.3f} after {trial.decisions} "
-                 f"decisions; {params}")  # fmt: skip
+            progress(f"trial {len(self.trials)}: {trial.state}, score {trial.scores[-1]:.3f} after {trial.decisions} "
+                     f"decisions; {params}")  # fmt: skip
 
-    def _try(self, asked: optuna.Trial) -> Trial:
+    def _try(self, suggestion: optuna.Trial) -> Trial:
         start, scores, decisions = time.monotonic(), list[float](), 0
         state: Literal["complete", "pruned"] = "complete"
-        config = replace(self.config, hyperparameters={**self.config.hyperparameters, **asked.params})
+        config = replace(self.config, hyperparameters={**self.config.hyperparameters, **suggestion.params})
         for look, policy in enumerate(learning(config, self.seconds)):
             scores.append(self.judge(policy))
             decisions = policy.meta["decisions"]
-            asked.report(scores[-1], look)
-            if look < LOOKS - 1 and asked.should_prune():
+            suggestion.report(scores[-1], look)
+            if look < LOOKS - 1 and suggestion.should_prune():
                 state = "pruned"
                 break
-        self.study.tell(asked, scores[-1] if state == "complete" else None, optuna.trial.TrialState[state.upper()])
-        return Trial(dict(asked.params), state, scores, decisions, round(time.monotonic() - start, 1))
+        self.study.tell(suggestion, scores[-1] if state == "complete" else None, optuna.trial.TrialState[state.upper()])
+        return Trial(dict(suggestion.params), state, scores, decisions, round(time.monotonic() - start, 1))
 
     def _write(self) -> None:
-        found = {"command": self.command, **self.about, "best": asdict(self.best) if self.best else None,
-                 "trials": [asdict(trial) for trial in self.trials]}  # fmt: skip
-        write_text(self.path, json.dumps(found, indent=1) + "\n")
+        data = {"command": self.command, **self.about, "best": asdict(self.best) if self.best else None,
+                "trials": [asdict(trial) for trial in self.trials]}  # fmt: skip
+        write_text(self.path, json.dumps(data, indent=1) + "\n")

@@ -18,8 +18,8 @@ class ImportingError(ValueError):
     @classmethod
     def at(cls, path: Path, line: int, reason: str, text: str = "") -> ImportingError:
         """Return the error of a line, numbered from 1."""
-        shown = f": {one_line(text.strip()[:80])}" if text.strip() else ""
-        return cls(f"{path}:{line}: {reason}{shown}")
+        quote = f": {one_line(text.strip()[:80])}" if text.strip() else ""
+        return cls(f"{path}:{line}: {reason}{quote}")
 
 
 @contextmanager
