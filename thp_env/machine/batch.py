@@ -143,14 +143,14 @@ MAX_SLOTS = 1 << 16
 """VMAs that can have a row of their own."""
 
 
-def _array(name: str, given: np.ndarray, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+def _array(name: str, value: np.ndarray, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
     """Return an array as the core reads it.
 
     Raises:
         MachineError: when it is of another shape, or no array of numbers.
     """
     try:
-        array: np.ndarray = np.ascontiguousarray(given, dtype)
+        array: np.ndarray = np.ascontiguousarray(value, dtype)
     except (OverflowError, TypeError, ValueError):
         raise MachineError(f"{name} is an array of {np.dtype(dtype)}") from None
     if array.shape != shape:
@@ -158,9 +158,16 @@ def _array(name: str, given: np.ndarray, dtype: type, shape: tuple[int, ...]) ->
     return array
 
 
-def _is_written(array: np.ndarray, given: np.ndarray) -> bool:
+def _decision_words(decisions: np.ndarray) -> np.ndarray:
+    """Return decisions with their fields as a last axis of uint32."""
+    if getattr(decisions, "dtype", None) != DECISION_DTYPE:
+        return decisions
+    return np.ascontiguousarray(decisions).view(np.uint32).reshape(*decisions.shape, -1)
+
+
+def _is_written(array: np.ndarray, value: np.ndarray) -> bool:
     """Return whether writing to the one writes to the other."""
-    same = array.__array_interface__["data"] == given.__array_interface__["data"]
+    same = array.__array_interface__["data"] == value.__array_interface__["data"]
     return same and array.flags.writeable
 
 
@@ -257,10 +264,10 @@ class Batch:
         n = len(self)
         if not isinstance(window.question, Question):
             window = window._replace(question=Question(window.question))
-        nr_slots, every = whole("slots", window.slots, most=MAX_SLOTS), whole("every", window.every, most=layout.NIL)
-        chosen = np.ones(n, np.uint8) if active is None else _array("active", active, np.uint8, (n,))
+        nr_slots, interval = whole("slots", window.slots, most=MAX_SLOTS), whole("every", window.every, most=layout.NIL)
+        mask = np.ones(n, np.uint8) if active is None else _array("active", active, np.uint8, (n,))
         if self._empty:
-            for i in np.flatnonzero(chosen):
+            for i in np.flatnonzero(mask):
                 self[int(i)]
         before = None if last is None else _array("last", last.raw, np.int64, (n, _WIDTH))
         new = np.empty if active is None else np.zeros  # a machine that runs writes all of its own
@@ -271,16 +278,13 @@ class Batch:
         ps, choices = up_to("ps", window.ps), up_to("choices", window.choices)
         accesses = up_to("accesses", window.accesses)
         if decisions is not None:
-            words = decisions
-            if getattr(decisions, "dtype", None) == DECISION_DTYPE:
-                words = np.ascontiguousarray(decisions).view(np.uint32).reshape(*decisions.shape, -1)
-            decisions = _array("decisions", words, np.uint32, (n, max(1, nr_slots), 3))
+            decisions = _array("decisions", _decision_words(decisions), np.uint32, (n, max(1, nr_slots), 3))
         if window.question is Question.SLOTS and slots is None:
             raise MachineError("slots: Question.SLOTS needs the ids of the VMAs that hold a slot")
         if slots is not None and not _is_written(_array("slots", slots, np.uint32, (n, nr_slots)), slots):
             raise MachineError("slots is updated in place: an array of uint32, contiguous and writeable")
         self._core.advance(
-            chosen, decisions, ps, choices, accesses, bool(window.new_vma), int(window.question), nr_slots, every,
+            mask, decisions, ps, choices, accesses, bool(window.new_vma), int(window.question), nr_slots, interval,
             bool(window.idle), whole("reasons", window.reasons, most=sum(Reason)),
             slots, smaps.view(np.uint8), snapshot.view(np.uint64), status,
         )  # fmt: skip
