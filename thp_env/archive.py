@@ -1,7 +1,7 @@
-"""Reading .npz files that strangers wrote: without pickles, and never more than was declared.
+"""Reading .npz files of strangers: without pickles, and never more bytes than declared.
 
-The list of members is checked before anything is unpacked; of each array what its schema allows, its own header
-declares and the zip's list promises must agree, and no byte more is unpacked.
+The list of members is checked before anything is unpacked. For each array the schema, the array's header and the zip's
+list have to agree, and not a byte more is unpacked.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def read_archive(
         path: the file.
         columns: the schema of each array, by name.
         others: the schema of arrays of any other name; None: there must be none.
-        beside: names of files in the archive that are no arrays, and are left alone.
+        beside: names of other files in the archive, which are ignored.
         limit: bytes of all arrays together.
 
     Raises:
-        FileError: for the first thing that is not as it should be; the message does not hold the file's name.
+        FileError: for the first error; the message does not contain the file's name.
         OSError: when it cannot be read.
     """
     try:

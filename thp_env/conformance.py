@@ -1,8 +1,8 @@
-"""Replays recordings of a real Linux kernel and compares, operation by operation, what the machine did.
+"""Replays recordings of a real Linux kernel on a machine, and compares both operation by operation.
 
 A recording is a JSON line: a scenario in the language of `traces/text.py` and, after each operation, the errno,
 the faults, the counters that changed, and for each process and region the RSS, the VMAs and the folio behind
-every page. `thp-env conformance FILE.jsonl[.xz]` prints what matches.
+every page. `thp-env conformance FILE.jsonl[.xz]` prints the result.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ class Difference:
 
 @dataclass
 class Result:
-    """How one scenario went: steps that match, steps compared, steps not modelled, and the first difference.
+    """The result of one scenario: matching steps, compared steps, steps that are not modelled, and a first difference.
 
-    Of those that match, `loosely` says how many do so only to `LIMIT_TOLERANCE`. `others` names processes of the host
-    whose huge pages may be what differs. `simulated`: what the machine did, step by step, as a recording says it.
+    `loosely` is the number of matching steps that match only within `LIMIT_TOLERANCE`. `others` names processes of the
+    host whose huge pages may be the difference. `simulated` has the steps of the machine, in the form of a recording.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        """Whether a step differs for which nobody else on the host can be the reason."""
+        """Whether a step differs in a way that other processes on the host cannot explain."""
         return self.difference is not None and not self.others
 
 
@@ -120,7 +120,7 @@ def replay_file(path: Path) -> Iterator[Result]:
 
 
 def machine_for(program: Program, memory: int = 2 << 30) -> Machine:
-    """Return the machine that runs what a kernel ran: large, every size off, and with the kernel's flush time."""
+    """Return a machine for recordings: large, with every size off, and with the kernel's flush time."""
     machine = Machine(program, MachineConfig(memory=memory, flush_time=FLUSH_TIME))
     for order in layout.ORDERS:  # as the recorder does before each scenario
         machine.set_thp(order, "never")
@@ -131,9 +131,9 @@ def replay(record: dict, machine: Machine | None = None, to_the_end: bool = Fals
     """Replay one scenario up to its first operation that is not modelled.
 
     Args:
-        record: what a kernel did.
-        machine: that has the recorded program before it; None: the program is read from the recording.
-        to_the_end: do not end at the first difference, but find all (`Result.differences`), each exactly.
+        record: of a kernel.
+        machine: with the recorded program, not yet run; None: the program is read from the recording.
+        to_the_end: do not end at the first difference, but find all, exactly (`Result.differences`).
     """
     steps = record["steps"]
     reason = ""
@@ -227,8 +227,8 @@ def differing_numbers(expected: dict, got: dict, tolerance: int = 0) -> Iterator
     """Yield (what, expected, got) where the errno, faults and counters of two steps differ by more than a tolerance.
 
     Args:
-        expected: a step as recordings hold it.
-        got: another, of the same operation.
+        expected: a step of a recording.
+        got: another step of the same operation.
         tolerance: in pages.
     """
     operation = operation_of(expected)

@@ -1,4 +1,4 @@
-"""What is mapped, as recordings of a kernel have it and as a machine has: VMAs, and folios page by page."""
+"""Mapped memory, in recordings of a kernel and in a machine: VMAs, and folios page by page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _by_vma(machine: Machine, expected: list[dict]) -> bool:
 
 
 def compare_kinds(machine: Machine, expected: list[dict], tolerance: int) -> tuple[str, Any, Any] | None:
-    """Compare what stands behind each page: a folio of which order, a swap entry, nothing; not which ones."""
+    """Compare the kind behind each page: a folio of an order, a swap entry, or nothing; not which folio or entry."""
     simulated = {(m["p"], m["r"]): m["pages"] for m in _maps(machine, _by_vma(machine, expected))}
     if set(simulated) != {(m["p"], m["r"]) for m in expected}:
         return "mapped regions", sorted((m["p"], m["r"]) for m in expected), sorted(simulated)
@@ -41,11 +41,11 @@ def compare_kinds(machine: Machine, expected: list[dict], tolerance: int) -> tup
 
 
 def compare_maps(machine: Machine, expected: list[dict]) -> tuple[str, Any, Any] | None:
-    """Return the first difference of what all processes map, as (what, expected, got), if there is one.
+    """Return the first difference in the mapped memory of all processes, as (what, expected, got), or None.
 
     Args:
         machine: that is compared.
-        expected: what a kernel has (`recording_file.Region`): by region, or by VMA, whose names are addresses.
+        expected: of a kernel (`recording_file.Region`): by region, or by VMA, with addresses as names.
     """
     simulated = {(m["p"], m["r"]): m for m in _maps(machine, _by_vma(machine, expected))}
     recorded = {(m["p"], m["r"]): m for m in expected}

@@ -12,11 +12,11 @@ from thp_env.workload import Instance, Workload
 
 
 class ProgramPool:
-    """Draws so many instances of each workload, once. Which an episode gets depends on its own generator alone.
+    """Draws some instances of each workload once. Each episode chooses one by its own generator alone.
 
     Args:
-        workloads: what is drawn from; one that is the same for every seed has one instance.
-        each: instances of each.
+        workloads: to draw from; one that is the same for every seed has one instance.
+        each: number of instances of each.
         first: seed of the first; the others follow.
         threads: that draw ahead.
     """
@@ -55,7 +55,7 @@ class ProgramPool:
         return [(w.name, self.instance(i, k)) for i, w in enumerate(self._of) for k in range(self._numbers[i])]
 
     def close(self) -> None:
-        """End the threads; what they have not begun to draw is drawn when it is needed."""
+        """End the threads; other instances are drawn when they are needed."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def draw(self, i: int, rng: np.random.Generator) -> Instance:

@@ -1,4 +1,4 @@
-"""Reading files that strangers wrote: how much of them is unpacked and believed. All limits stand here."""
+"""Reading files of strangers: how much of them is unpacked and accepted. All limits are here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BLOCK = 1 << 18
 
 
 class FileError(ValueError):
-    """What is wrong with a file, in one line: the place and the reason. Who reads it puts the file's name before."""
+    """An error in a file, in one line: place and reason. The reader adds the file's name."""
 
 
 class CutOffError(FileError):
@@ -42,12 +42,12 @@ class CutOffError(FileError):
 
 @contextmanager
 def reading(path: str | os.PathLike[str], error: type[ValueError], what: str = "") -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into one error of one line that names it.
+    """Turn any error while a file is read into one error of one line that names the file.
 
     Args:
         path: the file.
-        error: what is raised; as it is where it is raised inside.
-        what: what the file should be, such as "a policy".
+        error: the class to raise; such an error inside the block is not changed.
+        what: the kind of file, such as "a policy".
     """
     try:
         yield

@@ -45,9 +45,9 @@ ENVIRONMENTS = _environments()
 def register_environments() -> None:
     """Register every environment; imports nothing of the simulator.
 
-    They say themselves that `reset` comes before `step`, and tests run Gymnasium's checker over them: its wrappers for
-    both would not let an environment go on that has only been given a saved state. `make(disable_env_checker=False)`
-    puts the checker around.
+    Gymnasium's wrappers for checks and for the order of calls are off: with them, a new environment could not continue
+    from a restored state. The environments check the order themselves, and tests run Gymnasium's checker.
+    `make(disable_env_checker=False)` adds it.
     """
     for env_id, entry_point in ENVIRONMENTS.items():
         if env_id not in registry:
@@ -64,10 +64,10 @@ def check_arguments(env_id: str, arguments: Mapping[str, Any], place: str = "arg
     Args:
         env_id: one of `ENVIRONMENTS`.
         arguments: by name.
-        place: what to call them in an error.
+        place: their name in an error.
 
     Raises:
-        FileError: for a name that there is not, or a value of the wrong type, naming it.
+        FileError: for an unknown name, or a value of the wrong type, naming it.
     """
     from thp_env.reading import FileError
 

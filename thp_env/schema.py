@@ -1,4 +1,4 @@
-"""Schemas of what files and callers give: Python's own annotations, checked.
+"""Schemas of values from files and callers: Python's own annotations, checked.
 
 A schema is a type: int, float, str, bool, None, `list[T]`, `tuple[A, B]`, `tuple[T, ...]`, `Sequence[T]`,
 `dict[str, T]`, `Literal`, unions, a `TypedDict` (whose keys are all there are), `Annotated[T, Bounds(...)]`, any class,
@@ -31,7 +31,7 @@ from thp_env.reading import DEPTH_MAX, FileError
 
 
 class Bounds(NamedTuple):
-    """What a number or a length may be.
+    """Bounds of a number or a length.
 
     Attributes:
         least, most: both included.
@@ -50,15 +50,15 @@ NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or
 
 
 def fit(value: Any, schema: Any, place: str = "") -> None:
-    """Check that a value is what a schema says.
+    """Check that a value agrees with a schema.
 
     Args:
-        value: what there is.
-        schema: what there must be.
-        place: what to call the value in an error, such as "meta.seed".
+        value: to be checked.
+        schema: a type.
+        place: name of the value in an error, such as "meta.seed".
 
     Raises:
-        FileError: naming the first place that does not fit, what is there and what should be.
+        FileError: naming the first place that does not agree, its value and the expected one.
     """
     if type(value) is schema and schema is not float:
         return

@@ -14,7 +14,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` in the block, so that whatever is kept on ctrl-C is kept then, too."""
+    """Let SIGTERM raise `Terminated` in the block, so that it has the same effect as ctrl-C."""
 
     def end(number: int, frame: object) -> None:
         raise Terminated
@@ -39,10 +39,10 @@ def handle_signals(handlers: Mapping[signal.Signals, signal._HANDLER]) -> Iterat
 
 @contextmanager
 def hold_signals(*numbers: signal.Signals) -> Iterator[None]:
-    """Hold signals back in the block, SIGINT and SIGTERM if none is named; they come at its end.
+    """Hold signals back in the block, SIGINT and SIGTERM by default; they arrive at its end.
 
-    For what must not be left halfway, and for imports of libraries that end the process when a signal raises while
-    they begin, as PyTorch does. A process that is started in the block inherits that they are held back.
+    This is for work that must not be interrupted, and for imports of libraries that end the process when a signal
+    raises during the import, as PyTorch does. A process that is started in the block also holds them back.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers or (signal.SIGINT, signal.SIGTERM))
     try:
@@ -52,5 +52,5 @@ def hold_signals(*numbers: signal.Signals) -> Iterator[None]:
 
 
 def exit_code(stopped: KeyboardInterrupt) -> int:
-    """Return what a command that was ended by a signal exits with: 128 and the signal's number, as in a shell."""
+    """Return the exit code of a command that a signal ended: 128 plus the signal's number, as in a shell."""
     return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)

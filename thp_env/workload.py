@@ -1,4 +1,4 @@
-"""Workloads: what environments and evaluations run, and how they are found.
+"""Workloads for environments and evaluations, and how they are found.
 
 A workload draws instances: a trace program and the machine that runs it. Packages offer workloads through the
 entry-point group `thp_env.workloads`; each entry point is a callable that returns a list of `Workload`.
@@ -30,7 +30,7 @@ class WorkloadError(ValueError):
 
 
 class Instance(NamedTuple):
-    """One draw of a workload: what runs, and on which machine."""
+    """One draw of a workload: a program and its machine."""
 
     program: Program
     config: MachineConfig
@@ -47,17 +47,17 @@ SURROUNDINGS = ("recorded", "drawn")
 
 @dataclass(frozen=True)
 class Workload:
-    """Something that draws instances.
+    """A source of instances.
 
     Attributes:
         name: unique.
         kind: "generator" or "recording".
-        family: workloads of one family never stand on two sides of a split.
+        family: workloads of one family are never on two sides of a split.
         split: "train", "validation" or "test".
         description: one line.
         sample: draws an instance from a NumPy generator, or a program, which then runs on a machine that fits it;
             equal generators give equal instances. `draw` calls it.
-        variants: what draws it in other sizes (`SIZES`) or surroundings (`SURROUNDINGS`), by their name.
+        variants: functions that draw it in other sizes (`SIZES`) or surroundings (`SURROUNDINGS`), by name.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Workload:
     variants: Mapping[str, Sample] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no workload.
+        """Refuse impossible attributes.
 
         Raises:
             WorkloadError: naming the attribute.
@@ -101,7 +101,7 @@ class Workload:
 
     @property
     def varies(self) -> bool:
-        """Whether it draws different instances: a recording does where its surroundings are drawn."""
+        """Whether it draws different instances; a recording does if its surroundings are drawn."""
         return self.kind != "recording" or self.sample is self.variants.get("drawn")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Workload:
@@ -110,7 +110,7 @@ class Workload:
 
 
 def portable(workload: Workload, instance: Instance) -> Workload:
-    """Return a workload that can be pickled: one whose function cannot draws the instance again instead."""
+    """Return a workload that can be pickled; if its function cannot, the result always draws this instance."""
     try:
         pickle.dumps((workload.sample, dict(workload.variants)))
     except Exception:  # pickle raises whatever it finds
@@ -124,16 +124,16 @@ def _redraw(instance: Instance, rng: np.random.Generator) -> Instance:
 
 @dataclass(frozen=True)
 class Source:
-    """What episodes are drawn from: workloads, in which size and surroundings, and the chance of each.
+    """The source of episodes: workloads, their size and surroundings, and the chance of each.
 
     Attributes:
         workloads: one of which each episode draws.
-        size: of generators' episodes, one of `SIZES`; None: as they are.
-        surroundings: of recordings, one of `SURROUNDINGS`; None: as they are.
-        weights: how often each workload is drawn beside the others; None: all alike.
+        size: of generators' episodes, one of `SIZES`; None: their own.
+        surroundings: of recordings, one of `SURROUNDINGS`; None: their own.
+        weights: how often each workload is drawn, in relation to the others; None: all equally.
 
     Raises:
-        WorkloadError: for a size, surroundings or weights that make no sense.
+        WorkloadError: for an impossible size, surroundings or weights.
     """
 
     workloads: tuple[Workload, ...]
@@ -142,7 +142,7 @@ class Source:
     weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is what is asked for."""
+        """Check that the size and the surroundings exist."""
         names = ", ".join(w.name for w in self.workloads)
         for what, name, choices in (("size", self.size, SIZES), ("surroundings", self.surroundings, SURROUNDINGS)):
             if name is not None and name not in choices:

@@ -1,4 +1,4 @@
-"""Finds policies by name: heuristics, trained ones that ship, files, and what other packages define."""
+"""Finds policies by name: heuristics, shipped trained policies, files, and policies of other packages."""
 
 from __future__ import annotations
 

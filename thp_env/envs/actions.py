@@ -1,4 +1,4 @@
-"""What a decision about a VMA can be."""
+"""The actions of a decision about a VMA."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ActionSet:
 
     @property
     def sets_orders(self) -> bool:
-        """Whether they set order masks (extension E1), instead of advising as mainline's madvise does."""
+        """Whether the actions set order masks (extension E1), instead of giving advice as mainline's madvise does."""
         return self.names[0] == KEEP
 
     @cached_property
@@ -113,14 +113,14 @@ mainline has."""
 
 
 def action_set(interface: str = "orders", actions: Sequence[str] | None = None) -> ActionSet:
-    """Return a set of actions, or those of it that are named.
+    """Return a set of actions, or the named actions of it.
 
     Args:
         interface: a name of `ACTION_SETS`.
-        actions: names, of which the first is the set's own first: it changes nothing. None: all.
+        actions: names; the first has to be the set's first, which changes nothing. None: all.
 
     Raises:
-        ValueError: for an unknown set, or actions that it does not have.
+        ValueError: for an unknown set, or for unknown actions.
     """
     if interface not in ACTION_SETS:
         raise ValueError(f"unknown interface {interface!r}: one of {', '.join(ACTION_SETS)}")
@@ -136,7 +136,7 @@ def action_set(interface: str = "orders", actions: Sequence[str] | None = None) 
 
 
 def refusal(space: spaces.Space, action: Any, name: str = "action") -> str:
-    """Return what is wrong with an action that is not in an action space, in one line."""
+    """Return in one line why an action is not in an action space."""
     action_text = " ".join(repr(action).split())
     action_text = action_text if len(action_text) <= 80 else f"{action_text[:77]}..."
     if isinstance(space, spaces.MultiDiscrete):

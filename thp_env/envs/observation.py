@@ -1,6 +1,6 @@
-"""What an agent sees: what a kernel could see, each field with its unit, range and normalisation.
+"""Observations: only what a kernel could see; each field has its unit, range and normalisation.
 
-All fields lie in 0..1. Nothing here knows the future, the workload's name or which pages are really in use.
+All fields are in 0..1. No field depends on the future, on the workload's name, or on which pages are really in use.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Field(NamedTuple):
     """One field of an observation: a quantity, or its ratio to another one.
 
     Attributes:
-        meaning: what it says.
+        meaning: in words.
         unit: of the value before normalisation.
-        scale: 0: the value itself, which lies in 0..1; else log2(1 + value) / scale, at most 1.
-        of: the quantity, by the name that the functions below give it.
+        scale: 0: the value itself, which is in 0..1; else log2(1 + value) / scale, at most 1.
+        of: the quantity, by its name in the functions below.
         per: the quantity it is divided by (1 if that is 0); "": none.
     """
 
@@ -120,10 +120,10 @@ SIZE_FIELDS = {
 
 
 class Quantities:
-    """What fields are computed from: a table with a named column for each quantity, or for several of a kind.
+    """The inputs of fields: a table with a named column for each quantity, or for several of a kind.
 
     Args:
-        columns: the quantities of each column, in the order in which they lie; one alone has the column's name.
+        columns: the quantities of each column, in order; a single one has the column's name.
     """
 
     def __init__(self, columns: Mapping[str, Sequence[str]]) -> None:
@@ -133,7 +133,7 @@ class Quantities:
                                for name, group in columns.items()])  # fmt: skip
 
     def blank(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return a table of so many rows, to be filled column by column."""
+        """Return an empty table of so many rows."""
         return np.empty(shape, self.dtype)
 
 
@@ -151,7 +151,7 @@ class Fields:
     """
 
     def __init__(self, fields: dict[str, Field], quantities: Quantities) -> None:
-        """Note where each field finds its quantities."""
+        """Note the column of each field's quantities."""
         self.quantities = quantities
         column = {name: i for i, name in enumerate(quantities.names)}
         self.of = np.array([column[f.of] for f in fields.values()])
@@ -207,7 +207,7 @@ _ORDERS, _REASONS = np.array(_ALL), np.array(list(Reason))
 
 
 def vma_fields(reasons: Sequence[str]) -> dict[str, Field]:
-    """Return the fields of `vma` where VMAs are asked about for these reasons besides the usual ones."""
+    """Return the fields of `vma` if there are these further reasons to ask about VMAs."""
     if not reasons:
         return VMA_FIELDS
     return VMA_FIELDS | {f"why_{name}": REASON_FIELDS[name] for name in ("faults", *reasons)}

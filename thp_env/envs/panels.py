@@ -1,4 +1,4 @@
-"""What pictures of machines and of live processes are made of: the address space by folio size, and charts."""
+"""Parts of the pictures of machines and of live processes: the address space by folio size, and charts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def strip(parts: Sequence[np.ndarray], cells: int) -> tuple[np.ndarray, list[int
         cells: length of the strip at most.
 
     Returns:
-        For each cell what is in its middle, int8; the first cell of each range.
+        For each cell the value in its middle, int8; the first cell of each range.
     """
     space = np.concatenate(parts) if parts else np.full(1, NOTHING, np.int8)
     edges = np.linspace(0, len(space), min(cells, len(space)) + 1).astype(int)
@@ -55,10 +55,10 @@ class Space:
     """An address space to draw.
 
     Attributes:
-        parts: as `strip` takes them.
+        parts: as in `strip`.
         mib: mapped.
         resident: MiB in memory.
-        note: what stands beside these.
+        note: the text beside these.
     """
 
     parts: Sequence[np.ndarray]
@@ -73,7 +73,7 @@ def duration(ms: float) -> str:
 
 
 def legend(canvas: Canvas, entries: Sequence[tuple[str, Color]], x: float, y: float) -> None:
-    """Write what colours mean, in a row."""
+    """Write the meaning of colours, in a row."""
     for label, fill in entries:
         canvas.box(x, y + 1, 11, 11, fill)
         canvas.frame(round(x), round(y) + 1, 11, 11, GREY)
@@ -151,7 +151,7 @@ def time_axis(canvas: Canvas, end: float, left: int, y: int, right: int) -> None
 
 def bars(canvas: Canvas, labels: Sequence[str], values: Sequence[float], colors: Sequence[Color],
          frame: tuple[int, int, int, int]) -> None:  # fmt: skip
-    """Draw a bar of MiB for each label in a frame (left, top, right, bottom); labels stand below it."""
+    """Draw a bar of MiB for each label in a frame (left, top, right, bottom); labels are below it."""
     left, top, right, bottom = frame
     step, unit = (right - left) / len(values), (bottom - top) / max(1e-9, *values)
     for i, (label, mib, fill) in enumerate(zip(labels, values, colors, strict=True)):

@@ -1,4 +1,4 @@
-"""What a render mode shows, and what is remembered of an episode to show it."""
+"""Render modes, and the record of an episode that they show."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FPS = 10
 
 
 class Renderer:
-    """Remembers an episode and draws it.
+    """Records an episode and draws it.
 
     Args:
-        title: stands above the picture.
+        title: above the picture.
         mode: one of `RENDER_MODES`.
-        moments: steps that are kept; where an episode has more, neighbours are merged.
+        moments: steps that are recorded; in longer episodes, neighbouring ones are merged.
 
     Raises:
         ValueError: for an unknown mode.

@@ -1,8 +1,8 @@
 """Rewards: sums of named terms, each a pure function of two snapshots of the counters.
 
-A reward is any callable `reward(before, after, accesses) -> {name: value}`; the environment pays the sum.
-`accesses` is how many accesses the whole program stands for, so that an episode's rewards add up to a figure per
-access. The environment's docstring says when the snapshots are taken.
+A reward is any callable `reward(before, after, accesses) -> {name: value}`; the environment returns the sum. `accesses`
+is the number of accesses that the whole program represents, so that an episode's rewards add up to a figure per access.
+The environment's docstring says when the snapshots are taken.
 """
 
 from __future__ import annotations

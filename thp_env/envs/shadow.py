@@ -1,8 +1,8 @@
-"""Wrappers that pay the difference to a shadow run: the same workload at a fixed setting.
+"""Wrappers whose reward is the difference from a shadow run: the same workload with a fixed setting.
 
-Raw nanoseconds do not train: instances differ by orders of magnitude. What a window cost less than the shadow
-run at the same position of the program, as a share of the shadow's whole cost, does. Workloads draw their
-randomness independently of decisions, so both runs do the same work.
+Agents do not learn from raw nanoseconds, because instances differ by orders of magnitude. They learn from the saving
+of a window against the shadow run at the same position of the program, as a share of the shadow's whole cost. Random
+draws of workloads do not depend on decisions, so both runs do the same work.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ KINDS = ("symlog", "log_ratio")
 
 
 class ShadowAccounts:
-    """What the machines of a task saved against their shadow runs.
+    """Savings of a task's machines against their shadow runs.
 
     Args:
-        task: whose machines.
+        task: of the machines.
         setting: name of the sizes of the shadow runs.
-        scale: what a saving of the whole cost is worth.
-        slices: points at which a shadow's cost is noted.
+        scale: reward of saving the whole cost.
+        slices: points at which a shadow's cost is recorded.
         prices: what counters cost.
         kind: one of `KINDS`.
-        kept: shadow runs that are kept for the next episode of the same program.
+        kept: shadow runs that are stored for the next episode of the same program.
 
     Raises:
         ValueError: for an unknown setting or kind.
@@ -73,32 +73,32 @@ class ShadowAccounts:
 
     @property
     def key(self) -> str:
-        """What is kept, and by which arguments."""
+        """The kind of account, and its arguments."""
         kind = "" if self.kind == "symlog" else f", kind={self.kind!r}"
         return (f"ShadowReward({self.setting!r}, scale={self.scale:g}, slices={self.slices}, "
                 f"prices={self.prices}{kind})")  # fmt: skip
 
     def clone_state(self, i: int) -> tuple[ShadowRun | None, float]:
-        """Return the shadow of a machine, and what it has saved so far; no shadow before the first reset."""
+        """Return the shadow of a machine and its saving so far; there is no shadow before the first reset."""
         is_open = self._episodes[i] == self.task.episodes[i]
         return (self.shadows[i] if is_open else None), float(self._last_savings[i])
 
     def restore_state(self, i: int, state: tuple[ShadowRun | None, float]) -> None:
-        """Go back to what `clone_state` returned; without a shadow, the account is opened at the next step."""
+        """Return to a state of `clone_state`; without a shadow, the account is opened at the next step."""
         shadow, self._last_savings[i] = state
         self.shadows[i], self._episodes[i] = shadow, -1 if shadow is None else self.task.episodes[i]
         if shadow:
             self._curves.put(i, shadow)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return all but the kept shadow runs: they are found by what holds in one process only."""
+        """Return everything except the stored shadow runs: their keys are valid in one process only."""
         return {**vars(self), "_cache": OrderedDict()}
 
     def pay(self, reset: bool = False) -> np.ndarray:
-        """Return what every machine saved since the last call, to be called after every reset and step.
+        """Return the savings of every machine since the last call; call it after every reset and step.
 
         Args:
-            reset: after a reset: nothing is paid.
+            reset: whether this follows a reset: the rewards are 0.
         """
         task = self.task
         rewards = np.zeros(len(self.shadows))
@@ -211,28 +211,29 @@ def logarithmic_mean(a: float, b: float) -> float:
 
 
 class ShadowReward(gymnasium.Wrapper):
-    """Replaces the reward by what was saved against a shadow run.
+    """Replaces the reward by the saving against a shadow run.
 
     With `kind="log_ratio"` the rewards so far add up, at every moment, to `scale * log(shadow cost / cost)`, where the
-    rest of the program is taken to cost what it costs the shadow; at the end, to that of both whole costs, what did
-    not run for want of memory included. So a higher return is a lower cost, in the same ratio on every program. An
-    environment made with `credit` other than "global" is paid so far for what the VMA decided about cost less than
-    the same addresses in the shadow run, in the same logs; the last step, and a VMA that is gone, are paid globally.
+    rest of the program counts at the shadow's cost. At the end they add up to the same of both whole costs, with the
+    charge for running out of memory. So a higher return means a lower cost, in the same ratio on every program. In an
+    environment with a `credit` other than "global", that share of the reward is the saving of the VMA in question
+    against the same addresses in the shadow run, in the same logs. The reward is global for the last step, and for a
+    VMA that no longer exists.
 
     With `kind="symlog"` an episode's rewards add up to `scale * (1 - cost / shadow cost)` before `symlog` is applied to
-    each step. On running out of memory, what did not run is charged as by VmaOrder-v0, without `symlog`. It pays
-    globally whatever the `credit`.
+    each step. When memory runs out, the rest of the program is charged as by VmaOrder-v0, without `symlog`.
+    This kind is always global, with any `credit`.
 
-    Saved states have its accounts: the same actions from a restored state are paid the same.
+    Saved states contain its accounts: after a restore, the same actions get the same rewards.
 
     Args:
         env: an environment of this package.
         setting: the sizes of the shadow run.
-        scale: what a saving of the whole cost, or a log of 1, is worth.
-        slices: points at which the shadow's cost is noted.
+        scale: reward of saving the whole cost, or of a log of 1.
+        slices: points at which the shadow's cost is recorded.
         prices: what counters cost.
         kind: "symlog" (default) or "log_ratio".
-        kept: shadow runs that are kept for the next episode of the same program.
+        kept: shadow runs that are stored for the next episode of the same program.
     """
 
     def __init__(self, env: gymnasium.Env, setting: str = "64K", scale: float = 10.0, slices: int = 128,
@@ -249,7 +250,7 @@ class ShadowReward(gymnasium.Wrapper):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step, and pay what this window saved."""
+        """Step, with the saving of this window as the reward."""
         observation, _, terminated, truncated, info = self.env.step(action)
         return observation, float(self.accounts.pay()[0]), terminated, truncated, info
 
@@ -271,6 +272,6 @@ class ShadowVectorReward(ForwardingVectorWrapper):
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step, and pay what this window saved."""
+        """Step, with the saving of this window as the reward."""
         observations, _, terminations, truncations, infos = self.env.step(actions)
         return observations, self.accounts.pay(), terminations, truncations, infos

@@ -1,4 +1,4 @@
-"""Shadow runs: what a program costs at a fixed setting, up to any point of it."""
+"""Shadow runs: the cost of a program with a fixed setting, up to any of its points."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from thp_env.traces import Program
 
 
 class VmaCosts(NamedTuple):
-    """What VMAs cost between two points of a run: arrays of one row for each VMA of each piece.
+    """Costs of VMAs between two points of a run: arrays with one row for each VMA of each piece.
 
     Attributes:
         piece: number of the piece, which ends at point `piece + 1`.
         mm: of the VMA.
         start, end: its addresses.
-        ns: what it cost in the piece.
+        ns: its cost in the piece.
     """
 
     piece: np.ndarray
@@ -34,15 +34,15 @@ class VmaCosts(NamedTuple):
 
 
 class ShadowRun(NamedTuple):
-    """What the program costs at a fixed setting.
+    """The cost of a program with a fixed setting.
 
     Attributes:
-        program: what ran.
+        program: that ran.
         starts: position of each operation's first step.
         positions: points in the program.
         costs: in ns, up to those points.
-        pending: what it left for later, in ns.
-        vmas: what its VMAs cost, where the machine kept that (`MachineConfig.time_by_vma`).
+        pending: costs that it leaves after its end, in ns.
+        vmas: costs of its VMAs, if the machine recorded them (`MachineConfig.time_by_vma`).
     """
 
     program: Program
@@ -66,9 +66,9 @@ class ShadowRun(NamedTuple):
         return float(np.interp(self.position(op, step), self.positions, self.costs))
 
     def range_cost(self, mm: int, start: int, end: int, since: float, until: float) -> float:
-        """Return what the VMAs of an address range cost between two positions, in ns.
+        """Return the cost of the VMAs in an address range between two positions, in ns.
 
-        A VMA, or a piece of the run, of which a part lies inside counts for that part.
+        A VMA, or a piece of the run, that lies partly inside counts in proportion.
         """
         v = self.vmas
         assert v is not None
@@ -79,7 +79,7 @@ class ShadowRun(NamedTuple):
 
 
 class Curves:
-    """Costs of several shadow runs up to where their machines stand, all looked up at once.
+    """Costs of several shadow runs up to the positions of their machines, found all at once.
 
     Args:
         machines: how many.
@@ -119,16 +119,16 @@ class Curves:
 def shadow_runs(
     batch: Batch, machines: Sequence[Machine], setting: str, slices: int = 128, prices: Prices | None = None
 ) -> list[ShadowRun]:
-    """Run copies of machines on to the end of their programs, at a fixed setting, on the threads of a batch.
+    """Run copies of machines to the end of their programs, with a fixed setting, on the threads of a batch.
 
-    One that runs out of memory is run again with 4K; if that does not fit either, what did not run is charged as to
-    an agent.
+    A run that runs out of memory is repeated with 4K. If that does not fit either, the rest of the program is charged
+    as for an agent.
 
     Args:
-        batch: whose threads run them.
-        machines: where the runs begin; they stay as they are.
+        batch: with the threads.
+        machines: the beginning of the runs; they do not change.
         setting: name of the sizes of all VMAs.
-        slices: points at which the cost is noted, at most.
+        slices: points at which the cost is recorded, at most.
         prices: what counters cost.
     """
     prices = prices or Prices()

@@ -1,7 +1,7 @@
-"""What every environment shares: episodes of a batch of machines, their windows, rewards, ends and saved states.
+"""The common part of all environments: episodes of a batch of machines, their windows, rewards, ends and saved states.
 
-A task is the environment; `env.py` and `vector.py` are its two Gymnasium faces. Both run this code, a single
-environment as a batch of one machine, so their trajectories are the same.
+A task does the work of an environment; `env.py` and `vector.py` wrap it for Gymnasium. A single environment is a batch
+of one machine, so both have the same trajectories.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class Task(ABC):
         """Check the names of arguments, and that their values are what the signatures say.
 
         Raises:
-            TypeError: for one that there is not, with the nearest that there is.
-            ValueError: for one that is something else, naming it.
+            TypeError: for an unknown argument, with the nearest known one.
+            ValueError: for a value of another type, naming the argument.
         """
         check_arguments([c.__init__ for c in cls.__mro__ if issubclass(c, Task) and "__init__" in vars(c)], named)
 
@@ -143,7 +143,7 @@ class Task(ABC):
 
     @abstractmethod
     def decisions(self, actions: np.ndarray, which: np.ndarray) -> np.ndarray | None:
-        """Turn the actions of some machines into what `Batch.run` takes, or carry them out and return None."""
+        """Turn the actions of some machines into decisions for `Batch.run`, or carry them out and return None."""
 
     @abstractmethod
     def masks(self) -> np.ndarray:
@@ -156,11 +156,11 @@ class Task(ABC):
     parts = 1  # of an action; each is one of the signature's actions
     @classmethod
     def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]] | None:
-        """Return the names of what is seen, by part, and of the actions; None where learned policies do not decide."""
+        """Return the names of observed fields, by part, and of actions; None if learned policies do not decide here."""
         return None
 
     def observation(self, which: np.ndarray | slice) -> dict[str, np.ndarray]:
-        """Return what there is to see of some machines."""
+        """Return the observation of some machines."""
         now, last = self._now, self._last
         if not isinstance(which, slice):
             now, last = Snapshot(now.raw[which]), Snapshot(last.raw[which])
@@ -176,8 +176,8 @@ class Task(ABC):
 
         Args:
             i: which machine.
-            rng: what is drawn from.
-            options: for this episode: `default_sizes`, those of VMAs that nobody decided about; `workload`, `size`,
+            rng: for the draws.
+            options: for this episode: `default_sizes`, of VMAs without a decision; `workload`, `size`,
                 `surroundings` and `weights`, as the arguments.
         """
         options = options or {}
@@ -212,7 +212,7 @@ class Task(ABC):
         self.redrawn |= changes
 
     def drawn_from(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that make an environment, made anew, draw the same as this one with `options`."""
+        """Return the options with which a new environment draws the same as this one with `options`."""
         source, changes = self.sources[0].with_options(options), {**self.redrawn, **options}
         if not set(changes) & set(OPTIONS[1:]):
             return dict(options)
@@ -221,18 +221,18 @@ class Task(ABC):
         return arguments | {name: changes[name] for name in ("workload", "default_sizes") if name in changes}
 
     def start(self, active: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Run machines that have begun to their first decision, and return what is seen of them."""
+        """Run new machines to their first decision, and return their observations."""
         return self.observe(self._run(active, None))
 
     def step(self, actions: np.ndarray, fresh: np.ndarray | None = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Carry out actions, run every machine to its next decision, and pay.
+        """Carry out actions, run every machine to its next decision, and compute the rewards.
 
         Args:
             actions: of all machines, checked.
-            fresh: bool of shape (N,): machines that have begun just now; they decide nothing and are paid nothing.
+            fresh: bool of shape (N,): new machines, which have no action and no reward.
 
         Returns:
-            What is seen, and the rewards, float64.
+            The observations, and the rewards, float64.
         """
         n = len(self.batch)
         old = np.ones(n, bool) if fresh is None else ~fresh

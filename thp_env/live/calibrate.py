@@ -1,7 +1,7 @@
-"""Measures what this host's kernel takes for faults and memory calls, and makes a clock table of it.
+"""Measures the time of faults and memory calls on this host's kernel, and makes a clock table.
 
-`calibrate.cpp` measures; here its figures are taken apart into the clock's entries, as `clock.py` says of each. Needs
-no root but for swapping, which needs a zram device of its own.
+`calibrate.cpp` measures. Here its figures are divided into the clock's entries, as `clock.py` says of each. Only
+swapping needs root, for a separate zram device.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BUSY = 0.5
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement in ns: its median, and what the middle eight tenths of the samples reach."""
+    """One measurement in ns: its median, and the range of the middle eight tenths of the samples."""
 
     median: float
     low: float = 0.0
@@ -42,19 +42,19 @@ class Sample:
 
     @property
     def spread(self) -> float:
-        """What the middle eight tenths span, as a share of the median."""
+        """The range of the middle eight tenths, as a share of the median."""
         return (self.high - self.low) / self.median if self.median else 0.0
 
 
 @dataclass
 class Measured:
-    """What was measured.
+    """The results of a measurement.
 
     Attributes:
-        ns: the clock's entries that were.
+        ns: the measured entries of the clock.
         spread: as `HostCosts.spread`.
         after_idle: as `HostCosts.after_idle`.
-        missing: why the others were not, by name.
+        missing: the reasons for missing entries, by name.
     """
 
     ns: dict[str, float] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Measured:
         self.ns[name], self.spread[name] = max(ns, 0.0), round(of.spread, 3)
 
     def costs(self) -> HostCosts:
-        """Return every entry: what was not measured is the clock table's."""
+        """Return every entry; those that were not measured are the clock table's."""
         whole = {name: round(self.ns.get(name, cost.ps / 1000), 4) for name, cost in COSTS.items()}
         idle = {name: round(ns, 4) for name, ns in self.after_idle.items()}
         texts = {"measured": time.strftime("%Y-%m-%d"), "host": f"Linux {platform.release()} {platform.machine()}"}
@@ -78,7 +78,7 @@ class Measured:
 
 
 def parse(text: str) -> tuple[dict[str, Sample], dict[str, str]]:
-    """Read what `calibrate.cpp` prints: measurements, and why others are missing."""
+    """Read the output of `calibrate.cpp`: measurements, and the reasons for missing ones."""
     samples, missing = {}, {}
     for line in text.splitlines():
         name, _, numbers = line.partition(" ")
@@ -151,8 +151,8 @@ def calibrate(idle: int = IDLE_SECONDS, swap: bool = True) -> Measured:
     """Measure this host.
 
     Args:
-        idle: seconds that freed memory lies idle before it is measured again; 0: do not.
-        swap: also what swapping to zram costs, where this is root.
+        idle: seconds that freed memory is idle before it is measured again; 0: it is not.
+        swap: measure swapping to zram, too, if this is root.
 
     Raises:
         LiveError: when nothing can be measured.

@@ -25,13 +25,13 @@ NOT_REPEATABLE = frozenset({"thp_zero_page_alloc"})
 
 
 def check(live: LiveProgram, host: Host, kernel: Kernel, always_repeat: bool = False) -> tuple[dict, Result]:
-    """Run a program; return its recording and how the simulator compares.
+    """Run a program; return its recording, and the comparison with the simulator.
 
-    The counters are the whole system's, and others fault madvised memory, too: so each step is taken as most runs
-    agree on it, without what others can have added. A run that equals the simulator needs no second one, unless
-    `always_repeat` asks for a recording that stands by itself. Where the kernel's own runs differ (part L of the
-    rules), the simulator has to do what it did in one of them. A counter that differs in the end while others use
-    huge pages says nothing about the simulator: the result names them.
+    The counters are the whole system's, and other processes fault madvised memory, too. So for each step the result of
+    most runs counts, without events that others can have added. A run that equals the simulator needs no second run,
+    except with `always_repeat`. If the kernel's own runs differ (part L of the rules), the simulator has to agree with
+    one of them. If only a counter differs in the end while other processes use huge pages, this says nothing about the
+    simulator; the result names the processes.
     """
     runs: list[list[dict]] = []
     notes = ""
@@ -72,13 +72,13 @@ def _reclaims(lines: Iterable[str]) -> bool:
 
 
 def most_frequent(versions: tuple[dict, ...]) -> tuple[dict, int]:
-    """Return what most runs agree that a step did, and how many do."""
+    """Return the effects of a step on which most runs agree, and the number of these runs."""
     votes = [sum(_repeatable(one) == _repeatable(other) for other in versions) for one in versions]
     return versions[votes.index(max(votes))], max(votes)
 
 
 def least_disturbed(versions: tuple[dict, ...]) -> dict:
-    """Return what a program itself did in a step: where memory went the same way, others have only added events.
+    """Return a program's own effects in a step: if memory is the same in all runs, others can only have added events.
 
     Of a gauge (nr_anon), which they move both ways, it is what most runs agree on.
     """

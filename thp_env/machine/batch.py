@@ -1,4 +1,4 @@
-"""`Batch`: machines that advance together on a thread pool, without the GIL, and what a policy reads about them."""
+"""`Batch`: machines that advance together on a thread pool, without the GIL, and what a policy reads of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def stat_columns(name: str) -> list[int]:
 
 
 class Question(IntEnum):
-    """What a window ends with."""
+    """The question at the end of a window."""
 
     NONE = 0
     VMA = 1
@@ -69,16 +69,16 @@ class Reason(IntFlag):
 
 
 class Window(NamedTuple):
-    """How far machines run: to the first limit that is reached.
+    """How far machines run: to the first limit.
 
     Attributes:
         ps: simulated picoseconds.
-        choices: faults that could have had a large folio.
+        choices: faults with a choice, that is, faults that could get a large folio.
         accesses: simulated accesses.
         new_vma: also end after an operation that made a new anonymous VMA of 64K or more.
         question: what is read at the end.
-        slots: VMAs, or blocks, that have a row of their own.
-        every: read the page tables of one in so many 2M ranges; 0: of none.
+        slots: the number of VMAs, or blocks, with a row of their own.
+        every: of so many 2M ranges, the page tables of one are read; 0: none.
         idle: with `Question.VMA`, end without a VMA, too.
         reasons: for which VMAs are asked about besides `Reason.NEW` and `Reason.FAULTS`, as one number.
     """
@@ -124,7 +124,7 @@ class Snapshot:
 
 
 class NotedRun(NamedTuple):
-    """What `Batch.note` noted of a machine.
+    """The record of a machine that `Batch.note` makes.
 
     Attributes:
         status: how the run ended.
@@ -219,11 +219,11 @@ class Batch:
                 raise MachineError(f"machine {i} of the batch is machine {other}, too: put a clone there")
 
     def __setitem__(self, i: int, machine: Machine) -> None:
-        """Put a machine in a place.
+        """Put a machine into a place.
 
         Raises:
             IndexError: when there is no such place.
-            MachineError: when the machine stands in another place.
+            MachineError: when the machine is in another place.
         """
         i = range(len(self._machines))[i]
         self._refuse_twice(i, machine)

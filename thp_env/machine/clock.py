@@ -1,7 +1,7 @@
 """The clock table: how long the simulated kernel and hardware take, in picoseconds, and where each figure is from.
 
-Measured figures are medians on Linux 6.18.44, x86-64, a virtual machine (`docs/reference/costs.md`); the spread is what
-the middle eight tenths of the samples span, as a share of the median.
+Measured figures are medians on Linux 6.18.44, x86-64, a virtual machine (`docs/reference/costs.md`); the spread is the
+range of the middle eight tenths of the samples, as a share of the median.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TLB presets of real cores.
 
 Each parameter says whether a source gives it or it is assumed. Walk caches and walk penalties are seldom
-published; where they are assumed, the default is stated here once. `docs/explanation/tlb.md` says how an entry is
+published; if they are assumed, the default stands here once. `docs/explanation/tlb.md` says how an entry is
 found.
 """
 

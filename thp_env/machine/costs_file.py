@@ -1,4 +1,4 @@
-"""Files of costs: what `thp-env calibrate` measured on a host, in TOML, to simulate with instead of the clock table."""
+"""Files of costs: the measurements of `thp-env calibrate` on a host, in TOML, which replace the clock table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXTS = ("measured", "host")
 
 
 class CostsError(ValueError):
-    """A file of costs that cannot be used: says which entry, and what would be right."""
+    """A file of costs that cannot be used; the message names the entry and a valid value."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class HostCosts:
 
     Attributes:
         ns: every cost of the clock, in nanoseconds.
-        spread: what the middle eight tenths of the samples span, as a share; of those that were measured.
-        after_idle: ns of those that differ when memory has lain idle, so that a hypervisor has to back it anew.
+        spread: of measured costs, the range of the middle eight tenths of the samples, as a share of the median.
+        after_idle: ns of costs that differ after memory was idle, because a hypervisor has to provide it again.
         texts: `measured`, when; `host`, on which kernel.
     """
 
@@ -51,7 +51,7 @@ def read_costs(path: str | os.PathLike[str]) -> HostCosts:
     """Read a file of costs.
 
     Raises:
-        CostsError: naming the file, the entry, and what would be right.
+        CostsError: naming the file, the entry and a valid value.
     """
     with reading(path, CostsError, "a file of costs"):
         tables = parse_toml(read_text(path, MOST_BYTES))
@@ -90,7 +90,7 @@ def _part(path: str | os.PathLike[str], part: str, entries: Any) -> dict[str, fl
 
 
 def format_costs(costs: HostCosts) -> str:
-    """Return what `read_costs` reads."""
+    """Return the text of a file for `read_costs`."""
     lines = [f'{name} = "{text}"' for name, text in costs.texts.items()]
     for part in PARTS:
         lines += ["", f"[{part}]"]
@@ -106,7 +106,7 @@ def _clock_of(path: str, mtime_ns: int) -> Mapping[str, int]:
 
 
 def clock_of(path: str) -> Mapping[str, int]:
-    """Return the clock of a file of costs, which is read anew when it has changed.
+    """Return the clock of a file of costs; a changed file is read again.
 
     Raises:
         CostsError: as `read_costs`.

@@ -23,10 +23,10 @@ PRESETS: Mapping[str, frozenset[str]] = MappingProxyType(
 
 
 def feature_set(features: str | Iterable[str]) -> frozenset[str]:
-    """Return the switches that a preset's name or a set of names stands for.
+    """Return the switches of a preset, or of a set of names.
 
     Raises:
-        ValueError: naming what is no switch.
+        ValueError: naming an unknown switch.
     """
     if isinstance(features, str):
         if features not in PRESETS:

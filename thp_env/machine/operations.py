@@ -45,11 +45,11 @@ class Field:
     """A field of an operation.
 
     Attributes:
-        name: what it is called.
+        name: its name.
         at: its first byte in the record.
         size: its bytes.
-        kind: what it holds (`THP_FIELD_KINDS` in `ops.hpp`).
-        either: another reading of the slot that the field before it has.
+        kind: the kind of its values (`THP_FIELD_KINDS` in `ops.hpp`).
+        either: whether it is another meaning of the previous field's slot.
     """
 
     name: str

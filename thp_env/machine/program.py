@@ -2,7 +2,7 @@
 
 A program is a sequence of operations on processes and named regions: the memory system calls of Linux,
 accesses that the simulated machine expands itself, and slices of recorded accesses. A few kilobytes can
-stand for billions of accesses. `thp_env.traces` writes programs and reads them from text and files;
+represent billions of accesses. `thp_env.traces` writes programs and reads them from text and files;
 `thp_env.machine.Machine` executes them.
 """
 
@@ -51,7 +51,7 @@ class Program:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Keep what was given from being changed."""
+        """Make the arrays read-only."""
         dtypes: dict[str, Any] = {"ops": OP_DTYPE, "accesses": ACCESS_DTYPE, "bins": BIN_DTYPE}
         dtypes["alias_tables"] = np.uint32
         for name, dtype in dtypes.items():
@@ -61,7 +61,7 @@ class Program:
             object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Make copies and what is unpickled as every program is made."""
+        """Make copies and unpickled programs by the constructor."""
         return Program, tuple(getattr(self, f.name) for f in dataclasses.fields(self))
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class Program:
 
     @cached_property
     def work(self) -> Floats:
-        """Real accesses that each operation stands for; float64. System calls do none."""
+        """Real accesses that each operation represents; float64. System calls have none."""
         ops = self.ops
         work: Floats = np.multiply(self.steps, ops["weight"], dtype=np.float64)
         work[~np.isin(ops["op"], [CODES[o] for o in ("touch", "access", "replay")])] = 0
@@ -111,7 +111,7 @@ class Program:
 
     @cached_property
     def own_ns(self) -> Floats:
-        """Nanoseconds that each operation takes by itself, without translation, faults and the kernel; float64."""
+        """Nanoseconds of each operation without translation, faults and the kernel; float64."""
         ops = self.ops
         own = np.zeros(len(ops))
         access, replay, compute = (ops["op"] == CODES[o] for o in ("access", "replay", "compute"))
@@ -138,7 +138,7 @@ class Program:
 
     @cached_property
     def checksum(self) -> str:
-        """A SHA-256 over everything that decides what the program does."""
+        """A SHA-256 of everything that determines what the program does."""
         digest = hashlib.sha256(json.dumps([self.processes, self.regions, self.seed]).encode())
         for array in (self.ops, self.accesses, self.bins, self.alias_tables.astype("<u4")):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -150,12 +150,12 @@ class Program:
         return int(self.checksum[:16], 16)
 
     def begins_as(self, other: Program, operations: int, under_way: bool = False) -> bool:
-        """Return whether both do the same in the first operations.
+        """Return whether both programs begin with the same operations.
 
         Args:
             other: the other program.
             operations: how many.
-            under_way: also in the one behind these, with the recorded accesses or the distribution that it takes.
+            under_way: compare the next operation, too, with its recorded accesses or its distribution.
         """
         n = operations + under_way
         names_agree = all(a == b for first, second in ((self.processes, other.processes), (self.regions, other.regions))
@@ -179,7 +179,7 @@ class Program:
         return str(self.meta.get("name", "program"))
 
     def check(self, lines: list[int] | None = None, source: str = "") -> Program:
-        """Refuse a program whose records point outside its tables; return it otherwise. It is looked at once.
+        """Refuse a program whose records point outside its tables; return it otherwise. It is checked only once.
 
         Args:
             lines: the source line of each operation, for messages.

@@ -1,4 +1,4 @@
-"""What makes a trace program one that can run: every field within its bounds, every number in its table."""
+"""Checks of a trace program: every field has to be within its bounds, and every index in its table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILES_MAX = 256 << 30
 
 
 class ProgramError(ValueError):
-    """A trace program that cannot be run: says where, what and why."""
+    """A trace program that cannot be run; the message has place and reason."""
 
 
 class UnknownOperationError(ProgramError):
@@ -82,7 +82,7 @@ class _Check:
         self.refuse(self.ops["process"] >= len(self.of.processes), "unknown process")
 
     def fields(self) -> None:
-        """Refuse numbers that a field cannot hold, as it is declared."""
+        """Refuse numbers outside of the declared bounds of their fields."""
         there = set(np.unique(self.code).tolist())
         for name, operation in OPERATIONS.items():
             if CODES[name] not in there:

@@ -20,8 +20,8 @@ def format_program(program: Program) -> str:
     """Write a program as text that `parse_program` reads back to an equal one.
 
     Raises:
-        ProgramError: for a distribution table, which has no text form of its own: build such programs with
-            `access ... zipf` or `gauss` and keep them as .npz.
+        ProgramError: for a distribution table, which has no text form: build such programs with `access ... zipf` or
+            `gauss` and save them as .npz.
     """
     lines = [f"seed {program.seed}"]
     for op in program.ops:

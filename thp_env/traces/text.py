@@ -112,7 +112,7 @@ WORDS = {name: name for name in (*layout.OPS, "swappiness", "autodrain")} | {"sl
 
 @dataclass(frozen=True)
 class Form:
-    """How a line of an operation is read: the values that stand in order, which must be there, and the named ones."""
+    """How to read a line of an operation: the values in order, the required ones, and the named ones."""
 
     method: str
     readers: tuple[Callable[[str], Any], ...]

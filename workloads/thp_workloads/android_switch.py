@@ -16,25 +16,24 @@ REGION = 256 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class AndroidSwitch(Generator):
-    """A phone: the user switches between apps while memory is short and what is not seen goes to zram.
+    """A phone: the user switches between apps, memory is short, and apps in the background go to zram.
 
-    Every app is forked from the zygote and writes to a few of its pages: the more code it runs, the more classes it
-    initialises. They stand together, since ART's image writer puts the objects that apps write to next to each other
-    (dirty-image-objects). It allocates in ART's heap region by
-    region, which a collection frees again, and in a malloc heap of which Scudo gives back single pages. An app that
-    was not seen for a while is written to zram whole, page by page read back when it is seen again, and killed when
-    there are too many.
+    Every app is forked from the zygote, and writes to a few of its pages: the more code it runs, the more classes it
+    initialises. These pages are adjacent, because ART's image writer puts the objects that apps write to next to each
+    other (dirty-image-objects). The app allocates regions in ART's heap, which a collection frees again, and memory in
+    a malloc heap, of which Scudo gives back single pages. After some time in the background, a whole app is written to
+    zram. When it returns to the screen, it is read back page by page. If there are too many apps, the oldest is killed.
 
     Attributes:
         apps: alive at a time.
         dwell: phases until the user turns to another app.
         zygote: share of the footprint that is mapped before the first fork.
-        cow: the zygote's pages that an app writes to, as a share of what it allocates meanwhile.
+        cow: the zygote's pages that an app writes to, as a share of its own allocations in the same time.
         dalvik: share of an app's memory in ART's heap.
         collect: share of ART's regions that a collection frees.
         release: share of an app's malloc pages that Scudo gives back when the app goes to the background.
-        cached: apps that stay in memory; those not seen for longer are compressed.
-        working: share of an app's memory that is used again when it is seen again.
+        cached: apps that stay in memory; those that are longer in the background are compressed.
+        working: share of an app's memory that is used again when it returns to the screen.
     """
 
     name = "android_switch"
@@ -136,7 +135,7 @@ class _App:
         return f"{self.process}.{heap}"
 
     def seen(self, s: Stage, g: AndroidSwitch, i: int, phases: int, zygote: int) -> None:
-        """Be on the screen for a phase: allocate, and use what was used before."""
+        """Be on the screen for a phase: allocate, and use earlier memory."""
         s.b.slice(self.process)
         free = np.flatnonzero(~self.live)
         for k in free[: max(1, self.regions // (3 * phases))]:

@@ -1,4 +1,4 @@
-"""What a mixture's regions do: how each is filled, used and given back."""
+"""Habits of a mixture's regions: how each is filled, used and given back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Region:
     """A region and its habits."""
 
     def __init__(self, s: Stage, g: Mixture, name: str, size: float) -> None:
-        """Map it in the process whose turn it is."""
+        """Map it in the present process."""
         self.name, self.length = name, pages(size)
         self.phases_left = 1 + int(s.rng.exponential(g.lifetime))
         self.fill = str(s.rng.choice(["front", "pieces", "use"]))
@@ -45,7 +45,7 @@ class Region:
 
     @property
     def over(self) -> bool:
-        """Whether it has lived its life."""
+        """Whether its lifetime is over."""
         return self.phases_left <= 0
 
     def phase(self, s: Stage, g: Mixture, share: float) -> None:

@@ -16,16 +16,16 @@ ARENA = 64 * MIB
 
 @dataclass(frozen=True, kw_only=True)
 class Memcached(Generator):
-    """memcached under a load of gets and sets: memory is taken slab by slab and never given back.
+    """memcached under a load of gets and sets: memory is allocated slab by slab and never given back.
 
-    The hash table comes from calloc and is looked up at random before items arrive: reads of buckets nobody wrote map
-    the zero page, which keeps a later write from getting a large folio. Every worker has a small arena that grows a
+    The hash table comes from calloc. Before items arrive, there are random lookups: reads of empty buckets map the zero
+    page, and then a later write cannot get a large folio. Every worker has a small arena that grows a
     few pages at a time inside a large reservation.
 
     Attributes:
         classes: slab classes that fill side by side.
         slab: bytes of a slab page, each an mmap of its own (memcached: 1 MiB).
-        table: share of the footprint that the hash table takes.
+        table: share of the hash table in the footprint.
         workers: threads, each with an arena.
         skew: Zipf exponent of the requests (YCSB: 0.99).
         sets: share of requests that write.

@@ -35,8 +35,8 @@ class Recorded(NamedTuple):
 
     Attributes:
         path: of the file.
-        checksum: `Program.checksum`, where an index names it.
-        footprint: bytes that its machine is made for; 0: what it maps at a time.
+        checksum: `Program.checksum`, if an index names it.
+        footprint: bytes for which its machine is made; 0: the memory that it maps at a time.
     """
 
     path: str
@@ -59,10 +59,10 @@ def _shipped(name: str) -> Recorded:
 
 @cache
 def program_of(recorded: Recorded) -> Program:
-    """Return what a file holds.
+    """Return the program of a file.
 
     Raises:
-        ProgramError: when it is missing, damaged, or not what the checksum means.
+        ProgramError: when the file is missing or damaged, or has another checksum.
     """
     loaded = load_program(recorded.path)
     if recorded.checksum not in ("", loaded.checksum):
@@ -74,11 +74,11 @@ def recording(name: str, family: str, side: str, description: str, recorded: Rec
     """Return a recording as a workload.
 
     Every seed draws the same program on the same machine, as it was recorded; `surroundings="drawn"` draws addresses,
-    machine, core, fragmentation and limits by the seed. What the program does is always the same.
+    machine, core, fragmentation and limits by the seed. The program itself is always the same.
 
     Args:
         name: unique.
-        family: workloads of one family stand on one side.
+        family: workloads of one family are on one side.
         side: "train", "validation" or "test".
         description: one line.
         recorded: its file.

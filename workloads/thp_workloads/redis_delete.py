@@ -13,15 +13,15 @@ from thp_workloads.surroundings import MIB, PAGE, pages, runs
 
 @dataclass(frozen=True, kw_only=True)
 class RedisDelete(Generator):
-    """HawkEye's Redis experiment: what large folios cost once most of what they hold has been deleted.
+    """HawkEye's Redis experiment: the cost of large folios after most of their content has been deleted.
 
-    Small values fill the heap; then a share of them, chosen at random, is deleted, and the allocator gives the free
-    pages back. Hardly a large folio loses all of its pages, so with large folios nothing becomes free, and the large
-    values that follow need memory of their own.
+    Small values fill the heap. Then a random share of them is deleted, and the allocator gives back the free pages.
+    Hardly any large folio loses all of its pages. So with large folios no memory becomes free, and the large values
+    that follow need more memory.
 
     Attributes:
         value: bytes of a small value.
-        small: share of the footprint that small values take; large values take the rest.
+        small: share of small values in the footprint; the other values are large.
         deleted: share of the small values that is deleted.
         large: bytes of a large value, each a mapping of its own.
         skew: Zipf exponent of the requests.
@@ -108,7 +108,7 @@ class RedisDelete(Generator):
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> dict[str, Any]:
-        """Draw sizes of values and what is deleted."""
+        """Draw sizes of values and the deleted share."""
         return {
             "value": PAGE << int(rng.integers(0, 4)),
             "small": float(rng.uniform(0.4, 0.8)),

@@ -1,4 +1,4 @@
-"""What a workload does over time, seen from outside: the data behind its picture."""
+"""The behaviour of a workload over time: the data for its picture."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ CHUNK = 16
 
 @dataclass
 class Trail:
-    """One run, on an address axis that leaves out what nobody touches.
+    """One run, on an address axis without untouched memory.
 
     Attributes:
         seconds: edges of the time axis, `COLUMNS + 1` values.
-        vmas: which VMA covers a cell at a time, -1 for none; (CELLS, COLUMNS).
-        heat: real accesses per cell and time, as the program asks for them; (CELLS, COLUMNS).
-        roles: (name, middle cell) of what lies where.
-        mapped, resident: MiB over time, of VMAs that are written and of folios.
+        vmas: the VMA of a cell at a time, -1 for none; (CELLS, COLUMNS).
+        heat: real accesses of the program per cell and time; (CELLS, COLUMNS).
+        roles: (name, middle cell) of each role.
+        mapped, resident: MiB over time, of writable VMAs and of folios.
         resident_2m: MiB of folios over time when every folio that fits has 2M.
-        limit: MiB of the memory limit over time; NaN where there is none.
+        limit: MiB of the memory limit over time; NaN without a limit.
         freed: bytes given back by size of the piece, at powers of two from 4K to 2M and above.
     """
 
@@ -150,7 +150,7 @@ def _uses(machine: Machine, op: np.void, name: str, begin: float) -> Iterator[_U
 
 
 def trail(instance: Instance) -> Trail:
-    """Run an instance twice, with folios of 4K and of 2M, and return what it did."""
+    """Run an instance twice, with folios of 4K and of 2M, and return its trail."""
     program = instance.program
     steps, looks = _run(instance, 1)
     looks_2m = _run(instance, 1 << layout.PMD_ORDER)[1]

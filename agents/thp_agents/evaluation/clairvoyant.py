@@ -1,8 +1,9 @@
-"""The clairvoyant: what a policy could save that knew what each of its decisions leads to.
+"""The clairvoyant: the saving of a policy that knows the effect of each of its decisions.
 
-It plays the program with the best of several base rules, and at the most telling decisions it tries every action on
-the true simulator, run to the end, and takes the cheapest. So it costs no more than any of its base rules in its
-windows, and what it saves is there to be had; it is greedy and decides where VmaOrder-v0 asks, so more may be.
+It runs the program with the best of several base rules. At the decisions that matter most it tries every action on the
+simulator itself, runs each to the end, and takes the cheapest. So it costs no more than any of its base rules with the
+same windows, and its saving is possible. It is greedy, and decides only where VmaOrder-v0 asks, so even more may be
+possible.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def _best(env: VmaOrderEnv, policy: LearnedPolicy) -> int:
 
 
 def decided_by() -> dict[str, Any]:
-    """Return what decides all results, whatever the case, as JSON has it."""
+    """Return what determines all results, independent of the case, as JSON."""
     search = {"bases": [*BASES], "arguments": ARGUMENTS, "decisions": DECISIONS, "first": FIRST}
     return {"behaviour": BEHAVIOUR, "prices": asdict(Prices()), "search": search}
 

@@ -1,9 +1,9 @@
-"""How policies compare: what one saves against another, paired by instance, with intervals.
+"""Comparison of policies: the savings of one against another, paired by instance, with intervals.
 
 A saving is 100 log(cost of the reference / cost) on one instance: about percent, and the same in both directions. The
-mean runs over instances, then workloads, then families, so that each family counts alike. Beside it stands the capped
-mean, of which no instance counts more than `CAP`: a few programs on which a policy is many times cheaper or dearer do
-not decide alone. Intervals come from a hierarchical bootstrap: trainings, families, workloads and instances are drawn
+mean runs over instances, then workloads, then families, so that each family has the same weight. In the capped
+mean, no instance counts more than `CAP`, so a few programs on which a policy is many times cheaper or dearer do not
+decide alone. Intervals come from a hierarchical bootstrap: trainings, families, workloads and instances are drawn
 again with replacement, the same for all policies.
 """
 
@@ -43,16 +43,16 @@ class Interval(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A family or a workload, and what is saved there on average."""
+    """A family or a workload, and the mean saving there."""
 
     name: str
     saving: float
 
 
 def cost(run: Run, walk: float = 1.0, memory: float = 1.0) -> float:
-    """Return what a run cost in ns per access, with other prices of page walks and memory.
+    """Return the cost of a run in ns per access, with other prices of page walks and memory.
 
-    What did not run because memory ran out is charged as at the usual prices.
+    The charge for running out of memory keeps the usual prices.
     """
     m = run.metrics
     if walk == memory == 1:
@@ -133,12 +133,12 @@ class Comparison:
         return rows
 
     def savings(self, policy: str, capped: bool = True, against: str = "") -> np.ndarray:
-        """Return what a policy saves, paired by instance.
+        """Return the savings of a policy, paired by instance.
 
         Args:
             policy: its name.
             capped: whether `CAP` bounds each.
-            against: another policy; "": the reference. Of several trainings it counts with their mean log cost.
+            against: another policy; "": the reference. If it has several trainings, their mean log cost counts.
 
         Returns:
             100 log(cost of the other / cost), shape (trainings, instances).
@@ -165,7 +165,7 @@ class Comparison:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """What each instance counts in a mean over instances, workloads and families."""
+        """The weight of each instance in a mean over instances, workloads and families."""
         weights = np.zeros(len(self.instances))
         for workloads in self._nested.values():
             for columns in workloads.values():
@@ -259,7 +259,7 @@ class Comparison:
     # -- other prices ------------------------------------------------------------------------------
 
     def priced(self, walk: float, memory: float) -> Comparison:
-        """Return the same at other prices; what policies did was decided at the usual ones."""
+        """Return the comparison at other prices; the policies decided at the usual ones."""
         if (walk, memory) == (self.walk, self.memory):
             return self
         return Comparison(self.runs, self.reference, self.kinds, walk, memory, self.resamples, self.seed)

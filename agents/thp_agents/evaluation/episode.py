@@ -42,13 +42,13 @@ class Run:
     """One policy on one workload with one seed.
 
     Attributes:
-        policy, workload, seed: what ran.
+        policy, workload, seed: of the run.
         metrics: of `thp_env.metrics.run_metrics`, and `reward`, the sum of the rewards.
-        decisions: how many there were.
+        decisions: their number.
         reason: "done" or "oom".
-        frames: the address space over time, if asked for.
+        frames: pictures of the address space over time, if requested.
         training: seed of the policy's training; 0 for heuristics.
-        key: what tells the policy from others, its file included.
+        key: distinguishes the policy from others, with its file.
         family, size: of the workload.
     """
 
@@ -79,7 +79,7 @@ def look(env: ThpEnv, cells: int = CELLS) -> Frame:
 
 
 def environment(policy: Policy, workload: Any, reward: str = "total_time") -> ThpEnv:
-    """Return the environment that a policy decides in, its sizes in force from the first instruction.
+    """Return the environment of a policy, with its default sizes from the first instruction on.
 
     Args:
         policy: what decides.
@@ -143,10 +143,10 @@ def evaluate_one(
 
 
 def checked_action(policy: Policy, env: ThpEnv, answer: Any) -> Any:
-    """Return what a policy chose as an action of its environment.
+    """Return a policy's answer as an action of its environment.
 
     Raises:
-        PolicyError: when it is none.
+        PolicyError: when it is not an action.
     """
     space = env.action_space
     if isinstance(space, Discrete):
@@ -160,10 +160,10 @@ def checked_action(policy: Policy, env: ThpEnv, answer: Any) -> Any:
 
 
 def ask(policy: Policy, verb: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a policy's verb.
+    """Call a method of a policy.
 
     Raises:
-        PolicyError: for whatever it raises.
+        PolicyError: for any exception of the method.
     """
     try:
         return verb(*arguments)

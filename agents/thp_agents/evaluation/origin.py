@@ -1,9 +1,9 @@
-"""What decides a result: code, as digests that results are kept by.
+"""Digests of the code that determines a result; stored results are keyed by them.
 
-The rule: a policy's code is the source of the module that its class is defined in, and of what that imports. Imports
+The rule: a policy's code is the source of the module that defines its class, and of that module's imports. Imports
 are followed within its package, to modules that are not installed, to those of `thp_agents`, and to the parts of
 `thp_env` that `FOLLOWED` names: environments, metrics and prices. `BEHAVIOUR` stands for the simulator itself; other
-installed packages and the standard library do not count. What a policy reads from files of its own is not seen.
+installed packages and the standard library do not count. Files that a policy reads are not seen.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ RUNNER = "thp_agents.evaluation.episode"
 
 
 def policy_code(policy: Any, spec: str) -> str:
-    """Return the digest of the code that decides what a policy does.
+    """Return the digest of the code that determines a policy's decisions.
 
     Args:
-        policy: made.
-        spec: what it was made from, as `find_policy` takes it.
+        policy: the object.
+        spec: of the policy, for `find_policy`.
     """
     modules = [spec.partition(":")[0]] if ":" in spec else []
     return code_digest([RUNNER, *modules, *_classes(policy, set())])
 
 
 def code_digest(modules: Iterable[str]) -> str:
-    """Return a digest of modules' source and of what they build on."""
+    """Return a digest of the source of modules and of their imports."""
     waiting = list(modules)
     own = {name.partition(".")[0] for name in waiting}
     sources: dict[str, bytes] = {}

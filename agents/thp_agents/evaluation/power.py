@@ -57,7 +57,7 @@ class Components(NamedTuple):
 
 
 def components(comparison: Comparison, policy: str) -> Components:
-    """Estimate the variances of what a policy saves against the reference, each pair capped."""
+    """Estimate the variances of a policy's savings against the reference, each pair capped."""
     savings = comparison.savings(policy)
     by_family: dict[str, dict[str, list[float]]] = {}
     for (family, workload, _), value in zip(comparison.instances, savings.mean(0).tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Runs policies on cases: in parallel, resumable, complete whatever one policy does."""
+"""Runs policies on cases: in parallel and resumable; a policy that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """What tells its runs from those of others."""
+        """Distinguishes its runs from those of others."""
         return f"{self.name}#{self.training}{self.digest and ' ' + self.digest}"
 
 
 def entry(policy: str | Policy) -> Entry:
-    """Return what a spec names, or a policy as it is.
+    """Return the entry of a spec, or of a policy object.
 
     Raises:
         PolicyError: as `find_policy`.
@@ -82,7 +82,7 @@ def entry(policy: str | Policy) -> Entry:
 
 
 def entries_of(specs: Sequence[str]) -> list[Entry]:
-    """Return the policies that specs name; a name stands for all trainings that ship under it.
+    """Return the policies that specs name; a name stands for all its shipped trainings.
 
     Raises:
         PolicyError: as `find_policy`.
@@ -105,12 +105,12 @@ def file_of(spec: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that gave no result.
+    """A run without a result.
 
     Attributes:
         key: of the entry.
-        case: where.
-        reason: what happened.
+        case: of the run.
+        reason: in words.
     """
 
     key: str
@@ -127,7 +127,7 @@ class Job(NamedTuple):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What decides the result."""
+        """Everything that determines the result."""
         return {"what": "run", "policy": self.entry.key, "code": self.entry.code, **self.case.as_dict(),
                 "program": self.program, "behaviour": BEHAVIOUR}  # fmt: skip
 
@@ -187,11 +187,11 @@ def evaluate(
     Args:
         entries: the policies.
         cases: workloads with seeds.
-        store: results, to go on from.
-        frames: keep about so many pictures of the address space of each run; such runs are not taken from the store.
+        store: results, to continue from.
+        frames: about so many pictures of the address space of each run; such runs are not taken from the store.
         processes: to run in.
         ray: as `parallel.map_jobs` takes it.
-        limit: seconds that one run may take.
+        limit: the longest time of one run, in seconds.
         quiet: no progress bar.
 
     Returns:

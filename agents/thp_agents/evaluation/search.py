@@ -24,7 +24,7 @@ ROUNDS = 2
 
 
 def boot(instance: Instance, sizes: str) -> Machine:
-    """Return a machine at the start of its program on which all VMAs may have the sizes."""
+    """Return a machine before its program, on which all VMAs may have the sizes."""
     machine = Machine(instance.program, instance.config)
     for order in layout.ORDERS:
         machine.set_thp(order, "always")
@@ -44,7 +44,7 @@ def born(machine: Machine) -> tuple[int, str, Vma | None]:
 
 
 def finish(machine: Machine) -> tuple[dict[str, float], bool]:
-    """Return the figures of a run that has ended, and whether memory ran out."""
+    """Return the metrics of a finished run, and whether memory ran out."""
     program = machine.program
     accesses = max(1.0, float(program.work.sum()))
     metrics = run_metrics(machine, accesses)
@@ -102,7 +102,7 @@ def groups(births: Sequence[tuple[int, str]], most: int = GROUPS) -> list[tuple[
 
 
 def go_on(machine: Machine, masks: dict[int, int], stop: int) -> bool:
-    """Run on and give every new VMA the mask of its birth; stop before operation `stop`.
+    """Continue, and give every new VMA the mask of its birth; stop before operation `stop`.
 
     Returns whether the run has come to `stop`.
     """

@@ -1,6 +1,7 @@
-"""Published rules, one file each. A file in this folder is found by itself.
+"""Published rules, one file each. Files in this folder are found automatically.
 
-What a file offers is its `POLICIES`, makers by name, or else its subclasses of `Policy` that have a name.
+A file offers the policies in its `POLICIES` (makers by name); without `POLICIES`, its subclasses of `Policy` that have
+a name.
 """
 
 from __future__ import annotations

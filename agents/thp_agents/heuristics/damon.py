@@ -1,8 +1,8 @@
 """DAMON: how often regions of an address space are accessed, from the accessed bit of one page of each.
 
-mm/damon/core.c, mm/damon/vaddr.c: every sampling interval one random page of each region is looked at; every
-aggregation interval regions that behave alike are merged, and each is cut in two at random, so that their borders
-follow the program. Overhead is bounded by the number of regions.
+mm/damon/core.c, mm/damon/vaddr.c: in every sampling interval, DAMON checks one random page of each region. After every
+aggregation interval, neighbouring regions with similar counts are merged, and each region is cut in two at random, so
+that the borders follow the program. The number of regions bounds the overhead.
 """
 
 from __future__ import annotations

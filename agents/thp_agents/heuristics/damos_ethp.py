@@ -1,7 +1,8 @@
-"""ethp: huge pages for what DAMON finds accessed, none for what it finds idle (SeongJae Park).
+"""ethp: huge pages for regions that DAMON reports as accessed, none for idle ones (SeongJae Park).
 
-The "efficient THP" scheme of DAMON's evaluation: regions accessed in 5 % of the samples or more get MADV_HUGEPAGE,
-those of 2M or more without an access for 7 s MADV_NOHUGEPAGE. The advice acts on later faults and on khugepaged.
+This is the "efficient THP" scheme of DAMON's evaluation. Regions that were accessed in 5 % of the samples or more get
+MADV_HUGEPAGE. Regions of 2M or more without an access for 7 s get MADV_NOHUGEPAGE. The advice acts on later faults and
+on khugepaged.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class DamosEthp(Policy):
         self.hints: dict[tuple[int, int], str] = {}
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
-        """Take a sample; advise what the aggregation shows."""
+        """Take a sample; after an aggregation, give advice."""
         if self.damon.step(view):
             for region in self.damon.regions:
                 self.advise(view, region)

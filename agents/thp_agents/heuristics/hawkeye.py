@@ -1,8 +1,8 @@
 """HawkEye: the blocks with most pages in use become huge first (Panwar et al., ASPLOS 2019; mm/ohp.c of its kernel).
 
 The paper and the published code differ, so there are two policies. Both read and clear the accessed bits of each
-candidate block, wait a second, and count the pages accessed by then: its coverage, averaged over time. The paper sorts
-it into 10 buckets of 50 pages, the code into 12 by its logarithm.
+candidate block, wait a second, and count the pages that were accessed in it. The average of this count over time is the
+block's coverage. The paper sorts it into 10 buckets of 50 pages, the code into 12 buckets by its logarithm.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class HawkEye(Policy):
         return view.no_op
 
     def candidates(self, view: KernelView) -> dict[int, list[Block]]:
-        """Return the blocks that are not huge yet, by process; what is gone is forgotten."""
+        """Return the blocks that are not huge yet, by process; forget blocks that no longer exist."""
         by_bin: dict[int, list[Block]] = {}
         for block, _, huge in occupied_blocks(view):
             if not huge:

@@ -1,10 +1,10 @@
-"""Leshy of Elastic Translations: the fewest large entries with which the TLB covers its misses.
+"""Leshy of Elastic Translations: as few large entries as possible with which the TLB covers its misses.
 
-cslab-ntua/elastic-translations, etutils-rs leshy.rs (Psomadakis et al., MICRO 2024). Sampled TLB misses make
-histograms at 4K, 64K and 2M. The smallest size is found whose hottest entries, no more than the TLB has, cover the
-target share of the samples; then a mix of sizes with fewer of the largest that still does, so that hot regions get
-large entries and the rest smaller ones. A region in which only one smaller entry was seen is never enlarged. The
-source also uses 32M, which needs arm64's contiguous PMDs.
+cslab-ntua/elastic-translations, etutils-rs leshy.rs (Psomadakis et al., MICRO 2024). Sampled TLB misses give histograms
+at 4K, 64K and 2M. Leshy first looks for the smallest size with which the hottest entries, as many as the TLB has, cover
+the target share of the samples. Then it looks for a mix of sizes with fewer of the largest entries that still covers
+the share. So hot regions get large entries, and other regions smaller ones. A region with samples in only one smaller
+entry is never enlarged. The source also uses 32M, which needs arm64's contiguous PMDs.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _reach(
 
 
 class Leshy(Policy):
-    """Collects misses over epochs, and collapses or enables what the mix asks for.
+    """Collects misses over epochs, and collapses or enables sizes by the mix.
 
     A hint of 2M collapses the block. Hints of 64K, which the simulated kernel can only follow at faults, give their
     VMA 64K.
@@ -99,7 +99,7 @@ class Leshy(Policy):
         epoch_ms: an epoch.
         history: epochs that count.
         entries: of the TLB (the source's constant, Neoverse N1's second level).
-        hints: 2M blocks collapsed in an epoch at most: what khugepaged can do in it.
+        hints: most 2M blocks collapsed in an epoch, as many as khugepaged could.
         period: page walks between two samples.
     """
 
@@ -132,7 +132,7 @@ class Leshy(Policy):
         return view.no_op
 
     def follow(self, view: KernelView, regions: list[Region]) -> None:
-        """Carry hints out, those of 2M in the order given."""
+        """Carry out hints, those of 2M in their order."""
         small = {block for block, _, huge in occupied_blocks(view) if not huge}
         hints = [Block(mm, start) for mm, start, size in regions if size == SIZES[2]]
         for block in [b for b in hints if b in small][: self.hints]:

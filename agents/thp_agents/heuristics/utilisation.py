@@ -1,13 +1,14 @@
-"""The utilisation rule: sizes follow the share of pages in use, weighed with what memory and page walks cost.
+"""The utilisation rule: sizes follow the share of pages in use, weighted with the costs of memory and page walks.
 
-Our own. It begins with all sizes; now and then a window of faults gets 4K: probes, around which it can be seen which
-pages the program asks for. What is mapped shows for free how full larger blocks are: the share of an aligned block's
-pages that faults have asked for. Sampled page walks show where time is lost; accessed bits would, too, but clearing
-them costs a core that coalesces PTEs its larger TLB entries, since these need equal bits. A larger size saves faults
-and page walks, and maps pages that nobody asked for; each page is expected to live as long again as the run has
-lasted, or as long as pages of its VMA live before they are unmapped (Little's law). Later faults get the size of the
-greatest gain, blocks that gain most from one 2M entry are collapsed, and large folios with holes are split. A new
-VMA gets what most of the memory deserves.
+This rule is thp_env's own. It begins with all sizes. From time to time a window of faults gets 4K. These faults are
+probes: around them it is visible which pages the program touches. The mapped pages show, without further cost, how full
+larger blocks are: which share of an aligned block's pages faults have asked for. Sampled page walks show where time is
+lost. Accessed bits would show this, too, but a core that coalesces PTEs needs equal bits for its larger TLB entries,
+and clearing bits destroys them. A larger size saves faults and page walks, and maps pages that the program has not
+asked for. The expected life of a page is as long as the run has lasted so far, or as long as pages of its VMA live
+before they are unmapped (Little's law). Later faults get the size with the greatest gain, blocks that gain most from
+one 2M entry are collapsed, and large folios with holes are split. A new VMA gets the size that is best for most of the
+memory.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ class Utilisation(Policy):
     """Weighs the share of pages in use.
 
     Args:
-        own_pages: smaller VMAs get what most memory deserves: a size of its own keeps a VMA from merging.
+        own_pages: smaller VMAs get the size for most of the memory, because VMAs with different sizes do not merge.
         probe_every: looks between two probes.
         saved_small, saved_2m: share of its page walks that a page saves in a folio below 2M, in one of 2M.
-        look_ms: between two looks at samples and at everything mapped.
-        collapses: 2M blocks collapsed after a look at most.
-        prior: nanoseconds a second that page walks are expected to cost a 4K page, before that is measured.
-        life: seconds that a page is expected to live, before the run has lasted as long.
+        look_ms: between two looks at samples and at all mapped memory.
+        collapses: most 2M blocks collapsed after a look.
+        prior: expected cost of page walks for a 4K page, in nanoseconds per second, before it is measured.
+        life: expected life of a page in seconds, before the run has lasted as long.
         period: page walks between two samples.
     """
 

@@ -93,5 +93,5 @@ class HeldOut:
 
 
 def takes_masks(model: Any) -> bool:
-    """Return whether a model of Stable-Baselines3 is told masks."""
+    """Return whether a model of Stable-Baselines3 uses masks."""
     return "Maskable" in type(model).__name__

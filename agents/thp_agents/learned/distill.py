@@ -1,7 +1,7 @@
-"""Turns a trained policy into a decision tree that is small enough to read.
+"""Turns a trained policy into a decision tree that people can read.
 
-VIPER (Bastani, Pu and Solar-Lezama, "Verifiable Reinforcement Learning via Policy Extraction", 2018): the network says
-what it would do in the states that the tree leads to, and a mistake counts by what it costs in the network's values.
+VIPER (Bastani, Pu and Solar-Lezama, "Verifiable Reinforcement Learning via Policy Extraction", 2018): the network
+labels the states that the tree leads to, and a mistake has the weight of its cost in the network's values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from thp_env.workload import find
 
 @dataclass
 class Pairs:
-    """What a network was shown and what it made of it.
+    """Inputs of a network and its outputs.
 
     Attributes:
         observations: flat, float32, shape (n, fields).
@@ -87,7 +87,7 @@ class _Noted(Policy):
 
 
 def play(player: LearnedPolicy, teacher: LearnedPolicy, episode: tuple[str, int]) -> Pairs:
-    """Play an episode, (workload, seed), and return what the teacher makes of it."""
+    """Play an episode, (workload, seed), and return its observations with the teacher's values."""
     recorder = _Noted(player, teacher)
     evaluate_one(recorder, find(episode[0]), episode[1])
     if not recorder.rows:
@@ -97,9 +97,9 @@ def play(player: LearnedPolicy, teacher: LearnedPolicy, episode: tuple[str, int]
 
 
 def grow(pairs: Pairs, leaves: int) -> Tree:
-    """Return the tree of at most so many leaves that decides most like the network, mistakes weighed by their cost.
+    """Return the tree of at most so many leaves that is most like the network, with mistakes weighted by their cost.
 
-    Neighbouring leaves that take the same action are made one, which leaves room for others.
+    Neighbouring leaves with the same action are merged, which makes room for others.
 
     Raises:
         PolicyError: when there is nothing to learn from.
@@ -209,7 +209,8 @@ def distill(
         parts.append(new)
         pairs = Pairs.concatenate(parts)
         tree = grow(pairs, leaves)
-        progress(f"round {turn + 1}: {len(new.observations)} decisions{agreement_text}; {(tree.feature < 0).sum()} leaves")
+        leaf_count = (tree.feature < 0).sum()
+        progress(f"round {turn + 1}: {len(new.observations)} decisions{agreement_text}; {leaf_count} leaves")
         meta = {
             "name": f"{teacher.name}-tree", "command": command, "version": thp_env.__version__, "behaviour": BEHAVIOUR,
             "seed": teacher.meta.get("seed", 0), "decisions": len(pairs.observations), "teacher": teacher.name,

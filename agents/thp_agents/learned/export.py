@@ -1,4 +1,4 @@
-"""What Stable-Baselines3 trained, as a policy that needs NumPy only."""
+"""Models of Stable-Baselines3 as policies that need only NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A random forest (Breiman, 2001) that foretells what each action is worth; scikit-learn grows it."""
+"""A random forest (Breiman, 2001) that predicts the worth of each action; scikit-learn grows it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ def grow(observations: np.ndarray, worth: np.ndarray, trees: int, leaf: int, see
 
     Args:
         observations: shape (n, fields).
-        worth: what to foretell, shape (n, actions).
-        trees: how many.
+        worth: to be predicted, shape (n, actions).
+        trees: their number.
         leaf: fewest observations at a leaf.
-        seed: of their choice of observations and fields.
+        seed: of the random choice of observations and fields.
     """
     model = RandomForestRegressor(trees, min_samples_leaf=leaf, max_features=0.5, random_state=seed)
     model.fit(observations, worth)

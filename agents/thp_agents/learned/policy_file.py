@@ -29,7 +29,7 @@ FORMAT = "thp_env policy 2"
 
 
 class Signature(msgspec.Struct, forbid_unknown_fields=True):
-    """What a network sees and chooses from; see `signature`."""
+    """The inputs and actions of a network; see `signature`."""
 
     environment: Literal[tuple(ENVIRONMENTS)]  # type: ignore[valid-type]
     arguments: dict[str, Any]
@@ -42,13 +42,13 @@ class Signature(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TrainedOn(msgspec.Struct):
-    """What is acted on of a training's configuration; there may be more."""
+    """The fields of a training's configuration that are used; there may be more."""
 
     workloads: list[str] = []
 
 
 class HowTrained(msgspec.Struct):
-    """What is acted on of a policy's `meta`; there may be more."""
+    """The fields of a policy's `meta` that are used; there may be more."""
 
     name: str = ""
     command: str = ""
@@ -74,14 +74,14 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
 def signature(
     environment: str, arguments: dict[str, Any], base: str = "", masked: bool = True, sampled: bool = False
 ) -> dict[str, Any]:
-    """Return what a network of an environment sees and chooses from, by name; a change of it makes files foreign.
+    """Return the inputs and actions of a network for an environment, by name; after a change, older files are refused.
 
     Args:
         environment: id.
-        arguments: that it is made with.
-        base: name of the heuristic that decides what the network leaves alone; "": none does.
-        masked: it chooses among the actions that can have an effect; else one that cannot is its first action.
-        sampled: it draws its actions from the distribution of which it gives the logs; else it takes the best.
+        arguments: of the environment.
+        base: name of the heuristic that decides where the network chooses "keep"; "": none.
+        masked: it chooses among the actions that can have an effect; else an action without effect counts as the first.
+        sampled: it draws its actions, with its outputs as log probabilities; else it takes the best.
 
     Raises:
         PolicyError: when learned policies do not decide in this environment, or not on top of this heuristic.
@@ -106,9 +106,9 @@ def signature(
 
 
 class LearnedPolicy(Policy):
-    """Takes the action of the highest value among those that can have an effect, or as its signature says else.
+    """Takes the action with the highest value among those that can have an effect, unless its signature says otherwise.
 
-    One that draws its actions does so with the seed of its training, anew in each run.
+    A policy that draws its actions uses the seed of its training in each run.
 
     Args:
         network: gives the values.
@@ -159,10 +159,10 @@ class LearnedPolicy(Policy):
         return actions if self.many else int(actions[0])
 
     def leave(self, action: int, observation: dict[str, np.ndarray], view: Any) -> None:
-        """Let the base, if there is one, act on all VMAs but those that have sizes of the network's choice.
+        """Let the base, if there is one, act on all VMAs except those whose sizes the network has chosen.
 
         Raises:
-            PolicyError: when the base does something else than through the view.
+            PolicyError: when the base acts in another way than through the view.
         """
         if not self.base:
             return
@@ -172,7 +172,7 @@ class LearnedPolicy(Policy):
             raise PolicyError(f"policy {self.base.name} answers questions: no agent can decide on top of it")
 
     def fork(self) -> LearnedPolicy:
-        """Return one that goes on from here by itself."""
+        """Return an independent copy in the present state."""
         other = copy.copy(self)
         other.base, other.own_vmas, other.rng = copy.deepcopy(self.base), set(self.own_vmas), copy.deepcopy(self.rng)
         return other
@@ -205,7 +205,7 @@ def load_policy(path: str | os.PathLike[str], name: str | None = None) -> Learne
 
     Args:
         path: its file.
-        name: that it is to have; None: it is called as its file, so that several can stand in one table.
+        name: of the policy; None: the name of its file, so that several can be in one table.
 
     Raises:
         PolicyError: when the file is missing, damaged, foreign, or made for other observations or actions.

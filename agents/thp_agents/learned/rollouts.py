@@ -1,8 +1,8 @@
-"""An agent that learns from what-ifs: the simulator is cloned at a decision and every choice is run to the end.
+"""An agent that learns from what-ifs: at a decision the simulator is cloned, and every action is run to the end.
 
 Rollout classification policy iteration (Lagoudakis and Parr, 2003), with values instead of classes: a forest learns
-by how much of the run's cost each action is cheaper than doing nothing, all else left as it is (`evaluation/what_ifs`).
-What goes on without the agent may be a heuristic, the agent's base: then the forest learns what it saves to overrule
+how much cheaper each action is than doing nothing, as a share of the run's cost, with everything else unchanged
+(`evaluation/what_ifs`). The agent may have a heuristic as its base. Then the forest learns the saving of overruling
 it.
 """
 
@@ -44,12 +44,12 @@ UNKNOWN = -1e3
 
 @dataclass
 class Samples:
-    """Decisions and what each action was worth there.
+    """Decisions and the worth of each action there.
 
     Attributes:
         observations: flat, shape (n, fields).
-        worth: percent of the run's cost that an action saves, shape (n, actions); NaN where it was not tried.
-        episodes: how many were played.
+        worth: saving of an action in percent of the run's cost, shape (n, actions); NaN if it was not tried.
+        episodes: their number.
     """
 
     observations: np.ndarray
@@ -74,16 +74,16 @@ class Samples:
 
 @dataclass(frozen=True)
 class Play:
-    """How an episode is played.
+    """How to play an episode.
 
     Attributes:
-        weights: nodes of the forest that decides; empty: nothing is decided.
-        workloads: that one is drawn from.
-        chances: how often each is; None: all alike.
+        weights: nodes of the forest that decides; empty: no decisions.
+        workloads: one of them is drawn.
+        chances: of each workload; None: equal.
         arguments: of VmaOrder-v0.
-        base: heuristic that decides what the forest leaves alone; "": none does.
+        base: heuristic that decides where the forest chooses "keep"; "": none.
         epsilon: share of decisions that are drawn from all actions.
-        tried: decisions of the episode at which all actions are tried.
+        tried: number of decisions of the episode at which all actions are tried.
     """
 
     weights: dict[str, np.ndarray]
@@ -95,7 +95,7 @@ class Play:
     tried: int = 12
 
     def policy(self) -> LearnedPolicy:
-        """Return what decides."""
+        """Return the policy that decides."""
         return follower(self.base, self.arguments, self.weights)
 
 
@@ -136,7 +136,7 @@ def play(setup: Play, seed: int) -> Samples:
 
 
 def try_all(env: VmaOrderEnv, state: Mapping[str, Any], policy: LearnedPolicy) -> np.ndarray:
-    """Return what each action would save from a state on, in percent of the run's cost; NaN where it has no effect."""
+    """Return the saving of each action in a state, in percent of the run's cost; NaN for actions without effect."""
     env.task.restore_state(0, state)
     masks = env.action_masks()
     actions = [a for a in _TRIED if masks[a]]
@@ -191,10 +191,9 @@ class Rollouts:
         return len(self.samples)
 
     def learn(self, steps: int, callback: Callable[[list[dict[str, Any]]], bool]) -> None:
-        """Try so many decisions, in rounds, until the callback says no.
+        """Try the actions at so many decisions, in rounds, until the callback returns False.
 
-        Episodes are numbered, so that the same ones are played whatever the processes and however often the training
-        is stopped and goes on.
+        Episodes are numbered. So the same ones are played with any number of processes, and also after interruptions.
 
         Raises:
             PolicyError: when the workloads have no decision to try.
@@ -235,10 +234,10 @@ class Rollouts:
         np.savez(file, episodes=self.samples.episodes, turn=self.turn, **arrays)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on from what `save` wrote.
+        """Continue from a file of `save`.
 
         Raises:
-            PolicyError: when it is something else.
+            PolicyError: when it is another file.
         """
         fields, actions = self.samples.observations.shape[1], len(ACTIONS)
         columns = {

@@ -1,8 +1,8 @@
-"""A model that Stable-Baselines3 or sb3-contrib saved, as a policy: `sb3:model.zip`.
+"""A saved model of Stable-Baselines3 or sb3-contrib as a policy: `sb3:model.zip`.
 
-Nothing that such a file holds is run, so strangers' files can be evaluated as they are. A model's zip and a file of
-VecNormalize are pickles, which could run anything; here weights are read with `torch.load(weights_only=True)`, of the
-zip's JSON only what is text, and a file of VecNormalize by an unpickler that knows numbers and arrays and nothing else.
+No code from such a file is run, so files of strangers can be evaluated. A model's zip and a file of VecNormalize
+contain pickles, which can run any code. Here weights are read with `torch.load(weights_only=True)`, the zip's JSON only
+as text, and a file of VecNormalize by an unpickler that accepts only numbers and arrays.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LARGEST = 256 << 20
 
 
 class Statistics(NamedTuple):
-    """What VecNormalize does to observations, keys and all; one key "" where they are flat."""
+    """The normalisation of observations by VecNormalize, for each key; flat observations have the key ""."""
 
     mean: dict[str, np.ndarray]
     var: dict[str, np.ndarray]
@@ -53,15 +53,15 @@ class Statistics(NamedTuple):
 
 
 class SB3Policy(Policy):
-    """Takes the action that the model's `predict(deterministic=True)` takes.
+    """Takes the same actions as the model's `predict(deterministic=True)`.
 
     Args:
         name: of the policy.
-        source: where it is from.
-        network: gives a value for each action.
+        source: its origin.
+        network: returns a value for each action.
         environment: id and arguments of the environment that its spaces fit.
         masked: whether it was trained with masks.
-        statistics: of VecNormalize; None: observations are taken as they are.
+        statistics: of VecNormalize; None: no normalisation.
         digest: of its files.
     """
 
@@ -92,7 +92,7 @@ class SB3Policy(Policy):
 
 
 def load_sb3(files: str) -> SB3Policy:
-    """Read a model, and the statistics of VecNormalize that lie beside it.
+    """Read a model, and the statistics of VecNormalize beside it.
 
     Args:
         files: the model's zip; "," and the statistics' file may follow. Without, STEM_vecnormalize.pkl, STEM.pkl,

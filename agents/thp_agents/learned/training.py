@@ -41,9 +41,9 @@ from thp_env.signals import Terminated, handle_signals
 
 
 def make_envs(config: AgentConfig, threads: int | None = None) -> SB3VecEnv:
-    """Return the machines that an agent trains on, paid against shadow runs.
+    """Return the machines for an agent's training, with rewards against shadow runs.
 
-    Each episode draws a program anew, or one of a pool that threads draw ahead, whose shadow runs are all kept.
+    Each episode draws a new program, or takes one from a pool that threads fill, whose shadow runs are all stored.
     """
     workloads = workloads_of(config)
     weights = weights_of(config, workloads)
@@ -97,21 +97,21 @@ class _Progress:
             write_text(self.path.with_name("curve.json"), json.dumps(self.curve))
 
     def resume_curve(self, decisions: int) -> None:
-        """Take up the curve of a training that is resumed after so many decisions."""
+        """Continue the curve of a training that is resumed after so many decisions."""
         path = self.path.with_name("curve.json")
         if path.exists():
             self.curve = [(n, r) for n, r in read_json(path, list[tuple[Natural, float]], "a curve") if n <= decisions]
 
     def end_if_stopped(self, *_: Any) -> None:
-        """Raise what stopped the training, if something has."""
+        """Raise the interrupt that stopped the training, if there is one."""
         if self.interrupt:
             raise self.interrupt
 
     @contextmanager
     def until_stopped(self) -> Iterator[None]:
-        """End the block on ctrl-C or SIGTERM: between two steps, or after `PATIENCE` wherever it is.
+        """End the block on ctrl-C or SIGTERM: between two steps, or after `PATIENCE` at any place.
 
-        What stopped it is in `stopped`. A second signal interrupts at once.
+        `interrupt` has the reason. A second signal interrupts at once.
         """
 
         def note(number: int, frame: object) -> None:
@@ -142,7 +142,7 @@ class _Checks:
         self._before = 0.0
 
     def resume(self, decisions: int) -> None:
-        """Take up what was found before a training that is resumed after so many decisions."""
+        """Continue the checks of a training that is resumed after so many decisions."""
         if self.curve_path.exists():
             self.rows = [row for row in read_curve(self.curve_path) if row.decisions <= decisions]
             self._before = self.rows[-1].cpu_s if self.rows else 0.0
@@ -151,11 +151,11 @@ class _Checks:
             self.best = policy if policy.meta["decisions"] <= decisions else None
 
     def due(self, decisions: int) -> bool:
-        """Return whether so many decisions ask for a check."""
+        """Return whether a check is due after so many decisions."""
         return decisions - (self.rows[-1].decisions if self.rows else 0) >= self.config.check
 
     def check(self, model: Any, episodes: int, returns: Iterable[float]) -> None:
-        """Check the model where it stands."""
+        """Check the model in its present state."""
         decisions, held_out = int(model.num_timesteps), round(self.held_out.score(model), 3)
         if self.rows and self.rows[-1].decisions == decisions:
             return
@@ -202,13 +202,13 @@ def train(
     Args:
         config: the agent.
         out: the policy's .npz file.
-        folder: where checkpoints and TensorBoard's logs are kept; checkpoints are Stable-Baselines3's own files and
-            only for resuming one's own runs.
-        resume: go on from the folder's checkpoint, which has to be of the same training; more steps are allowed.
+        folder: for checkpoints and TensorBoard's logs. Checkpoints are files of Stable-Baselines3; resume only from
+            your own.
+        resume: continue from the folder's checkpoint, which has to be of the same training; more steps are allowed.
         quiet: no progress bar.
-        command: how the training was started, kept with the policy.
-        tensorboard: write logs, where TensorBoard is installed.
-        threads: that step the machines; of an agent that tries what-ifs, processes.
+        command: how the training was started; stored with the policy.
+        tensorboard: write logs, if TensorBoard is installed.
+        threads: that step the machines; for an agent that tries what-ifs, processes.
 
     Raises:
         PolicyError: when there is nothing to resume or it is another training's, when another training is running in

@@ -1,7 +1,7 @@
 """A decision tree as C in integers for the proposed BPF hook `thp_get_order`.
 
-The hook is that of Yafang Shao, "mm, bpf: BPF-MM, BPF-THP" (linux-mm, 2025): a member of `struct bpf_thp_ops` that is
-given a VMA, the type of the request and the orders allowed, and returns the one order to take.
+The hook is that of Yafang Shao, "mm, bpf: BPF-MM, BPF-THP" (linux-mm, 2025): a member of `struct bpf_thp_ops`. Its
+arguments are a VMA, the type of the request and the allowed orders; it returns one order.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from thp_env.machine.sizes import orders_of
 
 
 def c_source(policy: LearnedPolicy) -> str:
-    """Return a tree as C: integers only, no loop without an end, nothing to include.
+    """Return a tree as C: with integers only, bounded loops, and no headers.
 
     Everywhere it compiles to functions that take `struct thp_features`. Of a policy of FaultOrder-v0 `thp_order`
     returns an order; of one of VmaOrder-v0 `thp_vma_action` tells what to do about a VMA, `thp_action_orders` what

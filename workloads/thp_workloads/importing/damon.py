@@ -33,11 +33,11 @@ RAW_HEAD = re.compile(r"([a-z][a-z_ ]*):\s*(.*\S)?\s*")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What DAMON saw in one aggregation interval.
+    """The result of DAMON in one aggregation interval.
 
     Attributes:
         begin, end: ns.
-        regions: (start, end, nr_accesses) of each; DAMON looked at a page of each so many times and found it accessed.
+        regions: (start, end, nr_accesses) of each; so many checks of a page of the region found it accessed.
     """
 
     begin: int
@@ -48,9 +48,9 @@ class Snapshot:
 def read_damon(path: Path, pid: int | None = None) -> Program:
     """Read a record of DAMON.
 
-    DAMON tells which regions were accessed in how many of its checks, not how often, nor reads from writes. In every
-    snapshot each page of a region is written as many times as a check found the region accessed. Memory that was never
-    seen accessed is left out.
+    DAMON shows in how many of its checks a region was accessed. It shows neither the number of accesses nor whether
+    they read or write. In every snapshot each page of a region is written as many times as checks found the region
+    accessed. Memory that no check found accessed is left out.
 
     Args:
         path: JSON of damo (compressed or not), or the text of `damo report raw`.

@@ -1,4 +1,4 @@
-"""What goes wrong while a log is imported."""
+"""Errors of importers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ImportingError(ValueError):
 
 @contextmanager
 def importing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what goes wrong while a log is read into an `ImportingError`; places are written as FILE:LINE."""
+    """Turn errors while a log is read into an `ImportingError`; places are written as FILE:LINE."""
     try:
         yield
     except OSError as error:
