@@ -248,17 +248,17 @@ def most_mapped(program: Program, shares: Mapping[int, float] | None = None) -> 
         shares: of regions, by number, that count; None: all of them count whole.
     """
     from thp_env.machine import layout
-    from thp_env.machine.operations import fields, select
+    from thp_env.machine.operations import among, fields, select
 
     code = {name: layout.OPS.index(name) for name in ("mmap", "munmap", "mremap", "brk")}
     ops = program.ops
     mappings = select(ops, "mmap")
     files = set(mappings["region"][mappings["flags"] & layout.VM_FILE != 0].tolist())
-    touched = ops["region"][np.isin(ops["op"], [layout.OPS.index(name) for name in ("touch", "access")])]
+    touched = ops["region"][among(ops, "touch", "access")]
     accessed = {*touched.tolist(), *program.accesses["region"].tolist()}
     mapped = peak = 0.0
     heap: dict[int, int] = {}
-    for op in ops[np.isin(ops["op"], list(code.values()))]:
+    for op in ops[among(ops, *code)]:
         kind, region, length = int(op["op"]), int(op["region"]), int(op["length"])
         if region in files - accessed:
             continue

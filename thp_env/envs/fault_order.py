@@ -260,26 +260,13 @@ class FaultOrderEnv(ThpEnv):
 
     ## Arguments
 
-    - `workload`: a name (see `thp_env.workloads()`), a file, a `Workload`, a `Program`, an `Instance`, or a
-      sequence of these, of which each episode draws one. `reset(options=...)` takes `workload`, `size`,
-      `surroundings`, `weights` and `default_sizes` for one episode; `set_workload(...)` sets them for later ones.
-    - `reward`: "total_time", "balanced" or a function.
+    - `workload`, `reward`, `pmu_period`, `features`, `khugepaged`, `shadow_tlb`, `size`, `surroundings`, `weights`,
+      `max_episode_steps`, `info_masks`: as in VmaOrder-v0.
     - `hook`: "bpf" or "address".
     - `window_ms`: simulated milliseconds after which a step ends even if no fault waits.
     - `window_faults`: faults with a choice after which a step ends.
     - `window_accesses`: simulated accesses after which a step ends; None: any number.
     - `default_sizes`: name of the sizes that are on; "all" leaves the choice to the agent.
-    - `pmu_period`: TLB events between two samples.
-    - `features`, `khugepaged`: as in VmaOrder-v0.
-    - `shadow_tlb`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
-    - `size`: "tiny", "short", "small" or "full", the size of generators' episodes; None (default): the workload's own.
-    - `surroundings`: "recorded": a recording runs as it was recorded, the same for every seed; "drawn": the seed draws
-      its addresses, machine, fragmentation and limits; None (default): the workload's own, for a named one "recorded".
-      Programs and files of your own have none.
-    - `weights`: how often each of several workloads is drawn, in relation to the others; None (default): all equally.
-    - `max_episode_steps`: decisions after which an episode is truncated; None (default): never. `gymnasium.make` does
-      not pass it on, but truncates with a wrapper; put `EpisodeSummary` around it for reason and metrics.
-    - `info_masks`: with True, every info has the masks.
 
     ## Version History
 

@@ -14,7 +14,7 @@ from thp_env.live.errors import LiveError
 from thp_env.live.run_settings import RunSettings
 from thp_env.live.scenarios import generate
 from thp_env.machine import Machine, layout
-from thp_env.machine.operations import fields, rows, select
+from thp_env.machine.operations import among, fields, rows, select
 from thp_env.machine.program import Program
 from thp_env.machine.program_check import ProgramError
 from thp_env.reading import read_text, reading
@@ -107,7 +107,7 @@ class LiveProgram:
         """Take a whole workload: what a host cannot do is left out, on both sides, and said (`left_out`)."""
         ops = program.ops.copy()
         left_out = Counter(layout.OPS[op] for op in ops["op"] if layout.OPS[op] in LEFT_OUT)
-        unsupported = np.isin(ops["op"], [layout.OPS.index(op) for op in left_out])
+        unsupported = among(ops, *left_out)
         for column in ("a", "b", "c", "d", "offset", "length", "weight", "aux", "region"):
             ops[column][unsupported] = 0
         ops["op"][unsupported] = layout.OPS.index("compute")  # accesses depend on an operation's number
@@ -119,7 +119,7 @@ class LiveProgram:
     def reclaims(self) -> bool:
         """Whether memory is taken from the program, by a limit or since it asks for it."""
         ops = self.program.ops
-        calls = np.isin(ops["op"], [layout.OPS.index(op) for op in ("limit", "reclaim", "process_madvise")])
+        calls = among(ops, "limit", "reclaim", "process_madvise")
         reclaiming = [layout.ADVICE[advice] for advice in ("free", "cold", "pageout")]
         hints = (ops["op"] == layout.OPS.index("advise")) & np.isin(rows(ops, "advise")["advice"], reclaiming)
         return bool((calls | hints).any())

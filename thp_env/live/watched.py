@@ -9,7 +9,6 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from thp_env.envs.panels import NOTHING, ZERO, Space
 from thp_env.live.errors import LiveError
 from thp_env.live.observe import PAGE, PAGE_IS_PRESENT, PM_FRAME, PM_PRESENT, VMA, Kernel, scan, words
 from thp_env.machine import layout
+from thp_env.processes import family
 
 WHOLE = 1 << 30
 """Bytes of a mapping up to which all of it is drawn; of a larger one the 2M blocks in which there is something."""
@@ -156,7 +156,7 @@ class Watched:
         frames: list[np.ndarray] = []
         pages: list[np.ndarray] = []
         mapped = swap = minor = major = 0
-        processes = list(_family(self.pid))
+        processes = list(family(self.pid))
         for pid in processes:
             try:
                 numbers = _numbers(pid, with_children=pid == self.pid)
@@ -213,16 +213,6 @@ class Watched:
 
 def _by_order(orders: np.ndarray) -> dict[int, int]:
     return dict(zip(ORDERS, np.bincount(orders, minlength=len(ORDERS)).tolist(), strict=True))
-
-
-def _family(pid: int) -> Iterator[int]:
-    """Yield a process and all that come from it."""
-    yield pid
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError):
-                for child in (task / "children").read_text().split():
-                    yield from _family(int(child))
 
 
 def _numbers(pid: int, with_children: bool) -> tuple[int, int, int]:

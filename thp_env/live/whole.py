@@ -20,6 +20,7 @@ from thp_env.live.programs import LEFT_OUT, LiveProgram
 from thp_env.live.record import run_once
 from thp_env.live.run_settings import RunSettings
 from thp_env.machine import layout
+from thp_env.machine.operations import among
 from thp_env.machine.sizes import ALL_SIZES
 from thp_env.recording_file import read_recordings
 from thp_env.workload import find
@@ -90,7 +91,7 @@ def draw_programs(names: Iterable[str], size: str | None, seed: int, words: list
     programs = []
     for name in names:
         program = find(name).variant(size).draw(np.random.default_rng(seed)).program
-        sets = bool(np.isin(program.ops["op"], [layout.OPS.index("thp"), layout.OPS.index("set")]).any())
+        sets = bool(among(program.ops, "thp", "set").any())
         run_settings = RunSettings.parse(words or ([] if sets else [ALL_SIZES]))
         programs.append(LiveProgram.of_workload(Path(name).stem, program, run_settings))
     if not programs:
@@ -123,7 +124,7 @@ def run_workloads(
 
 def _run(live: LiveProgram, host: Host, kernel: Kernel, runs: int) -> tuple[dict, Comparison]:
     done: list[list[dict]] = []
-    reclaims = bool(np.isin(live.program.ops["op"], [layout.OPS.index(op) for op in RECLAIM]).any())
+    reclaims = bool(among(live.program.ops, *RECLAIM).any())
     while True:
         done.append(run_once(live, host, kernel))
         recording = _recording(live, done)

@@ -101,6 +101,11 @@ def rows(ops: np.ndarray, name: str) -> np.ndarray:
     return ops.view(NAMED[name])
 
 
+def among(ops: np.ndarray, *names: str) -> np.ndarray:
+    """Return which records are of the named operations; bool."""
+    return np.isin(ops["op"], [CODES[name] for name in names])
+
+
 def blank(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a record of an operation that says nothing yet, and the same record with the operation's fields."""
     op = np.zeros((), OP_DTYPE)

@@ -19,7 +19,7 @@ import numpy as np
 
 from thp_env.machine import layout
 from thp_env.machine.arrays import Floats, Ints, Masks, Records
-from thp_env.machine.operations import ACCESS_DTYPE, BIN_DTYPE, CODES, OP_DTYPE, fields, rows
+from thp_env.machine.operations import ACCESS_DTYPE, BIN_DTYPE, CODES, OP_DTYPE, among, fields, rows
 from thp_env.machine.program_check import ProgramError, check_program
 
 SWAP_MAX = 256 << 30
@@ -101,7 +101,7 @@ class Program:
         """Real accesses that each operation represents; float64. System calls have none."""
         ops = self.ops
         work: Floats = np.multiply(self.steps, ops["weight"], dtype=np.float64)
-        work[~np.isin(ops["op"], [CODES[o] for o in ("touch", "access", "replay")])] = 0
+        work[~among(ops, "touch", "access", "replay")] = 0
         counts = np.concatenate([[0], np.cumsum(self.accesses["count"], dtype=np.float64)])
         for i in np.flatnonzero(ops["op"] == CODES["replay"]):
             op = rows(ops, "replay")[i]

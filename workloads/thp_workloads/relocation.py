@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from thp_env.machine import Machine, layout
-from thp_env.machine.operations import rows
+from thp_env.machine.operations import among, rows
 from thp_env.traces import Program, ProgramBuilder
 from thp_env.workload import Instance, memory_for, most_mapped
 from thp_workloads.surroundings import GIB, MIB, PAGE, Surroundings, bring_about, draw_surroundings
@@ -70,8 +70,8 @@ def at_addresses(program: Program, down: int, up: int, heap: int) -> Program:
 
 def mapped(program: Program) -> list[int]:
     """Return how many bytes are mapped after each operation that maps or unmaps."""
-    ops = program.ops[np.isin(program.ops["op"], [layout.OPS.index(name) for name in MAPPING])]
-    resizing = np.flatnonzero(np.isin(ops["op"], [layout.OPS.index(name) for name in RESIZING]))
+    ops = program.ops[among(program.ops, *MAPPING)]
+    resizing = np.flatnonzero(among(ops, *RESIZING))
     machine, sizes = Machine(replace(program, ops=ops)), []
     for count in np.diff(resizing, prepend=-1).tolist():
         machine.run(ops=count, go_on=True)
@@ -121,7 +121,7 @@ def reach(program: Program) -> int:
     For each region, the 2M blocks count in which it touches pages at any time.
     """
     lengths: dict[int, int] = {}
-    for op in program.ops[np.isin(program.ops["op"], [layout.OPS.index(name) for name in ("mmap", "brk", "mremap")])]:
+    for op in program.ops[among(program.ops, "mmap", "brk", "mremap")]:
         region = int(op["region"])
         lengths[region] = max(lengths.get(region, 0), int(op["length"]))
     touches = program.ops[program.ops["op"] == layout.OPS.index("touch")]

@@ -16,7 +16,7 @@ from thp_env.machine.batch import Batch, Window
 from thp_env.machine.clock import COSTS
 from thp_env.machine.cores import DEFAULT_CORE
 from thp_env.machine.counters import TIMES, Counters
-from thp_env.machine.operations import OP_DTYPE, rows
+from thp_env.machine.operations import OP_DTYPE, among, rows
 from thp_env.machine.prices import PAGES_PER_MIB, Prices
 from thp_env.metrics import fault_percentile
 from thp_env.traces import Program
@@ -194,7 +194,7 @@ def places(program: Program, count: int, seed: int = 0) -> list[Program]:
 def half_way(program: Program) -> int:
     """Return how many simulated accesses of a program are done when half of its own time is over."""
     own = np.cumsum(program.own_ns)
-    accesses = np.isin(program.ops["op"], [layout.OPS.index(name) for name in ("touch", "access", "replay")])
+    accesses = among(program.ops, "touch", "access", "replay")
     done = np.cumsum(np.where(accesses, program.steps, 0))
     if not len(own) or own[-1] <= 0:
         return int(done[-1] // 2) if len(done) else 0

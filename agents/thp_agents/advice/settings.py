@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from thp_env.machine import Machine, layout
-from thp_env.machine.operations import OP_DTYPE, blank, fields, select
+from thp_env.machine.operations import OP_DTYPE, among, blank, fields, select
 from thp_env.machine.sizes import NO_SIZE, SIZES, orders_of, sizes_of
 from thp_env.traces import Program
 from thp_env.workload import Instance
@@ -127,9 +127,8 @@ def touched_pages(program: Program) -> np.ndarray:
     Of an access by a pattern all pages of its range count.
     """
     parts = [program.accesses["region"].astype(np.int64) << PAGE_BITS | program.accesses["page"]]
-    touch, access = (layout.OPS.index(name) for name in ("touch", "access"))
-    for op in program.ops[np.isin(program.ops["op"], (touch, access))]:
-        stride = int(fields(op)["stride"]) if op["op"] == touch else 0
+    for op in program.ops[among(program.ops, "touch", "access")]:
+        stride = int(fields(op)["stride"]) if op["op"] == layout.OPS.index("touch") else 0
         begin, end = int(op["offset"]), int(op["offset"]) + int(op["length"])
         pages = np.arange(begin, end, max(stride, layout.PAGE_SIZE), dtype=np.int64) // layout.PAGE_SIZE
         parts.append(int(op["region"]) << PAGE_BITS | pages)

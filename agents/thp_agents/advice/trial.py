@@ -17,6 +17,7 @@ from pathlib import Path
 
 from thp_env.live.errors import LiveError
 from thp_env.live.settings import PR_SET_THP_DISABLE  # noqa: F401 -- what a wrapper calls
+from thp_env.processes import anonymous_bytes, children, family
 
 PR_SET_CHILD_SUBREAPER = 36
 LIMIT = 600
@@ -94,7 +95,7 @@ def run(
         try:
             status, used = _wait(process, start + limit)
         except BaseException:
-            _end(_family(process.pid))
+            _end({process.pid})
             process.wait()
             raise
         finally:
@@ -141,7 +142,7 @@ def _wait(process: subprocess.Popen[bytes], until: float) -> tuple[int | None, o
 
         ready, _, _ = select.select([pidfd], [], [], max(0.0, until - time.monotonic()))
         if not ready:
-            _end(_family(process.pid))
+            _end({process.pid})
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         return (status if ready else None), used
@@ -163,11 +164,7 @@ def _reaping() -> Iterator[None]:
 
 
 def _children(pid: int) -> set[int]:
-    pids: set[int] = set()
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            pids |= set(map(int, (task / "children").read_text().split()))
-    return {child for child in pids if _state(child) not in ("Z", "X", "")}
+    return {child for child in children(pid) if _state(child) not in ("Z", "X", "")}
 
 
 def _state(pid: int) -> str:
@@ -176,18 +173,9 @@ def _state(pid: int) -> str:
     return ""
 
 
-def _family(pid: int) -> set[int]:
-    pids, todo = set(), [pid]
-    while todo:
-        one = todo.pop()
-        pids.add(one)
-        todo += [child for child in _children(one) if child not in pids]
-    return pids
-
-
 def _end(pids: set[int]) -> None:
     """End processes that a run has started, with all their children."""
-    descendants = set().union(*(_family(pid) for pid in pids)) if pids else set()
+    descendants = {descendant for pid in pids for descendant in family(pid)}
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in descendants:
             with suppress(ProcessLookupError):
@@ -209,11 +197,10 @@ class _Watch:
     def _look(self) -> None:
         while not self._over.wait(LOOK):
             anonymous = 0
-            for pid in _family(self._pid):
+            for pid in family(self._pid):
                 with suppress(OSError):
                     text = Path(f"/proc/{pid}/status").read_text()
-                    match = re.search(r"^RssAnon:\s+(\d+) kB", text, re.MULTILINE)
-                    anonymous += int(match[1]) * 1024 if match else 0
+                    anonymous += anonymous_bytes(text)
                     self.switched_off |= "\nTHP_enabled:\t0\n" in text
             self.peak = max(self.peak, anonymous)
 

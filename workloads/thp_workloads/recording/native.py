@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import threading
 from bisect import bisect_right
@@ -11,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from thp_env.processes import anonymous_bytes, family
 from thp_workloads.recording import perf_events
 from thp_workloads.recording.perf_events import WRITE, Event
 
@@ -102,7 +102,7 @@ def peak(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, f
 
     def watch() -> None:
         while not end.wait(0.001):
-            most[0] = max(most[0], sum(_anonymous(pid) for pid in _family(process.pid)))
+            most[0] = max(most[0], sum(_anonymous(pid) for pid in family(process.pid)))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -113,17 +113,7 @@ def peak(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, f
     return most[0], after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def _family(pid: int) -> list[int]:
-    pids = [pid]
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                pids += _family(int(child))
-    return pids
-
-
 def _anonymous(pid: int) -> int:
     with suppress(OSError):
-        match = re.search(r"^RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-        return int(match[1]) * 1024 if match else 0
+        return anonymous_bytes(Path(f"/proc/{pid}/status").read_text())
     return 0
