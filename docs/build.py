@@ -88,9 +88,9 @@ def operations() -> str:
     return f"""{MADE}
 # Operations of trace programs
 
-Each line of a [program](trace_programs.md) is one of these. Values in brackets may be left out; values with `=` may
-stand in any order after the others. What each value means is said by the method of `thp_env.ProgramBuilder` that has
-the operation's name. `sleep` is `compute` in milliseconds.
+Each line of a [program](trace_programs.md) is one of these. Values in brackets are optional; values with `=` may stand
+in any order after the others. The method of `thp_env.ProgramBuilder` with the operation's name explains each value.
+`sleep` is `compute` in milliseconds.
 
 {table(("line", "what it does"), rows)}
 """
@@ -107,16 +107,16 @@ def costs() -> str:
     return f"""{MADE}
 # What things cost
 
-Two tables, kept apart. The *clock table* says how long the simulated kernel and hardware take; it is part of a
-machine's configuration, since simulated time decides what happens when. The *price table* weighs the recorded
-counters afterwards, for rewards and reports, and can change without simulating again.
+There are two separate tables. The *clock table* says how long the simulated kernel and hardware take. It is part of a
+machine's configuration, because simulated time decides when things happen. The *price table* weighs the recorded
+counters afterwards, for rewards and reports. It can change without another simulation.
 
 ## The clock table
 
-Measured on Linux 6.18.44, x86-64, in a virtual machine: medians, and as spread what the middle eight tenths of the
-samples span, as a share of the median. Change entries with `MachineConfig(clock=clock_table(fault=900_000))`, in
-picoseconds (`thp_env/machine/clock.py`), or measure those of your host with
-[`thp-env calibrate`](../guides/advice.md#costs-of-your-host) and give them to a command with `--costs`.
+The figures were measured on Linux 6.18.44, x86-64, in a virtual machine. They are medians; the spread is the range of
+the middle eight tenths of the samples, as a share of the median. Change entries with
+`MachineConfig(clock=clock_table(fault=900_000))`, in picoseconds (`thp_env/machine/clock.py`), or measure the costs of
+your host with [`thp-env calibrate`](../guides/advice.md#costs-of-your-host) and give them to a command with `--costs`.
 
 {table(("cost", "ns", "spread", "source"), rows, right=1)}
 
@@ -124,40 +124,40 @@ TLB sizes, walk penalties and their sources are with the cores, in `thp_env/mach
 
 ### A partial unmap
 
-What allocators give back decides which folio size is best, so this is checked first. 2 MiB are mapped by folios of one
-size (rows); MADV_DONTNEED takes a granule from the start (columns). In the last column the deferred-split shrinker
-then splits the folio that lost 4K. Simulated µs, and in brackets what Linux took, where that was measured
-(`tests/data/costs.csv`, `docs/pages/unmapping.py`).
+Memory that allocators give back decides which folio size is best, so this cost comes first. 2 MiB are mapped by folios
+of one size (rows), and MADV_DONTNEED unmaps a granule at the start (columns). In the last column, the deferred-split
+shrinker then splits the folio of which 4K were unmapped. The table shows simulated µs, and in brackets the time on
+Linux where it was measured (`tests/data/costs.csv`, `docs/pages/unmapping.py`).
 
 {table(("folio", *sizes, "split later"), unmapping.rows())}
 
-Against the measured medians the simulator is off by {unmapping.errors(partial=True)} for a part of a folio, by
-{unmapping.errors(partial=False)} for whole folios: it knows one price for freeing a folio (`zap_folio`), while Linux
-took 0.15 to 0.8 µs, most for 64K to 256K. In both, 4K from a 2M folio cost about ten times what they cost from a
-smaller one, since the PMD is split first. Beyond 33 pages the TLB is flushed as a whole.
+The simulator differs from the measured medians by {unmapping.errors(partial=True)} for a part of a folio, and by
+{unmapping.errors(partial=False)} for whole folios. It has one cost for freeing a folio (`zap_folio`), while Linux took
+0.15 to 0.8 µs, most for 64K to 256K. On both, unmapping 4K of a 2M folio costs about ten times as much as 4K of a
+smaller folio, because the PMD is split first. Beyond 33 pages the whole TLB is flushed.
 
 ### A collapse
 
-MADV_COLLAPSE of a 2M block of which a share is empty: what was there is copied and freed, the rest is cleared.
-Simulated and live µs (`python -m thp_env.live.costs`, medians of 301; cold: with all that it reads and writes out of
-the caches). A fault of 2M took {collapsing.fault("cold")} µs cold and {collapsing.fault("warm")} warm. The clock's
-zeroing and copying are those of memory that is not in the caches.
+This is MADV_COLLAPSE of a 2M block of which a share is empty. Existing pages are copied and freed, and the rest is
+cleared. The table shows simulated and measured µs (`python -m thp_env.live.costs`, medians of 301; cold: all memory
+that is read and written is not in the caches). A fault of 2M took {collapsing.fault("cold")} µs cold and
+{collapsing.fault("warm")} warm. The clock's zeroing and copying are those of memory that is not in the caches.
 
 {table(("empty", "simulated", "live, cold", "live, warm"), collapsing.rows())}
 
 ### zRAM
 
-A page takes an object of zsmalloc's size classes (R47): {per_page(25)} bytes of memory at 25 % of its size,
-{per_page(50)} at 50, {per_page(75)} at 75, all 4096 from 89 % on; live 1096, 2192 and 3280 for pages that are random by
-so much, which compress a little worse. Time grows with what a page compresses to; what does not compress is copied,
-which is faster.
+A page is stored in an object of zsmalloc's size classes (R47). A page that compresses to 25 % takes {per_page(25)}
+bytes of memory, at 50 % {per_page(50)}, at 75 % {per_page(75)}, and from 89 % on all 4096. Live measurements gave 1096,
+2192 and 3280 bytes for pages of which that share is random; they compress a little worse. The time grows with the
+compressed size. A page that does not compress is copied, which is faster.
 
 ## The price table
 
-- `memory` = {prices.memory:.4g} ns per MiB and millisecond: a machine with 4 GiB for each core, of which memory and
-  core are used up alike, so 1 s of a core costs as much as 4 GiB for 1 s.
-- `walk` = {prices.walk:g}: factor on the time of address translation.
-- `tail_ms` = {prices.tail_ms:g}: memory that nobody touches at the end of a run is charged for so many
+- `memory` = {prices.memory:.4g} ns per MiB and millisecond. This is the price on a machine with 4 GiB for each core,
+  where 1 s of a core costs as much as 4 GiB for 1 s.
+- `walk` = {prices.walk:g}: a factor on the time of address translation.
+- `tail_ms` = {prices.tail_ms:g}: memory that the program no longer touches at the end of a run is charged for so many
   milliseconds more.
 """
 
@@ -227,22 +227,22 @@ def catalogue() -> str:
 
 {table(("name", "family", "split", "what it is"), rows)}
 
-What they cost under fixed settings, and whether that agrees with what their sources report, is in
-[the profile](profile.md). `thp-env workloads` lists them, `thp-env workloads show NAME` draws one.
+[The profile](profile.md) says what they cost under fixed settings, and whether that agrees with the reports of their
+sources. `thp-env workloads` lists them, and `thp-env workloads show NAME` draws one.
 
 ## Sizes
 
-A generator draws its footprint log-uniformly and everything else that could name it too: address layout, machine,
-core, how fragmented free memory is, and when memory gets short (`workloads/thp_workloads/surroundings.py`).
-`thp_workloads.catalogue` takes "tiny", "full" and "short" instead, which is for training: with the memory and the time
-of "small", and a 25th of its accesses.
+A generator draws its footprint log-uniformly. It also draws everything else by which an agent could recognise it:
+address layout, machine, core, the fragmentation of free memory, and the time at which memory runs short
+(`workloads/thp_workloads/surroundings.py`). `thp_workloads.catalogue` accepts the sizes "tiny", "full" and "short".
+"short" is for training: it has the memory and the time of "small", and a 25th of its accesses.
 
 {table(("size", "footprint", "phases", "accesses a phase", "simulated time"), sizes)}
 
-## Who may see what
+## Splits
 
-Families never stand on two sides (`workloads/thp_workloads/splits.py`). Every second test episode runs on
-{HELD_OUT_CORE}, on which nothing else runs.
+A family is never on two sides (`workloads/thp_workloads/splits.py`). Every second test episode runs on {HELD_OUT_CORE},
+on which nothing else runs.
 
 {table(("split", "families", "seeds"), sides)}
 """
@@ -264,9 +264,9 @@ def policies() -> str:
     return f"""{MADE}
 # Policies
 
-What `thp-env policies` lists. Each is one file in `agents/thp_agents/heuristics/`, with its published parameters as
-arguments; times are simulated time. What a policy reads (accessed bits, samples of page walks) takes simulated time,
-the same for all. The default sizes are those in force before it decides.
+`thp-env policies` lists these policies. Each is one file in `agents/thp_agents/heuristics/`, with its published
+parameters as arguments. Times are simulated time. Reading accessed bits and samples of page walks takes simulated time,
+the same for all policies. The default sizes hold before the policy decides for the first time.
 [Writing a policy](../guides/writing_a_policy.md) says how to add one.
 
 {table(("name", "decides in", "default sizes", "source"), rows)}
@@ -281,29 +281,30 @@ def profile() -> str:
     seeds = max(len(s) for s in facts["seeds"].values())
     parts = [
         f"""{MADE}
-# Does size matter here?
+# Does the folio size matter?
 
-Each workload under fixed settings, under a rule by VMA size and with the best static size for each VMA, written by
+The tables show each workload under fixed settings, under a rule by VMA size, and with the best static size for each
+VMA. They were written by
 
     thp-env workloads --profile --seeds {seeds} --out docs/reference/workloads/profile.json
 
 on {facts["date"]}, behaviour {facts["behaviour"]} of the simulator, with the first {seeds} seeds of each workload's own
-side of the split. Cost is everything that a policy can change, in ns, with resident memory at its price
-([costs](../costs.md)), as a share of what it costs without large folios; means over seeds.
+side of the split. The cost contains everything that a policy can change, in ns, with resident memory at its price
+([costs](../costs.md)). The tables show it as a share of the cost without large folios, as means over seeds.
 
 {format_table(*summary_table(results), markdown=True)}
 
 {summary(results)}
 
-The best per VMA comes from a search: group after group of VMAs (one role, or a part of its VMAs by order of birth)
-tries each size on cloned machines with the others as they are, and keeps the cheapest, for two rounds at most. It
-never costs more than the best setting for all; it need not be the best of all combinations, so what choosing per VMA
-could save is at least this.
+The best sizes per VMA come from a search. VMAs form groups: one role, or a part of its VMAs by order of birth. Group
+after group, the search tries each size on cloned machines, while the other groups keep their sizes, and takes the
+cheapest. It makes two rounds at most. The result never costs more than the best setting for all VMAs, but it need not
+be the best of all combinations. So choosing per VMA can save at least this much.
 
-## What sources report
+## What the sources report
 
-Expected is what has the same direction and a rough size; `time_ms` of two settings is how many times as fast the
-second is. Where it says **no**, the workload does not show what its source saw.
+A figure is as expected if it has the same direction and roughly the same size; `time_ms` of two settings says how many
+times as fast the second one is. **no** means that the workload does not show what its source reports.
 
 {format_table(*claims_table(results), markdown=True)}
 

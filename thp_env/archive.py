@@ -1,7 +1,7 @@
 """Reading .npz and .zip files that strangers wrote: without pickles, and never more than was declared.
 
-The list of members is checked before anything is unpacked; of each array what its schema allows, its own header
-declares and the zip's list promises must agree, and no byte more is unpacked.
+The list of members is checked before anything is unpacked. For each array the schema, the array's header and the zip's
+list have to agree, and not a byte more is unpacked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from thp_env.names import did_you_mean
-from thp_env.reading import DIRECTORY_MAX, HEADER_MAX, MEMBERS_MAX, UNPACKED_MAX, FileError, opened, parse_json
+from thp_env.reading import DIRECTORY_MAX, HEADER_MAX, MEMBERS_MAX, UNPACKED_MAX, FileError, open_file, parse_json
 
 END, END_64, END_SIZE = b"PK\5\6", b"PK\6\7", 22
 """The zip format's end of the list of members, and the mark of its 64-bit form (APPNOTE 4.3.15 and 4.3.16)."""
@@ -54,11 +54,11 @@ def read_archive(
         path: the file.
         columns: the schema of each array, by name.
         others: the schema of arrays of any other name; None: there must be none.
-        beside: names of files in the archive that are no arrays, and are left alone.
+        beside: names of other files in the archive, which are ignored.
         limit: bytes of all arrays together.
 
     Raises:
-        FileError: for the first thing that is not as it should be; the message does not hold the file's name.
+        FileError: for the first error; the message does not contain the file's name.
         OSError: when it cannot be read.
     """
     with _opened_archive(path) as archive:
@@ -95,7 +95,7 @@ def read_members(path: str | os.PathLike[str], names: Collection[str], limit: in
 @contextmanager
 def _opened_archive(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
     try:
-        with opened(path, regular=True) as raw:
+        with open_file(path, regular=True) as raw:
             _check_end(raw)
             with zipfile.ZipFile(raw) as archive:
                 yield archive
@@ -139,21 +139,21 @@ def _check_end(raw: IO[bytes]) -> None:
 def _members(
     archive: zipfile.ZipFile, columns: Mapping[str, Column], others: Column | None, beside: Collection[str], limit: int
 ) -> dict[str, zipfile.ZipInfo]:
-    found: dict[str, zipfile.ZipInfo] = {}
+    members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         if info.filename in beside:
             continue
         name = info.filename.removesuffix(".npy")
         if name == info.filename or (name not in columns and others is None):
             raise FileError(f"unknown array {info.filename[:60]!r}{did_you_mean(name, columns)}")
-        if name in found:
+        if name in members:
             raise FileError(f"{name} stands in it twice")
-        found[name] = info
-    _check_members(list(found.values()), limit)
+        members[name] = info
+    _check_members(list(members.values()), limit)
     for name, column in columns.items():
-        if name not in found and not column.optional:
+        if name not in members and not column.optional:
             raise FileError(f"there is no {name} in it")
-    return found
+    return members
 
 
 def _check_members(members: Sequence[zipfile.ZipInfo], limit: int) -> None:
@@ -176,10 +176,10 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, column: C
         shape, fortran, dtype, start = _npy_header(member, name)
         if dtype.str not in column.kinds and dtype.kind not in column.kinds:
             raise FileError(f"{name} does not fit: it holds {dtype}, not {' or '.join(column.kinds)}")
-        wanted = shape if column.shape is None else column.shape
-        if len(shape) != len(wanted) or any(w is not None and n != w for n, w in zip(shape, wanted, strict=True)):
-            shown = str(tuple("any" if w is None else w for w in wanted)).replace("'", "")
-            raise FileError(f"{name} is of shape {shape}, not {shown}")
+        expected = shape if column.shape is None else column.shape
+        if len(shape) != len(expected) or any(w is not None and n != w for n, w in zip(shape, expected, strict=True)):
+            shape_text = str(tuple("any" if w is None else w for w in expected)).replace("'", "")
+            raise FileError(f"{name} is of shape {shape}, not {shape_text}")
         length = math.prod(shape) * dtype.itemsize
         if length != info.file_size - start:
             raise FileError(f"{name} declares {length} bytes and has {info.file_size - start}")
@@ -201,9 +201,9 @@ def _npy_header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np
     if len(prefix) < size or length > HEADER_MAX:
         raise FileError(f"the header of {name} is longer than {HEADER_MAX} bytes")
     text = io.BytesIO(prefix + member.read(length))
-    read = np.lib.format.read_array_header_1_0 if size == 2 else np.lib.format.read_array_header_2_0
+    reader = np.lib.format.read_array_header_1_0 if size == 2 else np.lib.format.read_array_header_2_0
     try:
-        shape, fortran, dtype = read(text, max_header_size=HEADER_MAX)
+        shape, fortran, dtype = reader(text, max_header_size=HEADER_MAX)
     except (ValueError, TypeError, SyntaxError, KeyError, RecursionError, MemoryError):
         raise FileError(f"the header of {name} is none of NumPy's") from None
     if dtype.hasobject or dtype.names or dtype.subdtype or not dtype.itemsize or any(n < 0 for n in shape):

@@ -1,8 +1,8 @@
-"""Replays recordings of a real Linux kernel and compares, operation by operation, what the machine did.
+"""Replays recordings of a real Linux kernel on a machine, and compares both operation by operation.
 
 A recording is a JSON line: a scenario in the language of `traces/text.py` and, after each operation, the errno,
 the faults, the counters that changed, and for each process and region the RSS, the VMAs and the folio behind
-every page. `thp-env conformance FILE.jsonl[.xz]` prints what matches.
+every page. `thp-env conformance FILE.jsonl[.xz]` prints the result.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ class Difference:
 
 @dataclass
 class Result:
-    """How one scenario went: steps that match, steps compared, steps not modelled, and the first difference.
+    """The result of one scenario: matching steps, compared steps, steps that are not modelled, and a first difference.
 
-    Of those that match, `loosely` says how many do so only to `LIMIT_TOLERANCE`. `others` names processes of the host
-    whose huge pages may be what differs. `simulated`: what the machine did, step by step, as a recording says it.
+    `loosely` is the number of matching steps that match only within `LIMIT_TOLERANCE`. `others` names processes of the
+    host whose huge pages may be the difference. `simulated` has the steps of the machine, in the form of a recording.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        """Whether a step differs for which nobody else on the host can be the reason."""
+        """Whether a step differs in a way that other processes on the host cannot explain."""
         return self.difference is not None and not self.others
 
 
@@ -120,7 +120,7 @@ def replay_file(path: Path) -> Iterator[Result]:
 
 
 def machine_for(program: Program, memory: int = 2 << 30) -> Machine:
-    """Return the machine that runs what a kernel ran: large, every size off, and with the kernel's flush time."""
+    """Return a machine for recordings: large, with every size off, and with the kernel's flush time."""
     machine = Machine(program, MachineConfig(memory=memory, flush_time=FLUSH_TIME))
     for order in layout.ORDERS:  # as the recorder does before each scenario
         machine.set_thp(order, "never")
@@ -131,9 +131,9 @@ def replay(record: dict, machine: Machine | None = None, to_the_end: bool = Fals
     """Replay one scenario up to its first operation that is not modelled.
 
     Args:
-        record: what a kernel did.
-        machine: that has the recorded program before it; None: the program is read from the recording.
-        to_the_end: do not end at the first difference, but find all (`Result.differences`), each exactly.
+        record: of a kernel.
+        machine: with the recorded program, not yet run; None: the program is read from the recording.
+        to_the_end: do not end at the first difference, but find all, exactly (`Result.differences`).
     """
     steps = record["steps"]
     reason = ""
@@ -150,20 +150,20 @@ def replay(record: dict, machine: Machine | None = None, to_the_end: bool = Fals
         status = machine.run(ops=1, go_on=True)
         try:
             if status == Status.OOM:
-                found = [("status", "running", "out of memory")]
+                differences = [("status", "running", "out of memory")]
             else:
                 window = machine.counters - before
-                found = list(_differences(machine, step, window, faults))
-                loosely = found and reclaimed and not to_the_end
+                differences = list(_differences(machine, step, window, faults))
+                loosely = differences and reclaimed and not to_the_end
                 if loosely and not list(_differences(machine, step, window, faults, LIMIT_TOLERANCE)):
-                    found = []
+                    differences = []
                     result.loosely += 1
         except RecordingFileError as error:
             raise RecordingFileError(f"{record['name']}: step {step['i']}: {error}") from None
         result.simulated.append(_numbers(machine, step, machine.counters - before, faults))
-        result.differences += [Difference(step["i"], step["op"], *difference) for difference in found]
-        result.matched += not found
-        if status == Status.OOM or (found and not to_the_end):
+        result.differences += [Difference(step["i"], step["op"], *difference) for difference in differences]
+        result.matched += not differences
+        if status == Status.OOM or (differences and not to_the_end):
             break
     return result
 
@@ -204,14 +204,14 @@ def _numbers(machine: Machine, step: dict, counters: Counters, faults: dict[str,
     """Return what a machine has done in a step, as a recording says it; of a process that has ended, no faults."""
     words = step["op"].split()
     process = words[1] if words[0] == "in" else machine.program.processes[0]
-    now, then = _faults(machine).get(process), faults.get(process, (0, 0))
+    now, before = _faults(machine).get(process), faults.get(process, (0, 0))
     sizes = {str(4 << order): {name: counters.stat(name, order) for name in MTHP_STATS} for order in layout.ORDERS}
     return {
         "i": step["i"],
         "op": step["op"],
         "err": machine.error,
-        "minflt": now[0] - then[0] if now else step["minflt"],
-        "majflt": now[1] - then[1] if now else step["majflt"],
+        "minflt": now[0] - before[0] if now else step["minflt"],
+        "majflt": now[1] - before[1] if now else step["majflt"],
         "mthp": sizes,
         "vm": {name: counters[name] for name in VM_EVENTS},
     }
@@ -227,8 +227,8 @@ def differing_numbers(expected: dict, got: dict, tolerance: int = 0) -> Iterator
     """Yield (what, expected, got) where the errno, faults and counters of two steps differ by more than a tolerance.
 
     Args:
-        expected: a step as recordings hold it.
-        got: another, of the same operation.
+        expected: a step of a recording.
+        got: another step of the same operation.
         tolerance: in pages.
     """
     operation = operation_of(expected)
@@ -239,20 +239,20 @@ def differing_numbers(expected: dict, got: dict, tolerance: int = 0) -> Iterator
             yield name, expected[key], got[key]
     for order in layout.ORDERS:
         size = str(4 << order)
-        theirs, ours = expected["mthp"].get(size, {}), got["mthp"].get(size, {})
-        for name in sorted(set(theirs) | set(ours)):
-            want, have = theirs.get(name, 0), ours.get(name, 0)
+        recorded_mthp, simulated_mthp = expected["mthp"].get(size, {}), got["mthp"].get(size, {})
+        for name in sorted(set(recorded_mthp) | set(simulated_mthp)):
+            recorded_value, have = recorded_mthp.get(name, 0), simulated_mthp.get(name, 0)
             if (operation, name) in COUNTED_LOOSELY:
-                want, have = bool(want), bool(have)
-            if abs(have - want) << order > tolerance:
-                yield f"hugepages-{size}kB {name}", want, have
-    recorded = {name for name in {*expected["vm"], *got["vm"]} if name in expected["vm"] or name.startswith(RECORDED)}
-    for name in sorted(recorded - NOT_COMPARED):
-        want, have = expected["vm"].get(name, 0), got["vm"].get(name, 0)
+                recorded_value, have = bool(recorded_value), bool(have)
+            if abs(have - recorded_value) << order > tolerance:
+                yield f"hugepages-{size}kB {name}", recorded_value, have
+    counters = {name for name in {*expected["vm"], *got["vm"]} if name in expected["vm"] or name.startswith(RECORDED)}
+    for name in sorted(counters - NOT_COMPARED):
+        recorded_value, have = expected["vm"].get(name, 0), got["vm"].get(name, 0)
         if (operation, name) in COUNTED_LOOSELY:
-            want, have = bool(want), bool(have)
-        if abs(have - want) > tolerance:
-            yield f"vmstat {name}", want, have
+            recorded_value, have = bool(recorded_value), bool(have)
+        if abs(have - recorded_value) > tolerance:
+            yield f"vmstat {name}", recorded_value, have
 
 
 def report(results: list[Result], verbose: bool = False) -> str:
@@ -266,14 +266,14 @@ def report(results: list[Result], verbose: bool = False) -> str:
             lines.append(f"not modelled from step {r.modelled} on: {r.name}: {r.reason}")
         elif verbose:
             lines.append(f"ok   {r.name}: {r.modelled} steps")
-    good = sum(r.ok for r in results)
+    passes = sum(r.ok for r in results)
     matched, modelled = sum(r.matched for r in results), sum(r.modelled for r in results)
-    skipped, loosely = sum(r.not_modelled for r in results), sum(r.loosely for r in results)
+    unmodelled, loosely = sum(r.not_modelled for r in results), sum(r.loosely for r in results)
     if loosely:
         lines.append(f"{loosely} steps after a limit or reclaim match only to {LIMIT_TOLERANCE * 4} KiB")
     unsure = sum(not r.ok and not r.failed for r in results)
     lines.append(
-        f"scenarios {good}/{len(results)} steps {matched}/{modelled} not-modelled {skipped}"
+        f"scenarios {passes}/{len(results)} steps {matched}/{modelled} not-modelled {unmodelled}"
         + (f" unsure {unsure}" if unsure else "")
     )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What is mapped, as recordings of a kernel have it and as a machine has: VMAs, and folios page by page."""
+"""Mapped memory, in recordings of a kernel and in a machine: VMAs, and folios page by page."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ def _by_vma(machine: Machine, expected: list[dict]) -> bool:
 
 
 def compare_kinds(machine: Machine, expected: list[dict], tolerance: int) -> tuple[str, Any, Any] | None:
-    """Compare what stands behind each page: a folio of which order, a swap entry, nothing; not which ones."""
-    ours = {(m["p"], m["r"]): m["pages"] for m in _maps(machine, _by_vma(machine, expected))}
-    if set(ours) != {(m["p"], m["r"]) for m in expected}:
-        return "mapped regions", sorted((m["p"], m["r"]) for m in expected), sorted(ours)
+    """Compare the kind behind each page: a folio of an order, a swap entry, or nothing; not which folio or entry."""
+    simulated = {(m["p"], m["r"]): m["pages"] for m in _maps(machine, _by_vma(machine, expected))}
+    if set(simulated) != {(m["p"], m["r"]) for m in expected}:
+        return "mapped regions", sorted((m["p"], m["r"]) for m in expected), sorted(simulated)
     differing = 0
-    for want in expected:
-        got = ours[want["p"], want["r"]]
-        theirs, mine = recorded_layout(want["lay"], len(got)), _machine_layout(got, {})
-        differing += int(((theirs["kind"] != mine["kind"]) | (theirs["order"] != mine["order"])).sum())
+    for region in expected:
+        pages = simulated[region["p"], region["r"]]
+        kernel, model = recorded_layout(region["lay"], len(pages)), _machine_layout(pages, {})
+        differing += int(((kernel["kind"] != model["kind"]) | (kernel["order"] != model["order"])).sum())
     return ("pages that differ", f"at most {tolerance}", differing) if differing > tolerance else None
 
 
 def compare_maps(machine: Machine, expected: list[dict]) -> tuple[str, Any, Any] | None:
-    """Return the first difference of what all processes map, as (what, expected, got), if there is one.
+    """Return the first difference in the mapped memory of all processes, as (what, expected, got), or None.
 
     Args:
         machine: that is compared.
-        expected: what a kernel has (`recording_file.Region`): by region, or by VMA, whose names are addresses.
+        expected: of a kernel (`recording_file.Region`): by region, or by VMA, with addresses as names.
     """
-    ours = {(m["p"], m["r"]): m for m in _maps(machine, _by_vma(machine, expected))}
-    theirs = {(m["p"], m["r"]): m for m in expected}
-    if set(ours) != set(theirs):
-        return "mapped regions", sorted(theirs), sorted(ours)
+    simulated = {(m["p"], m["r"]): m for m in _maps(machine, _by_vma(machine, expected))}
+    recorded = {(m["p"], m["r"]): m for m in expected}
+    if set(simulated) != set(recorded):
+        return "mapped regions", sorted(recorded), sorted(simulated)
     heads: dict[int, int] = {}
     lazy = LAYOUT_NOT_SWAPBACKED | LAYOUT_DIRTY
-    for key, want in theirs.items():
-        got = ours[key]
-        where = f"{key[0]}.{key[1]}"
-        if want["vmas"] != got["vmas"]:
-            return f"{where} VMAs", want["vmas"], got["vmas"]
-        pages = got["pages"]
+    for key, kernel_region in recorded.items():
+        machine_region = simulated[key]
+        place = f"{key[0]}.{key[1]}"
+        if kernel_region["vmas"] != machine_region["vmas"]:
+            return f"{place} VMAs", kernel_region["vmas"], machine_region["vmas"]
+        pages = machine_region["pages"]
         mapped = pages["kind"] == KIND_FOLIO
         sizes = {
             "rss": 4 * int(mapped.sum()),
@@ -66,15 +66,15 @@ def compare_maps(machine: Machine, expected: list[dict]) -> tuple[str, Any, Any]
             "swap": 4 * int((pages["kind"] == KIND_SWAP).sum()),
             "lazy": 4 * int((mapped & (pages["flags"] & lazy == LAYOUT_NOT_SWAPBACKED)).sum()),
         }
-        table = recorded_layout(want["lay"], len(pages))
-        mine = _machine_layout(pages, heads)
-        bad = np.flatnonzero(table != mine)
-        if len(bad):
-            page = int(bad[0])
-            return f"{where} page {page}", _describe(table[page]), _describe(mine[page])
+        kernel_table = recorded_layout(kernel_region["lay"], len(pages))
+        machine_table = _machine_layout(pages, heads)
+        differing = np.flatnonzero(kernel_table != machine_table)
+        if len(differing):
+            page = int(differing[0])
+            return f"{place} page {page}", _describe(kernel_table[page]), _describe(machine_table[page])
         for name, size in sizes.items():
-            if want[name] != size:
-                return f"{where} {name} KB", want[name], size
+            if kernel_region[name] != size:
+                return f"{place} {name} KB", kernel_region[name], size
     return None
 
 
@@ -92,7 +92,7 @@ def _maps(machine: Machine, by_vma: bool) -> Iterator[dict]:
             inside = [v for v in vmas if start <= v.start < start + length]
             if not inside:
                 continue
-            listed = []
+            rows = []
             for v in inside:
                 prot = ("r" if v.flags & layout.VM_READ else "-") + ("w" if v.flags & layout.VM_WRITE else "-") + "-"
                 flags = "".join(
@@ -100,11 +100,11 @@ def _maps(machine: Machine, by_vma: bool) -> Iterator[dict]:
                     for text, bit in (("H", layout.VM_HUGEPAGE), ("N", layout.VM_NOHUGEPAGE), ("L", layout.VM_LOCKED))
                     if v.flags & bit
                 )
-                listed.append([(v.start - start) // 4096, v.pages, prot, *([flags] if flags else [])])
+                rows.append([(v.start - start) // 4096, v.pages, prot, *([flags] if flags else [])])
             pages = machine.pagemap(row[0], start, length)
             if not inside[0].anonymous:  # the page cache's folios are nothing that sizes are chosen for
                 pages = np.zeros_like(pages)
-            yield {"p": process, "r": region, "vmas": listed, "pages": pages}
+            yield {"p": process, "r": region, "vmas": rows, "pages": pages}
 
 
 def _machine_layout(pages: np.ndarray, heads: dict[int, int]) -> np.ndarray:
@@ -117,8 +117,8 @@ def _machine_layout(pages: np.ndarray, heads: dict[int, int]) -> np.ndarray:
     exact = mapped & ((pages["order"] == 0) | (pmd & (pages["index"] == 0)))
     swapped = pages["kind"] == KIND_SWAP
     table["index"] = np.where(swapped, pages["head"], table["index"])
-    keep = LAYOUT_SWAPCACHE | LAYOUT_PMD | LAYOUT_NOT_SWAPBACKED | LAYOUT_NOT_LRU
-    flags = (pages["flags"] & keep) | np.where(exact, pages["flags"] & LAYOUT_EXCLUSIVE, 0)
+    compared_flags = LAYOUT_SWAPCACHE | LAYOUT_PMD | LAYOUT_NOT_SWAPBACKED | LAYOUT_NOT_LRU
+    flags = (pages["flags"] & compared_flags) | np.where(exact, pages["flags"] & LAYOUT_EXCLUSIVE, 0)
     table["flags"] = np.where(mapped, flags, 0)
     at = np.flatnonzero(mapped)
     distinct, first = np.unique(pages["head"][at], return_index=True)

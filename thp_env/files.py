@@ -17,10 +17,10 @@ from typing import IO
 def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a binary file that takes the place of `path` when the block ends without an exception.
 
-    Whatever happens, nothing half-written is left behind, and a file that stood there is kept until then; where the
-    file system has files without names (O_TMPFILE), that holds for SIGKILL, too. What is written is on the disk before
-    it takes its place. A symbolic link keeps pointing where it points. A character
-    device, a FIFO with a reader and what /dev/stdout and the like stand for are written to, never replaced.
+    No part of a file is ever left behind, and an existing file stays until then. On file systems that have files
+    without names (O_TMPFILE), this holds for SIGKILL, too. The data are on the disk before the file takes its place. A
+    symbolic link keeps its target. A character device, a FIFO with a reader, and the targets of /dev/stdout and the
+    like are written to, never replaced.
 
     Raises:
         OSError: when it cannot be written; its `filename` is `path`.
@@ -89,20 +89,20 @@ def _name(number: int, part: Path) -> None:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Refuse, before any work, what `whole_file` could not write after it.
+    """Refuse a path before any work, if `whole_file` could not write it afterwards.
 
     Raises:
         OSError: naming the path.
     """
     path = Path(path)
     if _stream(path):
-        wanted = path
+        target = path
     else:
-        wanted = Path(os.path.realpath(path)).parent
-        if not wanted.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"there is no folder {wanted}", str(path))
-    if not os.access(wanted, os.W_OK):
-        raise PermissionError(errno.EACCES, f"no permission to write to {wanted}", str(path))
+        target = Path(os.path.realpath(path)).parent
+        if not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"there is no folder {target}", str(path))
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, f"no permission to write to {target}", str(path))
 
 
 def _stream(path: Path) -> bool:

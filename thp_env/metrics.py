@@ -1,4 +1,4 @@
-"""What a run is judged by: figures over all of it, from the counters alone."""
+"""Metrics of a whole run, from the counters alone."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from thp_env.machine.prices import PAGES_PER_MIB, Prices, cost_terms, pending_co
 
 
 def run_metrics(machine: Machine, accesses: float, prices: Prices | None = None) -> dict[str, float]:
-    """Return the figures of a run that stands where the machine stands.
+    """Return the metrics of a run up to the machine's present state.
 
     Args:
         machine: after the run.
-        accesses: real accesses that the whole program stands for.
-        prices: what counters cost.
+        accesses: real accesses that the whole program represents.
+        prices: of counters.
 
     Returns:
         walk_cycles_per_access; tlb_reach (1 - walk cycles / those of a 4K TLB; only with the shadow TLB);
-        mean and peak resident MiB, mean wasted MiB; faults, their mean time and 99th percentile in us (all that
-        happens in a fault, reclaim and swapping included); splits, fallbacks; simulated milliseconds;
+        mean and peak resident MiB, mean wasted MiB; faults, their mean time and 99th percentile in us (with reclaim
+        and swapping in the fault); splits, fallbacks; simulated milliseconds;
         cost_ns: everything a policy can change, per access, and its terms; pending_memory_cost, the part of
         pending_cost that is memory.
     """
@@ -62,21 +62,21 @@ def fault_percentile(machine: Machine, percent: float) -> float:
 
 
 def unfinished_cost(machine: Machine, prices: Prices | None = None) -> float:
-    """Return what the part of a program that did not run is charged, in ns.
+    """Return the charge for the part of a program that did not run, in ns.
 
-    More than it can cost with folios of 4K: each access walks the whole table, faults and is unmapped again, while
-    all memory is resident.
+    It is more than the part can cost with folios of 4K: each access walks the whole page table, faults and is unmapped
+    again, while all memory is resident.
     """
     prices = prices or Prices()
     program, clock = machine.program, machine.config.clock
     op, step = machine.position
-    left = program.steps.astype(np.float64)
-    left[:op] = 0
-    left[op : op + 1] -= step
-    share = left / np.maximum(program.steps, 1)
+    remaining = program.steps.astype(np.float64)
+    remaining[:op] = 0
+    remaining[op : op + 1] -= step
+    share = remaining / np.maximum(program.steps, 1)
     walk = sum(machine.config.tlb.walk_cycles) * clock["cycle"] / 1000
     fault = sum(clock[name] for name in ("fault", "zero_page", "zap_folio", "zap_pte")) / 1000
-    faults = float(left[program.work > 0].sum()) * fault
+    faults = float(remaining[program.work > 0].sum()) * fault
     ns = float(program.work @ share) * walk * prices.walk + faults
     memory = machine.config.memory / PAGES_PER_MIB / layout.PAGE_SIZE
     return ns + memory * prices.memory * (ns + float(program.own_ns @ share)) / 1e6

@@ -12,11 +12,11 @@ from thp_env.workload import Instance, Workload
 
 
 class ProgramPool:
-    """Draws so many instances of each workload, once. Which an episode gets depends on its own generator alone.
+    """Draws some instances of each workload once. Each episode chooses one by its own generator alone.
 
     Args:
-        workloads: what is drawn from; one that is the same for every seed has one instance.
-        each: instances of each.
+        workloads: to draw from; one that is the same for every seed has one instance.
+        each: number of instances of each.
         first: seed of the first; the others follow.
         threads: that draw ahead.
     """
@@ -31,11 +31,11 @@ class ProgramPool:
         for k in range(each):  # of every workload the first ones first
             for futures, workload, n in zip(self._futures, workloads, self._numbers, strict=True):
                 if k < n:
-                    futures.append(self._threads.submit(self._drawn, workload, k))
+                    futures.append(self._threads.submit(self._draw, workload, k))
         self.workloads = [replace(w, sample=_Draw(self, i), variants={}) for i, w in enumerate(workloads)]
         """The workloads, drawing from the pool."""
 
-    def _drawn(self, workload: Workload, k: int) -> Instance:
+    def _draw(self, workload: Workload, k: int) -> Instance:
         return workload.draw(np.random.default_rng(self._first + k))
 
     def instance(self, i: int, k: int) -> Instance:
@@ -43,7 +43,7 @@ class ProgramPool:
         future = self._futures[i][k]
         if future.cancel():
             future = self._futures[i][k] = Future()
-            future.set_result(self._drawn(self._of[i], k))
+            future.set_result(self._draw(self._of[i], k))
         return future.result()
 
     def __len__(self) -> int:
@@ -55,7 +55,7 @@ class ProgramPool:
         return [(w.name, self.instance(i, k)) for i, w in enumerate(self._of) for k in range(self._numbers[i])]
 
     def close(self) -> None:
-        """End the threads; what they have not begun to draw is drawn when it is needed."""
+        """End the threads; other instances are drawn when they are needed."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def draw(self, i: int, rng: np.random.Generator) -> Instance:

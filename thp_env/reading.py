@@ -1,4 +1,4 @@
-"""Reading files that strangers wrote: how much of them is unpacked and believed. All limits stand here."""
+"""Reading files of strangers: how much of them is unpacked and accepted. All limits are here."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ WRITER_SECONDS = 3.0
 
 
 class FileError(ValueError):
-    """What is wrong with a file, in one line: the place and the reason. Who reads it puts the file's name before."""
+    """An error in a file, in one line: place and reason. The reader adds the file's name."""
 
 
 class CutOffError(FileError):
@@ -51,12 +51,12 @@ class CutOffError(FileError):
 
 @contextmanager
 def reading(path: str | os.PathLike[str], error: type[ValueError], what: str = "") -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into one error of one line that names it.
+    """Turn any error while a file is read into one error of one line that names the file.
 
     Args:
         path: the file.
-        error: what is raised; as it is where it is raised inside.
-        what: what the file should be, such as "a policy".
+        error: the class to raise; such an error inside the block is not changed.
+        what: the kind of file, such as "a policy".
     """
     try:
         yield
@@ -70,7 +70,7 @@ def reading(path: str | os.PathLike[str], error: type[ValueError], what: str = "
         raise error(f"{path}: {what and f'not {what}: '}{one_line(str(reason))}") from None
 
 
-def opened(path: str | os.PathLike[str], *, regular: bool = False) -> IO[bytes]:
+def open_file(path: str | os.PathLike[str], *, regular: bool = False) -> IO[bytes]:
     """Open a file for reading; `regular`: not a pipe or a device, which could last for ever.
 
     Raises:
@@ -113,7 +113,7 @@ def read_bytes(path: str | os.PathLike[str], limit: int = TEXT_MAX) -> bytes:
         FileError: when that is more than `limit` bytes.
         OSError: when it cannot be read.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise FileError(f"longer than {f'{limit >> 20} MiB' if limit >> 20 else f'{limit >> 10} KiB'}")
@@ -154,26 +154,26 @@ def lines(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[tupl
         FileError: for a line that is too long or no text, a file that is too long or cut off, or damaged packing.
         OSError: when it cannot be read.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         blocks = _unpacked(file) if os.fspath(path).endswith(".xz") else iter(lambda: file.read(BLOCK), b"")
-        number, kept, total = 0, io.BytesIO(), 0
+        number, buffer, total = 0, io.BytesIO(), 0
         for block in blocks:
             total += len(block)
             if total > UNPACKED_MAX:
                 raise FileError(f"line {number + 1}: longer than {UNPACKED_MAX >> 20} MiB in all")
-            *ended, rest = block.split(b"\n")
-            for part in ended:
-                kept.write(part)
+            *whole_lines, tail = block.split(b"\n")
+            for part in whole_lines:
+                buffer.write(part)
                 number += 1
-                yield number, _line(kept.getvalue(), number)
-                kept = io.BytesIO()
-            kept.write(rest)
-            if kept.tell() > LINE_MAX:
+                yield number, _line(buffer.getvalue(), number)
+                buffer = io.BytesIO()
+            buffer.write(tail)
+            if buffer.tell() > LINE_MAX:
                 raise FileError(f"line {number + 1}: longer than {LINE_MAX >> 20} MiB")
-        if kept.tell() and whole:
+        if buffer.tell() and whole:
             raise FileError(f"line {number + 1}: the log is truncated: it ends inside a line")
-        if kept.tell():
-            yield number + 1, _line(kept.getvalue(), number + 1)
+        if buffer.tell():
+            yield number + 1, _line(buffer.getvalue(), number + 1)
 
 
 def _line(data: bytes, number: int) -> str:
@@ -277,5 +277,5 @@ def printable(text: str) -> str:
 
 def one_line(text: str) -> str:
     """Return a message without line ends and control characters that a file may have put into it."""
-    shown = printable(text)
-    return shown if len(shown) <= 500 else f"{shown[:500]}..."
+    line = printable(text)
+    return line if len(line) <= 500 else f"{line[:500]}..."

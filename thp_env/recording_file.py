@@ -39,7 +39,7 @@ Natural = Annotated[int, Bounds(0, (1 << 63) - 1)]
 
 
 class Region(TypedDict):
-    """What a process has of a region: KB by kind, VMAs, and the layout, which `recorded_layout` checks."""
+    """A region of a process: KB by kind, VMAs, and the layout, which `recorded_layout` checks."""
 
     p: str
     r: str
@@ -52,7 +52,7 @@ class Region(TypedDict):
 
 
 class Step(TypedDict):
-    """An operation and what it did; `faults` are the minor and major ones of each run, where runs differ."""
+    """An operation and its effects; `faults` are the minor and major ones of each run, if runs differ."""
 
     i: Natural
     op: Annotated[str, Bounds(1, 1 << 16, "length")]
@@ -119,7 +119,7 @@ def recorded_layout(runs: list[list], pages: int) -> np.ndarray:
     """Return the layout of a region of so many pages, one row each.
 
     Raises:
-        RecordingFileError: naming the run of pages that makes no sense.
+        RecordingFileError: naming the impossible run of pages.
     """
     table = np.zeros(pages, LAYOUT_DTYPE)
     table["folio"] = -1

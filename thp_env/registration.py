@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent / "envs"
 CLASS = re.compile(r"^class (\w+)Env\(ThpEnv\):", re.MULTILINE)
 
 
-def _own() -> dict[str, str]:
+def _own_environments() -> dict[str, str]:
     """Return the environments of this package: each `XEnv` of a file in `envs/` is thp_env/X-v0. Imports nothing."""
     return {
         f"thp_env/{name}-v0": f"thp_env.envs.{file.stem}:{name}Env"
@@ -31,11 +31,11 @@ def _own() -> dict[str, str]:
 
 
 def _environments() -> dict[str, str]:
-    known = _own()
+    entries = _own_environments()
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
-        if known.setdefault(entry.name, entry.value) != entry.value:
-            raise ValueError(f"two environments are called {entry.name}: {known[entry.name]} and {entry.value}")
-    return known
+        if entries.setdefault(entry.name, entry.value) != entry.value:
+            raise ValueError(f"two environments are called {entry.name}: {entries[entry.name]} and {entry.value}")
+    return entries
 
 
 ENVIRONMENTS = _environments()
@@ -45,9 +45,9 @@ ENVIRONMENTS = _environments()
 def register_environments() -> None:
     """Register every environment; imports nothing of the simulator.
 
-    They say themselves that `reset` comes before `step`, and tests run Gymnasium's checker over them: its wrappers for
-    both would not let an environment go on that has only been given a saved state. `make(disable_env_checker=False)`
-    puts the checker around.
+    Gymnasium's wrappers for checks and for the order of calls are off: with them, a new environment could not continue
+    from a restored state. The environments check the order themselves, and tests run Gymnasium's checker.
+    `make(disable_env_checker=False)` adds it.
     """
     for env_id, entry_point in ENVIRONMENTS.items():
         if env_id not in registry:
@@ -64,15 +64,15 @@ def check_arguments(env_id: str, arguments: Mapping[str, Any], place: str = "arg
     Args:
         env_id: one of `ENVIRONMENTS`.
         arguments: by name.
-        place: what to call them in an error.
+        place: their name in an error.
 
     Raises:
-        FileError: for a name that there is not, or a value of the wrong type, naming it.
+        FileError: for an unknown name, or a value of the wrong type, naming it.
     """
     from thp_env.reading import FileError
 
-    made: Any = load_env_creator(ENVIRONMENTS[env_id])
+    env_class: Any = load_env_creator(ENVIRONMENTS[env_id])
     try:
-        made.task_class.check_arguments(arguments)
+        env_class.task_class.check_arguments(arguments)
     except (TypeError, ValueError) as error:
         raise FileError(f"{place}: {error}") from None

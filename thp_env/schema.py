@@ -1,4 +1,4 @@
-"""Schemas of what files and callers give: Python's own annotations, checked.
+"""Schemas of values from files and callers: Python's own annotations, checked.
 
 A schema is a type: int, float, str, bool, None, `list[T]`, `tuple[A, B]`, `tuple[T, ...]`, `Sequence[T]`,
 `dict[str, T]`, `Literal`, unions, a `TypedDict` (whose keys are all there are), `Annotated[T, Bounds(...)]`, any class,
@@ -32,7 +32,7 @@ from thp_env.reading import DEPTH_MAX, FileError
 
 
 class Bounds(NamedTuple):
-    """What a number or a length may be.
+    """Bounds of a number or a length.
 
     Attributes:
         least, most: both included.
@@ -51,15 +51,15 @@ NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or
 
 
 def fit(value: Any, schema: Any, place: str = "") -> None:
-    """Check that a value is what a schema says.
+    """Check that a value agrees with a schema.
 
     Args:
-        value: what there is.
-        schema: what there must be.
-        place: what to call the value in an error, such as "meta.seed".
+        value: to be checked.
+        schema: a type.
+        place: name of the value in an error, such as "meta.seed".
 
     Raises:
-        FileError: naming the first place that does not fit, what is there and what should be.
+        FileError: naming the first place that does not agree, its value and the expected one.
     """
     if type(value) is schema and schema is not float:
         return
@@ -76,8 +76,8 @@ def fit(value: Any, schema: Any, place: str = "") -> None:
     elif origin in (Union, UnionType):
         _one_of(value, inner, place)
     elif origin is Literal:
-        if not any(type(value) is type(known) and value == known for known in inner):
-            raise FileError(f"{_at(place)}{_shown(value)} is not known{did_you_mean(value, inner)}: one of "
+        if not any(type(value) is type(literal) and value == literal for literal in inner):
+            raise FileError(f"{_at(place)}{_excerpt(value)} is not known{did_you_mean(value, inner)}: one of "
                             f"{', '.join(map(str, inner))}")  # fmt: skip
     elif _is_typed_dict(schema):
         _fields(value, schema, place)
@@ -107,13 +107,13 @@ def _fields(value: Any, schema: Any, place: str) -> None:
     hints = _hints(schema, include_extras=True)
     for key in value:
         if key not in hints:
-            known = f"{did_you_mean(key, hints)} There are {', '.join(hints)}"
-            raise FileError(f"{_at(place)}unknown key {_shown(key)}{known if '?' in known else ';' + known}")
+            advice = f"{did_you_mean(key, hints)} There are {', '.join(hints)}"
+            raise FileError(f"{_at(place)}unknown key {_excerpt(key)}{advice if '?' in advice else ';' + advice}")
     for key, hint in hints.items():
         # The class's own __required_keys__ does not see through annotations that are texts.
         mark = get_origin(hint)
-        needed = mark is Required or (key in schema.__required_keys__ and mark is not NotRequired)
-        if needed and key not in value:
+        is_required = mark is Required or (key in schema.__required_keys__ and mark is not NotRequired)
+        if is_required and key not in value:
             raise FileError(f"{_at(place)}there is no {key}")
     for key, one in value.items():
         fit(one, hints[key], f"{place}.{key}" if place else key)
@@ -157,19 +157,19 @@ def _within(value: Any, bounds: Any, place: str) -> None:
     number, what = (len(value), f"{bounds.of} ") if bounds.of else (value, "")
     if not bounds.least <= number <= bounds.most:
         most = "on" if math.isinf(bounds.most) else f"to {bounds.most}"
-        raise FileError(f"{_at(place)}{what}{_shown(number)} is not from {bounds.least} {most}")
+        raise FileError(f"{_at(place)}{what}{_excerpt(number)} is not from {bounds.least} {most}")
 
 
 def _require(right: bool, value: Any, wanted: str, place: str) -> None:
     if not right:
-        raise FileError(f"{_at(place)}{_shown(value)} is not {wanted}")
+        raise FileError(f"{_at(place)}{_excerpt(value)} is not {wanted}")
 
 
 def _at(place: str) -> str:
     return f"{place}: " if place else ""
 
 
-def _shown(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     for kind, name in ((bool, str(value).lower()), (NoneType, "null")):
         if isinstance(value, kind):
             return name

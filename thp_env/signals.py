@@ -14,17 +14,17 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` in the block, so that whatever is kept on ctrl-C is kept then, too."""
+    """Let SIGTERM raise `Terminated` in the block, so that it has the same effect as ctrl-C."""
 
     def end(number: int, frame: object) -> None:
         raise Terminated
 
-    with handled({signal.SIGTERM: end}):
+    with handle_signals({signal.SIGTERM: end}):
         yield
 
 
 @contextmanager
-def handled(handlers: Mapping[signal.Signals, signal._HANDLER]) -> Iterator[None]:
+def handle_signals(handlers: Mapping[signal.Signals, signal._HANDLER]) -> Iterator[None]:
     """Handle signals in the block; outside of the main thread, where Python allows no handlers, nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -38,11 +38,11 @@ def handled(handlers: Mapping[signal.Signals, signal._HANDLER]) -> Iterator[None
 
 
 @contextmanager
-def held(*numbers: signal.Signals) -> Iterator[None]:
-    """Hold signals back in the block, SIGINT and SIGTERM if none is named; they come at its end.
+def hold_signals(*numbers: signal.Signals) -> Iterator[None]:
+    """Hold signals back in the block, SIGINT and SIGTERM by default; they arrive at its end.
 
-    For what must not be left halfway, and for imports of libraries that end the process when a signal raises while
-    they begin, as PyTorch does. A process that is started in the block inherits that they are held back.
+    This is for work that must not be interrupted, and for imports of libraries that end the process when a signal
+    raises during the import, as PyTorch does. A process that is started in the block also holds them back.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers or (signal.SIGINT, signal.SIGTERM))
     try:
@@ -52,5 +52,5 @@ def held(*numbers: signal.Signals) -> Iterator[None]:
 
 
 def exit_code(stopped: KeyboardInterrupt) -> int:
-    """Return what a command that was ended by a signal exits with: 128 and the signal's number, as in a shell."""
+    """Return the exit code of a command that a signal ended: 128 plus the signal's number, as in a shell."""
     return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Workloads: what environments and evaluations run, and how they are found.
+"""Workloads for environments and evaluations, and how they are found.
 
 A workload draws instances: a trace program and the machine that runs it. Packages offer workloads through the
 entry-point group `thp_env.workloads`; each entry point is a callable that returns a list of `Workload`.
@@ -30,7 +30,7 @@ class WorkloadError(ValueError):
 
 
 class Instance(NamedTuple):
-    """One draw of a workload: what runs, and on which machine."""
+    """One draw of a workload: a program and its machine."""
 
     program: Program
     config: MachineConfig
@@ -47,17 +47,17 @@ SURROUNDINGS = ("recorded", "drawn")
 
 @dataclass(frozen=True)
 class Workload:
-    """Something that draws instances.
+    """A source of instances.
 
     Attributes:
         name: unique.
         kind: "generator" or "recording".
-        family: workloads of one family never stand on two sides of a split.
+        family: workloads of one family are never on two sides of a split.
         split: "train", "validation" or "test".
         description: one line.
         sample: draws an instance from a NumPy generator, or a program, which then runs on a machine that fits it;
             equal generators give equal instances. `draw` calls it.
-        variants: what draws it in other sizes (`SIZES`) or surroundings (`SURROUNDINGS`), by their name.
+        variants: functions that draw it in other sizes (`SIZES`) or surroundings (`SURROUNDINGS`), by name.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Workload:
     variants: Mapping[str, Sample] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no workload.
+        """Refuse impossible attributes.
 
         Raises:
             WorkloadError: naming the attribute.
@@ -87,13 +87,13 @@ class Workload:
         Raises:
             WorkloadError: when the workload's function returns something else.
         """
-        drawn = self.sample(rng)
-        if isinstance(drawn, Program):
-            return Instance(drawn, MachineConfig(memory=memory_for(drawn)))
-        if not isinstance(drawn, Instance):
-            raise WorkloadError(f"workload {self.name!r} returned {shown(drawn)}: return Instance(program, "
+        sample = self.sample(rng)
+        if isinstance(sample, Program):
+            return Instance(sample, MachineConfig(memory=memory_for(sample)))
+        if not isinstance(sample, Instance):
+            raise WorkloadError(f"workload {self.name!r} returned {excerpt(sample)}: return Instance(program, "
                                 "MachineConfig(...)) or a Program")  # fmt: skip
-        return drawn
+        return sample
 
     def variant(self, name: str | None) -> Workload:
         """Return the workload in another size or surroundings; the same one where it has no such variant."""
@@ -101,7 +101,7 @@ class Workload:
 
     @property
     def varies(self) -> bool:
-        """Whether it draws different instances: a recording does where its surroundings are drawn."""
+        """Whether it draws different instances; a recording does if its surroundings are drawn."""
         return self.kind != "recording" or self.sample is self.variants.get("drawn")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Workload:
@@ -110,30 +110,30 @@ class Workload:
 
 
 def portable(workload: Workload, instance: Instance) -> Workload:
-    """Return a workload that can be pickled: one whose function cannot draws the instance again instead."""
+    """Return a workload that can be pickled; if its function cannot, the result always draws this instance."""
     try:
         pickle.dumps((workload.sample, dict(workload.variants)))
     except Exception:  # pickle raises whatever it finds
-        return replace(workload, sample=partial(_again, instance), variants={})
+        return replace(workload, sample=partial(_redraw, instance), variants={})
     return workload
 
 
-def _again(instance: Instance, rng: np.random.Generator) -> Instance:
+def _redraw(instance: Instance, rng: np.random.Generator) -> Instance:
     return instance
 
 
 @dataclass(frozen=True)
 class Source:
-    """What episodes are drawn from: workloads, in which size and surroundings, and the chance of each.
+    """The source of episodes: workloads, their size and surroundings, and the chance of each.
 
     Attributes:
         workloads: one of which each episode draws.
-        size: of generators' episodes, one of `SIZES`; None: as they are.
-        surroundings: of recordings, one of `SURROUNDINGS`; None: as they are.
-        weights: how often each workload is drawn beside the others; None: all alike.
+        size: of generators' episodes, one of `SIZES`; None: their own.
+        surroundings: of recordings, one of `SURROUNDINGS`; None: their own.
+        weights: how often each workload is drawn, in relation to the others; None: all equally.
 
     Raises:
-        WorkloadError: for a size, surroundings or weights that make no sense.
+        WorkloadError: for an impossible size, surroundings or weights.
     """
 
     workloads: tuple[Workload, ...]
@@ -142,18 +142,18 @@ class Source:
     weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is what is asked for."""
+        """Check that the size and the surroundings exist."""
         names = ", ".join(w.name for w in self.workloads)
-        for what, name, known in (("size", self.size, SIZES), ("surroundings", self.surroundings, SURROUNDINGS)):
-            if name is not None and name not in known:
-                raise WorkloadError(f"unknown {what} {name!r}: one of {', '.join(known)}")
+        for what, name, choices in (("size", self.size, SIZES), ("surroundings", self.surroundings, SURROUNDINGS)):
+            if name is not None and name not in choices:
+                raise WorkloadError(f"unknown {what} {name!r}: one of {', '.join(choices)}")
             if name not in (None, "recorded") and not any(name in w.variants for w in self.workloads):
                 raise WorkloadError(f"{what} {name!r} is nothing that {names} can have: {_HAS[what]}")
         if self.weights is not None:
             try:
                 weights = tuple(map(float, self.weights))
             except (TypeError, ValueError):
-                raise WorkloadError(f"weights must be numbers, not {shown(self.weights)}") from None
+                raise WorkloadError(f"weights must be numbers, not {excerpt(self.weights)}") from None
             object.__setattr__(self, "weights", weights)
             if len(weights) != len(self.workloads):
                 raise WorkloadError(f"weights must be one for each of {names}, not {len(weights)}")
@@ -168,22 +168,22 @@ class Source:
         workload = self.workloads[i].variant(self.surroundings).variant(self.size)
         return workload, workload.draw(rng)
 
-    def changed(self, options: Mapping[str, Any]) -> Source:
+    def with_options(self, options: Mapping[str, Any]) -> Source:
         """Return the source with some of `workload`, `size`, `surroundings` and `weights` put otherwise."""
         changes = {name: options[name] for name in ("size", "surroundings", "weights") if name in options}
         if "workload" in options:
             others = tuple(resolve(options["workload"]))
             has = {name for w in others for name in w.variants}
-            kept = {"size": self.size if self.size in has else None,
-                    "surroundings": self.surroundings if self.surroundings in has else None}  # fmt: skip
-            changes = {"weights": None, **kept, **changes, "workloads": others}
+            defaults = {"size": self.size if self.size in has else None,
+                        "surroundings": self.surroundings if self.surroundings in has else None}  # fmt: skip
+            changes = {"weights": None, **defaults, **changes, "workloads": others}
         return replace(self, **changes) if changes else self
 
 
 _HAS = {"size": "generators have sizes", "surroundings": "recordings that are installed have them"}
 
 
-def shown(value: Any) -> str:
+def excerpt(value: Any) -> str:
     """Return a value as a message shows it: in one line, and not a long one."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
@@ -191,22 +191,22 @@ def shown(value: Any) -> str:
 @cache
 def workloads() -> dict[str, Workload]:
     """Return every installed workload by name."""
-    found: dict[str, Workload] = {}
+    by_name: dict[str, Workload] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         try:
-            offered = list(entry.load()())
-            if strangers := [w for w in offered if not isinstance(w, Workload)]:
+            workloads_of = list(entry.load()())
+            if strangers := [w for w in workloads_of if not isinstance(w, Workload)]:
                 raise TypeError(f"{strangers[0]!r} is no Workload")
         except (Exception, SystemExit) as error:
             reason = f"{type(error).__name__}: {error}"
             raise WorkloadError(f"the workloads of {entry.name} ({entry.value}) cannot be loaded: {reason}") from error
-        for workload in offered:
+        for workload in workloads_of:
             if not isinstance(workload, Workload):
                 raise WorkloadError(f"{entry.name} ({entry.value}) offers {workload!r:.80}, which is no Workload")
-            if workload.name in found:
+            if workload.name in by_name:
                 raise WorkloadError(f"two packages offer a workload called {workload.name}")
-            found[workload.name] = workload
-    return found
+            by_name[workload.name] = workload
+    return by_name
 
 
 def find(name: str) -> Workload:
@@ -215,24 +215,24 @@ def find(name: str) -> Workload:
     Raises:
         WorkloadError: for an unknown name, with the nearest known one.
     """
-    known = workloads()
-    if name in known:
-        return known[name]
+    installed = workloads()
+    if name in installed:
+        return installed[name]
     path = Path(name)
     if path.suffix in (".npz", ".txt", ".trace"):
-        program = load_program(path) if path.suffix == ".npz" else _parsed(path)
+        program = load_program(path) if path.suffix == ".npz" else _parse(path)
         if not len(program):
             raise WorkloadError(f"{path}: there is no operation in it")
         return fixed(path.stem, program)
-    hint = did_you_mean(name, known, ".")
-    raise WorkloadError(f"unknown workload {name!r}{hint} There are {', '.join(known) or 'none installed'}")
+    hint = did_you_mean(name, installed, ".")
+    raise WorkloadError(f"unknown workload {name!r}{hint} There are {', '.join(installed) or 'none installed'}")
 
 
 def fixed(name: str, program: Program, config: MachineConfig | None = None) -> Workload:
     """Return a workload that always runs one program."""
     config = config or MachineConfig(memory=memory_for(program))
     return Workload(name, "recording", name, "test", str(program.meta.get("description", name)),
-                    partial(_again, Instance(program, config)))  # fmt: skip
+                    partial(_redraw, Instance(program, config)))  # fmt: skip
 
 
 def memory_for(program: Program) -> int:
@@ -248,17 +248,17 @@ def most_mapped(program: Program, shares: Mapping[int, float] | None = None) -> 
         shares: of regions, by number, that count; None: all of them count whole.
     """
     from thp_env.machine import layout
-    from thp_env.machine.operations import fields, select
+    from thp_env.machine.operations import among, fields, select
 
     code = {name: layout.OPS.index(name) for name in ("mmap", "munmap", "mremap", "brk")}
     ops = program.ops
     mappings = select(ops, "mmap")
     files = set(mappings["region"][mappings["flags"] & layout.VM_FILE != 0].tolist())
-    touched = ops["region"][np.isin(ops["op"], [layout.OPS.index(name) for name in ("touch", "access")])]
+    touched = ops["region"][among(ops, "touch", "access")]
     accessed = {*touched.tolist(), *program.accesses["region"].tolist()}
     mapped = peak = 0.0
     heap: dict[int, int] = {}
-    for op in ops[np.isin(ops["op"], list(code.values()))]:
+    for op in ops[among(ops, *code)]:
         kind, region, length = int(op["op"]), int(op["region"]), int(op["length"])
         if region in files - accessed:
             continue
@@ -294,10 +294,10 @@ def resolve(workload: str | Workload | Program | Instance | Sequence) -> list[Wo
         function = getattr(workload, "__name__", "function")
         raise WorkloadError("a function is no workload by itself: wrap it, as Workload('my_name', 'generator', "
                             f"'my_family', 'train', 'what it does', {function})")  # fmt: skip
-    raise WorkloadError(f"{shown(workload)} is no workload: give a name, a Workload, a Program or several of them")
+    raise WorkloadError(f"{excerpt(workload)} is no workload: give a name, a Workload, a Program or several of them")
 
 
-def _parsed(path: Path) -> Program:
+def _parse(path: Path) -> Program:
     with reading(path, WorkloadError):
         text = read_text(path)
     return parse_program(text, str(path))

@@ -1,11 +1,11 @@
-"""Finds policies by name: heuristics, trained ones that ship, files, and what other packages define."""
+"""Finds policies by name: heuristics, shipped trained policies, files, and policies of other packages."""
 
 from __future__ import annotations
 
 from thp_agents.heuristics.add_ons import ADD_ONS, WithAddOn
 from thp_agents.heuristics.kernel_settings import FORMER_NAMES, KernelSetting
 from thp_agents.learned import shipped
-from thp_agents.plug_ins import imported, policies
+from thp_agents.plug_ins import import_policy, policies
 from thp_agents.policy import Policy, PolicyError
 from thp_env.machine.sizes import orders_of, sizes_of
 from thp_env.names import did_you_mean
@@ -24,20 +24,20 @@ def find_policy(name: str) -> Policy:
     Raises:
         PolicyError: for an unknown name, with the nearest known one, a broken file, or code that makes no policy.
     """
-    known, trained = policies(), shipped()
+    by_name, shipped_files = policies(), shipped()
     name = FORMER_NAMES.get(name, name)
-    if name in known:
-        return known[name]()
-    if name in trained or name.endswith(".npz"):
+    if name in by_name:
+        return by_name[name]()
+    if name in shipped_files or name.endswith(".npz"):
         from thp_agents.learned.policy_file import load_policy
 
-        return load_policy(trained.get(name, name), name.partition("#")[0] if name in trained else None)
+        return load_policy(shipped_files.get(name, name), name.partition("#")[0] if name in shipped_files else None)
     if name.startswith("sb3:"):
         from thp_agents.learned.sb3_model import load_sb3
 
         return load_sb3(name.removeprefix("sb3:"))
     if ":" in name:
-        return imported(name)
+        return import_policy(name)
     base, plus, add_on = name.rpartition("+")
     if plus and add_on in ADD_ONS:
         return WithAddOn(find_policy(base), add_on)
@@ -46,8 +46,8 @@ def find_policy(name: str) -> Policy:
     except ValueError:
         pass
     else:
-        return known[sizes]() if sizes in known else KernelSetting(sizes, sizes, "Linux: these sizes enabled")
-    hint = did_you_mean(name, [*known, *trained], ".")
+        return by_name[sizes]() if sizes in by_name else KernelSetting(sizes, sizes, "Linux: these sizes enabled")
+    hint = did_you_mean(name, [*by_name, *shipped_files], ".")
     raise PolicyError(
-        f"unknown policy {name!r}{hint} There are {', '.join(known)}, a .npz file, sb3:model.zip, or module:Class"
+        f"unknown policy {name!r}{hint} There are {', '.join(by_name)}, a .npz file, sb3:model.zip, or module:Class"
     )

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from thp_agents.parser import parser
-from thp_agents.refusals import refused
-from thp_env.signals import exit_code, held, sigterm_interrupts
+from thp_agents.refusals import refuse
+from thp_env.signals import exit_code, hold_signals, sigterm_interrupts
 
 
 def _conformance(args: argparse.Namespace) -> int:
@@ -63,13 +63,13 @@ def _workloads(args: argparse.Namespace) -> int:
         show(find(args.names[1]), args.seed, path)
         print(f"wrote {path}")
         return 0
-    chosen = [find(name) for name in args.names] or list(workloads().values())
+    selection = [find(name) for name in args.names] or list(workloads().values())
     if args.profile:
         from thp_agents.profile_report import report
 
-        return report(args.names or [w.name for w in chosen], args)
+        return report(args.names or [w.name for w in selection], args)
     fields = {"name": 16, "kind": 10, "family": 16, "split": 11, "description": 0}
-    return _list(chosen, fields, tuple(fields), args.json)
+    return _list(selection, fields, tuple(fields), args.json)
 
 
 def _policies(args: argparse.Namespace) -> int:
@@ -80,19 +80,19 @@ def _policies(args: argparse.Namespace) -> int:
     from thp_agents.plug_ins import policies
 
     fields = {"name": 28, "kind": 10, "source": 0}
-    known = {name: find_policy(name) for name in (*policies(), *shipped())}
-    rows = (SimpleNamespace(name=name, kind=p.kind, source=p.source) for name, p in known.items())
+    by_name = {name: find_policy(name) for name in (*policies(), *shipped())}
+    rows = (SimpleNamespace(name=name, kind=p.kind, source=p.source) for name, p in by_name.items())
     return _list(rows, fields, tuple(fields), args.json)
 
 
-def _list(items: Iterable[object], fields: dict[str, int], shown: Sequence[str], as_json: bool) -> int:
+def _list(items: Iterable[object], fields: dict[str, int], columns: Sequence[str], as_json: bool) -> int:
     """Print the fields (name: width) of each item, those shown in columns or all as JSON."""
     rows = [{f: getattr(item, f) for f in fields} for item in items]
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
         for row in rows:
-            print(" ".join(f"{row[f]:{fields[f] or ''}}" for f in shown))
+            print(" ".join(f"{row[f]:{fields[f] or ''}}" for f in columns))
     return 0
 
 
@@ -187,7 +187,7 @@ def _dataset(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    with held():
+    with hold_signals():
         from thp_agents.demo_command import run
 
     return run(args, _command())
@@ -274,11 +274,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:  # whoever read the output, such as head, has seen enough
             _write_no_more()
             return 0
-        return refused(error)
+        return refuse(error)
     except Exception as error:
         if debug:
             raise
-        return refused(error)
+        return refuse(error)
 
 
 def _carry_out(args: argparse.Namespace) -> int:

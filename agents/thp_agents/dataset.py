@@ -195,14 +195,14 @@ def best_heuristic(setting: Setting) -> tuple[str, dict[str, float]]:
     Raises:
         PolicyError: when none decides in this environment by its actions.
     """
-    tried = Setting(setting.environment, setting.workloads, setting.size, min(TRIED, setting.episodes), setting.seed,
-                    setting.arguments)  # fmt: skip
+    trial = Setting(setting.environment, setting.workloads, setting.size, min(TRIED, setting.episodes), setting.seed,
+                            setting.arguments)  # fmt: skip
     costs = {}
     for name in policies():
         if name == RANDOM:
             continue
         try:
-            episodes = record(fitting(name, setting), tried)
+            episodes = record(fitting(name, setting), trial)
         except PolicyError:
             continue
         costs[name] = float(np.mean([e.cost_ns for e in episodes]))
@@ -215,9 +215,9 @@ def digest(episodes: Sequence[Episode]) -> str:
     """Return what identifies the data: equal data have equal digests."""
     total = hashlib.sha256()
     for e in episodes:
-        for seen in e.observations:
-            for key in sorted(seen):
-                total.update(seen[key].tobytes())
+        for observation in e.observations:
+            for key in sorted(observation):
+                total.update(observation[key].tobytes())
         total.update(np.array(e.actions, np.int64).tobytes() + np.array(e.rewards).tobytes())
     return total.hexdigest()[:16]
 
@@ -227,11 +227,11 @@ def datasheet(dataset_id: str, policy: Policy, setting: Setting, episodes: Seque
     """Return the datasheet of a dataset as Markdown (Gebru et al., "Datasheets for Datasets", 2021)."""
     returns = np.array([sum(e.rewards) for e in episodes])
     steps = np.array([len(e.actions) for e in episodes])
-    drawn = {name: sum(e.workload == name for e in episodes) for name in sorted({e.workload for e in episodes})}
+    counts = {name: sum(e.workload == name for e in episodes) for name in sorted({e.workload for e in episodes})}
     ends = {reason: sum(e.reason == reason for e in episodes) for reason in sorted({e.reason for e in episodes})}
     actions = np.concatenate([np.array(e.actions).reshape(-1) for e in episodes])
     used = ", ".join(f"{a}: {np.mean(actions == a):.0%}" for a in np.unique(actions).tolist())
-    listed = "\n".join(f"- {note}" for note in notes)
+    note_list = "\n".join(f"- {note}" for note in notes)
     return f"""# {dataset_id}
 
 ## What it is for
@@ -243,7 +243,7 @@ them ({policy.kind}; {policy.source}).
 
 - {len(episodes)} episodes, {steps.sum()} steps ({steps.min()} to {steps.max()} an episode)
 - return, minus ns per access: mean {returns.mean():.4g}, from {returns.min():.4g} to {returns.max():.4g}
-- episodes of each workload: {", ".join(f"{name} {n}" for name, n in drawn.items())}; ends: {ends}
+- episodes of each workload: {", ".join(f"{name} {n}" for name, n in counts.items())}; ends: {ends}
 - share of each action: {used}
 - infos of each step: `elapsed_ns`, the simulated time that the step took, by which to discount; `action_mask`, which
   actions could have an effect
@@ -255,7 +255,7 @@ them ({policy.kind}; {policy.source}).
 {setting.seed + setting.episodes - 1}
 - {setting.environment} with {setting.arguments}, size {setting.size or "as installed"}
 - the same command gives the same data: digest {digest(episodes)}
-{listed}
+{note_list}
 
 ## What it must not be used for
 

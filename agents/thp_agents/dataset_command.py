@@ -31,20 +31,20 @@ def run(args: argparse.Namespace, command: str) -> int:
     if args.folder:
         args.folder.mkdir(parents=True, exist_ok=True)
         os.environ["MINARI_DATASETS_PATH"] = str(args.folder.resolve())
-    made: dict[str, tuple[Policy, list[Episode], list[str]]] = {}
+    by_policy: dict[str, tuple[Policy, list[Episode], list[str]]] = {}
     for spec in dict.fromkeys(args.policies):
         notes = []
         if spec == BEST:
             spec, costs = best_heuristic(setting)
-            shown = ", ".join(f"{name} {cost:.3f}" for name, cost in sorted(costs.items(), key=lambda item: item[1]))
-            notes = [f"chosen by mean ns per access on the first episodes: {shown}"]
+            ranking = ", ".join(f"{name} {cost:.3f}" for name, cost in sorted(costs.items(), key=lambda item: item[1]))
+            notes = [f"chosen by mean ns per access on the first episodes: {ranking}"]
         policy = fitting(spec, setting)
         dataset_id = f"{prefix}/{_slug(BEST if notes else policy.name)}-v0"
-        if dataset_id in made:
+        if dataset_id in by_policy:
             raise PolicyError(f"two policies would make {dataset_id}: leave one out")
-        made[dataset_id] = (policy, record(policy, setting), notes)
-    _refuse_known(list(made))
-    for dataset_id, (policy, episodes, notes) in made.items():
+        by_policy[dataset_id] = (policy, record(policy, setting), notes)
+    _refuse_known(list(by_policy))
+    for dataset_id, (policy, episodes, notes) in by_policy.items():
         _write(dataset_id, policy, episodes, notes, setting, args.author, command)
     return 0
 
@@ -83,7 +83,7 @@ def _write(dataset_id: str, policy: Policy, episodes: list[Episode], notes: list
         n = len(e.actions)
         buffer.append(EpisodeBuffer(
             id=i, seed=e.seed, actions=list(e.actions), rewards=list(e.rewards),
-            observations={key: [seen[key] for seen in e.observations] for key in e.observations[0]},
+            observations={key: [observation[key] for observation in e.observations] for key in e.observations[0]},
             infos={"elapsed_ns": list(e.elapsed_ns), "action_mask": list(e.masks)},
             terminations=[e.terminated and k == n - 1 for k in range(n)],
             truncations=[not e.terminated and k == n - 1 for k in range(n)],
@@ -108,13 +108,13 @@ def _whole_folder(path: Path) -> Iterator[None]:
     Raises:
         PolicyError: naming it.
     """
-    made = path
-    while not made.parent.exists():
-        made = made.parent
+    new_folder = path
+    while not new_folder.parent.exists():
+        new_folder = new_folder.parent
     try:
         yield
     except BaseException as error:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(new_folder, ignore_errors=True)
         # HDF5 tells of what the system refuses in the words of a RuntimeError, or of an OSError without a number.
         number = re.search(r"errno = (\d+)", str(error))
         if number:

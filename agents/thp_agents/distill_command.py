@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, command: str) -> int:
         args: its arguments.
         command: how it was called, kept with the policy.
     """
-    wanted = [] if args.no_score else cases(args.suite)
+    selection = [] if args.no_score else cases(args.suite)
     store = Store(args.store)
     teacher = find_policy(args.file)
     if not isinstance(teacher, LearnedPolicy):
@@ -48,15 +48,15 @@ def run(args: argparse.Namespace, command: str) -> int:
     policy = distill(
         teacher, leaves=args.leaves, rounds=args.rounds, episodes=args.episodes, seed=args.seed,
         workloads=args.workloads, processes=processes, command=command,
-        told=lambda line: tqdm.write(line) if not args.quiet else None,
+        progress=lambda line: tqdm.write(line) if not args.quiet else None,
     )  # fmt: skip
     save_policy(policy, out)
     write_text(out.with_suffix(".c"), c_source(policy))
     text = f"{args.file} as a tree\n\n{rules(policy)}"
     write_text(out.with_suffix(".txt"), text)
     print(rules(policy))
-    if wanted:
-        line = f"suite {args.suite}: {share_line(args.file, str(out), wanted, store, processes, args.quiet)}"
+    if selection:
+        line = f"suite {args.suite}: {share_line(args.file, str(out), selection, store, processes, args.quiet)}"
         write_text(out.with_suffix(".txt"), f"{text}\n{line}\n")
         print(line)
     print(f"wrote {', '.join(str(out.with_suffix(end)) for end in ('.npz', '.txt', '.c'))}")
@@ -64,14 +64,15 @@ def run(args: argparse.Namespace, command: str) -> int:
 
 
 def share_line(
-    network: str, tree: str, wanted: Sequence[Case], store: Store | None = None, processes: int = 1, quiet: bool = False
+    network: str, tree: str, selection: Sequence[Case], store: Store | None = None, processes: int = 1,
+    quiet: bool = False,
 ) -> str:
     """Return a line that says what share of a policy's score its tree keeps.
 
     Args:
         network: the policy as `find_policy` takes it.
         tree: its tree.
-        wanted: what both run.
+        selection: what both run.
         store: as `evaluate` takes it.
         processes: to run in.
         quiet: no progress bars.
@@ -80,7 +81,7 @@ def share_line(
         PolicyError: when one of them fails.
     """
     entries = [entry(spec) for spec in (NEVER, network, tree)]
-    runs, failures = evaluate(entries, wanted, store=store, processes=processes, quiet=quiet)
+    runs, failures = evaluate(entries, selection, store=store, processes=processes, quiet=quiet)
     for failure in failures:
         raise PolicyError(f"{failure.key} failed on {failure.case.workload}: {failure.reason}")
     comparison = Comparison(runs, NEVER, {e.name: e.kind for e in entries})

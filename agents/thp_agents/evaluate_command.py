@@ -46,13 +46,13 @@ def run(args: argparse.Namespace) -> int:
             writable(path)
     if args.report and args.report.exists() and not args.report.is_dir():
         raise PolicyError(f"cannot make {args.report}: it is there and no folder")
-    shown = load_results(args.show) if args.show else None
-    suite = shown.suite if shown else args.suite or ("" if args.workloads else "validation")
+    earlier = load_results(args.show) if args.show else None
+    suite = earlier.suite if earlier else args.suite or ("" if args.workloads else "validation")
     if args.choose and suite != "validation":
         raise PolicyError("--choose goes with --suite validation: choosing on anything else would be cheating")
-    if shown:
+    if earlier:
         try:
-            return _show(shown, args, ())
+            return _show(earlier, args, ())
         except KeyError as error:
             raise PolicyError(f"{args.show}: there is no {error} among what was measured of a run") from None
     choice = load_choice()
@@ -61,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
                           "thp-env evaluate --suite validation --choose before the test side is run")  # fmt: skip
     always = (NEVER, LINUX, choice.reference if choice else LINUX) if suite else (NEVER,)
     entries = participants(args.policies or (), always)
-    wanted = cases(suite) if suite else named_cases(args.workloads, args.seeds)
+    selection = cases(suite) if suite else named_cases(args.workloads, args.seeds)
     if suite and not args.results:
         args.results = Path("runs") / "evaluate" / f"{suite}.json"
         args.results.parent.mkdir(parents=True, exist_ok=True)
     store = Store(args.store or (Path("runs") / "evaluate" / f"{suite}.jsonl" if suite else None), args.fresh)
     try:
-        return _run(args, suite, entries, wanted, store)
+        return _run(args, suite, entries, selection, store)
     except KeyboardInterrupt as stop:
         if store.path:
             stop.args = (f"what is done is kept in {store.path}, and the same command goes on from there",)
@@ -76,55 +76,55 @@ def run(args: argparse.Namespace) -> int:
 
 def participants(specs: Sequence[str], always: Sequence[str] = (NEVER,)) -> list[Entry]:
     """Return the policies that take part: those named, or all, and some always."""
-    found = entries_of(list(specs) or [*policies(), *shipped()])
-    names = {e.name for e in found}
-    return [*entries_of([name for name in dict.fromkeys(always) if name not in names]), *found]
+    others = entries_of(list(specs) or [*policies(), *shipped()])
+    names = {e.name for e in others}
+    return [*entries_of([name for name in dict.fromkeys(always) if name not in names]), *others]
 
 
 def _run(
-    args: argparse.Namespace, suite: str, entries: Sequence[Entry], wanted: Sequence[Case], store: Store
+    args: argparse.Namespace, suite: str, entries: Sequence[Entry], selection: Sequence[Case], store: Store
 ) -> int:  # fmt: skip
     processes = args.processes or len(os.sched_getaffinity(0))
-    notes = [*trained_before(entries), *(probes(entries, wanted) if args.probe else [])]
+    notes = [*trained_before(entries), *(probes(entries, selection) if args.probe else [])]
     beside, partly = list[Run](), list[list[Run]]()
     anew = args.recompute_references or args.fresh
     for reference in REFERENCES:
-        searched = _searched(reference, suite, wanted, args.clairvoyant, anew)
+        search_cases = _search_cases(reference, suite, selection, args.clairvoyant, anew)
         outcomes = reference.outcomes(
-            wanted, recompute=anew, processes=processes, ray=args.ray,
-            quiet=args.quiet, store=store, search=searched,
+            selection, recompute=anew, processes=processes, ray=args.ray,
+            quiet=args.quiet, store=store, search=search_cases,
         )  # fmt: skip
         if args.save_references and outcomes:
             reference.save(outcomes)
         if reference is STATIC_ORACLE:
-            wanted = [case for case in wanted if case in outcomes or case not in searched]
-        if len(outcomes) == len(wanted):
+            selection = [case for case in selection if case in outcomes or case not in search_cases]
+        if len(outcomes) == len(selection):
             beside += reference.runs(outcomes)
         else:
             partly.append(reference.runs(outcomes))
     runs, failures = evaluate(
-        entries, wanted, store=store, processes=processes, ray=args.ray, limit=args.limit, quiet=args.quiet
+        entries, selection, store=store, processes=processes, ray=args.ray, limit=args.limit, quiet=args.quiet
     )
     title = f"Suite {suite}" if suite else f"Workloads {', '.join(args.workloads)}"
-    results = gather(title, suite, entries, wanted, [*runs, *beside], failures, notes, load_choice())
+    results = gather(title, suite, entries, selection, [*runs, *beside], failures, notes, load_choice())
     for line in results.failures:
         print(f"left out: {line}", file=sys.stderr)
     if not any(r.policy != NEVER for r in runs):
         print("thp-env: no policy is left to compare", file=sys.stderr)
         return 1
-    results.notes += [tables.where_known(results, known) for known in partly if known]
-    pictures = _pictures(results, entries, wanted, args) if args.report else ()
+    results.notes += [tables.where_known(results, reference_runs) for reference_runs in partly if reference_runs]
+    pictures = _pictures(results, entries, selection, args) if args.report else ()
     return _show(results, args, pictures)
 
 
-def _searched(
-    reference: Reference, suite: str, wanted: Sequence[Case], clairvoyant: bool, anew: bool
+def _search_cases(
+    reference: Reference, suite: str, selection: Sequence[Case], clairvoyant: bool, anew: bool
 ) -> list[Case]:  # fmt: skip
     """Return the cases that a reference is searched on; of many instances of real programs, the first of each."""
     many = suite in SUITES and bool(SUITES[suite].corpus)
     if not clairvoyant and (reference is CLAIRVOYANT or (many and not anew)):
         return []
-    return list({case.workload: case for case in reversed(wanted)}.values()) if many else list(wanted)
+    return list({case.workload: case for case in reversed(selection)}.values()) if many else list(selection)
 
 
 def _show(results: Results, args: argparse.Namespace, pictures: Sequence[Run]) -> int:
@@ -154,15 +154,15 @@ def _show(results: Results, args: argparse.Namespace, pictures: Sequence[Run]) -
 
 
 def _pictures(
-    results: Results, entries: Sequence[Entry], wanted: Sequence[Case], args: argparse.Namespace
+    results: Results, entries: Sequence[Entry], selection: Sequence[Case], args: argparse.Namespace
 ) -> list[Run]:  # fmt: skip
     """Run the best policies again on each workload's first seed, with pictures."""
     ranking = [name for name in results.comparison.ranking() if results.kinds[name] != "reference"]
-    shown = list(dict.fromkeys([*ranking[:PICTURED], results.reference, NEVER]))
+    names = list(dict.fromkeys([*ranking[:PICTURED], results.reference, NEVER]))
     by_name = {e.name: e for e in reversed(entries)}
-    first = {case.workload: case for case in reversed(wanted)}
-    chosen = [by_name[name] for name in shown]
-    return evaluate(chosen, sorted(first.values()), frames=60, limit=args.limit, quiet=args.quiet)[0]
+    first = {case.workload: case for case in reversed(selection)}
+    top_entries = [by_name[name] for name in names]
+    return evaluate(top_entries, sorted(first.values()), frames=60, limit=args.limit, quiet=args.quiet)[0]
 
 
 def trained_before(entries: Sequence[Entry]) -> list[str]:
@@ -171,7 +171,7 @@ def trained_before(entries: Sequence[Entry]) -> list[str]:
     return [f"{name} was trained on behaviour {of} of the simulator; this is {BEHAVIOUR}" for name, of in names.items()]
 
 
-def probes(entries: Sequence[Entry], wanted: Sequence[Case]) -> list[str]:
+def probes(entries: Sequence[Entry], selection: Sequence[Case]) -> list[str]:
     """Say, for each environment that learned policies decide in, how far observations give the families away.
 
     Raises:
@@ -179,7 +179,7 @@ def probes(entries: Sequence[Entry], wanted: Sequence[Case]) -> list[str]:
     """
     from thp_agents.probe import probe
 
-    workloads = {case.workload: workload_of(case) for case in wanted}
+    workloads = {case.workload: workload_of(case) for case in selection}
     environments = {find_policy(e.spec).environment for e in entries if e.kind == "learned"} or {Policy.environment}
     return [f"{name}: {probe(name, list(workloads.values()), PROBED)}" for name in sorted(environments)]
 

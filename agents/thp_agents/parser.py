@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +18,7 @@ class _Parser(argparse.ArgumentParser):
 class _Version(argparse.Action):
     """Prints the version, which only then has to be imported."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> NoReturn:
         from thp_env import BEHAVIOUR, __version__
 
         print(f"thp-env {__version__} (behaviour {BEHAVIOUR} of the simulator)")
@@ -68,20 +69,14 @@ _COSTS = ("demo", "train", "tune", "evaluate", "distill", "dataset", "probe", "w
 """Verbs that simulate on a machine whose costs may be measured ones."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
-    p = _Parser(prog="thp-env", description="Linux folio sizes: simulate, train, evaluate.")
-    p.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    p.add_argument("--debug", action="store_true", help="show where an unexpected error comes from")
-    sub = p.add_subparsers(dest="verb", required=True)
-
-    c = sub.add_parser("demo", help="train an agent and evaluate it on programs it has never seen")
+def _demo(c: argparse.ArgumentParser) -> None:
     c.add_argument("--folder", default="runs/demo", help="where the results go (default: %(default)s)")
     budget = c.add_mutually_exclusive_group()
     budget.add_argument("--quick", action="store_true", help="train for seconds only")
     budget.add_argument("--full", action="store_true", help="train with the whole budget: some minutes")
 
-    c = sub.add_parser("train", help="train an agent")
+
+def _train(c: argparse.ArgumentParser) -> None:
     c.add_argument("--agent", default="maskable_ppo", metavar="NAME", help="or a .toml file (default: %(default)s)")
     c.add_argument("--out", type=Path, help="the policy (default: runs/AGENT-SEED.npz)")
     c.add_argument("--folder", help="checkpoints and TensorBoard logs (default: runs/AGENT-SEED)")
@@ -91,14 +86,16 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--threads", type=_natural, default=1, help="that step the machines (default: %(default)s)")
     c.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
 
-    c = sub.add_parser("tune", help="search an agent's hyperparameters on the validation families")
+
+def _tune(c: argparse.ArgumentParser) -> None:
     c.add_argument("--agent", default="maskable_ppo", metavar="NAME", help="or a .toml file (default: %(default)s)")
     c.add_argument("--trials", type=_positive, default=30, help="at most 30 (default: %(default)s)")
     c.add_argument("--seconds", type=_positive, default=180, help="of each training, at most 180 (default: 180)")
     c.add_argument("--seed", type=_natural, help="of the search and of each training (default: the agent's)")
     c.add_argument("--out", type=Path, help="the search, to go on from (default: AGENT.trials.json beside its file)")
 
-    c = sub.add_parser("evaluate", help="compare policies on workloads")
+
+def _evaluate(c: argparse.ArgumentParser) -> None:
     c.add_argument("--suite", metavar="NAME", help="test, validation, full_validation, ... (default: validation)")
     c.add_argument("--policies", nargs="+", metavar="NAME",
                    help="names, .npz files, sb3:model.zip or module:Class (default: all there are)")  # fmt: skip
@@ -121,13 +118,15 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--probe", action="store_true", help="also say how far observations give the families away")
     c.add_argument("--markdown", action="store_true", help="print the table as Markdown")
 
-    c = sub.add_parser("ensemble", help="make one policy of several trainings: what they value most together")
+
+def _ensemble(c: argparse.ArgumentParser) -> None:
     c.add_argument("files", nargs="+", metavar="FILE", help="trained policies' .npz files, or AGENT#SEED")
     c.add_argument("--out", type=Path, required=True, metavar="NAME-SEED.npz", help="the policy")
     c.add_argument("--lcb-factor", type=_factor, metavar="FACTOR",
                    help="of forests: standard deviations of trees to lower values by (default: theirs)")  # fmt: skip
 
-    c = sub.add_parser("distill", help="turn a trained policy into a small decision tree: rules and C for a BPF hook")
+
+def _distill(c: argparse.ArgumentParser) -> None:
     c.add_argument("file", metavar="FILE", help="a trained policy's .npz file, or AGENT#SEED of one that ships")
     c.add_argument("--out", type=Path, help="the tree; .txt and .c beside it (default: runs/FILE-tree.npz)")
     c.add_argument("--leaves", type=_positive, default=30, help="at most (default: %(default)s)")
@@ -140,7 +139,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--store", type=Path, help="results of the scoring, to go on from")
     c.add_argument("--processes", type=_natural, default=0, help="(default: one for each CPU)")
 
-    c = sub.add_parser("dataset", help="record policies as Minari datasets for offline learning, with datasheets")
+
+def _dataset(c: argparse.ArgumentParser) -> None:
     c.add_argument("--policies", nargs="+", metavar="NAME", default=["random", "best-heuristic"],
                    help="as of evaluate, or best-heuristic (default: random best-heuristic)")  # fmt: skip
     c.add_argument("--env", default="thp_env/VmaOrder-v0", help="that they decide in (default: %(default)s)")
@@ -152,7 +152,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--folder", type=Path, help="where datasets are kept (default: Minari's own)")
     c.add_argument("--author", default="anonymous", help="to be kept with the data (default: %(default)s)")
 
-    c = sub.add_parser("record", help="turn a real run into a trace program (needs valgrind)")
+
+def _record(c: argparse.ArgumentParser) -> None:
     c.add_argument("--out", default="recording.npz")
     c.add_argument("--seconds", type=float, help="end the command after so many seconds of its own time")
     c.add_argument("--after", type=float, default=0.0, help="seconds of its own time to skip first")
@@ -165,13 +166,15 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--lackey", action="store_true", help="use valgrind's lackey: slow, one process")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
 
-    c = sub.add_parser("calibrate", help="measure what this host takes for faults and memory calls, for --costs")
+
+def _calibrate(c: argparse.ArgumentParser) -> None:
     c.add_argument("--out", type=Path, default=Path("costs.toml"), help="the file of costs (default: %(default)s)")
     c.add_argument("--idle", type=_natural, default=10, metavar="SECONDS",
                    help="that memory lies idle before it is measured again, or 0 (default: %(default)s)")  # fmt: skip
     c.add_argument("--no-swap", action="store_true", help="do not measure swapping to zram, which needs root")
 
-    c = sub.add_parser("recommend", help="say which settings a program gains from, with the lines that set them")
+
+def _recommend(c: argparse.ArgumentParser) -> None:
     c.add_argument("--recording", metavar="FILE", help="advise about a recording (or a workload), instead of a command")
     c.add_argument("--recipe", nargs="+", metavar="NAME",
                    help="run recipes' programs (thp-env corpus list) instead; several end with a table")  # fmt: skip
@@ -193,19 +196,22 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--restore", action="store_true", help="put back what a killed --verify had set")
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
 
-    c = sub.add_parser("corpus", help="record real programs by their recipes, and check recordings against native runs")
+
+def _corpus(c: argparse.ArgumentParser) -> None:
     c.add_argument("action", choices=("list", "record", "check"))
     c.add_argument("names", nargs="*", metavar="NAME", help="recipes (default: all)")
     c.add_argument("--out", type=Path, default=Path("corpus"), help="folder of the recordings (default: %(default)s)")
     c.add_argument("--small", action="store_true", help="a quick look, not the full length")
 
-    c = sub.add_parser("import", help="turn a log of perf, strace, DAMON, lackey, ... into a trace program")
+
+def _import(c: argparse.ArgumentParser) -> None:
     c.add_argument("--from", dest="kind", required=True, choices=_LOGS)
     c.add_argument("file", type=Path, metavar="FILE")
     c.add_argument("--out", type=Path, default=Path("imported.npz"), help="(default: %(default)s)")
     c.add_argument("--pid", type=_natural, help="which process, or target of DAMON (default: the first one)")
 
-    c = sub.add_parser("conformance", help="compare with a real kernel: its recordings, or this host's own")
+
+def _conformance(c: argparse.ArgumentParser) -> None:
     c.add_argument("files", nargs="*", type=Path, help="recordings; with --live programs, or folders of them")
     c.add_argument("--live", action="store_true", help="run the programs on this host's kernel (root)")
     c.add_argument("--live-random", type=_natural, default=0, metavar="N", help="run N random programs there")
@@ -214,7 +220,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--restore", action="store_true", help="put back what a killed live run had set")
     c.add_argument("--verbose", "-v", action="store_true")
 
-    c = sub.add_parser("live", help="run workloads on this host's kernel and compare with the simulator (root)")
+
+def _live(c: argparse.ArgumentParser) -> None:
     c.add_argument("names", nargs="*", metavar="FILE|WORKLOAD", help="what to run")
     c.add_argument("--settings", nargs="+", default=[], metavar="WORD",
                    help="sizes (16K+64K, 2M, all, never), madvise, defrag=never and so on (default: all)")  # fmt: skip
@@ -226,21 +233,25 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--restore", action="store_true", help="put back what a killed run had set")
     c.add_argument("--verbose", "-v", action="store_true", help="also the sums of both sides")
 
-    c = sub.add_parser("watch", help="show the memory of a running program by folio size (root)")
+
+def _watch(c: argparse.ArgumentParser) -> None:
     c.add_argument("--html", type=Path, metavar="FILE", help="also as a page (or a .png), written anew at each look")
     c.add_argument("--every", type=_seconds, default=1.0, metavar="SECONDS", help="(default: %(default)s)")
     c.add_argument("--quiet", action="store_true", help="nothing in the terminal, which is the command's")
     c.add_argument("target", nargs="*", metavar="PID | -- COMMAND", help="a process, or a command to start")
 
-    c = sub.add_parser("probe", help="say how far single observations give a workload's family away")
+
+def _probe(c: argparse.ArgumentParser) -> None:
     c.add_argument("--env", default="thp_env/VmaOrder-v0", help="whose observations (default: %(default)s)")
     c.add_argument("--workloads", nargs="+", metavar="NAME", default=[], help="(default: all generators)")
     c.add_argument("--seeds", type=_natural, default=4, help="episodes of each to train on (default: %(default)s)")
 
-    c = sub.add_parser("replay", help="run saved trajectories again and say whether the same happens")
+
+def _replay(c: argparse.ArgumentParser) -> None:
     c.add_argument("files", nargs="+", type=Path, metavar="FILE")
 
-    c = sub.add_parser("workloads", help="list, profile or draw the workloads")
+
+def _workloads(c: argparse.ArgumentParser) -> None:
     c.add_argument("names", nargs="*", metavar="NAME", help="default: all; `show NAME` draws one")
     c.add_argument("--json", action="store_true", help="print JSON")
     c.add_argument("--profile", action="store_true", help="what each costs under fixed settings and the best per VMA")
@@ -249,14 +260,50 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--out", type=Path, help="file of --profile (JSON) or of show (.png, .html)")
     c.add_argument("--seed", type=_natural, default=0, help="of show (default: %(default)s)")
 
-    c = sub.add_parser("policies", help="list the policies")
+
+def _policies(c: argparse.ArgumentParser) -> None:
     c.add_argument("--json", action="store_true")
 
-    c = sub.add_parser("bench", help="measure the simulator's speed beside its peers")
+
+def _bench(c: argparse.ArgumentParser) -> None:
     c.add_argument("--json", type=Path, help="also write the figures to a file")
     c.add_argument("--growth", action="store_true", help="how costs grow with VMAs, processes and memory, instead")
 
-    for name, command in sub.choices.items():
+
+VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "demo": ("train an agent and evaluate it on programs it has never seen", _demo),
+    "train": ("train an agent", _train),
+    "tune": ("search an agent's hyperparameters on the validation families", _tune),
+    "evaluate": ("compare policies on workloads", _evaluate),
+    "ensemble": ("make one policy of several trainings: what they value most together", _ensemble),
+    "distill": ("turn a trained policy into a small decision tree: rules and C for a BPF hook", _distill),
+    "dataset": ("record policies as Minari datasets for offline learning, with datasheets", _dataset),
+    "record": ("turn a real run into a trace program (needs valgrind)", _record),
+    "calibrate": ("measure what this host takes for faults and memory calls, for --costs", _calibrate),
+    "recommend": ("say which settings a program gains from, with the lines that set them", _recommend),
+    "corpus": ("record real programs by their recipes, and check recordings against native runs", _corpus),
+    "import": ("turn a log of perf, strace, DAMON, lackey, ... into a trace program", _import),
+    "conformance": ("compare with a real kernel: its recordings, or this host's own", _conformance),
+    "live": ("run workloads on this host's kernel and compare with the simulator (root)", _live),
+    "watch": ("show the memory of a running program by folio size (root)", _watch),
+    "probe": ("say how far single observations give a workload's family away", _probe),
+    "replay": ("run saved trajectories again and say whether the same happens", _replay),
+    "workloads": ("list, profile or draw the workloads", _workloads),
+    "policies": ("list the policies", _policies),
+    "bench": ("measure the simulator's speed beside its peers", _bench),
+}
+"""What each verb is for, and what adds its arguments."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    p = _Parser(prog="thp-env", description="Linux folio sizes: simulate, train, evaluate.")
+    p.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    p.add_argument("--debug", action="store_true", help="show where an unexpected error comes from")
+    sub = p.add_subparsers(dest="verb", required=True)
+    for name, (text, add_arguments) in VERBS.items():
+        command = sub.add_parser(name, help=text)
+        add_arguments(command)
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         if name in _COSTS:
             command.add_argument("--costs", type=Path, metavar="FILE",

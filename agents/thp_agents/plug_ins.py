@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from thp_agents.heuristics import POLICIES
-from thp_agents.policy import Policy, PolicyError, checked
+from thp_agents.policy import Policy, PolicyError, check_policy
 
 GROUP = "thp_agents.policies"
 """Entry points of other packages' policies: the name of each, and module:Class."""
@@ -35,11 +35,11 @@ def _plugged_in(own: tuple[str, ...]) -> dict[str, Callable[[], Policy]]:
         if entry.name in places:
             raise PolicyError(f"two policies are called {entry.name}: in {places[entry.name]} and in {entry.value}")
         places[entry.name] = entry.value
-        makers[entry.name] = partial(imported, entry.value)
+        makers[entry.name] = partial(import_policy, entry.value)
     return makers
 
 
-def imported(name: str) -> Policy:
+def import_policy(name: str) -> Policy:
     """Return the policy that `module:Class` names.
 
     Raises:
@@ -49,15 +49,15 @@ def imported(name: str) -> Policy:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        made: Any = importlib.import_module(module)
+        factory: Any = importlib.import_module(module)
         for part in attribute.split("."):
-            made = getattr(made, part)
-        policy = made() if callable(made) else made
+            factory = getattr(factory, part)
+        policy = factory() if callable(factory) else factory
         if hasattr(policy, "decide") and not _says_its_kind(policy):
             policy.kind = "learned" if _has_model(policy) else "heuristic"
     except (Exception, SystemExit) as error:
         raise PolicyError(f"cannot make policy {name!r}: {type(error).__name__}: {error}") from error
-    return checked(policy, f"policy {name!r}")
+    return check_policy(policy, f"policy {name!r}")
 
 
 def _says_its_kind(policy: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What a policy is: the few verbs that every heuristic and every learned agent implements, and their check."""
+"""The interface of policies: the few methods that every heuristic and learned agent implements, and their check."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Policy:
         """Begin a new run; switches of the kernel can be set here (`KernelView.set_thp`, ...).
 
         Args:
-            view: of the machine, which stands before the first decision; the same one for the whole run.
+            view: of the machine before its first decision; the same one for the whole run.
         """
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
@@ -53,21 +53,21 @@ class Policy:
 
         Args:
             observation: of the environment.
-            view: what else can be seen, at its price, and what can be done besides returning an action.
+            view: reads more of the machine, at its price, and can do more than the action.
                 `view.no_op` is the action that changes nothing, `view.masks` says which can have an effect.
         """
         raise NotImplementedError(f"{type(self).__name__} has no decide(observation, view)")
 
 
-def checked(policy: Any, label: str) -> Policy:
-    """Return a policy that has all that it takes.
+def check_policy(policy: Any, label: str) -> Policy:
+    """Check that an object is a complete policy, and return it.
 
     Args:
-        policy: somebody's.
-        label: what to call it in an error.
+        policy: the object.
+        label: its name in an error.
 
     Raises:
-        PolicyError: naming what it lacks.
+        PolicyError: naming the missing part.
     """
     import thp_env
     from thp_env.envs.arguments import order_mask
@@ -83,8 +83,8 @@ def checked(policy: Any, label: str) -> Policy:
         if not callable(getattr(policy, verb, None)):
             raise PolicyError(f"{label}: a policy needs {verb}(): see thp_agents.policy.Policy")
     if policy.environment not in thp_env.ENVIRONMENTS:
-        known = ", ".join(thp_env.ENVIRONMENTS)
-        raise PolicyError(f"{label}: unknown environment {policy.environment!r}: one of {known}")
+        ids = ", ".join(thp_env.ENVIRONMENTS)
+        raise PolicyError(f"{label}: unknown environment {policy.environment!r}: one of {ids}")
     try:
         order_mask("default_sizes", policy.default_sizes)
     except ValueError as error:

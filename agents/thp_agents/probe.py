@@ -24,12 +24,12 @@ class Samples(NamedTuple):
     """Single observations and where they are from.
 
     Attributes:
-        seen: float32, shape (samples, fields), as `FlattenObservation` puts them.
+        observations: float32, shape (samples, fields), as `FlattenObservation` puts them.
         family: of each, an index into `names`.
         names: of the families.
     """
 
-    seen: np.ndarray
+    observations: np.ndarray
     family: np.ndarray
     names: tuple[str, ...]
 
@@ -60,7 +60,7 @@ class Probe(NamedTuple):
 
 
 def collect(env_id: str, workloads: Sequence[Workload], seeds: Sequence[int], steps: int = 100) -> Samples:
-    """Play at random and keep what is seen.
+    """Play at random and keep the observations.
 
     Args:
         env_id: one of `thp_env.ENVIRONMENTS`.
@@ -69,7 +69,7 @@ def collect(env_id: str, workloads: Sequence[Workload], seeds: Sequence[int], st
         steps: of an episode at most.
     """
     families = sorted({w.family for w in workloads})
-    seen, family = [], []
+    observations, family = [], []
     for workload in workloads:
         env = gymnasium.make(env_id, workload=workload, disable_env_checker=True)
         flat = gymnasium.wrappers.FlattenObservation(env)
@@ -77,12 +77,12 @@ def collect(env_id: str, workloads: Sequence[Workload], seeds: Sequence[int], st
             env.action_space.seed(seed)
             observation, _ = flat.reset(seed=seed)
             for _ in range(steps):
-                seen.append(observation)
+                observations.append(observation)
                 family.append(families.index(workload.family))
                 observation, _, over, _, _ = flat.step(env.action_space.sample())
                 if over:
                     break
-    return Samples(np.array(seen, np.float32), np.array(family), tuple(families))
+    return Samples(np.array(observations, np.float32), np.array(family), tuple(families))
 
 
 class Classifier:
@@ -135,16 +135,16 @@ def probe(
     Raises:
         WorkloadError: for an unknown workload, or less than two families.
     """
-    chosen = [find(w) if isinstance(w, str) else w for w in workloads]
-    chosen = chosen or [w for w in thp_env.workloads().values() if w.kind == "generator"]
-    families = {w.family for w in chosen}
+    selection = [find(w) if isinstance(w, str) else w for w in workloads]
+    selection = selection or [w for w in thp_env.workloads().values() if w.kind == "generator"]
+    families = {w.family for w in selection}
     if len(families) < 2:
         raise WorkloadError(f"a probe tells families apart: name workloads of two or more, not {', '.join(families)}")
-    known = collect(env_id, chosen, range(seeds))
-    held_out = collect(env_id, chosen, range(seeds, 2 * seeds))
-    named = Classifier(known.seen, known.family, len(known.names))(held_out.seen)
+    samples = collect(env_id, selection, range(seeds))
+    held_out = collect(env_id, selection, range(seeds, 2 * seeds))
+    guesses = Classifier(samples.observations, samples.family, len(samples.names))(held_out.observations)
     recall = {
-        name: float((named == i)[held_out.family == i].mean())
+        name: float((guesses == i)[held_out.family == i].mean())
         for i, name in enumerate(held_out.names)
     }  # fmt: skip
-    return Probe(recall, 1 / len(known.names), len(named))
+    return Probe(recall, 1 / len(samples.names), len(guesses))

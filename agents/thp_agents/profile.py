@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 import thp_env
-from thp_agents.evaluation.parallel import completed, map_jobs
+from thp_agents.evaluation.parallel import map_jobs, without_lost
 from thp_agents.evaluation.search import SETTINGS, boot, finish, run_setting, search
 from thp_agents.evaluation.suites import digest
 from thp_agents.heuristics.mthp_autopilot import size_for
@@ -86,11 +86,11 @@ def profile_one(job: tuple[str, int]) -> list[Profile]:
     instance = find(name).draw(np.random.default_rng(seed))
     runs: dict[str, Callable[[], Machine]] = {s: partial(run_setting, instance, sizes) for s, sizes in SETTINGS.items()}
     runs[RULE_NAME] = partial(run_rule, instance)
-    drawn = digest(instance)
-    results = [Profile(name, seed, contender, *finish(run()), program=drawn) for contender, run in runs.items()]
+    key = digest(instance)
+    results = [Profile(name, seed, contender, *finish(run()), program=key) for contender, run in runs.items()]
     best = min(results[: len(SETTINGS)], key=lambda r: r.metrics["total_ns"])
-    machine, chosen = search(instance, SETTINGS[best.contender])
-    return [*results, Profile(name, seed, SEARCH_NAME, *finish(machine), chosen, drawn)]
+    machine, oracle_sizes = search(instance, SETTINGS[best.contender])
+    return [*results, Profile(name, seed, SEARCH_NAME, *finish(machine), oracle_sizes, key)]
 
 
 def profile(names: Sequence[str], seeds: int = 3, processes: int = 1, quiet: bool = False) -> list[Profile]:
@@ -111,15 +111,15 @@ def profile(names: Sequence[str], seeds: int = 3, processes: int = 1, quiet: boo
     parts: dict[tuple[str, int], list[Profile]] = {}
     with (
         tqdm(total=len(jobs), desc="profiling", unit="run", disable=quiet) as bar,
-        closing(map_jobs(profile_one, jobs, processes, named=_named)) as results,
+        closing(map_jobs(profile_one, jobs, processes, named=_label)) as results,
     ):
-        for job, part in completed(results):
+        for job, part in without_lost(results):
             parts[job] = part
             bar.update()
     return [result for job in jobs for result in parts.get(job, ())]
 
 
-def _named(job: tuple[str, int]) -> str:
+def _label(job: tuple[str, int]) -> str:
     return f"the profile of {job[0]} with seed {job[1]}"
 
 

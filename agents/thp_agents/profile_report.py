@@ -81,11 +81,11 @@ def reason(results: Sequence[Profile], workload: str) -> str:
     second = next((c for c in order if cost(results, workload, c) > 1.01 * cost(results, workload, first)), order[-1])
     if any(r.oom for r in results if (r.workload, r.contender) == (workload, second)):
         return f"memory lasts, unlike with {second}"
-    saved = {
+    savings = {
         term: average(results, workload, second, term) - average(results, workload, first, term)
         for term in (*TERMS, "memory_cost", "pending_cost")
     }
-    return f"less {max(saved, key=saved.__getitem__).removesuffix('_cost')} than {second}"
+    return f"less {max(savings, key=savings.__getitem__).removesuffix('_cost')} than {second}"
 
 
 def summary_table(results: Sequence[Profile]) -> tuple[list[str], list[list[str]]]:
@@ -94,8 +94,8 @@ def summary_table(results: Sequence[Profile]) -> tuple[list[str], list[list[str]
     for workload in names(results):
         costs = [cost(results, workload, contender) for contender in CONTENDERS]
         winner = best(results, workload)
-        saved = 1 - costs[-1] / cost(results, workload, winner)
-        rows.append([workload, *(f"{c:.3f}" for c in costs), winner, reason(results, workload), f"{saved:.1%}"])
+        saving = 1 - costs[-1] / cost(results, workload, winner)
+        rows.append([workload, *(f"{c:.3f}" for c in costs), winner, reason(results, workload), f"{saving:.1%}"])
     return ["workload", *CONTENDERS, "best single", "because", "per VMA saves"], rows
 
 
@@ -126,10 +126,10 @@ def claims_table(results: Sequence[Profile]) -> tuple[list[str], list[list[str]]
         if workload not in names(results):
             continue
         for claim in kind.claims:
-            found = ratio(results, workload, claim.metric, claim.of, claim.against)
-            agrees = "yes" if claim.low <= found <= claim.high else "**no**"
+            value = ratio(results, workload, claim.metric, claim.of, claim.against)
+            agrees = "yes" if claim.low <= value <= claim.high else "**no**"
             figure = f"{claim.metric}: {claim.of} / {claim.against}"
-            rows.append([workload, claim.says, figure, f"{claim.low:g} to {claim.high:g}", f"{found:.3f}", agrees])
+            rows.append([workload, claim.says, figure, f"{claim.low:g} to {claim.high:g}", f"{value:.3f}", agrees])
     return ["workload", "source", "figure", "expected", "measured", "agrees"], rows
 
 

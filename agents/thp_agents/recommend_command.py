@@ -103,7 +103,7 @@ def _advise(args: argparse.Namespace, request: Request, horizon: float) -> list[
     if request.command and (others := busy()) > BUSY:
         notes.append(f"other work takes {others:.1f} CPUs of this host: what is measured spreads")
     with _costs(args, bool(request.command)) as costs:
-        trial, recorded = _recorded(args, request)
+        trial, recorded = _record(args, request)
         plain = recorded.programs[()]
         if trial is not None and trial.switched_off:
             notes.append(SWITCHED_OFF)
@@ -123,8 +123,8 @@ def _advise(args: argparse.Namespace, request: Request, horizon: float) -> list[
     for line in reasons.certainty(choice, simulator.layouts, bool(plain.meta.get("native"))):
         print(line)
     best = choice.advised.setting
-    if said := why(best.environment, tunables(plain)):
-        print(f"{' '.join(name for name, _ in best.environment)}: {said}.")
+    if reason := why(best.environment, tunables(plain)):
+        print(f"{' '.join(name for name, _ in best.environment)}: {reason}.")
     lines = [] if choice.leave else apply_and_undo(best, now, request.command, recorded.programs[best.environment])
     print("\n".join(["", *lines]) if lines else "", end="\n" if lines else "")
     if args.report:
@@ -141,9 +141,9 @@ def _advise(args: argparse.Namespace, request: Request, horizon: float) -> list[
 
 def _verify(args: argparse.Namespace, request: Request, choice: Choice) -> dict[str, Measured]:
     """Run the command natively, and say what came out."""
-    tell = (lambda text: None) if args.quiet else (lambda text: print(f"verifying: {text}", file=sys.stderr))
+    progress = (lambda text: None) if args.quiet else (lambda text: print(f"verifying: {text}", file=sys.stderr))
     measured, notes = verify(request.command, request.environment, choice, repeats=args.repeats, other=request.beside,
-                             tell=tell)  # fmt: skip
+                             progress=progress)  # fmt: skip
     print()
     print(format_table(*table(measured), args.markdown))
     for note in notes:
@@ -154,14 +154,14 @@ def _verify(args: argparse.Namespace, request: Request, choice: Choice) -> dict[
 
 def front_table(choice: Choice) -> tuple[list[str], list[list[str]]]:
     """Return the Pareto front as a table, with the present setting, the advised one and 4K."""
-    shown = list(choice.front)
+    rows = list(choice.front)
     for figures in (choice.present, choice.advised, choice.never):
-        if all(f.setting != figures.setting for f in shown):
-            shown.append(figures)
-    shown.sort(key=lambda f: f.cost_ms)
+        if all(f.setting != figures.setting for f in rows):
+            rows.append(figures)
+    rows.sort(key=lambda f: f.cost_ms)
     name, _ = reasons.unit(choice.present.cpu_ms)
     header = ["setting", f"CPU {name}", "usage MiB", "peak MiB", "p99 fault us", "faults", f"cost {name}", ""]
-    return header, [_row(f, choice) for f in shown]
+    return header, [_row(f, choice) for f in rows]
 
 
 def _row(f: Figures, choice: Choice) -> list[str]:
@@ -183,15 +183,15 @@ def _names(args: argparse.Namespace) -> list[str]:
         AdviceError: when nothing is asked for, or several things are.
     """
     command = _command(args)
-    given = [name for name, is_given in (("-- COMMAND", bool(command)), ("--recording", args.recording is not None),
-                                         ("--recipe", args.recipe is not None)) if is_given]  # fmt: skip
-    if len(given) != 1:
-        raise AdviceError(f"name one of -- COMMAND, --recording FILE and --recipe NAME{', not ' if given else ''}"
-                          f"{' and '.join(given)}")  # fmt: skip
+    sources = [name for name, is_given in (("-- COMMAND", bool(command)), ("--recording", args.recording is not None),
+                                           ("--recipe", args.recipe is not None)) if is_given]  # fmt: skip
+    if len(sources) != 1:
+        raise AdviceError(f"name one of -- COMMAND, --recording FILE and --recipe NAME{', not ' if sources else ''}"
+                          f"{' and '.join(sources)}")  # fmt: skip
     for name in args.recipe or ():
-        if name not in (known := recipes()):
-            hint = did_you_mean(name, known, ".")
-            raise AdviceError(f"unknown recipe {name!r}{hint} There are {', '.join(known)}")
+        if name not in (by_name := recipes()):
+            hint = did_you_mean(name, by_name, ".")
+            raise AdviceError(f"unknown recipe {name!r}{hint} There are {', '.join(by_name)}")
     return args.recipe or [""]
 
 
@@ -213,7 +213,7 @@ def _requests(args: argparse.Namespace, name: str) -> Iterator[Request]:
         yield Request(words, recipe.added(size), other)
 
 
-def _recorded(args: argparse.Namespace, request: Request) -> tuple[Run | None, Recorded]:
+def _record(args: argparse.Namespace, request: Request) -> tuple[Run | None, Recorded]:
     if not request.command:
         program = find(args.recording).draw(np.random.default_rng(0)).program
         return None, Recorded({(): program}, 0.0, [])
@@ -245,8 +245,8 @@ def _say(args: argparse.Namespace, text: str) -> None:
 @contextmanager
 def _costs(args: argparse.Namespace, live: bool) -> Iterator[HostCosts | None]:
     """Let machines have this host's costs: those of --costs, or for a command those kept from a calibration."""
-    if named := os.environ.get(COSTS_VARIABLE):
-        yield read_costs(named)
+    if file_name := os.environ.get(COSTS_VARIABLE):
+        yield read_costs(file_name)
         return
     if not live:
         yield None
@@ -274,8 +274,8 @@ def costs_path(environment: Mapping[str, str] = os.environ) -> Path:
 def _seconds(text: str | None) -> float:
     if text is None:
         return 0.0
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
-    seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
     if not 0 < seconds <= LONGEST:
         raise AdviceError(f"--horizon {text}: write a time such as 30s, 10m, 1h, 2d or 1w, at most ten years")
     return seconds

@@ -26,7 +26,7 @@ Name = Annotated[str, Meta(pattern=r"^(?!\.)[^/\\\x00-\x1f\x7f]{1,64}\Z")]
 """A name that files are called after: no path."""
 
 
-def converted(value: Any, schema: type[T], place: str = "") -> T:
+def convert(value: Any, schema: type[T], place: str = "") -> T:
     """Return a value as what a schema says.
 
     Args:
@@ -38,15 +38,15 @@ def converted(value: Any, schema: type[T], place: str = "") -> T:
         FileError: naming the first field that does not fit, and the nearest one for a name that there is not.
     """
     if isinstance(value, Mapping):
-        known = get_type_hints(schema)
+        field_types = get_type_hints(schema)
         for key in value:
-            if key not in known:
-                hint = did_you_mean(key, known) or ";"
-                raise FileError(f"{_joined(place, '')}unknown key {key!r}{hint} There are {', '.join(known)}")
-    return _fits(value, schema, place)
+            if key not in field_types:
+                hint = did_you_mean(key, field_types) or ";"
+                raise FileError(f"{_at(place, '')}unknown key {key!r}{hint} There are {', '.join(field_types)}")
+    return _convert(value, schema, place)
 
 
-def _fits(value: Any, schema: type[T], place: str) -> T:
+def _convert(value: Any, schema: type[T], place: str) -> T:
     _finite(value, place)
     try:
         return msgspec.convert(value, schema, strict=True)
@@ -54,13 +54,13 @@ def _fits(value: Any, schema: type[T], place: str) -> T:
         reason, _, path = str(error).partition(" - at `$")
         path = path.rstrip("`")
         if reason.startswith("Invalid enum value"):
-            known = get_args(get_type_hints(schema).get(path.removeprefix("."), Any))
-            reason = f"{reason.removeprefix('Invalid enum value ')} is none of {', '.join(map(str, known))}"
+            alternatives = get_args(get_type_hints(schema).get(path.removeprefix("."), Any))
+            reason = f"{reason.removeprefix('Invalid enum value ')} is none of {', '.join(map(str, alternatives))}"
         if reason.startswith("Expected `str` matching"):
             reason = "not a name: no / and no dot at its beginning, 64 characters at most"
-        raise FileError(_joined(place + path, reason)) from None
+        raise FileError(_at(place + path, reason)) from None
     except (RecursionError, OverflowError) as error:
-        raise FileError(_joined(place, str(error))) from None
+        raise FileError(_at(place, str(error))) from None
 
 
 def read_json(path: str | os.PathLike[str], schema: Any, what: str) -> Any:
@@ -70,7 +70,7 @@ def read_json(path: str | os.PathLike[str], schema: Any, what: str) -> Any:
         PolicyError: naming the file, the place and the reason.
     """
     with reading(path, PolicyError, what):
-        return _fits(parse_json(read_text(path)), schema, "")
+        return _convert(parse_json(read_text(path)), schema, "")
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -85,14 +85,14 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _finite(value: Any, place: str, depth: int = 32) -> None:
     if isinstance(value, float) and not math.isfinite(value):
-        raise FileError(_joined(place, f"{value} is not a finite number"))
+        raise FileError(_at(place, f"{value} is not a finite number"))
     inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     if not depth and inner:
-        raise FileError(_joined(place, "nested too deep"))
+        raise FileError(_at(place, "nested too deep"))
     for key, one in inner:
         if isinstance(one, float | list | dict):
             _finite(one, f"{place}.{key}" if isinstance(key, str) else f"{place}[{key}]", depth - 1)
 
 
-def _joined(place: str, reason: str) -> str:
+def _at(place: str, reason: str) -> str:
     return f"{place.removeprefix('.')}: {reason}" if place else reason

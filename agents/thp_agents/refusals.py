@@ -16,7 +16,7 @@ EXTRAS = {
 """Modules of packages that come with an extra of thp-env."""
 
 
-def refused(error: Exception) -> int:
+def refuse(error: Exception) -> int:
     """Print what went wrong in one line, and return the exit code."""
     print(f"thp-env: {printable(' '.join(_reason(error).split()))}", file=sys.stderr)
     return 2

@@ -52,13 +52,13 @@ class SB3VecEnv(VecEnv):
         self._reset_seeds()
         self._reset_options()
         self._returns[:], self._lengths[:] = 0, 0
-        return self._seen(observations)
+        return self._flatten(observations)
 
     def _option(self) -> dict[str, Any] | None:
-        given = [options for options in self._options if options]
-        if any(options != given[0] for options in given) or len(given) not in (0, self.num_envs):
+        options_of = [options for options in self._options if options]
+        if any(options != options_of[0] for options in options_of) or len(options_of) not in (0, self.num_envs):
             raise ValueError("set_options takes the same options for all machines: they begin in one call")
-        return given[0] if given else None
+        return options_of[0] if options_of else None
 
     def step_async(self, actions: np.ndarray) -> None:
         """Take the actions."""
@@ -73,20 +73,20 @@ class SB3VecEnv(VecEnv):
         out: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if "discount" in infos:
             out = [{"discount": float(discount)} for discount in infos["discount"]]
-        begun = np.asarray(infos.get("_final_obs", np.zeros(self.num_envs, bool)))
+        final = np.asarray(infos.get("_final_obs", np.zeros(self.num_envs, bool)))
         for i in map(int, np.flatnonzero(dones)):
-            last = infos["final_obs"][i] if begun[i] else {k: values[i].copy() for k, values in observations.items()}
-            seen = self._seen({key: value[None] for key, value in last.items()})
+            last = infos["final_obs"][i] if final[i] else {k: values[i].copy() for k, values in observations.items()}
+            final_obs = self._flatten({key: value[None] for key, value in last.items()})
             out[i] |= {
-                "terminal_observation": seen[0] if self.flat else last,
+                "terminal_observation": final_obs[0] if self.flat else last,
                 "TimeLimit.truncated": bool(truncated[i] and not terminated[i]),
                 "episode": {"r": float(self._returns[i]), "l": int(self._lengths[i])},
-                **(_of_machine(infos["final_info"], i) if begun[i] else self._machines.summary(i)),
+                **(_of_machine(infos["final_info"], i) if final[i] else self._machines.summary(i)),
             }
             self._returns[i], self._lengths[i] = 0, 0
-        if (dones & ~begun).any():
-            observations, _ = self.env.reset(options={"reset_mask": dones & ~begun})
-        return self._seen(observations), rewards.astype(np.float32), dones, out
+        if (dones & ~final).any():
+            observations, _ = self.env.reset(options={"reset_mask": dones & ~final})
+        return self._flatten(observations), rewards.astype(np.float32), dones, out
 
     def action_masks(self) -> np.ndarray:
         """Return which actions can have an effect, bool, the machines as first axis."""
@@ -118,15 +118,15 @@ class SB3VecEnv(VecEnv):
         """Return a method's result for each machine: see `ThpVectorEnv.call`; masks are bool."""
         if method_name == "action_masks":
             return list(self.action_masks()[self._indices(indices)])
-        found = self._machines.call(method_name, *args, **kwargs)
-        return [found[i] for i in self._indices(indices)]
+        results = self._machines.call(method_name, *args, **kwargs)
+        return [results[i] for i in self._indices(indices)]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Return an attribute for each machine: see `ThpVectorEnv.get_attr`."""
         if attr_name == "action_masks":
             return [self.action_masks] * len(self._indices(indices))
-        found = self._machines.get_attr(attr_name)
-        return [found[i] for i in self._indices(indices)]
+        values = self._machines.get_attr(attr_name)
+        return [values[i] for i in self._indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Refuse: machines of a batch share their attributes."""
@@ -139,7 +139,7 @@ class SB3VecEnv(VecEnv):
     def _indices(self, indices: int | Iterable[int] | None) -> Sequence[int]:
         return list(self._get_indices(indices))
 
-    def _seen(self, observations: dict[str, np.ndarray]) -> Any:
+    def _flatten(self, observations: dict[str, np.ndarray]) -> Any:
         if not self.flat:
             return observations
         parts = [observations[key].reshape(len(observations[key]), -1) for key in self._keys]

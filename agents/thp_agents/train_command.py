@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thp_agents.learned.config import load_config
-from thp_env.signals import held
+from thp_env.signals import hold_signals
 from thp_env.workload import find
 
 
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> int:
     config = load_config(args.agent, **{key: value for key, value in changes.items() if value not in (None, ())})
     for name in config.workloads:
         find(name)
-    with held():
+    with hold_signals():
         from thp_agents.learned.training import checkpoint_name, train  # PyTorch is slow to import
 
     folder = Path(args.folder or f"runs/{config.name}-{config.seed}")
@@ -35,9 +35,9 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> int:
     try:
         train(config, out, folder=folder, resume=args.resume, quiet=args.quiet, command=command, threads=args.threads)
     except KeyboardInterrupt as stop:
-        again = shlex.join(["thp-env", *(word for word in words if word != "--resume"), "--resume"])
-        saved = (folder / checkpoint_name(config)).exists()
-        stop.args = (f"go on with: {again}" if saved else "nothing was saved yet",)
+        resume_command = shlex.join(["thp-env", *(word for word in words if word != "--resume"), "--resume"])
+        has_checkpoint = (folder / checkpoint_name(config)).exists()
+        stop.args = (f"go on with: {resume_command}" if has_checkpoint else "nothing was saved yet",)
         raise
     print(f"wrote {out}")
     return 0

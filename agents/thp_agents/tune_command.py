@@ -8,7 +8,7 @@ from pathlib import Path
 from thp_agents.files import writable
 from thp_agents.learned.config import FOLDER, load_config
 from thp_agents.policy import PolicyError
-from thp_env.signals import held
+from thp_env.signals import hold_signals
 
 
 def run(args: argparse.Namespace, command: str) -> int:
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     config = load_config(args.agent, **({} if args.seed is None else {"seed": args.seed}))
     beside = Path(args.agent) if args.agent.endswith(".toml") else FOLDER / args.agent
     out = writable(args.out or beside.with_suffix(".trials.json"))
-    with held():
+    with hold_signals():
         from thp_agents.learned.tuning import SECONDS, TRIALS, Judge, Search, validation_cases
 
     if args.trials > TRIALS or args.seconds > SECONDS:

@@ -1,6 +1,6 @@
-"""What a policy in the kernel can see and do besides the observation and the action, each at its simulated price.
+"""Reading and acting on the machine as a kernel can, besides observation and action, each at its simulated price.
 
-Never the simulator's truth: which pages a program really used, what it will do, what it is called.
+The simulator's own knowledge is hidden: which pages a program really used, its future, its name.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ TRUTH = frozenset(
 class KernelView:
     """A policy's view of the machine of an episode.
 
-    Reading page tables and samples takes simulated time on the machine, and so does what is done to it; counters,
-    free lists and the list of VMAs are free, as they are to a kernel.
+    Reading page tables and samples takes simulated time, and so do actions. Counters, free lists and the list of VMAs
+    cost nothing, as in a kernel.
 
     Args:
         env: the environment, whose episode has begun.
-        hidden: ids of VMAs that somebody else decides about.
+        hidden: ids of VMAs about which another policy decides.
     """
 
     def __init__(self, env: ThpEnv, hidden: Collection[int] = ()) -> None:
@@ -65,7 +65,7 @@ class KernelView:
 
     @property
     def vma(self) -> Vma | None:
-        """The VMA asked about in VmaOrder-v0, or whose fault waits in FaultOrder-v0."""
+        """The VMA in question in VmaOrder-v0, or the VMA of the waiting fault in FaultOrder-v0."""
         return self._by_id(int(self._env.task.smaps["id"][0, 0]))
 
     @property
@@ -76,7 +76,7 @@ class KernelView:
 
     @property
     def question(self) -> OrderQuestion | None:
-        """What the machine waits for in FaultOrder-v0, None when no fault waits."""
+        """The question of FaultOrder-v0; None when no fault waits."""
         return self._machine.question
 
     def _by_id(self, vma: int) -> Vma | None:
@@ -91,8 +91,8 @@ class KernelView:
 
     def vmas(self) -> list[Vma]:
         """Return the VMAs that a policy may decide about: anonymous and writable, in address order."""
-        found = (v for v in self._machine.vmas() if v.anonymous and v.flags & layout.VM_WRITE)
-        return [v for v in found if v.id not in self._hidden]
+        writable = (v for v in self._machine.vmas() if v.anonymous and v.flags & layout.VM_WRITE)
+        return [v for v in writable if v.id not in self._hidden]
 
     @property
     def memory_pages(self) -> int:
@@ -168,7 +168,7 @@ class KernelView:
     # What follows up to `count_zero_pages` is free, since a kernel could note it at its own faults, as Ingens does.
 
     def mapped_pages(self, mm: int, start: int, end: int) -> np.ndarray:
-        """Return what each 4K page of an address range maps: see `Machine.mapped_orders`."""
+        """Return the folio order behind each 4K page of an address range: see `Machine.mapped_orders`."""
         return self._machine.mapped_orders(mm, start, end)
 
     def occupied_blocks(self, mm: int, start: int, end: int) -> np.ndarray:
@@ -188,7 +188,7 @@ class KernelView:
         return self._machine.count_zero_pages(mm, start, end)
 
     def sample_walks(self, period: int) -> None:
-        """Let the PMU sample the address of every so many-th page walk (0: none); each sample costs simulated time."""
+        """Let the PMU sample the address of one in `period` page walks (0: none); each sample takes simulated time."""
         self._machine.sample_walks(period)
 
     def walk_samples(self) -> np.ndarray:
@@ -210,7 +210,7 @@ class KernelView:
         return self.madvise(mm, start, end, "collapse")
 
     def split(self, mm: int, start: int, end: int) -> None:
-        """Split the large folios of an address range (extension E2); pages that are all zeros are given back."""
+        """Split the large folios of an address range (extension E2); pages of zeros are freed."""
         self._machine.decide_range(mm, start, end, Verb.SPLIT)
 
     def set(self, name: str, value: int) -> None:
@@ -218,7 +218,7 @@ class KernelView:
         self._machine.set(name, value)
 
     def khugepaged(self, pages: int = 4096, sleep_ms: float = 10_000, alloc_sleep_ms: float = 60_000) -> None:
-        """Let khugepaged run by itself: see `Machine.khugepaged`."""
+        """Start khugepaged: see `Machine.khugepaged`."""
         self._machine.khugepaged(pages, sleep_ms, alloc_sleep_ms)
 
     def set_thp(self, order: int, mode: str) -> None:

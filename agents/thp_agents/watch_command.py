@@ -101,18 +101,18 @@ def _wait(watched: Watched, seconds: float, output: Any, screen: _Screen) -> Non
 
     end = time.monotonic() + seconds
     open_pipe = [output.fileno()] if output is not None else []
-    while (left := end - time.monotonic()) > 0 and not watched.ended:
-        if watched.wait(left, *open_pipe):
+    while (remaining := end - time.monotonic()) > 0 and not watched.ended:
+        if watched.wait(remaining, *open_pipe):
             data = os.read(open_pipe[0], 1 << 16)
             screen.above(data)
             open_pipe = open_pipe if data else []
 
 
-def _write(path: Path | None, title: str, looks: list[Look], again: bool) -> None:
+def _write(path: Path | None, title: str, looks: list[Look], refresh: bool) -> None:
     if path is None or not looks:
         return
     with whole_file(path) as file:
-        file.write(draw(title, looks).png() if path.suffix == ".png" else page(title, looks, again).encode())
+        file.write(draw(title, looks).png() if path.suffix == ".png" else page(title, looks, refresh).encode())
 
 
 class _Screen:
@@ -147,14 +147,14 @@ class _Terminal(_Screen):
         for column in ("size", "mapped MiB", "new folios", "", "", ""):
             table.add_column(column, justify="right")
         sizes = [order for order, mib in now.mapped.items() if mib or now.appeared[order]]
-        said: list[Any] = list(facts(looks))
-        for i in range(max(len(sizes), len(said))):
+        fact_lines: list[Any] = list(facts(looks))
+        for i in range(max(len(sizes), len(fact_lines))):
             cells: list[Any] = ["", "", ""]
             if i < len(sizes):
                 order = sizes[i]
                 label = Text(f"{4 << order}K ", style="") + Text("█", style=fill_of(order))
                 cells = [label, f"{now.mapped[order]:.1f}", str(now.appeared[order])]
-            table.add_row(*cells, "", *(said[i] if i < len(said) else ("", "")))
+            table.add_row(*cells, "", *(fact_lines[i] if i < len(fact_lines) else ("", "")))
         self.live.update(Group(*lines, table), refresh=True)
 
     def above(self, data: bytes) -> None:

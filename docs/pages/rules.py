@@ -17,13 +17,13 @@ FUNCTION = re.compile(NO_FUNCTION + r"[\w:<>,*& ]+?[ *&](\w+)\(")
 
 INTRO = """# The simulated kernel's rules
 
-What the real kernel did in recorded scenarios, as rules. The simulator follows them; comments in its source name
-them, and that is where the last line of each comes from. A recorded rule is checked by replaying its scenarios: every
-counter, fault and folio has to be equal ([how](../explanation/verification.md)). Rules that no scenario shows are
+These rules describe what the real kernel did in recorded scenarios. The simulator follows them. Comments in its source
+name the rules; the last line of each rule lists these places. A recorded rule is checked by replaying its scenarios:
+every counter, fault and folio has to be equal ([how](../explanation/verification.md)). Rules without a scenario are
 marked.
 
-o is an order, B(o) the naturally aligned block of 2^o pages around an address, H stands for VM_HUGEPAGE and N for
-VM_NOHUGEPAGE.
+o is an order, and B(o) is the naturally aligned block of 2^o pages around an address. H stands for VM_HUGEPAGE and N
+for VM_NOHUGEPAGE. "None" is said of an empty entry of a page table.
 """
 
 
@@ -80,10 +80,10 @@ def page() -> str:
             many = "one scenario" if len(shown) == 1 else f"{len(shown)} scenarios"
             more = f" and {len(shown) - 6} more" if len(shown) > 6 else ""
             recorded = f"- Recorded in {many}: {', '.join(f'`{name}`' for name in shown[:6])}{more}."
-            unseen = "- In no scenario of its own: from the kernel's source, or shown by others on the way."
+            unseen = "- Without a scenario of its own: from the kernel's source, or shown by scenarios of other rules."
             out += [f"**{rule}.** {said}", "", recorded if shown else unseen]
             functions = where.get(rule, [])
-            out += [f"- Followed in {', '.join(f'`{f}`' for f in functions)}.\n" if functions else
+            out += [f"- Implemented in {', '.join(f'`{f}`' for f in functions)}.\n" if functions else
                     "- No comment in the simulator's source names it.\n"]  # fmt: skip
         elif line.strip():
             out.append(re.sub(r"<", "&lt;", line).replace("*", "\\*").replace("_", "\\_") + "\n")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from thp_agents.advice import reasons, trial
 from thp_agents.advice.choice import choose, pareto, saving
-from thp_agents.advice.environment import joined, tunables
+from thp_agents.advice.environment import join_variables, tunables
 from thp_agents.advice.host import differing, files, present
 from thp_agents.advice.lines import apply_and_undo
 from thp_agents.advice.outcomes import Simulator, half_way
-from thp_agents.advice.settings import NEVER, Setting, applied, booted, groups, mappings, touched_pages
+from thp_agents.advice.settings import NEVER, Setting, apply_setting, boot_setting, groups, mappings, touched_pages
 from thp_agents.advice.verify import Measured, difference, predicted, verdict, verifiable, verify
 from thp_agents.cli import main
 
@@ -29,7 +29,7 @@ ARENA = "mmap m1 64M at=slot\n" + "".join(f"write m1 {i}M 1M\ncompute 100us\n" f
 
 
 def machine_of(text: str, setting: Setting) -> Machine:
-    machine = booted(Instance(parse_program(text), MachineConfig(memory=512 << 20)), setting)
+    machine = boot_setting(Instance(parse_program(text), MachineConfig(memory=512 << 20)), setting)
     assert machine.run(go_on=True) == Status.DONE
     return machine
 
@@ -63,7 +63,7 @@ def test_advice_stands_right_behind_each_mapping_of_its_group() -> None:
     assert [at for at, _ in mappings(program)] == [0, 1]  # 8K is too small for a folio of 64K
     group = "mappings of up to 1 MiB"
     assert groups(program) == [group]
-    ops = applied(program, replace(NEVER, advice=((group, "hugepage"),))).ops
+    ops = apply_setting(program, replace(NEVER, advice=((group, "hugepage"),))).ops
     assert [layout.OPS[op] for op in ops["op"][:5]] == ["mmap", "advise", "mmap", "advise", "mmap"]
     assert ops["length"][1] == 1 << 20
     assert rows(ops, "advise")["advice"][1] == layout.ADVICE["hugepage"]
@@ -204,7 +204,7 @@ def test_a_tunable_is_found_by_the_library_that_is_mapped_and_joined_to_what_is_
     assert names("libjvm.so:3") == ["JAVA_TOOL_OPTIONS"]
     assert names("musl:0") == []
     (glibc,) = tunables(parse_program("mmap libc.so.6:0 1M\n"))
-    assert joined(glibc, {"GLIBC_TUNABLES": "glibc.malloc.check=1"}) == {
+    assert join_variables(glibc, {"GLIBC_TUNABLES": "glibc.malloc.check=1"}) == {
         "GLIBC_TUNABLES": "glibc.malloc.check=1:glibc.malloc.hugetlb=1"
     }
 

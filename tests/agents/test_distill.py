@@ -47,7 +47,7 @@ def pairs(seen: np.ndarray, best: np.ndarray, gap: np.ndarray | float = 1.0) -> 
 
 def decided(tree: Tree, p: Pairs) -> np.ndarray:
     return np.array([np.where(m, tree.values[tree.leaf(row)], -np.inf).argmax()
-                     for row, m in zip(p.seen, p.masks, strict=True)])  # fmt: skip
+                     for row, m in zip(p.observations, p.masks, strict=True)])  # fmt: skip
 
 
 def test_a_rule_of_three_leaves_is_found() -> None:
@@ -121,7 +121,7 @@ def test_a_tree_is_distilled_to_what_it_is(made_for: dict[str, Any], workload: s
     teacher = stump(made_for, "vma_size", np.log2(1 + 700) / 24, small, large)
     tree = distill(teacher, rounds=2, episodes=1, workloads=[workload])
     seen = play(tree, teacher, (workload, 0))
-    assert len(seen.seen) >= 24
+    assert len(seen.observations) >= 24
     assert len(np.unique(seen.best)) == 2
     assert isinstance(tree.network, Tree)
     assert (decided(tree.network, seen) == seen.best).all()

@@ -74,10 +74,10 @@ def test_the_heuristic_leaves_alone_what_got_sizes() -> None:
         observation, _, over, _, _ = env.step(action)
         held = {v.id: v.orders for v in env.machine.vmas() if v.id in decided}
         assert set(held.values()) <= {ORDER_MASKS["32K"]}
-    assert decided == policy.taken
+    assert decided == policy.own_vmas
     assert decided
     policy.reset(KernelView(env))
-    assert not policy.taken
+    assert not policy.own_vmas
 
 
 def test_a_fork_goes_on_by_itself() -> None:
@@ -87,10 +87,10 @@ def test_a_fork_goes_on_by_itself() -> None:
     policy.reset(view)
     other = policy.fork()
     policy.decide(observation, view)
-    assert policy.taken
-    assert not other.taken
+    assert policy.own_vmas
+    assert not other.own_vmas
     assert other.base is not policy.base
-    assert policy.base.seen is not other.base.seen
+    assert policy.base.fault_counts is not other.base.fault_counts
 
 
 def test_what_ifs_go_on_as_the_heuristic_would() -> None:

@@ -67,7 +67,7 @@ def test_what_does_not_differ_is_not(programs: list[str], tmp_path) -> None:
 
 def test_half_of_the_episodes_is_held_out(programs: list[str]) -> None:
     samples = collect("thp_env/VmaOrder-v0", [find(name) for name in programs], range(3), steps=4)
-    assert len(samples.seen) == len(samples.family) <= 2 * 3 * 4
+    assert len(samples.observations) == len(samples.family) <= 2 * 3 * 4
     assert samples.names == ("large", "mixed")
     assert Probe({"a": 1.0, "b": 0.0}, 0.5, 8).accuracy == 0.5
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.episodes import small_program
 
-from thp_env.signals import Terminated, exit_code, handled, held, sigterm_interrupts
+from thp_env.signals import Terminated, exit_code, handle_signals, hold_signals, sigterm_interrupts
 from thp_env.traces import save_program
 
 COMMAND = Path(sys.executable).with_name("thp-env")
@@ -100,7 +100,7 @@ def test_signals_that_are_held_back_come_in_the_end() -> None:
     reached = []
 
     def stopped() -> None:
-        with held():
+        with hold_signals():
             signal.raise_signal(signal.SIGTERM)
             reached.append("the end of the block")
         reached.append("what comes after it")
@@ -118,7 +118,7 @@ def test_the_helper_puts_handlers_back() -> None:
     assert exit_code(caught.value) == 143
     assert exit_code(KeyboardInterrupt()) == 130
     seen = []
-    with handled({signal.SIGUSR1: lambda number, frame: seen.append(number)}):
+    with handle_signals({signal.SIGUSR1: lambda number, frame: seen.append(number)}):
         os.kill(os.getpid(), signal.SIGUSR1)
     assert seen == [signal.SIGUSR1]
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 
 import pytest
-from thp_agents.evaluate_command import _searched
+from thp_agents.evaluate_command import _search_cases
 from thp_agents.evaluation import suites
 from thp_agents.evaluation.clairvoyant import CLAIRVOYANT
 from thp_agents.evaluation.oracle import STATIC_ORACLE
@@ -81,9 +81,9 @@ def test_references_are_searched_where_that_is_asked_for() -> None:
         (STATIC_ORACLE, True, False, len(firsts)), (CLAIRVOYANT, False, True, 0),
         (CLAIRVOYANT, True, False, len(firsts)),
     ):  # fmt: skip
-        found = _searched(reference, "validation", wanted, clairvoyant, anew)
+        found = _search_cases(reference, "validation", wanted, clairvoyant, anew)
         assert (len(found), {*found} <= {*firsts.values()}) == (number, True)
-    assert _searched(STATIC_ORACLE, "ci", cases("ci"), False, False) == cases("ci")
+    assert _search_cases(STATIC_ORACLE, "ci", cases("ci"), False, False) == cases("ci")
 
 
 def test_an_unknown_suite_is_refused() -> None:

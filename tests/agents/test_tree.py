@@ -15,7 +15,7 @@ from support.trees import FAULT, VMA, stump
 from thp_agents.learned.networks import Tree
 from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy, signature
 from thp_agents.learned.tree_c import c_source
-from thp_agents.learned.tree_text import fields_of, integer_below, largest, normalised, rules, shown
+from thp_agents.learned.tree_text import fields_of, integer_below, largest, normalised, rules, value_text
 from thp_agents.policy import PolicyError
 
 BOTH = pytest.mark.parametrize("made_for", [FAULT, VMA], ids=["fault", "vma"])
@@ -43,8 +43,8 @@ def grown(made_for: dict[str, Any], leaves: int = 30, seed: int = 3) -> LearnedP
 def test_thresholds_are_told_in_units() -> None:
     size, resident = VMA_SIZE, fields_of(VMA)["vma_resident"]
     assert integer_below(size, np.log2(1 + 512) / 24) == 512, "log2(1 + 512 pages) / 24"
-    assert shown(size, 512) == "2048 KiB"
-    assert shown(resident, integer_below(resident, 0.25)) == "25 %"
+    assert value_text(size, 512) == "2048 KiB"
+    assert value_text(resident, integer_below(resident, 0.25)) == "25 %"
     assert "if vma_resident <= 25 %:\n    4K" in rules(stump(VMA, "vma_resident", 0.25, "4K", "16K"))
     assert "if not vma_advised:\n    order 2" in rules(stump(FAULT, "vma_advised", 0.5, "order 2", "order 3"))
 

@@ -14,7 +14,7 @@ import pytest
 from support.episodes import small_program
 from support.jobs import Strange, Task, double, fail, leave, wait_in
 from thp_agents.cli import main
-from thp_agents.evaluation.parallel import Lost, completed, map_jobs
+from thp_agents.evaluation.parallel import Lost, map_jobs, without_lost
 
 from thp_env.traces import save_program
 
@@ -41,7 +41,7 @@ def test_whatever_dies_the_results_are_the_same(tmp_path: Path, capfd: pytest.Ca
         n: 2 * n for n in range(8) if n != 5
     }
     assert found[tasks[5]] == Lost("its worker was killed by SIGKILL, twice")
-    assert dict(completed(iter(found.items()))) == {task: 2 * task.number for task in tasks if task.number != 5}
+    assert dict(without_lost(iter(found.items()))) == {task: 2 * task.number for task in tasks if task.number != 5}
     begun = [int(path.name.split()[0]) for path in tmp_path.iterdir()]
     assert {n: begun.count(n) for n in range(8)} == {0: 1, 1: 1, 2: 2, 3: 1, 4: 1, 5: 2, 6: 2, 7: 1}, "no other's again"
     lines = capfd.readouterr().err.splitlines()

@@ -186,5 +186,5 @@ def test_workloads_without_a_size_stay_as_they_are_among_others() -> None:
     source = Source(tuple(mixed), size="tiny", surroundings="drawn")
     drawn = {source.draw(np.random.default_rng(seed))[0].name for seed in range(12)}
     assert drawn == {"hot_island", "sqlite_memory", "small"}
-    assert source.changed({"workload": "sqlite_memory"}).size is None
-    assert source.changed({"workload": "alloc_purge"}).size == "tiny"
+    assert source.with_options({"workload": "sqlite_memory"}).size is None
+    assert source.with_options({"workload": "alloc_purge"}).size == "tiny"

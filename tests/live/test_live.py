@@ -15,7 +15,7 @@ import pytest
 
 from thp_env.conformance import read_recordings, replay, report
 from thp_env.live import check, host, observe, others, settings
-from thp_env.live.check import check_programs, most_frequent, undisturbed
+from thp_env.live.check import check_programs, least_disturbed, most_frequent
 from thp_env.live.errors import LiveError
 from thp_env.live.programs import LiveProgram, programs_of, random_programs
 from thp_env.live.scenarios import FAMILIES, generate
@@ -145,9 +145,9 @@ def test_what_others_did_at_the_same_time_does_not_count():
         return {"err": 0, "mthp": {"128": {"anon_fault_alloc": fault, "nr_anon": gauge}}, "vm": {}, "map": [mapped]}
 
     quiet = {**step(0, 0), "mthp": {"128": {"nr_anon": 1}}}
-    assert undisturbed((step(2, 1), step(1, 3), quiet)) == quiet
-    assert undisturbed((step(1, 1), step(1, 1))) == step(1, 1)
-    assert undisturbed((step(0, 1, 8), step(1, 1), step(1, 1))) == step(1, 1)  # memory went another way
+    assert least_disturbed((step(2, 1), step(1, 3), quiet)) == quiet
+    assert least_disturbed((step(1, 1), step(1, 1))) == step(1, 1)
+    assert least_disturbed((step(0, 1, 8), step(1, 1), step(1, 1))) == step(1, 1)  # memory went another way
 
 
 def _huge_pages_of_others(monkeypatch, said):

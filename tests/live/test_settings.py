@@ -13,7 +13,7 @@ import pytest
 
 from thp_env.live import settings
 from thp_env.live.errors import LiveError
-from thp_env.live.settings import changed, restore
+from thp_env.live.settings import restore, temporary_settings
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def _shown(host):
 
 
 def test_what_was_set_is_put_back(host):
-    with changed({"enabled": "always"}) as run:
+    with temporary_settings({"enabled": "always"}) as run:
         assert run.write("hugepages-64kB/enabled", "always") == 0
         assert run.write("hugepages-64kB/enabled", "inherit") == 0
         assert _shown(host) == ["always", "inherit"]
@@ -51,17 +51,17 @@ def test_what_was_set_is_put_back(host):
 
 def test_an_error_and_ctrl_c_put_back_too(host):
     for error in (ValueError, KeyboardInterrupt):
-        with pytest.raises(error), changed({"enabled": "always"}):
+        with pytest.raises(error), temporary_settings({"enabled": "always"}):
             raise error
         assert _shown(host)[0] == "madvise"
         assert not settings.journal().exists()
 
 
 def test_what_a_killed_run_left_is_told_and_restored(host, monkeypatch):
-    run = changed({"enabled": "always"})
+    run = temporary_settings({"enabled": "always"})
     run.__enter__()
     left = settings.journal().read_text()
-    with pytest.raises(LiveError, match="another live run is under way"), changed({}):
+    with pytest.raises(LiveError, match="another live run is under way"), temporary_settings({}):
         pass
     with pytest.raises(LiveError, match="another live run is under way"):
         restore()
@@ -69,7 +69,7 @@ def test_what_a_killed_run_left_is_told_and_restored(host, monkeypatch):
     (host / "enabled").write_text("always")
     settings.journal().write_text(left)
     monkeypatch.setenv("XDG_STATE_HOME", str(host / "elsewhere"))  # the lock says where the journal is
-    with pytest.raises(LiveError, match=r"an earlier run was killed .*thp-env live --restore"), changed({}):
+    with pytest.raises(LiveError, match=r"an earlier run was killed .*thp-env live --restore"), temporary_settings({}):
         pass
     assert restore()
     assert _shown(host)[0] == "madvise"
@@ -77,7 +77,7 @@ def test_what_a_killed_run_left_is_told_and_restored(host, monkeypatch):
 
 
 def test_after_a_restart_of_the_host_nothing_is_put_back(host):
-    with changed({"enabled": "always"}):
+    with temporary_settings({"enabled": "always"}):
         left = settings.journal().read_text()
     settings.journal().write_text(left.replace(json.loads(left)["boot"], "another"))
     (host / "enabled").write_text("never")
@@ -105,25 +105,26 @@ def test_a_file_that_is_no_journal_changes_nothing(host, content, reason):
 
 
 def test_what_is_no_setting_is_refused(host):
-    with changed({}) as run:
+    with temporary_settings({}) as run:
         for name in ("/etc/hostname", "../../etc/hostname"):
             with pytest.raises(LiveError, match="is no setting"):
                 run.write(name, "x")
         with pytest.raises(LiveError, match="no name of a control group"):
             run.cgroup("../x")
-    with pytest.raises(LiveError, match=r"cannot write 'x' to .*/nowhere/enabled: No such file"), changed({}) as run:
+    message = r"cannot write 'x' to .*/nowhere/enabled: No such file"
+    with pytest.raises(LiveError, match=message), temporary_settings({}) as run:
         run.require({"nowhere/enabled": "x"})
 
 
 def test_prctl_holds_for_the_block_and_needs_no_root(host, monkeypatch):
     monkeypatch.setattr(settings, "LOCK", Path("/nowhere/lock"))
     before = settings.thp_disabled()
-    with changed(disable=(1, 0)) as run:
+    with temporary_settings(disable=(1, 0)) as run:
         assert settings.thp_disabled() == (1, 0)
         with pytest.raises(LiveError, match="nothing of the whole host"):
             run.write("enabled", "always")
     assert settings.thp_disabled() == before
-    with pytest.raises(LiveError, match="only root can change this host's settings"), changed({}):
+    with pytest.raises(LiveError, match="only root can change this host's settings"), temporary_settings({}):
         pass
 
 
@@ -132,7 +133,7 @@ def test_any_signal_ends_with_settings_as_they_were(host, number):
     code = (
         "import sys, time; from pathlib import Path; from thp_env.live import settings; root = Path(sys.argv[1])\n"
         "settings.THP, settings.ROOTS, settings.LOCK = root, (root,), root.parent / 'lock'\n"
-        "with settings.changed({'enabled': 'always'}):\n    print('x', flush=True); time.sleep(60)"
+        "with settings.temporary_settings({'enabled': 'always'}):\n    print('x', flush=True); time.sleep(60)"
     )
     run = subprocess.Popen([sys.executable, "-c", code, str(host)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                            env={**os.environ})  # fmt: skip

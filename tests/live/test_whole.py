@@ -16,7 +16,7 @@ from thp_env.live import host, settings, whole
 from thp_env.live.errors import LiveError
 from thp_env.live.programs import LiveProgram
 from thp_env.live.run_settings import RunSettings
-from thp_env.live.whole import compare_files, drawn, report, run_workloads, sums
+from thp_env.live.whole import compare_files, draw_programs, report, run_workloads, sums
 from thp_env.machine import Machine, layout
 from thp_env.recording_file import read_recordings, write_recordings
 from thp_env.traces import parse_program
@@ -71,7 +71,7 @@ def test_a_machine_says_which_accesses_come_next():
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_workload_can_be_put_to_a_host(name):
-    [live] = drawn([name], "tiny", 0, [])
+    [live] = draw_programs([name], "tiny", 0, [])
     assert len(live.texts) == len(live.program)
     assert live.settings.orders == frozenset(layout.ORDERS)
     assert set(live.left_out) <= {"pollute", "fragment"}
@@ -129,19 +129,19 @@ def test_after_a_limit_faults_may_lie_in_the_spread_of_the_kernels_runs():
     recording = _recording(*steps, left_out={})
     found = [whole.Difference(i, "write", "minor faults", 1, 2) for i in (0, 2, 3, 4)]
     simulated = [_step(0, minflt=2), limit, _step(2, minflt=60), _step(3, minflt=350), _step(4, minflt=900)]
-    compared = whole._compared(recording, simulated, found)
+    compared = whole._comparison(recording, simulated, found)
     assert [(d.step, d.op) for d in compared.differences] == [(0, "write"), (4, "write"), (4, whole.IN_SUM)]
     assert [d.step for d in compared.spread] == [2, 3]
     assert compared.failed
     many = [{**step, "minflt": 360 if step["i"] > 2 else 1} for step in simulated]
-    assert [d.op for d in whole._compared(recording, many, found[2:3]).differences] == [whole.IN_SUM]
+    assert [d.op for d in whole._comparison(recording, many, found[2:3]).differences] == [whole.IN_SUM]
     found = [whole.Difference(2, "write", "errno", 0, 12)]
-    assert whole._compared(recording, simulated, found).differences == found
+    assert whole._comparison(recording, simulated, found).differences == found
 
 
 def test_counters_that_others_may_have_moved_are_unsure():
     found = [whole.Difference(0, "write", "hugepages-64kB nr_anon", 1, 2)]
-    compared = whole._compared(_recording(_step(0), left_out={}), [_step(0)], found)
+    compared = whole._comparison(_recording(_step(0), left_out={}), [_step(0)], found)
     assert compared.failed
     compared.others = "huge pages of python3"
     assert not compared.failed
@@ -184,7 +184,7 @@ def test_every_workload_faults_as_the_simulator(words):
     """Up to a limit, each fault of each operation; after one, within the runs of the kernel or 256 KiB."""
     before = {name: (settings.THP / name).read_text() for name in host.SETTINGS}
     differing, steps = [], 0
-    for _, compared in run_workloads(drawn(SHIPPED, "tiny", 0, [words])):
+    for _, compared in run_workloads(draw_programs(SHIPPED, "tiny", 0, [words])):
         thrashes = compared.name == "hot_island"  # and differs in sum: docs/explanation/verification.md
         differing += [f"{compared.name}: {d}" for d in compared.differences if not (thrashes and d.op == whole.IN_SUM)]
         steps += len(compared.first)

@@ -310,7 +310,7 @@ def test_unlimited_stack(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unlisted_parts_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tool, "HEADERS", tmp_path)
     with pytest.raises(RecordingError, match="headers: apt-get install valgrind"):
-        tool.built()
+        tool.build_tool()
 
 
 @needs_gcc

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from thp_workloads.recordings import FAMILIES, program
-from thp_workloads.relocation import draw_place, elsewhere, fits, mapped, moved, reach, surrounded
+from thp_workloads.relocation import at_addresses, draw_place, elsewhere, fits, mapped, reach, surrounded
 from thp_workloads.splits import TRAIN_CORES
 from thp_workloads.surroundings import MIB, Surroundings
 
@@ -66,7 +66,7 @@ def test_large_folios_fall_otherwise_with_other_addresses() -> None:
     recorded = program("sqlite_memory")
 
     def huge(at: int | None) -> int:
-        there = recorded if at is None else moved(recorded, at, 0, 0)
+        there = recorded if at is None else at_addresses(recorded, at, 0, 0)
         machine = Machine(there, MachineConfig(memory=memory_for(recorded)))
         for order in layout.ORDERS:
             machine.set_thp(order, "always")

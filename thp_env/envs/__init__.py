@@ -1,1 +1,1 @@
-"""The Gymnasium environments, one file each, and what they share."""
+"""The Gymnasium environments, one file each, and their common parts."""

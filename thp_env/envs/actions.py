@@ -1,4 +1,4 @@
-"""What a decision about a VMA can be."""
+"""The actions of a decision about a VMA."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ActionSet:
 
     @property
     def sets_orders(self) -> bool:
-        """Whether they set order masks (extension E1), instead of advising as mainline's madvise does."""
+        """Whether the actions set order masks (extension E1), instead of giving advice as mainline's madvise does."""
         return self.names[0] == KEEP
 
     @cached_property
@@ -83,10 +83,10 @@ class ActionSet:
         Args:
             smaps: `SMAPS_DTYPE` records.
         """
-        fits = fitting_blocks(smaps["vm_start"], smaps["vm_end"])
+        blocks_fit = fitting_blocks(smaps["vm_start"], smaps["vm_end"])
         allowed = np.ones((*smaps.shape, len(self.names)), np.int8)
         sizes, smallest = self._sizes
-        allowed[..., sizes] = fits[..., smallest]
+        allowed[..., sizes] = blocks_fit[..., smallest]
         pages = smaps["by_order"]
         if SPLIT in self.names:
             allowed[..., self.names.index(SPLIT)] = pages[..., 2:].any(-1)
@@ -96,9 +96,9 @@ class ActionSet:
             allowed[unread, self.names.index(SPLIT)] = 1
         if COLLAPSE in self.names:
             may = below | (smaps["zero"] > 0) | unread
-            allowed[..., self.names.index(COLLAPSE)] = fits[..., layout.PMD_ORDER] & may
+            allowed[..., self.names.index(COLLAPSE)] = blocks_fit[..., layout.PMD_ORDER] & may
         for index, order in self._collapses.items():
-            allowed[..., index] = fits[..., order] & (pages[..., :order].any(-1) | unread)
+            allowed[..., index] = blocks_fit[..., order] & (pages[..., :order].any(-1) | unread)
         allowed[unread & (smaps["id"] == 0), 1:] = 0
         return allowed
 
@@ -113,37 +113,37 @@ mainline has."""
 
 
 def action_set(interface: str = "orders", actions: Sequence[str] | None = None) -> ActionSet:
-    """Return a set of actions, or those of it that are named.
+    """Return a set of actions, or the named actions of it.
 
     Args:
         interface: a name of `ACTION_SETS`.
-        actions: names, of which the first is the set's own first: it changes nothing. None: all.
+        actions: names; the first has to be the set's first, which changes nothing. None: all.
 
     Raises:
-        ValueError: for an unknown set, or actions that it does not have.
+        ValueError: for an unknown set, or for unknown actions.
     """
     if interface not in ACTION_SETS:
         raise ValueError(f"unknown interface {interface!r}: one of {', '.join(ACTION_SETS)}")
-    every = ACTION_SETS[interface]
+    all_names = ACTION_SETS[interface]
     if actions is None:
-        return every
+        return all_names
     names = tuple(actions)
-    if unknown := [name for name in names if name not in every.names]:
-        raise ValueError(f"unknown action {unknown[0]!r}: {interface} has {', '.join(every.names)}")
-    if names[:1] != every.names[:1] or len(set(names)) < len(names):
-        raise ValueError(f"actions must begin with {every.names[0]!r}, which changes nothing, and name each once")
+    if unknown := [name for name in names if name not in all_names.names]:
+        raise ValueError(f"unknown action {unknown[0]!r}: {interface} has {', '.join(all_names.names)}")
+    if names[:1] != all_names.names[:1] or len(set(names)) < len(names):
+        raise ValueError(f"actions must begin with {all_names.names[0]!r}, which changes nothing, and name each once")
     return ActionSet(names)
 
 
 def refusal(space: spaces.Space, action: Any, name: str = "action") -> str:
-    """Return what is wrong with an action that is not in an action space, in one line."""
-    shown = " ".join(repr(action).split())
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    """Return in one line why an action is not in an action space."""
+    action_text = " ".join(repr(action).split())
+    action_text = action_text if len(action_text) <= 80 else f"{action_text[:77]}..."
     if isinstance(space, spaces.MultiDiscrete):
-        wanted = f"{len(space.nvec)} whole numbers from 0 to {space.nvec.max() - 1}"
+        rule = f"{len(space.nvec)} whole numbers from 0 to {space.nvec.max() - 1}"
     else:
-        wanted = f"a whole number from 0 to {space.n - 1}"  # type: ignore[attr-defined]
-    return f"{name} {shown} is not in the action space: take {wanted}"
+        rule = f"a whole number from 0 to {space.n - 1}"  # type: ignore[attr-defined]
+    return f"{name} {action_text} is not in the action space: take {rule}"
 
 
 _BLOCK = np.int64(layout.PAGE_SIZE) << np.arange(layout.PMD_ORDER + 1)

@@ -1,4 +1,4 @@
-"""Arguments of the environments: what they may be, and what is said of others."""
+"""Arguments of the environments: which are possible, and the errors for others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def order_mask(argument: str, name: str) -> int:
     """Return the order mask of a named set of sizes (`thp_env.machine.sizes`).
 
     Raises:
-        ValueError: naming the argument, for what is none.
+        ValueError: naming the argument, for an unknown name.
     """
     return orders_of(name, argument)
 
@@ -70,21 +70,21 @@ def check_arguments(makers: Sequence[Callable[..., Any]], named: Mapping[str, An
     """Check the names of arguments, and that their values are what the signatures say.
 
     Args:
-        makers: functions that take them.
-        named: what was given.
+        makers: functions with these arguments.
+        named: the arguments.
 
     Raises:
-        TypeError: for one that there is not, with the nearest that there is.
-        ValueError: for one that is something else, naming it.
+        TypeError: for an unknown argument, with the nearest known one.
+        ValueError: for a value of another type, naming the argument.
     """
-    known: dict[str, Any] = {}
+    accepted: dict[str, Any] = {}
     for maker in reversed(makers):
         hints = get_type_hints(maker, include_extras=True)
         parameters = inspect.signature(maker).parameters.values()
-        known |= {p.name: hints.get(p.name, Any) for p in parameters if p.kind is p.KEYWORD_ONLY or p.name in SHARED}
+        accepted |= {p.name: hints.get(p.name, Any) for p in parameters if p.kind is p.KEYWORD_ONLY or p.name in SHARED}
     for name, value in named.items():
-        if name not in known:
-            hint = did_you_mean(name, known).removeprefix("; ")
-            raise TypeError(f"unknown argument {name}: {hint and hint + ' '}There are {', '.join(sorted(known))}")
+        if name not in accepted:
+            hint = did_you_mean(name, accepted).removeprefix("; ")
+            raise TypeError(f"unknown argument {name}: {hint and hint + ' '}There are {', '.join(sorted(accepted))}")
         if name not in CHECKED_LATER:
-            fit(value, known[name], name)
+            fit(value, accepted[name], name)

@@ -41,7 +41,7 @@ def color(text: str) -> Color:
 
 
 class Canvas:
-    """An RGB picture; what lies outside is not drawn.
+    """An RGB picture; parts outside of it are not drawn.
 
     Attributes:
         pixels: shape (height, width, 3), uint8; x counts to the right, y down.

@@ -1,4 +1,4 @@
-"""Credit for one VMA: the cost terms of what was spent for it alone."""
+"""Credit for one VMA: the cost terms of this VMA alone."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def whole_share(credit: str | float) -> float:
 def vma_costs(
     before: np.ndarray, after: np.ndarray, elapsed_ns: np.ndarray | int, prices: Prices
 ) -> dict[str, np.ndarray]:
-    """Return `prices.cost_terms` of VMAs, but for reading them, in ns by name; arrays of the shape of the records.
+    """Return `prices.cost_terms` of VMAs without reading them, in ns by name; arrays of the shape of the records.
 
     Args:
         before: `SMAPS_DTYPE` records at the beginning of a window.
-        after: of the same VMAs at its end. A VMA's memory is the mean of what it maps at both ends.
+        after: of the same VMAs at its end. A VMA's memory is the mean of its mapped memory at both times.
         elapsed_ns: length of the window.
         prices: what counters cost.
     """
@@ -46,7 +46,7 @@ def vma_costs(
 def vma_terms(
     machine: Machine, before: np.void, elapsed_ns: int, accesses: float, prices: Prices = PRICES
 ) -> dict[str, float] | None:
-    """Return `total_time` of one VMA, but for reading it, in ns per access of the whole program; None when it is gone.
+    """Return `total_time` of one VMA without reading it, in ns per access of the program; None if it no longer exists.
 
     Args:
         machine: made with `time_by_vma`.

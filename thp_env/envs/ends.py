@@ -23,15 +23,15 @@ ENDED = np.array([status in REASONS for status in Status])
 
 
 class End(NamedTuple):
-    """How an episode ended, or where the time limit cut it off.
+    """The end of an episode, or its state at the time limit.
 
     Attributes:
         snapshot: of the machine, one row.
         status: of the machine; one of `REASONS` when the episode terminated.
-        pending_ns: `prices.pending_cost`: what it leaves for later; 0 where it was cut off, since it could go on.
+        pending_ns: `prices.pending_cost`; 0 if the episode was truncated, because it could continue.
         unfinished_ns: `metrics.unfinished_cost` after running out of memory, else 0.
         accesses: how many the whole program stands for.
-        info: what the last step tells.
+        info: of the last step.
     """
 
     snapshot: Snapshot
@@ -43,7 +43,7 @@ class End(NamedTuple):
 
     @property
     def terms(self) -> dict[str, float]:
-        """The terms of the reward that the end alone is charged, in ns per access."""
+        """The terms of the reward for the end alone, in ns per access."""
         terms = {"pending_cost": -self.pending_ns / self.accesses} if self.status in REASONS else {}
         if self.status == Status.OOM:
             terms["oom_cost"] = -self.unfinished_ns / self.accesses
@@ -51,7 +51,7 @@ class End(NamedTuple):
 
 
 def summary(machine: Machine, status: Status, workload: str, accesses: float) -> dict[str, Any]:
-    """Return reason, workload and metrics of an episode that ends where it stands."""
+    """Return reason, workload and metrics of an episode that ends now."""
     return {"reason": REASONS.get(status, TIME_LIMIT), "workload": workload, "metrics": run_metrics(machine, accesses)}
 
 
@@ -59,10 +59,10 @@ def end_of(machine: Machine, snapshot: Snapshot, status: Status, workload: str, 
     """Return the end of an episode.
 
     Args:
-        machine: as it stands.
-        snapshot: of it, one row.
-        status: of it.
-        workload: name of what ran.
+        machine: in its present state.
+        snapshot: of the machine, one row.
+        status: of the machine.
+        workload: its name.
         accesses: how many the whole program stands for.
     """
     pending = pending_cost(machine.counters, machine.config.clock, PRICES) if status in REASONS else 0.0

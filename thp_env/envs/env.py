@@ -10,7 +10,7 @@ import numpy as np
 from thp_env.envs.actions import refusal
 from thp_env.envs.rendering import FPS, RENDER_MODES, Renderer
 from thp_env.envs.reward import RewardFunction
-from thp_env.envs.state import EnvState, checked
+from thp_env.envs.state import EnvState, check_state
 from thp_env.envs.task import Task, WorkloadArgument
 from thp_env.envs.turns import Turns
 from thp_env.machine import Machine
@@ -18,12 +18,12 @@ from thp_env.workload import Workload
 
 
 class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
-    """The shell that all environments share: a subclass names its task and documents itself.
+    """The base class of all environments: a subclass names its task and has the documentation.
 
-    `pickle` and `copy.deepcopy` take it in the middle of an episode. One thread may step it at a time.
+    `pickle` and `copy.deepcopy` work in the middle of an episode. Only one thread at a time may step it.
 
     Attributes:
-        task: what runs, over a batch of one machine.
+        task: that runs, with a batch of one machine.
     """
 
     task_class: ClassVar[type[Task]]
@@ -55,7 +55,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
 
         Args:
             seed: as in Gymnasium.
-            options: for this episode: `default_sizes`, those of VMAs that nobody decided about; `workload`, `size`,
+            options: for this episode: `default_sizes`, of VMAs without a decision; `workload`, `size`,
                 `surroundings` and `weights`, as the arguments.
         """
         with self._turns.acting:
@@ -67,7 +67,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
             return observation, self.task.info(0)
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], SupportsFloat, bool, bool, dict[str, Any]]:
-        """Carry out an action, run to the next decision, and pay for what happened meanwhile."""
+        """Carry out an action, run to the next decision, and return the reward for the time between."""
         with self._turns.acting:
             if self.task.over[0]:
                 raise gymnasium.error.ResetNeeded("call reset() before step(): the episode is over or never began")
@@ -88,15 +88,15 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
 
         The wrapper `EpisodeSummary` puts it into the info of an episode that Gymnasium's TimeLimit truncates.
         """
-        self._begun()
+        self._require_episode()
         with self._turns.looking:
             return self.task.summary(0)
 
     def render(self) -> Any:
-        """Return or show the machine as `render_mode` says; from another thread, after the step that is under way.
+        """Return or show the machine as `render_mode` says; in another thread, after the present step.
 
         Returns:
-            "rgb_array": uint8 of shape (600, 800, 3). "ansi": text. "human", which shows every step by itself: None.
+            "rgb_array": uint8 of shape (600, 800, 3). "ansi": text. "human" (shows every step itself): None.
 
         Raises:
             gymnasium.error.ResetNeeded: when there is no episode yet.
@@ -116,46 +116,46 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
     # -- states ------------------------------------------------------------------------------------
 
     def clone_state(self) -> EnvState:
-        """Return a copy of the episode: restored, it goes on exactly as this one does, random draws included."""
-        self._begun()
+        """Return a copy of the episode; a restored episode continues exactly as this one, with its random draws."""
+        self._require_episode()
         with self._turns.looking:
             return EnvState(self.task.made_for, self.task.clone_state(0), self.np_random.bit_generator.state)
 
     def restore_state(self, state: EnvState) -> None:
         """Go back to a state of an environment that was made with the same arguments; it can be restored again.
 
-        Gymnasium's TimeLimit, which `gymnasium.make(max_episode_steps=...)` puts around, goes on with its own count.
+        Gymnasium's TimeLimit, which `gymnasium.make(max_episode_steps=...)` adds, keeps its own count.
 
         Raises:
             MachineError: for a state of another environment or of another version, and for one that lacks the
                 account of a wrapper such as `ShadowReward`.
         """
         with self._turns.acting:
-            checked(state, self.task.made_for)
+            check_state(state, self.task.made_for)
             self.task.restore_state(0, state.task)
             self.np_random.bit_generator.state = dict(state.rng)
             self._show(begin=True)
 
     def validate(self) -> None:
-        """Count everything that the machine keeps anew (`Machine.validate`).
+        """Count all numbers of the machine anew (`Machine.validate`).
 
         Raises:
             MachineError: naming the first number that does not agree.
         """
-        self._begun()
+        self._require_episode()
         with self._turns.looking:
             self.task.validate()
 
     # -- what episodes are drawn from --------------------------------------------------------------
 
     def set_workload(self, **changes: Any) -> None:
-        """Draw the next episodes, and all after them, from something else, for a curriculum.
+        """Change what all later episodes are drawn from, for a curriculum.
 
         Args:
-            changes: `workload`, `size`, `surroundings` and `weights`, as the arguments; what is not named stays.
+            changes: `workload`, `size`, `surroundings` and `weights`, as the arguments; others stay.
 
         Raises:
-            ValueError: for one that makes no sense.
+            ValueError: for an impossible value.
         """
         self.task.set_workload(changes)
 
@@ -173,7 +173,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
 
     @property
     def workload(self) -> Workload | None:
-        """What the episode was drawn from; None before the first."""
+        """The workload of the episode; None before the first one."""
         return self.task.workload[0]
 
     def _show(self, begin: bool = False) -> None:
@@ -185,7 +185,7 @@ class ThpEnv(gymnasium.Env[dict[str, np.ndarray], Any]):
         if self.render_mode == "human":
             self.render()
 
-    def _begun(self) -> None:
+    def _require_episode(self) -> None:
         if self.workload is None:
             raise gymnasium.error.ResetNeeded("call reset() first: there is no episode yet")
 

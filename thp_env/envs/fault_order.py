@@ -86,15 +86,15 @@ _BITS, _LARGE_BITS, _TYPES = np.array(ORDERS), np.array(layout.ORDERS), np.arang
 
 
 class FaultOrderTask(Task):
-    """Stops each machine at its next fault that has a choice, or when the window is over.
+    """Stops each machine at its next fault with a choice, or when the window is over.
 
     Args:
         machines: how many.
         workload: as of `Task`.
         reward: as of `Task`.
         hook: one of `HOOKS`.
-        window_ms: simulated milliseconds after which a step ends that no fault has ended.
-        window_faults: faults that had a choice after which it ends.
+        window_ms: simulated milliseconds after which a step ends even without a fault.
+        window_faults: faults with a choice after which it ends.
         default_sizes: name of the sizes that are on.
         named: the other arguments of `Task`.
     """
@@ -131,11 +131,11 @@ class FaultOrderTask(Task):
 
     def decisions(self, actions: np.ndarray, which: np.ndarray) -> np.ndarray:
         """Answers for the machines that wait. An order that is not allowed masks all: the fault gets order 0."""
-        decided = np.zeros((len(actions), max(1, self.slots)), DECISION_DTYPE)
-        order, first = _BITS[actions], decided[:, 0]
+        records = np.zeros((len(actions), max(1, self.slots)), DECISION_DTYPE)
+        order, first = _BITS[actions], records[:, 0]
         first["verb"] = np.where(self.waiting & which, Verb.RESOLVE, Verb.NOTHING)
         first["value"] = np.where(self.snapshot["order_orders"] >> order & 1, order, 0)
-        return decided
+        return records
 
     @property
     def waiting(self) -> np.ndarray:
@@ -143,7 +143,7 @@ class FaultOrderTask(Task):
         return self.status == Status.NEED_ORDER
 
     def observation(self, which: np.ndarray | slice) -> dict[str, np.ndarray]:
-        """The fault and its VMA, zeros where none waits, and the system."""
+        """The fault and its VMA, zeros if none waits, and the system."""
         smaps, waits = self.smaps[which], self.waiting[which]
         vma = vma_observation(smaps[:, 0], self.snapshot["clock"][which], None, _kept)
         q = _fault.quantities.blank(waits.shape)
@@ -151,13 +151,13 @@ class FaultOrderTask(Task):
         q["may"] = self.snapshot["order_orders"][which][:, None] >> _LARGE_BITS & 1
         for name in _TASK:
             q[name] = self.snapshot[name][which]
-        seen = {"vma": vma, "fault": _fault(q)}
+        observation = {"vma": vma, "fault": _fault(q)}
         if self.hook == "address":
-            seen["block"] = _block(_block_quantities(smaps, self.snapshot["order_address"][which]))
+            observation["block"] = _block(_block_quantities(smaps, self.snapshot["order_address"][which]))
         if not waits.all():
-            for values in seen.values():
+            for values in observation.values():
                 values[~waits] = 0.0
-        return {**seen, **super().observation(which)}
+        return {**observation, **super().observation(which)}
 
     def no_op(self, i: int) -> int:
         """The largest order that is allowed, as the kernel takes without an agent."""
@@ -165,7 +165,7 @@ class FaultOrderTask(Task):
 
     @classmethod
     def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
-        """What a learned policy sees of a fault, and the orders."""
+        """The fields of a fault that a learned policy sees, and the orders."""
         names = {"fault": list(FAULT_FIELDS), "system": list(SYSTEM_FIELDS), "vma": list(KEPT)}
         if arguments.get("hook") == "address":
             names = {"block": list(BLOCK_FIELDS), **names}
@@ -173,15 +173,15 @@ class FaultOrderTask(Task):
 
     def masks(self) -> np.ndarray:
         """Which orders are allowed, shape (N, 9); by address also which fit somewhere in the block."""
-        offered = self.snapshot["order_orders"][:, None] >> _BITS & 1
+        allowed_orders = self.snapshot["order_orders"][:, None] >> _BITS & 1
         if self.hook == "address":
             block = self.snapshot["order_address"] // layout.PMD_SIZE * layout.PMD_SIZE
             start = np.maximum(self.smaps["vm_start"][:, 0].astype(np.int64), block)
             end = np.minimum(self.smaps["vm_end"][:, 0].astype(np.int64), block + layout.PMD_SIZE)
-            offered &= fitting_blocks(start, end)[:, _BITS]
-        offered[~self.waiting] = 0
-        offered[:, 0] = 1
-        return offered.astype(np.int8)
+            allowed_orders &= fitting_blocks(start, end)[:, _BITS]
+        allowed_orders[~self.waiting] = 0
+        allowed_orders[:, 0] = 1
+        return allowed_orders.astype(np.int8)
 
 
 def _block_quantities(smaps: np.ndarray, address: np.ndarray) -> np.ndarray:
@@ -205,79 +205,68 @@ class FaultOrderEnv(ThpEnv):
 
     ## Description
 
-    A simulated Linux machine runs a workload and stops before a page fault that could get more than one size. The
-    agent sees the VMA, the fault and the system, and answers with an order; the fault goes on with it. Each 2M block
-    of a VMA is asked about once, until it is unmapped: later faults there follow the same answer. khugepaged, before
-    it collapses a block, and swapping in are asked about in the same way, each once for a block.
+    A simulated Linux machine runs a workload and stops before each page fault for which there is a choice of sizes.
+    The agent sees the VMA, the fault and the system, and answers with an order; the fault continues with it. The
+    environment asks once about each 2M block of a VMA, until the block is unmapped: later faults there follow the
+    same answer. In the same way it asks before khugepaged collapses a block, and at swap-in, once for each block.
 
     ## Action Space
 
     `Discrete(9)`: 4K, 16K, 32K, 64K, 128K, 256K, 512K, 1M, 2M (orders `thp_env.envs.fault_order.ORDERS`).
 
-    - `hook="bpf"` is the proposed thp_get_order: the one order returned masks the allowed ones, and a fault that
-      it does not fit, or whose allocation fails, gets 4K.
+    - `hook="bpf"` is the proposed thp_get_order: its answer, one order, masks the allowed ones. A fault that this order
+      does not fit, or whose allocation fails, gets 4K.
     - `hook="address"`: a fault falls back to the next smaller size that is allowed and fits, as without an
-      agent. For research: no kernel hook sees this much.
+      agent. This is for research: no kernel hook sees this much.
 
-    `action_masks()` says which orders are allowed; by address, also which fit somewhere in the block. An order that
-    is not allowed counts as 4K. Where no fault waits the action means nothing and only 4K is allowed.
+    `action_masks()` says which orders are allowed; with "address" also which of them fit somewhere in the block. An
+    order that is not allowed counts as 4K. If no fault waits, the action has no effect, and only 4K is allowed.
 
     ## Observation Space
 
-    `Dict` of float32 in 0..1: `vma`, what is known of the VMA without reading page tables (`fault_order.KEPT`);
+    `Dict` of float32 in 0..1: `vma`, what the kernel knows of the VMA without page tables (`fault_order.KEPT`);
     `fault`, the type of the fault, the orders allowed and the process (`fault_order.FAULT_FIELDS`); `system`
-    (`observation.SYSTEM_FIELDS`). By address also `block` (`fault_order.BLOCK_FIELDS`): the block's place in the VMA
-    and what its page table and those of its neighbours hold; reading them takes simulated time. `vma`, `fault` and
-    `block` are zero where no fault waits.
+    (`observation.SYSTEM_FIELDS`). With `hook="address"` also `block` (`fault_order.BLOCK_FIELDS`): the
+    block's place in the VMA, and the content of its page table and its neighbours'; reading them takes simulated
+    time. `vma`, `fault` and `block` are zero if no fault waits.
 
     ## Rewards
 
-    The sum of named terms over the step (`envs/reward.py`), scaled so that an episode adds up to a figure per access
-    of the workload. `total_time` (default): minus the ns per access of translation, faults, splits, swapping,
-    unmapping and monitoring, and of resident memory at its price. `balanced`: TLB reach, memory waste, split cost.
-    Or a function `(before, after, accesses) -> {name: value}`. `reward_terms` holds the last step's.
-    At the end pending splits and untouched memory are charged (`pending_cost`).
+    The reward is the sum of named terms over the step (`envs/reward.py`), scaled so that an episode adds up to a figure
+    per access of the workload. `total_time` (default): minus the ns per access of translation, faults, splits,
+    swapping, unmapping and monitoring, and of resident memory at its price. `balanced`: TLB reach, memory waste, split
+    cost. A function `(before, after, accesses) -> {name: value}` is possible, too. `reward_terms` has the terms of the
+    last step.
+    At the end of an episode, pending splits and untouched memory are charged (`pending_cost`).
 
     ## Starting State
 
-    A workload draws a program and a machine from the environment's generator; the program has run to its first
+    A workload draws a program and a machine from the environment's random generator. The program has run to its first
     fault that has a choice, or for a window.
 
     ## Episode End
 
-    Terminates when the program has ended, or when the machine runs out of memory: then what was not executed is
-    charged as if each access walked the whole page table and faulted, with all memory resident (`oom_cost`), so
-    that it never pays to run out. How many decisions there are depends on the blocks that the program touches and
-    gives back. Truncates after `max_episode_steps`, if that is given.
+    An episode terminates when the program has ended, or when the machine runs out of memory. In that case the rest of
+    the program is charged as if each access walked the whole page table and faulted, with all memory resident
+    (`oom_cost`). So running out of memory never pays. The number of decisions depends on the blocks that the program
+    touches and gives back. The episode is truncated after
+    `max_episode_steps`, if that is given.
 
     ## Information
 
-    Each step: `elapsed_ns`, the simulated time of the step; with `info_masks` also `action_mask`, int8, what
-    `action_masks()` returns. At the end also `reason` ("done", "oom" or, when truncated, "time_limit"), `metrics`
+    Each step has `elapsed_ns`, the simulated time of the step; with `info_masks` also `action_mask` (int8), the result
+    of `action_masks()`. The last step also has `reason` ("done", "oom" or, when truncated, "time_limit"), `metrics`
     (`thp_env.metrics.run_metrics`) and `workload`.
 
     ## Arguments
 
-    - `workload`: a name (see `thp_env.workloads()`), a file, a `Workload`, a `Program`, an `Instance`, or a
-      sequence of those, of which each episode draws one. `reset(options=...)` takes `workload`, `size`,
-      `surroundings`, `weights` and `default_sizes` for one episode; `set_workload(...)` changes what later ones draw.
-    - `reward`: "total_time", "balanced" or a function.
+    - `workload`, `reward`, `pmu_period`, `features`, `khugepaged`, `shadow_tlb`, `size`, `surroundings`, `weights`,
+      `max_episode_steps`, `info_masks`: as in VmaOrder-v0.
     - `hook`: "bpf" or "address".
-    - `window_ms`: simulated milliseconds after which a step ends without a fault that waits.
-    - `window_faults`: faults that had a choice after which it does.
-    - `window_accesses`: simulated accesses after which it does; None: any number.
-    - `default_sizes`: name of the sizes that are on; "all" leaves everything to the agent.
-    - `pmu_period`: TLB events between two samples.
-    - `features`, `khugepaged`: as in VmaOrder-v0.
-    - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
-    - `size`: "tiny", "short", "small" or "full", of generators' episodes; None (default): as the workload has it.
-    - `surroundings`: "recorded": a recording runs where it was recorded, alike for every seed; "drawn": the seed draws
-      its addresses, machine, fragmentation and limits; None (default): as the workload has it, a named one as it was
-      recorded. Programs and files of your own have none to draw.
-    - `weights`: how often each of several workloads is drawn beside the others; None (default): all alike.
-    - `max_episode_steps`: decisions after which an episode is truncated; None (default): never. `gymnasium.make` keeps
-      it to itself and truncates with a wrapper; put `EpisodeSummary` around it for reason and metrics.
-    - `info_masks`: with True, every info has the masks.
+    - `window_ms`: simulated milliseconds after which a step ends even if no fault waits.
+    - `window_faults`: faults with a choice after which a step ends.
+    - `window_accesses`: simulated accesses after which a step ends; None: any number.
+    - `default_sizes`: name of the sizes that are on; "all" leaves the choice to the agent.
 
     ## Version History
 

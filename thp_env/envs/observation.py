@@ -1,6 +1,6 @@
-"""What an agent sees: what a kernel could see, each field with its unit, range and normalisation.
+"""Observations: only what a kernel could see; each field has its unit, range and normalisation.
 
-All fields lie in 0..1. Nothing here knows the future, the workload's name or which pages are really in use.
+All fields are in 0..1. No field depends on the future, on the workload's name, or on which pages are really in use.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Field(NamedTuple):
     """One field of an observation: a quantity, or its ratio to another one.
 
     Attributes:
-        meaning: what it says.
+        meaning: in words.
         unit: of the value before normalisation.
-        scale: 0: the value itself, which lies in 0..1; else log2(1 + value) / scale, at most 1.
-        of: the quantity, by the name that the functions below give it.
+        scale: 0: the value itself, which is in 0..1; else log2(1 + value) / scale, at most 1.
+        of: the quantity, by its name in the functions below.
         per: the quantity it is divided by (1 if that is 0); "": none.
     """
 
@@ -127,10 +127,10 @@ SIZE_FIELDS = {
 
 
 class Quantities:
-    """What fields are computed from: a table with a named column for each quantity, or for several of a kind.
+    """The inputs of fields: a table with a named column for each quantity, or for several of a kind.
 
     Args:
-        columns: the quantities of each column, in the order in which they lie; one alone has the column's name.
+        columns: the quantities of each column, in order; a single one has the column's name.
     """
 
     def __init__(self, columns: Mapping[str, Sequence[str]]) -> None:
@@ -140,7 +140,7 @@ class Quantities:
                                for name, group in columns.items()])  # fmt: skip
 
     def blank(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return a table of so many rows, to be filled column by column."""
+        """Return an empty table of so many rows."""
         return np.empty(shape, self.dtype)
 
 
@@ -158,7 +158,7 @@ class Fields:
     """
 
     def __init__(self, fields: dict[str, Field], quantities: Quantities) -> None:
-        """Note where each field finds its quantities."""
+        """Note the column of each field's quantities."""
         self.quantities = quantities
         column = {name: i for i, name in enumerate(quantities.names)}
         self.of = np.array([column[f.of] for f in fields.values()])
@@ -214,7 +214,7 @@ _ORDERS, _REASONS = np.array(_ALL), np.array(list(Reason))
 
 
 def vma_fields(reasons: Sequence[str]) -> dict[str, Field]:
-    """Return the fields of `vma` where VMAs are asked about for these reasons besides the usual ones."""
+    """Return the fields of `vma` if there are these further reasons to ask about VMAs."""
     if not reasons:
         return VMA_FIELDS
     why = {f"why_{name}": REASON_FIELDS[name] for name in ("faults", *reasons)}
@@ -266,8 +266,8 @@ _HARDWARE = ("memory", "l1_4k", "l1_2m", "l2")
 
 def _columns(**groups: Sequence[int]) -> tuple[list[int], np.dtype]:
     """Return columns of a snapshot, and what they are called side by side."""
-    taken = [column for columns in groups.values() for column in columns]
-    return taken, np.dtype([(name, np.int64, (len(columns),)) for name, columns in groups.items()])
+    names = [column for columns in groups.values() for column in columns]
+    return names, np.dtype([(name, np.int64, (len(columns),)) for name, columns in groups.items()])
 
 
 _COUNTED = {
@@ -316,10 +316,10 @@ def system_observation(now: Snapshot, last: Snapshot, hardware: np.ndarray, pmu_
     q["deferred"] = after["partial"].sum(1)
     q["splits"] = (after["splits"] - before["splits"]).sum(1)
     q["fault_time"] = (after["fault_times"] - before["fault_times"]).sum(1)
-    free, listed = after["free_pages"][:, 0], after["listed"][:, 0]
+    free, list_lengths = after["free_pages"][:, 0], after["listed"][:, 0]
     q["free_pages"] = free
     for size in ("64K", "2M"):
-        q[f"free_{size}"] = after[f"listed_{size}"][:, 0] + (free - listed)  # never used, so not listed: whole
+        q[f"free_{size}"] = after[f"listed_{size}"][:, 0] + (free - list_lengths)  # never used, so not listed: whole
     return _system(q)
 
 

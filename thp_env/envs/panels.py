@@ -1,4 +1,4 @@
-"""What pictures of machines and of live processes are made of: the address space by folio size, and charts."""
+"""Parts of the pictures of machines and of live processes: the address space by folio size, and charts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def strip(parts: Sequence[np.ndarray], cells: int) -> tuple[np.ndarray, list[int
         cells: length of the strip at most.
 
     Returns:
-        For each cell what is in its middle, int8; the first cell of each range.
+        For each cell the value in its middle, int8; the first cell of each range.
     """
     space = np.concatenate(parts) if parts else np.full(1, NOTHING, np.int8)
     edges = np.linspace(0, len(space), min(cells, len(space)) + 1).astype(int)
@@ -55,10 +55,10 @@ class Space:
     """An address space to draw.
 
     Attributes:
-        parts: as `strip` takes them.
+        parts: as in `strip`.
         mib: mapped.
         resident: MiB in memory.
-        note: what stands beside these.
+        note: the text beside these.
     """
 
     parts: Sequence[np.ndarray]
@@ -73,7 +73,7 @@ def duration(ms: float) -> str:
 
 
 def legend(canvas: Canvas, entries: Sequence[tuple[str, Color]], x: float, y: float) -> None:
-    """Write what colours mean, in a row."""
+    """Write the meaning of colours, in a row."""
     for label, fill in entries:
         canvas.box(x, y + 1, 11, 11, fill)
         canvas.frame(round(x), round(y) + 1, 11, 11, GREY)
@@ -101,8 +101,8 @@ def address_space(canvas: Canvas, space: Space, x: int, y: int, width: int, heig
     for first in firsts:
         row, column = divmod(first, columns)
         canvas.box(x + column * width // columns, top + row * high, 1, high - 2, INK)
-    shown = [(label, color(fill)) for label, fill in FOLIO_COLORS.values()]
-    legend(canvas, shown[2:] + shown[:2], x, top + rows * high + 6)
+    entries = [(label, color(fill)) for label, fill in FOLIO_COLORS.values()]
+    legend(canvas, entries[2:] + entries[:2], x, top + rows * high + 6)
 
 
 def stack(canvas: Canvas, ends: Sequence[float], values: np.ndarray, colors: Sequence[Color],
@@ -128,9 +128,9 @@ def stack(canvas: Canvas, ends: Sequence[float], values: np.ndarray, colors: Seq
     for sign in (1, -1):
         edges = np.cumsum((sign * columns).clip(min=0.0), axis=1)
         # A pixel has the colour of the first value whose far edge lies beyond it.
-        which = (edges <= sign * heights[:, None, None]).sum(axis=2)
-        inside = (which < len(colors)) & (sign * heights > 0)[:, None]
-        area[inside] = palette[which[inside]]
+        layer = (edges <= sign * heights[:, None, None]).sum(axis=2)
+        inside = (layer < len(colors)) & (sign * heights > 0)[:, None]
+        area[inside] = palette[layer[inside]]
 
 
 def scale(canvas: Canvas, left: int, top: int, right: int, bottom: int, low: float, high: float, form: str) -> None:
@@ -151,7 +151,7 @@ def time_axis(canvas: Canvas, end: float, left: int, y: int, right: int) -> None
 
 def bars(canvas: Canvas, labels: Sequence[str], values: Sequence[float], colors: Sequence[Color],
          frame: tuple[int, int, int, int]) -> None:  # fmt: skip
-    """Draw a bar of MiB for each label in a frame (left, top, right, bottom); labels stand below it."""
+    """Draw a bar of MiB for each label in a frame (left, top, right, bottom); labels are below it."""
     left, top, right, bottom = frame
     step, unit = (right - left) / len(values), (bottom - top) / max(1e-9, *values)
     for i, (label, mib, fill) in enumerate(zip(labels, values, colors, strict=True)):

@@ -56,7 +56,7 @@ def folio_map(machine: Machine, cells: int) -> tuple[np.ndarray, list[int]]:
 
 
 def address_parts(machine: Machine) -> list[np.ndarray]:
-    """Return what is behind every page of each anonymous VMA, as `strip` takes it."""
+    """Return the folio order behind every page of each anonymous VMA, for `strip`."""
     parts = []
     for vma in machine.vmas():
         if not vma.anonymous:
@@ -75,14 +75,14 @@ def space_of(machine: Machine) -> Space:
 
 
 def free_mib(machine: Machine) -> tuple[list[float], float]:
-    """Return free memory in MiB: in blocks of each order, and what was never used."""
+    """Return free memory in MiB: in blocks of each order, and never used."""
     blocks = [(n << order) / 256 for order, n in enumerate(machine.buddyinfo())]
     return blocks, machine.free_pages / 256 - sum(blocks)
 
 
 @dataclass
 class Moment:
-    """What is drawn over time: simulated ms, shares of accesses by where they were translated, reward terms."""
+    """A point of the charts over time: simulated ms, shares of accesses by where they were translated, reward terms."""
 
     ms: float
     translated: tuple[float, float, float]
@@ -93,9 +93,9 @@ def draw(machine: Machine, headline: str, moments: list[Moment], totals: Mapping
     """Return the picture of a machine and of the steps that led to it, uint8 of shape (600, 800, 3).
 
     Args:
-        machine: as it is now.
-        headline: stands above.
-        moments: what is drawn over time.
+        machine: in its present state.
+        headline: above the picture.
+        moments: points of the charts over time.
         totals: each reward term, summed over the episode so far.
     """
     canvas = Canvas(WIDTH, HEIGHT)

@@ -8,7 +8,7 @@ _NAMES = {"default": "default_sizes", "metrics": "shadow_tlb"}
 
 
 def current_names(arguments: Any) -> Any:
-    """Return arguments, or options of a reset, as they are called now; whatever else it is, as it is."""
+    """Return arguments, or options of a reset, with their present names; return any other value unchanged."""
     if not isinstance(arguments, dict):
         return arguments
     names = dict(_NAMES)

@@ -1,4 +1,4 @@
-"""What a render mode shows, and what is remembered of an episode to show it."""
+"""Render modes, and the record of an episode that they show."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FPS = 10
 
 
 class Renderer:
-    """Remembers an episode and draws it.
+    """Records an episode and draws it.
 
     Args:
-        title: stands above the picture.
+        title: above the picture.
         mode: one of `RENDER_MODES`.
-        moments: steps that are kept; where an episode has more, neighbours are merged.
+        moments: steps that are recorded; in longer episodes, neighbouring ones are merged.
 
     Raises:
         ValueError: for an unknown mode.
@@ -61,10 +61,10 @@ class Renderer:
         walks = min(walks, first)
         self._pending.append(Moment(now.clock_ps / 1e9, (1 - first, first - walks, walks), dict(terms)))
         if len(self._pending) == self._merge:
-            self.moments.append(_merged(self._pending))
+            self.moments.append(_merge(self._pending))
             self._pending = []
         if len(self.moments) >= 2 * self.limit:
-            self.moments = [_merged(self.moments[i : i + 2]) for i in range(0, len(self.moments), 2)]
+            self.moments = [_merge(self.moments[i : i + 2]) for i in range(0, len(self.moments), 2)]
             self._merge *= 2
 
     def render(self, machine: Machine | None, subtitle: str = "") -> np.ndarray | str | None:
@@ -112,7 +112,7 @@ class Renderer:
         pygame.display.flip()
 
 
-def _merged(moments: list[Moment]) -> Moment:
+def _merge(moments: list[Moment]) -> Moment:
     names = dict.fromkeys(name for m in moments for name in m.terms)
     terms = {name: sum(m.terms.get(name, 0.0) for m in moments) for name in names}
     shares = np.mean([m.translated for m in moments], axis=0)
@@ -126,8 +126,8 @@ def text(machine: Machine, headline: str, moments: list[Moment], width: int = 72
     lines = [headline, "address space by order of the folio (z zero page, . nothing):"]
     lines += [strip[at : at + width] for at in range(0, len(strip), width)]
     free, unused = free_mib(machine)
-    listed = "  ".join(f"{size_name(order)} {mib:.1f}" for order, mib in enumerate(free) if mib)
-    lines.append(f"free MiB by block: {listed}{'  ' if listed else ''}never used {unused:.1f}")
+    free_text = "  ".join(f"{size_name(order)} {mib:.1f}" for order, mib in enumerate(free) if mib)
+    lines.append(f"free MiB by block: {free_text}{'  ' if free_text else ''}never used {unused:.1f}")
     if moments:
         shares = zip(LEVELS, moments[-1].translated, strict=True)
         lines.append("translated by: " + "  ".join(f"{name} {share:.1%}" for (name, _), share in shares))

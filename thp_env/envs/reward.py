@@ -1,8 +1,8 @@
 """Rewards: sums of named terms, each a pure function of two snapshots of the counters.
 
-A reward is any callable `reward(before, after, accesses) -> {name: value}`; the environment pays the sum.
-`accesses` is how many accesses the whole program stands for, so that an episode's rewards add up to a figure per
-access. The environment's docstring says when the snapshots are taken.
+A reward is any callable `reward(before, after, accesses) -> {name: value}`; the environment returns the sum. `accesses`
+is the number of accesses that the whole program represents, so that an episode's rewards add up to a figure per access.
+The environment's docstring says when the snapshots are taken.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def batch_terms(
         ValueError: as `checked_terms`.
     """
     if getattr(reward, "batched", False):
-        return _checked(reward(before, after, accesses), len(accesses))  # type: ignore[arg-type]
+        return _check_terms(reward(before, after, accesses), len(accesses))  # type: ignore[arg-type]
     terms: dict[str, np.ndarray] = {}
     for i in machines:
         returned = reward(before.of_machine(i), after.of_machine(i), float(accesses[i]))
@@ -103,10 +103,10 @@ def checked_terms(returned: Any) -> dict[str, float]:
     Raises:
         ValueError: when a reward returned no terms, or one that is not a finite number, by name.
     """
-    return {name: float(value[0]) for name, value in _checked(returned, 1).items()}
+    return {name: float(value[0]) for name, value in _check_terms(returned, 1).items()}
 
 
-def _checked(returned: Any, n: int) -> dict[str, np.ndarray]:
+def _check_terms(returned: Any, n: int) -> dict[str, np.ndarray]:
     if not isinstance(returned, Mapping):
         raise ValueError(f"the reward returned {returned!r}: return {{name: value}}")
     table = np.empty((len(returned), n))

@@ -1,8 +1,8 @@
-"""Wrappers that pay the difference to a shadow run: the same workload at a fixed setting.
+"""Wrappers whose reward is the difference from a shadow run: the same workload with a fixed setting.
 
-Raw nanoseconds do not train: instances differ by orders of magnitude. What a window cost less than the shadow
-run at the same position of the program, as a share of the shadow's whole cost, does. Workloads draw their
-randomness independently of decisions, so both runs do the same work.
+Agents do not learn from raw nanoseconds, because instances differ by orders of magnitude. They learn from the saving
+of a window against the shadow run at the same position of the program, as a share of the shadow's whole cost. Random
+draws of workloads do not depend on decisions, so both runs do the same work.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ KINDS = ("symlog", "log_ratio")
 
 
 class ShadowAccounts:
-    """What the machines of a task saved against their shadow runs.
+    """Savings of a task's machines against their shadow runs.
 
     Args:
-        task: whose machines.
+        task: of the machines.
         setting: name of the sizes of the shadow runs.
-        scale: what a saving of the whole cost is worth.
-        slices: points at which a shadow's cost is noted.
+        scale: reward of saving the whole cost.
+        slices: points at which a shadow's cost is recorded.
         prices: what counters cost.
         kind: one of `KINDS`.
-        kept: shadow runs that are kept for the next episode of the same program.
+        kept: shadow runs that are stored for the next episode of the same program.
 
     Raises:
         ValueError: for an unknown setting or kind.
@@ -62,43 +62,43 @@ class ShadowAccounts:
         if kind not in KINDS:
             raise ValueError(f"unknown kind {kind!r}: one of {', '.join(KINDS)}")
         self.task, self.setting, self.scale, self.slices, self.prices = task, setting, scale, slices, prices or Prices()
-        self.kind, self.kept = kind, whole("kept", kept)
+        self.kind, self.capacity = kind, whole("kept", kept)
         n = len(task.batch)
         self.shadows: list[ShadowRun | None] = [None] * n
         self._curves = Curves(n, slices + 3)
         self._episodes = np.full(n, -1)
-        self._saved = np.zeros(n)
+        self._last_savings = np.zeros(n)
         self._cache: OrderedDict[tuple, ShadowRun] = OrderedDict()
         task.accounts[self.key] = self
 
     @property
     def key(self) -> str:
-        """What is kept, and by which arguments."""
+        """The kind of account, and its arguments."""
         kind = "" if self.kind == "symlog" else f", kind={self.kind!r}"
         return (f"ShadowReward({self.setting!r}, scale={self.scale:g}, slices={self.slices}, "
                 f"prices={self.prices}{kind})")  # fmt: skip
 
     def clone_state(self, i: int) -> tuple[ShadowRun | None, float]:
-        """Return the shadow of a machine, and what it has saved so far; no shadow before the first reset."""
-        opened = self._episodes[i] == self.task.episodes[i]
-        return (self.shadows[i] if opened else None), float(self._saved[i])
+        """Return the shadow of a machine and its saving so far; there is no shadow before the first reset."""
+        is_open = self._episodes[i] == self.task.episodes[i]
+        return (self.shadows[i] if is_open else None), float(self._last_savings[i])
 
     def restore_state(self, i: int, state: tuple[ShadowRun | None, float]) -> None:
-        """Go back to what `clone_state` returned; without a shadow, the account is opened at the next step."""
-        shadow, self._saved[i] = state
+        """Return to a state of `clone_state`; without a shadow, the account is opened at the next step."""
+        shadow, self._last_savings[i] = state
         self.shadows[i], self._episodes[i] = shadow, -1 if shadow is None else self.task.episodes[i]
         if shadow:
             self._curves.put(i, shadow)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return all but the kept shadow runs: they are found by what holds in one process only."""
+        """Return everything except the stored shadow runs: their keys are valid in one process only."""
         return {**vars(self), "_cache": OrderedDict()}
 
     def pay(self, reset: bool = False) -> np.ndarray:
-        """Return what every machine saved since the last call, to be called after every reset and step.
+        """Return the savings of every machine since the last call; call it after every reset and step.
 
         Args:
-            reset: after a reset: nothing is paid.
+            reset: whether this follows a reset: the rewards are 0.
         """
         task = self.task
         rewards = np.zeros(len(self.shadows))
@@ -106,50 +106,52 @@ class ShadowAccounts:
             self._settle(rewards)
         fresh = task.episodes != self._episodes
         self._open(list(map(int, np.flatnonzero(fresh))))
-        saved = self._savings(task.snapshot, slice(None))
-        paid = ~fresh
-        paid[list(task.ends)] = False
-        if not reset and paid.any():
-            self._pay(rewards, np.flatnonzero(paid), saved)
-        changed = fresh | paid if not reset else fresh
-        self._saved[changed] = saved[changed]
+        savings = self._savings(task.snapshot, slice(None))
+        due = ~fresh
+        due[list(task.ends)] = False
+        if not reset and due.any():
+            self._pay(rewards, np.flatnonzero(due), savings)
+        renewed = fresh | due if not reset else fresh
+        self._last_savings[renewed] = savings[renewed]
         return rewards
 
     def _settle(self, rewards: np.ndarray) -> None:
-        ended, ends = np.array(list(self.task.ends)), list(self.task.ends.values())
+        machines, ends = np.array(list(self.task.ends)), list(self.task.ends.values())
         snapshot = Snapshot(np.concatenate([end.snapshot.raw for end in ends]))
         pending, unfinished = np.array([[end.pending_ns, end.unfinished_ns] for end in ends]).T
         terminated = np.array([end.status in REASONS for end in ends])
-        saved, total = self._savings(snapshot, ended), self._curves.total[ended]
+        savings, total = self._savings(snapshot, machines), self._curves.total[machines]
         if self.kind == "log_ratio":  # of both whole costs: nothing is left that the shadow would run
-            saved = np.where(terminated, total - self._costs(snapshot) - pending - unfinished, saved)
-            rewards[ended] = self._change(ended, saved) * self.scale
+            savings = np.where(terminated, total - self._costs(snapshot) - pending - unfinished, savings)
+            rewards[machines] = self._change(machines, savings) * self.scale
             return
-        rest = np.array([self._shadow(i).pending for i in ended]) - pending
+        saved_pending = np.array([self._shadow(i).pending for i in machines]) - pending
         # What did not run is not squeezed: many small losses must not weigh more than the rest at once.
-        rewards[ended] = self._squeezed(ended, saved + np.where(terminated, rest, 0)) - self.scale * unfinished / total
+        savings = savings + np.where(terminated, saved_pending, 0)
+        rewards[machines] = self._squeeze(machines, savings) - self.scale * unfinished / total
 
-    def _pay(self, rewards: np.ndarray, paid: np.ndarray, saved: np.ndarray) -> None:
+    def _pay(self, rewards: np.ndarray, machines: np.ndarray, savings: np.ndarray) -> None:
         if self.kind == "symlog":
-            rewards[paid] = self._squeezed(paid, saved[paid])
+            rewards[machines] = self._squeeze(machines, savings[machines])
             return
-        change, share = self._change(paid, saved[paid]), self.task.global_share
+        change, share = self._change(machines, savings[machines]), self.task.global_share
         if share < 1:
-            for k, i in enumerate(map(int, paid)):
-                if (own := self._own(i)) is not None:
-                    mean = logarithmic_mean(*(max(1.0, self._curves.total[i] - s[i]) for s in (self._saved, saved)))
+            for k, i in enumerate(map(int, machines)):
+                if (own := self._own_savings(i)) is not None:
+                    costs = (self._curves.total[i] - s[i] for s in (self._last_savings, savings))
+                    mean = logarithmic_mean(*(max(1.0, cost) for cost in costs))
                     change[k] = share * change[k] + (1 - share) * own / mean
-        rewards[paid] = self.scale * change
+        rewards[machines] = self.scale * change
 
-    def _squeezed(self, which: np.ndarray, saved: np.ndarray) -> np.ndarray:
-        return symlog(self.scale * (saved - self._saved[which]) / self._curves.total[which])
+    def _squeeze(self, machines: np.ndarray, savings: np.ndarray) -> np.ndarray:
+        return symlog(self.scale * (savings - self._last_savings[machines]) / self._curves.total[machines])
 
-    def _change(self, which: np.ndarray, saved: np.ndarray) -> np.ndarray:
+    def _change(self, machines: np.ndarray, savings: np.ndarray) -> np.ndarray:
         """Return by how much the log of the costs' ratio has changed since machines were paid last."""
-        total = self._curves.total[which]
-        return np.log(np.maximum(1.0, total - self._saved[which]) / np.maximum(1.0, total - saved))
+        total = self._curves.total[machines]
+        return np.log(np.maximum(1.0, total - self._last_savings[machines]) / np.maximum(1.0, total - savings))
 
-    def _own(self, i: int) -> float | None:
+    def _own_savings(self, i: int) -> float | None:
         """Return what the VMA decided about saved in the last window, in ns; None where the whole counts."""
         task: Any = self.task  # credit for a VMA is VmaOrderTask's alone
         if self.kind == "symlog" or task.global_share == 1 or not (row := task.question_row(i))["id"]:
@@ -162,9 +164,9 @@ class ShadowAccounts:
             int(row["mm"]), int(row["vm_start"]), int(row["vm_end"]), since, until
         )
 
-    def _savings(self, snapshot: Snapshot, which: np.ndarray | slice) -> np.ndarray:
+    def _savings(self, snapshot: Snapshot, machines: np.ndarray | slice) -> np.ndarray:
         """Return what machines have saved where they stand, in ns."""
-        return self._curves.at(snapshot["op"], snapshot["step"], which) - self._costs(snapshot)
+        return self._curves.at(snapshot["op"], snapshot["step"], machines) - self._costs(snapshot)
 
     def _costs(self, snapshot: Snapshot) -> np.ndarray:
         return np.sum(list(cost_terms(snapshot.counters, self.prices).values()), axis=0)
@@ -187,15 +189,15 @@ class ShadowAccounts:
             self._cache.move_to_end(key)
             self._episodes[i], self.shadows[i] = self.task.episodes[i], self._cache[key]
             self._curves.put(i, self._cache[key])
-        while len(self._cache) > self.kept:
+        while len(self._cache) > self.capacity:
             self._cache.popitem(last=False)
 
     def _key(self, machine: Machine) -> tuple:
         # Equal up to the first decision: the same program (kept by the cache, so that its id stays its own) on the
         # same machine.
         c = machine.counters
-        seen = c.vm.tobytes() + c.mthp.tobytes() + c.times.tobytes()
-        return id(machine.program), repr(machine.config), machine.position, seen
+        counters = c.vm.tobytes() + c.mthp.tobytes() + c.times.tobytes()
+        return id(machine.program), repr(machine.config), machine.position, counters
 
 
 def logarithmic_mean(a: float, b: float) -> float:
@@ -209,28 +211,29 @@ def logarithmic_mean(a: float, b: float) -> float:
 
 
 class ShadowReward(gymnasium.Wrapper):
-    """Replaces the reward by what was saved against a shadow run.
+    """Replaces the reward by the saving against a shadow run.
 
     With `kind="log_ratio"` the rewards so far add up, at every moment, to `scale * log(shadow cost / cost)`, where the
-    rest of the program is taken to cost what it costs the shadow; at the end, to that of both whole costs, what did
-    not run for want of memory included. So a higher return is a lower cost, in the same ratio on every program. An
-    environment made with `credit` other than "global" is paid so far for what the VMA decided about cost less than
-    the same addresses in the shadow run, in the same logs; the last step, and a VMA that is gone, are paid globally.
+    rest of the program counts at the shadow's cost. At the end they add up to the same of both whole costs, with the
+    charge for running out of memory. So a higher return means a lower cost, in the same ratio on every program. In an
+    environment with a `credit` other than "global", that share of the reward is the saving of the VMA in question
+    against the same addresses in the shadow run, in the same logs. The reward is global for the last step, and for a
+    VMA that no longer exists.
 
     With `kind="symlog"` an episode's rewards add up to `scale * (1 - cost / shadow cost)` before `symlog` is applied to
-    each step. On running out of memory, what did not run is charged as by VmaOrder-v0, without `symlog`. It pays
-    globally whatever the `credit`.
+    each step. When memory runs out, the rest of the program is charged as by VmaOrder-v0, without `symlog`.
+    This kind is always global, with any `credit`.
 
-    Saved states have its accounts: the same actions from a restored state are paid the same.
+    Saved states contain its accounts: after a restore, the same actions get the same rewards.
 
     Args:
         env: an environment of this package.
         setting: the sizes of the shadow run.
-        scale: what a saving of the whole cost, or a log of 1, is worth.
-        slices: points at which the shadow's cost is noted.
+        scale: reward of saving the whole cost, or of a log of 1.
+        slices: points at which the shadow's cost is recorded.
         prices: what counters cost.
         kind: "symlog" (default) or "log_ratio".
-        kept: shadow runs that are kept for the next episode of the same program.
+        kept: shadow runs that are stored for the next episode of the same program.
     """
 
     def __init__(self, env: gymnasium.Env, setting: str = "64K", scale: float = 10.0, slices: int = 128,
@@ -247,7 +250,7 @@ class ShadowReward(gymnasium.Wrapper):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step, and pay what this window saved."""
+        """Step, with the saving of this window as the reward."""
         observation, _, terminated, truncated, info = self.env.step(action)
         return observation, float(self.accounts.pay()[0]), terminated, truncated, info
 
@@ -269,6 +272,6 @@ class ShadowVectorReward(ForwardingVectorWrapper):
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step, and pay what this window saved."""
+        """Step, with the saving of this window as the reward."""
         observations, _, terminations, truncations, infos = self.env.step(actions)
         return observations, self.accounts.pay(), terminations, truncations, infos

@@ -1,4 +1,4 @@
-"""Shadow runs: what a program costs at a fixed setting, up to any point of it."""
+"""Shadow runs: the cost of a program with a fixed setting, up to any of its points."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from thp_env.traces import Program
 
 
 class VmaCosts(NamedTuple):
-    """What VMAs cost between two points of a run: arrays of one row for each VMA of each piece.
+    """Costs of VMAs between two points of a run: arrays with one row for each VMA of each piece.
 
     Attributes:
         piece: number of the piece, which ends at point `piece + 1`.
         mm: of the VMA.
         start, end: its addresses.
-        ns: what it cost in the piece.
+        ns: its cost in the piece.
     """
 
     piece: np.ndarray
@@ -34,15 +34,15 @@ class VmaCosts(NamedTuple):
 
 
 class ShadowRun(NamedTuple):
-    """What the program costs at a fixed setting.
+    """The cost of a program with a fixed setting.
 
     Attributes:
-        program: what ran.
+        program: that ran.
         starts: position of each operation's first step.
         positions: points in the program.
         costs: in ns, up to those points.
-        pending: what it left for later, in ns.
-        vmas: what its VMAs cost, where the machine kept that (`MachineConfig.time_by_vma`).
+        pending: costs that it leaves after its end, in ns.
+        vmas: costs of its VMAs, if the machine recorded them (`MachineConfig.time_by_vma`).
     """
 
     program: Program
@@ -66,9 +66,9 @@ class ShadowRun(NamedTuple):
         return float(np.interp(self.position(op, step), self.positions, self.costs))
 
     def range_cost(self, mm: int, start: int, end: int, since: float, until: float) -> float:
-        """Return what the VMAs of an address range cost between two positions, in ns.
+        """Return the cost of the VMAs in an address range between two positions, in ns.
 
-        A VMA, or a piece of the run, of which a part lies inside counts for that part.
+        A VMA, or a piece of the run, that lies partly inside counts in proportion.
         """
         v = self.vmas
         assert v is not None
@@ -79,7 +79,7 @@ class ShadowRun(NamedTuple):
 
 
 class Curves:
-    """Costs of several shadow runs up to where their machines stand, all looked up at once.
+    """Costs of several shadow runs up to the positions of their machines, found all at once.
 
     Args:
         machines: how many.
@@ -119,26 +119,26 @@ class Curves:
 def shadow_runs(
     batch: Batch, machines: Sequence[Machine], setting: str, slices: int = 128, prices: Prices | None = None
 ) -> list[ShadowRun]:
-    """Run copies of machines on to the end of their programs, at a fixed setting, on the threads of a batch.
+    """Run copies of machines to the end of their programs, with a fixed setting, on the threads of a batch.
 
-    One that runs out of memory is run again with 4K; if that does not fit either, what did not run is charged as to
-    an agent.
+    A run that runs out of memory is repeated with 4K. If that does not fit either, the rest of the program is charged
+    as for an agent.
 
     Args:
-        batch: whose threads run them.
-        machines: where the runs begin; they stay as they are.
+        batch: with the threads.
+        machines: the beginning of the runs; they do not change.
         setting: name of the sizes of all VMAs.
-        slices: points at which the cost is noted, at most.
+        slices: points at which the cost is recorded, at most.
         prices: what counters cost.
     """
     prices = prices or Prices()
     shadows = [_shadow(machine, setting) for machine in machines]
-    noted = batch.note(shadows, slices, vmas=any(machine.config.time_by_vma for machine in machines))
-    full = [i for i, run in enumerate(noted) if run.status == Status.OOM and orders_of(setting) != 1]
-    again = dict(zip(full, shadow_runs(batch, [machines[i] for i in full], "4K", slices, prices) if full else (),
-                     strict=True))  # fmt: skip
-    return [again[i] if i in again else _run(shadow, run, prices)
-            for i, (shadow, run) in enumerate(zip(shadows, noted, strict=True))]  # fmt: skip
+    recordings = batch.note(shadows, slices, vmas=any(machine.config.time_by_vma for machine in machines))
+    full = [i for i, run in enumerate(recordings) if run.status == Status.OOM and orders_of(setting) != 1]
+    fallbacks = dict(zip(full, shadow_runs(batch, [machines[i] for i in full], "4K", slices, prices) if full else (),
+                         strict=True))  # fmt: skip
+    return [fallbacks[i] if i in fallbacks else _run(shadow, run, prices)
+            for i, (shadow, run) in enumerate(zip(shadows, recordings, strict=True))]  # fmt: skip
 
 
 def _shadow(machine: Machine, setting: str) -> Machine:
@@ -150,30 +150,30 @@ def _shadow(machine: Machine, setting: str) -> Machine:
     return shadow
 
 
-def _run(shadow: Machine, noted: NotedRun, prices: Prices) -> ShadowRun:
+def _run(shadow: Machine, recording: NotedRun, prices: Prices) -> ShadowRun:
     starts = np.concatenate([[0], np.cumsum(shadow.program.steps)])
-    positions = (starts[noted.snapshot["op"]] + noted.snapshot["step"]).astype(float)
-    costs = np.sum(list(cost_terms(noted.snapshot.counters, prices).values()), axis=0)
-    if noted.status == Status.OOM:
+    positions = (starts[recording.snapshot["op"]] + recording.snapshot["step"]).astype(float)
+    costs = np.sum(list(cost_terms(recording.snapshot.counters, prices).values()), axis=0)
+    if recording.status == Status.OOM:
         positions = np.append(positions, float(starts[-1]))
         costs = np.append(costs, costs[-1] + unfinished_cost(shadow, prices))
     pending = pending_cost(shadow.counters, shadow.config.clock, prices)
-    vmas = _vma_costs(noted, prices) if len(noted.vmas_at) else None
+    vmas = _vma_costs(recording, prices) if len(recording.vmas_at) else None
     return ShadowRun(shadow.program, starts, positions, costs, pending, vmas)
 
 
-def _vma_costs(noted: NotedRun, prices: Prices) -> VmaCosts:
+def _vma_costs(recording: NotedRun, prices: Prices) -> VmaCosts:
     """Return what each VMA cost in each piece at whose end it is there; one that is new began with nothing."""
-    rows, at = noted.vmas, np.repeat(np.arange(len(noted.vmas_at)), noted.vmas_at)
+    rows, at = recording.vmas, np.repeat(np.arange(len(recording.vmas_at)), recording.vmas_at)
     before = np.zeros_like(rows)
     last: dict[int, int] = {}
     for i in range(len(rows)):
         if (j := last.get(int(rows["id"][i]), -1)) >= 0 and at[j] == at[i] - 1:
             before[i] = rows[j]
         last[int(rows["id"][i])] = i
-    ended = at > 0
-    clock = noted.snapshot["clock"]
-    elapsed = (clock[at] - clock[np.maximum(at - 1, 0)]) / 1000
-    ns = np.sum(list(vma_costs(before, rows, elapsed, prices).values()), axis=0)
+    has_time = at > 0
+    clock = recording.snapshot["clock"]
+    elapsed_us = (clock[at] - clock[np.maximum(at - 1, 0)]) / 1000
+    ns = np.sum(list(vma_costs(before, rows, elapsed_us, prices).values()), axis=0)
     start, end = rows["vm_start"].astype(float), rows["vm_end"].astype(float)
-    return VmaCosts(at[ended] - 1, rows["mm"][ended], start[ended], end[ended], ns[ended])
+    return VmaCosts(at[has_time] - 1, rows["mm"][has_time], start[has_time], end[has_time], ns[has_time])

@@ -40,7 +40,7 @@ class SizeControlsTask(Task):
 
     @classmethod
     def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
-        """What a learned policy sees of every size, from 16K to 2M, and what each can be set to."""
+        """The fields of every size, from 16K to 2M, that a learned policy sees, and the settings of each."""
         sizes = [f"{size} {field}" for size in SIZES for field in SIZE_FIELDS]
         return {"sizes": sizes, "system": list(SYSTEM_FIELDS)}, list(MODES)
 
@@ -66,7 +66,7 @@ class SizeControlsTask(Task):
         return {"sizes": sizes, **super().observation(which)}
 
     def no_op(self, i: int) -> np.ndarray:
-        """What is set."""
+        """The present settings."""
         return self.modes[i].copy()
 
     def masks(self) -> np.ndarray:
@@ -91,34 +91,35 @@ class SizeControlsEnv(ThpEnv):
     ## Observation Space
 
     `Dict`: `sizes`, float32 in 0..1, for each size the fields of `observation.SIZE_FIELDS`, from the statistics that
-    sysfs keeps; `system`, the fields of `observation.SYSTEM_FIELDS`. Nothing here needs page tables to be read.
+    sysfs keeps; `system`, the fields of `observation.SYSTEM_FIELDS`. No field needs page tables.
 
     ## Rewards
 
-    As in VmaOrder-v0: the sum of named terms over the window just run (`envs/reward.py`), `total_time` by default.
-    At the end pending splits and untouched memory are charged (`pending_cost`).
+    As in VmaOrder-v0: the sum of named terms over the last window (`envs/reward.py`), `total_time` by default.
+    At the end of an episode, pending splits and untouched memory are charged (`pending_cost`).
 
     ## Starting State
 
-    A workload draws a program and a machine from the environment's generator; the program has run for a window.
+    A workload draws a program and a machine from the environment's random generator. The program has run for a window.
 
     ## Episode End
 
     Terminates when the program has ended, or when the machine runs out of memory: then what was not executed is
-    charged as in VmaOrder-v0 (`oom_cost`). Truncates after `max_episode_steps`, if that is given.
+    charged as in VmaOrder-v0 (`oom_cost`). The episode is truncated after
+    `max_episode_steps`, if that is given.
 
     ## Information
 
-    Each step: `elapsed_ns`, the simulated time of the step; with `info_masks` also `action_mask`, int8, what
-    `action_masks()` returns. At the end also `reason` ("done", "oom" or, when truncated, "time_limit"), `metrics`
+    Each step has `elapsed_ns`, the simulated time of the step; with `info_masks` also `action_mask` (int8), the result
+    of `action_masks()`. The last step also has `reason` ("done", "oom" or, when truncated, "time_limit"), `metrics`
     (`thp_env.metrics.run_metrics`) and `workload`.
 
     ## Arguments
 
     - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `pmu_period`, `features`, `khugepaged`,
-      `metrics`, `size`, `surroundings`, `weights`, `max_episode_steps`, `info_masks`: as in VmaOrder-v0.
+      `shadow_tlb`, `size`, `surroundings`, `weights`, `max_episode_steps`, `info_masks`: as in VmaOrder-v0.
     - `default_sizes`: name of the sizes that are set to "always" at the start; all others are "never".
-    - `scan_share`: of no effect, since no page tables are read.
+    - `scan_share`: has no effect, because no page tables are read.
 
     ## Version History
 

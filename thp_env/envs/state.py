@@ -1,4 +1,4 @@
-"""Saved states: everything that decides how an episode goes on, as one value."""
+"""Saved states: everything that decides how an episode continues, as one value."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from thp_env.workload import Instance, portable
 
 @dataclass(frozen=True)
 class EnvState:
-    """What `clone_state` returns: an episode of one machine, with the random draws and the accounts of wrappers.
+    """The result of `clone_state`: an episode of one machine, with the random draws and the accounts of wrappers.
 
-    A state can be restored as often as one likes, in any environment that was made with the same arguments and has
-    the same wrappers with accounts. `pickle` and `copy.deepcopy` take it; as all pickles, load only your own.
+    A state can be restored any number of times, in any environment with the same arguments and the same wrappers with
+    accounts. It works with `pickle` and `copy.deepcopy`. Load only your own pickles.
 
     Attributes:
         made_for: the task and its spaces.
-        task: what the task keeps of the machine and its episode.
+        task: the task's state of the machine and its episode.
         rng: state of the generator that episodes are drawn from.
-        behaviour: of the simulator that the state holds for.
+        behaviour: of the simulator for which the state is valid.
     """
 
     made_for: str
@@ -32,7 +32,7 @@ class EnvState:
     behaviour: int = BEHAVIOUR
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what can be pickled, also where the workload is a function that cannot."""
+        """Return a state that can be pickled, even if the workload is a function that cannot."""
         machine = self.task["machine"]
         workload = portable(self.task["workload"], Instance(machine.program, machine.config))
         return vars(replace(self, task={**self.task, "workload": workload}))
@@ -42,7 +42,7 @@ class EnvState:
         vars(self).update(state)
 
 
-def checked(state: Any, made_for: str) -> EnvState:
+def check_state(state: Any, made_for: str) -> EnvState:
     """Return a state that fits an environment.
 
     Raises:
@@ -57,15 +57,15 @@ def checked(state: Any, made_for: str) -> EnvState:
 
 
 class Account(Protocol):
-    """What a wrapper keeps of each machine, so that saved states have it too."""
+    """State of a wrapper for each machine, which saved states contain."""
 
     @property
     def key(self) -> str:
-        """What it keeps, and by which arguments."""
+        """The kind of account, and its arguments."""
         ...
 
     def clone_state(self, i: int) -> Any:
-        """Return what is kept of a machine."""
+        """Return the wrapper's state of a machine."""
         ...
 
     def restore_state(self, i: int, state: Any) -> None:

@@ -1,7 +1,7 @@
-"""What every environment shares: episodes of a batch of machines, their windows, rewards, ends and saved states.
+"""The common part of all environments: episodes of a batch of machines, their windows, rewards, ends and saved states.
 
-A task is the environment; `env.py` and `vector.py` are its two Gymnasium faces. Both run this code, a single
-environment as a batch of one machine, so their trajectories are the same.
+A task does the work of an environment; `env.py` and `vector.py` wrap it for Gymnasium. A single environment is a batch
+of one machine, so both have the same trajectories.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Task(ABC):
         self.slot_ids = np.zeros((n, self.slots), np.uint32)
         self.default_orders, self.elapsed_ns = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self.accesses, self.hardware = np.ones(n), np.ones((n, 4))
-        self._now, self._last, self._paid = (self.batch.snapshot() for _ in range(3))
+        self._now, self._last, self._last_payment = (self.batch.snapshot() for _ in range(3))
         self._terms: dict[str, np.ndarray] = {}
         self._restored_terms: dict[int, dict[str, float]] = {}
         self.ends: dict[int, End] = {}
@@ -130,8 +130,8 @@ class Task(ABC):
         """Check the names of arguments, and that their values are what the signatures say.
 
         Raises:
-            TypeError: for one that there is not, with the nearest that there is.
-            ValueError: for one that is something else, naming it.
+            TypeError: for an unknown argument, with the nearest known one.
+            ValueError: for a value of another type, naming the argument.
         """
         check_arguments([c.__init__ for c in cls.__mro__ if issubclass(c, Task) and "__init__" in vars(c)], named)
 
@@ -143,7 +143,7 @@ class Task(ABC):
 
     @abstractmethod
     def decisions(self, actions: np.ndarray, which: np.ndarray) -> np.ndarray | None:
-        """Turn the actions of some machines into what `Batch.run` takes, or carry them out and return None."""
+        """Turn the actions of some machines into decisions for `Batch.run`, or carry them out and return None."""
 
     @abstractmethod
     def masks(self) -> np.ndarray:
@@ -156,16 +156,16 @@ class Task(ABC):
     parts = 1  # of an action; each is one of the signature's actions
     @classmethod
     def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]] | None:
-        """Return the names of what is seen, by part, and of the actions; None where learned policies do not decide."""
+        """Return the names of observed fields, by part, and of actions; None if learned policies do not decide here."""
         return None
 
     def observation(self, which: np.ndarray | slice) -> dict[str, np.ndarray]:
-        """Return what there is to see of some machines."""
+        """Return the observation of some machines."""
         now, last = self._now, self._last
         if not isinstance(which, slice):
             now, last = Snapshot(now.raw[which]), Snapshot(last.raw[which])
-        seen = system_observation(now, last, self.hardware[which], self._pmu_period)
-        return {"system": seen}
+        observation = system_observation(now, last, self.hardware[which], self._pmu_period)
+        return {"system": observation}
 
     system_space = spaces.Box(0.0, 1.0, (len(SYSTEM_FIELDS),), np.float32)
 
@@ -176,15 +176,15 @@ class Task(ABC):
 
         Args:
             i: which machine.
-            rng: what is drawn from.
-            options: for this episode: `default_sizes`, those of VMAs that nobody decided about; `workload`, `size`,
+            rng: for the draws.
+            options: for this episode: `default_sizes`, of VMAs without a decision; `workload`, `size`,
                 `surroundings` and `weights`, as the arguments.
         """
         options = options or {}
         if unknown := set(options) - {*OPTIONS, "reset_mask"}:
             raise ValueError(f"unknown options {', '.join(sorted(map(str, unknown)))}: there are {', '.join(OPTIONS)}")
         mask = order_mask("default_sizes", options.get("default_sizes", self.default_sizes))
-        workload, (program, config) = self.sources[i].changed(options).draw(rng)
+        workload, (program, config) = self.sources[i].with_options(options).draw(rng)
         features = with_features(config.features, self.features, config.arch)
         machine = Machine(program, dataclasses.replace(
             config, shadow_tlb=self._shadow, time_by_vma=self.time_by_vma, features=features
@@ -201,49 +201,49 @@ class Task(ABC):
         self.episodes[i] += 1
         self.smaps[i], self.slot_ids[i] = 0, 0
         fresh = self.batch.snapshot().raw[i]
-        for snapshot in (self._now, self._paid):
+        for snapshot in (self._now, self._last_payment):
             snapshot.raw[i] = fresh
 
     def set_workload(self, changes: Mapping[str, Any]) -> None:
         """Draw later episodes from something else: `workload`, `size`, `surroundings`, `weights`."""
         if unknown := set(changes) - set(OPTIONS[1:]):
             raise ValueError(f"unknown {', '.join(sorted(unknown))}: there are {', '.join(OPTIONS[1:])}")
-        self.sources = [source.changed(changes) for source in self.sources]
+        self.sources = [source.with_options(changes) for source in self.sources]
         self.redrawn |= changes
 
     def drawn_from(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that make an environment, made anew, draw the same as this one with `options`."""
-        source, changes = self.sources[0].changed(options), {**self.redrawn, **options}
+        """Return the options with which a new environment draws the same as this one with `options`."""
+        source, changes = self.sources[0].with_options(options), {**self.redrawn, **options}
         if not set(changes) & set(OPTIONS[1:]):
             return dict(options)
         now = {"size": source.size, "surroundings": source.surroundings, "weights": source.weights}
-        named = {name: value for name, value in now.items() if value is not None}
-        return named | {name: changes[name] for name in ("workload", "default_sizes") if name in changes}
+        arguments = {name: value for name, value in now.items() if value is not None}
+        return arguments | {name: changes[name] for name in ("workload", "default_sizes") if name in changes}
 
     def start(self, active: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Run machines that have begun to their first decision, and return what is seen of them."""
+        """Run new machines to their first decision, and return their observations."""
         return self.observe(self._run(active, None))
 
     def step(self, actions: np.ndarray, fresh: np.ndarray | None = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Carry out actions, run every machine to its next decision, and pay.
+        """Carry out actions, run every machine to its next decision, and compute the rewards.
 
         Args:
             actions: of all machines, checked.
-            fresh: bool of shape (N,): machines that have begun just now; they decide nothing and are paid nothing.
+            fresh: bool of shape (N,): new machines, which have no action and no reward.
 
         Returns:
-            What is seen, and the rewards, float64.
+            The observations, and the rewards, float64.
         """
         n = len(self.batch)
         old = np.ones(n, bool) if fresh is None else ~fresh
-        seen = self.observe(self._run(None, self.decisions(actions, old)))
+        observation = self.observe(self._run(None, self.decisions(actions, old)))
         self.steps += old
         self.terminated = ENDED[self.status] & old
         if self.max_episode_steps is not None:
             self.truncated = (self.steps >= self.max_episode_steps) & old
         self.over = self.terminated | self.truncated
         rewards = self._pay(old)
-        return seen, rewards
+        return observation, rewards
 
     def run(self, active: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Snapshot]:
         """Run machines to their next decision; `Status`, smaps and snapshot of each."""
@@ -268,11 +268,11 @@ class Task(ABC):
 
     def observe(self, which: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """Return what is seen of some machines at their last decision; zeros where the program has ended."""
-        seen, ended = self.observation(which), ENDED[self.status[which]]
-        if ended.any():
-            for values in seen.values():
-                values[ended] = 0.0
-        return seen
+        observation, is_over = self.observation(which), ENDED[self.status[which]]
+        if is_over.any():
+            for values in observation.values():
+                values[is_over] = 0.0
+        return observation
 
     def _pay(self, active: np.ndarray) -> np.ndarray:
         self._terms, self._restored_terms = self.window_terms(np.flatnonzero(active)), {}
@@ -282,12 +282,12 @@ class Task(ABC):
         self.ends = {int(i): self._end(int(i)) for i in np.flatnonzero(active & self.over)}
         for i in self.ends:
             rewards[i] += sum(self._end_terms(i).values())
-        np.copyto(self._paid.raw, self._now.raw, where=True if active.all() else active[:, None])
+        np.copyto(self._last_payment.raw, self._now.raw, where=True if active.all() else active[:, None])
         return np.where(active, rewards, 0.0)
 
     def window_terms(self, which: np.ndarray) -> dict[str, np.ndarray]:
         """Return the terms of the reward since machines were paid last, one array of all machines each."""
-        return batch_terms(self.reward, self._paid.counters, self._now.counters, self.accesses, which)
+        return batch_terms(self.reward, self._last_payment.counters, self._now.counters, self.accesses, which)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -350,7 +350,7 @@ class Task(ABC):
         """Return all that decides how a machine's episode goes on."""
         return {
             "machine": self.batch[i].clone(), "workload": self.workload[i],
-            "snapshot": [snapshot.raw[i].copy() for snapshot in (self._now, self._last, self._paid)],
+            "snapshot": [snapshot.raw[i].copy() for snapshot in (self._now, self._last, self._last_payment)],
             "terms": self.terms(i), "end": self.ends.get(i),
             "accounts": {key: account.clone_state(i) for key, account in self.accounts.items()},
             **{name: copy.copy(getattr(self, name)[i]) for name in self._state},
@@ -366,7 +366,7 @@ class Task(ABC):
         self.batch[i], self.workload[i] = state["machine"].clone(), state["workload"]
         for name in self._state:
             getattr(self, name)[i] = state[name]
-        for snapshot, row in zip((self._now, self._last, self._paid), state["snapshot"], strict=True):
+        for snapshot, row in zip((self._now, self._last, self._last_payment), state["snapshot"], strict=True):
             snapshot.raw[i] = row
         self._restored_terms[i] = dict(state["terms"])
         self.ends.pop(i, None)

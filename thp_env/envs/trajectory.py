@@ -27,7 +27,7 @@ from thp_env.reading import FileError, reading
 from thp_env.registration import ENVIRONMENTS, check_arguments
 from thp_env.schema import U64, Bounds, fit
 from thp_env.traces.npz import checksum
-from thp_env.workload import SIZES, SURROUNDINGS, shown
+from thp_env.workload import SIZES, SURROUNDINGS, excerpt
 
 FORMAT = "thp_env trajectory 1"
 
@@ -225,7 +225,7 @@ class RecordTrajectory(gymnasium.Wrapper):
         self._arguments = {k: v for k, v in spec.kwargs.items() if k != "render_mode"}
         for key, value in self._arguments.items():
             if not _is_json(value):
-                raise TrajectoryError(f"{key}={shown(value)} cannot be written down: give a name or a file instead")
+                raise TrajectoryError(f"{key}={excerpt(value)} cannot be written down: give a name or a file instead")
         self.folder, self.name = Path(folder), name
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -257,7 +257,7 @@ class RecordTrajectory(gymnasium.Wrapper):
         drawn_from = self.env.unwrapped.task.drawn_from(options or {})  # type: ignore[attr-defined]
         for key, value in drawn_from.items():
             if not _is_json(value):
-                raise TrajectoryError(f"{key}={shown(value)} cannot be written down: give a name or a file instead")
+                raise TrajectoryError(f"{key}={excerpt(value)} cannot be written down: give a name or a file instead")
         begin: dict[str, Any] = {"seed": seed}
         if seed is None:
             begin = {"rng": self.env.unwrapped.np_random.bit_generator.state}

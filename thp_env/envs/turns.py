@@ -18,17 +18,17 @@ class _Acting:
     def __enter__(self) -> None:
         me = threading.get_ident()
         if not self.turns.actor.acquire(blocking=False):
-            if self.turns.who == me:
+            if self.turns.actor_thread == me:
                 raise gymnasium.error.Error("the environment is stepping: step() and reset() cannot call each other")
             raise gymnasium.error.Error(
                 "another thread is stepping this environment: give every thread an environment of its own"
             )
-        self.turns.who = me
+        self.turns.actor_thread = me
         self.turns.looking.acquire()
 
     def __exit__(self, *error: object) -> None:
         self.turns.looking.release()
-        self.turns.who = 0
+        self.turns.actor_thread = 0
         self.turns.actor.release()
 
 
@@ -42,7 +42,7 @@ class Turns:
 
     def __init__(self) -> None:
         """It is nobody's turn."""
-        self.actor, self.looking, self.who = threading.Lock(), threading.RLock(), 0
+        self.actor, self.looking, self.actor_thread = threading.Lock(), threading.RLock(), 0
         self.acting = _Acting(self)
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:

@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from thp_env.envs.actions import refusal
 from thp_env.envs.machines import call, get_attr
 from thp_env.envs.rendering import FPS, Renderer
-from thp_env.envs.state import EnvState, checked
+from thp_env.envs.state import EnvState, check_state
 from thp_env.envs.task import Task
 from thp_env.envs.turns import Turns
 
@@ -102,26 +102,26 @@ class ThpVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             task = self.task
             if any(workload is None for workload in task.workload):
                 raise gymnasium.error.ResetNeeded("call reset() before step(): no episode has begun")
-            actions = self._checked(actions)
+            actions = self._check_actions(actions)
             fresh = task.over.copy()
             if fresh.any():
                 if self.autoreset_mode == AutoresetMode.DISABLED:
-                    which = np.flatnonzero(fresh).tolist()
+                    new_machines = np.flatnonzero(fresh).tolist()
                     raise gymnasium.error.ResetNeeded(
-                        f"call reset() with a reset_mask: the episodes of {which} are over"
+                        f"call reset() with a reset_mask: the episodes of {new_machines} are over"
                     )
                 self._begin(fresh)
-            seen, rewards = task.step(actions, fresh)
+            observation, rewards = task.step(actions, fresh)
             terminated, truncated, over = task.terminated.copy(), task.truncated.copy(), task.over.copy()
-            ended: dict[str, Any] = {}
+            final: dict[str, Any] = {}
             if over.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
-                ended = self._same_step(seen, over)
+                final = self._same_step(observation, over)
                 fresh = over
             elif over.any():
                 for i, end in task.ends.items():
-                    ended = self._add_info(ended, end.info, i)
+                    final = self._add_info(final, end.info, i)
             self._show(fresh)
-            return seen, rewards, terminated, truncated, self._infos(np.ones(self.num_envs, bool)) | ended
+            return observation, rewards, terminated, truncated, self._infos(np.ones(self.num_envs, bool)) | final
 
     def action_masks(self) -> np.ndarray:
         """Return which actions can have an effect, int8, the machines as first axis."""
@@ -194,7 +194,7 @@ class ThpVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             if isinstance(states, EnvState) or len(states) != self.num_envs:
                 raise ValueError(f"restore_state takes a list of {self.num_envs} states, one for each machine")
             for state in states:
-                checked(state, self.task.made_for)
+                check_state(state, self.task.made_for)
             for i, state in enumerate(states):
                 self.task.restore_state(i, state.task)
                 rng = np.random.Generator(np.random.PCG64())
@@ -219,14 +219,14 @@ class ThpVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
             infos |= {"action_mask": self.task.masks(), "_action_mask": active}
         return infos
 
-    def _same_step(self, seen: dict[str, np.ndarray], over: np.ndarray) -> dict[str, Any]:
+    def _same_step(self, observation: dict[str, np.ndarray], over: np.ndarray) -> dict[str, Any]:
         infos: dict[str, Any] = {}
         for i in self.task.ends:
-            last = {key: values[i].copy() for key, values in seen.items()}
+            last = {key: values[i].copy() for key, values in observation.items()}
             infos = self._add_info(infos, {"final_obs": last, "final_info": self.task.info(i)}, i)
         self._begin(over)
         for key, values in self.task.start(over).items():
-            seen[key][over] = values
+            observation[key][over] = values
         return infos
 
     def _show(self, fresh: np.ndarray) -> None:
@@ -237,7 +237,7 @@ class ThpVectorEnv(VectorEnv[dict[str, np.ndarray], np.ndarray, np.ndarray]):
                 renderer.begin()
             renderer.note(self.task.batch[i], {} if fresh[i] else self.task.terms(i))
 
-    def _checked(self, actions: np.ndarray) -> np.ndarray:
+    def _check_actions(self, actions: np.ndarray) -> np.ndarray:
         actions = np.asarray(actions)
         space = self.action_space
         if actions.shape != space.shape or actions.dtype.kind not in "iu":

@@ -64,57 +64,59 @@ class VmaHintsEnv(ThpEnv):
 
     ## Description
 
-    A simulated Linux machine runs a workload. After every window of simulated time the agent is shown the largest
-    VMAs, one in each slot, and decides about each: the folio sizes that its later page faults may get, or to split
-    or collapse what it has now. Bigger folios mean fewer faults and page walks; they also mean memory that nobody
-    touches, time to zero it, and splits when the program gives back a part.
+    A simulated Linux machine runs a workload. After every window of simulated time the agent sees the largest VMAs,
+    one in each slot, and decides about each: the folio sizes that its later page faults may get, or to split or
+    collapse its present folios. Larger folios mean fewer faults and page walks. They also mean memory that the
+    program never touches, time to zero it, and splits when the program gives back a part.
 
     ## Action Space
 
     `MultiDiscrete`, one of `thp_env.envs.actions.ACTIONS` for each slot: keep; one size out of 4K, 16K, 32K, 64K,
     128K, 256K, 512K, 1M, 2M; 16K+32K+64K; all sizes; split the VMA's large folios now; collapse its whole 2M blocks
-    now (MADV_COLLAPSE). What is decided about an empty slot has no effect. `action_masks()` says which actions can
-    have one: one flag for each slot and action, flat, as MaskablePPO takes them.
+    now (MADV_COLLAPSE). A decision about an empty slot has no effect. `action_masks()` says which actions can
+    have an effect: one flag for each slot and action, flat, as MaskablePPO takes them.
 
     ## Observation Space
 
     `Dict`: `vmas`, float32 in 0..1, for each slot the fields of `observation.VMA_FIELDS`, zeros in an empty one;
     `present`, int8, 1 where a VMA holds the slot; `other`, the same fields of all VMAs without a slot taken
-    together; `system`, the fields of `observation.SYSTEM_FIELDS`. Only what a kernel can see: accessed bits have the
-    granularity of the mapping and miss what stays in the TLB, and reading them takes simulated time.
+    together; `system`, the fields of `observation.SYSTEM_FIELDS`. The fields have only what a kernel can see:
+    accessed bits have the granularity of the mapping and miss accesses that hit the TLB, and reading them takes
+    simulated time.
 
-    A VMA gets a slot when one is free, those with most mapped pages first, and keeps it until it is unmapped. When a
-    VMA is split, the larger part keeps the slot.
+    Free slots go to the VMAs with most mapped pages. A VMA keeps its slot until it is unmapped. When a VMA is split,
+    the larger part keeps the slot.
 
     ## Rewards
 
-    As in VmaOrder-v0: the sum of named terms over the window just run (`envs/reward.py`), `total_time` by default.
-    At the end pending splits and untouched memory are charged (`pending_cost`).
+    As in VmaOrder-v0: the sum of named terms over the last window (`envs/reward.py`), `total_time` by default.
+    At the end of an episode, pending splits and untouched memory are charged (`pending_cost`).
 
     ## Starting State
 
-    A workload draws a program and a machine from the environment's generator; the program has run for a window, or
-    until it mapped its first anonymous VMA of 64K or more.
+    A workload draws a program and a machine from the environment's random generator. The program has run for a window,
+    or until it mapped its first anonymous VMA of 64K or more.
 
     ## Episode End
 
     Terminates when the program has ended, or when the machine runs out of memory: then what was not executed is
-    charged as in VmaOrder-v0 (`oom_cost`). Truncates after `max_episode_steps`, if that is given.
+    charged as in VmaOrder-v0 (`oom_cost`). The episode is truncated after
+    `max_episode_steps`, if that is given.
 
     ## Information
 
-    Each step: `elapsed_ns`, the simulated time of the step; with `info_masks` also `action_mask`, int8, what
-    `action_masks()` returns. At the end also `reason` ("done", "oom" or, when truncated, "time_limit"), `metrics`
+    Each step has `elapsed_ns`, the simulated time of the step; with `info_masks` also `action_mask` (int8), the result
+    of `action_masks()`. The last step also has `reason` ("done", "oom" or, when truncated, "time_limit"), `metrics`
     (`thp_env.metrics.run_metrics`) and `workload`.
 
     ## Arguments
 
-    - `slots`: VMAs that are decided about at a time.
+    - `slots`: the number of VMAs that are decided about at a time.
     - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `interface`, `advised`, `actions`,
-      `scan_share`, `pmu_period`, `features`, `khugepaged`, `metrics`, `size`, `surroundings`, `weights`,
+      `scan_share`, `pmu_period`, `features`, `khugepaged`, `shadow_tlb`, `size`, `surroundings`, `weights`,
       `max_episode_steps`, `info_masks`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or more was mapped.
-    - `reasons`: as in VmaOrder-v0; since all VMAs are asked about every window, they are fields of `vmas` alone.
-    - `default_sizes`: name of the sizes that VMAs get which nobody decided about.
+    - `reasons`: as in VmaOrder-v0. They only add fields to `vmas`, because every window asks about all VMAs.
+    - `default_sizes`: name of the sizes of VMAs about which nothing was decided.
 
     ## Version History
 

@@ -32,7 +32,7 @@ class VmaOrderTask(VmaTask):
         if self.time_by_vma and self.reward is not REWARDS["total_time-v0"]:
             raise ValueError("credit other than 'global' needs the reward total_time: counts of the TLB are not kept "
                              "for each VMA")  # fmt: skip
-        self._asked = self.smaps.copy()
+        self._questions = self.smaps.copy()
         self.action_space = spaces.Discrete(len(self.actions.names))
         self.observation_space = spaces.Dict(
             {
@@ -54,13 +54,13 @@ class VmaOrderTask(VmaTask):
     def run(self, active: np.ndarray | None, decisions: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, Snapshot]:
         """Run, and remember what was asked about before."""
         if self.time_by_vma:
-            which = slice(None) if active is None else np.flatnonzero(active)
-            self._asked[which] = self.smaps[which]
+            rows = slice(None) if active is None else np.flatnonzero(active)
+            self._questions[rows] = self.smaps[rows]
         return super().run(active, decisions)
 
     def question_row(self, i: int) -> Any:
         """Return the record of the VMA that a machine's last decision was about, as it was read then."""
-        return self._asked[i, 0]
+        return self._questions[i, 0]
 
     def window_terms(self, which: np.ndarray) -> dict[str, np.ndarray]:
         """Blend the terms of the whole with those of the VMA that was decided about."""
@@ -84,12 +84,12 @@ class VmaOrderEnv(ThpEnv):
 
     ## Description
 
-    A simulated Linux machine runs a workload. Every window of simulated time the agent is shown one VMA and
-    chooses which folio sizes its later page faults may get. New VMAs are asked about as soon as they are mapped;
-    after that those that faulted since they were last asked about, least recently asked first; with `reasons` also
-    those of which much was unmapped, that grew idle, or that page walks name. Bigger folios
-    mean fewer faults and page walks; they also mean memory that nobody touches, time to zero it, and splits when
-    the program gives back a part.
+    A simulated Linux machine runs a workload. In every window of simulated time the agent sees one VMA and chooses
+    which folio sizes its later page faults may get. The environment asks about a new VMA as soon as it is mapped.
+    After that it asks about VMAs that have faulted since the last question about them, the longest ago first. With
+    `reasons` it also asks about VMAs of which much was unmapped, that have become idle, or that page walks name.
+    Larger folios mean fewer faults and page walks. They also mean memory that the program never touches, time to
+    zero it, and splits when the program gives back a part.
 
     ## Action Space
 
@@ -100,79 +100,81 @@ class VmaOrderEnv(ThpEnv):
 
     ## Observation Space
 
-    `Dict`: `vma`, float32 in 0..1, the fields of `observation.VMA_FIELDS` about the VMA asked about; `system`,
-    the fields of `observation.SYSTEM_FIELDS`. Only what a kernel can see: accessed bits have the granularity of
-    the mapping and miss what stays in the TLB, and reading them takes simulated time.
+    `Dict`: `vma`, float32 in 0..1, the fields of `observation.VMA_FIELDS` about the VMA in question; `system`,
+    the fields of `observation.SYSTEM_FIELDS`. The fields have only what a kernel can see: accessed bits
+    have the granularity of the mapping and miss accesses that hit the TLB, and reading them takes simulated time.
 
     ## Rewards
 
-    The sum of named terms over the window just run (`envs/reward.py`), scaled so that an episode adds up to a
-    figure per access of the workload. `total_time` (default): minus the ns per access of translation, faults,
+    The reward is the sum of named terms over the last window (`envs/reward.py`), scaled so that an episode adds up to
+    a figure per access of the workload. `total_time` (default): minus the ns per access of translation, faults,
     splits, swapping, unmapping and monitoring, and of resident memory at its price. `balanced`: TLB reach,
-    memory waste, split cost. Or a function `(before, after, accesses) -> {name: value}`. `reward_terms` holds the
-    last step's.
-    At the end pending splits and untouched memory are charged (`pending_cost`).
+    memory waste, split cost. A function `(before, after, accesses) -> {name: value}` is possible, too. `reward_terms`
+    has the terms of the last step.
+    At the end of an episode, pending splits and untouched memory are charged (`pending_cost`).
 
     ## Starting State
 
-    A workload draws a program and a machine from the environment's generator; the program has run until it
+    A workload draws a program and a machine from the environment's random generator. The program has run until it
     mapped its first anonymous VMA of 64K or more.
 
     ## Episode End
 
-    Terminates when the program has ended, or when the machine runs out of memory: then what was not executed is
-    charged as if each access walked the whole page table and faulted, with all memory resident (`oom_cost`), so
-    that it never pays to run out. The accesses of an episode are set by the program, never by decisions; how
-    many decisions there are depends on the faults. Truncates after `max_episode_steps`, if that is given.
+    An episode terminates when the program has ended, or when the machine runs out of memory. In that case the rest
+    of the program is charged as if each access walked the whole page table and faulted, with all memory resident
+    (`oom_cost`). So running out of memory never pays. The program alone determines the accesses of an episode; how
+    many decisions there are depends on the faults. The episode is truncated after
+    `max_episode_steps`, if that is given.
 
     ## Information
 
-    Each step: `elapsed_ns`, the simulated time of the step; with `info_masks` also `action_mask`, int8, what
-    `action_masks()` returns. At the end also `reason` ("done", "oom" or, when truncated, "time_limit"), `metrics`
+    Each step has `elapsed_ns`, the simulated time of the step; with `info_masks` also `action_mask` (int8), the result
+    of `action_masks()`. The last step also has `reason` ("done", "oom" or, when truncated, "time_limit"), `metrics`
     (`thp_env.metrics.run_metrics`) and `workload`.
 
     ## Arguments
 
     - `workload`: a name (see `thp_env.workloads()`), a file, a `Workload`, a `Program`, an `Instance`, or a
-      sequence of those, of which each episode draws one. `reset(options=...)` takes `workload`, `size`,
-      `surroundings`, `weights` and `default_sizes` for one episode; `set_workload(...)` changes what later ones draw.
+      sequence of these, of which each episode draws one. `reset(options=...)` takes `workload`, `size`,
+      `surroundings`, `weights` and `default_sizes` for one episode; `set_workload(...)` sets them for later ones.
     - `reward`: "total_time", "balanced" or a function.
-    - `window_ms`: simulated milliseconds a window lasts at most.
-    - `window_faults`: faults that had a choice a window lasts at most.
-    - `default_sizes`: name of the sizes that VMAs get which nobody decided about.
-    - `window_accesses`: simulated accesses a window lasts at most; None (default): any number.
-    - `interface`: "orders" (default); "orders+", which adds a collapse to each size below 2M, as DAMON's action of
-      July 2026 may; or "madvise" for what mainline has: then the actions are normal (nothing), hugepage, nohugepage
-      and collapse.
+    - `window_ms`: the longest time of a window, in simulated milliseconds.
+    - `window_faults`: the most faults with a choice in a window.
+    - `default_sizes`: name of the sizes of VMAs about which nothing was decided.
+    - `window_accesses`: the most simulated accesses in a window; None (default): any number.
+    - `interface`: "orders" (default); "orders+", which adds a collapse to each size below 2M, as proposed for DAMON in
+      July 2026; or "madvise", the interface of mainline, with the actions normal (nothing), hugepage, nohugepage and
+      collapse.
     - `advised`: with "madvise", name of the sizes that MADV_HUGEPAGE adds to the default ones.
-    - `actions`: names of the set's actions that there are, "keep" (or "normal") first; None (default): all.
-    - `reasons`: for which VMAs are asked about besides that they are new or faulted, each with a field of `vma` that
-      says so (`observation.REASON_FIELDS`): "zapped", much was unmapped since the last question (2M, or an eighth of
-      the VMA); "idle", no other reason for a second, then for twice as long, and so on; "walks", the PMU's
-      samples of page walks, one in `pmu_period`, named it 64 times, which costs their time; how many walks there
-      were since the last question is in `observation.WALK_FIELDS`. Default: none.
+    - `actions`: names of the actions of the set that are possible, "keep" (or "normal") first; None (default): all.
+    - `reasons`: further reasons to ask about a VMA, besides being new or having faulted; each has a field of `vma`
+      (`observation.REASON_FIELDS`). "zapped": much was unmapped since the last question (2M, or an eighth of the
+      VMA). "idle": there was no other reason for a second, then for twice as long, and so on. "walks": 64 samples
+      of page walks (PMU, one in `pmu_period`) named it; the samples cost their time, and
+      `observation.WALK_FIELDS` say how many walks there were since the last question. Default: none.
     - `khugepaged`: with True, khugepaged runs from the beginning with Linux's defaults (4,096 pages, then 10 s of
-      sleep): it collapses to 2M where a VMA may have that size, and with the switch `collapse_mthp` among `features`
-      to every size that the VMA may have. False (default): nothing collapses unless it is chosen.
-    - `credit`: whose costs a decision is paid for: "global" (default), those of the whole machine; "local", those of
-      the VMA decided about, with the splits and evictions of its folios; or a number from 0 (local) to 1 (global)
-      that blends the two. A VMA that is gone at the end of the window is paid globally.
-    - `scan_share`: share of the VMA's page tables that is read at a decision. Reading takes simulated time; below 1,
-      one in 1 / `scan_share` 2M ranges is read, another one each time; with 0 none, and what would be read is 0.
-    - `idle`: with True, a window ends without a VMA, too, when none has a reason to be asked about, so that something
-      else can act meanwhile; `vma` is zeros then, and nothing but to keep has an effect. False (default): the next
-      window follows.
+      sleep). It collapses to 2M if the VMA may have that size; with the switch `collapse_mthp` among `features`, to
+      every size that the VMA may have. False (default): only chosen actions collapse.
+    - `credit`: which costs a decision's reward contains: "global" (default), those of the whole machine; "local", those
+      of the VMA in question, with the splits and evictions of its folios; or a number from 0 (local) to 1 (global)
+      that blends the two. If the VMA no longer exists at the end of the window, the reward is global.
+    - `scan_share`: share of the VMA's page tables that is read at a decision. Reading takes simulated time. Below 1,
+      one in 1 / `scan_share` 2M ranges is read, a different one each time. With 0, none is read, and the fields that
+      depend on it are 0.
+    - `idle`: with True, a window can also end without a VMA, if there is no reason to ask about any, so that another
+      policy can act meanwhile. Then `vma` is all zeros, and only keep has an effect. False (default): the next
+      window follows at once.
     - `pmu_period`: TLB events between two samples of the PMU.
     - `features`: switches of the kernel (docs/reference/features.md), added to those of the workload's machine; a
       preset's name or names of some.
-    - `metrics`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
-    - `size`: "tiny", "short", "small" or "full", of generators' episodes; None (default): as the workload has it.
-    - `surroundings`: "recorded": a recording runs where it was recorded, alike for every seed; "drawn": the seed draws
-      its addresses, machine, fragmentation and limits; None (default): as the workload has it, a named one as it was
-      recorded. Programs and files of your own have none to draw.
-    - `weights`: how often each of several workloads is drawn beside the others; None (default): all alike.
-    - `max_episode_steps`: decisions after which an episode is truncated; None (default): never. `gymnasium.make` keeps
-      it to itself and truncates with a wrapper; put `EpisodeSummary` around it for reason and metrics.
+    - `shadow_tlb`: simulate the 4K shadow TLB in any case, for `tlb_reach` in the metrics.
+    - `size`: "tiny", "short", "small" or "full", the size of generators' episodes; None (default): the workload's own.
+    - `surroundings`: "recorded": a recording runs as it was recorded, the same for every seed; "drawn": the seed draws
+      its addresses, machine, fragmentation and limits; None (default): the workload's own, for a named one "recorded".
+      Programs and files of your own have none.
+    - `weights`: how often each of several workloads is drawn, in relation to the others; None (default): all equally.
+    - `max_episode_steps`: decisions after which an episode is truncated; None (default): never. `gymnasium.make` does
+      not pass it on, but truncates with a wrapper; put `EpisodeSummary` around it for reason and metrics.
     - `info_masks`: with True, every info has the masks.
 
     ## Version History
@@ -190,8 +192,8 @@ class VmaOrderEnv(ThpEnv):
     @property
     def vma(self) -> Vma | None:
         """The VMA asked about; None when there is none: the program ended, or the window was idle."""
-        asked = int(self.task.smaps["id"][0, 0])
-        return next((v for v in self.machine.vmas() if v.id == asked), None) if asked and self.machine else None
+        vma_id = int(self.task.smaps["id"][0, 0])
+        return next((v for v in self.machine.vmas() if v.id == vma_id), None) if vma_id and self.machine else None
 
 
 class VmaOrderVectorEnv(ThpVectorEnv):

@@ -37,8 +37,8 @@ class VmaTask(Task):
     ) -> None:  # fmt: skip
         """Make the task; no machine runs yet."""
         if isinstance(reasons, str) or (unknown := [name for name in reasons if name not in REASONS]):
-            wrong = reasons if isinstance(reasons, str) else unknown[0]
-            raise ValueError(f"unknown reason {wrong!r}: a list of some of {', '.join(REASONS)}")
+            refusal = reasons if isinstance(reasons, str) else unknown[0]
+            raise ValueError(f"unknown reason {refusal!r}: a list of some of {', '.join(REASONS)}")
         self.reasons = tuple(name for name in REASONS if name in reasons)
         self.vma_fields = vma_fields(self.reasons)
         self._fields = Fields(self.vma_fields, VMA_QUANTITIES)
@@ -82,7 +82,7 @@ class VmaTask(Task):
     def decisions(self, actions: np.ndarray, which: np.ndarray) -> np.ndarray:
         """One decision about each VMA that has a row of its own."""
         verbs = self.actions.decisions[actions.reshape(len(actions), -1)]
-        decided = np.empty((len(actions), max(1, self.slots)), DECISION_DTYPE)
-        decided["vma"] = self.smaps["id"][:, : decided.shape[1]]
-        decided["verb"], decided["value"] = verbs["verb"], verbs["value"]
-        return decided
+        records = np.empty((len(actions), max(1, self.slots)), DECISION_DTYPE)
+        records["vma"] = self.smaps["id"][:, : records.shape[1]]
+        records["verb"], records["value"] = verbs["verb"], verbs["value"]
+        return records

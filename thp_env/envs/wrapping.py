@@ -35,8 +35,8 @@ def effective(space: gymnasium.Space, actions: np.ndarray, masks: np.ndarray) ->
     firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     flat = np.asarray(actions).reshape(len(masks), -1)
     allowed = np.take_along_axis(masks, (firsts + flat).clip(0, masks.shape[1] - 1), 1).astype(bool)
-    known = (flat >= 0) & (flat < sizes)  # what is no action at all is left for the environment to refuse
-    return np.where(allowed | ~known, flat, 0).reshape(np.shape(actions)).astype(np.asarray(actions).dtype)
+    valid = (flat >= 0) & (flat < sizes)  # what is no action at all is left for the environment to refuse
+    return np.where(allowed | ~valid, flat, 0).reshape(np.shape(actions)).astype(np.asarray(actions).dtype)
 
 
 class EffectiveActions(gymnasium.ActionWrapper):

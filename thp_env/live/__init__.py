@@ -1,7 +1,7 @@
-"""This host's own kernel: programs that run on it beside the simulator, and programs that are looked at.
+"""This host's own kernel: programs that run on it and on the simulator, and running programs that are watched.
 
 `record.run_once` runs a program and records what the kernel does, step by step; `check` compares random and written
-programs with the simulator, `whole` whole workloads and two kernels, by the code that compares all recordings.
+programs with the simulator; `whole` compares whole workloads, and two kernels, by the same code.
 `watched` looks at a running process. Running programs needs root, a kernel with multi-size THP, and a quiet host: the
-counters in sysfs are the whole system's. Every setting that is changed is written down and put back (`settings`).
+counters in sysfs are the whole system's. Every changed setting is written to a journal and put back (`settings`).
 """

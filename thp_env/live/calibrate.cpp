@@ -58,12 +58,13 @@ struct area {
     size_t length;
 
     area(size_t bytes, int advice) : length(bytes) {
-        void *got = mmap(nullptr, bytes + PMD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (got == MAP_FAILED) {
+        void *address =
+            mmap(nullptr, bytes + PMD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (address == MAP_FAILED) {
             std::perror("mmap");
             std::exit(1);
         }
-        raw = static_cast<char *>(got);
+        raw = static_cast<char *>(address);
         start = raw + (PMD - reinterpret_cast<uintptr_t>(raw) % PMD) % PMD;
         madvise(start, bytes, advice);
     }

@@ -1,7 +1,7 @@
-"""Measures what this host's kernel takes for faults and memory calls, and makes a clock table of it.
+"""Measures the time of faults and memory calls on this host's kernel, and makes a clock table.
 
-`calibrate.cpp` measures; here its figures are taken apart into the clock's entries, as `clock.py` says of each. Needs
-no root but for swapping, which needs a zram device of its own.
+`calibrate.cpp` measures. Here its figures are divided into the clock's entries, as `clock.py` says of each. Only
+swapping needs root, for a separate zram device.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BUSY = 0.5
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement in ns: its median, and what the middle eight tenths of the samples reach."""
+    """One measurement in ns: its median, and the range of the middle eight tenths of the samples."""
 
     median: float
     low: float = 0.0
@@ -42,19 +42,19 @@ class Sample:
 
     @property
     def spread(self) -> float:
-        """What the middle eight tenths span, as a share of the median."""
+        """The range of the middle eight tenths, as a share of the median."""
         return (self.high - self.low) / self.median if self.median else 0.0
 
 
 @dataclass
 class Measured:
-    """What was measured.
+    """The results of a measurement.
 
     Attributes:
-        ns: the clock's entries that were.
+        ns: the measured entries of the clock.
         spread: as `HostCosts.spread`.
         after_idle: as `HostCosts.after_idle`.
-        missing: why the others were not, by name.
+        missing: the reasons for missing entries, by name.
     """
 
     ns: dict[str, float] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Measured:
         self.ns[name], self.spread[name] = max(ns, 0.0), round(of.spread, 3)
 
     def costs(self) -> HostCosts:
-        """Return every entry: what was not measured is the clock table's."""
+        """Return every entry; those that were not measured are the clock table's."""
         whole = {name: round(self.ns.get(name, cost.ps / 1000), 4) for name, cost in COSTS.items()}
         idle = {name: round(ns, 4) for name, ns in self.after_idle.items()}
         texts = {"measured": time.strftime("%Y-%m-%d"), "host": f"Linux {platform.release()} {platform.machine()}"}
@@ -78,14 +78,14 @@ class Measured:
 
 
 def parse(text: str) -> tuple[dict[str, Sample], dict[str, str]]:
-    """Read what `calibrate.cpp` prints: measurements, and why others are missing."""
+    """Read the output of `calibrate.cpp`: measurements, and the reasons for missing ones."""
     samples, missing = {}, {}
     for line in text.splitlines():
-        name, _, rest = line.partition(" ")
-        if rest.startswith("- "):
-            missing[name] = rest[2:]
+        name, _, numbers = line.partition(" ")
+        if numbers.startswith("- "):
+            missing[name] = numbers[2:]
         else:
-            median, low, high, _ = rest.split()
+            median, low, high, _ = numbers.split()
             samples[name] = Sample(float(median), float(low), float(high))
     return samples, missing
 
@@ -96,8 +96,8 @@ def entries(s: Mapping[str, Sample]) -> Measured:
     Args:
         s: those of `calibrate.cpp`; those that need folios of 2M may be missing.
     """
-    found = Measured()
-    add = found.add
+    measured = Measured()
+    add = measured.add
     flush = {name: COSTS[name].ps / 1000 for name in ("flush_one", "flush_all")}  # inside what is measured
     add("cycle", s["cycle"].median, s["cycle"])
     small, zero = s["write_fault_4K"], COSTS["zero_page"].ps / 1000
@@ -107,8 +107,8 @@ def entries(s: Mapping[str, Sample]) -> Measured:
         add("zero_page", zero, large)
         if "idle_fault_2M" in s:
             idle = s["idle_fault_2M"]
-            found.after_idle["zero_page"] = (idle.median - s["idle_fault_4K"].median) / (PAGES - 1)
-            found.after_idle["fault"] = max(s["idle_fault_4K"].median - zero, 0.0)
+            measured.after_idle["zero_page"] = (idle.median - s["idle_fault_4K"].median) / (PAGES - 1)
+            measured.after_idle["fault"] = max(s["idle_fault_4K"].median - zero, 0.0)
     # Beside the accesses of a program a fault takes longer than one after the other, by what it spoils.
     add("fault", s["fault_at_work"].median - zero, s["fault_at_work"])
     fixed = small.median - zero
@@ -128,31 +128,31 @@ def entries(s: Mapping[str, Sample]) -> Measured:
         add("zap_pmd", s["zap_whole"].median - call - flush["flush_one"], s["zap_whole"])
         add("split_pmd", s["zap_first"].median - s["zap_second"].median, s["zap_first"])
         add("change_pte", (s["protect_ptes"].median - s["protect_whole"].median) / (PAGES - 2), s["protect_ptes"])
-        _forks(found, s)
+        _forks(measured, s)
     if "collapse_all" in s and "write_fault_2M" in s:
-        once = s["collapse_one"].median - s["write_fault_2M"].median
-        add("collapse", once, s["collapse_one"])
-        of_page = (s["collapse_all"].median - max(once, 0.0)) / PAGES
-        known = found.costs().ns
-        replaced = known["copy_page"] + known["zap_pte"] + known["zap_folio"]
-        add("collapse_folio", of_page - replaced, s["collapse_all"])
-    return found
+        collapse_ns = s["collapse_one"].median - s["write_fault_2M"].median
+        add("collapse", collapse_ns, s["collapse_one"])
+        of_page = (s["collapse_all"].median - max(collapse_ns, 0.0)) / PAGES
+        ns = measured.costs().ns
+        copy_ns = ns["copy_page"] + ns["zap_pte"] + ns["zap_folio"]
+        add("collapse_folio", of_page - copy_ns, s["collapse_all"])
+    return measured
 
 
-def _forks(found: Measured, s: Mapping[str, Sample]) -> None:
+def _forks(measured: Measured, s: Mapping[str, Sample]) -> None:
     empty = s["fork_empty"].median
     pte = (s["fork_ptes"].median - empty) / (FORKED * (PAGES - 1))
-    found.add("fork_pte", pte, s["fork_ptes"])
-    found.add("fork_folio", (s["fork_pages"].median - empty) / (FORKED * PAGES) - pte, s["fork_pages"])
-    found.add("fork_pmd", (s["fork_pmds"].median - empty) / FORKED, s["fork_pmds"])
+    measured.add("fork_pte", pte, s["fork_ptes"])
+    measured.add("fork_folio", (s["fork_pages"].median - empty) / (FORKED * PAGES) - pte, s["fork_pages"])
+    measured.add("fork_pmd", (s["fork_pmds"].median - empty) / FORKED, s["fork_pmds"])
 
 
 def calibrate(idle: int = IDLE_SECONDS, swap: bool = True) -> Measured:
     """Measure this host.
 
     Args:
-        idle: seconds that freed memory lies idle before it is measured again; 0: do not.
-        swap: also what swapping to zram costs, where this is root.
+        idle: seconds that freed memory is idle before it is measured again; 0: it is not.
+        swap: measure swapping to zram, too, if this is root.
 
     Raises:
         LiveError: when nothing can be measured.
@@ -167,13 +167,13 @@ def calibrate(idle: int = IDLE_SECONDS, swap: bool = True) -> Measured:
     samples, missing = parse(done.stdout)
     if "settings" in missing:
         raise LiveError("the settings of large folios changed meanwhile: wait until another live run has ended")
-    found = entries(samples)
+    measured = entries(samples)
     for name in COSTS:
-        if name not in found.ns and name not in found.missing:
-            found.missing[name] = _why(name, samples, missing)
+        if name not in measured.ns and name not in measured.missing:
+            measured.missing[name] = _why(name, samples, missing)
     if swap:
-        _swapping(found)
-    return found
+        _swapping(measured)
+    return measured
 
 
 def _why(name: str, samples: Mapping[str, Sample], missing: Mapping[str, str]) -> str:
@@ -190,24 +190,24 @@ def _why(name: str, samples: Mapping[str, Sample], missing: Mapping[str, str]) -
     return "assumed in the clock table, too"
 
 
-def _swapping(found: Measured) -> None:
+def _swapping(measured: Measured) -> None:
     """Measure zram with content of three kinds: a page's time, its growth with content, and incompressible."""
     for name in COSTS:
         if name.startswith("swap_"):
-            found.missing.pop(name, None)
+            measured.missing.pop(name, None)
     try:
         low, high, raw = (_zram(content) for content in (25, 75, 100))
     except (LiveError, OSError, ValueError, IndexError) as error:
         for name in COSTS:
             if name.startswith("swap_"):
-                found.missing[name] = f"swapping: {error}"
+                measured.missing[name] = f"swapping: {error}"
         return
-    for way, which in (("swap_out", 0), ("swap_in", 1)):
-        slow, fast, whole = high[which], low[which], raw[which]
+    for way, column in (("swap_out", 0), ("swap_in", 1)):
+        slow, fast, whole = high[column], low[column], raw[column]
         percent = (slow.median - fast.median) / (75 - 25)
-        found.add(f"{way}_percent", percent, slow)
-        found.add(f"{way}_page", fast.median - 25 * max(percent, 0.0), fast)
-        found.add(f"{way}_incompressible", whole.median, whole)
+        measured.add(f"{way}_percent", percent, slow)
+        measured.add(f"{way}_page", fast.median - 25 * max(percent, 0.0), fast)
+        measured.add(f"{way}_incompressible", whole.median, whole)
 
 
 def _zram(content: int) -> tuple[Sample, Sample]:
@@ -228,5 +228,5 @@ def busy(seconds: float = 0.5) -> float:
     before, own = ticks(), os.times()
     time.sleep(seconds)
     after, later = ticks(), os.times()
-    ours = later.user + later.system - own.user - own.system
-    return max(0.0, ((after - before) / os.sysconf("SC_CLK_TCK") - ours) / seconds)
+    own_ticks = later.user + later.system - own.user - own.system
+    return max(0.0, ((after - before) / os.sysconf("SC_CLK_TCK") - own_ticks) / seconds)

@@ -25,34 +25,34 @@ NOT_REPEATABLE = frozenset({"thp_zero_page_alloc"})
 
 
 def check(live: LiveProgram, host: Host, kernel: Kernel, always_repeat: bool = False) -> tuple[dict, Result]:
-    """Run a program; return its recording and how the simulator compares.
+    """Run a program; return its recording, and the comparison with the simulator.
 
-    The counters are the whole system's, and others fault madvised memory, too: so each step is taken as most runs
-    agree on it, without what others can have added. A run that equals the simulator needs no second one, unless
-    `always_repeat` asks for a recording that stands by itself. Where the kernel's own runs differ (part L of the
-    rules), the simulator has to do what it did in one of them. A counter that differs in the end while others use
-    huge pages says nothing about the simulator: the result names them.
+    The counters are the whole system's, and other processes fault madvised memory, too. So for each step the result of
+    most runs counts, without events that others can have added. A run that equals the simulator needs no second run,
+    except with `always_repeat`. If the kernel's own runs differ (part L of the rules), the simulator has to agree with
+    one of them. If only a counter differs in the end while other processes use huge pages, this says nothing about the
+    simulator; the result names the processes.
     """
     runs: list[list[dict]] = []
-    seen = ""
+    notes = ""
     for _ in range(MAX_RUNS):
         runs.append(run_once(live, host, kernel))
         versions = list(zip(*runs, strict=True))
         votes = [most_frequent(same)[1] for same in versions]
         same_always = min(votes) == len(runs) > 1
-        agreed = min(votes) >= min(VOTES, len(runs)) and len(runs) > 1
+        majority = min(votes) >= min(VOTES, len(runs)) and len(runs) > 1
         recording = {
             "name": live.name, "seed": live.program.seed, "desc": [],
             "kernel": platform.release(), "arch": platform.machine(),
-            "steps": [undisturbed(same) for same in versions],
-            "runs": len(runs), "agreed": agreed, "deterministic": same_always and not _reclaims(live.texts),
+            "steps": [least_disturbed(same) for same in versions],
+            "runs": len(runs), "agreed": majority, "deterministic": same_always and not _reclaims(live.texts),
         }  # fmt: skip
         result = replay(recording, live.machine())
-        if result.ok and (agreed or not always_repeat):
+        if result.ok and (majority or not always_repeat):
             break
         if result.difference and explainable(result.difference.what):
-            result.others = seen = others(host.cgroup, kernel) or seen
-            if seen:
+            result.others = notes = others(host.cgroup, kernel) or notes
+            if notes:
                 continue
         if min(votes) >= VOTES and votes[min(result.matched, len(votes) - 1)] == len(runs):
             break
@@ -72,25 +72,25 @@ def _reclaims(lines: Iterable[str]) -> bool:
 
 
 def most_frequent(versions: tuple[dict, ...]) -> tuple[dict, int]:
-    """Return what most runs agree that a step did, and how many do."""
+    """Return the effects of a step on which most runs agree, and the number of these runs."""
     votes = [sum(_repeatable(one) == _repeatable(other) for other in versions) for one in versions]
     return versions[votes.index(max(votes))], max(votes)
 
 
-def undisturbed(versions: tuple[dict, ...]) -> dict:
-    """Return what a program itself did in a step: where memory went the same way, others have only added events.
+def least_disturbed(versions: tuple[dict, ...]) -> dict:
+    """Return a program's own effects in a step: if memory is the same in all runs, others can only have added events.
 
     Of a gauge (nr_anon), which they move both ways, it is what most runs agree on.
     """
     effects = [{**step, "mthp": {}, "vm": {}} for step in versions]
     effect = max(effects, key=effects.count)
     counts = [_counts(step) for step, own in zip(versions, effects, strict=True) if own == effect]
-    found: dict[str, dict[str, int]] = {"vm": {}}
+    minima: dict[str, dict[str, int]] = {"vm": {}}
     for size, name in {key: None for one in counts for key in one}:
         values = sorted((one.get((size, name), 0) for one in counts), key=abs)
         if value := max(values, key=values.count) if name.startswith("nr_") else values[0]:
-            found.setdefault(size, {})[name] = value
-    return {**effect, "vm": found.pop("vm"), "mthp": found}
+            minima.setdefault(size, {})[name] = value
+    return {**effect, "vm": minima.pop("vm"), "mthp": minima}
 
 
 def _counts(step: dict) -> dict[tuple[str, str], int]:

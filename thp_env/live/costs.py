@@ -69,7 +69,7 @@ class Block:
         self.memory[at : at + len(data)] = data
 
 
-def timed(action: Callable[[], object]) -> float:
+def time_ns(action: Callable[[], object]) -> float:
     """Return the ns that an action takes."""
     start = time.perf_counter_ns()
     action()
@@ -78,9 +78,9 @@ def timed(action: Callable[[], object]) -> float:
 
 def row(op: str, folio: int, unit: str, samples: list[float], note: str) -> list[str]:
     """Return a row of costs.csv."""
-    ordered = sorted(samples)
-    low = ordered[: max(1, len(ordered) * 9 // 10)]
-    figures = (ordered[0], ordered[len(ordered) // 10], ordered[len(ordered) // 2], ordered[len(ordered) * 9 // 10],
+    times = sorted(samples)
+    low = times[: max(1, len(times) * 9 // 10)]
+    figures = (times[0], times[len(times) // 10], times[len(times) // 2], times[len(times) * 9 // 10],
                sum(low) / len(low))  # fmt: skip
     return [op, str(folio), unit, str(len(samples)), *(f"{figure:.1f}" for figure in figures), note]
 
@@ -96,20 +96,20 @@ def collapse() -> Iterator[list[str]]:
         madvise(block.address, PMD_SIZE, "hugepage")
         if cold:
             sum(evict[::64])
-        return timed(lambda: madvise(block.address, PMD_SIZE, "collapse"))
+        return time_ns(lambda: madvise(block.address, PMD_SIZE, "collapse"))
 
     def fault(cold: bool) -> float:
         block = Block(PMD_SIZE, "hugepage")
         if cold:
             sum(evict[::64])
-        return timed(lambda: block.write(0))
+        return time_ns(lambda: block.write(0))
 
     for cold in (False, True):
-        how = "cold" if cold else "warm"
-        yield row("fault_2M", 2048, "ns/fault", [fault(cold) for _ in range(REPEATS)], f"{how} memory")
+        cache_state = "cold" if cold else "warm"
+        yield row("fault_2M", 2048, "ns/fault", [fault(cold) for _ in range(REPEATS)], f"{cache_state} memory")
         for present in PRESENT:
             samples = [one(present, cold) for _ in range(REPEATS)]
-            yield row("collapse_block", 4, "ns/2MiB", samples, f"{present} pages present, {how} memory")
+            yield row("collapse_block", 4, "ns/2MiB", samples, f"{present} pages present, {cache_state} memory")
 
 
 def zram(host: Host) -> Iterator[list[str]]:
@@ -141,7 +141,7 @@ def swapped(content: int) -> list[list[str]]:
 
 
 def _zram_content(content: int, mm_stat: Path) -> Iterator[list[str]]:
-    def taken() -> int:
+    def compressed_bytes() -> int:
         return int(mm_stat.read_text().split()[2])
 
     def pageout(page: int) -> None:
@@ -151,10 +151,10 @@ def _zram_content(content: int, mm_stat: Path) -> Iterator[list[str]]:
     used = PAGE_SIZE * content // 100
     for page in range(PAGES):
         block.write(page, random.randbytes(used) if used else b"\0")
-    before = taken()
-    out = [timed(partial(pageout, page)) for page in range(0, PAGES, FOLIO)]
-    note = f"{content} % random; {(taken() - before) / PAGES:.0f} bytes of zram a page"
-    back = [timed(partial(block.read, page)) for page in range(0, PAGES, FOLIO)]
+    before = compressed_bytes()
+    out = [time_ns(partial(pageout, page)) for page in range(0, PAGES, FOLIO)]
+    note = f"{content} % random; {(compressed_bytes() - before) / PAGES:.0f} bytes of zram a page"
+    back = [time_ns(partial(block.read, page)) for page in range(0, PAGES, FOLIO)]
     yield row("zram_swapout_content", 64, "ns/folio", out, note)
     yield row("zram_swapin_content", 64, "ns/fault", back, note)
 

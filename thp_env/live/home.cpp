@@ -28,11 +28,11 @@ template <typename F> void for_each_mapping(F f) {
     FILE *maps = fopen("/proc/self/maps", "r");
     char line[512];
     while (maps && fgets(line, sizeof line, maps)) {
-        char *rest = line; // start-end rights ...
-        const uint64_t start = strtoull(rest, &rest, 16);
-        if (*rest++ != '-') continue;
-        const uint64_t end = strtoull(rest, &rest, 16);
-        f(start, end, rest);
+        char *tail = line; // start-end rights ...
+        const uint64_t start = strtoull(tail, &tail, 16);
+        if (*tail++ != '-') continue;
+        const uint64_t end = strtoull(tail, &tail, 16);
+        f(start, end, tail);
     }
     if (maps) fclose(maps);
 }
@@ -59,10 +59,10 @@ void on_own_stack(int (*then)()) {
 int move_in() {
     range gone[8];
     int nr = 0;
-    for_each_mapping([&](uint64_t start, uint64_t end, const char *rest) {
-        const char *name = strchr(rest, '[');
-        const bool given = name && (strncmp(name, "[v", 2) == 0 || strncmp(name, "[stack", 6) == 0);
-        if (given && end <= TASK_SIZE && nr < 8) gone[nr++] = {start, end};
+    for_each_mapping([&](uint64_t start, uint64_t end, const char *tail) {
+        const char *name = strchr(tail, '[');
+        const bool is_kernels = name && (strncmp(name, "[v", 2) == 0 || strncmp(name, "[stack", 6) == 0);
+        if (is_kernels && end <= TASK_SIZE && nr < 8) gone[nr++] = {start, end};
     });
     for (int i = 0; i < nr; ++i) {
         void *start = reinterpret_cast<void *>(gone[i].start); // NOLINT(performance-no-int-to-ptr)
@@ -73,8 +73,8 @@ int move_in() {
 
 int own_ranges(range *out, int most) {
     int nr = 0;
-    for_each_mapping([&](uint64_t start, uint64_t end, const char *rest) {
-        if (end <= TASK_SIZE && rest[1] == 'r' && nr < most) out[nr++] = {start, end};
+    for_each_mapping([&](uint64_t start, uint64_t end, const char *tail) {
+        if (end <= TASK_SIZE && tail[1] == 'r' && nr < most) out[nr++] = {start, end};
     });
     return nr;
 }

@@ -16,10 +16,10 @@ from thp_env.live.settings import (
     THP,
     ZRAM,
     Settings,
-    changed,
     read,
     remove_folder,
     remove_zram,
+    temporary_settings,
     thread_of_kernel,
     wait,
     write,
@@ -89,8 +89,8 @@ class Host:
 
     def groups(self) -> list[Path]:
         """Return the folders of a program's control groups that there are."""
-        found = [self.cgroup, *sorted(self.cgroup.parent.glob(f"{self.cgroup.name}.*"))]
-        return [path for path in found if path.exists()]
+        folders = [self.cgroup, *sorted(self.cgroup.parent.glob(f"{self.cgroup.name}.*"))]
+        return [path for path in folders if path.exists()]
 
     def group(self, number: int) -> Path:
         """Return the folder of one of a program's control groups."""
@@ -171,7 +171,7 @@ class Host:
 
 @contextmanager
 def prepared() -> Iterator[Host]:
-    """Prepare the host for programs, and put everything back in the end (`settings.changed`).
+    """Prepare the host for programs, and put everything back in the end (`settings.temporary_settings`).
 
     Raises:
         LiveError: when the host lacks something, which it names.
@@ -179,7 +179,7 @@ def prepared() -> Iterator[Host]:
     if lacks := missing():
         raise LiveError("this host cannot run programs on its kernel; it lacks " + ", ".join(lacks))
     # NumPy advises its arrays; that would be counted.
-    with changed({}, disable=(1, 0)) as settings, _one_cpu():
+    with temporary_settings({}, disable=(1, 0)) as settings, _one_cpu():
         host = Host(settings)
         host.begin()
         settings.write("hugepages-2048kB/enabled", "madvise")

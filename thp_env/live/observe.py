@@ -111,11 +111,11 @@ class Kernel:
         """
         low = min((start for start, _ in regions.values()), default=0)
         high = max((start + length for start, length in regions.values()), default=0)
-        found = list(_smaps(pid, low, high))
+        smaps = list(_smaps(pid, low, high))
         pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY)
         try:
             for name, (start, length) in regions.items():
-                inside = [v for v in found if start <= v["start"] < start + length]
+                inside = [v for v in smaps if start <= v["start"] < start + length]
                 if not inside:
                     continue
                 vmas = [
@@ -182,15 +182,15 @@ class Kernel:
 
 def _runs(rows: np.ndarray, ids: dict[int, int]) -> Iterator[list]:
     """Yield runs of pages that continue each other, as recordings list them."""
-    listed = rows["kind"] != ""
+    has_folio = rows["kind"] != ""
     counts_up = np.isin(rows["kind"], ("F", "S"))
     before = rows[:-1]
     goes_on = np.zeros(len(rows), bool)
     goes_on[1:] = rows["at"][1:] == before["at"] + counts_up[1:]
     for field in ("kind", "head", "order", "flags", "mapcount"):
         goes_on[1:] &= rows[field][1:] == before[field]
-    starts = np.flatnonzero(listed & ~goes_on)
-    ends = np.flatnonzero(listed & ~np.append(goes_on[1:], False)) + 1
+    starts = np.flatnonzero(has_folio & ~goes_on)
+    ends = np.flatnonzero(has_folio & ~np.append(goes_on[1:], False)) + 1
     columns = (rows[name][starts].tolist() for name in ("kind", "order", "flags", "mapcount", "at", "head"))
     for start, end, kind, order, bits, mapcount, at, head in zip(starts.tolist(), ends.tolist(), *columns, strict=True):
         run = [start, end - start, kind]
@@ -240,8 +240,8 @@ def scan(pagemap: int, start: int, end: int, wanted: int, returned: int = 0) -> 
     while start < end:
         request = bytearray(struct.pack("=12Q", 96, 0, start, end, 0, ranges.ctypes.data, len(ranges), 0, 0, 0, wanted,
                                         returned or wanted))  # fmt: skip
-        found = fcntl.ioctl(pagemap, PAGEMAP_SCAN, request, True)
-        yield from ranges[:found].tolist()
+        count = fcntl.ioctl(pagemap, PAGEMAP_SCAN, request, True)
+        yield from ranges[:count].tolist()
         start = struct.unpack_from("=Q", request, 32)[0]  # where the walk has ended
 
 

@@ -23,16 +23,16 @@ def huge_page_users(cgroup: Path) -> list[str]:
     own: set[str] = set()
     for group in (cgroup, *cgroup.parent.glob(f"{cgroup.name}.*")):
         own |= set((group / "cgroup.procs").read_text().split()) if group.exists() else set()
-    found = []
+    users = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             match = HUGE.search((folder / "smaps_rollup").read_text())
             if folder.name not in own and match and int(match[1]):
                 name = (folder / "comm").read_text().strip()
-                found.append(f"{name} (pid {folder.name}, {int(match[1]) >> 10} MiB)")
+                users.append(f"{name} (pid {folder.name}, {int(match[1]) >> 10} MiB)")
         except OSError:  # it has ended, or is a thread of the kernel
             continue
-    return sorted(found)
+    return sorted(users)
 
 
 def moving_counters(kernel: Kernel) -> list[str]:
@@ -40,14 +40,14 @@ def moving_counters(kernel: Kernel) -> list[str]:
     before = kernel.counters()
     time.sleep(QUIET)
     after = kernel.counters()
-    moved = [key for key, value in after.items() if value != before[key]]
-    return [name if size == "vm" else f"hugepages-{size}kB {name}" for size, name in moved]
+    changes = [key for key, value in after.items() if value != before[key]]
+    return [name if size == "vm" else f"hugepages-{size}kB {name}" for size, name in changes]
 
 
 def others(cgroup: Path, kernel: Kernel) -> str:
     """Say in words who may have moved the counters, empty when nobody is seen."""
-    users, moved = huge_page_users(cgroup), moving_counters(kernel)
-    said = [f"huge pages of {', '.join(users)}"] if users else []
-    if moved:
-        said.append(f"while nothing of ours ran, {', '.join(moved)} moved")
-    return "; ".join(said)
+    users, counters = huge_page_users(cgroup), moving_counters(kernel)
+    reasons = [f"huge pages of {', '.join(users)}"] if users else []
+    if counters:
+        reasons.append(f"while nothing of ours ran, {', '.join(counters)} moved")
+    return "; ".join(reasons)

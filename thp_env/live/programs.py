@@ -14,7 +14,7 @@ from thp_env.live.errors import LiveError
 from thp_env.live.run_settings import RunSettings
 from thp_env.live.scenarios import generate
 from thp_env.machine import Machine, layout
-from thp_env.machine.operations import fields, rows, select
+from thp_env.machine.operations import among, fields, rows, select
 from thp_env.machine.program import Program
 from thp_env.machine.program_check import ProgramError
 from thp_env.reading import read_text, reading
@@ -107,10 +107,10 @@ class LiveProgram:
         """Take a whole workload: what a host cannot do is left out, on both sides, and said (`left_out`)."""
         ops = program.ops.copy()
         left_out = Counter(layout.OPS[op] for op in ops["op"] if layout.OPS[op] in LEFT_OUT)
-        gone = np.isin(ops["op"], [layout.OPS.index(op) for op in left_out])
+        unsupported = among(ops, *left_out)
         for column in ("a", "b", "c", "d", "offset", "length", "weight", "aux", "region"):
-            ops[column][gone] = 0
-        ops["op"][gone] = layout.OPS.index("compute")  # accesses depend on an operation's number
+            ops[column][unsupported] = 0
+        ops["op"][unsupported] = layout.OPS.index("compute")  # accesses depend on an operation's number
         texts = tuple(describe(program, op) for op in program.ops)
         places = tuple(f"{name}: operation {i}" for i in range(len(ops)))
         return cls(name, replace(program, ops=ops), texts, places, settings, True, left_out).check()
@@ -119,13 +119,13 @@ class LiveProgram:
     def reclaims(self) -> bool:
         """Whether memory is taken from the program, by a limit or since it asks for it."""
         ops = self.program.ops
-        called = np.isin(ops["op"], [layout.OPS.index(op) for op in ("limit", "reclaim", "process_madvise")])
-        given = [layout.ADVICE[advice] for advice in ("free", "cold", "pageout")]
-        advised = (ops["op"] == layout.OPS.index("advise")) & np.isin(rows(ops, "advise")["advice"], given)
-        return bool((called | advised).any())
+        calls = among(ops, "limit", "reclaim", "process_madvise")
+        reclaiming = [layout.ADVICE[advice] for advice in ("free", "cold", "pageout")]
+        hints = (ops["op"] == layout.OPS.index("advise")) & np.isin(rows(ops, "advise")["advice"], reclaiming)
+        return bool((calls | hints).any())
 
     @property
-    def joined(self) -> bool:
+    def merges_vmas(self) -> bool:
         """Whether the kernel may join regions to one VMA: they do not lie in slots of their own."""
         mapped = select(self.program.ops, "mmap")
         place, file = mapped["placement"], mapped["flags"] & np.uint64(layout.VM_FILE) > 0
@@ -159,8 +159,8 @@ def refuse(program: Program, places: Iterable[str] = ()) -> None:
         LiveError: naming the operation and why.
     """
     always = layout.THP_MODES.index("always")
-    where = list(places) or [f"{program.name}: operation {i}" for i in range(len(program))]
-    for op, place in zip(program.ops, where, strict=True):
+    labels = list(places) or [f"{program.name}: operation {i}" for i in range(len(program))]
+    for op, place in zip(program.ops, labels, strict=True):
         name, of, why = layout.OPS[op["op"]], fields(op), ""
         if name in LEFT_OUT:
             why = f"{name} cannot be put to a host ({LEFT_OUT[name]})"

@@ -158,9 +158,9 @@ class Run:
         """Return a file of so many bytes, all of them in the page cache and none in the program's control group."""
         file = os.memfd_create("thp-env")
         self.files.callback(os.close, file)
-        left, zeros = length, bytes(min(length, 1 << 20))
-        while left:
-            left -= os.write(file, zeros[:left])
+        remaining, zeros = length, bytes(min(length, 1 << 20))
+        while remaining:
+            remaining -= os.write(file, zeros[:remaining])
         return file
 
     def _access(self, process: Process, content: int) -> Reply:
@@ -169,8 +169,8 @@ class Run:
         reply = Reply(0, 0, 0, process.pid)
         while len(accesses := self.machine.upcoming_accesses(first, CHUNK)) and reply.error == 0:
             first += len(accesses)
-            kept = accesses[np.append(True, accesses[1:] != accesses[:-1])]
-            reply = process.ask("access", 0, len(kept), WRITES.get(content, 1), data=kept.astype("<u8").tobytes())
+            runs = accesses[np.append(True, accesses[1:] != accesses[:-1])]
+            reply = process.ask("access", 0, len(runs), WRITES.get(content, 1), data=runs.astype("<u8").tobytes())
             minflt, majflt = minflt + reply.minflt, majflt + reply.majflt
         return Reply(reply.error, minflt, majflt, process.pid)
 
@@ -217,9 +217,9 @@ class Run:
         """Return what is charged to a control group, in bytes, by kind."""
         group = self.host.group(number)
         text = (group / "memory.stat").read_text()
-        charged = {name: int(value) for name, value in (line.split() for line in text.splitlines())}
+        usage = {name: int(value) for name, value in (line.split() for line in text.splitlines())}
         kernel = int((group / "memory.kmem.usage_in_bytes").read_text())
-        return {"anonymous": charged["rss"], "files": charged["cache"] - charged["swapcached"], "kernel": kernel}
+        return {"anonymous": usage["rss"], "files": usage["cache"] - usage["swapcached"], "kernel": kernel}
 
     def thp(self, _: Process, op: np.void) -> int:
         """Set one size's control."""
@@ -260,9 +260,9 @@ class Run:
         group, length = int(op["group"]), int(op["length"])
         if not self.host.group(group).exists():  # who was to make it had been killed
             return errno.ENOENT
-        charged = self._charged(group)
+        usage = self._charged(group)
         began = sum(self.born.get(name, 0) == group for name in self._alive())
-        own = self.own * began + charged["files"] + charged["kernel"] + self._tables_to_come()
+        own = self.own * began + usage["files"] + usage["kernel"] + self._tables_to_come()
         limit = "-1" if length == layout.NO_LIMIT else str(length + own)
         return write(self.host.group(group) / "memory.limit_in_bytes", limit)
 
@@ -294,8 +294,8 @@ def run_once(live: LiveProgram, host: Host, kernel: Kernel) -> list[dict[str, An
     program = live.program
     machine = live.machine()
     drains = not live.whole or live.reclaims  # else nobody asks which folios are on an LRU
-    limited = "limit" in {layout.OPS[op] for op in np.unique(program.ops["op"])}
-    killed = 0
+    has_limit = "limit" in {layout.OPS[op] for op in np.unique(program.ops["op"])}
+    kill_count = 0
     host.begin()
     workers = Workers(program.processes[0])
     steps: list[dict[str, Any]] = []
@@ -309,9 +309,9 @@ def run_once(live: LiveProgram, host: Host, kernel: Kernel) -> list[dict[str, An
             for i, (op, text) in enumerate(zip(program.ops, live.texts, strict=True)):
                 last = i == len(program.ops) - 1
                 error, minflt, majflt = run.step(op)
-                if limited and (kills := host.oom_kills()) > killed:
-                    workers.bury(kills - killed - (error == KILLED))
-                    killed = kills
+                if has_limit and (kills := host.oom_kills()) > kill_count:
+                    workers.bury(kills - kill_count - (error == KILLED))
+                    kill_count = kills
                 pause = layout.OPS[op["op"]] in ("compute", "slice")
                 if run.autodrain and (drains or last) and not pause:
                     host.drain()
@@ -340,17 +340,17 @@ def _observed(run: Run, kernel: Kernel) -> list[dict[str, Any]]:
     """Return what each process maps, by region, or by VMA in a whole workload, where VMAs join regions."""
     kernel.begin_step()
     ids: dict[int, int] = {}
-    found: list[dict[str, Any]] = []
+    maps: list[dict[str, Any]] = []
     for name, worker in run.workers.processes.items():
         if worker.alive:
-            regions = kernel.mappings(worker.pid, LOWEST) if run.live.joined else run.regions
-            found += ({"p": name, **seen} for seen in kernel.maps(worker.pid, regions, ids))
+            regions = kernel.mappings(worker.pid, LOWEST) if run.live.merges_vmas else run.regions
+            maps += ({"p": name, **region} for region in kernel.maps(worker.pid, regions, ids))
     if run.live.settings.advised:
-        for seen in found:
-            seen["vmas"] = [[*vma[:3], *_without_advice(vma[3:])] for vma in seen["vmas"]]
-    return found
+        for region in maps:
+            region["vmas"] = [[*vma[:3], *_without_advice(vma[3:])] for vma in region["vmas"]]
+    return maps
 
 
 def _without_advice(flags: list[str]) -> list[str]:
     """Return a VMA's flags without the one for advice that the program has not given (`Run._advise`)."""
-    return [left for flag in flags if (left := flag.replace("H", ""))]
+    return [shorter for flag in flags if (shorter := flag.replace("H", ""))]

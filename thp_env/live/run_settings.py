@@ -43,7 +43,7 @@ class RunSettings:
         for word in words:
             name, sign, value = word.partition("=")
             if sign:
-                controls[name] = _checked(name, value)
+                controls[name] = _check_value(name, value)
             elif word == MADVISE:
                 advised = False
             else:
@@ -53,9 +53,9 @@ class RunSettings:
 
     def __str__(self) -> str:
         """Say it in a few words."""
-        said = [sizes_of(sum(1 << order for order in self.orders))]
-        said += [MADVISE] if self.orders and not self.advised else []
-        return " ".join([*said, *(f"{name}={value}" for name, value in self.controls.items())])
+        words = [sizes_of(sum(1 << order for order in self.orders))]
+        words += [MADVISE] if self.orders and not self.advised else []
+        return " ".join([*words, *(f"{name}={value}" for name, value in self.controls.items())])
 
     def of_host(self) -> dict[str, str]:
         """Return what to write, by setting: no size is on before."""
@@ -79,15 +79,15 @@ def _orders(word: str) -> int:
         raise LiveError(f"{error}; or {MADVISE}, or a control such as khugepaged/max_ptes_none=0") from None
 
 
-def _checked(name: str, value: str) -> str:
+def _check_value(name: str, value: str) -> str:
     if name not in layout.SETTINGS:
-        known = ", ".join(layout.SETTINGS)
-        raise LiveError(f"unknown setting {name!r}{did_you_mean(name, layout.SETTINGS)}: one of {known}")
+        names = ", ".join(layout.SETTINGS)
+        raise LiveError(f"unknown setting {name!r}{did_you_mean(name, layout.SETTINGS)}: one of {names}")
     values = layout.SETTINGS[name]
     if name == "enabled" and value == "always":
         raise LiveError("enabled=always would change every process of this host: the sizes alone do the same here")
-    fits = value.isdecimal() and int(value) < values if isinstance(values, int) else value in values
-    if not fits:
-        known = f"0 to {values - 1}" if isinstance(values, int) else ", ".join(values)
-        raise LiveError(f"{name} takes {known}, not {value!r}")
+    is_valid = value.isdecimal() and int(value) < values if isinstance(values, int) else value in values
+    if not is_valid:
+        names = f"0 to {values - 1}" if isinstance(values, int) else ", ".join(values)
+        raise LiveError(f"{name} takes {names}, not {value!r}")
     return value

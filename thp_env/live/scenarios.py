@@ -105,12 +105,12 @@ def _munmap(s: Scenario, process: str, region: str, first: int, count: int) -> N
 
 
 def _mprotect(s: Scenario, process: str, region: str, first: int, count: int) -> None:
-    where = f"{region} {first}p {count}p"
-    s.emit(f"mprotect {where} {s.rng.choice(['r', 'r', 'r', 'none'])}", process)
+    target = f"{region} {first}p {count}p"
+    s.emit(f"mprotect {target} {s.rng.choice(['r', 'r', 'r', 'none'])}", process)
     if s.rng.random() < 0.6:
         s.emit(f"{s.rng.choice(['read', 'read', 'write'])} {region} {first}p 1p", process)
     if s.rng.random() < 0.9:
-        s.emit(f"mprotect {where} rw", process)
+        s.emit(f"mprotect {target} rw", process)
 
 
 def _mremap(s: Scenario, process: str, region: str, first: int, count: int) -> None:
@@ -170,7 +170,7 @@ def _process_madvise(s: Scenario, process: str) -> None:
     """Mostly advice that one may give about others, at times about one that has ended, or about a range with a hole."""
     target = s.rng.choice([*s.mapped, *s.mapped, *(f"C{i}" for i in range(s.children))])
     regions = s.mapped.get(target, s.mapped[process])
-    ranges = [(region, found) for region, pages in regions.items() if pages and (found := s.range(pages))]
+    ranges = [(region, span) for region, pages in regions.items() if pages and (span := s.range(pages))]
     if not ranges:
         return
     for region, (first, count) in s.rng.sample(ranges, s.rng.randint(1, min(3, len(ranges)))):
@@ -261,6 +261,6 @@ def generate(seed: int, steps: int | None = None, family: str = "") -> Scenario:
             _new(s, process) if s.regions < MAX_REGIONS else _exit(s, process) if process != "P" else s.emit("shrink")
             continue
         region = rng.choice(regions)
-        if found := s.range(s.mapped[process][region]):
-            ON_RANGES[kind](s, process, region, *found)
+        if span := s.range(s.mapped[process][region]):
+            ON_RANGES[kind](s, process, region, *span)
     return s

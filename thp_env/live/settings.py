@@ -1,6 +1,6 @@
 """Settings of this host for the time of a run: written down before they change, and put back afterwards.
 
-    with changed({"enabled": "madvise", "hugepages-64kB/enabled": "madvise"}) as settings:
+    with temporary_settings({"enabled": "madvise", "hugepages-64kB/enabled": "madvise"}) as settings:
         settings.write("hugepages-2048kB/enabled", "never")
         ...
 
@@ -27,7 +27,7 @@ from thp_env.files import whole_file
 from thp_env.live.errors import LiveError
 from thp_env.reading import FileError, parse_json, read_text
 from thp_env.schema import Bounds, fit
-from thp_env.signals import Terminated, handled, held
+from thp_env.signals import Terminated, handle_signals, hold_signals
 
 THP = Path("/sys/kernel/mm/transparent_hugepage")
 MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")
@@ -68,8 +68,8 @@ def journal() -> Path:
 def read(path: Path) -> str:
     """Return what a file of the kernel is set to; of `always [madvise] never` the chosen word."""
     text = path.read_text().strip()
-    chosen = CHOSEN.search(text)
-    return chosen[1] if chosen else text
+    match = CHOSEN.search(text)
+    return match[1] if match else text
 
 
 def write(path: Path, value: str) -> int:
@@ -102,7 +102,7 @@ def thp_disable(disable: int, flags: int = 0) -> None:
 
 
 class Settings:
-    """What a run has changed. Use `changed()`."""
+    """What a run has changed. Use `temporary_settings()`."""
 
     def __init__(self, path: Path | None) -> None:
         """Begin a journal; without one nothing of the whole host can be changed."""
@@ -167,7 +167,7 @@ class Settings:
     def nice(self, thread: int, name: str, value: int) -> None:
         """Let a thread of the kernel run with a priority; `name` finds it again, whatever its number is then."""
         undo: Undo = {"kind": "nice", "name": name, "value": str(os.getpriority(os.PRIO_PROCESS, thread))}
-        if not any(known["kind"] == "nice" and known["name"] == name for known in self._undo):
+        if not any(entry["kind"] == "nice" and entry["name"] == name for entry in self._undo):
             self.remember(undo)
         os.setpriority(os.PRIO_PROCESS, thread, value)
 
@@ -195,7 +195,7 @@ class Settings:
         Raises:
             LiveError: when something cannot be put back, which it names.
         """
-        with held(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        with hold_signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if self.path is not None and self.path.exists():
                 _put_back(self.path)
 
@@ -278,10 +278,10 @@ def _put_back(path: Path) -> None:
     """Undo what a journal says, the last first; it stays, with the rest, where something cannot be undone."""
     content = _load(path)
     if content["boot"] == _boot():  # else the host has started again, which put everything back
-        left = [undo for undo in reversed(content["undo"]) if not _undo_one(undo)]
-        if left:
-            _store(path, {**content, "undo": left[::-1]})
-            names = ", ".join(undo["name"] for undo in left)
+        failures = [undo for undo in reversed(content["undo"]) if not _undo_one(undo)]
+        if failures:
+            _store(path, {**content, "undo": failures[::-1]})
+            names = ", ".join(undo["name"] for undo in failures)
             raise LiveError(f"cannot put back {names}: see {path}, and run thp-env live --restore as root")
     path.unlink(missing_ok=True)
 
@@ -299,13 +299,13 @@ def _locked() -> Iterator[Path | None]:
         except OSError:
             raise LiveError("another live run is under way on this host: wait until it has ended") from None
         lock.seek(0)
-        named = Path(lock.read(4096).strip())
-        left = next((path for path in (journal(), named) if path.is_absolute() and path.is_file()), None)
-        if left is None:
+        other_journal = Path(lock.read(4096).strip())
+        leftover = next((path for path in (journal(), other_journal) if path.is_absolute() and path.is_file()), None)
+        if leftover is None:
             lock.truncate(0)
             lock.write(f"{journal()}\n")
             lock.flush()
-        yield left
+        yield leftover
 
 
 def restore() -> bool:
@@ -314,14 +314,14 @@ def restore() -> bool:
     Raises:
         LiveError: when a run is under way, or something cannot be put back, which it names.
     """
-    with _locked() as left:
-        if left is not None:
-            _put_back(left)
-        return left is not None
+    with _locked() as leftover:
+        if leftover is not None:
+            _put_back(leftover)
+        return leftover is not None
 
 
 @contextmanager
-def changed(
+def temporary_settings(
     values: Mapping[str | Path, str] | None = None, *, disable: tuple[int, int] | None = None
 ) -> Iterator[Settings]:
     """Change settings for the block, and put all back after it, also after ctrl-C, SIGTERM or SIGHUP.
@@ -339,9 +339,10 @@ def changed(
             changed. Nothing stays changed then.
     """
     with ExitStack() as stack:
-        if values is not None and (left := stack.enter_context(_locked())):
-            raise LiveError(f"an earlier run was killed ({left}): put its settings back with thp-env live --restore")
-        stack.enter_context(handled(dict.fromkeys((signal.SIGTERM, signal.SIGHUP), _terminate)))
+        if values is not None and (journal_file := stack.enter_context(_locked())):
+            raise LiveError(f"an earlier run was killed ({journal_file}): "
+                            "put its settings back with thp-env live --restore")  # fmt: skip
+        stack.enter_context(handle_signals(dict.fromkeys((signal.SIGTERM, signal.SIGHUP), _terminate)))
         settings = Settings(None if values is None else journal())
         stack.callback(settings.end)
         if disable is not None:
@@ -354,8 +355,8 @@ def changed(
 
 def thp_disabled() -> tuple[int, int]:
     """Return (disabled, flags) of this process, as prctl(PR_GET_THP_DISABLE) says."""
-    got = _libc.prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0)
-    return (1, got & ~1) if got > 0 else (0, 0)
+    flags = _libc.prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0)
+    return (1, flags & ~1) if flags > 0 else (0, 0)
 
 
 def _terminate(number: int, frame: object) -> None:

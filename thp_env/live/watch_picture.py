@@ -46,14 +46,14 @@ def facts(looks: Sequence[Look]) -> list[tuple[str, str]]:
     now, before = looks[-1], looks[-2] if len(looks) > 1 else looks[-1]
     seconds = max(1e-9, now.seconds - before.seconds)
     rates = [(now.minor - before.minor) / seconds, (now.major - before.major) / seconds]
-    held = now.usage - now.rss
+    unmapped = now.usage - now.rss
     return [
         ("minor faults", f"{now.minor} ({rates[0]:.0f}/s)"),
         ("major faults", f"{now.major} ({rates[1]:.0f}/s)"),
         ("folios split", f"{sum(look.split for look in looks)}"),
         ("usage", f"{now.usage:.1f} MiB"),
         ("RSS, anonymous", f"{now.rss:.1f} MiB"),
-        ("held, not mapped", f"{held:.1f} MiB"),
+        ("held, not mapped", f"{unmapped:.1f} MiB"),
         ("swap", f"{now.swap:.1f} MiB"),
         ("CPU time of a look", f"{now.took * 1000:.0f} ms"),
     ]
@@ -67,24 +67,24 @@ def draw(title: str, looks: Sequence[Look]) -> Canvas:
     canvas.text(12, 6, f"{title}   {now.seconds:.1f} s", WHITE)
     address_space(canvas, now.space, 12, 34, 776, 190)
     _mapped(canvas, now, 12, 240, 336, 158)
-    _appeared(canvas, looks, 372, 240, 416, 158)
+    _new_folios(canvas, looks, 372, 240, 416, 158)
     _over_time(canvas, looks, 12, 414, 776, 178)
     return canvas
 
 
-def _shown(mapped: dict[int, float]) -> list[int]:
+def _visible_orders(mapped: dict[int, float]) -> list[int]:
     return [order for order in ORDERS if order in FOLIO_COLORS or mapped[order]]
 
 
 def _mapped(canvas: Canvas, now: Look, x: int, y: int, width: int, height: int) -> None:
     canvas.text(x, y, "Mapped memory by folio size", INK, bold=True)
     canvas.text(x + width, y, "MiB", GREY, "right")
-    orders = _shown(now.mapped)
+    orders = _visible_orders(now.mapped)
     bars(canvas, [size_name(order) for order in orders], [now.mapped[order] for order in orders],
          [color(fill_of(order)) for order in orders], (x, y + 34, x + width, y + height - 16))  # fmt: skip
 
 
-def _appeared(canvas: Canvas, looks: Sequence[Look], x: int, y: int, width: int, height: int) -> None:
+def _new_folios(canvas: Canvas, looks: Sequence[Look], x: int, y: int, width: int, height: int) -> None:
     canvas.text(x, y, "New folios by size", INK, bold=True)
     canvas.text(x + width, y, "MiB in each interval, stacked; colours as above", GREY, "right")
     values = np.array([[(look.appeared[order] << order) / 256 for order in ORDERS] for look in looks])
@@ -130,15 +130,15 @@ def text(title: str, looks: Sequence[Look], width: int = 72, count: int = 6) -> 
     return "\n".join(lines) + "\n"
 
 
-def page(title: str, looks: Sequence[Look], again: bool) -> str:
+def page(title: str, looks: Sequence[Look], refreshing: bool) -> str:
     """Return an HTML page with the picture; `again`: it loads itself anew every second."""
     image = base64.b64encode(draw(title, looks).png()).decode()
-    said = html.escape(title)
+    heading = html.escape(title)
     table = "".join(f"<tr><td>{html.escape(name)}<td>{html.escape(value)}" for name, value in facts(looks))
-    refresh = '<meta http-equiv="refresh" content="1">' if again else ""
+    refresh = '<meta http-equiv="refresh" content="1">' if refreshing else ""
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8>{refresh}<title>{said}</title>"
+        f"<!doctype html><html lang=en><meta charset=utf-8>{refresh}<title>{heading}</title>"
         "<style>body { font: 15px system-ui; margin: 2em } img { max-width: 100% } td { padding-right: 2em }</style>"
-        f'<h1>{said}</h1><img alt="address space of {said} by folio size" src="data:image/png;base64,{image}">'
+        f'<h1>{heading}</h1><img alt="address space of {heading} by folio size" src="data:image/png;base64,{image}">'
         f"<table>{table}</table></html>\n"
     )

@@ -9,7 +9,6 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from thp_env.envs.panels import NOTHING, ZERO, Space
 from thp_env.live.errors import LiveError
 from thp_env.live.observe import PAGE, PAGE_IS_PRESENT, PM_FRAME, PM_PRESENT, VMA, Kernel, scan, words
 from thp_env.machine import layout
+from thp_env.processes import family
 
 WHOLE = 1 << 30
 """Bytes of a mapping up to which all of it is drawn; of a larger one the 2M blocks in which there is something."""
@@ -106,7 +106,7 @@ class Watched:
             raise LiveError(f"process {pid} ({self.name()}) has no memory of its own: it is a thread of the kernel")
         self._kernel = Kernel()
         self._began = time.monotonic()
-        self._seen: tuple[np.ndarray, np.ndarray] | None = None
+        self._last_heads: tuple[np.ndarray, np.ndarray] | None = None
         self.others = 0
 
     def __enter__(self) -> Watched:
@@ -156,7 +156,7 @@ class Watched:
         frames: list[np.ndarray] = []
         pages: list[np.ndarray] = []
         mapped = swap = minor = major = 0
-        processes = list(_family(self.pid))
+        processes = list(family(self.pid))
         for pid in processes:
             try:
                 numbers = _numbers(pid, with_children=pid == self.pid)
@@ -168,24 +168,24 @@ class Watched:
             except OSError as error:
                 raise LiveError(f"process {pid} cannot be watched: {error.strerror}") from None
         self.others = len(processes) - 1
-        every = np.concatenate([*frames, NO_PAGES])
+        all_frames = np.concatenate([*frames, NO_PAGES])
         self._kernel.begin_step()
-        rows = self._kernel.folios(every, np.zeros(len(every), bool), counted=False)
+        rows = self._kernel.folios(all_frames, np.zeros(len(all_frames), bool), counted=False)
         order = np.where(rows["kind"] == "F", rows["order"].astype(np.int8), np.int8(ZERO))
         at = 0
         for part in parts:
-            here = part != NOTHING
-            count = int(here.sum())
-            part[here] = order[at : at + count]
+            has_frame = part != NOTHING
+            count = int(has_frame.sum())
+            part[has_frame] = order[at : at + count]
             at += count
         folios = rows["kind"] == "F"
         heads, first = np.unique(rows["head"][folios] << ORDER_BITS | rows["order"][folios], return_index=True)
-        offsets = (np.concatenate([*pages, NO_PAGES]) - every)[folios][first]
+        offsets = (np.concatenate([*pages, NO_PAGES]) - all_frames)[folios][first]
         appeared, split = self._changes(heads, offsets)
         usage = float((1 << (heads & ORDER)).sum()) / 256
         sizes = np.bincount(order[order >= 0], minlength=len(ORDERS)) / 256
         resident = float((order >= 0).sum()) / 256
-        self._seen = heads, offsets
+        self._last_heads = heads, offsets
         by_size = dict(zip(ORDERS, sizes.tolist(), strict=True))
         space, took = Space(parts, mapped / 256, resident), time.process_time() - start
         return Look(time.monotonic() - self._began, space, by_size, appeared, split, resident, usage, swap / 1024,
@@ -200,29 +200,19 @@ class Watched:
                 folio there are what is left of it, others are new.
         """
         orders = heads & ORDER
-        if self._seen is None or not len(self._seen[0]):
-            return _by_order(orders if self._seen is not None else orders[:0]), 0
-        seen, seen_offsets = self._seen
-        nearest = (np.searchsorted(seen >> ORDER_BITS, heads >> ORDER_BITS, side="right") - 1).clip(min=0)
-        before = seen[nearest]
+        if self._last_heads is None or not len(self._last_heads[0]):
+            return _by_order(orders if self._last_heads is not None else orders[:0]), 0
+        last_heads, last_offsets = self._last_heads
+        nearest = (np.searchsorted(last_heads >> ORDER_BITS, heads >> ORDER_BITS, side="right") - 1).clip(min=0)
+        before = last_heads[nearest]
         inside = (heads >> ORDER_BITS) - (before >> ORDER_BITS)
-        known = (inside >= 0) & (inside < 1 << (before & ORDER)) & (offsets == seen_offsets[nearest])
-        smaller = known & (orders < before & ORDER)
-        return _by_order(orders[~known]), len(np.unique(before[smaller]))
+        same_place = (inside >= 0) & (inside < 1 << (before & ORDER)) & (offsets == last_offsets[nearest])
+        smaller = same_place & (orders < before & ORDER)
+        return _by_order(orders[~same_place]), len(np.unique(before[smaller]))
 
 
 def _by_order(orders: np.ndarray) -> dict[int, int]:
     return dict(zip(ORDERS, np.bincount(orders, minlength=len(ORDERS)).tolist(), strict=True))
-
-
-def _family(pid: int) -> Iterator[int]:
-    """Yield a process and all that come from it."""
-    yield pid
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError):
-                for child in (task / "children").read_text().split():
-                    yield from _family(int(child))
 
 
 def _numbers(pid: int, with_children: bool) -> tuple[int, int, int]:
@@ -250,10 +240,10 @@ def _pages(pid: int, parts: list[np.ndarray], frames: list[np.ndarray], pages: l
             ranges = [(first, last) for first, last, _ in scan(pagemap, start, end, PAGE_IS_PRESENT)]
             part, place = _empty(start, end, ranges)
             for first, last in ranges:
-                found = words(pagemap, first // PAGE, (last - first) // PAGE)
-                present = found & PM_PRESENT != 0  # what has gone since the scan is not there any more
+                entries = words(pagemap, first // PAGE, (last - first) // PAGE)
+                present = entries & PM_PRESENT != 0  # what has gone since the scan is not there any more
                 part[place(first) : place(first) + len(present)][present] = 0
-                frames.append((found[present] & PM_FRAME).astype(np.int64))
+                frames.append((entries[present] & PM_FRAME).astype(np.int64))
                 pages.append(first // PAGE + np.flatnonzero(present))
             parts.append(part)
     finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from thp_env.conformance import FAULTS, LIMIT_TOLERANCE, Difference, differing_numbers, operation_of, replay
-from thp_env.live.check import undisturbed
+from thp_env.live.check import least_disturbed
 from thp_env.live.errors import LiveError
 from thp_env.live.host import Host, prepared
 from thp_env.live.observe import Kernel
@@ -20,6 +20,7 @@ from thp_env.live.programs import LEFT_OUT, LiveProgram
 from thp_env.live.record import run_once
 from thp_env.live.run_settings import RunSettings
 from thp_env.machine import layout
+from thp_env.machine.operations import among
 from thp_env.machine.sizes import ALL_SIZES
 from thp_env.recording_file import read_recordings
 from thp_env.workload import find
@@ -74,7 +75,7 @@ class Comparison:
         return bool(self.differences) or bool(self.counters and not self.others)
 
 
-def drawn(names: Iterable[str], size: str | None, seed: int, words: list[str]) -> list[LiveProgram]:
+def draw_programs(names: Iterable[str], size: str | None, seed: int, words: list[str]) -> list[LiveProgram]:
     """Return the programs of workloads and files, with settings.
 
     Args:
@@ -90,7 +91,7 @@ def drawn(names: Iterable[str], size: str | None, seed: int, words: list[str]) -
     programs = []
     for name in names:
         program = find(name).variant(size).draw(np.random.default_rng(seed)).program
-        sets = bool(np.isin(program.ops["op"], [layout.OPS.index("thp"), layout.OPS.index("set")]).any())
+        sets = bool(among(program.ops, "thp", "set").any())
         run_settings = RunSettings.parse(words or ([] if sets else [ALL_SIZES]))
         programs.append(LiveProgram.of_workload(Path(name).stem, program, run_settings))
     if not programs:
@@ -99,14 +100,14 @@ def drawn(names: Iterable[str], size: str | None, seed: int, words: list[str]) -
 
 
 def run_workloads(
-    programs: list[LiveProgram], runs: int = RUNS, said: Callable[[str], None] | None = None
+    programs: list[LiveProgram], runs: int = RUNS, progress: Callable[[str], None] | None = None
 ) -> Iterator[tuple[dict, Comparison]]:
     """Run workloads on this host's kernel; yield the recording of each, and how the simulator compares.
 
     Args:
         programs: what to run.
         runs: how often each runs at most; one that reclaims always so often, since the kernel's own runs differ.
-        said: told what is under way.
+        progress: is told what is under way.
 
     Raises:
         LiveError: when the host is not fit for it; nothing has run then.
@@ -116,31 +117,31 @@ def run_workloads(
         kernel = Kernel()
         stack.callback(kernel.close)
         for live in programs:
-            if said:
-                said(f"{live.name}: {len(live.program)} operations")
+            if progress:
+                progress(f"{live.name}: {len(live.program)} operations")
             yield _run(live, host, kernel, runs)
 
 
 def _run(live: LiveProgram, host: Host, kernel: Kernel, runs: int) -> tuple[dict, Comparison]:
     done: list[list[dict]] = []
-    reclaims = bool(np.isin(live.program.ops["op"], [layout.OPS.index(op) for op in RECLAIM]).any())
+    reclaims = bool(among(live.program.ops, *RECLAIM).any())
     while True:
         done.append(run_once(live, host, kernel))
         recording = _recording(live, done)
         result = replay(recording, live.machine(), to_the_end=True)
-        compared = _compared(recording, result.simulated, result.differences)
-        repeat = runs if reclaims or compared.differences else min(runs, 2)  # of counters, others add once
-        if len(done) >= repeat or (compared.ok and not reclaims):
+        comparison = _comparison(recording, result.simulated, result.differences)
+        repeat = runs if reclaims or comparison.differences else min(runs, 2)  # of counters, others add once
+        if len(done) >= repeat or (comparison.ok and not reclaims):
             break
-    if compared.counters and not compared.differences:
-        compared.others = others(host.cgroup, kernel)
-    return recording, compared
+    if comparison.counters and not comparison.differences:
+        comparison.others = others(host.cgroup, kernel)
+    return recording, comparison
 
 
 def _recording(live: LiveProgram, runs: list[list[dict]]) -> dict:
     steps = []
     for versions in zip(*runs, strict=True):
-        step = undisturbed(versions)
+        step = least_disturbed(versions)
         faults = [(version["minflt"], version["majflt"]) for version in versions]
         steps.append({**step, "faults": faults} if len(set(faults)) > 1 else step)
     return {
@@ -149,15 +150,15 @@ def _recording(live: LiveProgram, runs: list[list[dict]]) -> dict:
     }  # fmt: skip
 
 
-def _compared(recording: dict, simulated: list[dict], found: list[Difference]) -> Comparison:
+def _comparison(recording: dict, simulated: list[dict], all_differences: list[Difference]) -> Comparison:
     steps = recording["steps"]
-    limited = next((step["i"] for step in steps if operation_of(step) in RECLAIM), len(steps))
-    near, differences, counters = _sorted(
-        found, lambda number: number > limited and _in_spread(steps[number], simulated[number])
+    first_reclaim = next((step["i"] for step in steps if operation_of(step) in RECLAIM), len(steps))
+    near, differences, counters = _sort(
+        all_differences, lambda number: number > first_reclaim and _in_spread(steps[number], simulated[number])
     )
-    seen, total = _totals(steps), _totals(simulated)[0]
-    if near and not min(seen) - LIMIT_TOLERANCE <= total <= max(seen) + LIMIT_TOLERANCE:
-        what = Difference(len(steps) - 1, IN_SUM, "faults", f"{min(seen)} to {max(seen)}", total)
+    kernel_totals, total = _totals(steps), _totals(simulated)[0]
+    if near and not min(kernel_totals) - LIMIT_TOLERANCE <= total <= max(kernel_totals) + LIMIT_TOLERANCE:
+        what = Difference(len(steps) - 1, IN_SUM, "faults", f"{min(kernel_totals)} to {max(kernel_totals)}", total)
         differences = [*differences, what]
     return Comparison(
         recording["name"], recording["settings"], (f"Linux {recording['kernel']}", "simulator"), steps, simulated,
@@ -165,28 +166,28 @@ def _compared(recording: dict, simulated: list[dict], found: list[Difference]) -
     )  # fmt: skip
 
 
-def _sorted(
-    found: list[Difference], near: Callable[[int], bool]
+def _sort(
+    differences: list[Difference], near: Callable[[int], bool]
 ) -> tuple[list[Difference], list[Difference], list[Difference]]:
     """Return differences in three lists: in steps that are near enough, others, and those of counters only.
 
     An errno is never near enough.
     """
-    steps = {number for number in {d.step for d in found} if near(number)}
-    steps -= {d.step for d in found if d.what == "errno"}
-    rest = [d for d in found if d.step not in steps]
+    steps = {number for number in {d.step for d in differences} if near(number)}
+    steps -= {d.step for d in differences if d.what == "errno"}
+    far = [d for d in differences if d.step not in steps]
     return (
-        [d for d in found if d.step in steps],
-        [d for d in rest if not explainable(d.what)],
-        [d for d in rest if explainable(d.what)],
+        [d for d in differences if d.step in steps],
+        [d for d in far if not explainable(d.what)],
+        [d for d in far if explainable(d.what)],
     )
 
 
 def _in_spread(step: dict, simulated: dict) -> bool:
     """Whether simulated faults, after a limit, lie between those of the kernel's runs, or within 256 KiB of them."""
     for i, key in enumerate(FAULTS):
-        seen = [faults[i] for faults in step.get("faults", [])] or [step[key]]
-        low, high = min(seen) - LIMIT_TOLERANCE, max(seen) + LIMIT_TOLERANCE
+        counts = [faults[i] for faults in step.get("faults", [])] or [step[key]]
+        low, high = min(counts) - LIMIT_TOLERANCE, max(counts) + LIMIT_TOLERANCE
         if not low <= simulated[key] <= high:
             return False
     return True
@@ -211,9 +212,9 @@ def _of_recordings(one: dict, other: dict) -> Comparison:
     if operations[0] != operations[1] or one.get("seed", 0) != other.get("seed", 0):
         raise LiveError(f"{one['name']}: the two recordings are of different programs: draw both with the same --size "
                         "and --seed")  # fmt: skip
-    found = [Difference(a["i"], a["op"], *difference) for a, b in zip(one["steps"], other["steps"], strict=True)
-             for difference in _all_differences(a, b)]  # fmt: skip
-    near, differences, counters = _sorted(found, lambda i: _overlap(one["steps"][i], other["steps"][i]))
+    pairs = zip(one["steps"], other["steps"], strict=True)
+    everything = [Difference(a["i"], a["op"], *difference) for a, b in pairs for difference in _all_differences(a, b)]
+    near, differences, counters = _sort(everything, lambda i: _overlap(one["steps"][i], other["steps"][i]))
     names = tuple(f"Linux {r.get('kernel', '?')} ({r.get('settings', 'as recorded')})" for r in (one, other))
     return Comparison(
         one["name"], one.get("settings", ""), (names[0], names[1]), one["steps"], other["steps"],
@@ -223,12 +224,12 @@ def _of_recordings(one: dict, other: dict) -> Comparison:
 
 def _all_differences(one: dict, other: dict) -> Iterator[tuple[str, object, object]]:
     yield from differing_numbers(one, other)
-    theirs, ours = ({(m["p"], m["r"]): m for m in step.get("map", [])} for step in (one, other))
-    for key in sorted(theirs.keys() | ours.keys()):
+    first_maps, second_maps = ({(m["p"], m["r"]): m for m in step.get("map", [])} for step in (one, other))
+    for key in sorted(first_maps.keys() | second_maps.keys()):
         for name in ("vmas", "rss", "ahp", "swap", "lazy", "lay"):
-            want, got = theirs.get(key, {}).get(name), ours.get(key, {}).get(name)
-            if want != got:
-                yield f"{key[0]}.{key[1]} {name}", str(want)[:80], str(got)[:80]
+            first_value, second_value = first_maps.get(key, {}).get(name), second_maps.get(key, {}).get(name)
+            if first_value != second_value:
+                yield f"{key[0]}.{key[1]} {name}", str(first_value)[:80], str(second_value)[:80]
                 break
 
 
@@ -252,24 +253,24 @@ def sums(steps: list[dict]) -> dict[str, int]:
     return total
 
 
-def report(compared: list[Comparison], verbose: bool = False, shown: int = 5) -> str:
+def report(comparisons: list[Comparison], verbose: bool = False, shown: int = 5) -> str:
     """Return the text that `thp-env live` prints."""
     lines: list[str] = []
-    for c in compared:
-        lines += _said(c, verbose, shown)
-    alike = sum(c.ok for c in compared)
+    for c in comparisons:
+        lines += _lines_of(c, verbose, shown)
+    alike = sum(c.ok for c in comparisons)
     faults = [sum(sum(step[key] for step in side for key in FAULTS) for side in sides)
-              for sides in ([c.first for c in compared], [c.second for c in compared])]  # fmt: skip
-    lines.append(f"{alike} of {len(compared)} programs alike; faults {faults[0]} and {faults[1]}")
+              for sides in ([c.first for c in comparisons], [c.second for c in comparisons])]  # fmt: skip
+    lines.append(f"{alike} of {len(comparisons)} programs alike; faults {faults[0]} and {faults[1]}")
     return "\n".join(lines)
 
 
-def _said(c: Comparison, verbose: bool, shown: int) -> list[str]:
+def _lines_of(c: Comparison, verbose: bool, shown: int) -> list[str]:
     word = "ok  " if c.ok else "FAIL" if c.failed else "UNSURE"
     one, other = sums(c.first), sums(c.second)
     faults = [sum(side[name] for name in FAULTS.values()) for side in (one, other)]
-    said = f"{c.names[0]} {faults[0]}{_runs(c.first)}, {c.names[1]} {faults[1]}{_runs(c.second)}"
-    lines = [f"{word} {c.name} ({c.settings}): {len(c.first)} operations; faults: {said}"]
+    fault_text = f"{c.names[0]} {faults[0]}{_runs(c.first)}, {c.names[1]} {faults[1]}{_runs(c.second)}"
+    lines = [f"{word} {c.name} ({c.settings}): {len(c.first)} operations; faults: {fault_text}"]
     if c.left_out:
         lines.append("  left out on both sides: " + ", ".join(f"{LEFT_OUT[k]} ({n})" for k, n in c.left_out.items()))
     for difference in (c.differences if c.differences else c.counters)[:shown]:

@@ -168,10 +168,10 @@ uint64_t to_come; // bytes of the accesses that have not been read
 bool read_all(void *into, size_t length) {
     auto *at = static_cast<char *>(into);
     while (length) {
-        const ssize_t got = read(sock, at, length);
-        if (got <= 0) return false;
-        at += got;
-        length -= static_cast<size_t>(got);
+        const ssize_t count = read(sock, at, length);
+        if (count <= 0) return false;
+        at += count;
+        length -= static_cast<size_t>(count);
     }
     return true;
 }
@@ -216,19 +216,19 @@ int map(const request &r) {
         if (fd < 0) return -1;
     }
     const int flags = static_cast<int>(r.b & FLAGS) | (file ? 0 : MAP_ANONYMOUS);
-    void *found = mmap(pointer(r.address), r.length, static_cast<int>(r.a), flags, fd, 0);
+    void *address = mmap(pointer(r.address), r.length, static_cast<int>(r.a), flags, fd, 0);
     const int error = errno;
     if (fd >= 0) close(fd);
-    result = found == MAP_FAILED ? 0 : reinterpret_cast<uintptr_t>(found);
-    return errno = error, found == MAP_FAILED ? -1 : 0;
+    result = address == MAP_FAILED ? 0 : reinterpret_cast<uintptr_t>(address);
+    return errno = error, address == MAP_FAILED ? -1 : 0;
 }
 
 // a: target, b: new length; without a target in place, or where the kernel finds room.
 int remap(const request &r) {
     const int fixed = r.a ? MREMAP_FIXED : 0;
-    void *found = mremap(pointer(r.address), r.length, r.b, MREMAP_MAYMOVE | fixed, pointer(r.a));
-    result = found == MAP_FAILED ? 0 : reinterpret_cast<uintptr_t>(found);
-    return found == MAP_FAILED ? -1 : 0;
+    void *address = mremap(pointer(r.address), r.length, r.b, MREMAP_MAYMOVE | fixed, pointer(r.a));
+    result = address == MAP_FAILED ? 0 : reinterpret_cast<uintptr_t>(address);
+    return address == MAP_FAILED ? -1 : 0;
 }
 
 // Past the C library, which has a heap of its own.

@@ -57,9 +57,9 @@ def helper(name: str = "worker") -> Path:
 class Process:
     """One process of the program: its socket, pid and whether it lives."""
 
-    def __init__(self, ours: socket.socket, pid: int) -> None:
+    def __init__(self, connection: socket.socket, pid: int) -> None:
         """Take over a process that was just made."""
-        self.socket, self.pid, self.alive = ours, pid, True
+        self.socket, self.pid, self.alive = connection, pid, True
         self.pidfd = os.pidfd_open(pid)
 
     def ask(
@@ -101,20 +101,20 @@ class Workers:
     def __init__(self, name: str) -> None:
         """Make the first process; it waits for `start`."""
         pairs = [socket.socketpair() for _ in range(MAX_PROCESSES)]
-        self._ours, self._theirs = [pair[0] for pair in pairs], [pair[1].fileno() for pair in pairs]
-        self._first = subprocess.Popen([helper(), "run", str(self._theirs[0])], pass_fds=self._theirs)
-        for _, theirs in pairs:
-            theirs.close()
-        self.processes = {name: Process(self._ours[0], self._first.pid)}
+        self._connections, self._child_fds = [pair[0] for pair in pairs], [pair[1].fileno() for pair in pairs]
+        self._first = subprocess.Popen([helper(), "run", str(self._child_fds[0])], pass_fds=self._child_fds)
+        for _, child_end in pairs:
+            child_end.close()
+        self.processes = {name: Process(self._connections[0], self._first.pid)}
         self._forks = 0
 
     def bury(self, killed: int) -> None:
         """Wait until so many processes that the kernel has killed, while they waited, are gone."""
         living = [process for process in self.processes.values() if process.alive]
         for _ in range(killed):
-            gone = select.select([process.pidfd for process in living], [], [], TIMEOUT)[0]
+            readable = select.select([process.pidfd for process in living], [], [], TIMEOUT)[0]
             for process in living:
-                process.alive = process.pidfd not in gone
+                process.alive = process.pidfd not in readable
             living = [process for process in living if process.alive]
 
     def fork(self, parent: Process, name: str) -> int:
@@ -122,11 +122,11 @@ class Workers:
         number = self._forks + 1
         if number == MAX_PROCESSES:
             raise LiveError(f"a program can have {MAX_PROCESSES} processes, those that have exited among them")
-        reply = parent.ask("fork", a=self._theirs[number])
+        reply = parent.ask("fork", a=self._child_fds[number])
         if reply.error == 0:
-            ours = self._ours[number]
-            ours.recv(REPLY.size)  # the child has locked its memory, too
-            self.processes[name] = Process(ours, reply.pid)
+            connection = self._connections[number]
+            connection.recv(REPLY.size)  # the child has locked its memory, too
+            self.processes[name] = Process(connection, reply.pid)
             self._forks = number
         return reply.error
 
@@ -145,8 +145,8 @@ class Workers:
         """End all processes."""
         for process in reversed(self.processes.values()):
             process.close()
-        for ours in self._ours:
-            ours.close()
+        for connection in self._connections:
+            connection.close()
         self._first.wait()
 
 
@@ -155,9 +155,9 @@ class Guard:
 
     def __init__(self) -> None:
         """Start it, and wait until it is on the list."""
-        self._socket, theirs = socket.socketpair()
-        self._process = subprocess.Popen([helper(), "guard", str(theirs.fileno())], pass_fds=[theirs.fileno()])
-        theirs.close()
+        self._socket, child_end = socket.socketpair()
+        self._process = subprocess.Popen([helper(), "guard", str(child_end.fileno())], pass_fds=[child_end.fileno()])
+        child_end.close()
         self._socket.recv(1)
 
     def drain(self) -> None:

@@ -1,7 +1,7 @@
 """The simulated machine: Linux anonymous memory and a TLB, executing a trace program.
 
-`Machine` is the public face; `MachineConfig` says how large it is, on which core it runs and how long things
-take. Nothing here knows of Gymnasium.
+`Machine` is the public interface; `MachineConfig` sets its size, its core and its costs. Nothing here depends on
+Gymnasium.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ KERNEL_WARNINGS = ("mTHP collapse only supports max_ptes_none values of 0 or 511
 
 
 class KernelWarning(UserWarning):
-    """What a kernel would write to its log (pr_warn_once)."""
+    """A warning that a kernel would write to its log (pr_warn_once)."""
 
 
 class Status(IntEnum):
@@ -139,23 +139,23 @@ class Machine(Reading, Access):
         new_vma: bool = False,
         go_on: bool = False,
     ) -> Status:
-        """Run on, until the program ends or the first of the limits is reached.
+        """Run until the program ends or the first limit is reached.
 
-        Cutting a run in pieces does not change its result. The GIL is released meanwhile. Ctrl-C, and any other
-        signal whose handler raises, stops the run where it can go on later: between two accesses, two rounds of
-        khugepaged or two calls. A call that takes longer than a moment is left in the middle: such a machine only
-        takes a state that it can `load`.
+        Cutting a run in pieces does not change its result. The GIL is released during the run. Ctrl-C, or any other
+        signal whose handler raises, stops the run at a place where it can continue: between two accesses, two rounds
+        of khugepaged or two calls. A long call is stopped in the middle; after that the machine can only `load` a
+        state.
 
         Args:
             until_ps: the machine's clock, in picoseconds.
-            choices: faults that could have had a large folio.
+            choices: faults with a choice, that is, faults that could get a large folio.
             ops: whole operations.
             accesses: simulated accesses.
             new_vma: pause after an operation that makes a new anonymous VMA of 64K or more.
-            go_on: note a failing system call in `error` and go on, as a kernel does.
+            go_on: note a failing system call in `error` and continue, as a kernel does.
 
         Raises:
-            MachineError: when the clock or a counter has come to its end, and nothing can run any more.
+            MachineError: when the clock or a counter would overflow; then nothing can run any more.
         """
         before, until, faults = self._core.warned, up_to("until_ps", until_ps), up_to("choices", choices)
         most = up_to("ops", ops), up_to("accesses", accesses)
@@ -167,20 +167,20 @@ class Machine(Reading, Access):
         return status
 
     def extend(self, program: Program) -> None:
-        """Go on with a program that begins with what has run so far: what follows may be written step by step.
+        """Continue with a program that begins with the executed operations. So a program can be written step by step.
 
-        The machine keeps the size that it was built with. A larger device of swap is refused when it is added
-        (ENOMEM), further files when they are mapped (ENFILE).
+        The machine keeps the size that it was built with. If it has no room for a larger swap device, adding the
+        device fails (ENOMEM); if it has no room for more files, mapping them fails (ENFILE).
 
         Raises:
-            MachineError: when the program begins otherwise, or has more regions or processes than the first one.
+            MachineError: when the program has another beginning, or has more regions or processes than the first one.
             ProgramError: when it cannot be run.
         """
         program.check()
         done, goes_on = self.position[0], self._core.under_way()
         if not program.begins_as(self.program, done, goes_on):
-            begun = f"the {done} operations that have run" + (" and the one that is under way" if goes_on else "")
-            raise MachineError(f"the program does not begin with {begun}")
+            executed = f"the {done} operations that have run" + (" and the one that is under way" if goes_on else "")
+            raise MachineError(f"the program does not begin with {executed}")
         self._core.extend(len(program.regions), len(program.processes), *_records(program), goes_on)
         self.program = program
 
@@ -196,7 +196,7 @@ class Machine(Reading, Access):
 
     @property
     def error(self) -> int:
-        """What the last system call returned: 0 or an errno."""
+        """The result of the last system call: 0 or an errno."""
         return -self._core.error
 
     @property
@@ -206,7 +206,7 @@ class Machine(Reading, Access):
 
     @property
     def fault_latencies(self) -> tuple[Addresses, Addresses]:
-        """Upper ends of ranges of nanoseconds, four an octave, and how many page faults took so long; uint64."""
+        """Upper ends of ranges of nanoseconds, four in an octave, and the number of page faults in each; uint64."""
         counts = np.array(self._core.fault_latency, np.uint64)
         first = np.arange(len(counts), dtype=np.uint64) + np.uint64(1)
         octave, quarter = first // np.uint64(4), first % np.uint64(4)
@@ -215,47 +215,47 @@ class Machine(Reading, Access):
     # -- state -------------------------------------------------------------------------------------
 
     def clone(self) -> Self:
-        """Return an independent copy that stands where this one stands.
+        """Return an independent copy in the same state.
 
-        Machines with 64 MiB of state or more share with their clones what neither has changed: the host copies a page
-        when it is written to. A shared state holds one file descriptor; without one, all of it is copied.
+        Machines with 64 MiB of state or more share unchanged pages with their clones: the host copies a page when
+        one of them writes to it. A shared state needs a file descriptor; without one, everything is copied.
         """
         other = object.__new__(type(self))
         other.program, other.config, other._core = self.program, self.config, self._core.clone()
         return other
 
     def save(self) -> bytes:
-        """Return the state as bytes; the program and the configuration are not part of it.
+        """Return the state as bytes, without the program and the configuration.
 
-        A checksum of the program is, so that it goes on with no other.
+        A checksum of the program is included, so the state is valid for this program only.
         """
         return self._core.save(self.program.fingerprint)
 
     def load(self, data: bytes) -> None:
-        """Take over a state that `save` returned, of a machine of the same configuration and program.
+        """Load a state that `save` returned, of a machine with the same configuration and program.
 
-        It is looked through as `validate` does, whoever wrote it.
+        It is always checked as by `validate`.
 
         Raises:
-            MachineError: when it is none; this machine stays as it is.
+            MachineError: when it is not such a state; the machine stays unchanged.
         """
         if not isinstance(data, bytes | bytearray | memoryview):
             raise MachineError(f"a saved machine is bytes, not {type(data).__name__}")
         self._core.load(bytes(data), self.program.fingerprint)
 
     def __getstate__(self) -> SavedMachine:
-        """Return what pickle takes of a machine."""
+        """Return the state for pickle."""
         return {"behaviour": BEHAVIOUR, "program": self.program, "config": self.config, "state": self.save()}
 
-    def __setstate__(self, saved: SavedMachine) -> None:
-        """Build the machine again, and go on where it stood.
+    def __setstate__(self, state: SavedMachine) -> None:
+        """Build the machine again in its former state.
 
         Raises:
             MachineError: for a state of another behaviour, or one that is damaged.
         """
-        check_behaviour(saved["behaviour"])
-        Machine.__init__(self, saved["program"], saved["config"])
-        self.load(saved["state"])
+        check_behaviour(state["behaviour"])
+        Machine.__init__(self, state["program"], state["config"])
+        self.load(state["state"])
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """Return a clone; the program is shared, since nothing changes it."""
@@ -273,7 +273,7 @@ class Machine(Reading, Access):
         return self._core.state_bytes
 
     def validate(self) -> None:
-        """Count everything that the machine keeps anew from its page tables, for tests.
+        """Count all numbers of the machine anew from its page tables, for tests.
 
         Raises:
             MachineError: naming the first number that does not agree.
@@ -349,28 +349,28 @@ class Machine(Reading, Access):
 
     @property
     def question(self) -> OrderQuestion | None:
-        """What the machine waits for, None when it does not wait."""
-        if (asked := self._core.question) is None:
+        """The question that the machine waits with; None when it does not wait."""
+        if (core_question := self._core.question) is None:
             return None
-        vma, mm, address, kind, orders = asked
+        vma, mm, address, kind, orders = core_question
         return OrderQuestion(vma, mm, address, layout.TVA_TYPES[kind], orders)
 
     def resolve(self, order: int) -> None:
-        """Answer the question; `run` goes on with it.
+        """Answer the question; `run` continues with the answer.
 
         Args:
             order: 0, or one that `OrderQuestion.orders` offers.
 
         Raises:
-            MachineError: when nothing was asked, or the order was not offered.
+            MachineError: when there is no question, or the order is not among its orders.
         """
-        asked = self.question
-        known = isinstance(order, int | np.integer) and 0 <= order <= layout.PMD_ORDER
-        error = self._core.resolve(int(order)) if known else -errno.EINVAL
-        if error and asked is None:
+        question = self.question
+        is_order = isinstance(order, int | np.integer) and 0 <= order <= layout.PMD_ORDER
+        error = self._core.resolve(int(order)) if is_order else -errno.EINVAL
+        if error and question is None:
             raise MachineError("nothing was asked: resolve() answers after run() returned NEED_ORDER")
         if error == -errno.ENOMEM:
             raise MachineError("no room for another answer: raise max_page_tables or max_vmas")
         if error:
-            offered = [0, *(o for o in layout.ORDERS if asked and asked.orders >> o & 1)]
-            raise MachineError(f"order {order!r} was not offered: one of {offered}")
+            choices = [0, *(o for o in layout.ORDERS if question and question.orders >> o & 1)]
+            raise MachineError(f"order {order!r} was not offered: one of {choices}")

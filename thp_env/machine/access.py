@@ -1,4 +1,4 @@
-"""What a policy reads of a machine and does to it, beside decisions about whole VMAs."""
+"""Methods by which a policy reads a machine and acts on it, besides decisions about whole VMAs."""
 
 from __future__ import annotations
 
@@ -30,20 +30,19 @@ class Access:
         Raises:
             MachineError: for an unknown setting or value.
         """
-        which = list(layout.SETTINGS).index(one_of("setting", name, layout.SETTINGS))
-        self._core.set(which, whole(name, value, most=layout.SETTING_VALUES[which] - 1))
+        index = list(layout.SETTINGS).index(one_of("setting", name, layout.SETTINGS))
+        self._core.set(index, whole(name, value, most=layout.SETTING_VALUES[index] - 1))
 
     def khugepaged(self, pages: int = 4096, sleep_ms: float = 10_000, alloc_sleep_ms: float = 60_000) -> None:
-        """Let khugepaged run by itself; it does not, unless told.
+        """Start khugepaged; without this call it does not run.
 
         Args:
-            pages: pages_to_scan: after so many it sleeps; 0: stop it.
-            sleep_ms: scan_sleep_millisecs; 0: it never sleeps, and the program runs as the scheduler lets it beside a
-                thread of nice 19.
-            alloc_sleep_ms: alloc_sleep_millisecs: how long it sleeps when it got no huge page.
+            pages: pages_to_scan: after so many pages it sleeps; 0: stop it.
+            sleep_ms: scan_sleep_millisecs; 0: it never sleeps, and the program shares the CPU with a thread of nice 19.
+            alloc_sleep_ms: alloc_sleep_millisecs: how long it sleeps after a failed allocation of a huge page.
 
         Raises:
-            MachineError: for what is no number of pages or no time.
+            MachineError: for an invalid number of pages or time.
         """
         sleeps = milliseconds("sleep_ms", sleep_ms), milliseconds("alloc_sleep_ms", alloc_sleep_ms)
         self._core.khugepaged(up_to("pages", pages), *sleeps)
@@ -51,13 +50,13 @@ class Access:
     # -- address ranges and samples ----------------------------------------------------------------
 
     def decide_range(self, mm: int, start: int, end: int, verb: Verb, value: int = 0) -> int:
-        """Do to an address range what a decision does to a VMA; returns the errno, 0 on success.
+        """Decide about an address range, as about a VMA; return the errno, 0 on success.
 
         Raises:
             MachineError: when there is no such range.
         """
         numbers = {"mm": mm, "verb": verb, "value": value}
-        number, verb_number, of = (whole(name, given, most=layout.NIL) for name, given in numbers.items())
+        number, verb_number, of = (whole(name, argument, most=layout.NIL) for name, argument in numbers.items())
         begin, last = whole("start", start), whole("end", end)
         try:
             return -self._core.decide_range(number, begin, last, verb_number, of)
@@ -67,18 +66,18 @@ class Access:
     def collapse(self, vma: int, order: int = layout.PMD_ORDER) -> int:
         """Collapse the VMA's whole blocks of a size into one folio each; returns the errno.
 
-        2M: MADV_COLLAPSE (R44). Smaller sizes, as DAMON's collapse action takes one (posted in July 2026): blocks that
-        are not empty, of which nothing is swapped or shared.
+        2M: MADV_COLLAPSE (R44). Smaller sizes, as in DAMON's collapse action (posted in July 2026): blocks that are not
+        empty and have no swapped or shared pages.
 
         Raises:
             KeyError: when there is no such VMA.
             MachineError: when there is no such order.
         """
         number, of = whole("vma", vma, most=layout.NIL), whole("order", order, layout.ORDERS[0], layout.ORDERS[-1])
-        found = [v for v in (Vma(*row) for row in self._core.vmas()) if v.id == number]
-        if not found:
+        vmas = [v for v in (Vma(*row) for row in self._core.vmas()) if v.id == number]
+        if not vmas:
             raise KeyError(f"no VMA with id {number}")
-        return -self._core.collapse(found[0].mm, found[0].start, found[0].end, of)
+        return -self._core.collapse(vmas[0].mm, vmas[0].start, vmas[0].end, of)
 
     def process_madvise(
         self, process: str, ranges: Iterable[tuple[int, int]], advice: str, *, caller: str = "", orders: int = 0
@@ -149,17 +148,17 @@ class Access:
             MachineError: when an address is none of a program.
         """
         try:
-            listed = np.ascontiguousarray(addresses, np.uint64)
+            contiguous = np.ascontiguousarray(addresses, np.uint64)
         except (OverflowError, TypeError, ValueError):
-            listed = np.empty((0, 0), np.uint64)
-        if listed.ndim != 1:
+            contiguous = np.empty((0, 0), np.uint64)
+        if contiguous.ndim != 1:
             raise MachineError("addresses are a one-dimensional array of uint64")
-        return np.frombuffer(self._core.test_and_clear_young(whole("mm", mm, most=layout.NIL), listed), np.uint8)
+        return np.frombuffer(self._core.test_and_clear_young(whole("mm", mm, most=layout.NIL), contiguous), np.uint8)
 
     def mapped_orders(self, mm: int, start: int, end: int) -> SmallInts:
-        """Return what each 4K page of an address range maps, int8: the order of its folio, or `MAPS_NOTHING` and so on.
+        """Return for each 4K page of an address range the order of its folio, or `MAPS_NOTHING` and so on; int8.
 
-        This and the next three cost no simulated time: a kernel could note it at its own faults, as Ingens does.
+        This and the next three methods take no simulated time: a kernel could note it at its faults, as Ingens does.
 
         Raises:
             MachineError: when there is no such range.
@@ -194,7 +193,7 @@ class Access:
         return self._core.count_zero_pages(whole("mm", mm, most=layout.NIL), whole("start", start), whole("end", end))
 
     def sample_walks(self, period: int) -> None:
-        """Let the PMU sample the address of every so many-th page walk (0: none); each sample costs simulated time."""
+        """Let the PMU sample the address of one in `period` page walks (0: none); each sample takes simulated time."""
         self._core.sample_walks(up_to("period", period))
 
     def take_walk_samples(self) -> Records:

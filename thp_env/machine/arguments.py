@@ -1,4 +1,4 @@
-"""What methods of machines take: one clear line about what is wrong, and what there is instead."""
+"""Checks of arguments: an error is one clear line that says what is wrong and what is possible instead."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def whole(name: str, value: Any, least: int = 0, most: int = NEVER) -> int:
     except TypeError:
         number = None
     if number is None or not least <= number <= most:
-        wanted = f"from {least} to {most}" if most < NEVER else f"of at least {least}"
-        raise MachineError(f"{name} is a whole number {wanted}, not {value!r}")
+        bounds = f"from {least} to {most}" if most < NEVER else f"of at least {least}"
+        raise MachineError(f"{name} is a whole number {bounds}, not {value!r}")
     return number
 
 
 def up_to(name: str, value: Any) -> int:
-    """Return a limit: a whole number, or whatever is larger than the machine can count.
+    """Return a limit: a whole number, or the largest countable number for anything larger.
 
     Raises:
         MachineError: naming the argument, for anything else.
@@ -52,7 +52,7 @@ def one_of(name: str, value: Any, there_are: Collection[str]) -> str:
     """Return one of some names.
 
     Raises:
-        MachineError: naming the argument and what there is, for another.
+        MachineError: naming the argument and the possible names, for any other.
     """
     if not isinstance(value, str) or value not in there_are:
         raise MachineError(f"{name} is {value!r}: one of {', '.join(there_are)}")
@@ -63,12 +63,12 @@ def milliseconds(name: str, value: Any) -> int:
     """Return a time in picoseconds.
 
     Raises:
-        MachineError: naming the argument, for what is no time.
+        MachineError: naming the argument, for an invalid time.
     """
     try:
-        given = float(value)
+        number = float(value)
     except (OverflowError, TypeError, ValueError):
-        given = -1.0
-    if not 0 <= given < float("inf"):
+        number = -1.0
+    if not 0 <= number < float("inf"):
         raise MachineError(f"{name} is a time of at least 0, not {value!r}")
-    return int(min(given * 1e9, float(1 << 63)))
+    return int(min(number * 1e9, float(1 << 63)))

@@ -29,7 +29,7 @@ void step(batch_item &item, const window &w, const std::function<bool()> &stoppe
         for (u32 i = 0; i < std::max(1U, w.slots); ++i) decide(m, item.decisions[i]);
     }
     u32 next = NIL;
-    bool moved = false;
+    bool progress = false;
     do {
         const u64 op = m.h->at.op, at = m.h->at.step, clock = m.h->clock;
         run_budget budget;
@@ -40,8 +40,8 @@ void step(batch_item &item, const window &w, const std::function<bool()> &stoppe
         budget.go_on = true;
         item.status = run_interruptible(m, *item.program, budget, stopped);
         if (w.question == QUESTION_VMA) next = next_vma(m, w.reasons);
-        moved = m.h->at.op != op || m.h->at.step != at || m.h->clock != clock;
-    } while (item.status == RUN_WINDOW && w.question == QUESTION_VMA && next == NIL && !w.idle && moved &&
+        progress = m.h->at.op != op || m.h->at.step != at || m.h->clock != clock;
+    } while (item.status == RUN_WINDOW && w.question == QUESTION_VMA && next == NIL && !w.idle && progress &&
              !m.host.ask());
     std::fill(item.rows, item.rows + w.slots + 1, vma_smaps{});
     if (item.status == RUN_NEED_ORDER) ask_order(m, item.rows, w.slots);
@@ -95,15 +95,15 @@ run_status run_interruptible(machine &m, const program_view &program, run_budget
                              const std::function<bool()> &stopped) {
     const watching watched(m.host, stopped);
     const u64 choices = saturating_add(m.h->vm[VM_fault_with_choice], budget.choices);
-    u64 left = budget.accesses;
+    u64 remaining = budget.accesses;
     for (;;) {
-        const u64 slice = budget.accesses = std::min(left, SLICE);
+        const u64 slice = budget.accesses = std::min(remaining, SLICE);
         budget.choices = choices - m.h->vm[VM_fault_with_choice];
         const u64 first_op = m.h->at.op;
         const run_status status = run(m, program, budget);
-        left -= slice - budget.accesses;
+        remaining -= slice - budget.accesses;
         if (budget.ops != ~0ULL) budget.ops -= std::min(budget.ops, m.h->at.op - first_op);
-        const bool cut = status == RUN_WINDOW && budget.accesses == 0 && left > 0 && budget.ops > 0 &&
+        const bool cut = status == RUN_WINDOW && budget.accesses == 0 && remaining > 0 && budget.ops > 0 &&
                          m.h->clock < budget.until && m.h->vm[VM_fault_with_choice] < choices;
         if (!cut || m.host.ask()) return status;
     }
@@ -127,13 +127,13 @@ void thread_pool::drain(bool caller) {
 }
 
 void thread_pool::serve() {
-    u64 seen = 0;
+    u64 last_round = 0;
     for (;;) {
-        look([&] { return round_ != seen; });
+        look([&] { return round_ != last_round; });
         std::unique_lock lock(mutex_);
-        start_.wait(lock, [&] { return stop_ || round_ != seen; });
+        start_.wait(lock, [&] { return stop_ || round_ != last_round; });
         if (stop_) return;
-        seen = round_;
+        last_round = round_;
         lock.unlock();
         drain(false);
         lock.lock();

@@ -1,4 +1,4 @@
-"""`Batch`: machines that advance together on a thread pool, without the GIL, and what a policy reads about them."""
+"""`Batch`: machines that advance together on a thread pool, without the GIL, and what a policy reads of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def stat_columns(name: str) -> list[int]:
 
 
 class Question(IntEnum):
-    """What a window ends with."""
+    """The question at the end of a window."""
 
     NONE = 0
     VMA = 1
@@ -69,16 +69,16 @@ class Reason(IntFlag):
 
 
 class Window(NamedTuple):
-    """How far machines run: to the first limit that is reached.
+    """How far machines run: to the first limit.
 
     Attributes:
         ps: simulated picoseconds.
-        choices: faults that could have had a large folio.
+        choices: faults with a choice, that is, faults that could get a large folio.
         accesses: simulated accesses.
         new_vma: also end after an operation that made a new anonymous VMA of 64K or more.
         question: what is read at the end.
-        slots: VMAs, or blocks, that have a row of their own.
-        every: read the page tables of one in so many 2M ranges; 0: of none.
+        slots: the number of VMAs, or blocks, with a row of their own.
+        every: of so many 2M ranges, the page tables of one are read; 0: none.
         idle: with `Question.VMA`, end without a VMA, too.
         reasons: for which VMAs are asked about besides `Reason.NEW` and `Reason.FAULTS`, as one number.
     """
@@ -124,7 +124,7 @@ class Snapshot:
 
 
 class NotedRun(NamedTuple):
-    """What `Batch.note` noted of a machine.
+    """The record of a machine that `Batch.note` makes.
 
     Attributes:
         status: how the run ended.
@@ -143,14 +143,14 @@ MAX_SLOTS = 1 << 16
 """VMAs that can have a row of their own."""
 
 
-def _array(name: str, given: np.ndarray, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+def _array(name: str, value: np.ndarray, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
     """Return an array as the core reads it.
 
     Raises:
         MachineError: when it is of another shape, or no array of numbers.
     """
     try:
-        array: np.ndarray = np.ascontiguousarray(given, dtype)
+        array: np.ndarray = np.ascontiguousarray(value, dtype)
     except (OverflowError, TypeError, ValueError):
         raise MachineError(f"{name} is an array of {np.dtype(dtype)}") from None
     if array.shape != shape:
@@ -158,9 +158,16 @@ def _array(name: str, given: np.ndarray, dtype: type, shape: tuple[int, ...]) ->
     return array
 
 
-def _is_written(array: np.ndarray, given: np.ndarray) -> bool:
+def _decision_words(decisions: np.ndarray) -> np.ndarray:
+    """Return decisions with their fields as a last axis of uint32."""
+    if getattr(decisions, "dtype", None) != DECISION_DTYPE:
+        return decisions
+    return np.ascontiguousarray(decisions).view(np.uint32).reshape(*decisions.shape, -1)
+
+
+def _is_written(array: np.ndarray, value: np.ndarray) -> bool:
     """Return whether writing to the one writes to the other."""
-    same = array.__array_interface__["data"] == given.__array_interface__["data"]
+    same = array.__array_interface__["data"] == value.__array_interface__["data"]
     return same and array.flags.writeable
 
 
@@ -212,11 +219,11 @@ class Batch:
                 raise MachineError(f"machine {i} of the batch is machine {other}, too: put a clone there")
 
     def __setitem__(self, i: int, machine: Machine) -> None:
-        """Put a machine in a place.
+        """Put a machine into a place.
 
         Raises:
             IndexError: when there is no such place.
-            MachineError: when the machine stands in another place.
+            MachineError: when the machine is in another place.
         """
         i = range(len(self._machines))[i]
         self._refuse_twice(i, machine)
@@ -257,10 +264,10 @@ class Batch:
         n = len(self)
         if not isinstance(window.question, Question):
             window = window._replace(question=Question(window.question))
-        nr_slots, every = whole("slots", window.slots, most=MAX_SLOTS), whole("every", window.every, most=layout.NIL)
-        chosen = np.ones(n, np.uint8) if active is None else _array("active", active, np.uint8, (n,))
+        nr_slots, interval = whole("slots", window.slots, most=MAX_SLOTS), whole("every", window.every, most=layout.NIL)
+        mask = np.ones(n, np.uint8) if active is None else _array("active", active, np.uint8, (n,))
         if self._empty:
-            for i in np.flatnonzero(chosen):
+            for i in np.flatnonzero(mask):
                 self[int(i)]
         before = None if last is None else _array("last", last.raw, np.int64, (n, _WIDTH))
         new = np.empty if active is None else np.zeros  # a machine that runs writes all of its own
@@ -271,16 +278,13 @@ class Batch:
         ps, choices = up_to("ps", window.ps), up_to("choices", window.choices)
         accesses = up_to("accesses", window.accesses)
         if decisions is not None:
-            words = decisions
-            if getattr(decisions, "dtype", None) == DECISION_DTYPE:
-                words = np.ascontiguousarray(decisions).view(np.uint32).reshape(*decisions.shape, -1)
-            decisions = _array("decisions", words, np.uint32, (n, max(1, nr_slots), 3))
+            decisions = _array("decisions", _decision_words(decisions), np.uint32, (n, max(1, nr_slots), 3))
         if window.question is Question.SLOTS and slots is None:
             raise MachineError("slots: Question.SLOTS needs the ids of the VMAs that hold a slot")
         if slots is not None and not _is_written(_array("slots", slots, np.uint32, (n, nr_slots)), slots):
             raise MachineError("slots is updated in place: an array of uint32, contiguous and writeable")
         self._core.advance(
-            chosen, decisions, ps, choices, accesses, bool(window.new_vma), int(window.question), nr_slots, every,
+            mask, decisions, ps, choices, accesses, bool(window.new_vma), int(window.question), nr_slots, interval,
             bool(window.idle), whole("reasons", window.reasons, most=sum(Reason)),
             slots, smaps.view(np.uint8), snapshot.view(np.uint64), status,
         )  # fmt: skip

@@ -102,21 +102,15 @@ machine_config make_config(const nb::dict &d) {
     return c;
 }
 
-u32 vma_by_id(const core_machine &c, u32 id) {
-    const u32 v = vma_of_id(*c.m, id);
-    if (v == NIL) throw nb::key_error(("no VMA with id " + std::to_string(id)).c_str());
-    return v;
-}
-
 // A machine from a stranger's bytes, which is looked through. Ctrl-C leaves everything as it was.
 std::unique_ptr<machine> loaded(core_machine &c, const nb::bytes &data, u64 program) {
     static const std::function<bool()> asked = interrupted;
-    machine *made = nullptr;
+    machine *copy = nullptr;
     try {
         const watching watched(c.m->host, asked);
         std::string error =
-            c.m->load(reinterpret_cast<const std::byte *>(data.c_str()), data.size(), program, &made);
-        std::unique_ptr<machine> m(made);
+            c.m->load(reinterpret_cast<const std::byte *>(data.c_str()), data.size(), program, &copy);
+        std::unique_ptr<machine> m(copy);
         if (c.m->host.stop) throw nb::python_error();
         if (error.empty()) {
             const watching also(m->host, asked);
@@ -130,8 +124,8 @@ std::unique_ptr<machine> loaded(core_machine &c, const nb::bytes &data, u64 prog
     }
 }
 
-// Making a machine, saving it, running it.
-void bind_running(nb::class_<core_machine> &machines) {
+// Making a machine, copying it, saving it.
+void bind_copies(nb::class_<core_machine> &machines) {
     machines
         .def_static(
             "create",
@@ -162,13 +156,37 @@ void bind_running(nb::class_<core_machine> &machines) {
                  const std::vector<std::byte> data = c.m->save(program);
                  return as_bytes(data.data(), data.size());
              }))
-        .def("load",
-             [](core_machine &c, const nb::bytes &data, u64 program) {
-                 const in_use held(c, true);
-                 std::unique_ptr<machine> m = loaded(c, data, program);
-                 c.m = std::move(m);
-                 c.broken = false;
-             })
+        .def("load", [](core_machine &c, const nb::bytes &data, u64 program) {
+            const in_use held(c, true);
+            std::unique_ptr<machine> m = loaded(c, data, program);
+            c.m = std::move(m);
+            c.broken = false;
+        });
+}
+
+// The addresses that the next operation accesses, from one of its steps on, with the lowest bit set for
+// writes.
+std::vector<u64> upcoming(core_machine &c, u64 first, u64 count) {
+    const u64 at = c.m->h->at.op;
+    if (at >= c.program.nr_ops) return {};
+    const op_record &op = c.program.ops[at];
+    if (op.op != OP_touch && op.op != OP_access && op.op != OP_replay) return {};
+    const u64 all = steps_of(op), end = first < all ? first + std::min(count, all - first) : first;
+    std::vector<u64> out(end - first);
+    const access_stream stream(*c.m, c.program, op);
+    access_block b;
+    for (u64 done = first; done < end;) {
+        const u64 nr = std::min(end - done, access_block::SIZE);
+        stream.write(b, done, nr);
+        for (u64 i = 0; i < nr; ++i) out[done - first + i] = (b.address[i] & ~(PAGE_SIZE - 1)) | b.write[i];
+        done += nr;
+    }
+    return out;
+}
+
+// Its program, and running it.
+void bind_running(nb::class_<core_machine> &machines) {
+    machines
         .def("extend", changing([](core_machine &c, u32 regions, u32 processes, const bytes_array &ops,
                                    const bytes_array &accesses, const bytes_array &bins,
                                    const bytes_array &alias_tables, u64 seed, bool goes_on) {
@@ -201,23 +219,7 @@ void bind_running(nb::class_<core_machine> &machines) {
             },
             "until"_a, "choices"_a, "ops"_a, "accesses"_a, "new_vma"_a, "go_on"_a, "fast"_a = true)
         .def("upcoming", reading([](core_machine &c, u64 first, u64 count) {
-                 const u64 at = c.m->h->at.op;
-                 if (at >= c.program.nr_ops) return as_bytes<u64>(nullptr, 0);
-                 const op_record &op = c.program.ops[at];
-                 if (op.op != OP_touch && op.op != OP_access && op.op != OP_replay)
-                     return as_bytes<u64>(nullptr, 0);
-                 const u64 all = steps_of(op),
-                           end = first < all ? first + std::min(count, all - first) : first;
-                 std::vector<u64> out(end - first);
-                 const access_stream stream(*c.m, c.program, op);
-                 access_block b;
-                 for (u64 done = first; done < end;) {
-                     const u64 nr = std::min(end - done, access_block::SIZE);
-                     stream.write(b, done, nr);
-                     for (u64 i = 0; i < nr; ++i)
-                         out[done - first + i] = (b.address[i] & ~(PAGE_SIZE - 1)) | b.write[i];
-                     done += nr;
-                 }
+                 const std::vector<u64> out = upcoming(c, first, count);
                  return as_bytes(out.data(), out.size());
              }));
 }
@@ -246,81 +248,6 @@ void bind_state(nb::class_<core_machine> &machines) {
                          const u64 *counts = c.m->h->fault_latency;
                          return std::vector<u64>(counts, counts + NR_LATENCIES);
                      }));
-}
-
-// What can be read of its memory.
-void bind_memory(nb::class_<core_machine> &machines) {
-    machines
-        .def_prop_ro("free_blocks", // by migrate type and order
-                     reading([](core_machine &c) {
-                         std::vector<std::vector<u32>> out(MIGRATE_PCPTYPES);
-                         for (u32 type = 0; type < MIGRATE_PCPTYPES; ++type)
-                             for (u32 order = 0; order <= MAX_PAGE_ORDER; ++order)
-                                 out[type].push_back(nr_free_blocks(*c.m, order, type));
-                         return out;
-                     }))
-        .def_prop_ro("pageblocks", reading([](core_machine &c) {
-                         std::vector<u32> out(MIGRATE_PCPTYPES);
-                         const auto all = static_cast<u32>(c.m->h->config.nr_pages >> PAGEBLOCK_ORDER);
-                         const u32 used = std::min(all, c.m->h->arrays[ARRAY_pageblocks].used);
-                         for (u32 i = 0; i < used; ++i)
-                             ++out[get_pageblock_migratetype(*c.m, i << PAGEBLOCK_ORDER)];
-                         out[MIGRATE_MOVABLE] += all - used; // memory that has no record yet
-                         return out;
-                     }))
-        .def_prop_ro("watermarks", reading([](core_machine &c) {
-                         const u32 *mark = c.m->h->zone.watermark;
-                         return std::tuple(mark[WMARK_MIN], mark[WMARK_LOW], mark[WMARK_HIGH]);
-                     }))
-        .def("unusable_free_index", reading([](core_machine &c, u32 order) {
-                 if (order > MAX_PAGE_ORDER) throw nb::value_error("orders are 0 to 10");
-                 return unusable_free_index(*c.m, order);
-             }))
-        .def("fragmentation_index", reading([](core_machine &c, u32 order) {
-                 if (order > MAX_PAGE_ORDER) throw nb::value_error("orders are 0 to 10");
-                 return fragmentation_index(*c.m, order);
-             }))
-        .def("validate", reading([](core_machine &c) { return validate(*c.m); }))
-        .def_prop_ro("nr_free_pages", reading([](core_machine &c) { return nr_free_pages(*c.m); }))
-        .def("process", reading([](core_machine &c, u32 number) {
-                 const machine &m = *c.m;
-                 if (number >= m.h->arrays[ARRAY_processes].used) throw nb::index_error("no such process");
-                 const u32 mm = m.processes[number];
-                 using process = std::tuple<u32, u64, u64, u64, u32>;
-                 if (mm == NIL) return std::optional<process>();
-                 const mm_struct &s = m.mms[mm];
-                 return std::optional<process>({mm, s.rss, s.minflt, s.majflt, s.map_count});
-             }))
-        .def("region", reading([](core_machine &c, u32 number) {
-                 if (number >= c.m->h->arrays[ARRAY_regions].used) throw nb::index_error("no such region");
-                 const region &r = c.m->regions[number];
-                 return std::tuple(r.start, r.length);
-             }))
-        .def("vmas", reading([](core_machine &c) {
-                 std::vector<std::tuple<u32, u32, u64, u64, u32, u32, u64, u64>> out;
-                 for (u32 i = 0; i < c.m->h->nr_vmas; ++i) {
-                     const vm_area_struct &v = c.m->vmas[c.m->vma_order[i]];
-                     u64 faults = 0;
-                     for (const u64 n : v.faults) faults += n;
-                     out.emplace_back(v.id, v.vm_mm, v.vm_start, v.vm_end, v.vm_flags, v.orders, v.born,
-                                      faults);
-                 }
-                 return out;
-             }))
-        .def("smaps", changing([](core_machine &c, u32 id, bool clear_refs) {
-                 const vma_smaps s = smaps(*c.m, vma_by_id(c, id), clear_refs);
-                 return as_bytes(&s, 1);
-             }))
-        .def("pagemap", reading([](core_machine &c, u32 mm, u64 start, u64 pages) {
-                 if (mm >= c.m->h->arrays[ARRAY_mms].used || !c.m->mms[mm].in_use)
-                     throw nb::index_error("no such mm");
-                 if (start % PAGE_SIZE || start > TASK_SIZE || pages > (TASK_SIZE - start) / PAGE_SIZE)
-                     throw machine_error("a range must begin at a page and lie within a program's addresses");
-                 if (pages > MAX_PAGEMAP) throw machine_error("at most 64 GiB of addresses at once");
-                 std::vector<page_layout> out(pages);
-                 pagemap(*c.m, mm, start, pages, out.data());
-                 return as_bytes(out.data(), out.size());
-             }));
 }
 
 // What decides about VMAs and sizes.
@@ -386,6 +313,7 @@ NB_MODULE(_core, module) { // NOLINT(performance-unnecessary-value-param)
         "tlb"_a, "addresses"_a, "sizes"_a, "shift"_a);
 
     nb::class_<core_machine> machines(module, "CoreMachine");
+    bind_copies(machines);
     bind_running(machines);
     bind_state(machines);
     bind_memory(machines);

@@ -88,8 +88,12 @@ template <typename T> nanobind::bytes as_bytes(const T *data, size_t n) {
     return nanobind::bytes(reinterpret_cast<const char *>(data), n * sizeof(T));
 }
 
+// The index of a VMA; a KeyError when there is none.
+u32 vma_by_id(const core_machine &c, u32 id);
+
 void bind_schema(nanobind::module_ &module);
 void bind_batch(nanobind::module_ &module);
+void bind_memory(nanobind::class_<core_machine> &machines);
 void bind_policy(nanobind::class_<core_machine> &machines);
 
 } // namespace thp

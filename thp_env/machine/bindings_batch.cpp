@@ -102,10 +102,10 @@ struct core_batch {
         }
     }
 
-    void run(std::vector<batch_item> &items, const window &w, const std::vector<nb::object> &held) {
+    void run(std::vector<batch_item> &items, const window &w, const std::vector<nb::object> &machines) {
         const auto note = [&] {
             for (size_t i = 0; i < items.size(); ++i) {
-                if (items[i].broken) nb::cast<core_machine &>(held[i]).broken = true;
+                if (items[i].broken) nb::cast<core_machine &>(machines[i]).broken = true;
             }
         };
         bool whole = false;

@@ -48,9 +48,8 @@ std::vector<memcg_row> memcgs_of(const machine &m) {
     return out;
 }
 
-} // namespace
-
-void bind_policy(nb::class_<core_machine> &machines) {
+// Of a range of a process's addresses: decisions, and what is mapped and in use.
+void bind_ranges(nb::class_<core_machine> &machines) {
     machines
         .def("decide_range", changing([](core_machine &c, u32 mm, u64 start, u64 end, u32 verb, u32 value) {
                  const u64 last = checked_range(c, mm, start, end);
@@ -88,7 +87,12 @@ void bind_policy(nb::class_<core_machine> &machines) {
         .def("blocks_with_holes", reading([](core_machine &c, u32 mm, u64 start, u64 end) {
                  const auto out = blocks_with_holes(*c.m, mm, start, checked_range(c, mm, start, end));
                  return as_bytes(out.data(), out.size());
-             }))
+             }));
+}
+
+// System calls on a range of a process's addresses.
+void bind_range_calls(nb::class_<core_machine> &machines) {
+    machines
         .def("process_madvise", changing([](core_machine &c, u32 caller, u32 target,
                                             const addresses_array &ranges, u64 advice, u32 orders) {
                  const auto mm_of = [&](u32 process) {
@@ -115,8 +119,12 @@ void bind_policy(nb::class_<core_machine> &machines) {
                  std::vector<u8> bits((end - start + CONT_PTE_SIZE - 1) / CONT_PTE_SIZE);
                  read_blocks(*c.m, mm, start, bits.size(), clear, bits.data());
                  return as_bytes(bits.data(), bits.size());
-             }))
-        .def("memcgs", reading([](core_machine &c) { return memcgs_of(*c.m); }))
+             }));
+}
+
+// Of the whole system: control groups, pressure, page walks, settings.
+void bind_system(nb::class_<core_machine> &machines) {
+    machines.def("memcgs", reading([](core_machine &c) { return memcgs_of(*c.m); }))
         .def("memcg_of", reading([](core_machine &c, u32 mm) {
                  checked_range(c, mm, 0, 0);
                  return c.m->mms[mm].memcg;
@@ -131,9 +139,9 @@ void bind_policy(nb::class_<core_machine> &machines) {
                  used = 0;
                  return out;
              }))
-        .def("set", changing([](core_machine &c, u32 which, u32 value) {
-                 if (which >= NR_SETTINGS) throw nb::value_error("no such setting");
-                 apply_setting(*c.m, which, value);
+        .def("set", changing([](core_machine &c, u32 index, u32 value) {
+                 if (index >= NR_SETTINGS) throw nb::value_error("no such setting");
+                 apply_setting(*c.m, index, value);
              }))
         .def("khugepaged", changing([](core_machine &c, u64 pages, u64 sleep, u64 alloc_sleep) {
                  policy_signals &h = c.m->h->policy;
@@ -142,6 +150,14 @@ void bind_policy(nb::class_<core_machine> &machines) {
                  h.khugepaged_alloc_sleep = alloc_sleep;
                  h.khugepaged_wakes = saturating_add(c.m->h->clock, sleep);
              }));
+}
+
+} // namespace
+
+void bind_policy(nb::class_<core_machine> &machines) {
+    bind_ranges(machines);
+    bind_range_calls(machines);
+    bind_system(machines);
 }
 
 } // namespace thp

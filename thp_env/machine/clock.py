@@ -1,7 +1,7 @@
 """The clock table: how long the simulated kernel and hardware take, in picoseconds, and where each figure is from.
 
-Measured figures are medians on Linux 6.18.44, x86-64, a virtual machine (`docs/reference/costs.md`); the spread is what
-the middle eight tenths of the samples span, as a share of the median.
+Measured figures are medians on Linux 6.18.44, x86-64, a virtual machine (`docs/reference/costs.md`); the spread is the
+range of the middle eight tenths of the samples, as a share of the median.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ def clock_table(**changes: int) -> dict[str, int]:
     unknown = set(changes) - set(COSTS)
     if unknown:
         raise ValueError(f"no such cost: {', '.join(sorted(unknown))}; there are {', '.join(COSTS)}")
-    known: Mapping[str, int] = {name: cost.ps for name, cost in COSTS.items()}
+    defaults: Mapping[str, int] = {name: cost.ps for name, cost in COSTS.items()}
     if path := os.environ.get(COSTS_VARIABLE):
         from thp_env.machine.costs_file import clock_of
 
-        known = clock_of(path)
-    table = {name: int(changes.get(name, ps)) for name, ps in known.items()}
+        defaults = clock_of(path)
+    table = {name: int(changes.get(name, ps)) for name, ps in defaults.items()}
     if min(table.values()) < 0:
         raise ValueError("a cost must not be negative")
     return table

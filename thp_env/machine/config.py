@@ -69,7 +69,7 @@ class MachineConfig:
         return core(self.core) if isinstance(self.core, str) else self.core
 
     def as_dict(self) -> dict[str, object]:
-        """Return what the C++ core is made from."""
+        """Return the arguments of the C++ core."""
         tlb = self.tlb
         if tlb.base_shift != 12:
             raise ValueError(

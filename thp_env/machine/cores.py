@@ -1,7 +1,7 @@
 """TLB presets of real cores.
 
 Each parameter says whether a source gives it or it is assumed. Walk caches and walk penalties are seldom
-published; where they are assumed, the default is stated here once. `docs/explanation/tlb.md` says how an entry is
+published; if they are assumed, the default stands here once. `docs/explanation/tlb.md` says how an entry is
 found.
 """
 
@@ -78,8 +78,8 @@ class Tlb:
         ):
             large = NONE if own == ABSENT else large
             gigantic = NONE if geometry == ABSENT else huge if geometry else large
-            joined, folded = (small if held else NONE for held in (self.coalesce > 1, self.contpte))
-            wholes.append([small, joined, folded, large, gigantic])
+            coalesced, contpte_array = (small if enabled else NONE for enabled in (self.coalesce > 1, self.contpte))
+            wholes.append([small, coalesced, contpte_array, large, gigantic])
         return wholes[0], wholes[1]
 
     def config(self) -> dict[str, object]:

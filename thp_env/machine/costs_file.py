@@ -1,4 +1,4 @@
-"""Files of costs: what `thp-env calibrate` measured on a host, in TOML, to simulate with instead of the clock table."""
+"""Files of costs: the measurements of `thp-env calibrate` on a host, in TOML, which replace the clock table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXTS = ("measured", "host")
 
 
 class CostsError(ValueError):
-    """A file of costs that cannot be used: says which entry, and what would be right."""
+    """A file of costs that cannot be used; the message names the entry and a valid value."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class HostCosts:
 
     Attributes:
         ns: every cost of the clock, in nanoseconds.
-        spread: what the middle eight tenths of the samples span, as a share; of those that were measured.
-        after_idle: ns of those that differ when memory has lain idle, so that a hypervisor has to back it anew.
+        spread: of measured costs, the range of the middle eight tenths of the samples, as a share of the median.
+        after_idle: ns of costs that differ after memory was idle, because a hypervisor has to provide it again.
         texts: `measured`, when; `host`, on which kernel.
     """
 
@@ -50,21 +50,21 @@ def read_costs(path: str | os.PathLike[str]) -> HostCosts:
     """Read a file of costs.
 
     Raises:
-        CostsError: naming the file, the entry, and what would be right.
+        CostsError: naming the file, the entry and a valid value.
     """
     with reading(path, CostsError, "a file of costs"):
-        found = parse_toml(read_text(path, TOML_MAX))
-    for name in found:
+        tables = parse_toml(read_text(path, TOML_MAX))
+    for name in tables:
         if name not in (*PARTS, *TEXTS):
             raise CostsError(f"{path}: {name!r} is unknown: there are [{'], ['.join(PARTS)}] and {', '.join(TEXTS)}")
-    parts = {name: _part(path, name, found.get(name, {})) for name in PARTS}
+    parts = {name: _part(path, name, tables.get(name, {})) for name in PARTS}
     for name, cost in COSTS.items():
         if name not in parts["ns"]:
             raise CostsError(
                 f"{path}: {name} is missing in [ns]: add it (the clock table has {name} = {cost.ps / 1000:g}), "
                 "or measure anew with thp-env calibrate"
             )
-    texts = {name: str(found[name])[:200] for name in TEXTS if name in found}
+    texts = {name: str(tables[name])[:200] for name in TEXTS if name in tables}
     return HostCosts(**parts, texts=texts)
 
 
@@ -77,44 +77,44 @@ def _part(path: str | os.PathLike[str], part: str, entries: Any) -> dict[str, fl
             raise CostsError(f"{path}: {name} in [{part}] is no cost{hint} There are {', '.join(COSTS)}")
         number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
         what = "a share, such as 0.3" if part == "spread" else "a time in ns"
-        shown = f"{path}: {name} = {value!r:.40} in [{part}]"
+        entry = f"{path}: {name} = {value!r:.40} in [{part}]"
         example = "" if part == "spread" else f" (the clock table has {COSTS[name].ps / 1000:g})"
         if not number:
-            raise CostsError(f"{shown} is no number: write {what}{example}")
+            raise CostsError(f"{entry} is no number: write {what}{example}")
         if value < 0:
-            raise CostsError(f"{shown} is negative: write {what}, 0 or more{example}")
+            raise CostsError(f"{entry} is negative: write {what}, 0 or more{example}")
         if value > MOST_NS:
-            raise CostsError(f"{shown} is too much: write {what}, at most {MOST_NS:g}{example}")
+            raise CostsError(f"{entry} is too much: write {what}, at most {MOST_NS:g}{example}")
     return {name: float(value) for name, value in entries.items()}
 
 
 def format_costs(costs: HostCosts) -> str:
-    """Return what `read_costs` reads."""
+    """Return the text of a file for `read_costs`."""
     lines = [f'{name} = "{text}"' for name, text in costs.texts.items()]
     for part in PARTS:
         lines += ["", f"[{part}]"]
         for name, value in getattr(costs, part).items():
-            kept = part == "ns" and name not in costs.spread
-            lines.append(f"{name} = {value:g}" + ("  # not measured: as in the clock table" if kept else ""))
+            is_default = part == "ns" and name not in costs.spread
+            lines.append(f"{name} = {value:g}" + ("  # not measured: as in the clock table" if is_default else ""))
     return "\n".join(lines) + "\n"
 
 
 @cache
-def _clock_of(path: str, changed: int) -> Mapping[str, int]:
+def _clock_of(path: str, mtime_ns: int) -> Mapping[str, int]:
     return read_costs(path).clock()
 
 
 def clock_of(path: str) -> Mapping[str, int]:
-    """Return the clock of a file of costs, which is read anew when it has changed.
+    """Return the clock of a file of costs; a changed file is read again.
 
     Raises:
         CostsError: as `read_costs`.
     """
     try:
-        changed = Path(path).stat().st_mtime_ns
+        mtime_ns = Path(path).stat().st_mtime_ns
     except OSError as error:
         raise CostsError(f"{path}: {error.strerror}") from None
-    return _clock_of(path, changed)
+    return _clock_of(path, mtime_ns)
 
 
 @contextmanager

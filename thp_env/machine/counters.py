@@ -50,12 +50,12 @@ class Counters(Generic[Number]):
 
     @staticmethod
     def of(vm: bytes, mthp: bytes, times: bytes, clock: int) -> Counters[int]:
-        """Take what the core counts."""
-        counted = [np.frombuffer(numbers, np.int64).copy() for numbers in (vm, mthp, times)]
-        return Counters(counted[0], counted[1].reshape(-1, len(MTHP_STATS)), counted[2], clock)
+        """Make a snapshot from the arrays of the core."""
+        arrays = [np.frombuffer(numbers, np.int64).copy() for numbers in (vm, mthp, times)]
+        return Counters(arrays[0], arrays[1].reshape(-1, len(MTHP_STATS)), arrays[2], clock)
 
     def __sub__(self, earlier: Counters[Number]) -> Counters[Number]:
-        """Return what happened since an earlier snapshot; gauges keep their later value."""
+        """Return the difference from an earlier snapshot; gauges keep their later value."""
         vm = self.vm - earlier.vm * _IS_SUM
         return Counters(vm, self.mthp - earlier.mthp, self.times - earlier.times, self.clock_ps - earlier.clock_ps)
 

@@ -23,19 +23,19 @@ PRESETS: Mapping[str, frozenset[str]] = MappingProxyType(
 
 
 def feature_set(features: str | Iterable[str]) -> frozenset[str]:
-    """Return the switches that a preset's name or a set of names stands for.
+    """Return the switches of a preset, or of a set of names.
 
     Raises:
-        ValueError: naming what is no switch.
+        ValueError: naming an unknown switch.
     """
     if isinstance(features, str):
         if features not in PRESETS:
             raise ValueError(f"no preset {features!r}; there are {', '.join(PRESETS)}, or give a set of switches")
         return PRESETS[features]
-    chosen = frozenset(features)
-    if unknown := chosen - set(FEATURES):
+    names = frozenset(features)
+    if unknown := names - set(FEATURES):
         raise ValueError(f"no such feature: {', '.join(sorted(unknown))}; there are {', '.join(FEATURES)}")
-    return chosen
+    return names
 
 
 FOLDED = frozenset({"entire_mapcount", "zero_64k"})
@@ -44,11 +44,11 @@ FOLDED = frozenset({"entire_mapcount", "zero_64k"})
 
 def with_features(features: str | Iterable[str], more: Iterable[str], arch: str) -> str | frozenset[str]:
     """Return a set of switches with more of them, as far as the architecture can have them."""
-    added = frozenset(more) - (FOLDED if arch == "x86_64" else frozenset())
-    return feature_set(features) | added if added else features if isinstance(features, str) else frozenset(features)
+    names = frozenset(more) - (FOLDED if arch == "x86_64" else frozenset())
+    return feature_set(features) | names if names else features if isinstance(features, str) else frozenset(features)
 
 
 def feature_mask(features: str | Iterable[str]) -> int:
     """Return the bits of a preset or of a set of switches."""
-    chosen = feature_set(features)
-    return sum(1 << bit for bit, name in enumerate(FEATURES) if name in chosen)
+    names = feature_set(features)
+    return sum(1 << bit for bit, name in enumerate(FEATURES) if name in names)

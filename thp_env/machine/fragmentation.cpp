@@ -31,12 +31,12 @@ u32 free_page_of(const machine &m, u32 start, u32 nr, u64 random) {
 int pollute(machine &m, u64 share, u64 key) {
     init_all_blocks(m);
     const u32 blocks = m.h->arrays[ARRAY_pages].used >> PAGEBLOCK_ORDER;
-    u64 wanted = (blocks * share + (1U << 15)) >> 16;
-    for (u32 i = 0; i < blocks && wanted > 0; ++i) {
+    u64 remaining = (blocks * share + (1U << 15)) >> 16;
+    for (u32 i = 0; i < blocks && remaining > 0; ++i) {
         m.host.work(64);
         const auto block = static_cast<u32>(permute(i, blocks, key));
         const u32 pfn = free_page_of(m, block << PAGEBLOCK_ORDER, PAGEBLOCK_NR_PAGES, draw(~key, block));
-        if (pfn != NIL && hold(m, pfn, PG_slab)) --wanted;
+        if (pfn != NIL && hold(m, pfn, PG_slab)) --remaining;
     }
     return 0;
 }

@@ -28,9 +28,9 @@ void frame_census::free_list(u32 order, u32 type) {
         expect(!both, "free buddies that were not merged", pfn);
         for (u32 i = pfn; i < pfn + (1U << order) && i < owner.size(); ++i) {
             expect(m.contents[i] == 0, "free frame that is not clean", i);
-            const page &rest = m.pages[i];
-            expect(i == pfn || rest.flags == 0, "free frame with flags", i);
-            expect(i == pfn || (rest.mapcount == 0 && rest.tail == 0), "free frame of a folio", i);
+            const page &member = m.pages[i];
+            expect(i == pfn || member.flags == 0, "free frame with flags", i);
+            expect(i == pfn || (member.mapcount == 0 && member.tail == 0), "free frame of a folio", i);
             expect(get_pageblock_migratetype(m, i) == type, "free on the list of another type", i);
         }
         before = pfn;

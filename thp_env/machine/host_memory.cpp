@@ -127,11 +127,11 @@ bool host_memory::map(const std::shared_ptr<const image> &from) {
 }
 
 bool host_memory::move_into_image(const std::vector<byte_range> &pages) {
-    const auto made = std::make_shared<image>(memory_file());
-    if (made->fd < 0 || !made->write(data_, pages)) return false;
+    const auto copy = std::make_shared<image>(memory_file());
+    if (copy->fd < 0 || !copy->write(data_, pages)) return false;
     host_memory moved(size_);
     moved.use_huge_pages(huge_);
-    if (!moved.map(made)) return false;
+    if (!moved.map(copy)) return false;
     swap(moved);
     return true;
 }

@@ -65,7 +65,7 @@ u32 nr_asked_vmas(const machine &m) {
     return n;
 }
 
-u32 reasons_for(const machine &m, const vm_area_struct &v, u32 wanted) {
+u32 reasons_for(const machine &m, const vm_area_struct &v, u32 mask) {
     constexpr u64 IDLE_PS = 1'000'000'000'000, WALKS = 64, MUCH = HPAGE_PMD_NR;
     if (v.asked.number == 0) return REASON_NEW;
     const u64 zapped = v.zapped - std::min(v.zapped, v.asked.zapped);
@@ -73,57 +73,57 @@ u32 reasons_for(const machine &m, const vm_area_struct &v, u32 wanted) {
     u32 reasons = faults_of(v) > v.asked.faults ? REASON_FAULTS : 0;
     if (zapped >= std::max(ASKED_PAGES, std::min(MUCH, pages / 8))) reasons |= REASON_ZAPPED;
     if (v.asked.walks >= WALKS) reasons |= REASON_WALKS;
-    reasons &= wanted | REASON_FAULTS;
-    if (wanted & REASON_IDLE && !reasons &&
+    reasons &= mask | REASON_FAULTS;
+    if (mask & REASON_IDLE && !reasons &&
         m.h->clock - v.asked.clock >= IDLE_PS << std::min<u64>(v.asked.idle, 20)) {
         reasons = REASON_IDLE;
     }
     return reasons;
 }
 
-u32 next_vma(const machine &m, u32 wanted) {
+u32 next_vma(const machine &m, u32 mask) {
     u32 next = NIL;
     for (u32 i = 0; i < m.h->nr_vmas; ++i) {
         const u32 v = m.vma_order[i];
         const vm_area_struct &vma = m.vmas[v];
         if (!may_be_asked(vma)) continue;
         if (vma.asked.number == 0) return v;
-        if (!reasons_for(m, vma, wanted)) continue;
+        if (!reasons_for(m, vma, mask)) continue;
         if (next == NIL || vma.asked.number < m.vmas[next].asked.number) next = v;
     }
     return next;
 }
 
-vma_smaps ask(machine &m, u32 vma, u32 every, u32 wanted) {
+vma_smaps ask(machine &m, u32 vma, u32 interval, u32 mask) {
     vm_area_struct &v = m.vmas[vma];
-    const u32 reasons = reasons_for(m, v, wanted);
-    vma_smaps s = smaps(m, vma, true, every);
+    const u32 reasons = reasons_for(m, v, mask);
+    vma_smaps s = smaps(m, vma, true, interval);
     s.reasons = reasons;
     note_question(m, v, reasons == REASON_IDLE ? v.asked.idle + 1 : 0);
     return s;
 }
 
-u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every, u32 wanted) {
+u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 interval, u32 mask) {
     std::fill(rows, rows + n + 1, vma_smaps{});
     std::vector<u32> slot_of(m.h->arrays[ARRAY_vmas].used, n);
     for (u32 i = n; i-- > 0;) {
         if (const u32 v = slots[i] ? vma_of_id(m, slots[i]) : NIL; v != NIL) slot_of[v] = i;
     }
     // Where every slot is taken, the others wait for none.
-    u32 taken = 0;
+    u32 busy_slots = 0;
     for (u32 i = 0; i < n; ++i) {
         const u32 v = slots[i] ? vma_of_id(m, slots[i]) : NIL;
-        taken += v != NIL && slot_of[v] == i && may_be_asked(m.vmas[v]);
+        busy_slots += v != NIL && slot_of[v] == i && may_be_asked(m.vmas[v]);
     }
     std::vector<vma_smaps> waiting;
     u32 others = 0;
     for (u32 i = 0; i < m.h->nr_vmas; ++i) {
         const u32 v = m.vma_order[i];
         if (!may_be_asked(m.vmas[v])) continue;
-        const vma_smaps s = ask(m, v, every, wanted);
+        const vma_smaps s = ask(m, v, interval, mask);
         if (slot_of[v] < n) {
             rows[slot_of[v]] = s;
-        } else if (taken == n) {
+        } else if (busy_slots == n) {
             add(rows[n], s);
             ++others;
         } else {
@@ -136,18 +136,18 @@ u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every, u32 wan
         if (rows[i].id == 0) free_slots.push_back(i);
     }
     std::iota(order.begin(), order.end(), 0U);
-    const size_t given = std::min(free_slots.size(), order.size());
-    std::partial_sort(order.begin(), order.begin() + static_cast<i64>(given), order.end(), [&](u32 a, u32 b) {
+    const size_t count = std::min(free_slots.size(), order.size());
+    std::partial_sort(order.begin(), order.begin() + static_cast<i64>(count), order.end(), [&](u32 a, u32 b) {
         const u64 pages_a = mapped(waiting[a]), pages_b = mapped(waiting[b]);
         return pages_a != pages_b ? pages_a > pages_b : a < b;
     });
     for (const u32 i : free_slots) slots[i] = 0;
-    for (size_t k = 0; k < given; ++k) {
+    for (size_t k = 0; k < count; ++k) {
         rows[free_slots[k]] = waiting[order[k]];
         slots[free_slots[k]] = waiting[order[k]].id;
     }
-    for (size_t k = given; k < order.size(); ++k) add(rows[n], waiting[order[k]]);
-    return others + static_cast<u32>(order.size() - given);
+    for (size_t k = count; k < order.size(); ++k) add(rows[n], waiting[order[k]]);
+    return others + static_cast<u32>(order.size() - count);
 }
 
 void ask_order(machine &m, vma_smaps *rows, u32 n) {

@@ -20,19 +20,19 @@ enum reason : u32 {
     REASON_IDLE = 1U << 3,   // no other for a second; asked again after twice as long each time
     REASON_WALKS = 1U << 4,  // the PMU's samples of page walks name it: 64 since it was asked about
 };
-u32 reasons_for(const machine &m, const vm_area_struct &v, u32 wanted);
+u32 reasons_for(const machine &m, const vm_area_struct &v, u32 mask);
 
 // The VMA to ask about: the first that never was, else of those with a reason to be the one that waits
 // longest; NIL when there is none.
-u32 next_vma(const machine &m, u32 wanted);
+u32 next_vma(const machine &m, u32 mask);
 
 // Reads a VMA's page tables as smaps() does, clears the accessed bits, and notes that it was asked about.
-vma_smaps ask(machine &m, u32 vma, u32 every, u32 wanted);
+vma_smaps ask(machine &m, u32 vma, u32 interval, u32 mask);
 
 // Reads all VMAs that may be asked about. slots[n] are ids: a VMA keeps its slot while it is mapped; free
 // slots go to the VMAs with most mapped pages; rows[i] is the VMA of slot i (id 0: none), rows[n] the sum of
 // all others. Returns how many those are.
-u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 every, u32 wanted);
+u32 ask_slots(machine &m, u32 *slots, u32 n, vma_smaps *rows, u32 interval, u32 mask);
 
 // The VMA that the machine waits for an order of: what is known without reading page tables, in rows[0].
 // rows[1] to rows[n]: the 2M blocks of the VMA around the one in question, which stands in the middle (id 0:

@@ -20,24 +20,24 @@ void note(machine &m, bool vmas, noted_run &out) {
 // Drops every other point but for the first and the last.
 void thin(noted_run &out) {
     const u32 n = out.points();
-    u32 kept = 0;
+    u32 points = 0;
     size_t from = 0, vmas = 0;
     for (u32 i = 0; i < n; ++i) {
-        const u32 here = out.vmas_at.empty() ? 0 : out.vmas_at[i];
+        const u32 count = out.vmas_at.empty() ? 0 : out.vmas_at[i];
         if (i % 2 == 0 || i + 1 == n) {
             std::copy_n(out.snapshots.begin() + i64{i} * SNAPSHOT_WIDTH, SNAPSHOT_WIDTH,
-                        out.snapshots.begin() + i64{kept} * SNAPSHOT_WIDTH);
-            std::copy_n(out.vmas.begin() + static_cast<i64>(from), here,
+                        out.snapshots.begin() + i64{points} * SNAPSHOT_WIDTH);
+            std::copy_n(out.vmas.begin() + static_cast<i64>(from), count,
                         out.vmas.begin() + static_cast<i64>(vmas));
-            if (!out.vmas_at.empty()) out.vmas_at[kept] = here;
-            vmas += here;
-            ++kept;
+            if (!out.vmas_at.empty()) out.vmas_at[points] = count;
+            vmas += count;
+            ++points;
         }
-        from += here;
+        from += count;
     }
-    out.snapshots.resize(size_t{kept} * SNAPSHOT_WIDTH);
+    out.snapshots.resize(size_t{points} * SNAPSHOT_WIDTH);
     out.vmas.resize(vmas);
-    if (!out.vmas_at.empty()) out.vmas_at.resize(kept);
+    if (!out.vmas_at.empty()) out.vmas_at.resize(points);
 }
 
 } // namespace

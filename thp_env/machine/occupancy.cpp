@@ -8,27 +8,27 @@ namespace {
 
 // What the entries of one page table map. Pages of one folio follow each other, so it is looked up once.
 void orders_of_table(machine &m, const u64 *pte, u64 nr, i8 *out) {
-    u32 expected = 0; // the frame that would go on with the folio of the entry before
-    u32 left = 0;     // frames of that folio from there on
+    u32 expected = 0;  // the frame that would go on with the folio of the entry before
+    u32 remaining = 0; // frames of that folio from there on
     i8 order = MAPS_NOTHING;
     for (u64 i = 0; i < nr; ++i) {
         if (!pte_present(pte[i])) {
             out[i] = MAPS_NOTHING;
-            left = 0;
+            remaining = 0;
         } else if (pte[i] & PTE_SPECIAL) {
             out[i] = MAPS_ZEROS;
-            left = 0;
+            remaining = 0;
         } else {
             const u32 pfn = pte_pfn(pte[i]);
-            if (left == 0 || pfn != expected) {
+            if (remaining == 0 || pfn != expected) {
                 const u32 head = page_head(m, pfn);
                 const page &folio = m.pages[head];
                 order = folio.flags & PG_file ? MAPS_NOTHING : static_cast<i8>(folio.order);
-                left = head + (1U << folio.order) - pfn;
+                remaining = head + (1U << folio.order) - pfn;
             }
             out[i] = order;
             expected = pfn + 1;
-            --left;
+            --remaining;
         }
     }
 }
@@ -69,7 +69,7 @@ void mapped_orders(machine &m, u32 mm, u64 start, u64 end, i8 *out) {
 }
 
 std::vector<block_occupancy> occupied_blocks(machine &m, u32 mm, u64 start, u64 end) {
-    std::vector<block_occupancy> found;
+    std::vector<block_occupancy> blocks;
     each_pmd(m, mm, start, end, [&](u64 from, u64 to, const i8 *orders) {
         each_block(from, to, orders, PMD_ORDER, [&](u64 at, const i8 *page) {
             block_occupancy block{at, 0, 0};
@@ -77,10 +77,10 @@ std::vector<block_occupancy> occupied_blocks(machine &m, u32 mm, u64 start, u64 
                 block.mapped += page[i] >= 0;
                 block.huge += page[i] == static_cast<i8>(PMD_ORDER);
             }
-            if (block.mapped) found.push_back(block);
+            if (block.mapped) blocks.push_back(block);
         });
     });
-    return found;
+    return blocks;
 }
 
 void occupancy_by_size(machine &m, u32 mm, u64 start, u64 end, size_occupancy out[PMD_ORDER + 1]) {

@@ -45,11 +45,11 @@ class Field:
     """A field of an operation.
 
     Attributes:
-        name: what it is called.
+        name: its name.
         at: its first byte in the record.
         size: its bytes.
-        kind: what it holds (`THP_FIELD_KINDS` in `ops.hpp`).
-        either: another reading of the slot that the field before it has.
+        kind: the kind of its values (`THP_FIELD_KINDS` in `ops.hpp`).
+        either: whether it is another meaning of the previous field's slot.
     """
 
     name: str
@@ -80,14 +80,14 @@ REGION_OPS = tuple(name for name, fields in OPERATIONS.items() if "region" in {f
 """The operations on a region."""
 
 
-def _named(fields: tuple[Field, ...]) -> np.dtype:
+def _named_dtype(fields: tuple[Field, ...]) -> np.dtype:
     columns = {"op": ("<u2", 0), "process": ("<u2", 2)} | {f.name: (f"<u{f.size}", f.at) for f in fields}
     formats, offsets = zip(*columns.values(), strict=True)
     names = list(columns)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": OP_DTYPE.itemsize})
 
 
-NAMED = {name: _named(fields) for name, fields in OPERATIONS.items()}
+NAMED = {name: _named_dtype(fields) for name, fields in OPERATIONS.items()}
 """A record of each operation, with its own fields."""
 
 
@@ -99,6 +99,11 @@ def fields(op: np.void) -> np.void:
 def rows(ops: np.ndarray, name: str) -> np.ndarray:
     """Return records with the fields of one operation; those of other operations mean nothing."""
     return ops.view(NAMED[name])
+
+
+def among(ops: np.ndarray, *names: str) -> np.ndarray:
+    """Return which records are of the named operations; bool."""
+    return np.isin(ops["op"], [CODES[name] for name in names])
 
 
 def blank(name: str) -> tuple[np.ndarray, np.ndarray]:

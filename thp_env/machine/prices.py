@@ -1,4 +1,4 @@
-"""The price table: what recorded counters cost, for rewards and reports. Prices can change without simulating again."""
+"""The price table: the weights of recorded counters, for rewards and reports. Prices can change without simulation."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PAGES_PER_MIB = 256
 
 @dataclass(frozen=True)
 class Prices:
-    """What counters cost, in nanoseconds of one core.
+    """Prices of counters, in nanoseconds of one core.
 
     Attributes:
-        memory: ns per MiB and millisecond of resident memory. The default takes a machine with 4 GiB for each
-            core, of which memory and core are used up alike: 1 s of a core = 4 GiB-seconds.
+        memory: ns per MiB and millisecond of resident memory. The default is that of a machine with 4 GiB for each
+            core, where 1 s of a core costs as much as 4 GiB for 1 s.
         walk: factor on the time of translation.
-        tail_ms: at the end of a run, memory that nobody touches is charged for so many milliseconds more.
+        tail_ms: memory that the program no longer touches at the end of a run is charged for so many milliseconds more.
     """
 
     memory: float = 1e9 / (4096 * 1000)
@@ -28,17 +28,17 @@ class Prices:
 
 
 def cost_terms(counters: Counters, prices: Prices, since: Counters | None = None) -> dict[str, float]:
-    """Return what a policy can change of the cost of a run in ns by name, or of what came after an earlier snapshot.
+    """Return the parts of a run's cost that a policy can change, in ns by name; of a whole run, or since a snapshot.
 
     - `walk_cost`: address translation beyond a first-level hit;
     - `fault_cost`: faults, with zeroing and copying;
-    - `split_cost`: splitting folios and PMD mappings, and telling the TLBs;
+    - `split_cost`: splitting folios and PMD mappings, and the TLB flushes for it;
     - `swap_cost`: compressing to and decompressing from zram;
     - `unmap_cost`: unmapping;
     - `monitor_cost`: reading accessed bits;
     - `memory_cost`: resident memory over time at its price, touched or not.
 
-    Time that the program computes or spends entering the kernel is the same whatever the policy does.
+    The time that the program computes, or spends to enter the kernel, does not depend on the policy.
     """
     times, resident = counters.times, counters["resident_page_us"]
     if since is not None:
@@ -69,7 +69,7 @@ def waste_cost(counters: Counters, prices: Prices) -> float:
 
 
 def pending_cost(counters: Counters, clock: dict[str, int], prices: Prices) -> float:
-    """Return what a run leaves for after its end, in ns: queued splits, and memory that nobody touches."""
+    """Return the costs that a run leaves after its end, in ns: queued splits, and memory that is no longer touched."""
     splits = 0.0
     for order in range(2, 10):
         folios = counters.stat("nr_anon_partially_mapped", order)

@@ -2,7 +2,7 @@
 
 A program is a sequence of operations on processes and named regions: the memory system calls of Linux,
 accesses that the simulated machine expands itself, and slices of recorded accesses. A few kilobytes can
-stand for billions of accesses. `thp_env.traces` writes programs and reads them from text and files;
+represent billions of accesses. `thp_env.traces` writes programs and reads them from text and files;
 `thp_env.machine.Machine` executes them.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from thp_env.machine import layout
 from thp_env.machine.arrays import Floats, Ints, Masks, Records
-from thp_env.machine.operations import ACCESS_DTYPE, BIN_DTYPE, CODES, OP_DTYPE, fields, rows
+from thp_env.machine.operations import ACCESS_DTYPE, BIN_DTYPE, CODES, OP_DTYPE, among, fields, rows
 from thp_env.machine.program_check import ProgramError, check_program
 
 SWAP_MAX = 256 << 30
@@ -51,7 +51,7 @@ class Program:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Keep what was given from being changed."""
+        """Make the arrays read-only."""
         dtypes: dict[str, Any] = {"ops": OP_DTYPE, "accesses": ACCESS_DTYPE, "bins": BIN_DTYPE}
         dtypes["alias_tables"] = np.uint32
         for name, dtype in dtypes.items():
@@ -61,7 +61,7 @@ class Program:
             object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Make copies and what is unpickled as every program is made."""
+        """Make copies and unpickled programs by the constructor."""
         return Program, tuple(getattr(self, f.name) for f in dataclasses.fields(self))
 
     def __len__(self) -> int:
@@ -92,16 +92,16 @@ class Program:
         steps = np.ones(len(ops), np.int64)
         length, stride = ops["length"], np.maximum(rows(ops, "touch")["stride"], 1)
         steps[touch] = np.where(length > 0, (np.maximum(length, 1) - 1) // stride + 1, 0)[touch]
-        for name, which in (("access", access), ("replay", replay)):
-            steps[which] = rows(ops, name)["count"][which]
+        for name, mask in (("access", access), ("replay", replay)):
+            steps[mask] = rows(ops, name)["count"][mask]
         return steps
 
     @cached_property
     def work(self) -> Floats:
-        """Real accesses that each operation stands for; float64. System calls do none."""
+        """Real accesses that each operation represents; float64. System calls have none."""
         ops = self.ops
         work: Floats = np.multiply(self.steps, ops["weight"], dtype=np.float64)
-        work[~np.isin(ops["op"], [CODES[o] for o in ("touch", "access", "replay")])] = 0
+        work[~among(ops, "touch", "access", "replay")] = 0
         counts = np.concatenate([[0], np.cumsum(self.accesses["count"], dtype=np.float64)])
         for i in np.flatnonzero(ops["op"] == CODES["replay"]):
             op = rows(ops, "replay")[i]
@@ -111,7 +111,7 @@ class Program:
 
     @cached_property
     def own_ns(self) -> Floats:
-        """Nanoseconds that each operation takes by itself, without translation, faults and the kernel; float64."""
+        """Nanoseconds of each operation without translation, faults and the kernel; float64."""
         ops = self.ops
         own = np.zeros(len(ops))
         access, replay, compute = (ops["op"] == CODES[o] for o in ("access", "replay", "compute"))
@@ -126,8 +126,8 @@ class Program:
     @property
     def swap_slots(self) -> int:
         """Pages of the largest swap device that the program adds."""
-        added = self.ops["length"][self.ops["op"] == CODES["swap"]]
-        return min(int(added.max(initial=0)), SWAP_MAX) // layout.PAGE_SIZE
+        sizes = self.ops["length"][self.ops["op"] == CODES["swap"]]
+        return min(int(sizes.max(initial=0)), SWAP_MAX) // layout.PAGE_SIZE
 
     @property
     def file_pages(self) -> int:
@@ -138,7 +138,7 @@ class Program:
 
     @cached_property
     def checksum(self) -> str:
-        """A SHA-256 over everything that decides what the program does."""
+        """A SHA-256 of everything that determines what the program does."""
         digest = hashlib.sha256(json.dumps([self.processes, self.regions, self.seed]).encode())
         for array in (self.ops, self.accesses, self.bins, self.alias_tables.astype("<u4")):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -150,17 +150,17 @@ class Program:
         return int(self.checksum[:16], 16)
 
     def begins_as(self, other: Program, operations: int, under_way: bool = False) -> bool:
-        """Return whether both do the same in the first operations.
+        """Return whether both programs begin with the same operations.
 
         Args:
             other: the other program.
             operations: how many.
-            under_way: also in the one behind these, with the recorded accesses or the distribution that it takes.
+            under_way: compare the next operation, too, with its recorded accesses or its distribution.
         """
         n = operations + under_way
-        named = all(a == b for ours, theirs in ((self.processes, other.processes), (self.regions, other.regions))
-                    for a, b in zip(ours, theirs, strict=False) if operations)  # fmt: skip
-        if self.seed != other.seed or not named or not np.array_equal(self.ops[:n], other.ops[:n]):
+        names_agree = all(a == b for first, second in ((self.processes, other.processes), (self.regions, other.regions))
+                          for a, b in zip(first, second, strict=False) if operations)  # fmt: skip
+        if self.seed != other.seed or not names_agree or not np.array_equal(self.ops[:n], other.ops[:n]):
             return False
         return not under_way or all(map(np.array_equal, self._taken_by(operations), other._taken_by(operations)))
 
@@ -179,7 +179,7 @@ class Program:
         return str(self.meta.get("name", "program"))
 
     def check(self, lines: list[int] | None = None, source: str = "") -> Program:
-        """Refuse a program whose records point outside its tables; return it otherwise. It is looked at once.
+        """Refuse a program whose records point outside its tables; return it otherwise. It is checked only once.
 
         Args:
             lines: the source line of each operation, for messages.
@@ -194,13 +194,13 @@ class Program:
         return self
 
 
-def _frozen(name: str, given: Any, dtype: np.dtype) -> np.ndarray:
+def _frozen(name: str, values: Any, dtype: np.dtype) -> np.ndarray:
     """Return an array that nobody can write to: over bytes, which a writer cannot be made of.
 
     Raises:
         ProgramError: when it is no such array.
     """
-    array = np.asarray(given)
+    array = np.asarray(values)
     shape = (-1, 2) if name == "alias_tables" else (-1,)
     if array.dtype != dtype and not (name == "alias_tables" and np.issubdtype(array.dtype, np.integer)):
         raise ProgramError(f"{name} is not an array of {dtype}")

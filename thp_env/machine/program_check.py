@@ -1,4 +1,4 @@
-"""What makes a trace program one that can run: every field within its bounds, every number in its table."""
+"""Checks of a trace program: every field has to be within its bounds, and every index in its table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILES_MAX = 256 << 30
 
 
 class ProgramError(ValueError):
-    """A trace program that cannot be run: says where, what and why."""
+    """A trace program that cannot be run; the message has place and reason."""
 
 
 class UnknownOperationError(ProgramError):
@@ -58,12 +58,12 @@ class _Check:
         self.ops = program.ops
         self.code = program.ops["op"]
 
-    def refuse(self, bad: np.ndarray, reason: str) -> None:
+    def refuse(self, mask: np.ndarray, reason: str) -> None:
         """Refuse the first operation for which `bad` holds."""
-        if bad.any():
-            i = int(np.flatnonzero(bad)[0])
-            where = f"line {self.lines[i]}" if self.lines else f"operation {i}"
-            raise ProgramError(f"{self.source}: {where}: {reason}")
+        if mask.any():
+            i = int(np.flatnonzero(mask)[0])
+            place = f"line {self.lines[i]}" if self.lines else f"operation {i}"
+            raise ProgramError(f"{self.source}: {place}: {reason}")
 
     def uses(self, *names: str) -> np.ndarray:
         """Return which operations are of these names."""
@@ -82,13 +82,13 @@ class _Check:
         self.refuse(self.ops["process"] >= len(self.of.processes), "unknown process")
 
     def fields(self) -> None:
-        """Refuse numbers that a field cannot hold, as it is declared."""
+        """Refuse numbers outside of the declared bounds of their fields."""
         there = set(np.unique(self.code).tolist())
-        for name, declared in OPERATIONS.items():
+        for name, operation in OPERATIONS.items():
             if CODES[name] not in there:
                 continue
             used, of = self.uses(name), rows(self.ops, name)
-            for field in declared:
+            for field in operation:
                 if field.below:
                     self.refuse(used & (of[field.name] >= field.below), f"unknown {field.what}")
                 if field.kind == "region":
@@ -114,8 +114,8 @@ class _Check:
                     "a setting of the whole system, for a control group")  # fmt: skip
         group, moves, of_group = of["group"], self.uses("cgroup"), self.uses("limit", "reclaim", "set")
         for number in sorted(set(group[of_group].tolist()) - {0}):
-            makes = np.flatnonzero(moves & (group == number))
-            before = np.arange(len(group)) < (int(makes[0]) if len(makes) else len(group))
+            moves_to = np.flatnonzero(moves & (group == number))
+            before = np.arange(len(group)) < (int(moves_to[0]) if len(moves_to) else len(group))
             self.refuse(of_group & (group == number) & before,
                         f"control group {number} does not exist: `cgroup {number}` makes it")  # fmt: skip
 
@@ -155,8 +155,8 @@ class _Check:
         vector = np.zeros(n + 1, np.int64)
         vector[1:] = np.cumsum(self.uses("iovec"))
         count = np.minimum(of["ranges"], n).astype(np.int64)
-        named = vector[:-1] - vector[np.maximum(np.arange(n) - count, 0)]
-        self.refuse(used & ((count == 0) | (named != count)), "ranges that no iovec before it names")
+        ranges = vector[:-1] - vector[np.maximum(np.arange(n) - count, 0)]
+        self.refuse(used & ((count == 0) | (ranges != count)), "ranges that no iovec before it names")
         self.refuse(self.uses("collapse") & (rows(self.ops, "collapse")["order"] < 2), "unknown folio order")
         self.refuse(self.uses("fragment") & (rows(self.ops, "fragment")["order"] == 0), "order 0 cannot be fragmented")
 
@@ -171,8 +171,8 @@ class _Check:
         self.refuse(used & (of["ps"] > PS_MAX), "an access takes more than 1 s")
         self.refuse(self.uses("replay") & (replays["ps"] > INSTRUCTION_PS_MAX), "an instruction takes more than 1 ms")
         self.refuse(used & (of["length"] < 64), "accesses need a range of at least 64 bytes")
-        recorded: np.ndarray = self.of.accesses
-        if len(self.ops) and len(recorded) and (recorded["region"] >= len(self.of.regions)).any():
+        accesses: np.ndarray = self.of.accesses
+        if len(self.ops) and len(accesses) and (accesses["region"] >= len(self.of.regions)).any():
             raise ProgramError(f"{self.source}: a recorded access names an unknown region")
 
     def tables(self) -> None:

@@ -1,4 +1,4 @@
-"""What can be read of a machine: address spaces, page tables, and memory as /proc shows it."""
+"""Methods that read a machine: address spaces, page tables, and memory as in /proc."""
 
 from __future__ import annotations
 
@@ -94,15 +94,15 @@ class Reading:
         return self._core.region(_position("region", name, self.program.regions))
 
     def upcoming_accesses(self, first: int = 0, count: int = 1 << 20) -> Addresses:
-        """Return accesses of the operation that comes next, as the machine will make them.
+        """Return the coming accesses of the next operation.
 
         Args:
-            first: how many of them to pass over.
+            first: how many to skip.
             count: how many at most.
 
         Returns:
-            uint64 for each access: the address of its page, plus 1 if it writes; none if the operation has no accesses,
-            or not so many.
+            uint64 for each access: the address of its page, plus 1 if it writes; empty if the operation has no
+            accesses, or no more than `first`.
         """
         return np.frombuffer(self._core.upcoming(whole("first", first), whole("count", count)), np.uint64)
 

@@ -1,4 +1,4 @@
-"""What can be read of a machine: records of VMAs, pages and samples, and the question that it waits with."""
+"""Records that are read of a machine: VMAs, pages, samples, and the question that it waits with."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ YOUNG_MAPPED, YOUNG_ACCESSED, YOUNG_PMD, YOUNG_ZERO_PAGE, YOUNG_DIRTY, YOUNG_CON
 
 
 class Verb(IntEnum):
-    """What a decision does to a VMA."""
+    """The kind of a decision about a VMA."""
 
     NOTHING = 0
     ORDERS = 1
@@ -113,12 +113,12 @@ class ControlGroup:
     """A memory control group. Sizes are 4K pages; `max` is None without a limit.
 
     Attributes:
-        number: 0 is what everything runs in that is moved nowhere else.
-        current: charged (memory.current), with what a CPU has charged in advance.
-        anon: in folios (memory.stat).
+        number: 0 is the group of all processes that were not moved to another one.
+        current: charged pages (memory.current), with those that a CPU has charged in advance.
+        anon: anonymous memory (memory.stat).
         peak: the most that was ever charged.
         max: memory.max.
-        swap: slots that its pages take (memory.swap.current).
+        swap: slots of its pages (memory.swap.current).
         swappiness: memory.swappiness.
         events: times that `max` was reached, that reclaim found nothing more (`oom`), and that a process was killed
             (`oom_kill`).
@@ -137,7 +137,7 @@ class ControlGroup:
 
 
 class OrderQuestion(NamedTuple):
-    """What a machine asks before a fault, khugepaged or a swap-in takes an order; nothing of it has happened yet.
+    """The question of a machine before a fault, khugepaged or a swap-in takes an order. Nothing has changed yet.
 
     Attributes:
         vma: id of the VMA.

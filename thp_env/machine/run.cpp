@@ -219,8 +219,8 @@ bool boot(machine &m, u64 brk_start, u64 mmap_base) {
     return true;
 }
 
-u32 *setting(machine &m, u32 which, u32 memcg) {
-    switch (which) {
+u32 *setting(machine &m, u32 index, u32 memcg) {
+    switch (index) {
 #define X(name, path, place, values)                                                                         \
     case SET_##name:                                                                                         \
         return &m.place;
@@ -231,9 +231,9 @@ u32 *setting(machine &m, u32 which, u32 memcg) {
     }
 }
 
-void apply_setting(machine &m, u32 which, u32 value, u32 memcg) {
-    *setting(m, which, memcg) = value;
-    if (which == SET_ENABLED) setup_per_zone_wmarks(m);
+void apply_setting(machine &m, u32 index, u32 value, u32 memcg) {
+    *setting(m, index, memcg) = value;
+    if (index == SET_ENABLED) setup_per_zone_wmarks(m);
     if (!m.h->lru_batches) lru_add_drain(m);
 }
 

@@ -36,9 +36,9 @@ u64 steps_of(const op_record &op);
 const char *overflow_of(const machine &m);
 
 // Where a machine holds a setting; the group counts for swappiness only.
-u32 *setting(machine &m, u32 which, u32 memcg = 0);
+u32 *setting(machine &m, u32 index, u32 memcg = 0);
 // Writes a setting.
-void apply_setting(machine &m, u32 which, u32 value, u32 memcg = 0);
+void apply_setting(machine &m, u32 index, u32 value, u32 memcg = 0);
 
 // Runs on from where the machine stands. Cutting a run anywhere gives the same state in the end.
 // It may stop early where the machine's host wants it to (RUN_WINDOW).

@@ -1,4 +1,4 @@
-"""Machines that go to another process or to disk: what `pickle` and `copy` take of them."""
+"""States of machines for `pickle` and `copy`, for another process or for disk."""
 
 from __future__ import annotations
 

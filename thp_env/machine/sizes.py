@@ -1,4 +1,4 @@
-"""The names of sets of folio sizes, the same wherever sizes are given or shown.
+"""The names of sets of folio sizes, the same in settings, policies, actions and reports.
 
 A set is "never" (no large folio; "4K" says the same), "all", one size ("64K") or several ("16K+32K+64K"). As data it is
 a mask of orders: bit o for order o, and bit 0 alone for "never".
@@ -21,10 +21,10 @@ SIZES: dict[str, int] = {size_name(order): order for order in layout.ORDERS}
 
 
 def orders_of(sizes: str, what: str = "sizes") -> int:
-    """Return the mask of orders of a named set of sizes; `what` is what to call it in an error.
+    """Return the mask of orders of a named set of sizes; `what` is its name in an error.
 
     Raises:
-        ValueError: for what is no such name.
+        ValueError: for an unknown name.
     """
     if sizes in (NO_SIZE, "4K"):
         return 1

@@ -162,11 +162,11 @@ int call(const caller &by, const op_fork &op) {
 
 int call(const caller &by, const op_exit &op) {
     machine &m = by.m;
-    const u32 gone = m.processes[op.ending];
-    if (gone == NIL) return m.oom_killed[op.ending] ? 0 : -ESRCH;
+    const u32 mm = m.processes[op.ending];
+    if (mm == NIL) return m.oom_killed[op.ending] ? 0 : -ESRCH;
     call_progress &progress = m.h->at.call;
     if (!progress.reached) unpin(m, op.ending);
-    if (int error = mm_exit(m, gone, &progress)) return error;
+    if (int error = mm_exit(m, mm, &progress)) return error;
     m.processes[op.ending] = NIL;
     return 0;
 }

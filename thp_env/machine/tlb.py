@@ -64,16 +64,16 @@ def tlb_misses(
         tlb = preset(core) if isinstance(core, str) else core
         config = tlb.config()
         page_shift, sizes = _sizes_of(tlb, page_shift, len(array))
-    if wrong := _core.check_tlb(config):
-        raise ValueError(wrong)
+    if reason := _core.check_tlb(config):
+        raise ValueError(reason)
     return TlbMisses(*_core.tlb_misses(config, array, sizes, int(page_shift)))
 
 
 def _check_canonical(addresses: Addresses) -> None:
     high = addresses >> np.uint64(47)
-    bad = (high != 0) & (high != (1 << 17) - 1)
-    if bad.any():
-        first = int(np.argmax(bad))
+    noncanonical = (high != 0) & (high != (1 << 17) - 1)
+    if noncanonical.any():
+        first = int(np.argmax(noncanonical))
         raise ValueError(
             f"address {int(addresses[first]):#x} at index {first} is not canonical: bits 47 to 63 must be equal"
         )
@@ -84,17 +84,17 @@ def _sizes_of(tlb: Tlb, page_shift: int | Ints, n: int) -> tuple[int, Bytes]:
     shifts = {tlb.base_shift: 0}
     if tlb.base_shift == 12:
         order = tlb.coalesce.bit_length() - 1
-        held = [any(level[size] != 0xFFFFFFFF for level in tlb.arrays_of_sizes()) for size in range(5)]
+        has_array = [any(level[size] != 0xFFFFFFFF for level in tlb.arrays_of_sizes()) for size in range(5)]
         for shift, size in ((12 + order, 1), (16, 2), (21, 3), (30, 4)):
-            if held[size]:
+            if has_array[size]:
                 shifts.setdefault(shift, size)
-    wanted = np.asarray(page_shift)
-    if unknown := set(np.unique(wanted).tolist()) - set(shifts):
+    page_shifts = np.asarray(page_shift)
+    if unknown := set(np.unique(page_shifts).tolist()) - set(shifts):
         raise ValueError(f"{tlb.name} lacks pages of 2^{min(unknown)} bytes; it has {sorted(shifts)}")
-    if wanted.shape not in ((), (n,)):
-        raise ValueError(f"page_shift must be one number or one for each of {n} addresses, not {wanted.shape}")
+    if page_shifts.shape not in ((), (n,)):
+        raise ValueError(f"page_shift must be one number or one for each of {n} addresses, not {page_shifts.shape}")
     if tlb.base_shift != 12:
         return tlb.base_shift, _NO_SIZES
     table = np.zeros(64, np.uint8)
     table[list(shifts)] = list(shifts.values())
-    return 12, np.ascontiguousarray(np.broadcast_to(table[wanted], n))
+    return 12, np.ascontiguousarray(np.broadcast_to(table[page_shifts], n))

@@ -145,8 +145,8 @@ struct scan : frame_census {
             expect(f.entire_mapcount == pmds[head], "entire_mapcount", head);
             expect(f.nr_pages_mapped == by_pte + (pmds[head] ? ENTIRELY_MAPPED : 0), "nr_pages_mapped", head);
             const bool partially = f.flags & PG_partially_mapped;
-            const bool held = pins > 0 && mapped == 0; // unmapped at once, and held by a pin alone
-            expect(held || partially == (mapped < nr), "PG_partially_mapped", head);
+            const bool pinned = pins > 0 && mapped == 0; // unmapped at once, and held by a pin alone
+            expect(pinned || partially == (mapped < nr), "PG_partially_mapped", head);
         }
         return nr == 1 ? 1 : mapped; // small folios are not counted in nr_unmapped
     }
@@ -190,9 +190,9 @@ struct scan : frame_census {
             expect(m.swap[slot].count == swapped[slot], "count of swap slot", slot);
             used += m.swap[slot].count > 0 || page != NIL;
             if (page == NIL) continue;
-            const bool ours =
+            const bool matches =
                 page < owner.size() && (m.pages[page].flags & PG_swapcache) && m.pages[page].swap == slot;
-            expect(ours, "swap cache without its page", slot);
+            expect(matches, "swap cache without its page", slot);
         }
         expect_equal(m.h->swap_used, used, "swap_used");
     }
@@ -229,10 +229,10 @@ struct scan : frame_census {
             u64 n = 0;
             for (u32 v = roots[a] ? m.anon_vmas[a].head : NIL; v != NIL && n++ < m.h->nr_vmas;
                  v = m.vmas[v].anon_next) {
-                const bool ours =
+                const bool matches =
                     m.vmas[v].anon_vma < users.size() && m.anon_vmas[m.vmas[v].anon_vma].root == a;
-                expect(ours && m.vmas[v].anon_prev == before, "list of an anon_vma broken", a);
-                if (!ours) break;
+                expect(matches && m.vmas[v].anon_prev == before, "list of an anon_vma broken", a);
+                if (!matches) break;
                 expect(before == NIL || m.vmas[before].vm_pgoff <= m.vmas[v].vm_pgoff,
                        "VMAs of an anon_vma out of order", a);
                 before = v;
@@ -267,18 +267,18 @@ struct scan : frame_census {
     }
 
     void translations() {
-        for (u32 which = 0; which < (m.h->config.shadow_tlb ? 2U : 1U); ++which) {
-            const tlb &t = m.translations[which];
+        for (u32 copy = 0; copy < (m.h->config.shadow_tlb ? 2U : 1U); ++copy) {
+            const tlb &t = m.translations[copy];
             for (const tlb_array &array : t.arrays) {
-                array.for_each([&](u64 tag, u64 data) { translation(t, tag, data, which == 1); });
+                array.for_each([&](u64 tag, u64 data) { translation(t, tag, data, copy == 1); });
             }
             for (u32 i = 0; i < NR_PWC; ++i) t.pwc[i].for_each([&](u64 tag, u64) { walk_cache(tag, i); });
         }
     }
 
     // Something must still be mapped below a cached PDE, PDPTE or PML4E.
-    void walk_cache(u64 tag, u32 which) {
-        const u32 mm = tag_mm(tag), shift = PMD_SHIFT + 9 * which;
+    void walk_cache(u64 tag, u32 level) {
+        const u32 mm = tag_mm(tag), shift = PMD_SHIFT + 9 * level;
         const u64 address = (tag >> 16) << shift;
         if (mm >= rss.size() || !m.mms[mm].in_use) return expect(false, "walk cache of no process", mm);
         const u32 v = find_vma(m, mm, address);

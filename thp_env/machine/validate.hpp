@@ -16,12 +16,12 @@ std::string validate_loaded(machine &m, const program_view &program);
 struct report {
     std::string broken;
 
-    void expect(bool holds, const char *what, u64 where = 0) {
-        if (!holds && broken.empty()) broken = std::string(what) + " (" + std::to_string(where) + ")";
+    void expect(bool holds, const char *what, u64 place = 0) {
+        if (!holds && broken.empty()) broken = std::string(what) + " (" + std::to_string(place) + ")";
     }
-    void expect_equal(u64 kept, u64 counted, const std::string &what) {
-        if (kept != counted && broken.empty()) {
-            broken = what + ": kept " + std::to_string(kept) + ", counted " + std::to_string(counted);
+    void expect_equal(u64 stored, u64 counted, const std::string &what) {
+        if (stored != counted && broken.empty()) {
+            broken = what + ": kept " + std::to_string(stored) + ", counted " + std::to_string(counted);
         }
     }
 };

@@ -147,13 +147,13 @@ struct bounds : report {
 
     void page_cache() {
         u64 cached = 0;
-        std::vector<u8> seen(frames);
+        std::vector<u8> visited(frames);
         for (u32 i = 0; i < used(ARRAY_page_cache) && broken.empty(); ++i) {
             const u32 pfn = m.page_cache[i];
             if (pfn == 0) continue;
-            expect(pfn < frames && m.pages[pfn].flags & PG_file && !seen[pfn], "page cache without its page",
-                   i);
-            if (broken.empty()) seen[pfn] = 1;
+            expect(pfn < frames && m.pages[pfn].flags & PG_file && !visited[pfn],
+                   "page cache without its page", i);
+            if (broken.empty()) visited[pfn] = 1;
             ++cached;
         }
         expect_equal(h.vm[VM_nr_file_pages], cached, "pages of files");
@@ -238,8 +238,8 @@ struct bounds : report {
     }
 
     void translations() {
-        for (u32 which = 0; which < (h.config.shadow_tlb ? 2U : 1U); ++which) {
-            const tlb &t = m.translations[which];
+        for (u32 copy = 0; copy < (h.config.shadow_tlb ? 2U : 1U); ++copy) {
+            const tlb &t = m.translations[copy];
             for (const tlb_array &array : t.arrays) {
                 expect(array.sound(), "order of a TLB");
                 array.for_each(

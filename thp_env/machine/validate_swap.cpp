@@ -35,8 +35,9 @@ struct swap_scan : report {
         for (u32 list = 1; list < NR_CLUSTER_LISTS && broken.empty(); ++list) {
             u32 before = NIL;
             for (u32 c = m.h->cluster_lists[list]; c != NIL && broken.empty(); c = m.clusters[c].next) {
-                const bool ours = c < clusters && m.clusters[c].list == list && m.clusters[c].prev == before;
-                expect(ours && listed < clusters, "list of clusters broken", list);
+                const bool matches =
+                    c < clusters && m.clusters[c].list == list && m.clusters[c].prev == before;
+                expect(matches && listed < clusters, "list of clusters broken", list);
                 if (!broken.empty()) return;
                 before = c;
                 ++listed;
@@ -46,11 +47,11 @@ struct swap_scan : report {
         for (u32 c = 0; c < clusters && broken.empty(); ++c) {
             const swap_cluster &cluster = m.clusters[c];
             const u32 first = c * SWAPFILE_CLUSTER, end = first + SWAPFILE_CLUSTER;
-            u32 taken = (c == 0) + (end > slots ? end - slots : 0);
+            u32 slots_in_use = (c == 0) + (end > slots ? end - slots : 0);
             for (u32 i = std::max(first, 1U); i < std::min(end, used); ++i)
-                taken += m.swap[i].count > 0 || m.swap[i].cached;
+                slots_in_use += m.swap[i].count > 0 || m.swap[i].cached;
             expect(cluster.order <= PMD_ORDER && cluster.list < NR_CLUSTER_LISTS, "malformed cluster", c);
-            expect_equal(cluster.count, taken, "slots of a cluster");
+            expect_equal(cluster.count, slots_in_use, "slots of a cluster");
             on_lists += cluster.list != 0;
         }
         expect_equal(listed, on_lists, "clusters on lists");

@@ -1,7 +1,7 @@
-"""`ProgramBuilder`: writes a trace program, one method per operation, and refuses what cannot run.
+"""`ProgramBuilder`: writes a trace program, one method per operation, and refuses impossible operations.
 
-The builder follows which addresses of which region are mapped, so that a program that touches unmapped
-memory is refused while it is written, with the line that does so.
+The builder keeps track of the mapped addresses of each region. So a program that touches unmapped memory is refused
+while it is written, with the line.
 """
 
 from __future__ import annotations
@@ -239,14 +239,14 @@ class ProgramBuilder(HintWriter, GroupWriter):
         Args:
             accesses: `ACCESS_DTYPE` array; `region` is `region_number(name)`.
             ns: nanoseconds an instruction takes.
-            weight: real accesses that one recorded access stands for; 0: it acts, but is not counted.
+            weight: real accesses that one recorded access represents; 0: it has its effects, but is not counted.
             content: what a write leaves in a page.
         """
         data = np.asarray(accesses, dtype=ACCESS_DTYPE)
         if not 0 <= weight <= WEIGHT_MAX:
             raise ProgramError("weight must not be negative")
-        ps, left = round(ns * 1000), self._content(content)
-        self._emit("replay", first=self._n_accesses, count=len(data), ps=ps, content=left, weight=weight)
+        ps, payload = round(ns * 1000), self._content(content)
+        self._emit("replay", first=self._n_accesses, count=len(data), ps=ps, content=payload, weight=weight)
         self._accesses.append(data)
         self._n_accesses += len(data)
 
@@ -278,9 +278,9 @@ class ProgramBuilder(HintWriter, GroupWriter):
         """Change one of `layout.SETTINGS`, most of them files below /sys/kernel/mm/transparent_hugepage.
 
         Args:
-            path: which.
+            path: the setting.
             value: a name or a number.
-            group: the control group whose swappiness it is.
+            group: the control group, for swappiness.
         """
         if path not in layout.SETTINGS:
             raise UnknownOperationError(f"unknown setting {path}")
@@ -289,8 +289,8 @@ class ProgramBuilder(HintWriter, GroupWriter):
         if isinstance(values, tuple) and code in values:
             code = str(values.index(code))
         if not code.isdecimal() or int(code) >= layout.SETTING_VALUES[number]:
-            known = f"0 to {values - 1}" if isinstance(values, int) else ", ".join(values)
-            raise ProgramError(f"{path} takes {known}, not {value}")
+            choices = f"0 to {values - 1}" if isinstance(values, int) else ", ".join(values)
+            raise ProgramError(f"{path} takes {choices}, not {value}")
         if group and path != "swappiness":
             raise ProgramError(f"{path} is the whole system's: only swappiness is a control group's")
         self._emit("set", path=number, value=int(code), group=self._group(group))
@@ -328,7 +328,7 @@ class ProgramBuilder(HintWriter, GroupWriter):
     def pollute(self, share: float) -> None:
         """Put an unmovable page into a share of all 2M blocks of memory, at random places.
 
-        Blocks without a free page are passed over. Which blocks depends on the program's seed alone.
+        Blocks without a free page are skipped. The blocks depend on the program's seed alone.
         """
         if not 0 <= share <= 1:
             raise ProgramError(f"the share of 2M blocks must lie between 0 and 1, not {share}")
@@ -337,7 +337,7 @@ class ProgramBuilder(HintWriter, GroupWriter):
     def fragment(self, order: int, index: float) -> None:
         """Fragment free memory until its unusable free space index reaches a value, as after hours of use.
 
-        Movable pages of somebody else's page cache go into random free blocks, one each; compaction can move them.
+        Movable pages, as of a page cache, go into random free blocks, one each; compaction can move them.
 
         Args:
             order: the order that the index is about, 1 to 10.

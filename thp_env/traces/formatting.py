@@ -20,8 +20,8 @@ def format_program(program: Program) -> str:
     """Write a program as text that `parse_program` reads back to an equal one.
 
     Raises:
-        ProgramError: for a distribution table, which has no text form of its own: build such programs with
-            `access ... zipf` or `gauss` and keep them as .npz.
+        ProgramError: for a distribution table, which has no text form: build such programs with `access ... zipf` or
+            `gauss` and save them as .npz.
     """
     lines = [f"seed {program.seed}"]
     for op in program.ops:
@@ -49,13 +49,13 @@ def _format(program: Program, op: np.void) -> str:
         return FORMATS[name](program, of)
     form, words = FORMS[name], [name]
     order = list(inspect.signature(getattr(ProgramBuilder, form.method)).parameters.values())
-    named = {p.name for p in order if p.kind is p.KEYWORD_ONLY}
+    keyword_only = {p.name for p in order if p.kind is p.KEYWORD_ONLY}
     unread = {p.name for p in order} - set(form.named)
     for field in OPERATIONS[name]:
         if field.either or field.name in unread:
             continue
         text = _value(program, of, field)
-        if field.name not in named:
+        if field.name not in keyword_only:
             words.append(text)
         elif of[field.name]:
             words.append(f"{field.name}={text}")
@@ -98,20 +98,20 @@ def _protection(flags: int) -> str:
     return next(text for text, bits in PROTECTION.items() if bits == flags)
 
 
-def _where(program: Program, of: np.void) -> str:
+def _range_text(program: Program, of: np.void) -> str:
     return f"{program.regions[of['region']]} {of['offset']} {of['length']}"
 
 
 def _mmap(program: Program, of: np.void) -> str:
     flags, bits = int(of["flags"]), {"file": layout.VM_FILE, "shared": layout.VM_SHARED}
     bits["nohugepage"] = layout.VM_NOHUGEPAGE
-    given = "".join(f" {name}=1" for name, bit in bits.items() if flags & bit)
+    flag_text = "".join(f" {name}=1" for name, bit in bits.items() if flags & bit)
     region, prot = program.regions[of["region"]], _protection(flags & PROTECTION["rw"])
-    return f"mmap {region} {of['length']} {_format_place(program, of)} prot={prot}{given}"
+    return f"mmap {region} {of['length']} {_format_place(program, of)} prot={prot}{flag_text}"
 
 
 def _mremap(program: Program, of: np.void) -> str:
-    begin = f"mremap {_where(program, of)} {program.regions[of['to']]}"
+    begin = f"mremap {_range_text(program, of)} {program.regions[of['to']]}"
     if of["placement"] == layout.AT_SLOT:
         return f"{begin} {of['align']} {of['slot_offset']}"
     return f"{begin} new_length={of['new_length']} {_format_place(program, of)}"
@@ -131,7 +131,7 @@ def _format_place(program: Program, of: np.void) -> str:
 def _touch(program: Program, of: np.void) -> str:
     kind = layout.TOUCH[of["kind"]]
     content = f" content={of['content']}" if kind in ("write", "read") else ""
-    return f"{kind} {_where(program, of)} {of['stride']}{content}"
+    return f"{kind} {_range_text(program, of)} {of['stride']}{content}"
 
 
 def _access(program: Program, of: np.void) -> str:
@@ -140,7 +140,7 @@ def _access(program: Program, of: np.void) -> str:
         raise ProgramError("a distribution table has no text form: save the program as .npz")
     stride = f" stride={of['stride']}" if pattern == "stride" else ""
     return (
-        f"access {_where(program, of)} {pattern} count={of['count']} ns={int(of['ps']) / 1000}"
+        f"access {_range_text(program, of)} {pattern} count={of['count']} ns={int(of['ps']) / 1000}"
         f" write={int(of['write_share']) / 65536} weight={of['weight']} content={of['content']}{stride}"
     )
 

@@ -8,12 +8,12 @@ from thp_env.traces.writer import ProgramWriter
 
 
 class GroupWriter(ProgramWriter):
-    """A part of `ProgramBuilder`. Group 0 is what everything runs in that is moved nowhere else."""
+    """A part of `ProgramBuilder`. Group 0 is the group of all processes that were not moved to another one."""
 
     def cgroup(self, group: int) -> None:
-        """Move the current process into a control group, which is made if there is none of this number.
+        """Move the current process into a control group; a new number makes a group.
 
-        What the process is charged from now on counts for the group; so do children that it forks.
+        Later charges of the process and of its children count for the group.
         """
         if not 0 <= group < layout.MAX_MEMCGS:
             raise ProgramError(f"control groups are numbered 0 to {layout.MAX_MEMCGS - 1}, not {group}")
@@ -21,12 +21,12 @@ class GroupWriter(ProgramWriter):
         self._emit("cgroup", group=group)
 
     def limit(self, length: int, *, group: int = 0) -> None:
-        """Limit a group's memory in folios to `length` bytes (memory.max), reclaiming what is too much; EBUSY if it
-        cannot."""
+        """Limit a group's memory in folios to `length` bytes (memory.max), reclaiming any excess; EBUSY if that
+        fails."""
         self._emit("limit", length=self._pages(length), group=self._group(group))
 
     def reclaim(self, *, group: int = 0) -> None:
-        """Reclaim what can be reclaimed in a group (memory.force_empty)."""
+        """Reclaim as much as possible in a group (memory.force_empty)."""
         self._emit("reclaim", group=self._group(group))
 
     def _group(self, group: int) -> int:

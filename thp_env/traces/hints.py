@@ -61,7 +61,7 @@ class HintWriter(ProgramWriter):
         self._emit("process_madvise", target=target, advice=self._advice(advice), ranges=vector, orders=orders)
 
     def capdrop(self, capability: str) -> None:
-        """Give up a capability: "sys_nice"; children will not have it either."""
+        """Drop a capability, "sys_nice"; children will not have it either."""
         if capability not in CAPABILITIES:
             raise ProgramError(f"unknown capability {capability}: one of {', '.join(CAPABILITIES)}")
         self._emit("capdrop")

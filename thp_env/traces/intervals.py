@@ -44,12 +44,12 @@ class Intervals:
         """Return the parts of [start, end) that are in the set, in order."""
         edges = self._edges
         at = bisect_right(edges, start)
-        found = []
+        parts = []
         for i in range(at - at % 2, len(edges), 2):
             if edges[i] >= end:
                 break
-            found.append((max(start, edges[i]), min(end, edges[i + 1])))
-        return found
+            parts.append((max(start, edges[i]), min(end, edges[i + 1])))
+        return parts
 
     def covers(self, start: int, end: int) -> bool:
         """Whether all of [start, end) is in the set."""

@@ -47,7 +47,7 @@ class Header(TypedDict):
 
 
 class Meta(TypedDict, total=False):
-    """What is acted on of `Program.meta`; there may be more."""
+    """The fields of `Program.meta` that are used; there may be more."""
 
     name: str
     description: str
@@ -117,7 +117,7 @@ def load_program(path: str | os.PathLike[str]) -> Program:
 
 
 def checksum(program: Program) -> str:
-    """Return a SHA-256 over everything that decides what the program does."""
+    """Return a SHA-256 of everything that determines what the program does."""
     return program.checksum
 
 

@@ -68,7 +68,7 @@ def _place(text: str) -> str | int | tuple[str, int]:
     return region, number(offset or "0")
 
 
-def _recorded(b: ProgramBuilder, words: list[str]) -> np.ndarray:
+def _replay_records(b: ProgramBuilder, words: list[str]) -> np.ndarray:
     rows = []
     for word in words:
         part = word.split(":")
@@ -112,7 +112,7 @@ WORDS = {name: name for name in (*layout.OPS, "swappiness", "autodrain")} | {"sl
 
 @dataclass(frozen=True)
 class Form:
-    """How a line of an operation is read: the values that stand in order, which must be there, and the named ones."""
+    """How to read a line of an operation: the values in order, the required ones, and the named ones."""
 
     method: str
     readers: tuple[Callable[[str], Any], ...]
@@ -122,16 +122,16 @@ class Form:
 
 def _form(word: str) -> Form:
     method = WORDS[word]
-    readers, needed, named = [], [], {}
+    readers, required, readers_by_name = [], [], {}
     for name, p in list(inspect.signature(getattr(ProgramBuilder, method)).parameters.items())[1:]:
-        read = BY_NAME.get(f"{word}.{name}") or BY_NAME.get(name) or BY_TYPE.get(p.annotation)
-        if read is None:
+        reader = BY_NAME.get(f"{word}.{name}") or BY_NAME.get(name) or BY_TYPE.get(p.annotation)
+        if reader is None:
             continue  # it has no text
-        named[name] = read
+        readers_by_name[name] = reader
         if p.kind is not p.KEYWORD_ONLY:
-            readers.append(read)
-            needed += [name] if p.default is p.empty else []
-    return Form(method, tuple(readers), tuple(needed), named)
+            readers.append(reader)
+            required += [name] if p.default is p.empty else []
+    return Form(method, tuple(readers), tuple(required), readers_by_name)
 
 
 FORMS = {word: _form(word) for word in WORDS}
@@ -140,13 +140,13 @@ NAMED = {name: read for form in FORMS.values() for name, read in form.named.item
 
 
 def _line(b: ProgramBuilder, words: list[str]) -> None:
-    op, *rest = words
-    named = {}
+    op, *arguments = words
+    by_name = {}
     values = []
-    for word in rest:
+    for word in arguments:
         key, equals, value = word.partition("=")
         if equals and key in NAMED:
-            named[key] = NAMED[key](value)
+            by_name[key] = NAMED[key](value)
         elif equals:
             raise ProgramError(f"unknown value {key}=")
         else:
@@ -155,32 +155,32 @@ def _line(b: ProgramBuilder, words: list[str]) -> None:
         values = [*values, "4096"][:4]
         if len(values) != 4:
             raise ProgramError(f"{op} takes a region, an offset and a length")
-        stride = named.pop("stride", number(values[3]))
-        b.touch(values[0], number(values[1]), number(values[2]), op, stride, **named)
+        stride = by_name.pop("stride", number(values[3]))
+        b.touch(values[0], number(values[1]), number(values[2]), op, stride, **by_name)
     elif op == "mmap":
         _arity(op, values, 2, 4)
         extra = [number(v) for v in values[2:]]
-        named.update(zip(("align", "offset"), extra, strict=False))
-        b.mmap(values[0], number(values[1]), **named)
+        by_name.update(zip(("align", "offset"), extra, strict=False))
+        b.mmap(values[0], number(values[1]), **by_name)
     elif op == "mremap":
         _arity(op, values, 4, 6)
         extra = [number(v) for v in values[4:]]
-        named.update(zip(("align", "slot_offset"), extra, strict=False))
-        b.mremap(values[0], number(values[1]), number(values[2]), values[3], **named)
+        by_name.update(zip(("align", "slot_offset"), extra, strict=False))
+        b.mremap(values[0], number(values[1]), number(values[2]), values[3], **by_name)
     elif op == "replay":
-        b.replay(_recorded(b, values), **named)
+        b.replay(_replay_records(b, values), **by_name)
     elif op in FORMS and op != "touch":
         form = FORMS[op]
-        needed = [name for name in form.needed if name not in named]
-        _arity(op, values, len(needed), len(form.readers), needed)
-        getattr(b, form.method)(*(read(v) for read, v in zip(form.readers, values, strict=False)), **named)
+        missing = [name for name in form.needed if name not in by_name]
+        _arity(op, values, len(missing), len(form.readers), missing)
+        getattr(b, form.method)(*(reader(v) for reader, v in zip(form.readers, values, strict=False)), **by_name)
     else:
         raise UnknownOperationError(f"unknown operation {op!r}")
 
 
-def _arity(op: str, values: list[str], least: int, most: int, needed: Sequence[str] = ()) -> None:
+def _arity(op: str, values: list[str], least: int, most: int, required: Sequence[str] = ()) -> None:
     if not least <= len(values) <= most:
-        missing = ", ".join(needed[len(values) :])
+        missing = ", ".join(required[len(values) :])
         hint = f": there is no {missing}" if missing else ""
         raise ProgramError(f"{op} takes {least} to {most} values, not {len(values)}{hint}")
 

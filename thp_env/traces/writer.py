@@ -1,4 +1,4 @@
-"""What writing a trace program needs below its operations: names, mapped ranges, records, tables."""
+"""The base of `ProgramBuilder`, below operations: names, mapped ranges, records, tables."""
 
 from __future__ import annotations
 
@@ -89,14 +89,15 @@ class ProgramWriter:
 
     def _emit(self, op: str, region: int = 0, offset: int = 0, length: int = 0, **fields: int) -> None:
         """Add an operation: its range, where it has one, and its other fields by name."""
+        for value, (_, _, most) in zip((region, offset, length), RANGE, strict=True):
+            if not 0 <= value <= most:
+                raise ProgramError(f"{op}: {value} is not from 0 to {most}")
+        record = [CODES[op], self._processes[self.process], region, offset, length, 0, 0, 0, 0, 1, 0]
+        if "weight" in fields:
+            record[WEIGHT] = 0
         columns = COLUMNS[op]
-        record = [CODES[op], self._processes[self.process], region, offset, length, 0, 0, 0, 0, 0, 0]
-        if "weight" not in fields:
-            record[WEIGHT] = 1
-        for value, (column, shift, most) in [
-            *((number, RANGE[i]) for i, number in enumerate((region, offset, length))),
-            *((value, columns[name]) for name, value in fields.items()),
-        ]:
+        for name, value in fields.items():
+            column, shift, most = columns[name]
             if not 0 <= value <= most:
                 raise ProgramError(f"{op}: {value} is not from 0 to {most}")
             record[column] |= value << shift
@@ -106,7 +107,10 @@ class ProgramWriter:
         return self._processes[self.process], region
 
     def _intervals(self, region: int) -> Intervals:
-        return self._mapped.setdefault(self._key(region), Intervals())
+        key = self._key(region)
+        if key not in self._mapped:
+            self._mapped[key] = Intervals()
+        return self._mapped[key]
 
     def _forget(self, region: int, offset: int, length: int) -> None:
         self._intervals(region).remove(offset, offset + length)

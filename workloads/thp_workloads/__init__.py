@@ -53,6 +53,6 @@ def split(side: str, size: str = "small") -> list[Workload]:
     Raises:
         WorkloadError: when there is no such side.
     """
-    from thp_workloads.splits import known
+    from thp_workloads.splits import check_side
 
-    return [w for w in catalogue(size) if w.split == known(side)]
+    return [w for w in catalogue(size) if w.split == check_side(side)]

@@ -19,9 +19,9 @@ class Allocator:
         granule: bytes of the smallest piece that it returns.
         decay: seconds until half of what is free has been returned; 0: at once.
         merge: whether neighbouring free pieces are returned in one call.
-        order: which free pieces go: "any"; "top" only those above the last one in use; "whole" those in the emptiest
-            2M first.
-        source: where this is from.
+        order: which free pieces are returned: "any"; "top": only those above the last one in use; "whole": first those
+            in the emptiest 2M.
+        source: of these figures.
     """
 
     granule: int
@@ -54,14 +54,14 @@ MOST_PIECES = 6000
 
 @dataclass(frozen=True, kw_only=True)
 class AllocPurge(Generator):
-    """Waves of load on a heap: objects come from the bottom up and go in runs; what is free is returned after a while.
+    """Waves of load on a heap: objects are allocated from the bottom up and freed in runs; freed memory returns later.
 
     Attributes:
-        allocator: which one, of `ALLOCATORS`.
+        allocator: one of `ALLOCATORS`.
         waves: waves of load.
         freed: share of the live pieces that is replaced in a wave.
         lifetime: mean length, in bytes, of a run of pieces that are freed together.
-        young: share of those runs that lie at the top: what was allocated last often goes first.
+        young: share of those runs at the top: recently allocated objects are often freed first.
         skew: Zipf exponent of the accesses.
         writes: share of accesses that write.
     """
@@ -104,10 +104,10 @@ class AllocPurge(Generator):
             low, high = s.rng.uniform(0.2, 0.5), s.rng.uniform(0.6, 1.0)
             for i in s.phases(phases):
                 height = 1 - abs(2 * (i + 1) / phases - 1)  # 0 to 1 to 0
-                want = int(n * (low + (high - low) * height))
-                gone = max(int(live.sum() * self.freed / phases), int(live.sum()) - want)
-                self._free(s, live, size, gone)
-                free = np.flatnonzero(~live)[: max(0, want - int(live.sum()))]
+                target = int(n * (low + (high - low) * height))
+                free_count = max(int(live.sum() * self.freed / phases), int(live.sum()) - target)
+                self._free(s, live, size, free_count)
+                free = np.flatnonzero(~live)[: max(0, target - int(live.sum()))]
                 for first, last in runs(free):
                     s.b.touch("heap", first * size, (last - first) * size, content=40)
                 live[free] = resident[free] = True

@@ -16,25 +16,24 @@ REGION = 256 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class AndroidSwitch(Generator):
-    """A phone: the user switches between apps while memory is short and what is not seen goes to zram.
+    """A phone: the user switches between apps, memory is short, and apps in the background go to zram.
 
-    Every app is forked from the zygote and writes to a few of its pages: the more code it runs, the more classes it
-    initialises. They stand together, since ART's image writer puts the objects that apps write to next to each other
-    (dirty-image-objects). It allocates in ART's heap region by
-    region, which a collection frees again, and in a malloc heap of which Scudo gives back single pages. An app that
-    was not seen for a while is written to zram whole, page by page read back when it is seen again, and killed when
-    there are too many.
+    Every app is forked from the zygote, and writes to a few of its pages: the more code it runs, the more classes it
+    initialises. These pages are adjacent, because ART's image writer puts the objects that apps write to next to each
+    other (dirty-image-objects). The app allocates regions in ART's heap, which a collection frees again, and memory in
+    a malloc heap, of which Scudo gives back single pages. After some time in the background, a whole app is written to
+    zram. When it returns to the screen, it is read back page by page. If there are too many apps, the oldest is killed.
 
     Attributes:
         apps: alive at a time.
         dwell: phases until the user turns to another app.
         zygote: share of the footprint that is mapped before the first fork.
-        cow: the zygote's pages that an app writes to, as a share of what it allocates meanwhile.
+        cow: the zygote's pages that an app writes to, as a share of its own allocations in the same time.
         dalvik: share of an app's memory in ART's heap.
         collect: share of ART's regions that a collection frees.
         release: share of an app's malloc pages that Scudo gives back when the app goes to the background.
-        cached: apps that stay in memory; those not seen for longer are compressed.
-        working: share of an app's memory that is used again when it is seen again.
+        cached: apps that stay in memory; those that are longer in the background are compressed.
+        working: share of an app's memory that is used again when it returns to the screen.
     """
 
     name = "android_switch"
@@ -77,14 +76,14 @@ class AndroidSwitch(Generator):
         s.b.touch("zygote", 0, zygote, content=35)
         memory = self.footprint * (1 - self.zygote) / self.apps
         recent: list[_App] = []  # the one on the screen first
-        started, written = 0, 0
+        app_count, zygote_bytes = 0, 0
         while s.at < self.phases:
             if len(recent) < max(2, self.apps // 2) or s.rng.random() < 0.35:
                 if len(recent) >= self.apps:
                     s.b.slice("P")
                     s.b.exit(recent.pop().process)
-                app = _App(s, self, started, memory * s.rng.uniform(0.5, 1.0), written)
-                started += 1
+                app = _App(s, self, app_count, memory * s.rng.uniform(0.5, 1.0), zygote_bytes)
+                app_count += 1
             else:
                 app = recent.pop(min(len(recent) - 1, 1 + int(s.rng.exponential(1.5))))
             recent.insert(0, app)
@@ -95,7 +94,7 @@ class AndroidSwitch(Generator):
             dwell = min(self.phases - s.at, 1 + int(s.rng.exponential(self.dwell)))
             for i in s.phases(max(1, dwell)):
                 app.seen(s, self, i, max(1, dwell), zygote)
-            written = max(written, app.dirtied)
+            zygote_bytes = max(zygote_bytes, app.dirtied)
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> dict[str, Any]:
@@ -117,16 +116,16 @@ class AndroidSwitch(Generator):
 class _App:
     """One app: a process with ART's heap and a malloc heap."""
 
-    def __init__(self, s: Stage, g: AndroidSwitch, number: int, memory: float, written: int) -> None:
+    def __init__(self, s: Stage, g: AndroidSwitch, number: int, memory: float, zygote_bytes: int) -> None:
         self.process = f"app{number}"
         self.regions = max(2, int(memory * g.dalvik) // REGION)
         self.native = max(16 * PAGE, pages(memory * (1 - g.dalvik)))
         self.live = np.zeros(self.regions, bool)
-        self.grown = 0
+        self.native_size = 0
         self.allocated, self.dirtied = 0, 0
         s.b.slice("P")
-        if written:  # ZygoteHooks.preFork runs in the zygote, so what apps write to is in use there, too
-            s.b.touch("zygote", 0, written, "read")
+        if zygote_bytes:  # ZygoteHooks.preFork runs in the zygote, so what apps write to is in use there, too
+            s.b.touch("zygote", 0, zygote_bytes, "read")
         s.b.fork(self.process)
         s.b.slice(self.process)
         s.b.mmap(self._name("dalvik"), self.regions * REGION, at="auto")
@@ -136,28 +135,28 @@ class _App:
         return f"{self.process}.{heap}"
 
     def seen(self, s: Stage, g: AndroidSwitch, i: int, phases: int, zygote: int) -> None:
-        """Be on the screen for a phase: allocate, and use what was used before."""
+        """Be on the screen for a phase: allocate, and use earlier memory."""
         s.b.slice(self.process)
         free = np.flatnonzero(~self.live)
         for k in free[: max(1, self.regions // (3 * phases))]:
             s.b.touch(self._name("dalvik"), int(k) * REGION, REGION, content=30)
             self.live[k] = True
             self.allocated += REGION
-        if self.grown < self.native:
-            step = min(self.native - self.grown, pages(self.native / (2 * phases)))
-            s.b.touch(self._name("native"), self.grown, step, content=35)
-            self.grown += step
+        if self.native_size < self.native:
+            step = min(self.native - self.native_size, pages(self.native / (2 * phases)))
+            s.b.touch(self._name("native"), self.native_size, step, content=35)
+            self.native_size += step
             self.allocated += step
-        if (written := min(zygote, int(self.allocated * g.cow) // PAGE * PAGE)) > self.dirtied:
-            s.b.touch("zygote", self.dirtied, written - self.dirtied, content=35)
-            self.dirtied = written
-        used = max(PAGE, int(self.grown * g.working) // PAGE * PAGE)
+        if (cow_bytes := min(zygote, int(self.allocated * g.cow) // PAGE * PAGE)) > self.dirtied:
+            s.b.touch("zygote", self.dirtied, cow_bytes - self.dirtied, content=35)
+            self.dirtied = cow_bytes
+        used = max(PAGE, int(self.native_size * g.working) // PAGE * PAGE)
         s.use(self._name("native"), 0, used, "zipf", 0.4, zipf=0.8, write=0.3, content=35)
         there = np.flatnonzero(self.live)
         there = there[: max(1, int(len(there) * g.working))]
-        chosen = there[s.rng.integers(len(there), size=min(6, len(there)))]
-        for k in chosen:
-            s.use(self._name("dalvik"), int(k) * REGION, REGION, "uniform", 0.5 / len(chosen), write=0.4, content=30)
+        sample = there[s.rng.integers(len(there), size=min(6, len(there)))]
+        for k in sample:
+            s.use(self._name("dalvik"), int(k) * REGION, REGION, "uniform", 0.5 / len(sample), write=0.4, content=30)
         s.use("zygote", 0, zygote, "zipf", 0.1, zipf=0.9)
 
     def leave(self, s: Stage, g: AndroidSwitch) -> None:
@@ -167,7 +166,7 @@ class _App:
             if s.rng.random() < g.collect:
                 s.b.advise(self._name("dalvik"), int(k) * REGION, REGION, "dontneed")
                 self.live[k] = False
-        for page in np.flatnonzero(s.rng.random(self.grown // PAGE) < g.release)[:400]:
+        for page in np.flatnonzero(s.rng.random(self.native_size // PAGE) < g.release)[:400]:
             s.b.advise(self._name("native"), int(page) * PAGE, PAGE, "dontneed")
 
     def compress(self, s: Stage) -> None:

@@ -1,6 +1,7 @@
-"""A folder of recordings that another package ships: an index of what there is, and the workloads that it makes.
+"""A folder of recordings of another package: its index, and the workloads.
 
-The index, `index.json`, says of each recording what it is without reading it. `thp-env corpus record` writes both.
+The index, `index.json`, describes each recording, so that the file need not be read. `thp-env corpus record` writes
+both.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ INDEX = "index.json"
 
 
 class Entry(msgspec.Struct, forbid_unknown_fields=True):
-    """What an index says of a recording.
+    """The entry of a recording in an index.
 
     Attributes:
         description: one line: what the program does to memory.
         kind: of memory behaviour.
-        family: near relatives share one.
-        license: of the program that was recorded.
-        packages: Debian packages that were run, with their versions.
-        instructions: that were executed.
+        family: shared by near relatives.
+        license: of the recorded program.
+        packages: its Debian packages, with their versions.
+        instructions: executed by it.
         touched: bytes of memory that it touches.
-        footprint: bytes of the 2M blocks that it touches, which its machine is made for: it may reserve much more.
+        footprint: bytes of the 2M blocks that it touches; its machine is made for these, as it may reserve much more.
         checksum: of the trace program, `Program.checksum`.
     """
 
@@ -47,7 +48,7 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def entry_of(program: Program) -> Entry:
-    """Return what an index says of a program that was recorded by a recipe."""
+    """Return the index entry of a program that was recorded by a recipe."""
     meta = program.meta
     return Entry(
         meta["description"], meta["kind"], meta["family"], meta["license"], meta["packages"],
@@ -92,15 +93,15 @@ def workloads(folder: Path, sides: Mapping[str, str]) -> list[Workload]:
 
     Args:
         folder: with an index.
-        sides: on which side each family stands.
+        sides: the side of each family.
 
     Raises:
-        ProgramError: when the index cannot be read, or names a family that stands on no side.
+        ProgramError: when the index cannot be read, or names a family without a side.
     """
-    found = []
+    result = []
     for name, entry in read_index(folder).items():
         if entry.family not in sides:
             raise ProgramError(f"{folder / INDEX}: {name} is of the family {entry.family!r}, which stands on no side")
         file = Recorded(str(folder / f"{name}.npz"), entry.checksum, entry.footprint)
-        found.append(recording(name, entry.family, sides[entry.family], entry.description, file))
-    return found
+        result.append(recording(name, entry.family, sides[entry.family], entry.description, file))
+    return result

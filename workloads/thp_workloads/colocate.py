@@ -126,42 +126,42 @@ class _Jvm:
                     self.live[k] = False
                     if s.rng.random() < 0.5:
                         s.b.advise("java", int(k) * self.region, self.region, "dontneed")
-        chosen = np.flatnonzero(self.live)
-        for k in (chosen := chosen[s.rng.integers(len(chosen), size=min(6, len(chosen)))].tolist()):
-            s.use("java", k * self.region, self.region, "zipf", 1 / len(chosen), zipf=0.6, write=0.4, content=35)
+        objects = np.flatnonzero(self.live)
+        for k in (objects := objects[s.rng.integers(len(objects), size=min(6, len(objects)))].tolist()):
+            s.use("java", k * self.region, self.region, "zipf", 1 / len(objects), zipf=0.6, write=0.4, content=35)
 
 
 class _Inference:
     """A model: weights that are scanned, and a cache of keys and values that grows with every token."""
 
     def __init__(self, s: Stage, g: Colocate, weights: int, cache: int) -> None:
-        self.weights, self.each = weights, max(16 * PAGE, pages(cache / g.requests))
+        self.weights, self.cache_size = weights, max(16 * PAGE, pages(cache / g.requests))
         self.requests: list[list[int]] = []  # number, bytes filled, bytes it will have
-        self.started = self.loaded = 0
+        self.request_count = self.loaded_bytes = 0
         s.b.slice("inference")
         s.b.mmap("weights", weights, at="auto")
 
     def phase(self, s: Stage, g: Colocate) -> None:
         """Load weights, scan them, and add tokens to some requests."""
-        if self.loaded < self.weights:
-            step = min(self.weights - self.loaded, pages(self.weights / max(1, g.phases // 8)))
-            s.b.touch("weights", self.loaded, step, content=95)
-            self.loaded += step
-        s.use("weights", 0, self.loaded, "stride", 0.7, stride=PAGE)
+        if self.loaded_bytes < self.weights:
+            step = min(self.weights - self.loaded_bytes, pages(self.weights / max(1, g.phases // 8)))
+            s.b.touch("weights", self.loaded_bytes, step, content=95)
+            self.loaded_bytes += step
+        s.use("weights", 0, self.loaded_bytes, "stride", 0.7, stride=PAGE)
         if len(self.requests) < g.requests:
-            name = f"kv{self.started}"
-            s.b.mmap(name, self.each, at="auto")
-            self.requests.append([self.started, 0, pages(self.each * s.rng.uniform(0.1, 1.0))])
-            self.started += 1
+            name = f"kv{self.request_count}"
+            s.b.mmap(name, self.cache_size, at="auto")
+            self.requests.append([self.request_count, 0, pages(self.cache_size * s.rng.uniform(0.1, 1.0))])
+            self.request_count += 1
         for request in self.requests[:2]:
             k, filled, length = request
-            step = min(length - filled, pages(self.each / 6))
+            step = min(length - filled, pages(self.cache_size / 6))
             s.b.touch(f"kv{k}", filled, step, content=90)
             request[1] += step
             self.requests.append(self.requests.pop(0))
             s.use(f"kv{k}", 0, request[1], "uniform", 0.15, content=90)
             if request[1] == length:
-                s.b.munmap(f"kv{k}", 0, self.each)
+                s.b.munmap(f"kv{k}", 0, self.cache_size)
                 self.requests.remove(request)
 
 
@@ -172,16 +172,17 @@ class _Database:
         s.b.slice("database")
         s.b.mmap("pool", pool, at="auto")
         self.order = s.rng.permutation(pool // POOL_PAGE)
-        self.filled = 0
+        self.page_count = 0
 
     def phase(self, s: Stage, g: Colocate, i: int) -> None:
         """Read pages into the pool, look up in it, and sort."""
         count = -(-len(self.order) * len(TENANTS) // g.phases)
-        for at in np.sort(self.order[self.filled : self.filled + count]).tolist():
+        for at in np.sort(self.order[self.page_count : self.page_count + count]).tolist():
             s.b.touch("pool", at * POOL_PAGE, POOL_PAGE, content=60)
-        self.filled = min(len(self.order), self.filled + count)
+        self.page_count = min(len(self.order), self.page_count + count)
         weight = 1 / np.arange(1, 17) ** g.skew
-        for at, w in zip(self.order[s.rng.integers(self.filled, size=16)].tolist(), weight / weight.sum(), strict=True):
+        places = self.order[s.rng.integers(self.page_count, size=16)].tolist()
+        for at, w in zip(places, weight / weight.sum(), strict=True):
             s.use("pool", at * POOL_PAGE, POOL_PAGE, "uniform", 0.9 * w, write=0.2)
         work = int(s.rng.integers(16, 257)) * PAGE
         s.b.mmap(f"work{i}", work, at="auto")

@@ -22,14 +22,14 @@ SIZES = ("4K", "8K", "16K", "32K", "64K", "128K", "256K", "512K", "1M", "2M+")
 
 def draw(instance: Instance, title: str) -> Figure:
     """Draw one instance of a workload."""
-    seen = trail(instance)
+    trail_of = trail(instance)
     figure = Figure(figsize=(13, 8.5), layout="constrained")
     figure.suptitle(title, fontsize=11, fontweight="bold")
     axes = figure.subplots(2, 2, width_ratios=(1.4, 1))
-    _vmas(axes[0, 0], seen)
-    _heat(figure, axes[1, 0], seen)
-    _footprint(axes[0, 1], seen)
-    _freed(axes[1, 1], seen)
+    _vmas(axes[0, 0], trail_of)
+    _heat(figure, axes[1, 0], trail_of)
+    _footprint(axes[0, 1], trail_of)
+    _releases(axes[1, 1], trail_of)
     return figure
 
 
@@ -81,7 +81,7 @@ def _footprint(ax: Axes, seen: Trail) -> None:
     ax.legend(fontsize=8, framealpha=0.7)
 
 
-def _freed(ax: Axes, seen: Trail) -> None:
+def _releases(ax: Axes, seen: Trail) -> None:
     ax.bar(SIZES, seen.freed / (1 << 20), color="#59a14f")
     ax.set_ylabel("MiB given back")
     ax.set_xlabel("size of the piece (this or up to twice)")

@@ -1,4 +1,4 @@
-"""What all generators share: parameters that document and check themselves, sizes, and how episodes are drawn."""
+"""The common part of generators: parameters with documentation and checks, sizes, and the drawing of episodes."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ how settings rank)."""
 
 @dataclass(frozen=True)
 class Claim:
-    """What a source reports of such a program: a ratio of one figure under two settings.
+    """The report of a source about such a program: a ratio of one figure under two settings.
 
     Attributes:
         says: the source and its figure.
         metric: a metric of the profile.
         of, against: contenders of the profile; the ratio is `of` divided by `against`.
-        low, high: what would be the same direction and rough size.
+        low, high: the range with the same direction and roughly the same size.
     """
 
     says: str
@@ -91,10 +91,10 @@ class Generator:
 
     Attributes:
         footprint: bytes that the program maps at a time, at most.
-        phases: parts of the run; memory comes and goes from one to the next.
-        accesses: simulated accesses a phase.
-        ns: time from one page to the next, besides translation and faults: recorded programs make 20 to 60 accesses
-            to a page before they turn to another, and a simulated access stands for such a run.
+        phases: parts of the run; memory is mapped and unmapped from one to the next.
+        accesses: simulated accesses in a phase.
+        ns: time from one page to the next, without translation and faults. Recorded programs make 20 to 60 accesses to
+            a page before they go to another one; a simulated access represents such a run.
         seconds: simulated time of the whole, besides the kernel's; it sets how many real accesses a simulated one
             stands for.
     """
@@ -138,12 +138,12 @@ class Generator:
 
     @property
     def weight(self) -> int:
-        """Real accesses that a simulated one stands for."""
+        """Real accesses that a simulated one represents."""
         return max(1, round(self.seconds * 1e9 / (self.phases * self.accesses * self.ns)))
 
     @property
     def touched(self) -> float:
-        """Share of the footprint that it touches at a time, at most: what it needs with folios of 4K."""
+        """Largest share of the footprint that is touched at a time: the memory that it needs with folios of 4K."""
         return 1.0
 
     def compose(self, s: Stage) -> None:
@@ -224,28 +224,28 @@ def _randomize_brk(rng: np.random.Generator) -> int:
 
 def attributes(doc: str) -> dict[str, str]:
     """Return the attributes that a class's docstring explains, by name."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     name = ""
     for line in doc.partition("Attributes:\n")[2].splitlines():
         if line.startswith(" " * 8):
-            found[name] += " " + line.strip()
+            texts[name] += " " + line.strip()
         elif line.startswith(" " * 4):
             name, _, meaning = line.strip().partition(": ")
-            found[name] = meaning
+            texts[name] = meaning
         elif line:
             break
-    return found
+    return texts
 
 
 class Stage:
-    """What a generator writes with: the builder, its randomness, and the run's phases.
+    """The tools of a generator: the builder, its randomness, and the run's phases.
 
     Attributes:
         b: the builder.
         rng: the source of randomness.
         g: the generator.
         at: phases so far.
-        pressure: limits of memory that are still to come.
+        pressure: coming limits of memory.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class Stage:
                       weight=self.g.weight, **more)  # fmt: skip
 
     def compressible(self) -> int:
-        """Draw what a write leaves: zram keeps 25 to 50 % of it."""
+        """Draw the content after a write: zram compresses it to 25 to 50 %."""
         return int(self.rng.integers(25, 51))
 
 

@@ -68,9 +68,9 @@ class GraphBfs(Generator):
             s.use("offsets", 0, offsets, "zipf", 0.3, zipf=self.skew, write=0.5)
             s.idle(0.5)
         s.b.munmap("list", 0, 2 * edges)
-        left = max(1, self.phases - s.at)
-        for root in range(min(self.roots, left)):
-            self._search(s, root, part(left, root, min(self.roots, left), 1)[1], edges, offsets)
+        remaining = max(1, self.phases - s.at)
+        for root in range(min(self.roots, remaining)):
+            self._search(s, root, part(remaining, root, min(self.roots, remaining), 1)[1], edges, offsets)
 
     def _search(self, s: Stage, root: int, phases: int, edges: int, offsets: int) -> None:
         """Search from one root: a small frontier, a large one from bottom up, and a small one again."""

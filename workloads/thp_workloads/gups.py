@@ -12,10 +12,10 @@ from thp_workloads.generator import Claim, Generator, Stage, number, part
 
 @dataclass(frozen=True, kw_only=True)
 class Gups(Generator):
-    """HPC Challenge RandomAccess: a table is filled, then updated at random; HPCC does so several times over.
+    """HPC Challenge RandomAccess: a table is filled, then updated at random; HPCC repeats this several times.
 
-    Every page is used and used alike, so large folios waste nothing and save the most; what stands in the way is
-    free memory that is not whole.
+    All pages are used equally. So large folios waste nothing and save the most; only fragmented free memory prevents
+    them.
 
     Attributes:
         rounds: tables that are filled, updated and unmapped one after another.

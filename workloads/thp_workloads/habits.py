@@ -1,4 +1,4 @@
-"""What a mixture's regions do: how each is filled, used and given back."""
+"""Habits of a mixture's regions: how each is filled, used and given back."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Region:
     """A region and its habits."""
 
     def __init__(self, s: Stage, g: Mixture, name: str, size: float) -> None:
-        """Map it in the process whose turn it is."""
+        """Map it in the present process."""
         self.name, self.length = name, pages(size)
-        self.left = 1 + int(s.rng.exponential(g.lifetime))
+        self.phases_left = 1 + int(s.rng.exponential(g.lifetime))
         self.fill = str(s.rng.choice(["front", "pieces", "use"]))
         self.pattern = str(s.rng.choice(["uniform", "zipf", "stride", "spots"]))
-        self.gives = str(s.rng.choice(["nothing", "pieces", "all"], p=[0.5, 0.35, 0.15]))
-        self.how = str(s.rng.choice(["dontneed", "free"], p=[0.75, 0.25]))
+        self.release = str(s.rng.choice(["nothing", "pieces", "all"], p=[0.5, 0.35, 0.15]))
+        self.advice = str(s.rng.choice(["dontneed", "free"], p=[0.75, 0.25]))
         self.heat = log_uniform(s.rng, 0.05, 1.0)
         least = -(-self.length // MOST_PIECES)
         self.piece = min(self.length, max(g.piece, 1 << (least - 1).bit_length()))
@@ -45,22 +45,22 @@ class Region:
 
     @property
     def over(self) -> bool:
-        """Whether it has lived its life."""
-        return self.left <= 0
+        """Whether its lifetime is over."""
+        return self.phases_left <= 0
 
     def phase(self, s: Stage, g: Mixture, share: float) -> None:
         """Fill, use and give back its part."""
-        self.left -= 1
+        self.phases_left -= 1
         if self.fill == "use":
             self.resident[:] = True
         elif self.age < self.filling:
             first, count = part(len(self.order), self.age, self.filling, 1)
             self._touch(s, np.sort(self.order[first : first + count]))
         self.age += 1
-        if self.gives == "pieces":
+        if self.release == "pieces":
             self._give_back(s, g)
-        elif self.gives == "all" and s.rng.random() < g.churn / 4:
-            s.b.advise(self.name, 0, self.length, self.how)
+        elif self.release == "all" and s.rng.random() < g.churn / 4:
+            s.b.advise(self.name, 0, self.length, self.advice)
             self.resident[:] = False
             self.age = 0
         self._use(s, g, share)
@@ -77,12 +77,12 @@ class Region:
     def _give_back(self, s: Stage, g: Mixture) -> None:
         """Free some pieces; as many of those that are free come back."""
         there, free = np.flatnonzero(self.resident), np.flatnonzero(~self.resident)
-        gone = s.rng.choice(there, s.rng.binomial(len(there), g.churn), replace=False)
-        for a, z in runs(np.sort(gone)):
-            s.b.advise(self.name, a * self.piece, (z - a) * self.piece, self.how)
-        self.resident[gone] = False
+        blocks = s.rng.choice(there, s.rng.binomial(len(there), g.churn), replace=False)
+        for a, z in runs(np.sort(blocks)):
+            s.b.advise(self.name, a * self.piece, (z - a) * self.piece, self.advice)
+        self.resident[blocks] = False
         if self.age >= self.filling and len(free):
-            self._touch(s, np.sort(s.rng.choice(free, min(len(free), len(gone)), replace=False)))
+            self._touch(s, np.sort(s.rng.choice(free, min(len(free), len(blocks)), replace=False)))
 
     def _use(self, s: Stage, g: Mixture, share: float) -> None:
         """Access what is there."""

@@ -69,39 +69,39 @@ class HotIsland(Generator):
         length = pages(self.footprint / self.arenas)
         names = [f"arena{i}" for i in range(self.arenas)]
         clusters = max(1, length // self.cluster)
-        chosen = {}
+        pages_of = {}
         for name in names:
             s.b.mmap(name, length, at="auto")
-            chosen[name] = np.sort(s.rng.choice(clusters, max(1, int(clusters * self.populated)), replace=False))
+            pages_of[name] = np.sort(s.rng.choice(clusters, max(1, int(clusters * self.populated)), replace=False))
         growing = max(1, round(self.phases * self.growth))
         spots: list[tuple[str, int, int]] = []
         for i in s.phases(self.phases):
             if i < growing:
                 for name in names:
-                    self._grow(s, name, chosen[name], i, growing)
+                    self._grow(s, name, pages_of[name], i, growing)
             for k in range(self.islands):
                 if len(spots) <= k or s.rng.random() < self.drift:
-                    spots[k : k + 1] = [self._spot(s, names, chosen, i / growing, length)]
+                    spots[k : k + 1] = [self._spot(s, names, pages_of, i / growing, length)]
                 name, offset, size = spots[k]
                 s.use(name, offset, size, "gauss", (1 - self.background) / self.islands, sigma=0.2, content=40,
                       write=self.writes)  # fmt: skip
             name = names[int(s.rng.integers(len(names)))]
-            there = runs(chosen[name][: max(1, int(len(chosen[name]) * min(1, i / growing)))])
+            there = runs(pages_of[name][: max(1, int(len(pages_of[name]) * min(1, i / growing)))])
             first, last = there[int(s.rng.integers(len(there)))]
             s.use(name, first * self.cluster, (last - first) * self.cluster, "uniform", self.background)
 
-    def _grow(self, s: Stage, name: str, chosen: np.ndarray, i: int, growing: int) -> None:
+    def _grow(self, s: Stage, name: str, page_numbers: np.ndarray, i: int, growing: int) -> None:
         """Write the clusters that phase `i` adds, in address order."""
-        first, count = part(len(chosen), i, growing, 1)
-        for a, z in runs(chosen[first : first + count]):
+        first, count = part(len(page_numbers), i, growing, 1)
+        for a, z in runs(page_numbers[first : first + count]):
             s.b.touch(name, a * self.cluster, (z - a) * self.cluster, content=40)
 
     def _spot(
-        self, s: Stage, names: list[str], chosen: dict[str, np.ndarray], grown: float, length: int
+        self, s: Stage, names: list[str], pages_of: dict[str, np.ndarray], grown: float, length: int
     ) -> tuple[str, int, int]:
         """Draw an island: it begins at a cluster that is there."""
         name = names[int(s.rng.integers(len(names)))]
-        there = chosen[name][: max(1, int(len(chosen[name]) * min(1, grown)))]
+        there = pages_of[name][: max(1, int(len(pages_of[name]) * min(1, grown)))]
         offset = int(there[s.rng.integers(len(there))]) * self.cluster
         return name, offset, min(self.island, length - offset)
 

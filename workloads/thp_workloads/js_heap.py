@@ -79,8 +79,8 @@ class JsHeap(Generator):
         half = max(1, int(self.footprint * self.young) // 2 // HEAP_PAGE) * HEAP_PAGE
         spans = max(8, int(self.footprint * self.partitions) // PARTITION_PAGE)
         code = max(1, int(self.footprint * self.code) // HEAP_PAGE)
-        rest = self.footprint - 2 * half - spans * PARTITION_PAGE - code * HEAP_PAGE
-        old = max(1, rest // HEAP_PAGE)
+        old_space = self.footprint - 2 * half - spans * PARTITION_PAGE - code * HEAP_PAGE
+        old = max(1, old_space // HEAP_PAGE)
         s.b.mmap("code", code * HEAP_PAGE, at="auto", prot="none")
         s.b.mmap("old", old * HEAP_PAGE, at="auto", prot="none")
         s.b.mmap("guard0", PAGE, at="auto", prot="none")  # both allocators put guard pages around what they reserve
@@ -115,14 +115,14 @@ class JsHeap(Generator):
     def _partition(self, s: Stage, live: np.ndarray) -> None:
         """Take and give back spans of 16K to 64K, and use some."""
         n = len(live)
-        want = int(n * s.rng.uniform(0.5, 0.95))
+        target = int(n * s.rng.uniform(0.5, 0.95))
         for _ in range(max(1, int(n * self.churn / 2))):
             at, size = int(s.rng.integers(n)), 1 << int(s.rng.integers(0, 3))
             at, end = at // size * size, min(n, at // size * size + size)
-            if live[at:end].all() and live.sum() > want // 2:
+            if live[at:end].all() and live.sum() > target // 2:
                 live[at:end] = False
                 s.b.advise("partitions", at * PARTITION_PAGE, (end - at) * PARTITION_PAGE, "dontneed")
-            elif not live[at:end].any() and live.sum() < want:
+            elif not live[at:end].any() and live.sum() < target:
                 live[at:end] = True
                 s.b.touch("partitions", at * PARTITION_PAGE, (end - at) * PARTITION_PAGE, content=40)
         there = sorted(runs(np.flatnonzero(live)), key=lambda r: r[0] - r[1])[:8]
@@ -174,11 +174,11 @@ class _OldSpace:
         """Free a share of the objects: some heap pages go whole, of others the empty 4K pages."""
         for k in np.flatnonzero(self.committed).tolist():
             if s.rng.random() < dead / 3:
-                gone = self.live[k].copy()
+                garbage = self.live[k].copy()
             else:
-                gone = self.live[k] & (s.rng.random(self.live.shape[1]) < dead / 2)
-            self.live[k] &= ~gone
-            for a, z in runs(np.flatnonzero(gone)):
+                garbage = self.live[k] & (s.rng.random(self.live.shape[1]) < dead / 2)
+            self.live[k] &= ~garbage
+            for a, z in runs(np.flatnonzero(garbage)):
                 s.b.advise("old", k * HEAP_PAGE + a * PAGE, (z - a) * PAGE, "dontneed")
 
     def use(self, s: Stage, share: float) -> None:
@@ -187,6 +187,6 @@ class _OldSpace:
         if len(full) == 0:
             s.idle(share)
             return
-        chosen = full[s.rng.integers(len(full), size=min(8, len(full)))].tolist()
-        for k in chosen:
-            s.use("old", k * HEAP_PAGE, HEAP_PAGE, "uniform", share / len(chosen), write=0.2, content=40)
+        pages = full[s.rng.integers(len(full), size=min(8, len(full)))].tolist()
+        for k in pages:
+            s.use("old", k * HEAP_PAGE, HEAP_PAGE, "uniform", share / len(pages), write=0.2, content=40)

@@ -68,20 +68,20 @@ class KernelBuild(Generator):
         s.b.mmap("make", own, at="auto")
         s.b.touch("make", 0, own, content=40)
         running: list[_Job] = []
-        started = 0
+        job_count = 0
         for _ in s.phases(self.phases):
             while len(running) < self.jobs:
                 memory = log_uniform(s.rng, self.smallest, 1.0) * self.footprint * 0.95 / self.jobs
                 phases = 1 + int(s.rng.exponential(self.lifetime - 1))
-                running.append(_Job(s, started, memory, self.malloc, phases))
+                running.append(_Job(s, job_count, memory, self.malloc, phases))
                 s.b.munmap("make", 0, own)  # execve: the parent's memory is not the child's
-                started += 1
+                job_count += 1
             job = running.pop(0)  # it gets the CPU for a phase, then the next one does
             job.phase(s, self)
             running.append(job)
             s.b.slice("P")
             s.use("make", 0, own, "zipf", 0.01, zipf=1.0, write=0.2)
-            if job.left == 0:
+            if job.phases_left == 0:
                 s.b.exit(job.process)
                 running.remove(job)
 
@@ -103,9 +103,9 @@ class _Job:
 
     def __init__(self, s: Stage, number: int, memory: float, malloc: float, phases: int) -> None:
         self.process = f"cc{number}"
-        self.phases = self.left = phases
+        self.phases = self.phases_left = phases
         self.heap, self.gc = pages(memory * malloc), pages(memory * (1 - malloc))
-        self.size = self.quires = self.filled = self.written = 0
+        self.size = self.quires = self.arena_size = self.heap_size = 0
         s.b.slice("P")
         s.b.fork(self.process)
         s.b.slice(self.process)
@@ -113,29 +113,29 @@ class _Job:
     def phase(self, s: Stage, g: KernelBuild) -> None:
         """Grow both heaps by their part and work on them."""
         s.b.slice(self.process)
-        i = self.phases - self.left
-        self.left -= 1
+        i = self.phases - self.phases_left
+        self.phases_left -= 1
         at, length = part(self.gc, i, self.phases)
         while self.quires * QUIRE < at + length:
             s.b.mmap(f"{self.process}.gc{self.quires}", QUIRE, at="auto")
             self.quires += 1
-        while self.filled < at + length:
-            k, inside = divmod(self.filled, QUIRE)
-            n = min(QUIRE - inside, at + length - self.filled)
+        while self.arena_size < at + length:
+            k, inside = divmod(self.arena_size, QUIRE)
+            n = min(QUIRE - inside, at + length - self.arena_size)
             s.b.touch(f"{self.process}.gc{k}", inside, n, content=35)
-            self.filled += n
+            self.arena_size += n
         at, length = part(self.heap, i, self.phases)
         heap = f"{self.process}.heap"
-        while self.written < at + length:
-            if self.written == self.size:
+        while self.heap_size < at + length:
+            if self.heap_size == self.size:
                 self.size += pages(g.step)
                 s.b.brk(heap, self.size)
-            n = min(self.size, at + length) - self.written
-            s.b.touch(heap, self.written, n, content=35)
-            self.written += n
-        if self.written:
-            s.use(heap, 0, self.written, "zipf", 0.5, zipf=g.skew, write=0.3, content=35)
-        for k in range(-(-self.filled // QUIRE)):
-            n = min(QUIRE, self.filled - k * QUIRE)
-            s.use(f"{self.process}.gc{k}", 0, n, "zipf", 0.5 * n / self.filled, zipf=g.skew, write=0.3,
+            n = min(self.size, at + length) - self.heap_size
+            s.b.touch(heap, self.heap_size, n, content=35)
+            self.heap_size += n
+        if self.heap_size:
+            s.use(heap, 0, self.heap_size, "zipf", 0.5, zipf=g.skew, write=0.3, content=35)
+        for k in range(-(-self.arena_size // QUIRE)):
+            n = min(QUIRE, self.arena_size - k * QUIRE)
+            s.use(f"{self.process}.gc{k}", 0, n, "zipf", 0.5 * n / self.arena_size, zipf=g.skew, write=0.3,
                   content=35)  # fmt: skip

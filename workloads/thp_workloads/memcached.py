@@ -16,16 +16,16 @@ ARENA = 64 * MIB
 
 @dataclass(frozen=True, kw_only=True)
 class Memcached(Generator):
-    """memcached under a load of gets and sets: memory is taken slab by slab and never given back.
+    """memcached under a load of gets and sets: memory is allocated slab by slab and never given back.
 
-    The hash table comes from calloc and is looked up at random before items arrive: reads of buckets nobody wrote map
-    the zero page, which keeps a later write from getting a large folio. Every worker has a small arena that grows a
+    The hash table comes from calloc. Before items arrive, there are random lookups: reads of empty buckets map the zero
+    page, and then a later write cannot get a large folio. Every worker has a small arena that grows a
     few pages at a time inside a large reservation.
 
     Attributes:
         classes: slab classes that fill side by side.
         slab: bytes of a slab page, each an mmap of its own (memcached: 1 MiB).
-        table: share of the footprint that the hash table takes.
+        table: share of the hash table in the footprint.
         workers: threads, each with an arena.
         skew: Zipf exponent of the requests (YCSB: 0.99).
         sets: share of requests that write.
@@ -68,7 +68,7 @@ class Memcached(Generator):
         shares = s.rng.dirichlet(np.full(self.classes, 2.0))
         for i in s.phases(self.phases):
             if i < loading:
-                _, length = part(store.most * slab, i, loading)
+                _, length = part(store.max_slabs * slab, i, loading)
                 for c in range(self.classes):
                     store.fill(s, c, pages(length * shares[c]))
             written = 0.3 * self.sets * min(1.0, i / loading)
@@ -95,7 +95,7 @@ class _Slabs:
     """The slabs: which are taken, and the one that each class fills."""
 
     def __init__(self, slab: int, most: int, classes: int) -> None:
-        self.slab, self.most, self.taken = slab, most, 0
+        self.slab, self.max_slabs, self.slab_count = slab, most, 0
         self.full: list[int] = []
         self.open: list[int | None] = [None] * classes
         self.filled = [0] * classes
@@ -105,10 +105,10 @@ class _Slabs:
         while length > 0:
             k = self.open[c]
             if k is None:
-                if self.taken == self.most:
+                if self.slab_count == self.max_slabs:
                     return
-                k = self.open[c] = self.taken
-                self.taken += 1
+                k = self.open[c] = self.slab_count
+                self.slab_count += 1
                 self.filled[c] = 0
                 s.b.mmap(f"slab{k}", self.slab, at="auto")
             n = min(length, self.slab - self.filled[c])
@@ -124,7 +124,7 @@ class _Slabs:
         if not self.full:
             s.idle(share)
             return
-        chosen = [self.full[j] for j in np.unique(np.linspace(0, len(self.full) - 1, 32).astype(int))]
-        weight = 1 / np.arange(1, len(chosen) + 1) ** (g.skew / 2)
-        for k, w in zip(chosen, weight / weight.sum(), strict=True):
+        sample = [self.full[j] for j in np.unique(np.linspace(0, len(self.full) - 1, 32).astype(int))]
+        weight = 1 / np.arange(1, len(sample) + 1) ** (g.skew / 2)
+        for k, w in zip(sample, weight / weight.sum(), strict=True):
             s.use(f"slab{k}", 0, self.slab, "zipf", share * w, zipf=g.skew / 2, write=g.sets)

@@ -14,27 +14,27 @@ from thp_workloads.surroundings import MIB, PAGE, log_uniform, pages
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Generator):
-    """Regions that come and go, each with habits of its own, for training that should not rest on a few programs.
+    """Regions that are mapped and unmapped, each with its own habits, for training on more than a few programs.
 
-    A region is filled from the start, in scattered pieces, or by whatever first uses it. It is used evenly, by rank,
-    front to back, or at a few spots that drift. Some of it, all of it or nothing is given back now and then, and after
-    a lifetime it is unmapped. Children are forked that write to what they share, or live while their parent does.
-    There may be a crowd of processes, of which some sleep and are put out to swap.
+    A region is filled from the start, in scattered pieces, or by its first use. It is used evenly, by rank, front to
+    back, or at a few spots that move. From time to time a part of it, all of it or nothing is given back, and after its
+    lifetime it is unmapped. Forked children write to shared memory, or their parent does. There may be many processes,
+    of which some sleep and are swapped out.
 
     Attributes:
         regions: mapped at a time.
         spread: largest region over smallest one; sizes are log-uniform.
         lifetime: phases that a region lives, on average.
-        filled: phases that it is filled for, on average.
-        density: share of the pieces that a region filled in pieces ever has.
+        filled: phases in which it is filled, on average.
+        density: largest share of filled pieces, in a region that is filled in pieces.
         piece: bytes of a piece.
-        churn: share of a region's pieces that is given back in a phase, of those that give pieces back.
-        forks: children a phase.
-        shared: share of what is mapped that a child writes, or its parent while it lives.
+        churn: share of a region's pieces that is given back in a phase, in regions that give pieces back.
+        forks: children in a phase.
+        shared: share of mapped memory that a child writes, or its parent during the child's life.
         writes: share of accesses that write.
         processes: that live at a time, each forked from the first and with its share of the regions.
         asleep: share of the processes that sleep in a phase.
-        put_out: share of those who go to sleep whose memory is paged out or called cold.
+        put_out: share of newly sleeping processes whose memory is paged out or marked cold.
     """
 
     name = "mixture"
@@ -70,16 +70,16 @@ class Mixture(Generator):
         """Let every process that is awake have its phase, and children their time."""
         first = _Process(s, self, "P")
         crowd, children = [first], list[tuple[str, int]]()
-        forked = 0
+        fork_count = 0
         for i in s.phases(self.phases):
             s.b.slice("P")
             for process in [p for p in crowd[1:] if p.over]:
                 s.b.exit(process.name)
                 crowd.remove(process)
             while len(crowd) < self.processes:
-                s.b.fork(f"process{forked}")
-                crowd.append(_Process(s, self, f"process{forked}"))
-                forked += 1
+                s.b.fork(f"process{fork_count}")
+                crowd.append(_Process(s, self, f"process{fork_count}"))
+                fork_count += 1
             awake = [p for p in crowd if p.wakes(s, self)] or [first]
             there = [(p.name, region) for p in awake for region in p.renewed(s, self)]
             weight = np.array([region.heat for _, region in there])
@@ -91,9 +91,9 @@ class Mixture(Generator):
                 s.b.exit(name)
             children = [c for c in children if c[1] > i]
             if s.rng.random() < self.forks and len(children) < 4:
-                children.append((f"child{forked}", i + 1 + int(s.rng.exponential(4))))
-                self._fork(s, f"child{forked}", first.regions)
-                forked += 1
+                children.append((f"child{fork_count}", i + 1 + int(s.rng.exponential(4))))
+                self._fork(s, f"child{fork_count}", first.regions)
+                fork_count += 1
         s.b.slice("P")
         for name in [p.name for p in crowd[1:]] + [name for name, _ in children]:
             s.b.exit(name)
@@ -137,20 +137,20 @@ class _Process:
     """A process and its share of the regions."""
 
     def __init__(self, s: Stage, g: Mixture, name: str) -> None:
-        """Begin in the process whose turn it is next; the first one lives as long as the run."""
-        self.name, self.made, self.asleep = name, 0, False
-        self.left = 1 + int(s.rng.exponential(g.lifetime))
+        """Begin in the next process; the first one lives as long as the run."""
+        self.name, self.region_count, self.asleep = name, 0, False
+        self.phases_left = 1 + int(s.rng.exponential(g.lifetime))
         self.regions: list[Region] = []
         self.slots = -(-g.regions // g.processes)
 
     @property
     def over(self) -> bool:
-        """Whether it has lived its life."""
-        return self.left <= 0
+        """Whether its lifetime is over."""
+        return self.phases_left <= 0
 
     def wakes(self, s: Stage, g: Mixture) -> bool:
-        """Live a phase; return whether awake. Who goes to sleep may be put out first."""
-        self.left -= 1
+        """Live for a phase; return whether the process is awake. One that goes to sleep may be swapped out first."""
+        self.phases_left -= 1
         slept, self.asleep = self.asleep, bool(self.regions) and g.processes > 1 and s.rng.random() < g.asleep
         if self.asleep and not slept and s.rng.random() < g.put_out:
             s.b.slice(self.name)
@@ -160,7 +160,7 @@ class _Process:
         return not self.asleep
 
     def renewed(self, s: Stage, g: Mixture) -> list[Region]:
-        """Return its regions; new ones are mapped in the place of those whose time is over."""
+        """Return its regions; new ones replace those whose lifetime is over."""
         s.b.slice(self.name)
         fair = g.footprint * 0.85 / (self.slots * g.processes)
         for k in range(self.slots):
@@ -169,7 +169,7 @@ class _Process:
             if k < len(self.regions):
                 s.b.munmap(self.regions[k].name, 0, self.regions[k].length)
             size = min(2 * fair, fair * g.spread ** s.rng.uniform(-0.5, 0.5))
-            name = f"{self.name}.region{self.made}" if g.processes > 1 else f"region{self.made}"
+            name = f"{self.name}.region{self.region_count}" if g.processes > 1 else f"region{self.region_count}"
             self.regions[k : k + 1] = [Region(s, g, name, size)]
-            self.made += 1
+            self.region_count += 1
         return self.regions

@@ -35,8 +35,8 @@ class Recorded(NamedTuple):
 
     Attributes:
         path: of the file.
-        checksum: `Program.checksum`, where an index names it.
-        footprint: bytes that its machine is made for; 0: what it maps at a time.
+        checksum: `Program.checksum`, if an index names it.
+        footprint: bytes for which its machine is made; 0: the memory that it maps at a time.
     """
 
     path: str
@@ -59,26 +59,26 @@ def _shipped(name: str) -> Recorded:
 
 @cache
 def program_of(recorded: Recorded) -> Program:
-    """Return what a file holds.
+    """Return the program of a file.
 
     Raises:
-        ProgramError: when it is missing, damaged, or not what the checksum means.
+        ProgramError: when the file is missing or damaged, or has another checksum.
     """
-    found = load_program(recorded.path)
-    if recorded.checksum not in ("", found.checksum):
+    loaded = load_program(recorded.path)
+    if recorded.checksum not in ("", loaded.checksum):
         raise ProgramError(f"{recorded.path}: not the recording that its index names: record or fetch it again")
-    return found
+    return loaded
 
 
 def recording(name: str, family: str, side: str, description: str, recorded: Recorded) -> Workload:
     """Return a recording as a workload.
 
     Every seed draws the same program on the same machine, as it was recorded; `surroundings="drawn"` draws addresses,
-    machine, core, fragmentation and limits by the seed. What the program does is always the same.
+    machine, core, fragmentation and limits by the seed. The program itself is always the same.
 
     Args:
         name: unique.
-        family: workloads of one family stand on one side.
+        family: workloads of one family are on one side.
         side: "train", "validation" or "test".
         description: one line.
         recorded: its file.
@@ -95,26 +95,26 @@ def of_file(path: str | os.PathLike[str]) -> Workload:
         ProgramError: when the file is missing, damaged, or does not say where the program was mapped.
     """
     path = Path(path).resolve()
-    found = load_program(path)
-    if not {"mmap_base", "brk_start"} <= set(found.meta):
+    loaded = load_program(path)
+    if not {"mmap_base", "brk_start"} <= set(loaded.meta):
         raise ProgramError(f"{path}: it does not say where it was mapped, so no seed can move it: record it anew")
-    description = str(found.meta.get("description", path.stem))
-    return recording(path.stem, path.stem, "test", description, Recorded(str(path), found.checksum, reach(found)))
+    description = str(loaded.meta.get("description", path.stem))
+    return recording(path.stem, path.stem, "test", description, Recorded(str(path), loaded.checksum, reach(loaded)))
 
 
 def _sample(recorded: Recorded, rng: np.random.Generator) -> Instance:
-    found = program_of(recorded)
+    loaded = program_of(recorded)
     footprint = recorded.footprint
-    memory = -(-int(footprint * 1.25) // (4 * MIB)) * 4 * MIB + 64 * MIB if footprint else memory_for(found)
-    return Instance(found, MachineConfig(memory=memory))
+    memory = -(-int(footprint * 1.25) // (4 * MIB)) * 4 * MIB + 64 * MIB if footprint else memory_for(loaded)
+    return Instance(loaded, MachineConfig(memory=memory))
 
 
 def _elsewhere(recorded: Recorded, cores: tuple[str, ...], rng: np.random.Generator) -> Instance:
-    return elsewhere(program_of(recorded), rng, cores, partial(_fits, recorded), recorded.footprint)
+    return elsewhere(program_of(recorded), rng, cores, partial(_has_room, recorded), recorded.footprint)
 
 
 @cache
-def _fits(recorded: Recorded, pages: int) -> bool:
+def _has_room(recorded: Recorded, pages: int) -> bool:
     return fits(program_of(recorded), pages, _mapped(recorded))
 
 

@@ -13,15 +13,15 @@ from thp_workloads.surroundings import MIB, PAGE, pages, runs
 
 @dataclass(frozen=True, kw_only=True)
 class RedisDelete(Generator):
-    """HawkEye's Redis experiment: what large folios cost once most of what they hold has been deleted.
+    """HawkEye's Redis experiment: the cost of large folios after most of their content has been deleted.
 
-    Small values fill the heap; then a share of them, chosen at random, is deleted, and the allocator gives the free
-    pages back. Hardly a large folio loses all of its pages, so with large folios nothing becomes free, and the large
-    values that follow need memory of their own.
+    Small values fill the heap. Then a random share of them is deleted, and the allocator gives back the free pages.
+    Hardly any large folio loses all of its pages. So with large folios no memory becomes free, and the large values
+    that follow need more memory.
 
     Attributes:
         value: bytes of a small value.
-        small: share of the footprint that small values take; large values take the rest.
+        small: share of small values in the footprint; the other values are large.
         deleted: share of the small values that is deleted.
         large: bytes of a large value, each a mapping of its own.
         skew: Zipf exponent of the requests.
@@ -75,9 +75,9 @@ class RedisDelete(Generator):
         order = s.rng.permutation(number_of)[: int(number_of * self.deleted)]
         for i in s.phases(max(1, filling // 3)):
             first, count = part(len(order), i, max(1, filling // 3), 1)
-            gone = np.sort(order[first : first + count])
-            alive[gone] = False
-            for a, z in runs(gone):
+            keys = np.sort(order[first : first + count])
+            alive[keys] = False
+            for a, z in runs(keys):
                 s.b.advise("heap", a * value, (z - a) * value, "dontneed")
             self._request(s, alive, value, 1.0)
         large = pages(self.large)
@@ -100,15 +100,15 @@ class RedisDelete(Generator):
         if not there:
             s.idle(share)
             return
-        chosen = s.rng.choice(len(there), min(24, len(there)), replace=False)
-        weight = 1 / np.arange(1, len(chosen) + 1) ** self.skew
-        for k, w in zip(chosen, weight / weight.sum(), strict=True):
+        sample = s.rng.choice(len(there), min(24, len(there)), replace=False)
+        weight = 1 / np.arange(1, len(sample) + 1) ** self.skew
+        for k, w in zip(sample, weight / weight.sum(), strict=True):
             a, z = there[k]
             s.use("heap", a * value, (z - a) * value, "uniform", share * w, write=self.writes)
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> dict[str, Any]:
-        """Draw sizes of values and what is deleted."""
+        """Draw sizes of values and the deleted share."""
         return {
             "value": PAGE << int(rng.integers(0, 4)),
             "small": float(rng.uniform(0.4, 0.8)),

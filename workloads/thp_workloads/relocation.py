@@ -1,6 +1,6 @@
-"""A recorded program elsewhere: its addresses, its machine and what it finds there drawn anew, as from run to run.
+"""A recorded program in other surroundings: its addresses, its machine and the machine's state are drawn anew.
 
-Recordings are made without address space randomisation, on a machine of their own. Here the executable, the heap and
+Recordings are made without address space randomisation, each on one machine. Here the executable, the heap and
 the mappings move by whole pages as Linux moves them (arch/x86/mm/mmap.c, fs/binfmt_elf.c), which changes where aligned
 blocks lie; the machine, its fragmentation and its limits are drawn as for generators.
 """
@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from thp_env.machine import Machine, layout
-from thp_env.machine.operations import rows
+from thp_env.machine.operations import among, rows
 from thp_env.traces import Program, ProgramBuilder
 from thp_env.workload import Instance, memory_for, most_mapped
 from thp_workloads.surroundings import GIB, MIB, PAGE, Surroundings, bring_about, draw_surroundings
@@ -45,7 +45,7 @@ TRIES = 4
 """Places of the mappings that are drawn before they move by whole 2M only."""
 
 
-def moved(program: Program, down: int, up: int, heap: int) -> Program:
+def at_addresses(program: Program, down: int, up: int, heap: int) -> Program:
     """Return the program at other addresses.
 
     Args:
@@ -70,8 +70,8 @@ def moved(program: Program, down: int, up: int, heap: int) -> Program:
 
 def mapped(program: Program) -> list[int]:
     """Return how many bytes are mapped after each operation that maps or unmaps."""
-    ops = program.ops[np.isin(program.ops["op"], [layout.OPS.index(name) for name in MAPPING])]
-    resizing = np.flatnonzero(np.isin(ops["op"], [layout.OPS.index(name) for name in RESIZING]))
+    ops = program.ops[among(program.ops, *MAPPING)]
+    resizing = np.flatnonzero(among(ops, *RESIZING))
     machine, sizes = Machine(replace(program, ops=ops)), []
     for count in np.diff(resizing, prepend=-1).tolist():
         machine.run(ops=count, go_on=True)
@@ -80,28 +80,28 @@ def mapped(program: Program) -> list[int]:
 
 
 def fits(program: Program, pages: int, expected: list[int] | None = None) -> bool:
-    """Whether mappings may move by so many pages, besides whole 2M: none lands on another.
+    """Whether mappings may move by so many pages, besides whole 2M, without overlaps.
 
-    Linux puts long mappings at multiples of 2M wherever the rest is, so that what a recording has at fixed addresses
-    may come to lie under them.
+    Linux puts long mappings at multiples of 2M, independent of other mappings. So they can overlap with mappings that a
+    recording has at fixed addresses.
 
     Args:
-        program: as it was recorded.
+        program: the recorded one.
         pages: less than 2M.
-        expected: `mapped` of the program; None: find out.
+        expected: `mapped` of the program; None: compute it.
     """
-    return pages == 0 or mapped(moved(program, pages, 0, 0)) == (expected or mapped(program))
+    return pages == 0 or mapped(at_addresses(program, pages, 0, 0)) == (expected or mapped(program))
 
 
 def draw_place(program: Program, rng: np.random.Generator, may: Callable[[int], bool]) -> Program:
-    """Return the program with its addresses drawn anew; `may` says what `fits` does."""
-    drawn = [int(down) for down in rng.integers(RANDOM_PAGES, size=TRIES)]
-    down = next((n for n in drawn if may(n % PMD_PAGES)), drawn[0] // PMD_PAGES * PMD_PAGES)
-    return moved(program, down, int(rng.integers(RANDOM_PAGES)), int(rng.integers(BRK_PAGES)))
+    """Return the program with drawn addresses; `may` has the result of `fits`."""
+    offsets = [int(down) for down in rng.integers(RANDOM_PAGES, size=TRIES)]
+    down = next((n for n in offsets if may(n % PMD_PAGES)), offsets[0] // PMD_PAGES * PMD_PAGES)
+    return at_addresses(program, down, int(rng.integers(RANDOM_PAGES)), int(rng.integers(BRK_PAGES)))
 
 
 def surrounded(program: Program, around: Surroundings, seed: int) -> Program:
-    """Return the program with what happens before and around it, and another seed of its random choices."""
+    """Return the program with its surroundings, and another seed of its random choices."""
     before = ProgramBuilder("before")
     bring_about(before, around)
     limits = ProgramBuilder("limits")
@@ -116,12 +116,12 @@ def surrounded(program: Program, around: Surroundings, seed: int) -> Program:
 
 
 def reach(program: Program) -> int:
-    """Return about how many bytes a program takes at a time at most with 2M folios, whatever it maps.
+    """Return an estimate of the most bytes that a program uses at a time with 2M folios.
 
-    Of each region the 2M blocks count in which it touches pages at any time.
+    For each region, the 2M blocks count in which it touches pages at any time.
     """
     lengths: dict[int, int] = {}
-    for op in program.ops[np.isin(program.ops["op"], [layout.OPS.index(name) for name in ("mmap", "brk", "mremap")])]:
+    for op in program.ops[among(program.ops, "mmap", "brk", "mremap")]:
         region = int(op["region"])
         lengths[region] = max(lengths.get(region, 0), int(op["length"]))
     touches = program.ops[program.ops["op"] == layout.OPS.index("touch")]
@@ -143,14 +143,14 @@ def elsewhere(
     may: Callable[[int], bool] | None = None,
     footprint: int = 0,
 ) -> Instance:
-    """Draw where a recorded program runs.
+    """Draw the surroundings of a recorded program.
 
     Args:
         program: with `mmap_base` and `brk_start` in its meta.
         rng: the source of randomness.
         cores: names of cores.
-        may: `fits` of the program, for one that keeps what it found out; None: find out anew.
-        footprint: bytes that the machine is made for; 0: what the program maps.
+        may: `fits` of the program, if its results are stored; None: compute them.
+        footprint: bytes for which the machine is made; 0: the program's mapped memory.
     """
     footprint = footprint or int((memory_for(program) - 32 * MIB) / 1.25)
     touched = min(1.0, int(program.meta.get("touched_bytes", footprint)) / footprint)

@@ -1,6 +1,6 @@
-"""Who may see what: families, TLB cores and seeds are divided between training, validation and test.
+"""The split: families, TLB cores and seeds are divided between training, validation and test.
 
-Workloads of one family never stand on two sides, so that nobody trains on a relative of what is tested.
+Workloads of one family are never on two sides, so no agent is trained on a relative of a test program.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SEEDS = {"train": range(0, 1_000_000), "validation": range(1_000_000, 2_000_000)
 
 
 def side_of(family: str) -> str:
-    """Return the side on which a family stands.
+    """Return the side of a family.
 
     Raises:
         WorkloadError: when `FAMILIES` does not name it.
@@ -39,14 +39,14 @@ def side_of(family: str) -> str:
 
 
 def cores_of(side: str) -> tuple[str, ...]:
-    """Return the cores on which the workloads of a side run; every second episode of a test is on the one held out."""
-    known(side)
+    """Return the cores on which the workloads of a side run; every second test episode is on the held-out core."""
+    check_side(side)
     if side == "test":
         return TRAIN_CORES + (HELD_OUT_CORE,) * len(TRAIN_CORES)
     return TRAIN_CORES
 
 
-def known(side: str) -> str:
+def check_side(side: str) -> str:
     """Return the side.
 
     Raises:

@@ -67,7 +67,7 @@ class Surroundings:
     pressure: tuple[tuple[float, int], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what no machine can be like.
+        """Refuse impossible surroundings.
 
         Raises:
             ProgramError: naming the parameter.
@@ -124,7 +124,7 @@ def surround(b: ProgramBuilder, rng: np.random.Generator, around: Surroundings) 
 
 
 def bring_about(b: ProgramBuilder, around: Surroundings) -> None:
-    """Write what has happened to the machine's memory before the program starts."""
+    """Write the history of the machine's memory before the program starts."""
     if around.unmovable:
         b.pollute(around.unmovable)
     if around.unusable:

@@ -1,4 +1,4 @@
-"""What a workload does over time, seen from outside: the data behind its picture."""
+"""The behaviour of a workload over time: the data for its picture."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ CHUNK = 16
 
 @dataclass
 class Trail:
-    """One run, on an address axis that leaves out what nobody touches.
+    """One run, on an address axis without untouched memory.
 
     Attributes:
         seconds: edges of the time axis, `COLUMNS + 1` values.
-        vmas: which VMA covers a cell at a time, -1 for none; (CELLS, COLUMNS).
-        heat: real accesses per cell and time, as the program asks for them; (CELLS, COLUMNS).
-        roles: (name, middle cell) of what lies where.
-        mapped, resident: MiB over time, of VMAs that are written and of folios.
+        vmas: the VMA of a cell at a time, -1 for none; (CELLS, COLUMNS).
+        heat: real accesses of the program per cell and time; (CELLS, COLUMNS).
+        roles: (name, middle cell) of each role.
+        mapped, resident: MiB over time, of writable VMAs and of folios.
         resident_2m: MiB of folios over time when every folio that fits has 2M.
-        limit: MiB of the memory limit over time; NaN where there is none.
+        limit: MiB of the memory limit over time; NaN without a limit.
         freed: bytes given back by size of the piece, at powers of two from 4K to 2M and above.
     """
 
@@ -50,26 +50,26 @@ class _Axis:
     """Cells for the (process, address) ranges that a program uses."""
 
     def __init__(self, ranges: list[tuple[int, int, int]]) -> None:
-        merged: list[list[int]] = []
+        spans: list[list[int]] = []
         for process, start, end in sorted(ranges):
-            if merged and merged[-1][0] == process and start <= merged[-1][2] + 64 * 1024:
-                merged[-1][2] = max(merged[-1][2], end)
+            if spans and spans[-1][0] == process and start <= spans[-1][2] + 64 * 1024:
+                spans[-1][2] = max(spans[-1][2], end)
             else:
-                merged.append([process, start, end])
-        self.process, self.start, self.end = np.array(merged, np.int64).reshape(-1, 3).T
-        self.before = np.concatenate([[0], np.cumsum(self.end - self.start)])
+                spans.append([process, start, end])
+        self.process, self.start, self.end = np.array(spans, np.int64).reshape(-1, 3).T
+        self.offsets = np.concatenate([[0], np.cumsum(self.end - self.start)])
 
     def cells(self, process: int, start: int, end: int) -> list[tuple[int, int]]:
         """Return the half-open runs of cells that a range covers."""
-        found = []
-        size = max(1.0, self.before[-1] / CELLS)
-        chosen = (self.process == process) & (self.start < end) & (self.end > start)
-        for i in np.flatnonzero(chosen):
-            a = self.before[i] + max(start, self.start[i]) - self.start[i]
-            z = self.before[i] + min(end, self.end[i]) - self.start[i]
+        cells = []
+        size = max(1.0, self.offsets[-1] / CELLS)
+        mask = (self.process == process) & (self.start < end) & (self.end > start)
+        for i in np.flatnonzero(mask):
+            a = self.offsets[i] + max(start, self.start[i]) - self.start[i]
+            z = self.offsets[i] + min(end, self.end[i]) - self.start[i]
             first = min(CELLS - 1, int(a / size))
-            found.append((first, max(first + 1, min(CELLS, round(z / size)))))
-        return found
+            cells.append((first, max(first + 1, min(CELLS, round(z / size)))))
+        return cells
 
 
 @dataclass
@@ -111,7 +111,7 @@ def _run(instance: Instance, mask: int) -> tuple[list[_Step], list[_Look]]:
         machine.set_thp(order, "always")
     machine.set_default_orders(mask)
     steps, looks = [], []
-    every = max(1, len(instance.program) // (2 * COLUMNS))
+    interval = max(1, len(instance.program) // (2 * COLUMNS))
     for i, op in enumerate(instance.program.ops):
         begin = machine.clock_ps / 1e12
         if machine.position[0] != i:
@@ -119,7 +119,7 @@ def _run(instance: Instance, mask: int) -> tuple[list[_Step], list[_Look]]:
         machine.run(ops=1, go_on=True)
         name = layout.OPS[op["op"]]
         steps.append(_Step(op, name, begin, machine.clock_ps / 1e12, list(_uses(machine, op, name, begin))))
-        if i % every == 0 or i == len(instance.program) - 1:
+        if i % interval == 0 or i == len(instance.program) - 1:
             rows = [machine.process(name) for name in instance.program.processes]
             processes = {row[0]: number for number, row in enumerate(rows) if row}
             resident = machine.counters["nr_resident"]
@@ -141,16 +141,16 @@ def _uses(machine: Machine, op: np.void, name: str, begin: float) -> Iterator[_U
         records = program.accesses[int(of["first"]) : int(of["first"] + of["count"])]
         for region in np.unique(records["region"]).tolist():
             start = machine.region(program.regions[region])[0]
-            mine = records[records["region"] == region]
-            chunks, where = np.unique(mine["page"] // CHUNK, return_inverse=True)
-            numbers = np.bincount(where, mine["count"]) * float(op["weight"])
+            in_region = records[records["region"] == region]
+            chunks, inverse = np.unique(in_region["page"] // CHUNK, return_inverse=True)
+            numbers = np.bincount(inverse, in_region["count"]) * float(op["weight"])
             size = CHUNK * layout.PAGE_SIZE
             for chunk, number in zip(chunks.tolist(), numbers.tolist(), strict=True):
                 yield _Use(process, begin, end, start + chunk * size, size, region, number)
 
 
 def trail(instance: Instance) -> Trail:
-    """Run an instance twice, with folios of 4K and of 2M, and return what it did."""
+    """Run an instance twice, with folios of 4K and of 2M, and return its trail."""
     program = instance.program
     steps, looks = _run(instance, 1)
     looks_2m = _run(instance, 1 << layout.PMD_ORDER)[1]
@@ -177,7 +177,7 @@ def trail(instance: Instance) -> Trail:
         seconds, vmas, _heat(used, axis, seconds), _roles(used, axis, program.regions), mapped,
         np.array([looks[i].resident for i in at]) / 256,
         np.array([looks_2m[i].resident for i in np.minimum(at_2m, len(times_2m) - 1)]) / 256,
-        _limits(steps, middle), _freed(own),
+        _limits(steps, middle), _released_pages(own),
     )  # fmt: skip
 
 
@@ -200,7 +200,7 @@ def _roles(used: list[_Use], axis: _Axis, regions: tuple[str, ...]) -> list[tupl
         for a, z in axis.cells(u.process, u.start, u.start + u.length):
             cells.setdefault(role, set()).update(range(a, z))
     largest = sorted(cells.items(), key=lambda item: -len(item[1]))[:10]
-    return [(role, float(np.median(list(where)))) for role, where in largest]
+    return [(role, float(np.median(list(rows)))) for role, rows in largest]
 
 
 def _limits(steps: list[_Step], middle: np.ndarray) -> np.ndarray:
@@ -211,9 +211,9 @@ def _limits(steps: list[_Step], middle: np.ndarray) -> np.ndarray:
     return limit
 
 
-def _freed(own: list[_Step]) -> np.ndarray:
+def _released_pages(own: list[_Step]) -> np.ndarray:
     """Return bytes given back by size of the piece: 4K, 8K, ... 1M, 2M and above."""
-    freed = np.zeros(10)
+    totals = np.zeros(10)
     advice = {layout.ADVICE["dontneed"], layout.ADVICE.get("free", -1)}
     size = 0
     for s in own:
@@ -223,5 +223,5 @@ def _freed(own: list[_Step]) -> np.ndarray:
         elif not (s.name == "munmap" or (s.name == "advise" and int(fields(s.op)["advice"]) in advice)):
             continue
         if length:
-            freed[min(9, max(0, (length // 4096).bit_length() - 1))] += length
-    return freed
+            totals[min(9, max(0, (length // 4096).bit_length() - 1))] += length
+    return totals

@@ -1,4 +1,4 @@
-"""xsbench: lookups in large tables of which the hot part lies at the end of the address space."""
+"""xsbench: lookups in large tables, with the hot part at the end of the address space."""
 
 from __future__ import annotations
 

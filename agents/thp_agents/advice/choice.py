@@ -69,36 +69,37 @@ def pareto(figures: Sequence[Figures]) -> list[Figures]:
     """Return those that no other beats in CPU time, usage and p99 of faults together, by cost."""
     figures = distinct(figures)
     points = np.array([(f.cpu_ms, f.usage_mib, f.p99_us) for f in figures])
-    beaten = [bool(((points <= p).all(1) & (points < p).any(1)).any()) for p in points]
-    return sorted((f for f, worse in zip(figures, beaten, strict=True) if not worse), key=lambda f: f.cost_ms)
+    dominated = [bool(((points <= p).all(1) & (points < p).any(1)).any()) for p in points]
+    front = (f for f, is_dominated in zip(figures, dominated, strict=True) if not is_dominated)
+    return sorted(front, key=lambda f: f.cost_ms)
 
 
 def distinct(figures: Sequence[Figures]) -> list[Figures]:
     """Return the first of those that come to the same figures: a knob that changes nothing is left out."""
-    kept: dict[tuple[float, ...], Figures] = {}
+    first_of: dict[tuple[float, ...], Figures] = {}
     for f in figures:
-        kept.setdefault(tuple(float(f"{x:.4g}") for x in (f.cpu_ms, f.usage_mib, f.peak_mib, f.p99_us)), f)
-    return list(kept.values())
+        first_of.setdefault(tuple(float(f"{x:.4g}") for x in (f.cpu_ms, f.usage_mib, f.peak_mib, f.p99_us)), f)
+    return list(first_of.values())
 
 
 def search(simulator: Simulator, present: Setting) -> list[Figures]:
     """Try the declared space on one layout: every set of sizes, then steps from the cheapest settings on."""
-    tried = {f.setting: f for f in simulator.figures(first(simulator.programs, present))}
+    figures = {f.setting: f for f in simulator.figures(first(simulator.programs, present))}
 
     def rank(setting: Setting) -> tuple[float, int]:
-        return tried[setting].cost_ms, simplicity(setting, present)
+        return figures[setting].cost_ms, simplicity(setting, present)
 
-    seeds = sorted(tried, key=rank)[:STARTS]
+    seeds = sorted(figures, key=rank)[:STARTS]
     for _ in range(STEPS):
-        nearby = [n for s in seeds for n in around(s, simulator.programs[s.environment]) if n not in tried]
+        nearby = [n for s in seeds for n in around(s, simulator.programs[s.environment]) if n not in figures]
         if not nearby:
             break
-        tried |= {f.setting: f for f in simulator.figures(list(dict.fromkeys(nearby)))}
-        best = sorted(tried, key=rank)[:STARTS]
+        figures |= {f.setting: f for f in simulator.figures(list(dict.fromkeys(nearby)))}
+        best = sorted(figures, key=rank)[:STARTS]
         if best == seeds:
             break
         seeds = best
-    return list(tried.values())
+    return list(figures.values())
 
 
 def simplicity(setting: Setting, present: Setting) -> int:
@@ -122,29 +123,29 @@ def choose(simulator: Simulator, present: Setting, more_memory: float, cpu: floa
         more_memory: share of the present peak usage that advice may cost.
         cpu: CPU seconds of a native run under the present setting.
     """
-    tried = search(simulator, present)
-    order = distinct(sorted(tried, key=lambda f: (round(f.cost_ms, 3), simplicity(f.setting, present))))
-    limit = next(f for f in tried if f.setting == present).peak_mib * (1 + more_memory)
+    figures = search(simulator, present)
+    order = distinct(sorted(figures, key=lambda f: (round(f.cost_ms, 3), simplicity(f.setting, present))))
+    limit = next(f for f in figures if f.setting == present).peak_mib * (1 + more_memory)
     allowed = [f.setting for f in order if f.peak_mib <= limit]
     never = replace(NEVER, defrag=present.defrag, max_ptes_none=present.max_ptes_none)
     alone = [s for s in allowed if s.of_system == present.of_system and not s.advice and s != present]
-    wanted = [present, never, *alone[:1], *allowed[:FINALISTS], *(f.setting for f in pareto(order)[:FINALISTS])]
-    finalists = simulator.figures(list(dict.fromkeys(wanted)), simulator.layouts)
+    candidates = [present, never, *alone[:1], *allowed[:FINALISTS], *(f.setting for f in pareto(order)[:FINALISTS])]
+    finalists = simulator.figures(list(dict.fromkeys(candidates)), simulator.layouts)
     now, none = finalists[:2]
     finalists.sort(key=lambda f: simplicity(f.setting, present))
-    rest = 0.0 if cpu is None else cpu * 1e3 * (1 + simulator.longer / 2) - now.cpu_ms
+    other_cpu_ms = 0.0 if cpu is None else cpu * 1e3 * (1 + simulator.longer / 2) - now.cpu_ms
     limit = now.peak_mib * (1 + more_memory)
     within = [f for f in finalists if f.peak_mib <= limit]
     cheapest = min(f.cost_ms for f in within)
-    best = found = min((f for f in within if f.cost_ms <= cheapest + ALIKE * (now.cost_ms - cheapest)),
+    best = cheapest_within = min((f for f in within if f.cost_ms <= cheapest + ALIKE * (now.cost_ms - cheapest)),
                key=lambda f: (simplicity(f.setting, present), f.cost_ms))  # fmt: skip
-    saved = saving(best, now, rest)
+    saved = saving(best, now, other_cpu_ms)
     if saved[0] < WORTH or saved[1] <= 0:
         best = now
-    worth = WORTH * (now.cost_ms + rest)
+    worth = WORTH * (now.cost_ms + other_cpu_ms)
     beyond = [f for f in finalists if f.peak_mib > limit and f.cost_ms < best.cost_ms - worth]
     larger = min(beyond, key=lambda f: f.cost_ms, default=None)
     by_root = best is not now and best.setting.of_system != present.of_system
-    mine = [f for f in within if f.setting in alone[:1] and now.cost_ms - f.cost_ms > worth]
-    own = mine[0] if by_root and mine else None
-    return Choice(now, best, none, found, pareto(finalists), finalists, saved, rest, larger, own)
+    alternatives = [f for f in within if f.setting in alone[:1] and now.cost_ms - f.cost_ms > worth]
+    own = alternatives[0] if by_root and alternatives else None
+    return Choice(now, best, none, cheapest_within, pareto(finalists), finalists, saved, other_cpu_ms, larger, own)

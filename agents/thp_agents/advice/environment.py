@@ -57,7 +57,7 @@ def _owned(region: str) -> str:
     return name if owner[-1:].isdigit() and not owner.startswith("lib") else region
 
 
-def joined(tunable: Tunable, environment: Mapping[str, str]) -> dict[str, str]:
+def join_variables(tunable: Tunable, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variable with what it is set to already."""
     before = environment.get(tunable.name, "")
     return {tunable.name: f"{before}{tunable.joint}{tunable.value}" if before else tunable.value}

@@ -50,22 +50,22 @@ def files(setting: Setting, folder: Path = THP) -> dict[str, str]:
     Only `madvise` and `always` of the whole are told apart: a size's own file decides, where there is one.
     """
     sizes = dict(setting.sizes)
-    found = {}
+    contents = {}
     if has_mthp(folder) or not folder.exists():
         for order in layout.ORDERS:
-            found[f"hugepages-{4 << order}kB/enabled"] = sizes.get(order, "never")
+            contents[f"hugepages-{4 << order}kB/enabled"] = sizes.get(order, "never")
     else:
-        found["enabled"] = sizes.get(layout.PMD_ORDER, "never")
-    found["defrag"] = setting.defrag
-    found["khugepaged/max_ptes_none"] = str(setting.max_ptes_none)
-    return found
+        contents["enabled"] = sizes.get(layout.PMD_ORDER, "never")
+    contents["defrag"] = setting.defrag
+    contents["khugepaged/max_ptes_none"] = str(setting.max_ptes_none)
+    return contents
 
 
 def differing(setting: Setting, folder: Path = THP) -> dict[str, str]:
     """Return those of `files` that this host does not have as they are."""
-    wanted = files(setting, folder)
+    target = files(setting, folder)
     now = files(present(folder)[0], folder)
-    return {name: value for name, value in wanted.items() if now.get(name) != value}
+    return {name: value for name, value in target.items() if now.get(name) != value}
 
 
 def as_they_are(names: dict[str, str], folder: Path = THP) -> dict[str, str]:

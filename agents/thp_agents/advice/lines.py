@@ -31,10 +31,10 @@ def apply_and_undo(setting: Setting, present: Setting, command: Sequence[str], p
         lines += _sysfs(setting, folder)
     lines += _process(setting, command)
     for group, advice in setting.advice:
-        found = [at for at, of in mappings(program) if of == group]
-        lines += ["", f"# in the source, for {group} ({len(found)} in the recording):",
+        mapping_ops = [at for at, of in mappings(program) if of == group]
+        lines += ["", f"# in the source, for {group} ({len(mapping_ops)} in the recording):",
                   f"madvise(address, length, MADV_{advice.upper()});  /* right after the mmap */"]  # fmt: skip
-        for at in found[:SITES]:
+        for at in mapping_ops[:SITES]:
             op = program.ops[at]
             lines.append(f"#   operation {at} of the recording: mmap of {int(op['length']) >> 10} KiB, "
                          f"{program.regions[int(op['region'])]}")  # fmt: skip
@@ -43,22 +43,22 @@ def apply_and_undo(setting: Setting, present: Setting, command: Sequence[str], p
 
 
 def _sysfs(setting: Setting, folder: Path) -> list[str]:
-    wanted = differing(setting, folder)
-    if not wanted:
+    changes = differing(setting, folder)
+    if not changes:
         return []
-    before = as_they_are(wanted, folder)
-    lines = ["# apply, as root:", *(f"echo {value} > {folder / name}" for name, value in wanted.items())]
+    before = as_they_are(changes, folder)
+    lines = ["# apply, as root:", *(f"echo {value} > {folder / name}" for name, value in changes.items())]
     lines += ["# undo:", *(f"echo {value} > {folder / name}" for name, value in before.items())]
     lines += ["# at every start of the host, in /etc/tmpfiles.d/thp.conf:"]
-    return [*lines, *(f"w {folder / name} - - - - {value}" for name, value in wanted.items())]
+    return [*lines, *(f"w {folder / name} - - - - {value}" for name, value in changes.items())]
 
 
 def _process(setting: Setting, command: Sequence[str]) -> list[str]:
-    shown = shlex.join(command) or "COMMAND"
+    command_text = shlex.join(command) or "COMMAND"
     lines: list[str] = []
     if setting.environment:
         pairs = " ".join(f"{name}={shlex.quote(value)}" for name, value in setting.environment)
-        lines += ["", "# for this program, without root; undo by leaving it out:", f"{pairs} {shown}",
+        lines += ["", "# for this program, without root; undo by leaving it out:", f"{pairs} {command_text}",
                   "# or in its systemd unit:", "[Service]",
                   *(f'Environment="{name}={value}"' for name, value in setting.environment)]  # fmt: skip
     if setting.prctl:
@@ -67,7 +67,7 @@ def _process(setting: Setting, command: Sequence[str]) -> list[str]:
                 f"assert not ctypes.CDLL(None).prctl({PR_SET_THP_DISABLE}, 1, {flags}, 0, 0), 'the kernel refuses'; "
                 "os.execvp(sys.argv[1], sys.argv[1:])")  # fmt: skip
         lines += ["", "# for this program, without root: a wrapper that calls prctl(PR_SET_THP_DISABLE); undo by "
-                  "leaving it out:", f'python3 -c "{code}" {shown}']  # fmt: skip
+                  "leaving it out:", f'python3 -c "{code}" {command_text}']  # fmt: skip
         if flags:
             lines.append("# (the flag PR_THP_DISABLE_EXCEPT_ADVISED needs Linux 6.18)")
     return lines

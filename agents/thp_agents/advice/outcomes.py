@@ -10,13 +10,13 @@ from functools import cached_property
 import numpy as np
 from thp_workloads.relocation import draw_place, fits
 
-from thp_agents.advice.settings import Setting, booted
+from thp_agents.advice.settings import Setting, boot_setting
 from thp_env.machine import Machine, MachineConfig, layout
 from thp_env.machine.batch import Batch, Window
 from thp_env.machine.clock import COSTS
 from thp_env.machine.cores import DEFAULT_CORE
 from thp_env.machine.counters import TIMES, Counters
-from thp_env.machine.operations import OP_DTYPE, rows
+from thp_env.machine.operations import OP_DTYPE, among, rows
 from thp_env.machine.prices import PAGES_PER_MIB, Prices
 from thp_env.metrics import fault_percentile
 from thp_env.traces import Program
@@ -63,16 +63,16 @@ class Outcome:
         Args:
             longer: how often the second half is repeated after the run.
         """
-        ns = (self.counters.times + self._again * longer) / 1000
+        ns = (self.counters.times + self._second_half * longer) / 1000
         ns[TIMES.index("compute")] *= self.stretch
         return ns
 
     @property
-    def _again(self) -> np.ndarray:
+    def _second_half(self) -> np.ndarray:
         """Picoseconds by kind that a second half takes when it is repeated."""
-        again = (self.counters.times - self.half.times).astype(float)
-        again[KERNEL] *= self.churn
-        return again
+        second_half = (self.counters.times - self.half.times).astype(float)
+        second_half[KERNEL] *= self.churn
+        return second_half
 
     @property
     def churn(self) -> float:
@@ -84,7 +84,7 @@ class Outcome:
         """Return MiB times ms of memory in use, resident or not; `longer` as of `times`."""
         whole, half = self.counters["resident_page_us"], self.half["resident_page_us"]
         later = (whole - half) / max(1, self.counters.clock_ps - self.half.clock_ps)  # page-us for each ps
-        return (whole + later * float(self._again.sum()) * longer) / PAGES_PER_MIB / 1000 * self.stretch
+        return (whole + later * float(self._second_half.sum()) * longer) / PAGES_PER_MIB / 1000 * self.stretch
 
     @property
     def peak_mib(self) -> float:
@@ -169,11 +169,11 @@ def factors(spreads: Mapping[str, float], draws: int = DRAWS, seed: int = 0) -> 
         seed: draws them.
     """
     table = {name: cost.spread or ASSUMED_SPREAD for name, cost in COSTS.items()}
-    known = {**table, **spreads}
-    sigma = np.array([known[COST_OF_KIND[kind]] if kind in COST_OF_KIND else 0.0 for kind in TIMES]) / SIGMAS
-    drawn = np.exp(np.random.default_rng(seed).standard_normal((draws, len(TIMES))) * np.minimum(sigma, 1.0))
-    drawn[0] = 1.0
-    return drawn
+    ranges = {**table, **spreads}
+    sigma = np.array([ranges[COST_OF_KIND[kind]] if kind in COST_OF_KIND else 0.0 for kind in TIMES]) / SIGMAS
+    samples = np.exp(np.random.default_rng(seed).standard_normal((draws, len(TIMES))) * np.minimum(sigma, 1.0))
+    samples[0] = 1.0
+    return samples
 
 
 def places(program: Program, count: int, seed: int = 0) -> list[Program]:
@@ -181,12 +181,12 @@ def places(program: Program, count: int, seed: int = 0) -> list[Program]:
     if not {"mmap_base", "brk_start"} <= set(program.meta):
         return [program]
     rng = np.random.default_rng(seed)
-    known: dict[int, bool] = {}
+    placeable: dict[int, bool] = {}
 
     def may(pages: int) -> bool:
-        if pages not in known:
-            known[pages] = fits(program, pages)
-        return known[pages]
+        if pages not in placeable:
+            placeable[pages] = fits(program, pages)
+        return placeable[pages]
 
     return [program, *(draw_place(program, rng, may) for _ in range(count - 1))]
 
@@ -194,7 +194,7 @@ def places(program: Program, count: int, seed: int = 0) -> list[Program]:
 def half_way(program: Program) -> int:
     """Return how many simulated accesses of a program are done when half of its own time is over."""
     own = np.cumsum(program.own_ns)
-    accesses = np.isin(program.ops["op"], [layout.OPS.index(name) for name in ("touch", "access", "replay")])
+    accesses = among(program.ops, "touch", "access", "replay")
     done = np.cumsum(np.where(accesses, program.steps, 0))
     if not len(own) or own[-1] <= 0:
         return int(done[-1] // 2) if len(done) else 0
@@ -220,7 +220,7 @@ class Simulator:
                         for environment, program in programs.items()}  # fmt: skip
         plain = next(iter(self.programs.values()))
         self._stretch = {environment: _stretch(plain, program) for environment, program in programs.items()}
-        self._known: dict[tuple[Setting, int], Outcome] = {}
+        self._outcomes: dict[tuple[Setting, int], Outcome] = {}
         self.runs = 0
 
     @property
@@ -231,14 +231,15 @@ class Simulator:
     def figures(self, settings: Sequence[Setting], layouts: int = 1) -> list[Figures]:
         """Return what settings cost on the first layouts."""
         layouts = min(layouts, self.layouts)
-        jobs = [(s, i) for s in dict.fromkeys(settings) for i in range(layouts) if (s, i) not in self._known]
+        jobs = [(s, i) for s in dict.fromkeys(settings) for i in range(layouts) if (s, i) not in self._outcomes]
         for start in range(0, len(jobs), self.threads * 2):
             self._run(jobs[start : start + self.threads * 2])
-        return [Figures(s, tuple(self._known[s, i] for i in range(layouts)), self.longer, self.factors,
+        return [Figures(s, tuple(self._outcomes[s, i] for i in range(layouts)), self.longer, self.factors,
                         self.prices.memory) for s in settings]  # fmt: skip
 
     def _run(self, jobs: list[tuple[Setting, int]]) -> None:
-        machines = [booted(Instance(self._places[s.environment][i], self._config[s.environment]), s) for s, i in jobs]
+        places, config = self._places, self._config
+        machines = [boot_setting(Instance(places[s.environment][i], config[s.environment]), s) for s, i in jobs]
         batch = Batch(machines, self.threads)
         halves: list[Counters | None] = [None] * len(jobs)
         for accesses in sorted({self._half[s.environment] for s, _ in jobs}):
@@ -251,12 +252,12 @@ class Simulator:
             assert half is not None
             end = machine.counters
             p99 = fault_percentile(machine, 99)
-            self._known[job] = Outcome(end, half, p99, ended(machine),
+            self._outcomes[job] = Outcome(end, half, p99, end_processes(machine),
                                        self._stretch[job[0].environment])  # fmt: skip
         self.runs += len(jobs)
 
 
-def ended(machine: Machine) -> float:
+def end_processes(machine: Machine) -> float:
     """End all processes of a machine whose program is over; return the ns that it takes."""
     program, before = machine.program, machine.clock_ps
     alive = [i for i, name in enumerate(program.processes) if machine.process(name) is not None]

@@ -42,21 +42,21 @@ def first_touches(program: Program) -> str:
     heaps = set(select(program.ops, "brk")["region"].tolist())
     advised = select(program.ops, "advise")
     freed = advised[advised["advice"] == layout.ADVICE["dontneed"]]
-    given = {*select(program.ops, "munmap")["region"].tolist(), *freed["region"].tolist()}
+    freed_regions = {*select(program.ops, "munmap")["region"].tolist(), *freed["region"].tolist()}
     pages: dict[str, int] = {}
     back: dict[str, bool] = {}
     for region, count in enumerate(touched):
         if count:
             group = "the heap (brk)" if region in heaps else role(program.regions[region], lengths.get(region, 0))
             pages[group] = pages.get(group, 0) + int(count)
-            back[group] = back.get(group, False) or region in given
+            back[group] = back.get(group, False) or region in freed_regions
     total = sum(pages.values())
     if not total:
         return ""
     most = max(pages, key=lambda group: (pages[group], group))
-    where = most if most.startswith("the") else f"{most}"
+    place = most if most.startswith("the") else f"{most}"
     end = "part of which is given back" if back[most] else "of which nothing is given back before the end"
-    return (f"{pages[most] / total:.0%} of the {total / MIB_PAGES:,.1f} MiB that are touched at some time are {where}, "
+    return (f"{pages[most] / total:.0%} of the {total / MIB_PAGES:,.1f} MiB that are touched at some time are {place}, "
             f"{end}")  # fmt: skip
 
 
@@ -69,9 +69,9 @@ def where_time_goes(advised: Figures, present: Figures) -> str:
     savings = [(WORDS[kind], ms) for kind, ms in zip(TIMES, saved, strict=True)
             if kind in WORDS and abs(ms) > SMALL * total]  # fmt: skip
     savings += [("freeing memory at the end", float(ends))] if abs(ends) > SMALL * total else []
-    less = [f"{time(ms)} less in {word}" for word, ms in sorted(savings, key=lambda t: -t[1]) if ms > 0]
+    changes = [f"{time(ms)} less in {word}" for word, ms in sorted(savings, key=lambda t: -t[1]) if ms > 0]
     more = [f"{time(-ms)} more in {word}" for word, ms in sorted(savings, key=lambda t: t[1]) if ms < 0]
-    return ", ".join([*less, *more])
+    return ", ".join([*changes, *more])
 
 
 def sentence(choice: Choice, program: Program, length: str) -> str:

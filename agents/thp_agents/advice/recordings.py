@@ -14,7 +14,7 @@ from thp_workloads.recording.native_record import record_native
 from thp_workloads.recording.record import TUNABLES as COPYING
 from thp_workloads.recording.record import record
 
-from thp_agents.advice.environment import Pairs, Tunable, joined, tunables
+from thp_agents.advice.environment import Pairs, Tunable, join_variables, tunables
 from thp_agents.advice.trial import AdviceError, beside
 from thp_env.machine.layout import PAGE_SIZE
 from thp_env.traces import Program
@@ -40,10 +40,10 @@ class Recorded:
     notes: list[str]
 
 
-def recorder_for(cpu: float, asked: str) -> str:
+def recorder_for(cpu: float, recorder: str) -> str:
     """Return "valgrind" or "perf" for a program that takes so many CPU seconds."""
-    if asked != "auto":
-        return asked
+    if recorder != "auto":
+        return recorder
     return "valgrind" if cpu <= VALGRIND_SECONDS else "perf"
 
 
@@ -75,9 +75,10 @@ def recordings(
     programs: dict[Pairs, Program] = {(): plain}
     notes: list[str] = []
     for tunable in tunables(plain):
-        added = joined(tunable, {**os.environ, **environment})
+        variables = join_variables(tunable, {**os.environ, **environment})
         try:
-            programs[tuple(added.items())] = _record(command, {**environment, **added}, recorder, other, progress)
+            program = _record(command, {**environment, **variables}, recorder, other, progress)
+            programs[tuple(variables.items())] = program
         except ValueError as error:
             notes.append(f"{tunable.name}={tunable.value} was not tried: {error}")
     return Recorded(programs, time.monotonic() - start, notes)
@@ -86,14 +87,14 @@ def recordings(
 def _record(
     command: Sequence[str], environment: Mapping[str, str], recorder: str, other: Sequence[str] | None, progress: bool
 ) -> Program:
-    added = dict(environment)
+    variables = dict(environment)
     with beside(other), _silence():
         if recorder == "perf":
-            program = record_native(command, environment=added)
+            program = record_native(command, environment=variables)
         else:
-            if "GLIBC_TUNABLES" in added:
-                added["GLIBC_TUNABLES"] = f"{COPYING}:{added['GLIBC_TUNABLES']}"
-            program = record(command, environment=added, progress=progress)
+            if "GLIBC_TUNABLES" in variables:
+                variables["GLIBC_TUNABLES"] = f"{COPYING}:{variables['GLIBC_TUNABLES']}"
+            program = record(command, environment=variables, progress=progress)
     status = int(program.meta.get("exit_status", 0))
     if status:
         raise AdviceError(f"{shlex.join(command)[:80]} ended with status {status} while it was recorded by {recorder}")
@@ -104,14 +105,14 @@ def _record(
 def _silence() -> Iterator[None]:
     """Let what is run meanwhile read nothing, and write its output nowhere."""
     sys.stdout.flush()
-    kept = [(number, os.dup(number)) for number in (0, 1)]
+    saved_fds = [(number, os.dup(number)) for number in (0, 1)]
     nowhere = os.open(os.devnull, os.O_RDWR)
     try:
-        for number, _ in kept:
+        for number, _ in saved_fds:
             os.dup2(nowhere, number)
         yield
     finally:
-        for number, copy in kept:
+        for number, copy in saved_fds:
             os.dup2(copy, number)
             os.close(copy)
         os.close(nowhere)
@@ -119,5 +120,5 @@ def _silence() -> Iterator[None]:
 
 def why(tunable_pairs: Pairs, known: Sequence[Tunable]) -> str:
     """Return what variables do, for the reader."""
-    said = [t.what for t in known for name, value in tunable_pairs if t.name == name and t.value in value]
-    return "; ".join(said)
+    reasons = [t.what for t in known for name, value in tunable_pairs if t.name == name and t.value in value]
+    return "; ".join(reasons)

@@ -17,10 +17,10 @@ def picture(choice: Choice) -> Figure:
     """Draw CPU time against memory in use, coloured by the p99 of a fault; the front is joined."""
     figure = Figure(figsize=(10, 5), layout="constrained")
     ax = figure.subplots()
-    every = choice.finalists
-    drawn = ax.scatter([f.usage_mib for f in every], [f.cpu_ms for f in every], c=[f.p99_us for f in every], s=60,
-                       cmap="viridis")  # fmt: skip
-    figure.colorbar(drawn, label="p99 of a page fault, us")
+    finalists = choice.finalists
+    usage, cost, p99 = zip(*((f.usage_mib, f.cpu_ms, f.p99_us) for f in finalists), strict=True)
+    points = ax.scatter(usage, cost, c=p99, s=60, cmap="viridis")
+    figure.colorbar(points, label="p99 of a page fault, us")
     front = sorted(choice.front, key=lambda f: f.usage_mib)
     ax.plot([f.usage_mib for f in front], [f.cpu_ms for f in front], color="#999", lw=1, zorder=0)
     for figures, label, color in ((choice.present, "present", "#c33"), (choice.advised, "advice", "#282")):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from thp_env.machine import Machine, layout
-from thp_env.machine.operations import OP_DTYPE, blank, fields, select
+from thp_env.machine.operations import OP_DTYPE, among, blank, fields, select
 from thp_env.machine.sizes import NO_SIZE, SIZES, orders_of, sizes_of
 from thp_env.traces import Program
 from thp_env.workload import Instance
@@ -93,22 +93,22 @@ def role(region: str, length: int) -> str:
     image, _, name = region.rpartition(".")
     kind = "mappings" if re.fullmatch(r"m\d+", name) else re.sub(r"\d+$", "", name)
     size = 1 << max(length - 1, 1).bit_length()
-    shown = f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
+    size_text = f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
     owner = re.sub(r"\d+$", "", image)
-    return f"{kind} of up to {shown}" + (f" of {owner}" if owner else "")
+    return f"{kind} of up to {size_text}" + (f" of {owner}" if owner else "")
 
 
 def mappings(program: Program) -> list[tuple[int, str]]:
     """Return (operation, group) of each anonymous mapping that advice can be about."""
-    ops, found = program.ops, []
+    ops, roles_by_op = program.ops, []
     refused = layout.VM_FILE | layout.VM_NOHUGEPAGE | layout.VM_SHARED
     for at in np.flatnonzero(ops["op"] == layout.OPS.index("mmap")):
         op = fields(ops[at])
         name = program.regions[int(op["region"])]
         large = op["length"] >= LEAST * layout.PAGE_SIZE and name.rpartition(".")[2] != "stack"
         if large and op["flags"] & refused == 0:
-            found.append((int(at), role(name, int(op["length"]))))
-    return found
+            roles_by_op.append((int(at), role(name, int(op["length"]))))
+    return roles_by_op
 
 
 def groups(program: Program, most: int = GROUPS) -> list[str]:
@@ -126,40 +126,39 @@ def touched_pages(program: Program) -> np.ndarray:
 
     Of an access by a pattern all pages of its range count.
     """
-    found = [program.accesses["region"].astype(np.int64) << PAGE_BITS | program.accesses["page"]]
-    touch, access = (layout.OPS.index(name) for name in ("touch", "access"))
-    for op in program.ops[np.isin(program.ops["op"], (touch, access))]:
-        stride = int(fields(op)["stride"]) if op["op"] == touch else 0
+    parts = [program.accesses["region"].astype(np.int64) << PAGE_BITS | program.accesses["page"]]
+    for op in program.ops[among(program.ops, "touch", "access")]:
+        stride = int(fields(op)["stride"]) if op["op"] == layout.OPS.index("touch") else 0
         begin, end = int(op["offset"]), int(op["offset"]) + int(op["length"])
         pages = np.arange(begin, end, max(stride, layout.PAGE_SIZE), dtype=np.int64) // layout.PAGE_SIZE
-        found.append(int(op["region"]) << PAGE_BITS | pages)
-    return np.bincount(np.unique(np.concatenate(found)) >> PAGE_BITS, minlength=max(1, len(program.regions)))
+        parts.append(int(op["region"]) << PAGE_BITS | pages)
+    return np.bincount(np.unique(np.concatenate(parts)) >> PAGE_BITS, minlength=max(1, len(program.regions)))
 
 
-def applied(program: Program, setting: Setting) -> Program:
+def apply_setting(program: Program, setting: Setting) -> Program:
     """Return the program as it runs where its process and its mappings are advised."""
     ops = program.ops
     advised = dict(setting.advice)
-    where, added = [], []
+    positions, records = [], []
     if setting.prctl:
         op, of = blank("prctl")
         of["disable"], of["flags"] = 1, PRCTL_FLAGS[setting.prctl]
         op["process"] = ops["process"][0] if len(ops) else 0
-        where.append(0)
-        added.append(op)
+        positions.append(0)
+        records.append(op)
     for at, group in mappings(program) if advised else ():
         if group in advised:
             op, of = blank("advise")
             of["advice"] = layout.ADVICE[advised[group]]
             op["process"], op["region"], op["length"] = (ops[at][name] for name in ("process", "region", "length"))
-            where.append(at + 1)
-            added.append(op)
-    return replace(program, ops=np.insert(ops, where, np.array(added, OP_DTYPE))) if added else program
+            positions.append(at + 1)
+            records.append(op)
+    return replace(program, ops=np.insert(ops, positions, np.array(records, OP_DTYPE))) if records else program
 
 
-def booted(instance: Instance, setting: Setting) -> Machine:
+def boot_setting(instance: Instance, setting: Setting) -> Machine:
     """Return a machine at the start of a program under a setting."""
-    machine = Machine(applied(instance.program, setting), instance.config)
+    machine = Machine(apply_setting(instance.program, setting), instance.config)
     for order in layout.ORDERS:
         machine.set_thp(order, dict(setting.sizes).get(order, "never"))
     machine.set("defrag", layout.DEFRAG_MODES.index(setting.defrag))
@@ -184,25 +183,25 @@ def first(programs: Mapping[tuple[tuple[str, str], ...], Program], present: Sett
         programs: recordings by the environment that they were made in.
         present: what the host has.
     """
-    found = [present, replace(NEVER, defrag=present.defrag, max_ptes_none=present.max_ptes_none)]
+    settings = [present, replace(NEVER, defrag=present.defrag, max_ptes_none=present.max_ptes_none)]
     for environment, program in programs.items():
         base = replace(present, environment=environment)
-        found.append(base)
+        settings.append(base)
         modes = MODES if advises(program) else MODES[:1]
-        found += [base.with_sizes(orders_of(sizes), mode) for sizes in SETS for mode in modes]
-    return list(dict.fromkeys(found))
+        settings += [base.with_sizes(orders_of(sizes), mode) for sizes in SETS for mode in modes]
+    return list(dict.fromkeys(settings))
 
 
 def around(setting: Setting, program: Program) -> list[Setting]:
     """Return the settings one step away from one: its knobs, its prctl, and advice for each group of mappings."""
-    found = [replace(setting, defrag=defrag) for defrag in DEFRAGS]
-    found += [replace(setting, max_ptes_none=most) for most in MAX_PTES_NONE]
-    found += [replace(setting, prctl=prctl) for prctl in ("", *PRCTLS)]
+    neighbours = [replace(setting, defrag=defrag) for defrag in DEFRAGS]
+    neighbours += [replace(setting, max_ptes_none=most) for most in MAX_PTES_NONE]
+    neighbours += [replace(setting, prctl=prctl) for prctl in ("", *PRCTLS)]
     orders = sum(1 << order for order, _ in setting.sizes)
     for group in groups(program) if orders else ():
         others = tuple(pair for pair in setting.advice if pair[0] != group)
-        found.append(replace(setting, advice=others))
-        found.append(replace(setting, advice=(*others, (group, "nohugepage"))))
-        asked = setting.with_sizes(orders, "madvise")
-        found.append(replace(asked, advice=(*others, (group, "hugepage"))))
-    return [other for other in dict.fromkeys(found) if other != setting]
+        neighbours.append(replace(setting, advice=others))
+        neighbours.append(replace(setting, advice=(*others, (group, "nohugepage"))))
+        on_request = setting.with_sizes(orders, "madvise")
+        neighbours.append(replace(on_request, advice=(*others, (group, "hugepage"))))
+    return [other for other in dict.fromkeys(neighbours) if other != setting]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from thp_env.live.errors import LiveError
 from thp_env.live.settings import PR_SET_THP_DISABLE  # noqa: F401 -- what a wrapper calls
+from thp_env.processes import anonymous_bytes, children, family
 
 PR_SET_CHILD_SUBREAPER = 36
 LIMIT = 600
@@ -87,14 +88,14 @@ def run(
     if not command or shutil.which(command[0], path=environment.get("PATH")) is None:
         raise AdviceError(f"command not found: {command[0] if command else '(none)'}")
     name = os.path.basename(command[0])
-    with tempfile.TemporaryFile() as said, _reaping():
+    with tempfile.TemporaryFile() as output, _reaping():
         others = _children(os.getpid())
-        process, start = _started(command, environment, before, said.fileno(), listen), time.monotonic()
+        process, start = _start(command, environment, before, output.fileno(), listen), time.monotonic()
         watch = _Watch(process.pid)
         try:
-            status, used = _ended(process, start + limit)
+            status, used = _wait(process, start + limit)
         except BaseException:
-            _end(_family(process.pid))
+            _end({process.pid})
             process.wait()
             raise
         finally:
@@ -102,16 +103,16 @@ def run(
         seconds = time.monotonic() - start
         if status is None:
             raise AdviceError(f"{name} did not end within {limit:.0f} s: give it less to do, or end it from --beside")
-        if left := _children(os.getpid()) - others - {process.pid}:
-            _end(left)
-            for pid in left:
+        if orphans := _children(os.getpid()) - others - {process.pid}:
+            _end(orphans)
+            for pid in orphans:
                 os.waitpid(pid, 0)
             raise AdviceError(
-                f"{name} went on in the background (pid {min(left)}) and was ended: run it in the foreground "
+                f"{name} went on in the background (pid {min(orphans)}) and was ended: run it in the foreground "
                 "(daemonize no, -F, -D or --no-daemon, as it calls it)"
             )
-        said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
-        last = (said.read().decode(errors="replace").strip().splitlines() or [""])[-1][:200]
+        output.seek(max(0, output.seek(0, os.SEEK_END) - 4096))
+        last = (output.read().decode(errors="replace").strip().splitlines() or [""])[-1][:200]
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         raise AdviceError(f"{name} was ended by {signal.Signals(-code).name}: advice needs a run that succeeds")
@@ -122,8 +123,8 @@ def run(
     return Run(seconds, used.ru_utime + used.ru_stime, used.ru_minflt, watch.peak, watch.switched_off)
 
 
-def _started(
-    command: Sequence[str], environment: Mapping[str, str], before: Callable[[], None] | None, said: int, listen: bool
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], before: Callable[[], None] | None, output: int, listen: bool
 ) -> subprocess.Popen[bytes]:
     def prepare() -> None:
         os.setsid()
@@ -131,17 +132,17 @@ def _started(
             before()
 
     return subprocess.Popen(command, env=dict(environment), preexec_fn=prepare, stdin=subprocess.DEVNULL,
-                            stdout=said if listen else subprocess.DEVNULL, stderr=said)  # fmt: skip
+                            stdout=output if listen else subprocess.DEVNULL, stderr=output)  # fmt: skip
 
 
-def _ended(process: subprocess.Popen[bytes], until: float) -> tuple[int | None, os.struct_rusage]:  # type: ignore[name-defined]
+def _wait(process: subprocess.Popen[bytes], until: float) -> tuple[int | None, os.struct_rusage]:  # type: ignore[name-defined]
     pidfd = os.pidfd_open(process.pid)
     try:
         import select
 
         ready, _, _ = select.select([pidfd], [], [], max(0.0, until - time.monotonic()))
         if not ready:
-            _end(_family(process.pid))
+            _end({process.pid})
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         return (status if ready else None), used
@@ -163,11 +164,7 @@ def _reaping() -> Iterator[None]:
 
 
 def _children(pid: int) -> set[int]:
-    found: set[int] = set()
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            found |= set(map(int, (task / "children").read_text().split()))
-    return {child for child in found if _state(child) not in ("Z", "X", "")}
+    return {child for child in children(pid) if _state(child) not in ("Z", "X", "")}
 
 
 def _state(pid: int) -> str:
@@ -176,24 +173,15 @@ def _state(pid: int) -> str:
     return ""
 
 
-def _family(pid: int) -> set[int]:
-    found, todo = set(), [pid]
-    while todo:
-        one = todo.pop()
-        found.add(one)
-        todo += [child for child in _children(one) if child not in found]
-    return found
-
-
 def _end(pids: set[int]) -> None:
     """End processes that a run has started, with all their children."""
-    every = set().union(*(_family(pid) for pid in pids)) if pids else set()
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        for pid in every:
+    descendants = {descendant for pid in pids for descendant in family(pid)}
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in descendants:
             with suppress(ProcessLookupError):
-                os.kill(pid, how)
+                os.kill(pid, number)
         end = time.monotonic() + 2
-        while time.monotonic() < end and any(_state(pid) not in ("Z", "X", "") for pid in every):
+        while time.monotonic() < end and any(_state(pid) not in ("Z", "X", "") for pid in descendants):
             time.sleep(0.02)
 
 
@@ -209,11 +197,10 @@ class _Watch:
     def _look(self) -> None:
         while not self._over.wait(LOOK):
             anonymous = 0
-            for pid in _family(self._pid):
+            for pid in family(self._pid):
                 with suppress(OSError):
                     text = Path(f"/proc/{pid}/status").read_text()
-                    found = re.search(r"^RssAnon:\s+(\d+) kB", text, re.MULTILINE)
-                    anonymous += int(found[1]) * 1024 if found else 0
+                    anonymous += anonymous_bytes(text)
                     self.switched_off |= "\nTHP_enabled:\t0\n" in text
             self.peak = max(self.peak, anonymous)
 

@@ -16,7 +16,7 @@ from thp_agents.advice.host import differing
 from thp_agents.advice.outcomes import Figures
 from thp_agents.advice.settings import PRCTL_FLAGS, Setting
 from thp_agents.advice.trial import AdviceError, Run, beside, run
-from thp_env.live.settings import MEMORY_CGROUPS, PR_SET_THP_DISABLE, THP, Settings, changed, remove_folder
+from thp_env.live.settings import MEMORY_CGROUPS, PR_SET_THP_DISABLE, THP, Settings, remove_folder, temporary_settings
 
 CGROUP = "thp-env-verify"
 PEAKS = ("memory.max_usage_in_bytes", "memory.peak")
@@ -63,7 +63,7 @@ def needs_root(setting: Setting) -> bool:
 
 def verifiable(choice: Choice, root: bool) -> tuple[dict[str, Figures], list[str]]:
     """Return what can be run here, by label, and what has to be said of the rest."""
-    wanted = {"never": choice.never, "present": choice.present}
+    settings = {"never": choice.never, "present": choice.present}
     notes: list[str] = []
     best = choice.best
     label = "next best" if choice.leave else "advice"
@@ -74,13 +74,13 @@ def verifiable(choice: Choice, root: bool) -> tuple[dict[str, Figures], list[str
     elif needs_root(best.setting) and not root:
         notes.append(f"not verified: only root can set {best.setting.name}; run this with sudo")
     else:
-        wanted[label] = best
-    return wanted, notes
+        settings[label] = best
+    return settings, notes
 
 
 def verify(
     command: Sequence[str], environment: Mapping[str, str], choice: Choice, *, repeats: int,
-    other: Sequence[str] | None = None, tell: Callable[[str], None] = lambda text: None,
+    other: Sequence[str] | None = None, progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, Measured], list[str]]:  # fmt: skip
     """Run a command under `never` (by prctl), the present setting and what is advised, in turn.
 
@@ -90,7 +90,7 @@ def verify(
         choice: what is advised.
         repeats: rounds at most; fewer where the interval is narrow.
         other: a command that runs beside it.
-        tell: is told of each round.
+        progress: is told of each round.
 
     Returns:
         What was measured, by label, and what has to be said.
@@ -100,18 +100,18 @@ def verify(
         LiveError: when settings cannot be changed.
     """
     root = os.geteuid() == 0
-    wanted, notes = verifiable(choice, root)
-    measured = {label: Measured(figures.setting, figures) for label, figures in wanted.items()}
-    size = int(max(f.peak_mib for f in wanted.values()) * 1.25) * MIB
-    with changed({} if root else None) as settings:
+    figures_by_label, notes = verifiable(choice, root)
+    measured = {label: Measured(figures.setting, figures) for label, figures in figures_by_label.items()}
+    size = int(max(f.peak_mib for f in figures_by_label.values()) * 1.25) * MIB
+    with temporary_settings({} if root else None) as settings:
         group = _cgroup(settings) if root else None
         if group is None:
             notes.append("peak usage is anonymous memory in looks at it, for want of a control group")
         for turn in range(repeats):
             labels = [*measured]
             for label in labels[turn % len(labels) :] + labels[: turn % len(labels)]:
-                _one(measured[label], label, command, environment, settings if root else None, group, size, other)
-            tell(f"round {turn + 1}")
+                _trial(measured[label], label, command, environment, settings if root else None, group, size, other)
+            progress(f"round {turn + 1}")
             if turn + 1 >= LEAST and all(
                 half <= NARROW for _, half in (difference(m, measured["present"]) for m in measured.values())
             ):
@@ -119,7 +119,7 @@ def verify(
     return measured, notes
 
 
-def _one(
+def _trial(
     m: Measured, label: str, command: Sequence[str], environment: Mapping[str, str], settings: Settings | None,
     group: Path | None, size: int, other: Sequence[str] | None,
 ) -> None:  # fmt: skip
@@ -131,12 +131,13 @@ def _one(
     flags = 0 if label == "never" else PRCTL_FLAGS.get(m.setting.prctl)
     _warm(size)
     with beside(other):
-        got = run(command, {**os.environ, **environment, **dict(m.setting.environment)}, before=_before(group, flags))
-    m.runs.append(got)
-    m.usage.append(_peak(group) or got.peak)
+        variables = {**os.environ, **environment, **dict(m.setting.environment)}
+        trial = run(command, variables, before=_preparation(group, flags))
+    m.runs.append(trial)
+    m.usage.append(_peak(group) or trial.peak)
 
 
-def _before(group: Path | None, flags: int | None) -> Callable[[], None]:
+def _preparation(group: Path | None, flags: int | None) -> Callable[[], None]:
     def prepare() -> None:
         if group is not None:
             (group / "cgroup.procs").write_text(str(os.getpid()))
@@ -162,8 +163,8 @@ def _peak(group: Path | None) -> int:
 
 def _warm(size: int) -> None:
     """Take memory and give it back, so that a hypervisor has backed what the program will get."""
-    held: Any = np.ones(max(size, MIB), np.uint8)
-    del held
+    buffer: Any = np.ones(max(size, MIB), np.uint8)
+    del buffer
 
 
 def difference(m: Measured, present: Measured) -> tuple[float, float]:
@@ -176,21 +177,21 @@ def difference(m: Measured, present: Measured) -> tuple[float, float]:
     share = (present.cpu - m.cpu) / np.median(present.cpu)
     if len(share) < LEAST:
         return float(np.median(share)), float("inf")
-    drawn = np.random.default_rng(0).integers(len(share), size=(DRAWS, len(share)))
-    low, high = np.percentile(np.median(share[drawn], 1), (5, 95))
+    indices = np.random.default_rng(0).integers(len(share), size=(DRAWS, len(share)))
+    low, high = np.percentile(np.median(share[indices], 1), (5, 95))
     middle = float(np.median(share))
     return middle, float(max(high - middle, middle - low))
 
 
 def predicted(m: Measured, present: Measured) -> tuple[float, float, float]:
     """Return CPU seconds, faults and peak bytes: the present setting's as measured, and what the simulator adds."""
-    now, then = present.figures, m.figures
-    cpu = float(np.median(present.cpu)) + (_recorded(then) - _recorded(now)) / 1e3
-    faults = float(np.median([r.faults for r in present.runs])) + then.faults - now.faults
-    return cpu, faults, float(np.median(present.usage)) + (then.peak_mib - now.peak_mib) * MIB
+    now, advised = present.figures, m.figures
+    cpu = float(np.median(present.cpu)) + (_recorded_cpu_ms(advised) - _recorded_cpu_ms(now)) / 1e3
+    faults = float(np.median([r.faults for r in present.runs])) + advised.faults - now.faults
+    return cpu, faults, float(np.median(present.usage)) + (advised.peak_mib - now.peak_mib) * MIB
 
 
-def _recorded(figures: Figures) -> float:
+def _recorded_cpu_ms(figures: Figures) -> float:
     """Return the CPU ms of a run as long as it was recorded."""
     return float(np.mean([o.times().sum() + o.exit_ns for o in figures.outcomes])) / 1e6
 
@@ -234,11 +235,11 @@ def summary(choice: Choice, measured: Mapping[str, Measured], seconds: float) ->
     present = measured["present"]
     share, half = difference(m, present)
     cpu, faults, peak = predicted(m, present)
-    said = verdict(measured, choice.leave).partition(":")[0].lower()
-    hoped = 1 - cpu / float(np.median(present.cpu))
-    return [advice, f"{np.median(present.cpu):.2f}", f"{share:+.1%} ± {half:.1%}", f"{hoped:+.1%}",
+    outcome = verdict(measured, choice.leave).partition(":")[0].lower()
+    predicted_share = 1 - cpu / float(np.median(present.cpu))
+    return [advice, f"{np.median(present.cpu):.2f}", f"{share:+.1%} ± {half:.1%}", f"{predicted_share:+.1%}",
             f"{np.median([r.faults for r in m.runs]):,.0f}", f"{faults:,.0f}", f"{np.median(m.usage) / MIB:.1f}",
-            f"{peak / MIB:.1f}", f"{seconds:.0f}", said]  # fmt: skip
+            f"{peak / MIB:.1f}", f"{seconds:.0f}", outcome]  # fmt: skip
 
 
 def verdict(measured: Mapping[str, Measured], leave: bool) -> str:
@@ -250,23 +251,23 @@ def verdict(measured: Mapping[str, Measured], leave: bool) -> str:
         return f"Measured in {rounds} rounds; nothing was advised that could be verified here."
     share, half = difference(m, present)
     cpu, _, peak = predicted(m, present)
-    hoped = 1 - cpu / float(np.median(present.cpu))
+    predicted_share = 1 - cpu / float(np.median(present.cpu))
     used = float(np.median(m.usage))
     memory = "" if used <= peak * 1.05 + MIB else f" It used {(used - peak) / MIB:,.1f} MiB more than predicted."
-    got = f"{share:+.1%} ± {half:.1%} of CPU measured in {rounds} rounds, {hoped:+.1%} predicted"
+    result = f"{share:+.1%} ± {half:.1%} of CPU measured in {rounds} rounds, {predicted_share:+.1%} predicted"
     if half > max(BLURRED, abs(share)):
-        return f"Nothing can be said: {got}; this host is too busy."
+        return f"Nothing can be said: {result}; this host is too busy."
     if leave:
-        kept = share - half <= 0.005
-        return (f"Borne out: {m.setting.name} brings nothing that stands out ({got})." if kept else
-                f"No: {m.setting.name} would have been worth it ({got}).") + memory  # fmt: skip
+        no_worse = share - half <= 0.005
+        return (f"Borne out: {m.setting.name} brings nothing that stands out ({result})." if no_worse else
+                f"No: {m.setting.name} would have been worth it ({result}).") + memory  # fmt: skip
     if share + half < 0:
-        return f"No: it costs CPU time ({got}): leave it as it is." + memory
+        return f"No: it costs CPU time ({result}): leave it as it is." + memory
     if share - half <= 0:
-        return f"No: no gain stands out from noise ({got}): leave it as it is." + memory
-    if abs(share - hoped) > max(share * NEAR, half):
-        return f"In part: it gains, but not what was predicted ({got})." + memory
-    return f"Yes: {got}." + memory
+        return f"No: no gain stands out from noise ({result}): leave it as it is." + memory
+    if abs(share - predicted_share) > max(share * NEAR, half):
+        return f"In part: it gains, but not what was predicted ({result})." + memory
+    return f"Yes: {result}." + memory
 
 
 __all__ = ["AdviceError", "Measured", "difference", "predicted", "table", "verdict", "verifiable", "verify"]

@@ -1,6 +1,6 @@
-"""What is chosen on validation before the test side is run: the heuristic that savings count from, and the headline.
+"""The choice on validation, before the test side is run: the reference of savings, and the headline.
 
-The rule: the reference is the heuristic that saves most against Linux as it comes (`LINUX`), capped; the headline is
+The rule: the reference is the heuristic that saves most against Linux's defaults (`LINUX`), capped; the headline is
 the learned policy that saves most against the reference, capped. The choice is a file of the package with its table.
 """
 
@@ -40,7 +40,7 @@ class Row(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Choice(msgspec.Struct, forbid_unknown_fields=True):
-    """What was chosen, on what, and the table that it was chosen by."""
+    """A choice, its cases, and the table on which it is based."""
 
     reference: str
     headline: str | None
@@ -52,7 +52,7 @@ class Choice(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def load_choice(path: Path = CHOICE) -> Choice | None:
-    """Read what was chosen; None where nothing was.
+    """Read the choice; None if there is none.
 
     Raises:
         PolicyError: when the file is damaged.
@@ -83,12 +83,12 @@ def choose(comparison: Comparison, suite: str, programs: str) -> Choice:
 
 def _table(comparison: Comparison) -> list[Row]:
     rows: Sequence[str] = [n for n in comparison.ranking() if comparison.kinds.get(n) in ("heuristic", "learned")]
-    found = []
+    table = []
     for name in rows:
         saving, worst = comparison.saving(name), comparison.worst_workload(name)
         value, low, high = (round(v, 2) for v in saving)
-        found.append(Row(name, comparison.kinds[name], value, low, high, worst.name, round(worst.saving, 2)))
-    return found
+        table.append(Row(name, comparison.kinds[name], value, low, high, worst.name, round(worst.saving, 2)))
+    return table
 
 
 def save_choice(choice: Choice, path: Path = CHOICE) -> None:

@@ -1,8 +1,9 @@
-"""The clairvoyant: what a policy could save that knew what each of its decisions leads to.
+"""The clairvoyant: the saving of a policy that knows the effect of each of its decisions.
 
-It plays the program with the best of several base rules, and at the most telling decisions it tries every action on
-the true simulator, run to the end, and takes the cheapest. So it costs no more than any of its base rules in its
-windows, and what it saves is there to be had; it is greedy and decides where VmaOrder-v0 asks, so more may be.
+It runs the program with the best of several base rules. At the decisions that matter most it tries every action on the
+simulator itself, runs each to the end, and takes the cheapest. So it costs no more than any of its base rules with the
+same windows, and its saving is possible. It is greedy, and decides only where VmaOrder-v0 asks, so even more may be
+possible.
 """
 
 from __future__ import annotations
@@ -58,14 +59,14 @@ def solve(case: Case) -> Outcome:
     plays = {base: _play(base, workload, case.seed) for base in BASES}
     base = min(plays, key=lambda b: (plays[b].cost, b))
     telling = plays[base].telling
-    chosen = set(sorted(range(len(telling)), key=lambda i: (-telling[i], i))[:DECISIONS])
+    decision_points = set(sorted(range(len(telling)), key=lambda i: (-telling[i], i))[:DECISIONS])
     env, policy = _begin(base, workload, case.seed)
     view, number, choices = KernelView(env), 0, {"base": base}
     over = False
     while not over:
         action = 0
         if env.vma is not None:
-            if number in chosen:
+            if number in decision_points:
                 action = _best(env, policy)
                 if action:
                     choices[f"decision {number}"] = ACTIONS[action]
@@ -102,16 +103,16 @@ def _best(env: VmaOrderEnv, policy: LearnedPolicy) -> int:
     """Return the action whose run is the cheapest; doing nothing, unless another is cheaper."""
     actions = np.flatnonzero(env.action_masks())
     state = env.clone_state()
-    found: Mapping[str, Any] = state.task
-    costs = costs_of(env, found, policy, actions.tolist())
+    task_state: Mapping[str, Any] = state.task
+    costs = costs_of(env, task_state, policy, actions.tolist())
     env.restore_state(state)
     return int(actions[costs.argmin()])
 
 
 def decided_by() -> dict[str, Any]:
-    """Return what decides all results, whatever the case, as JSON has it."""
-    tried = {"bases": [*BASES], "arguments": ARGUMENTS, "decisions": DECISIONS, "first": FIRST}
-    return {"behaviour": BEHAVIOUR, "prices": asdict(Prices()), "search": tried}
+    """Return what determines all results, independent of the case, as JSON."""
+    search = {"bases": [*BASES], "arguments": ARGUMENTS, "decisions": DECISIONS, "first": FIRST}
+    return {"behaviour": BEHAVIOUR, "prices": asdict(Prices()), "search": search}
 
 
 CLAIRVOYANT = Reference("clairvoyant", "clairvoyant", solve, decided_by, FOLDER / "clairvoyant.json")

@@ -1,9 +1,9 @@
-"""How policies compare: what one saves against another, paired by instance, with intervals.
+"""Comparison of policies: the savings of one against another, paired by instance, with intervals.
 
 A saving is 100 log(cost of the reference / cost) on one instance: about percent, and the same in both directions. The
-mean runs over instances, then workloads, then families, so that each family counts alike. Beside it stands the capped
-mean, of which no instance counts more than `CAP`: a few programs on which a policy is many times cheaper or dearer do
-not decide alone. Intervals come from a hierarchical bootstrap: trainings, families, workloads and instances are drawn
+mean runs over instances, then workloads, then families, so that each family has the same weight. In the capped
+mean, no instance counts more than `CAP`, so a few programs on which a policy is many times cheaper or dearer do not
+decide alone. Intervals come from a hierarchical bootstrap: trainings, families, workloads and instances are drawn
 again with replacement, the same for all policies.
 """
 
@@ -43,16 +43,16 @@ class Interval(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A family or a workload, and what is saved there on average."""
+    """A family or a workload, and the mean saving there."""
 
     name: str
     saving: float
 
 
 def cost(run: Run, walk: float = 1.0, memory: float = 1.0) -> float:
-    """Return what a run cost in ns per access, with other prices of page walks and memory.
+    """Return the cost of a run in ns per access, with other prices of page walks and memory.
 
-    What did not run because memory ran out is charged as at the usual prices.
+    The charge for running out of memory keeps the usual prices.
     """
     m = run.metrics
     if walk == memory == 1:
@@ -133,20 +133,20 @@ class Comparison:
         return rows
 
     def savings(self, policy: str, capped: bool = True, against: str = "") -> np.ndarray:
-        """Return what a policy saves, paired by instance.
+        """Return the savings of a policy, paired by instance.
 
         Args:
             policy: its name.
             capped: whether `CAP` bounds each.
-            against: another policy; "": the reference. Of several trainings it counts with their mean log cost.
+            against: another policy; "": the reference. If it has several trainings, their mean log cost counts.
 
         Returns:
             100 log(cost of the other / cost), shape (trainings, instances).
         """
         logs = np.log(self.costs)
         other = logs[self.rows_of(against or self.reference)].mean(0)
-        saved = 100 * (other - logs[self.rows_of(policy)])
-        return saved.clip(-CAP, CAP) if capped else saved
+        log_savings = 100 * (other - logs[self.rows_of(policy)])
+        return log_savings.clip(-CAP, CAP) if capped else log_savings
 
     # -- means -------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class Comparison:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """What each instance counts in a mean over instances, workloads and families."""
+        """The weight of each instance in a mean over instances, workloads and families."""
         weights = np.zeros(len(self.instances))
         for workloads in self._nested.values():
             for columns in workloads.values():
@@ -176,7 +176,7 @@ class Comparison:
     def drawn_weights(self) -> np.ndarray:
         """The same of families, workloads and instances drawn again, shape (resamples, instances)."""
         rng = np.random.default_rng(self.seed)
-        drawn = np.zeros((self.resamples, len(self.instances)))
+        weights = np.zeros((self.resamples, len(self.instances)))
         count = len(self._nested)
         families = rng.multinomial(count, np.full(count, 1 / count), self.resamples)
         for f, workloads in enumerate(self._nested.values()):
@@ -184,8 +184,8 @@ class Comparison:
             times = rng.multinomial(families[:, f] * w, np.full(w, 1 / w))
             for k, columns in enumerate(workloads.values()):
                 n = len(columns)
-                drawn[:, columns] = rng.multinomial(times[:, k] * n, np.full(n, 1 / n)) / (count * w * n)
-        return drawn
+                weights[:, columns] = rng.multinomial(times[:, k] * n, np.full(n, 1 / n)) / (count * w * n)
+        return weights
 
     def _drawn_trainings(self, policy: str) -> np.ndarray:
         """How often each training of a policy is drawn, as a share, shape (resamples, trainings)."""
@@ -195,27 +195,27 @@ class Comparison:
 
     def saving(self, policy: str, capped: bool = True, against: str = "") -> Interval:
         """Return the mean of `savings` over trainings, instances, workloads and families."""
-        saved = self.savings(policy, capped, against)
-        value = float((saved @ self.weights).mean())
+        savings = self.savings(policy, capped, against)
+        value = float((savings @ self.weights).mean())
         rows = len(self.rows_of(policy)) + len(self.rows_of(against or self.reference))
         if len(self.instances) == 1 and rows == 2:
             return Interval(value, np.nan, np.nan)
-        drawn = self.drawn_weights @ saved.T  # (resamples, trainings)
-        low, high = np.percentile((drawn * self._drawn_trainings(policy)).sum(1), (2.5, 97.5)).tolist()
+        resampled = self.drawn_weights @ savings.T  # (resamples, trainings)
+        low, high = np.percentile((resampled * self._drawn_trainings(policy)).sum(1), (2.5, 97.5)).tolist()
         return Interval(value, low, high)
 
     def by_family(self, policy: str, capped: bool = True) -> dict[str, float]:
         """Return the mean saving in each family."""
-        saved = self.savings(policy, capped).mean(0)
+        savings = self.savings(policy, capped).mean(0)
         return {
-            family: float(np.mean([saved[columns].mean() for columns in workloads.values()]))
+            family: float(np.mean([savings[columns].mean() for columns in workloads.values()]))
             for family, workloads in self._nested.items()
         }
 
     def by_workload(self, policy: str, capped: bool = False, against: str = "") -> dict[str, float]:
         """Return the mean saving of each workload."""
-        saved = self.savings(policy, capped, against).mean(0)
-        return {w: float(saved[c].mean()) for workloads in self._nested.values() for w, c in workloads.items()}
+        savings = self.savings(policy, capped, against).mean(0)
+        return {w: float(savings[c].mean()) for workloads in self._nested.values() for w, c in workloads.items()}
 
     def worst_family(self, policy: str) -> Place:
         """Return the family in which a policy saves least, capped."""
@@ -228,19 +228,19 @@ class Comparison:
 
     def cheaper(self, policy: str) -> float:
         """Return the share of paired instances on which a policy is cheaper than the reference; ties count half."""
-        saved = self.savings(policy, capped=False)
-        better = (saved > 1e-9) + 0.5 * (np.abs(saved) <= 1e-9)
-        return float((better @ self.weights).mean())
+        savings = self.savings(policy, capped=False)
+        wins = (savings > 1e-9) + 0.5 * (np.abs(savings) <= 1e-9)
+        return float((wins @ self.weights).mean())
 
     def ratio(self, policy: str, metric: str) -> float:
         """Return the geometric mean of a metric divided by the reference's, as means of savings go; NaN without any."""
         figures = self._figures(lambda run: run.metrics.get(metric, 0.0))
-        mine, theirs = figures[self.rows_of(policy)].mean(0), figures[self.rows_of(self.reference)].mean(0)
-        both = (mine > 0) & (theirs > 0)
+        of_policy, of_reference = figures[self.rows_of(policy)].mean(0), figures[self.rows_of(self.reference)].mean(0)
+        both = (of_policy > 0) & (of_reference > 0)
         if not both.any():
             return float("nan")
         weights = self.weights[both]
-        return float(np.exp(np.log(mine[both] / theirs[both]) @ weights / weights.sum()))
+        return float(np.exp(np.log(of_policy[both] / of_reference[both]) @ weights / weights.sum()))
 
     def share_of(self, policy: str, bound: str) -> float:
         """Return which share of another's saving a policy reaches; NaN where the other saves less than 1."""
@@ -259,7 +259,7 @@ class Comparison:
     # -- other prices ------------------------------------------------------------------------------
 
     def priced(self, walk: float, memory: float) -> Comparison:
-        """Return the same at other prices; what policies did was decided at the usual ones."""
+        """Return the comparison at other prices; the policies decided at the usual ones."""
         if (walk, memory) == (self.walk, self.memory):
             return self
         return Comparison(self.runs, self.reference, self.kinds, walk, memory, self.resamples, self.seed)

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.spaces import Discrete
 
 import thp_env  # noqa: F401 -- registers the environments
-from thp_agents.policy import Policy, PolicyError, checked
+from thp_agents.policy import Policy, PolicyError, check_policy
 from thp_agents.view import KernelView
 from thp_env.envs.env import ThpEnv
 from thp_env.envs.rendering import folio_map
@@ -42,13 +42,13 @@ class Run:
     """One policy on one workload with one seed.
 
     Attributes:
-        policy, workload, seed: what ran.
+        policy, workload, seed: of the run.
         metrics: of `thp_env.metrics.run_metrics`, and `reward`, the sum of the rewards.
-        decisions: how many there were.
+        decisions: their number.
         reason: "done" or "oom".
-        frames: the address space over time, if asked for.
+        frames: pictures of the address space over time, if requested.
         training: seed of the policy's training; 0 for heuristics.
-        key: what tells the policy from others, its file included.
+        key: distinguishes the policy from others, with its file.
         family, size: of the workload.
     """
 
@@ -79,7 +79,7 @@ def look(env: ThpEnv, cells: int = CELLS) -> Frame:
 
 
 def environment(policy: Policy, workload: Any, reward: str = "total_time") -> ThpEnv:
-    """Return the environment that a policy decides in, its sizes in force from the first instruction.
+    """Return the environment of a policy, with its default sizes from the first instruction on.
 
     Args:
         policy: what decides.
@@ -89,10 +89,10 @@ def environment(policy: Policy, workload: Any, reward: str = "total_time") -> Th
     Raises:
         PolicyError: when the policy lacks something, or its arguments fit no environment.
     """
-    checked(policy, f"policy {getattr(policy, 'name', '')}")
-    made = {"workload": workload, "reward": reward, "default_sizes": policy.default_sizes, "shadow_tlb": True}
+    check_policy(policy, f"policy {getattr(policy, 'name', '')}")
+    arguments = {"workload": workload, "reward": reward, "default_sizes": policy.default_sizes, "shadow_tlb": True}
     try:
-        env = gymnasium.make(policy.environment, disable_env_checker=True, **made | dict(policy.arguments))
+        env = gymnasium.make(policy.environment, disable_env_checker=True, **arguments | dict(policy.arguments))
     except (TypeError, ValueError) as error:
         raise PolicyError(f"policy {policy.name}: {policy.environment} cannot be made: {error}") from error
     return env.unwrapped  # type: ignore[return-value]
@@ -121,15 +121,15 @@ def evaluate_one(
     total, decisions, over = 0.0, 0, False
     info: dict[str, Any] = {}
     pictures: list[Frame] = []
-    every = 1
+    frame_interval = 1
     while not over:
         action = view.no_op
         if env.task.status[0] not in REASONS:  # else the program ended before there was anything to decide
             action = checked_action(policy, env, ask(policy, policy.decide, observation, view))
-        if frames and decisions % every == 0:
+        if frames and decisions % frame_interval == 0:
             pictures.append(look(env))
             if len(pictures) >= 2 * frames:
-                pictures, every = pictures[::2], every * 2
+                pictures, frame_interval = pictures[::2], frame_interval * 2
         observation, reward_value, over, _, info = env.step(action)
         total += float(reward_value)
         decisions += 1
@@ -143,10 +143,10 @@ def evaluate_one(
 
 
 def checked_action(policy: Policy, env: ThpEnv, answer: Any) -> Any:
-    """Return what a policy chose as an action of its environment.
+    """Return a policy's answer as an action of its environment.
 
     Raises:
-        PolicyError: when it is none.
+        PolicyError: when it is not an action.
     """
     space = env.action_space
     if isinstance(space, Discrete):
@@ -160,10 +160,10 @@ def checked_action(policy: Policy, env: ThpEnv, answer: Any) -> Any:
 
 
 def ask(policy: Policy, verb: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a policy's verb.
+    """Call a method of a policy.
 
     Raises:
-        PolicyError: for whatever it raises.
+        PolicyError: for any exception of the method.
     """
     try:
         return verb(*arguments)

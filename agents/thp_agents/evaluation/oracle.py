@@ -1,7 +1,7 @@
 """The static oracle: the best fixed sizes for each group of VMAs, known in advance.
 
-What the search finds never costs more than the best of the fixed settings for all VMAs. It need not be the best of
-all combinations, and it bounds nothing: a policy may change its mind during a run, the oracle may not.
+The result of the search never costs more than the best fixed setting for all VMAs. It need not be the best of all
+combinations, and it is no bound: a policy may change sizes during a run, and the oracle may not.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def solve(case: Case) -> Outcome:
 
 
 def decided_by() -> dict[str, Any]:
-    """Return what decides all results, whatever the case, as JSON has it."""
-    tried = {"settings": [*SETTINGS.values()], "candidates": [*CANDIDATES], "groups": GROUPS, "rounds": ROUNDS}
-    return {"behaviour": BEHAVIOUR, "prices": asdict(Prices()), "search": tried}
+    """Return what determines all results, independent of the case, as JSON."""
+    search_space = {"settings": [*SETTINGS.values()], "candidates": [*CANDIDATES], "groups": GROUPS, "rounds": ROUNDS}
+    return {"behaviour": BEHAVIOUR, "prices": asdict(Prices()), "search": search_space}
 
 
 STATIC_ORACLE = Reference("static_oracle", "static oracle", solve, decided_by, FOLDER / "oracle.json")

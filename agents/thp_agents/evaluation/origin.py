@@ -1,9 +1,9 @@
-"""What decides a result: code, as digests that results are kept by.
+"""Digests of the code that determines a result; stored results are keyed by them.
 
-The rule: a policy's code is the source of the module that its class is defined in, and of what that imports. Imports
+The rule: a policy's code is the source of the module that defines its class, and of that module's imports. Imports
 are followed within its package, to modules that are not installed, to those of `thp_agents`, and to the parts of
 `thp_env` that `FOLLOWED` names: environments, metrics and prices. `BEHAVIOUR` stands for the simulator itself; other
-installed packages and the standard library do not count. What a policy reads from files of its own is not seen.
+installed packages and the standard library do not count. Files that a policy reads are not seen.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ RUNNER = "thp_agents.evaluation.episode"
 
 
 def policy_code(policy: Any, spec: str) -> str:
-    """Return the digest of the code that decides what a policy does.
+    """Return the digest of the code that determines a policy's decisions.
 
     Args:
-        policy: made.
-        spec: what it was made from, as `find_policy` takes it.
+        policy: the object.
+        spec: of the policy, for `find_policy`.
     """
-    named = [spec.partition(":")[0]] if ":" in spec else []
-    return code_digest([RUNNER, *named, *_classes(policy, set())])
+    modules = [spec.partition(":")[0]] if ":" in spec else []
+    return code_digest([RUNNER, *modules, *_classes(policy, set())])
 
 
 def code_digest(modules: Iterable[str]) -> str:
-    """Return a digest of modules' source and of what they build on."""
+    """Return a digest of the source of modules and of their imports."""
     waiting = list(modules)
     own = {name.partition(".")[0] for name in waiting}
     sources: dict[str, bytes] = {}
@@ -46,10 +46,10 @@ def code_digest(modules: Iterable[str]) -> str:
         if name in sources or not (path := _file(name, own)):
             continue
         sources[name] = path.read_bytes()
-        ours, parent = _is(name, FOLLOWED), name.rpartition(".")[0]
-        if not ours and parent:
+        is_followed, parent = _is(name, FOLLOWED), name.rpartition(".")[0]
+        if not is_followed and parent:
             waiting.append(parent)  # whose __init__ ran first
-        for base, parts in _imports(sources[name], name if path.name == "__init__.py" else parent, ours):
+        for base, parts in _imports(sources[name], name if path.name == "__init__.py" else parent, is_followed):
             inside = [part for part in (f"{base}.{p}" for p in parts) if _file(part, own)]
             waiting += inside if inside and len(inside) == len(parts) else [base, *inside]
     digest = hashlib.sha256()
@@ -58,15 +58,15 @@ def code_digest(modules: Iterable[str]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _classes(thing: Any, seen: set[int]) -> Iterator[str]:
+def _classes(owner: Any, visited: set[int]) -> Iterator[str]:
     """Yield the modules of the classes of a policy and of the policies that it holds."""
-    if id(thing) in seen:
+    if id(owner) in visited:
         return
-    seen.add(id(thing))
-    yield type(thing).__module__
-    for value in getattr(thing, "__dict__", {}).values():
+    visited.add(id(owner))
+    yield type(owner).__module__
+    for value in getattr(owner, "__dict__", {}).values():
         if hasattr(value, "decide"):
-            yield from _classes(value, seen)
+            yield from _classes(value, visited)
 
 
 @cache
@@ -76,18 +76,18 @@ def _imports(source: bytes, package: str, outermost: bool) -> tuple[tuple[str, t
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # no source, such as an extension module's
         return ()
-    found: list[tuple[str, tuple[str, ...]]] = []
+    imports: list[tuple[str, tuple[str, ...]]] = []
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Import):
-            found += [(alias.name, ()) for alias in node.names]
+            imports += [(alias.name, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
-            found.append((_absolute(base, package), tuple(alias.name for alias in node.names)))
+            imports.append((_absolute(base, package), tuple(alias.name for alias in node.names)))
         elif not ((outermost and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)) or _for_types(node)):
             waiting += ast.iter_child_nodes(node)
-    return tuple(found)
+    return tuple(imports)
 
 
 def _for_types(node: ast.AST) -> bool:

@@ -1,7 +1,7 @@
-"""One loop over many jobs: here, on several processes, or on a Ray cluster, with the same results.
+"""One loop over many jobs: in this process, in several, or on a Ray cluster, with the same results.
 
-A worker that dies (the kernel runs out of memory, a library crashes) is told with the name of its job, which is done
-once more when all others are under way, and left out when it kills its worker again. The others complete.
+A worker that dies (the kernel runs out of memory, a library crashes) is reported with the name of its job. The job
+is repeated once when all others have been started, and left out if it kills its worker again. The others complete.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Lost:
-    """Stands for the result of a job that is left out.
+    """The result of a job that is left out.
 
     Attributes:
         reason: in words.
@@ -38,18 +38,18 @@ def map_jobs(
     work: Callable[[Job], Result], jobs: Sequence[Job], processes: int = 1, ray: str | None = None,
     named: Callable[[Job], str] = str,
 ) -> Generator[tuple[Job, Result | Lost], None, None]:  # fmt: skip
-    """Yield each job with its result, in the order in which they are done.
+    """Yield each job with its result, in the order in which the jobs end.
 
     Args:
-        work: a function of a module, for a process of its own to find.
-        jobs: what to do; hashable.
+        work: a function at the top level of a module, so that another process finds it.
+        jobs: hashable.
         processes: to work in; 1: this one.
         ray: address of a Ray cluster, "" for a new local one; None: no Ray. A task whose worker is lost is repeated.
-        named: what to call a job whose worker died, or whose program cannot be run to its end.
+        named: returns the name of a job in messages.
 
     Raises:
         MachineError: when the program of a job cannot be run to its end, naming the job.
-        ValueError: when Ray is asked for and not installed.
+        ValueError: when Ray is requested but not installed.
     """
     if ray is not None:
         yield from _on_ray(work, jobs, ray, named)
@@ -71,8 +71,8 @@ def _named_in_errors(name: str) -> Iterator[None]:
         raise MachineError(f"{name}: {error}") from error
 
 
-def completed(results: Iterator[tuple[Job, Result | Lost]]) -> Iterator[tuple[Job, Result]]:
-    """Leave out jobs that were lost; that has been told."""
+def without_lost(results: Iterator[tuple[Job, Result | Lost]]) -> Iterator[tuple[Job, Result]]:
+    """Leave out lost jobs, which have been reported."""
     return ((job, result) for job, result in results if not isinstance(result, Lost))
 
 
@@ -82,7 +82,7 @@ def completed(results: Iterator[tuple[Job, Result | Lost]]) -> Iterator[tuple[Jo
 def _on_processes(
     work: Callable[[Job], Result], jobs: Sequence[Job], processes: int, named: Callable[[Job], str]
 ) -> Iterator[tuple[Job, Result | Lost]]:
-    waiting, repeated = deque(jobs), set[Job]()
+    waiting, retries = deque(jobs), set[Job]()
     busy: dict[Any, tuple[Worker, Job]] = {}  # by the worker's connection
     workers = list[Worker]()
     try:
@@ -103,9 +103,9 @@ def _on_processes(
                     workers.remove(worker)
                     worker.end()
                     workers.append(worker := Worker())
-                    if job not in repeated:
+                    if job not in retries:
                         _tell(f"a worker was {died} while it did {named(job)}, which is done once more")
-                        repeated.add(job)
+                        retries.add(job)
                         waiting.append(job)
                         idle.append(worker)
                         continue
@@ -132,7 +132,7 @@ def _on_ray(
         import ray
     except ImportError:
         raise ValueError("--ray needs Ray: pip install 'thp-env[ray]'") from None
-    gone = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
+    death_errors = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
     if not ray.is_initialized():
         ray.init(address=address or "local", log_to_driver=False)
     task = ray.remote(_call).options(max_retries=5)
@@ -145,7 +145,7 @@ def _on_ray(
                 with _named_in_errors(named(job_of[reference])):
                     answer = ray.get(reference)
                 yield answer
-            except gone as error:
+            except death_errors as error:
                 _tell(f"workers died while they did {named(job_of[reference])}; it is left out")
                 yield job_of[reference], Lost(f"its workers died: {type(error).__name__}")
 

@@ -59,7 +59,7 @@ def address_space(runs: Sequence[Run]) -> Figure:
 
 
 def costs(runs: Sequence[Run]) -> Figure:
-    """Draw what each policy costs, by term."""
+    """Draw the cost of each policy, by term."""
     names = by_reward(runs)[::-1]
     figure = Figure(figsize=(10, 0.42 * len(names) + 1.2), layout="constrained")
     ax = figure.subplots()
@@ -74,7 +74,7 @@ def costs(runs: Sequence[Run]) -> Figure:
 
 
 def curve_picture(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
-    """Draw what agents saved while they were trained.
+    """Draw the savings of agents during their training.
 
     Args:
         curves: of each agent (decisions, mean return of the last 100 episodes).
@@ -91,7 +91,7 @@ def curve_picture(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
 
 
 def savings_picture(results: Results) -> Figure:
-    """Draw what each policy saves against the reference, capped, with its interval, and the saving in each family."""
+    """Draw each policy's saving against the reference, capped, with its interval, and its saving in each family."""
     c = results.comparison
     names = c.ranking()[::-1]
     figure = Figure(figsize=(10, 0.32 * len(names) + 1.4), layout="constrained")

@@ -57,10 +57,10 @@ class Components(NamedTuple):
 
 
 def components(comparison: Comparison, policy: str) -> Components:
-    """Estimate the variances of what a policy saves against the reference, each pair capped."""
-    saved = comparison.savings(policy)
+    """Estimate the variances of a policy's savings against the reference, each pair capped."""
+    savings = comparison.savings(policy)
     by_family: dict[str, dict[str, list[float]]] = {}
-    for (family, workload, _), value in zip(comparison.instances, saved.mean(0).tolist(), strict=True):
+    for (family, workload, _), value in zip(comparison.instances, savings.mean(0).tolist(), strict=True):
         by_family.setdefault(family, {}).setdefault(workload, []).append(value)
     groups = [list(workloads.values()) for workloads in by_family.values()]
     instances = _mean([float(np.var(g, ddof=1)) for of in groups for g in of if len(g) > 1])
@@ -71,7 +71,7 @@ def components(comparison: Comparison, policy: str) -> Components:
     noise = _mean([(workloads + n) / len(m) for m, n in zip(means, of_mean, strict=True)])
     overall = [float(np.mean(m)) for m in means]
     families = max(0.0, float(np.var(overall, ddof=1)) - noise) if len(overall) > 1 else 0.0
-    of_training = saved @ comparison.weights
+    of_training = savings @ comparison.weights
     trainings = float(np.var(of_training, ddof=1)) if len(of_training) > 1 else 0.0
     return Components(families, workloads, instances, trainings)
 
@@ -85,12 +85,12 @@ def power_table(comparison: Comparison, policy: str, lead: float = LEAD) -> tupl
 
     The last column is the chance with as many families as the comparison has.
     """
-    found = components(comparison, policy)
+    variance = components(comparison, policy)
     trainings, families = len(comparison.rows_of(policy)), len(comparison.families)
     rows = []
     for workloads in (1, 2, 3):
         for instances in (1, 4, 8, 16):
-            needed = found.families_needed(lead, workloads, instances, trainings)
-            chance = found.power(lead, families, workloads, instances, trainings)
-            rows.append([str(workloads), str(instances), str(needed or f"> {MOST_FAMILIES}"), f"{chance:.2f}"])
+            family_count = variance.families_needed(lead, workloads, instances, trainings)
+            chance = variance.power(lead, families, workloads, instances, trainings)
+            rows.append([str(workloads), str(instances), str(family_count or f"> {MOST_FAMILIES}"), f"{chance:.2f}"])
     return ["workloads of a family", "instances of each", f"families for {POWER:.0%}", f"power with {families}"], rows

@@ -1,8 +1,8 @@
-"""What policies are held against beside each other: results of searches that know the program in advance.
+"""References for policies: results of searches that know the program in advance.
 
-They are kept like runs, with what decides them: a digest of the program and the machine, the simulator's behaviour, the
-prices, what the search tries and the code that searches. The file that ships has no digest of the code: whoever changes
-how a search goes computes it anew (`thp-env evaluate --recompute-references --save-references`).
+They are stored like runs, with everything that determines them: a digest of the program and the machine, the
+simulator's behaviour, the prices, the search space and the code of the search. The shipped file has no digest of the
+code. After a change of a search, compute it again (`thp-env evaluate --recompute-references --save-references`).
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from tqdm import tqdm
 
 from thp_agents.evaluation.episode import Run
 from thp_agents.evaluation.origin import code_digest
-from thp_agents.evaluation.parallel import completed, map_jobs
+from thp_agents.evaluation.parallel import map_jobs, without_lost
 from thp_agents.evaluation.store import Store
 from thp_agents.evaluation.suites import Case, content, workload_of
 from thp_agents.files import write_text
 from thp_agents.policy import PolicyError
-from thp_agents.records import Natural, converted, read_json
+from thp_agents.records import Natural, convert, read_json
 from thp_env.reading import reading
 
 FOLDER = Path(__file__).parents[1] / "data"
 
 
 class Outcome(NamedTuple):
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
         digest: of the instance.
         metrics: of the run; `reward` as of the environments.
-        choices: what was done, by whatever the search tells apart.
+        choices: the choice for each part that the search distinguishes.
     """
 
     digest: str
@@ -67,7 +67,7 @@ class Row(Result, forbid_unknown_fields=True, kw_only=True):
 
 
 class ReferenceFile(msgspec.Struct, forbid_unknown_fields=True):
-    """The file: what decides all its results, and these."""
+    """The file: what determines all its results, and the results."""
 
     decided_by: dict[str, Any]
     results: list[Row]
@@ -75,14 +75,14 @@ class ReferenceFile(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Reference:
-    """A search whose results stand beside policies.
+    """A search whose results are compared with policies.
 
     Attributes:
         name: in tables.
         title: in progress bars and errors.
         solve: searches a case; a function of a module.
-        decided_by: returns what decides all results, whatever the case, as JSON has it.
-        data: file of the results that ship.
+        decided_by: returns what determines all results, independent of the case, as JSON.
+        data: file of the shipped results.
     """
 
     name: str
@@ -95,45 +95,45 @@ class Reference:
         self, wanted: Sequence[Case], *, recompute: bool = False, processes: int = 1, ray: str | None = None,
         quiet: bool = False, store: Store | None = None, search: Collection[Case] | None = None,
     ) -> dict[Case, Outcome]:  # fmt: skip
-        """Return what the search comes to: from the shipped data or the store where these hold, else by searching.
+        """Return results: from the shipped data or the store if these are valid, else by searching.
 
         Args:
             wanted: cases.
-            recompute: the shipped data do not count.
+            recompute: ignore the shipped data.
             processes: to search in.
             ray: as `parallel.map_jobs` takes it.
             quiet: no progress bar.
-            store: what is found is kept in it, as each search ends.
-            search: those of the cases that are searched where nothing is known of them; None: all. Others are left out.
+            store: gets each result when its search ends.
+            search: cases that are searched if there is no result; None: all. Others without a result are left out.
 
         Returns:
             Results in the order of the cases; a case whose search killed its workers is left out.
         """
-        known = {} if recompute else self.load()
+        shipped = {} if recompute else self.load()
         store = store or Store(None)
         common = {"what": self.name, "code": code_digest([self.solve.__module__]), **self.decided_by()}
         results, missing = dict[Case, Outcome](), dict[Case, dict[str, Any]]()
         for case in wanted:
-            drawn = content(case)
-            made = {**common, **case.as_dict(), "program": drawn}
-            if case in known and known[case].digest == drawn:
-                results[case] = known[case]
-            elif kept := store.get(made):
+            program = content(case)
+            provenance = {**common, **case.as_dict(), "program": program}
+            if case in shipped and shipped[case].digest == program:
+                results[case] = shipped[case]
+            elif record := store.get(provenance):
                 with reading(store.path or "", PolicyError, "a store of results"):
-                    results[case] = converted(kept, Result, self._named(case)).outcome
+                    results[case] = convert(record, Result, self._label(case)).outcome
             elif search is None or case in search:
-                missing[case] = made
+                missing[case] = provenance
         with (
             tqdm(total=len(missing), desc=self.title, unit="run", disable=quiet or not missing) as bar,
-            closing(map_jobs(self.solve, [*missing], processes, ray, self._named)) as solved,
+            closing(map_jobs(self.solve, [*missing], processes, ray, self._label)) as results_by_case,
         ):
-            for case, outcome in completed(solved):
+            for case, outcome in without_lost(results_by_case):
                 store.add(missing[case], outcome._asdict())
                 results[case] = outcome
                 bar.update()
         return {case: results[case] for case in wanted if case in results}
 
-    def _named(self, case: Case) -> str:
+    def _label(self, case: Case) -> str:
         return f"the search for the {self.title} of {case.workload} with seed {case.seed}"
 
     def runs(self, outcomes: dict[Case, Outcome]) -> list[Run]:
@@ -156,10 +156,10 @@ class Reference:
         return {Case(r.workload, r.size, r.seed): r.outcome for r in data.results}
 
     def save(self, results: dict[Case, Outcome], path: Path | None = None) -> None:
-        """Write results beside those of other cases that the file holds."""
+        """Write results to the file; its results of other cases stay."""
         path = path or self.data
-        every = {**self.load(path), **results}
-        rows = [{**case.as_dict(), **every[case]._asdict()} for case in sorted(every)]
+        outcomes = {**self.load(path), **results}
+        rows = [{**case.as_dict(), **outcomes[case]._asdict()} for case in sorted(outcomes)]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"decided_by": self.decided_by(), "results": rows}, indent=1))
         _read.cache_clear()

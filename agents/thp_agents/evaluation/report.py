@@ -51,15 +51,15 @@ def file_name(workload: str) -> str:
     return f"{workload.replace('/', '-')}.html"
 
 
-def index(results: Results, shown: Sequence[str] = ()) -> str:
+def index(results: Results, pictured: Sequence[str] = ()) -> str:
     """Return the first page.
 
     Args:
         results: of the evaluation.
-        shown: workloads that have a page of their own.
+        pictured: workloads that have a page of their own.
     """
     runs = [row.run for row in results.runs if results.kinds.get(row.policy) != "reference"]
-    links = " · ".join(f'<a href="{html.escape(file_name(w))}">{html.escape(w)}</a>' for w in shown)
+    links = " · ".join(f'<a href="{html.escape(file_name(w))}">{html.escape(w)}</a>' for w in pictured)
     note, table = "<p class=note>{}</p>".format, html_table
     has_score = {NEVER, ORACLE} <= results.kinds.keys()
     return page(results.title, [
@@ -97,12 +97,12 @@ def write_report(results: Results, pictures: Sequence[Run], folder: Path) -> Non
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PolicyError(f"cannot make {folder}: {error.strerror or error}") from None
-    shown = list(dict.fromkeys(r.workload for r in pictures))
+    pictured = list(dict.fromkeys(r.workload for r in pictures))
     write_bytes(folder / "savings.png", png(savings_picture(results)))
-    write_text(folder / "index.html", index(results, shown))
+    write_text(folder / "index.html", index(results, pictured))
     save_results(results, folder / "results.json")
     order = results.comparison.ranking()
-    for workload in shown:
+    for workload in pictured:
         runs = sorted((r for r in pictures if r.workload == workload), key=lambda r: order.index(r.policy))
         write_text(folder / file_name(workload), page(f"{workload}, seed {runs[0].seed}", [
             '<p><a href="index.html">all workloads</a></p>', image(costs(runs)),

@@ -1,7 +1,7 @@
-"""All that an evaluation came to, as one file: from it every table and picture can be made again.
+"""All results of an evaluation in one file, from which every table and picture can be made again.
 
-The file names what decided the results: each policy's code and weights, each program, the simulator's behaviour, the
-prices, and what was chosen on validation. Its own digest stands in it, so that a file that was edited is refused.
+The file names what determined the results: each policy's code and weights, each program, the simulator's behaviour, the
+prices, and the choice on validation. It contains its own digest, so an edited file is refused.
 """
 
 from __future__ import annotations
@@ -84,11 +84,11 @@ class Results(msgspec.Struct, forbid_unknown_fields=True, dict=True):
     Attributes:
         title: for people.
         suite: its name; "" for workloads that were named.
-        policies, programs, runs: what took part, where, and what came out; references among them.
-        failures: what was left out and why, a line each.
+        policies, programs, runs: with those of references.
+        failures: one line for each run that was left out, with the reason.
         notes: lines for people.
-        choice: what was chosen on validation before; None: nothing was.
-        behaviour, prices, version: that the runs were made with.
+        choice: the earlier choice on validation; None: there is none.
+        behaviour, prices, version: of the runs.
     """
 
     title: str
@@ -120,8 +120,8 @@ class Results(msgspec.Struct, forbid_unknown_fields=True, dict=True):
         if self.choice and self.choice.reference in ran:
             return self.choice.reference
         first = next(r.policy for r in self.runs)
-        found = Comparison(self._runs, first, self.kinds)
-        return found.best("heuristic") or first
+        comparison = Comparison(self._runs, first, self.kinds)
+        return comparison.best("heuristic") or first
 
     @cached_property
     def _runs(self) -> list[Run]:
@@ -134,9 +134,9 @@ class Results(msgspec.Struct, forbid_unknown_fields=True, dict=True):
 
     @property
     def headline(self) -> str | None:
-        """The learned policy that was chosen on validation, else the best one here; None where none took part."""
-        chosen = self.choice and self.choice.headline
-        return chosen if chosen in self.kinds else self.comparison.best("learned")
+        """The learned policy that was chosen on validation, else the best one here; None without learned policies."""
+        name = self.choice and self.choice.headline
+        return name if name in self.kinds else self.comparison.best("learned")
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -149,7 +149,7 @@ def gather(
     title: str, suite: str, entries: Sequence[Entry], wanted: Sequence[Case], runs: Sequence[Run],
     failures: Sequence[Failure], notes: Sequence[str] = (), choice: Choice | None = None,
 ) -> Results:  # fmt: skip
-    """Return what an evaluation came to.
+    """Return the results of an evaluation.
 
     Args:
         title, suite, notes, choice: as of `Results`.
@@ -160,8 +160,8 @@ def gather(
     """
     policies = [PolicyRow(e.name, e.training, e.kind, e.digest, e.code, e.behaviour, list(e.curve))  # type: ignore[arg-type]
                 for e in entries]  # fmt: skip
-    known = {e.name for e in entries}
-    policies += [PolicyRow(name, 0, "reference") for name in dict.fromkeys(r.policy for r in runs) if name not in known]
+    names = {e.name for e in entries}
+    policies += [PolicyRow(name, 0, "reference") for name in dict.fromkeys(r.policy for r in runs) if name not in names]
     programs = [ProgramRow(**case.as_dict(), program=content(case)) for case in wanted]
     rows = [RunRow(r.policy, r.training, r.family, r.workload, r.seed, r.decisions, r.reason, r.metrics) for r in runs]
     return Results(title, suite, policies, programs, rows, reasons(failures), list(notes), choice)
@@ -191,7 +191,7 @@ def save_results(results: Results, path: Path) -> None:
 
 
 def load_results(path: Path) -> Results:
-    """Read what `save_results` wrote.
+    """Read a file of `save_results`.
 
     Raises:
         PolicyError: when the file is missing or damaged, or was edited.

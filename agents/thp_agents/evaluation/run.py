@@ -1,4 +1,4 @@
-"""Runs policies on cases: in parallel, resumable, complete whatever one policy does."""
+"""Runs policies on cases: in parallel and resumable; a policy that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from thp_agents.evaluation.store import Store
 from thp_agents.evaluation.suites import Case, content, digest, fixed_workload, instance_of
 from thp_agents.learned import shipped
 from thp_agents.policy import Policy, PolicyError
-from thp_agents.records import converted
+from thp_agents.records import convert
 from thp_env.machine.behaviour import BEHAVIOUR
 from thp_env.reading import reading
 from thp_env.workload import Workload, WorkloadError, resolve
@@ -59,58 +59,58 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """What tells its runs from those of others."""
+        """Distinguishes its runs from those of others."""
         return f"{self.name}#{self.training}{self.digest and ' ' + self.digest}"
 
 
 def entry(policy: str | Policy) -> Entry:
-    """Return what a spec names, or a policy as it is.
+    """Return the entry of a spec, or of a policy object.
 
     Raises:
         PolicyError: as `find_policy`.
     """
     if not isinstance(policy, str):
         return Entry("", getattr(policy, "name", ""), 0, getattr(policy, "kind", "heuristic"), "", "", policy=policy)
-    spec, found = policy, find_policy(policy)
-    meta = getattr(found, "meta", {})
+    spec, instance = policy, find_policy(policy)
+    meta = getattr(instance, "meta", {})
     path = file_of(spec)
-    bytes_of = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path else getattr(found, "digest", "")
+    bytes_of = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path else getattr(instance, "digest", "")
     curve = tuple((int(n), float(r)) for n, r in meta.get("curve", ()))
     training = int(meta.get("seed", 0))
     behaviour = int(meta.get("behaviour", 1)) if meta else BEHAVIOUR
-    return Entry(spec, found.name, training, found.kind, bytes_of, policy_code(found, spec), curve, behaviour)
+    return Entry(spec, instance.name, training, instance.kind, bytes_of, policy_code(instance, spec), curve, behaviour)
 
 
 def entries_of(specs: Sequence[str]) -> list[Entry]:
-    """Return the policies that specs name; a name stands for all trainings that ship under it.
+    """Return the policies that specs name; a name stands for all its shipped trainings.
 
     Raises:
         PolicyError: as `find_policy`.
     """
-    known = shipped()
-    found: list[Entry] = []
+    trained = shipped()
+    entries: list[Entry] = []
     for spec in specs:
-        trainings = [name for name in known if name.partition("#")[0] == spec]
-        found += [entry(name) for name in trainings or [spec]]
-    return found
+        trainings = [name for name in trained if name.partition("#")[0] == spec]
+        entries += [entry(name) for name in trainings or [spec]]
+    return entries
 
 
 def file_of(spec: str) -> Path | None:
     """Return the file of a trained policy, with or without add-ons; None for policies that have none."""
-    known = shipped()
-    while not (spec in known or spec.endswith(".npz")) and "+" in spec:
+    trained = shipped()
+    while not (spec in trained or spec.endswith(".npz")) and "+" in spec:
         spec = spec.rpartition("+")[0]
-    return known.get(spec) or (Path(spec) if spec.endswith(".npz") else None)
+    return trained.get(spec) or (Path(spec) if spec.endswith(".npz") else None)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that gave no result.
+    """A run without a result.
 
     Attributes:
         key: of the entry.
-        case: where.
-        reason: what happened.
+        case: of the run.
+        reason: in words.
     """
 
     key: str
@@ -126,8 +126,8 @@ class Job(NamedTuple):
     program: str
 
     @property
-    def made(self) -> dict[str, Any]:
-        """What decides the result."""
+    def provenance(self) -> dict[str, Any]:
+        """Everything that determines the result."""
         return {"what": "run", "policy": self.entry.key, "code": self.entry.code, **self.case.as_dict(),
                 "program": self.program, "behaviour": BEHAVIOUR}  # fmt: skip
 
@@ -139,7 +139,7 @@ class Job(NamedTuple):
 def run_job(frames: int, limit: float, job: Job) -> Run | Failure:
     """Run a policy on a case."""
     e, case = job.entry, job.case
-    fixed = _fixed(case, job.program)
+    fixed = _unchanged_workload(case, job.program)
     try:
         with time_limit(limit, e.name):
             run = evaluate_one(e.policy or find_policy(e.spec), fixed, case.seed, frames=frames)
@@ -151,7 +151,7 @@ def run_job(frames: int, limit: float, job: Job) -> Run | Failure:
 
 
 @lru_cache(maxsize=1)
-def _fixed(case: Case, program: str) -> Workload:
+def _unchanged_workload(case: Case, program: str) -> Workload:
     """Return a case's workload with its instance drawn, once for all policies that run it one after the other."""
     instance = instance_of(case)
     if digest(instance) != program:
@@ -187,11 +187,11 @@ def evaluate(
     Args:
         entries: the policies.
         cases: workloads with seeds.
-        store: results, to go on from.
-        frames: keep about so many pictures of the address space of each run; such runs are not taken from the store.
+        store: results, to continue from.
+        frames: about so many pictures of the address space of each run; such runs are not taken from the store.
         processes: to run in.
         ray: as `parallel.map_jobs` takes it.
-        limit: seconds that one run may take.
+        limit: the longest time of one run, in seconds.
         quiet: no progress bar.
 
     Returns:
@@ -204,7 +204,7 @@ def evaluate(
     _check_names([(e.name, e.training) for e in entries])
     store = store or Store(None)
     jobs = [Job(e, case, program) for case, program in {c: content(c) for c in cases}.items() for e in entries]
-    runs = {} if frames else {job: run for job in jobs if (run := _stored(store, job))}
+    runs = {} if frames else {job: run for job in jobs if (run := _load_run(store, job))}
     todo = [job for job in jobs if job not in runs]
     failures: list[Failure] = []
     with (
@@ -214,7 +214,7 @@ def evaluate(
         for job, result in results:
             if isinstance(result, Run):
                 runs[job] = result
-                store.add(job.made, {**asdict(result), "frames": []})
+                store.add(job.provenance, {**asdict(result), "frames": []})
             elif isinstance(result, Lost):
                 failures.append(Failure(job.entry.key, job.case, result.reason))
             else:
@@ -223,14 +223,14 @@ def evaluate(
             bar.update()
     failures.sort(key=lambda f: (f.key, f.case))
     broken = {f.key for f in failures}
-    made = {(job.entry, job.case): run for job, run in runs.items()}
-    return [made[e, case] for e in entries if e.key not in broken for case in cases], failures
+    by_job = {(job.entry, job.case): run for job, run in runs.items()}
+    return [by_job[e, case] for e in entries if e.key not in broken for case in cases], failures
 
 
-def _stored(store: Store, job: Job) -> Run | None:
+def _load_run(store: Store, job: Job) -> Run | None:
     with reading(store.path or "", PolicyError, "a store of results"):
-        kept = store.get(job.made)
-        return converted(kept, Run, f"the run of {job}") if kept else None
+        record = store.get(job.provenance)
+        return convert(record, Run, f"the run of {job}") if record else None
 
 
 def compare(
@@ -252,10 +252,10 @@ def compare(
     Raises:
         PolicyError: when two policies have one name.
     """
-    found = [w for workload in workloads for w in resolve(workload)]
-    wanted = [Case(w.name, "", seed, w) for w in found for seed in seeds]
+    variants = [w for workload in workloads for w in resolve(workload)]
+    cases = [Case(w.name, "", seed, w) for w in variants for seed in seeds]
     entries = [entry(policy) for policy in policies]
-    runs, failures = evaluate(entries, wanted, frames=frames, limit=0, quiet=quiet)
+    runs, failures = evaluate(entries, cases, frames=frames, limit=0, quiet=quiet)
     return runs, {f.key.partition("#")[0]: f.reason for f in reversed(failures)}
 
 

@@ -1,10 +1,10 @@
-"""The score of version 0.1, kept as an appendix: 0 is 4K everywhere, 1 the static oracle.
+"""The score of version 0.1, an appendix of reports: 0 is 4K everywhere, 1 the static oracle.
 
 A family's score is the sum of log(cost of never / cost) over that of log(cost of never / cost of the static oracle),
-over its workloads and seeds; more than 1 is possible, since a policy may change its mind. Workloads whose two ends
-differ by less than `APART` tell policies apart by noise, and are left out of it. The interquartile mean over families
-and trainings (Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", 2021) trims the
-families where most is to be gained, which is why savings (`comparison`) have taken its place.
+over its workloads and seeds; more than 1 is possible, because a policy may change sizes during a run. Workloads on
+which the two differ by less than `APART` distinguish policies only by noise, and are left out. The interquartile mean
+over families and trainings (Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
+2021) trims the families with the largest gains; therefore savings (`comparison`) have replaced it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ NEVER, ORACLE = "never", "static_oracle"
 
 def iqm(values: np.ndarray) -> np.ndarray:
     """Return the mean of the middle half along the last axis; values at its borders count in part."""
-    ordered = np.sort(values, -1)
-    n = ordered.shape[-1]
+    ascending = np.sort(values, -1)
+    n = ascending.shape[-1]
     edges = np.arange(n + 1) / n
     weight = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0, None)
-    return ordered @ (weight / weight.sum())
+    return ascending @ (weight / weight.sum())
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Scores:
 
     @cached_property
     def apart(self) -> list[str]:
-        """Workloads whose two ends differ too little."""
+        """Workloads on which never and the static oracle differ too little."""
         instances = self.comparison.instances
         names = sorted({w for _, w, _ in instances})
         means = {name: self._oracle[[i[1] == name for i in instances]].mean() for name in names}

@@ -24,7 +24,7 @@ ROUNDS = 2
 
 
 def boot(instance: Instance, sizes: str) -> Machine:
-    """Return a machine at the start of its program on which all VMAs may have the sizes."""
+    """Return a machine before its program, on which all VMAs may have the sizes."""
     machine = Machine(instance.program, instance.config)
     for order in layout.ORDERS:
         machine.set_thp(order, "always")
@@ -44,14 +44,14 @@ def born(machine: Machine) -> tuple[int, str, Vma | None]:
 
 
 def finish(machine: Machine) -> tuple[dict[str, float], bool]:
-    """Return the figures of a run that has ended, and whether memory ran out."""
+    """Return the metrics of a finished run, and whether memory ran out."""
     program = machine.program
     accesses = max(1.0, float(program.work.sum()))
     metrics = run_metrics(machine, accesses)
     c = machine.counters
     metrics["kernel_cost"] = sum(metrics[k] for k in ("fault_cost", "split_cost", "swap_cost", "unmap_cost"))
-    tried = float(c["anon_fault_alloc"] + c["anon_fault_fallback"])
-    metrics["fallback_share"] = c["anon_fault_fallback"] / tried if tried else 0.0
+    large_faults = float(c["anon_fault_alloc"] + c["anon_fault_fallback"])
+    metrics["fallback_share"] = c["anon_fault_fallback"] / large_faults if large_faults else 0.0
     metrics["swapped"] = float(c["pswpout"] + c["pswpin"])
     metrics["total_ns"] = metrics["cost_ns"] * accesses
     oom = machine.position[0] < len(program)
@@ -69,12 +69,12 @@ def run_setting(instance: Instance, sizes: str) -> Machine:
 
 def births(instance: Instance) -> list[tuple[int, str]]:
     """Return (operation, role) of every new VMA of 64K or more; a role is the region's name without numbers."""
-    machine, found = boot(instance, "4K"), []
+    machine, roles = boot(instance, "4K"), []
     while machine.run(new_vma=True, go_on=True) == Status.WINDOW:
         at, region, vma = born(machine)
         if vma is not None and not vma.flags & layout.VM_NOHUGEPAGE:
-            found.append((at, re.sub(r"\d+", "", region)))
-    return found
+            roles.append((at, re.sub(r"\d+", "", region)))
+    return roles
 
 
 def groups(births: Sequence[tuple[int, str]], most: int = GROUPS) -> list[tuple[str, list[int]]]:
@@ -93,16 +93,16 @@ def groups(births: Sequence[tuple[int, str]], most: int = GROUPS) -> list[tuple[
         parts += [(role, ops[: len(ops) // 2]), (role, ops[len(ops) // 2 :])]
     parts.sort(key=lambda p: p[1][0])
     total = {role: sum(p[0] == role for p in parts) for role in roles}
-    seen: dict[str, int] = {}
-    named = []
+    ordinals: dict[str, int] = {}
+    result = []
     for role, ops in parts:
-        seen[role] = seen.get(role, 0) + 1
-        named.append((f"{role} {seen[role]}" if total[role] > 1 else role, ops))
-    return named
+        ordinals[role] = ordinals.get(role, 0) + 1
+        result.append((f"{role} {ordinals[role]}" if total[role] > 1 else role, ops))
+    return result
 
 
 def go_on(machine: Machine, masks: dict[int, int], stop: int) -> bool:
-    """Run on and give every new VMA the mask of its birth; stop before operation `stop`.
+    """Continue, and give every new VMA the mask of its birth; stop before operation `stop`.
 
     Returns whether the run has come to `stop`.
     """
@@ -134,33 +134,33 @@ def search(instance: Instance, start: str, most: int = GROUPS, rounds: int = ROU
     """
     parts = groups(births(instance), most)
     end = len(instance.program)
-    chosen = [start] * len(parts)
+    sizes = [start] * len(parts)
     best = boot(instance, start)
     go_on(best, {}, end)
     cheapest = finish(best)[0]["total_ns"]
 
     def masks() -> dict[int, int]:
-        return {at: ORDER_MASKS[size] for (_, ops), size in zip(parts, chosen, strict=True) for at in ops}
+        return {at: ORDER_MASKS[size] for (_, ops), size in zip(parts, sizes, strict=True) for at in ops}
 
     for _ in range(rounds):
-        changed = False
+        any_change = False
         before = boot(instance, start)
         for i, (_, ops) in enumerate(parts):
             if not go_on(before, masks(), ops[0]):
                 break  # memory runs out before this group is born
-            kept = chosen[i]
+            before_round = sizes[i]
             for size in CANDIDATES:
-                if size == chosen[i]:
+                if size == sizes[i]:
                     continue
-                previous, chosen[i] = chosen[i], size
+                previous, sizes[i] = sizes[i], size
                 trial = before.clone()
                 go_on(trial, masks(), end)
                 cost = finish(trial)[0]["total_ns"]
                 if cost < cheapest:
                     best, cheapest = trial, cost
                 else:
-                    chosen[i] = previous
-            changed |= chosen[i] != kept
-        if not changed:
+                    sizes[i] = previous
+            any_change |= sizes[i] != before_round
+        if not any_change:
             break
-    return best, {name: size for (name, _), size in zip(parts, chosen, strict=True)}
+    return best, {name: size for (name, _), size in zip(parts, sizes, strict=True)}

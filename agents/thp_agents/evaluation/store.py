@@ -36,22 +36,22 @@ class Store:
         _make_folder(path)
         if path.exists() and not fresh:
             with reading(path, PolicyError, "a store of results"):
-                self._results = {_key(made): result for made, result in _records(path)}
+                self._results = {_key(provenance): result for provenance, result in _records(path)}
 
-    def get(self, made: Mapping[str, Any]) -> dict[str, Any] | None:
+    def get(self, provenance: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return a result by what made it; None where there is none."""
-        return self._results.get(_key(made))
+        return self._results.get(_key(provenance))
 
-    def add(self, made: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    def add(self, provenance: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """Keep a result, and write it at once.
 
         Raises:
             PolicyError: when the file cannot be written.
         """
-        self._results[_key(made)] = dict(result)
+        self._results[_key(provenance)] = dict(result)
         if self.path is None:
             return
-        line = json.dumps({"made": dict(made), "result": dict(result)}).encode() + b"\n"
+        line = json.dumps({"made": dict(provenance), "result": dict(result)}).encode() + b"\n"
         try:
             _append(self.path, line)
         except OSError as error:
@@ -59,8 +59,8 @@ class Store:
                               "make room and run the same command again") from None  # fmt: skip
 
 
-def _key(made: Mapping[str, Any]) -> str:
-    return json.dumps(made, sort_keys=True)
+def _key(provenance: Mapping[str, Any]) -> str:
+    return json.dumps(provenance, sort_keys=True)
 
 
 def _make_folder(path: Path) -> None:
@@ -99,9 +99,9 @@ def _append(path: Path, line: bytes) -> None:
             file.seek(end - 1)
             line = line if file.read(1) == b"\n" else b"\n" + line
         try:
-            left = memoryview(line)
-            while left:
-                left = left[file.write(left) :]
+            unwritten = memoryview(line)
+            while unwritten:
+                unwritten = unwritten[file.write(unwritten) :]
             os.fsync(file.fileno())
         except OSError:
             file.truncate(end)

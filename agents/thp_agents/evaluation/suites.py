@@ -93,20 +93,20 @@ def cases(suite: str) -> list[Case]:
         hint = did_you_mean(suite, SUITES, ".")
         raise PolicyError(f"unknown suite {suite!r}{hint} There are {', '.join(SUITES)}")
     s = SUITES[suite]
-    found = []
+    result = []
     workloads: list[tuple[Workload, Workload | None]] = [(w, None) for side in s.sides for w in split(side, s.size)]
     if s.corpus:
         workloads += [(w, w.variant("drawn")) for w in corpus(f"suite {suite} runs") if w.split in s.corpus]
     for workload, of in workloads:
-        recorded = workload.kind != "generator"
-        size = "drawn" if recorded and s.recordings > 1 else s.size
-        seeds = SEEDS[s.seeds_of][: s.recordings if recorded else s.seeds]
-        found += [Case(workload.name, size, seed, of) for seed in seeds]
-    return sorted(found)
+        is_recording = workload.kind != "generator"
+        size = "drawn" if is_recording and s.recordings > 1 else s.size
+        seeds = SEEDS[s.seeds_of][: s.recordings if is_recording else s.seeds]
+        result += [Case(workload.name, size, seed, of) for seed in seeds]
+    return sorted(result)
 
 
 @cache
-def _sized(size: str) -> dict[str, Workload]:
+def _generators(size: str) -> dict[str, Workload]:
     from thp_workloads import catalogue
 
     return {w.name: w for w in catalogue(size)}
@@ -114,8 +114,8 @@ def _sized(size: str) -> dict[str, Workload]:
 
 def workload_of(case: Case) -> Workload:
     """Return a case's workload: a generator of its size, else whatever has the name, in its surroundings."""
-    known = _sized(case.size).get(case.workload) if case.size in SIZES else None
-    return case.of or known or find(case.workload).variant(case.size)
+    generator = _generators(case.size).get(case.workload) if case.size in SIZES else None
+    return case.of or generator or find(case.workload).variant(case.size)
 
 
 def instance_of(case: Case) -> Instance:
@@ -145,10 +145,10 @@ def digest(instance: Instance) -> str:
 
 def content(case: Case) -> str:
     """Return the digest of what a case draws, anew where that can have changed: in a file."""
-    known = case.of is None and case.workload in _sized("small")
-    return _drawn(case) if known else digest(instance_of(case))
+    is_fixed = case.of is None and case.workload in _generators("small")
+    return _digest_of(case) if is_fixed else digest(instance_of(case))
 
 
 @cache
-def _drawn(case: Case) -> str:
+def _digest_of(case: Case) -> str:
     return digest(instance_of(case))

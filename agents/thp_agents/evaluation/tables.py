@@ -75,14 +75,14 @@ def by_family(results: Results) -> Table:
 def by_workload(results: Results, most: int = 3) -> Table:
     """Return, for each workload, the policies that save most, uncapped, and what the references save."""
     c, kinds = results.comparison, results.kinds
-    saved = {name: c.by_workload(name) for name in c.policies}
+    saving_of = {name: c.by_workload(name) for name in c.policies}
     references = [name for name in c.policies if kinds.get(name) == "reference"]
     rows = []
-    for workload in saved[c.reference]:
-        names = sorted((n for n in saved if n not in references), key=lambda n: (-saved[n][workload], n))[:most]
+    for workload in saving_of[c.reference]:
+        names = sorted((n for n in saving_of if n not in references), key=lambda n: (-saving_of[n][workload], n))[:most]
         names += [""] * (most - len(names))
-        shown = [f"{n} {saved[n][workload]:+.1f}" if n else "-" for n in names]
-        rows.append([workload, *shown, *(f"{saved[n][workload]:+.1f}" for n in references)])
+        cells = [f"{n} {saving_of[n][workload]:+.1f}" if n else "-" for n in names]
+        rows.append([workload, *cells, *(f"{saving_of[n][workload]:+.1f}" for n in references)])
     return ["workload", *("best", "second", "third")[:most], *references], rows
 
 
@@ -112,8 +112,8 @@ def lead(results: Results, linux: str = LINUX) -> str:
     )
     if linux in c.policies and linux != name:
         worst = c.worst_workload(name, linux)
-        saved = c.saving(name, against=linux)
-        text += f" Against {linux} it saves {saved}, least on {worst.name}: {worst.saving:+.1f}."
+        saving = c.saving(name, against=linux)
+        text += f" Against {linux} it saves {saving}, least on {worst.name}: {worst.saving:+.1f}."
     share = c.share_of(name, CLAIRVOYANT.name) if CLAIRVOYANT.name in c.policies else float("nan")
     return text + ("" if np.isnan(share) else f" It reaches {share:.0%} of what the clairvoyant saves.")
 
@@ -125,16 +125,16 @@ def where_known(results: Results, bound: Sequence[Run]) -> str:
         results: of the evaluation.
         bound: runs of one policy on some of the cases.
     """
-    known = {(r.workload, r.seed) for r in bound}
-    runs = [row.run for row in results.runs if (row.workload, row.seed) in known]
+    searched = {(r.workload, r.seed) for r in bound}
+    runs = [row.run for row in results.runs if (row.workload, row.seed) in searched]
     c, name = Comparison([*runs, *bound], results.reference, results.kinds), bound[0].policy
     best = next(n for n in c.ranking() if results.kinds.get(n) in ("heuristic", "learned"))
-    shown = [f"{n} {c.saving(n)}" for n in dict.fromkeys([results.headline or best, best])]
+    cells = [f"{n} {c.saving(n)}" for n in dict.fromkeys([results.headline or best, best])]
     share = c.share_of(results.headline or best, name)
     reached = "" if np.isnan(share) else f", {share:.0%} of it by {results.headline or best}"
     return (
-        f"on {len(known)} of {len(results.programs)} cases the {name} is known; there it saves {c.saving(name)} "
-        f"against {results.reference}{reached} ({', '.join(shown)}); --clairvoyant searches the others"
+        f"on {len(searched)} of {len(results.programs)} cases the {name} is known; there it saves {c.saving(name)} "
+        f"against {results.reference}{reached} ({', '.join(cells)}); --clairvoyant searches the others"
     )
 
 

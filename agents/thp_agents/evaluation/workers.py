@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
-from thp_env.signals import held
+from thp_env.signals import hold_signals
 
 Work = Callable[[Any], Any]
 
@@ -40,10 +40,10 @@ class Worker:
 
     def __init__(self) -> None:
         """Start the process."""
-        self.connection, theirs = Pipe()
-        number = theirs.fileno()
+        self.connection, child_end = Pipe()
+        number = child_end.fileno()
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({number})"
-        with theirs, held(signal.SIGINT):  # which the process inherits
+        with child_end, hold_signals(signal.SIGINT):  # which the process inherits
             self.process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[number], stdin=subprocess.DEVNULL)
 
     def start(self, work: Work, job: Any) -> None:
@@ -60,7 +60,7 @@ class Worker:
         try:
             self.connection.send_bytes(data)
         except OSError:
-            raise WorkerDied(self._how()) from None
+            raise WorkerDied(self._ending()) from None
 
     def result(self) -> Any:
         """Wait for the job and return what came out.
@@ -72,7 +72,7 @@ class Worker:
         try:
             data = self.connection.recv_bytes()
         except (EOFError, OSError):
-            raise WorkerDied(self._how()) from None
+            raise WorkerDied(self._ending()) from None
         done, value = pickle.loads(data)
         if not done:
             raise value
@@ -84,7 +84,7 @@ class Worker:
         self.process.kill()
         self.process.wait()
 
-    def _how(self) -> str:
+    def _ending(self) -> str:
         self.process.kill()  # the connection is gone, so it is of no use
         code = self.process.wait()
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended by exit code {code}"

@@ -1,6 +1,7 @@
-"""Published rules, one file each. A file in this folder is found by itself.
+"""Published rules, one file each. Files in this folder are found automatically.
 
-What a file offers is its `POLICIES`, makers by name, or else its subclasses of `Policy` that have a name.
+A file offers the policies in its `POLICIES` (makers by name); without `POLICIES`, its subclasses of `Policy` that have
+a name.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from types import ModuleType
 from thp_agents.policy import Policy, PolicyError
 
 
-def _offered(module: ModuleType) -> Mapping[str, Callable[[], Policy]]:
+def _policies_of(module: ModuleType) -> Mapping[str, Callable[[], Policy]]:
     if makers := getattr(module, "POLICIES", None):
         return makers
     classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
@@ -25,7 +26,7 @@ def _catalogue() -> dict[str, Callable[[], Policy]]:
     makers: dict[str, Callable[[], Policy]] = {}
     files: dict[str, str] = {}
     for module in (importlib.import_module(f"{__name__}.{name}") for name in names):
-        for name, maker in _offered(module).items():
+        for name, maker in _policies_of(module).items():
             if name in makers:
                 raise PolicyError(f"two policies are called {name}: in {files[name]} and in {module.__name__}")
             makers[name], files[name] = maker, module.__name__

@@ -1,9 +1,9 @@
-"""What can be added to any policy, as `name+add_on`: two of the kernel's own mechanisms.
+"""Two mechanisms of the kernel that can be added to any policy, as `name+add_on`.
 
-- `khugepaged_mthp`: khugepaged runs and collapses to every size that is enabled, not to 2M alone (Nico Pache, v17,
-  May 2026; LWN on Linux 7.2), where no more than nothing is empty.
-- `shrinker`: huge pages of which more than 409 pages hold zeros are split when memory is reclaimed (Usama Arif, Linux
-  6.12, commit dafff3f4c850, with the cover letter's max_ptes_none).
+- `khugepaged_mthp`: khugepaged runs, and collapses to every enabled size, not only to 2M (Nico Pache, v17, May 2026;
+  LWN on Linux 7.2). It collapses only ranges without empty pages.
+- `shrinker`: when memory is reclaimed, huge pages with more than 409 pages of zeros are split (Usama Arif, Linux 6.12,
+  commit dafff3f4c850, with the cover letter's max_ptes_none).
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ ADD_ONS: dict[str, tuple[Callable[[KernelView], None], frozenset[str]]] = {
 
 
 class WithAddOn(Policy):
-    """A policy on a kernel that also does something of its own.
+    """A policy on a kernel with a further mechanism.
 
     Args:
-        policy: what decides.
+        policy: that decides.
         add_on: one of `ADD_ONS`.
     """
 
@@ -49,8 +49,8 @@ class WithAddOn(Policy):
         self.name, self.kind = f"{policy.name}+{add_on}", policy.kind
         self.source = f"{policy.source}; with {add_on}"
         self.default_sizes, self.environment = policy.default_sizes, policy.environment
-        given = policy.arguments.get("features", ())
-        self.arguments = {**policy.arguments, "features": sorted(feature_set(given) | features)}
+        feature_names = policy.arguments.get("features", ())
+        self.arguments = {**policy.arguments, "features": sorted(feature_set(feature_names) | features)}
 
     def reset(self, view: KernelView) -> None:
         """Begin a new run, then switch on."""

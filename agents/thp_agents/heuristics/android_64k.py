@@ -1,8 +1,8 @@
-"""64K alone, as phones with mainline's multi-size THP run it.
+"""Only 64K, as on phones with mainline's multi-size THP.
 
-hugepages-64kB/enabled=always and no other size (Barry Song, linux-mm, 2023 to 2025: the size that arm64 folds into one
-TLB entry and that zRAM takes whole). 2M is not enabled, so that the kernel does not start khugepaged
-(mm/khugepaged.c, hugepage_pmd_enabled). The vendor's own kernel is the policy `oppo`.
+hugepages-64kB/enabled=always, and no other size (Barry Song, linux-mm, 2023 to 2025: arm64 folds this size into one TLB
+entry, and zRAM stores it whole). 2M is not enabled, so the kernel does not start khugepaged (mm/khugepaged.c,
+hugepage_pmd_enabled). The policy `oppo` is the vendor's own kernel.
 """
 
 from __future__ import annotations
@@ -24,5 +24,5 @@ class Android64K(Policy):
     arguments = {"scan_share": 0}  # noqa: RUF012
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
-        """Keep what is set."""
+        """Change nothing."""
         return view.no_op

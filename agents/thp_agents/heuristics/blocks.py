@@ -1,4 +1,4 @@
-"""What policies of 2M blocks share: the blocks of every VMA, which of them are in use, and clocks."""
+"""Shared by policies of 2M blocks: the blocks of every VMA, which of them are in use, and timers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Block(NamedTuple):
 
 
 class Timer:
-    """Is due every so many milliseconds of simulated time, the first time after one interval.
+    """Is due once in each interval of simulated time, the first time after one interval.
 
     Args:
         ms: the interval.
@@ -42,7 +42,7 @@ class Timer:
         self.next = view.clock_ns + self.ns
 
     def due(self, view: KernelView) -> bool:
-        """Return whether the interval is over; if so the next one begins."""
+        """Return whether the interval is over; if so, begin the next one."""
         if view.clock_ns < self.next:
             return False
         self.begin(view)
@@ -56,7 +56,7 @@ def inside(vma: Vma) -> tuple[int, int]:
 
 
 def occupied_blocks(view: KernelView) -> Iterator[tuple[Block, int, bool]]:
-    """Yield each whole 2M block that has a page mapped, how many pages, and whether huge folios map all of it."""
+    """Yield each whole 2M block with mapped pages, their number, and whether huge folios map all of it."""
     for vma in view.vmas():
         for start, mapped, huge in view.occupied_blocks(vma.mm, vma.start, vma.end).tolist():
             yield Block(vma.mm, start), mapped, huge == PAGES
@@ -69,9 +69,9 @@ def young_pages(view: KernelView, blocks: list[Block]) -> np.ndarray:
     """
     counts = np.zeros(len(blocks), np.int64)
     for mm in {block.mm for block in blocks} & {vma.mm for vma in view.vmas()}:
-        chosen = [i for i, block in enumerate(blocks) if block.mm == mm]
-        starts = np.array([blocks[i].start for i in chosen], np.uint64)
+        indices = [i for i, block in enumerate(blocks) if block.mm == mm]
+        starts = np.array([blocks[i].start for i in indices], np.uint64)
         addresses = starts[:, None] + np.arange(PAGES, dtype=np.uint64) * np.uint64(layout.PAGE_SIZE)
         bits = view.test_and_clear_young(mm, addresses.ravel()).reshape(-1, PAGES)
-        counts[chosen] = ((bits & YOUNG_ACCESSED) != 0).sum(1)
+        counts[indices] = ((bits & YOUNG_ACCESSED) != 0).sum(1)
     return counts

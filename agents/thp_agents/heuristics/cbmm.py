@@ -1,9 +1,9 @@
-"""CBMM: a huge page where what it saves is worth more than what it costs (Mansi et al., USENIX ATC 2022).
+"""CBMM: a block becomes a huge page if this saves more than it costs (Mansi et al., USENIX ATC 2022).
 
-multifacet/cbmm, mm/estimator.c. The benefit of a block is 50 cycles for each TLB miss that its range's profile
-names in a long-term unit of time; its cost is that of the allocation (none while a block of 2M is free), of zeroing
-(100 us of 2000 cycles), and of reclaim if memory is short. CBMM takes its profile from earlier runs of the program;
-here it is measured during the run, from sampled page walks, so the first unit has none.
+multifacet/cbmm, mm/estimator.c. A profile gives the TLB misses of a block's range in a long-term unit of time; the
+benefit is 50 cycles for each miss. The cost is that of the allocation (none while a block of 2M is free), of zeroing
+(100 us of 2000 cycles), and of reclaim if memory is short. CBMM takes its profile from earlier runs of the program.
+Here it is measured during the run, from sampled page walks, so there is none in the first unit.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ ADDRESSES = 1 << 47
 
 
 def cost(free_2m: int, reclaim: bool, prezeroed: bool = False) -> int:
-    """Return what a huge page costs, in cycles.
+    """Return the cost of a huge page, in cycles.
 
     Args:
         free_2m: free blocks of 2M or more.
         reclaim: whether memory has to be reclaimed for it.
-        prezeroed: whether a zeroed one waits.
+        prezeroed: whether a zeroed one is available.
     """
     return (0 if free_2m else NO_BLOCK) + (0 if prezeroed else PREPARATION) + (RECLAIM if reclaim else 0)
 
 
 def promote(misses: float, price: int) -> bool:
-    """Return whether so many TLB misses a huge page and unit of time are worth the price."""
+    """Return whether so many TLB misses of a huge page in a unit of time are worth the price."""
     return CYCLES_PER_MISS * misses > price
 
 
@@ -44,7 +44,7 @@ class Cbmm(Policy):
     """Compares benefit and cost, per block for collapses and per VMA for later faults.
 
     Args:
-        unit_ms: the long-term unit, after which decisions are taken anew.
+        unit_ms: the long-term unit, after which the policy decides again.
         period: page walks between two samples.
     """
 
@@ -64,7 +64,7 @@ class Cbmm(Policy):
         self.unit.begin(view)
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
-        """Gather samples; when a unit is over, promote what is worth it."""
+        """Gather samples; when a unit is over, promote the blocks that are worth it."""
         note_walks(self.misses, view, self.period)
         if self.unit.due(view):
             self.estimate(view)
@@ -87,13 +87,13 @@ class Cbmm(Policy):
                 view.collapse(block.mm, block.start, block.end)
 
     def price(self, view: KernelView) -> int:
-        """Return what one more huge page would cost now."""
+        """Return the present cost of one more huge page."""
         low = view.watermarks[1] + (1 << layout.PMD_ORDER)
         return cost(sum(view.buddyinfo()[layout.PMD_ORDER :]), view.free_pages < low)
 
 
 def note_walks(misses: dict[Block, float], view: KernelView, period: int, size: int = layout.PMD_SIZE) -> None:
-    """Add the page walks that samples stand for to the blocks in which they were."""
+    """Add the page walks that samples represent to their blocks."""
     samples = view.walk_samples()
     starts = samples["address"] // np.uint64(size) * np.uint64(size)
     places = samples["mm"].astype(np.uint64) * np.uint64(ADDRESSES) + starts

@@ -1,7 +1,7 @@
-"""Collapses whatever can be collapsed, at once: the other end from never.
+"""Collapses every possible block at once: the opposite of never.
 
-All sizes for faults, and MADV_COLLAPSE on every block of 2M that is not huge yet, whenever it has more pages than when
-that last failed. A rule this simple shows how much of a policy's lead is collapsing alone.
+Faults may get all sizes. MADV_COLLAPSE is called for every block of 2M that is not huge yet; after a failure again when
+the block has more pages. This simple rule shows how much of a policy's lead comes from collapsing alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """DAMON: how often regions of an address space are accessed, from the accessed bit of one page of each.
 
-mm/damon/core.c, mm/damon/vaddr.c: every sampling interval one random page of each region is looked at; every
-aggregation interval regions that behave alike are merged, and each is cut in two at random, so that their borders
-follow the program. Overhead is bounded by the number of regions.
+mm/damon/core.c, mm/damon/vaddr.c: in every sampling interval, DAMON checks one random page of each region. After every
+aggregation interval, neighbouring regions with similar counts are merged, and each region is cut in two at random, so
+that the borders follow the program. The number of regions bounds the overhead.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Damon:
         """Begin with the VMAs that there are."""
         self.rng = np.random.default_rng(self.seed)
         self.regions: list[Region] = []
-        self.taken = 0
+        self.sample_count = 0
         self._find(view)
         self._cut()
         self.sampling.begin(view)
@@ -69,12 +69,12 @@ class Damon:
         """Take a sample if it is time; True when an aggregation is complete: then the regions have their figures."""
         if not self.sampling.due(view):
             return False
-        if self.taken >= self.samples:
+        if self.sample_count >= self.samples:
             self._split()
-            self.taken = 0
+            self.sample_count = 0
         self._sample(view)
-        self.taken += 1
-        if self.taken < self.samples:
+        self.sample_count += 1
+        if self.sample_count < self.samples:
             return False
         self._aggregate()
         if self.update.due(view):
@@ -85,12 +85,12 @@ class Damon:
         for mm in sorted({r.mm for r in self.regions}):
             regions = [r for r in self.regions if r.mm == mm]
             try:
-                if self.taken:
+                if self.sample_count:
                     pages = np.array([r.page for r in regions], np.uint64)
                     for r, bits in zip(regions, view.test_and_clear_young(mm, pages), strict=True):
                         r.hits += bool(bits & YOUNG_ACCESSED)
-                drawn = self.rng.random(len(regions))
-                for r, share in zip(regions, drawn, strict=True):
+                fractions = self.rng.random(len(regions))
+                for r, share in zip(regions, fractions, strict=True):
                     r.page = r.start + int(share * ((r.end - r.start) // layout.PAGE_SIZE)) * layout.PAGE_SIZE
                 view.test_and_clear_young(mm, np.array([r.page for r in regions], np.uint64))
             except IndexError:  # the process has ended

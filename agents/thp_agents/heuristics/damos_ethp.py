@@ -1,7 +1,8 @@
-"""ethp: huge pages for what DAMON finds accessed, none for what it finds idle (SeongJae Park).
+"""ethp: huge pages for regions that DAMON reports as accessed, none for idle ones (SeongJae Park).
 
-The "efficient THP" scheme of DAMON's evaluation: regions accessed in 5 % of the samples or more get MADV_HUGEPAGE,
-those of 2M or more without an access for 7 s MADV_NOHUGEPAGE. The advice acts on later faults and on khugepaged.
+This is the "efficient THP" scheme of DAMON's evaluation. Regions that were accessed in 5 % of the samples or more get
+MADV_HUGEPAGE. Regions of 2M or more without an access for 7 s get MADV_NOHUGEPAGE. The advice acts on later faults and
+on khugepaged.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ class DamosEthp(Policy):
         """Begin to monitor, and let khugepaged run."""
         view.khugepaged()
         self.damon.begin(view)
-        self.advised: dict[tuple[int, int], str] = {}
+        self.hints: dict[tuple[int, int], str] = {}
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
-        """Take a sample; advise what the aggregation shows."""
+        """Take a sample; after an aggregation, give advice."""
         if self.damon.step(view):
             for region in self.damon.regions:
                 self.advise(view, region)
@@ -63,11 +64,11 @@ class DamosEthp(Policy):
         first, last = region.start // size, -(-region.end // size)
         if advice == "nohugepage":
             first, last = -(-region.start // size), region.end // size
-        todo = [b for b in range(first, last) if advice and self.advised.get((region.mm, b)) != advice]
+        todo = [b for b in range(first, last) if advice and self.hints.get((region.mm, b)) != advice]
         if not todo:
             return
         start, end = todo[0] * size, min((todo[-1] + 1) * size, layout.TASK_SIZE)
         view.madvise(region.mm, start, end, advice)
         if advice == "nohugepage" and self.split:
             view.split(region.mm, start, end)
-        self.advised |= {(region.mm, b): advice for b in range(todo[0], todo[-1] + 1)}
+        self.hints |= {(region.mm, b): advice for b in range(todo[0], todo[-1] + 1)}

@@ -1,8 +1,8 @@
-"""eBPF-mm: a program in the fault takes the size whose benefit exceeds its cost by most (arXiv 2409.11220).
+"""eBPF-mm: at a fault, a program takes the size with the largest difference of benefit and cost (arXiv 2409.11220).
 
-A profile names the benefit of 4K, 64K and 2M for each region; the cost is zeroing, and compaction where free memory is
-fragmented. The source makes its profile with DAMON in an earlier run; here DAMON watches the run itself, and a
-region that it does not know yet gets what the VMA around it deserves.
+A profile gives the benefit of 4K, 64K and 2M for each region. The cost is that of zeroing, and of compaction if free
+memory is fragmented. The source makes its profile with DAMON in an earlier run. Here DAMON monitors the run itself, and
+a region that is not in the profile yet gets the size for the VMA around it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ FAULT_NS, WALK_NS = 1350, 10
 
 
 def best_order(rate: float, free: dict[int, bool]) -> int:
-    """Return the order of the greatest benefit less cost.
+    """Return the order with the greatest difference of benefit and cost.
 
-    The benefit grows with how often the region is accessed: of an entry of 2^order pages all faults but one are saved
-    if all pages are used, which the rate stands for, and walks in proportion to the logarithm of what an entry covers.
+    The benefit grows with the rate of accesses to the region. An entry of 2^order pages saves all faults but one if all
+    pages are used; the rate stands for this. It saves walks in proportion to the logarithm of its size.
 
     Args:
         rate: share of DAMON's samples that found the region accessed, 0 to 1.
@@ -64,20 +64,20 @@ class EbpfMm(Policy):
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Take a sample when it is time; answer a fault that waits."""
         self.damon.step(view)
-        asked = view.question
-        if asked is None:
+        question = view.question
+        if question is None:
             return view.no_op
         info = view.buddyinfo()
-        order = best_order(self.rate(view, asked.mm, asked.address), {o: any(info[o:]) for o in CANDIDATES})
-        allowed = [ORDERS.index(o) for o in CANDIDATES if o <= order and (o == 0 or asked.orders >> o & 1)]
+        order = best_order(self.rate(view, question.mm, question.address), {o: any(info[o:]) for o in CANDIDATES})
+        allowed = [ORDERS.index(o) for o in CANDIDATES if o <= order and (o == 0 or question.orders >> o & 1)]
         return allowed[-1]
 
     def rate(self, view: KernelView, mm: int, address: int) -> float:
         """Return how often DAMON found the region of an address accessed, or the VMA's mean if it is new."""
         regions = [r for r in self.damon.regions if r.mm == mm]
-        here = next((r for r in regions if r.start <= address < r.end and r.age), None)
-        if here is not None:
-            return here.accesses / self.damon.samples
+        region = next((r for r in regions if r.start <= address < r.end and r.age), None)
+        if region is not None:
+            return region.accesses / self.damon.samples
         vma = view.vma
         around = [r for r in regions if vma is not None and r.start < vma.end and r.end > vma.start]
         length = sum(r.end - r.start for r in around)

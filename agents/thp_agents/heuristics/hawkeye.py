@@ -1,8 +1,8 @@
 """HawkEye: the blocks with most pages in use become huge first (Panwar et al., ASPLOS 2019; mm/ohp.c of its kernel).
 
 The paper and the published code differ, so there are two policies. Both read and clear the accessed bits of each
-candidate block, wait a second, and count the pages accessed by then: its coverage, averaged over time. The paper sorts
-it into 10 buckets of 50 pages, the code into 12 by its logarithm.
+candidate block, wait a second, and count the pages that were accessed in it. The average of this count over time is the
+block's coverage. The paper sorts it into 10 buckets of 50 pages, the code into 12 buckets by its logarithm.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class HawkEye(Policy):
     def reset(self, view: KernelView) -> None:
         """Begin with empty bins."""
         self.weights, self.last = {}, -1
-        self.sampled: list[Block] = []
+        self.sample: list[Block] = []
         self.read_at = 0
         self.period.begin(view)
         self.promotion.begin(view)
@@ -61,23 +61,23 @@ class HawkEye(Policy):
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Sample or promote when it is time."""
-        if self.sampled and view.clock_ns >= self.read_at:
+        if self.sample and view.clock_ns >= self.read_at:
             self._note(view)
-        elif not self.sampled and self.period.due(view):
+        elif not self.sample and self.period.due(view):
             self._clear(view)
         if self.promotion.due(view):
             self.promote(view)
         return view.no_op
 
     def candidates(self, view: KernelView) -> dict[int, list[Block]]:
-        """Return the blocks that are not huge yet, by process; what is gone is forgotten."""
-        found: dict[int, list[Block]] = {}
+        """Return the blocks that are not huge yet, by process; forget blocks that no longer exist."""
+        by_bin: dict[int, list[Block]] = {}
         for block, _, huge in occupied_blocks(view):
             if not huge:
-                found.setdefault(block.mm, []).append(block)
-        alive = {block for blocks in found.values() for block in blocks}
+                by_bin.setdefault(block.mm, []).append(block)
+        alive = {block for blocks in by_bin.values() for block in blocks}
         self.weights = {block: weight for block, weight in self.weights.items() if block in alive}
-        return found
+        return by_bin
 
     def order(self, view: KernelView) -> list[Block]:
         """Return the candidates: the highest bin first, its processes in turn, then the next bin."""
@@ -94,9 +94,9 @@ class HawkEye(Policy):
     def promote(self, view: KernelView) -> None:
         """Collapse the first of the candidates; one that fails goes to the end of the lowest bin."""
         for block in self.order(view)[: self.promotions]:
-            failed = view.collapse(block.mm, block.start, block.end)
+            error = view.collapse(block.mm, block.start, block.end)
             del self.weights[block]
-            if failed:
+            if error:
                 self.weights[block] = 0.0
 
     def to_sample(self, by_process: dict[int, list[Block]]) -> list[Block]:
@@ -106,17 +106,17 @@ class HawkEye(Policy):
         return by_process[self.last]
 
     def _clear(self, view: KernelView) -> None:
-        found = self.candidates(view)
-        self.sampled = self.to_sample(found) if found else []
+        candidates = self.candidates(view)
+        self.sample = self.to_sample(candidates) if candidates else []
         self.busy = view.time_ns("monitoring")
-        young_pages(view, self.sampled)
+        young_pages(view, self.sample)
         self.read_at = view.clock_ns + int(SAMPLE_MS * 1e6)
 
     def _note(self, view: KernelView) -> None:
-        for block, count in zip(self.sampled, young_pages(view, self.sampled), strict=True):
+        for block, count in zip(self.sample, young_pages(view, self.sample), strict=True):
             weight = self.average(self.weights.pop(block, None), int(count))
             self.weights[block] = weight
-        self.sampled = []
+        self.sample = []
         self.period.begin(view)
         self.period.next = max(self.period.next, view.clock_ns + 19 * (view.time_ns("monitoring") - self.busy))
 
@@ -154,8 +154,8 @@ class HawkEyePaper(HawkEye):
     def reset(self, view: KernelView) -> None:
         """Begin with empty buckets."""
         super().reset(view)
-        self.walked, self.since = 0, view.clock_ns
-        self.looked: set[Block] = set()
+        self.walk_ns, self.since = 0, view.clock_ns
+        self.visits: set[Block] = set()
 
     def bin_of(self, weight: float) -> int:
         """Return the bucket: 50 pages each."""
@@ -186,8 +186,8 @@ class HawkEyePaper(HawkEye):
     def promote(self, view: KernelView) -> None:
         """Promote while page walks take their share of the time."""
         walked, now = view.time_ns("translation"), view.clock_ns
-        share = (walked - self.walked) / max(1, now - self.since)
-        self.walked, self.since = walked, now
+        share = (walked - self.walk_ns) / max(1, now - self.since)
+        self.walk_ns, self.since = walked, now
         if share >= self.overhead:
             super().promote(view)
 
@@ -195,10 +195,10 @@ class HawkEyePaper(HawkEye):
         """Split huge pages that hold many pages of zeros, each looked at once a pressure, until enough is free."""
         for block, _, huge in occupied_blocks(view):
             if view.free_pages >= (1 - self.low) * view.memory_pages:
-                self.looked.clear()
+                self.visits.clear()
                 return
-            if not huge or block in self.looked:
+            if not huge or block in self.visits:
                 continue
-            self.looked.add(block)
+            self.visits.add(block)
             if view.count_zero_pages(block.mm, block.start, block.end) >= self.zero_pages:
                 view.split(block.mm, block.start, block.end)

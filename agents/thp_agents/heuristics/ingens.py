@@ -1,8 +1,8 @@
 """Ingens: a block becomes huge when nine tenths of it are in use (Kwon et al., OSDI 2016; github.com/ut-osa/ingens).
 
-Faults get base pages and set a bit in the block's bitmap; a block with enough bits goes to the end of a worklist, which
-a thread serves at once. Accessed bits of a fifth of the huge pages are read every 4 s, and processes whose huge pages
-lie idle are served later. Nothing is ever demoted.
+Faults get base pages, and set a bit in the block's bitmap. A block with enough bits goes to the end of a worklist, and
+a thread works on this list at once. Every 4 s the accessed bits of a fifth of the huge pages are read; processes with
+idle huge pages have to wait longer. Huge pages are never split again.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Ingens(Policy):
         return view.no_op
 
     def metric(self, mm: int) -> float:
-        """Return how much a process is owed: what it waits for over what it has and uses."""
+        """Return the metric of a process: its waiting blocks, divided by the huge pages that it has and uses."""
         used = len(self.huge.get(mm, ())) * (1 - self.idle.get(mm, 0.0))
         return len(self.worklists[mm]) * 100 / max(1.0, used)
 
@@ -74,6 +74,6 @@ class Ingens(Policy):
 
     def _read(self, view: KernelView) -> None:
         for mm, blocks in self.huge.items():
-            drawn = [block for block in blocks if self.rng.random() < self.sample]
-            if drawn:
-                self.idle[mm] = float((young_pages(view, drawn) == 0).mean())
+            sample = [block for block in blocks if self.rng.random() < self.sample]
+            if sample:
+                self.idle[mm] = float((young_pages(view, sample) == 0).mean())

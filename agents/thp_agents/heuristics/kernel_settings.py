@@ -1,9 +1,9 @@
-"""What a system administrator can set: one choice of sizes for every VMA, through sysfs, with Linux's daemons.
+"""The settings of a system administrator: one set of sizes for every VMA, through sysfs, with Linux's daemons.
 
 Documentation/admin-guide/mm/transhuge.rst: hugepages-<size>kB/enabled. khugepaged runs with Linux's defaults (4,096
-pages, then 10 s of sleep); Linux 6.18 collapses to 2M alone, so below 2M it changes nothing. Settings that end in
-`_khugepaged_v19` are those of a kernel whose khugepaged collapses to every size that is enabled (Nico Pache, v19, for
-Linux 7.2). kcompactd and the shrinker of underused folios are part of every simulated kernel, set as Linux sets them.
+pages, then 10 s of sleep). Linux 6.18 collapses only to 2M, so with smaller sizes khugepaged changes nothing. Settings
+that end in `_khugepaged_v19` belong to a kernel whose khugepaged collapses to every enabled size (Nico Pache, v19, for
+Linux 7.2). kcompactd and the shrinker of underused folios are part of every simulated kernel, with Linux's settings.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class KernelSetting(Policy):
         return "khugepaged" in self.arguments and (large or "features" in self.arguments)
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
-        """Keep what is set."""
+        """Change nothing."""
         return view.no_op
 
 

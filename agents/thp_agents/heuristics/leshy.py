@@ -1,10 +1,10 @@
-"""Leshy of Elastic Translations: the fewest large entries with which the TLB covers its misses.
+"""Leshy of Elastic Translations: as few large entries as possible with which the TLB covers its misses.
 
-cslab-ntua/elastic-translations, etutils-rs leshy.rs (Psomadakis et al., MICRO 2024). Sampled TLB misses make
-histograms at 4K, 64K and 2M. The smallest size is found whose hottest entries, no more than the TLB has, cover the
-target share of the samples; then a mix of sizes with fewer of the largest that still does, so that hot regions get
-large entries and the rest smaller ones. A region in which only one smaller entry was seen is never enlarged. The
-source also uses 32M, which needs arm64's contiguous PMDs.
+cslab-ntua/elastic-translations, etutils-rs leshy.rs (Psomadakis et al., MICRO 2024). Sampled TLB misses give histograms
+at 4K, 64K and 2M. Leshy first looks for the smallest size with which the hottest entries, as many as the TLB has, cover
+the target share of the samples. Then it looks for a mix of sizes with fewer of the largest entries that still covers
+the share. So hot regions get large entries, and other regions smaller ones. A region with samples in only one smaller
+entry is never enlarged. The source also uses 32M, which needs arm64's contiguous PMDs.
 """
 
 from __future__ import annotations
@@ -46,51 +46,51 @@ def mix(samples: Counter[tuple[int, int]], entries: int, target: float = 1.0, sl
         target: share of the samples to cover.
         slack: share of entries that there may be more.
     """
-    wanted = target * sum(samples.values())
+    goal = target * sum(samples.values())
     if not samples:
         return []
-    level = next((i for i, size in enumerate(SIZES) if _covered(histogram(samples, size), entries) >= wanted),
+    level = next((i for i, size in enumerate(SIZES) if _coverage(histogram(samples, size), entries) >= goal),
                  len(SIZES) - 1)  # fmt: skip
-    return [r for r in _search(samples, level, int(entries * (1 + slack)), wanted) if r[2] > SIZES[0]]
+    return [r for r in _search(samples, level, int(entries * (1 + slack)), goal) if r[2] > SIZES[0]]
 
 
-def _covered(counts: Counter[tuple[int, int]], entries: int) -> int:
+def _coverage(counts: Counter[tuple[int, int]], entries: int) -> int:
     return sum(count for _, count in _descending(counts)[:entries])
 
 
-def _search(samples: Counter[tuple[int, int]], level: int, room: int, wanted: float) -> list[Region]:
+def _search(samples: Counter[tuple[int, int]], level: int, room: int, goal: float) -> list[Region]:
     """Return entries of this size and below: as few of this size as cover what is wanted with the room."""
     size = SIZES[level]
-    ranked = _descending(histogram(samples, size))
+    by_count = _descending(histogram(samples, size))
     if level == 0:
-        return [(mm, start, size) for (mm, start), _ in ranked[:room]]
+        return [(mm, start, size) for (mm, start), _ in by_count[:room]]
     subs = Counter((mm, start // size * size) for mm, start in histogram(samples, SIZES[level - 1]))
-    large = [(key, count) for key, count in ranked if subs[key] > 1][:room]
+    large = [(key, count) for key, count in by_count if subs[key] > 1][:room]
     low, high = 0, len(large)
     while low < high:  # more large entries never cover less, so the least number is found by halving
         middle = (low + high) // 2
-        if _reach(samples, level, large[:middle], room, wanted):
+        if _reach(samples, level, large[:middle], room, goal):
             high = middle
         else:
             low = middle + 1
-    chosen = {key for key, _ in large[:low]}
-    rest = Counter({(mm, a): n for (mm, a), n in samples.items() if (mm, a // size * size) not in chosen})
+    starts = {key for key, _ in large[:low]}
+    uncovered = Counter({(mm, a): n for (mm, a), n in samples.items() if (mm, a // size * size) not in starts})
     covered = sum(count for _, count in large[:low])
-    below = _search(rest, level - 1, room - low, wanted - covered) if rest else []
-    return [(mm, start, size) for mm, start in sorted(chosen)] + below
+    below = _search(uncovered, level - 1, room - low, goal - covered) if uncovered else []
+    return [(mm, start, size) for mm, start in sorted(starts)] + below
 
 
 def _reach(
-    samples: Counter[tuple[int, int]], level: int, large: list[tuple[tuple[int, int], int]], room: int, wanted: float
+    samples: Counter[tuple[int, int]], level: int, large: list[tuple[tuple[int, int], int]], room: int, goal: float
 ) -> bool:
-    size, chosen = SIZES[level], {key for key, _ in large}
-    rest = Counter({(mm, a): n for (mm, a), n in samples.items() if (mm, a // size * size) not in chosen})
-    below = _covered(histogram(rest, SIZES[level - 1]), room - len(large))
-    return sum(count for _, count in large) + below >= wanted
+    size, starts = SIZES[level], {key for key, _ in large}
+    uncovered = Counter({(mm, a): n for (mm, a), n in samples.items() if (mm, a // size * size) not in starts})
+    below = _coverage(histogram(uncovered, SIZES[level - 1]), room - len(large))
+    return sum(count for _, count in large) + below >= goal
 
 
 class Leshy(Policy):
-    """Collects misses over epochs, and collapses or enables what the mix asks for.
+    """Collects misses over epochs, and collapses or enables sizes by the mix.
 
     A hint of 2M collapses the block. Hints of 64K, which the simulated kernel can only follow at faults, give their
     VMA 64K.
@@ -99,7 +99,7 @@ class Leshy(Policy):
         epoch_ms: an epoch.
         history: epochs that count.
         entries: of the TLB (the source's constant, Neoverse N1's second level).
-        hints: 2M blocks collapsed in an epoch at most: what khugepaged can do in it.
+        hints: most 2M blocks collapsed in an epoch, as many as khugepaged could.
         period: page walks between two samples.
     """
 
@@ -132,7 +132,7 @@ class Leshy(Policy):
         return view.no_op
 
     def follow(self, view: KernelView, regions: list[Region]) -> None:
-        """Carry hints out, those of 2M in the order given."""
+        """Carry out hints, those of 2M in their order."""
         small = {block for block, _, huge in occupied_blocks(view) if not huge}
         hints = [Block(mm, start) for mm, start, size in regions if size == SIZES[2]]
         for block in [b for b in hints if b in small][: self.hints]:

@@ -1,7 +1,7 @@
-"""Linux 6.18 as it comes: what mm/Kconfig and mm/huge_memory.c choose where nobody chooses.
+"""Linux 6.18 with its defaults, from mm/Kconfig and mm/huge_memory.c.
 
-TRANSPARENT_HUGEPAGE_ALWAYS is Kconfig's default, and Debian's and RHEL's (x86's defconfig, Fedora and Ubuntu take
-madvise, which is the policy of that name). 2M inherits it, every smaller size is never.
+TRANSPARENT_HUGEPAGE_ALWAYS is the default of Kconfig, Debian and RHEL. (x86's defconfig, Fedora and Ubuntu use madvise,
+which is the policy of that name.) 2M inherits it; every smaller size is at never.
 """
 
 from __future__ import annotations
@@ -38,5 +38,5 @@ class Linux618(Policy):
         view.khugepaged(pages=8 * PAGES, sleep_ms=10_000, alloc_sleep_ms=60_000)
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
-        """Keep what is set."""
+        """Change nothing."""
         return view.no_op

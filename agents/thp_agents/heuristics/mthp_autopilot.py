@@ -15,15 +15,15 @@ RULE = ((16 << 10, "4K"), (32 << 10, "16K"), (64 << 10, "32K"), (128 << 10, "64K
 
 
 def size_for(length: int) -> str:
-    """Return the size that the rule gives a VMA of so many bytes."""
+    """Return the rule's size for a VMA of so many bytes."""
     return next((size for limit, size in RULE if length < limit), "2M")
 
 
 class MthpAutopilot(Policy):
-    """Smaller VMAs get smaller folios; asked again, a VMA gets the size of its new length.
+    """Smaller VMAs get smaller folios; at the next question, a VMA gets the size for its new length.
 
     The buddy guard gives 4K instead while fewer than `min_blocks` blocks of the size are free: memory is short or
-    fragmented. A larger free block counts as the blocks it can be cut into, since the allocator cuts it.
+    fragmented. A larger free block counts as several, because the allocator can divide it.
 
     Args:
         min_blocks: of the project.

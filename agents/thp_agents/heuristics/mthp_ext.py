@@ -1,8 +1,8 @@
 """mthp_ext: no large folios for small control groups and under memory pressure (Vernon Yang, May 2026, v2).
 
-A BPF program on cgroups. Every second: order 0 while the group has less than 16 MB of anonymous and shared memory, or
-if its PSI "full" stall for memory grew by 100 ms or more in that second; else up to order 9. Faults are masked to
-orders no higher than that.
+A BPF program on cgroups. Every second it sets a highest order for the group: order 0 if the group has less than 16 MB
+of anonymous and shared memory, or if its PSI "full" stall for memory grew by 100 ms or more in that second; otherwise
+order 9. Faults may not get a higher order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SMALL = (16 << 20) // layout.PAGE_SIZE
 
 
 class MthpExt(Policy):
-    """Looks at each control group. The first, which holds what is moved nowhere else, decides by the default sizes.
+    """Decides for each control group; for group 0, by the default sizes.
 
     Args:
         interval_ms: between two looks.
@@ -44,7 +44,7 @@ class MthpExt(Policy):
         self.masks: dict[int, int] = {}
 
     def stalls(self, view: KernelView) -> dict[int, int]:
-        """Return how long each group has stalled so far (PSI "full"), in nanoseconds."""
+        """Return the stall of each group so far (PSI "full"), in nanoseconds."""
         return {group.number: group.pressure.full.total * 1000 for group in view.control_groups()}
 
     def order(self, resident: int, stalled_ns: float) -> int:
@@ -52,7 +52,7 @@ class MthpExt(Policy):
         return 0 if resident < self.small or stalled_ns >= self.stall_ns else layout.PMD_ORDER
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
-        """Look when it is time; what groups other than the first have mapped since follows at once."""
+        """Decide when an interval is over; new VMAs of groups other than 0 follow at once."""
         if self.interval.due(view):
             before, self.stalled = self.stalled, self.stalls(view)
             for group in view.control_groups():

@@ -1,9 +1,9 @@
 """OPPO's dynamic hugepage: 64K or nothing, from a reserve (mm/cont_pte_hugepage.c of OnePlusOSS' android kernel).
 
-What phones by OPPO ship, on a kernel based on 5.15, and what its author described in the thread that these environments
-grew from (Barry Song, linux-mm, 28 November 2023). VMAs of the heap of 2 MiB and more get 64K folios, which are copied,
-swapped and reclaimed whole; without the reserve "large folios totally disappeared after a couple of hours". khugepaged
-does not run. The simulated kernel's switches do all this (docs/reference/features.md); two of them need arm64.
+This is the kernel of OPPO's phones, based on 5.15, as its author described it (Barry Song, linux-mm, 28 November 2023).
+VMAs of the heap of 2 MiB and more get 64K folios, which are copied, swapped and reclaimed whole. Without the reserve
+"large folios totally disappeared after a couple of hours". khugepaged does not run. Switches of the simulated kernel do
+all this (docs/reference/features.md); two of them need arm64.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ MIN_LENGTH = 2 << 20
 
 
 class Oppo(Policy):
-    """Marks VMAs of 2 MiB and more, but for processes on its blacklist.
+    """Marks VMAs of 2 MiB and more, except in processes on its blacklist.
 
-    OPPO blacklists system services by uid; Android gives each uid a control group of its own (uid_*), which stands for
-    it here. VMAs' names, by which OPPO tells heaps from everything else, simulated programs do not have.
+    OPPO blacklists system services by uid; Android has a control group for each uid (uid_*), which represents
+    it here. OPPO recognises heaps by the names of VMAs, which simulated programs do not have.
 
     Args:
         min_length: bytes.

@@ -1,9 +1,10 @@
-"""PCC: a small cache beside the TLB counts page walks, and the most counted regions become huge.
+"""PCC: a small cache beside the TLB counts page walks, and the regions with the highest counts become huge.
 
 Manocha et al., "Architectural support for optimizing huge page selection within the OS", MICRO 2023. The promotion
-candidate cache holds 128 tags of 2M, fully associative, the least counted one going first. Walks for 4K pages count,
-but not the first one to a region; counters have 8 bits, and all are halved when one is full. Every 30 s the kernel
-takes the regions in order of their counts. No core has the cache, so it is fed with the PMU's samples, at their price.
+candidate cache holds 128 tags of 2M and is fully associative; the tag with the lowest count is replaced first. Walks
+for 4K pages count, except the first one to a region. Counters have 8 bits, and all are halved when one is full. Every
+30 s the kernel takes the regions in the order of their counts. No real core has this cache, so here it gets the PMU's
+samples, which cost their time.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ class CandidateCache:
         """Make an empty cache."""
         self.entries = entries
         self.counts: dict[Block, int] = {}
-        self.seen: set[Block] = set()
+        self.first_walks: set[Block] = set()
 
     def walk(self, block: Block, times: int = 1) -> None:
         """Note page walks for 4K pages of a 2M region. The first ever is cold: its tables were not accessed before."""
-        if block not in self.seen:
-            self.seen.add(block)
+        if block not in self.first_walks:
+            self.first_walks.add(block)
             times -= 1
         for _ in range(times):
             if block not in self.counts and len(self.counts) >= self.entries:
@@ -48,9 +49,9 @@ class CandidateCache:
 
     def take(self) -> list[Block]:
         """Return the regions, the most counted first, and forget them."""
-        ranked = sorted(self.counts, key=lambda b: -self.counts[b])
+        by_count = sorted(self.counts, key=lambda b: -self.counts[b])
         self.counts = {}
-        return ranked
+        return by_count
 
 
 class Pcc(Policy):

@@ -1,8 +1,8 @@
-"""Quicksilver: fill a block one page at a time until it is worth it, then all at once (Zhu et al., USENIX ATC 2020).
+"""Quicksilver: a block gets single pages until it has enough, then all others at once (Zhu et al., USENIX ATC 2020).
 
-FreeBSD reserves 2M at the first fault and Quicksilver fills the rest once enough pages are there: in the fault (Sync),
-or in a thread that looks every second (Async). The simulated kernel has no reservations, so filling is a collapse,
-which also copies the pages that are there; and evicting the pages of reservations that lie idle has nothing to evict.
+FreeBSD reserves 2M at the first fault. When enough pages exist, Quicksilver fills the others: in the fault (Sync), or
+in a thread that runs every second (Async). The simulated kernel has no reservations. So filling is a collapse, which
+also copies the existing pages, and there are no idle reservations to evict.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ class Quicksilver(Policy):
     def reset(self, view: KernelView) -> None:
         """Begin an interval."""
         self.scan.begin(view)
-        self.failed: dict[Any, int] = {}
+        self.failures: dict[Any, int] = {}
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Collapse the blocks that have enough pages; one that failed is tried again when it has more."""
         if self.mode == "async" and not self.scan.due(view):
             return view.no_op
         for block, pages, huge in occupied_blocks(view):
-            if not huge and pages >= self.threshold and self.failed.get(block, 0) < pages:
+            if not huge and pages >= self.threshold and self.failures.get(block, 0) < pages:
                 if view.collapse(block.mm, block.start, block.end):
-                    self.failed[block] = pages
+                    self.failures[block] = pages
                 else:
-                    self.failed.pop(block, None)
+                    self.failures.pop(block, None)
         return view.no_op
 
 

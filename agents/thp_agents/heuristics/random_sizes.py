@@ -1,4 +1,4 @@
-"""A random policy: what choosing without looking is worth."""
+"""A random policy: the result of choosing without any information."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Random(Policy):
         self.seed = seed
 
     def reset(self, view: KernelView) -> None:
-        """Begin the same draws anew."""
+        """Restart the same draws."""
         self.rng = np.random.default_rng(self.seed)
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:

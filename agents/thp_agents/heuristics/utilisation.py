@@ -1,13 +1,14 @@
-"""The utilisation rule: sizes follow the share of pages in use, weighed with what memory and page walks cost.
+"""The utilisation rule: sizes follow the share of pages in use, weighted with the costs of memory and page walks.
 
-Our own. It begins with all sizes; now and then a window of faults gets 4K: probes, around which it can be seen which
-pages the program asks for. What is mapped shows for free how full larger blocks are: the share of an aligned block's
-pages that faults have asked for. Sampled page walks show where time is lost; accessed bits would, too, but clearing
-them costs a core that coalesces PTEs its larger TLB entries, since these need equal bits. A larger size saves faults
-and page walks, and maps pages that nobody asked for; each page is expected to live as long again as the run has
-lasted, or as long as pages of its VMA live before they are unmapped (Little's law). Later faults get the size of the
-greatest gain, blocks that gain most from one 2M entry are collapsed, and large folios with holes are split. A new
-VMA gets what most of the memory deserves.
+This rule is thp_env's own. It begins with all sizes. From time to time a window of faults gets 4K. These faults are
+probes: around them it is visible which pages the program touches. The mapped pages show, without further cost, how full
+larger blocks are: which share of an aligned block's pages faults have asked for. Sampled page walks show where time is
+lost. Accessed bits would show this, too, but a core that coalesces PTEs needs equal bits for its larger TLB entries,
+and clearing bits destroys them. A larger size saves faults and page walks, and maps pages that the program has not
+asked for. The expected life of a page is as long as the run has lasted so far, or as long as pages of its VMA live
+before they are unmapped (Little's law). Later faults get the size with the greatest gain, blocks that gain most from
+one 2M entry are collapsed, and large folios with holes are split. A new VMA gets the size that is best for most of the
+memory.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ class Utilisation(Policy):
     """Weighs the share of pages in use.
 
     Args:
-        own_pages: smaller VMAs get what most memory deserves: a size of its own keeps a VMA from merging.
+        own_pages: smaller VMAs get the size for most of the memory, because VMAs with different sizes do not merge.
         probe_every: looks between two probes.
         saved_small, saved_2m: share of its page walks that a page saves in a folio below 2M, in one of 2M.
-        look_ms: between two looks at samples and at everything mapped.
-        collapses: 2M blocks collapsed after a look at most.
-        prior: nanoseconds a second that page walks are expected to cost a 4K page, before that is measured.
-        life: seconds that a page is expected to live, before the run has lasted as long.
+        look_ms: between two looks at samples and at all mapped memory.
+        collapses: most 2M blocks collapsed after a look.
+        prior: expected cost of page walks for a 4K page, in nanoseconds per second, before it is measured.
+        life: expected life of a page in seconds, before the run has lasted as long.
         period: page walks between two samples.
     """
 
@@ -59,33 +60,34 @@ class Utilisation(Policy):
     ) -> None:  # fmt: skip
         """Make the policy."""
         self.probe_every = probe_every
-        self.own_pages, self.saved = own_pages, {o: saved_2m if o == layout.PMD_ORDER else saved_small for o in SIZES}
+        self.own_pages = own_pages
+        self.walk_saving = {o: saved_2m if o == layout.PMD_ORDER else saved_small for o in SIZES}
         self.period = period
         self.look, self.collapses, self.prior, self.young = Timer(look_ms), collapses, prior, life
 
     def reset(self, view: KernelView) -> None:
         """Begin without knowledge."""
         self.began = view.clock_ns
-        self.seen: dict[int, int] = {}
+        self.fault_counts: dict[int, int] = {}
         self.best: dict[int, int] = {}
         self.default_order, self.looks = layout.PMD_ORDER, 0
-        self.zapped: dict[int, tuple[int, int]] = {}
+        self.zap_counts: dict[int, tuple[int, int]] = {}
         self.life: dict[int, float] = {}
-        self.walked, self.walk_rate = (view.clock_ns, view.time_ns("translation")), self.prior
+        self.walk_time, self.walk_rate = (view.clock_ns, view.time_ns("translation")), self.prior
         self.heat: dict[Block, float] = {}
         view.sample_walks(self.period)
         self.look.begin(view)
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Look at VMAs that are new or have faulted; once a second at everything."""
-        looked = self.look.due(view)
-        if looked:
+        is_due = self.look.due(view)
+        if is_due:
             self.measure(view)
             self.looks += 1
         vmas = [vma for vma in view.vmas() if vma.pages >= 4]
         for vma in vmas:
-            if looked or self.seen.get(vma.id) != vma.faults:
-                self.seen[vma.id] = vma.faults
+            if is_due or self.fault_counts.get(vma.id) != vma.faults:
+                self.fault_counts[vma.id] = vma.faults
                 if vma.faults:
                     self.best[vma.id] = self.order(view, vma)
         votes = np.zeros(layout.PMD_ORDER + 1)
@@ -94,7 +96,7 @@ class Utilisation(Policy):
                 votes[self.best[vma.id]] += vma.pages
         if votes.any():
             self.default_order = int(votes.argmax())
-        probe = looked and self.looks % self.probe_every == 0
+        probe = is_due and self.looks % self.probe_every == 0
         view.set_default_orders(1 if probe else mask_up_to(self.default_order))
         for vma in vmas:
             order = self.best.get(vma.id, self.default_order)
@@ -130,23 +132,23 @@ class Utilisation(Policy):
         if share <= 0:
             return 0.0
         faults = FAULT * (1 - 1 / max(1.0, share * (1 << order)))
-        walks = self.walk_rate * self.saved[order] * life
+        walks = self.walk_rate * self.walk_saving[order] * life
         waste = (1 / share - 1) * (ZERO + PAGE_SECOND * life)
         return faults + walks - waste
 
     def measure(self, view: KernelView) -> None:
         """Note what page walks cost, how long pages live, and collapse where it pays."""
-        since, spent = self.walked
-        now, walked = view.clock_ns, view.time_ns("translation")
+        since, walk_ns_before = self.walk_time
+        now, walk_ns = view.clock_ns, view.time_ns("translation")
         resident = max(1, view.counters("nr_resident")["nr_resident"])
-        spending = (walked - spent) / max(1e-9, (now - since) / 1e9)
+        spending = (walk_ns - walk_ns_before) / max(1e-9, (now - since) / 1e9)
         rate = spending / resident
         counts: dict[Block, float] = {}
         note_walks(counts, view, self.period)
         total = max(1.0, sum(counts.values()))
         self.heat = {block: count / total * spending for block, count in counts.items()}
         self.walk_rate = max(rate, 0.5 * self.walk_rate)
-        self.walked = (now, walked)
+        self.walk_time = (now, walk_ns)
         worth: list[tuple[float, Block]] = []
         for vma in view.vmas():
             self._live(view, vma, now)
@@ -160,8 +162,8 @@ class Utilisation(Policy):
     def _live(self, view: KernelView, vma: Vma, now: int) -> None:
         smaps = view.smaps(vma.id)
         zapped, resident = int(smaps["zapped"]), int(smaps["by_order"].sum())
-        before, at = self.zapped.get(vma.id, (0, self.began))
-        self.zapped[vma.id] = (zapped, now)
+        before, at = self.zap_counts.get(vma.id, (0, self.began))
+        self.zap_counts[vma.id] = (zapped, now)
         rate = (zapped - before) / max(1e-9, (now - at) / 1e9)
         self.life[vma.id] = max(1, resident) / rate if rate else LIFE[1]
 
@@ -170,10 +172,10 @@ class Utilisation(Policy):
         holes = view.blocks_with_holes(vma.mm, vma.start, vma.end)
         life = self.lifetime(view, vma)
         for order in SIZES:
-            found = holes[holes["order"] == order]
-            lost = found["held"] * self.walk_rate * self.saved[order] * life
-            gain = found["nothing"] * PAGE_SECOND * life - lost - SPLIT_FOLIO - (SPLIT_PAGE << order)
-            for start in found["start"][gain > 0].tolist():
+            folios = holes[holes["order"] == order]
+            walk_cost = folios["held"] * self.walk_rate * self.walk_saving[order] * life
+            gain = folios["nothing"] * PAGE_SECOND * life - walk_cost - SPLIT_FOLIO - (SPLIT_PAGE << order)
+            for start in folios["start"][gain > 0].tolist():
                 view.split(vma.mm, start, start + (layout.PAGE_SIZE << order))
 
     def _worth(self, view: KernelView, vma: Vma) -> list[tuple[float, Block]]:
@@ -182,10 +184,10 @@ class Utilisation(Policy):
         blocks = blocks[blocks["mapped"] > blocks["huge"]]
         life, mapped = self.lifetime(view, vma), blocks["mapped"].astype(np.int64)
         walks = np.array([self.heat.get(Block(vma.mm, start), 0.0) for start in blocks["start"].tolist()])
-        gain = walks * self.saved[layout.PMD_ORDER] * life
+        gain = walks * self.walk_saving[layout.PMD_ORDER] * life
         gain = gain - COPY * mapped - (PAGES - mapped) * (ZERO + PAGE_SECOND * life)
-        chosen = zip(gain[gain > 0].tolist(), blocks["start"][gain > 0].tolist(), strict=True)
-        return [(worth, Block(vma.mm, start)) for worth, start in chosen]
+        gains = zip(gain[gain > 0].tolist(), blocks["start"][gain > 0].tolist(), strict=True)
+        return [(worth, Block(vma.mm, start)) for worth, start in gains]
 
 
 def mask_up_to(order: int) -> int:

@@ -1,4 +1,4 @@
-"""Agents that learn: what they are, how they are trained, and the policies that ship."""
+"""Agents that learn: their configuration, their training, and the shipped policies."""
 
 from __future__ import annotations
 

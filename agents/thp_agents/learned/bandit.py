@@ -1,4 +1,4 @@
-"""A contextual bandit: one linear value an action, of the reward until the next decision alone."""
+"""A contextual bandit: one linear value for each action, of the reward until the next decision only."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Bandit:
         return np.linalg.solve(self.gram, self.moment[..., None])[..., 0]
 
     def learn(self, steps: int, callback: Callable[[list[dict[str, Any]]], bool]) -> None:
-        """Decide so many times, and learn from each, until the callback, given the info dictionaries, says no."""
+        """Make so many decisions, and learn from each, until the callback (it gets the infos) returns False."""
         seen, end = self.env.reset(), self.num_timesteps + steps
         values = self.coefficients
         while self.num_timesteps < end:
@@ -48,11 +48,11 @@ class Bandit:
             allowed = self.env.action_masks()
             greedy = np.where(allowed, x @ values.T, -np.inf).argmax(1)
             random = (self.rng.random(allowed.shape) * allowed).argmax(1)
-            chosen = np.where(self.rng.random(len(x)) < self.epsilon, random, greedy)
-            self.env.step_async(chosen)
+            actions = np.where(self.rng.random(len(x)) < self.epsilon, random, greedy)
+            self.env.step_async(actions)
             seen, rewards, _, infos = self.env.step_wait()
-            np.add.at(self.gram, chosen, x[:, :, None] * x[:, None, :])
-            np.add.at(self.moment, chosen, x * rewards[:, None])
+            np.add.at(self.gram, actions, x[:, :, None] * x[:, None, :])
+            np.add.at(self.moment, actions, x * rewards[:, None])
             self.num_timesteps += len(x)
             if self.num_timesteps // 512 != (self.num_timesteps - len(x)) // 512:
                 values = self.coefficients
@@ -66,10 +66,10 @@ class Bandit:
         np.savez(file, gram=self.gram, moment=self.moment, steps=self.num_timesteps, rng=words)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on from what `save` wrote.
+        """Continue from a file of `save`.
 
         Raises:
-            FileError: when it is something else.
+            FileError: when it is another file.
         """
         columns = {
             "gram": Column(("<f8",), self.gram.shape), "moment": Column(("<f8",), self.moment.shape),

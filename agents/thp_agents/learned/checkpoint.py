@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, each with what it is a training of; and one training a folder."""
+"""Checkpoints: written whole or not at all, with the identity of their training; and one training for each folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAY_CHANGE = ("steps", "checkpoint")
 
 
 def save_checkpoint(model: Any, path: Path, config: AgentConfig) -> None:
-    """Write a model and what it is a training of.
+    """Write a model and the identity of its training.
 
     Raises:
         PolicyError: when it cannot be written.
@@ -43,13 +43,13 @@ def save_checkpoint(model: Any, path: Path, config: AgentConfig) -> None:
 
 
 def identity(config: AgentConfig) -> dict[str, Any]:
-    """Return what has to be the same for a training to go on, as JSON has it."""
+    """Return the identity of a training, which has to be the same to continue it, as JSON."""
     fields = {name: value for name, value in config.as_dict().items() if name not in MAY_CHANGE}
     return json.loads(json.dumps({"behaviour": BEHAVIOUR, **fields}))
 
 
 def check_checkpoint(path: Path, config: AgentConfig) -> None:
-    """Refuse to go on from the checkpoint of another training.
+    """Refuse to continue from the checkpoint of another training.
 
     Raises:
         PolicyError: when there is none, or naming the first difference.
@@ -81,7 +81,7 @@ def _short(value: Any) -> str:
 
 
 def seed_after(seed: int, decisions: int) -> int:
-    """Return the seed of what a training that goes on draws, so that it does not meet its first episodes again."""
+    """Return the seed for a training that continues, so that it does not draw its first episodes again."""
     return int(np.random.SeedSequence([seed, decisions]).generate_state(1)[0])
 
 

@@ -41,8 +41,8 @@ def vector(config: AgentConfig, machines: int, threads: int | None, kept: int, *
     )  # fmt: skip
     if not config.masked:
         envs = EffectiveVectorActions(envs)
-    paid = ShadowVectorReward(envs, config.shadow, config.scale, kind=config.reward, kept=kept)
-    return SB3VecEnv(paid, flat=config.network == "mlp")
+    rewarded = ShadowVectorReward(envs, config.shadow, config.scale, kind=config.reward, kept=kept)
+    return SB3VecEnv(rewarded, flat=config.network == "mlp")
 
 
 class HeldOut:
@@ -56,10 +56,10 @@ class HeldOut:
     def __init__(self, config: AgentConfig, threads: int | None) -> None:
         """Draw the programs."""
         pool = ProgramPool(workloads_of(config), config.held_out, SEEDS)
-        named = pool.instances()
+        pairs = pool.instances()
         pool.close()
-        self.names = [name for name, _ in named]
-        instances: list[Instance] = [instance for _, instance in named]
+        self.names = [name for name, _ in pairs]
+        instances: list[Instance] = [instance for _, instance in pairs]
         self.envs = vector(
             config, len(instances), threads, 2 * len(instances), workloads=instances, max_episode_steps=LONGEST
         )
@@ -93,5 +93,5 @@ class HeldOut:
 
 
 def takes_masks(model: Any) -> bool:
-    """Return whether a model of Stable-Baselines3 is told masks."""
+    """Return whether a model of Stable-Baselines3 uses masks."""
     return "Maskable" in type(model).__name__

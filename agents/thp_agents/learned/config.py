@@ -1,4 +1,4 @@
-"""What an agent is: algorithm, environment and hyperparameters, one TOML file each in `configs/`."""
+"""Configurations of agents: algorithm, environment and hyperparameters, one TOML file for each agent in `configs/`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from msgspec import Meta
 from thp_agents.corpus import corpus as recorded_programs
 from thp_agents.learned.hyperparameters import HYPERPARAMETERS, RENAMED
 from thp_agents.policy import PolicyError
-from thp_agents.records import Count, Name, Natural, Positive, Seed, converted, read_toml
+from thp_agents.records import Count, Name, Natural, Positive, Seed, convert, read_toml
 from thp_env.envs.arguments import order_mask
 from thp_env.envs.renamed import current_names
 from thp_env.envs.shadow import KINDS
@@ -35,37 +35,38 @@ NOT_ITS_OWN = frozenset({"workload", "workloads", "reward", "shadow_tlb", "threa
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """How an agent is trained.
+    """The configuration of an agent's training.
 
     Attributes:
         name: of the agent.
         algorithm: one of `ALGORITHMS`.
-        environment: id of the environment it decides in.
+        environment: id of its environment.
         arguments: keyword arguments of the environment.
-        base: name of the heuristic that decides what the agent leaves alone; "": none does.
+        base: name of the heuristic that decides where the agent chooses "keep"; "": none.
         workloads: names that episodes are drawn from; empty: all of the split's train side.
-        steps: decisions.
+        steps: number of decisions.
         envs: machines that step together.
         seed: of the training.
         checkpoint: decisions between two checkpoints.
         network: one of `NETWORKS`; "deep_sets" treats all VMAs alike and is for VmaHints-v0.
         net_arch: hidden layers.
         shadow: sizes of the run that rewards are measured against (`thp_env.envs.shadow`).
-        scale: what a saving of the shadow's whole cost, or a log of 1, is worth.
+        scale: reward of saving the shadow's whole cost, or of a log of 1.
         reward: kind of that measure, one of `thp_env.envs.shadow.KINDS`.
-        corpus: the train side has the recordings of thp-env-corpus, too.
-        weights: how often workloads are drawn, by name, where it is not 1.
-        size: of generators' episodes; "": as workloads have it.
+        corpus: whether the train side includes the recordings of thp-env-corpus.
+        weights: how often workloads are drawn, by name; others count 1.
+        size: of generators' episodes; "": the workloads' own.
         surroundings: of recordings (`thp_env.workload.SURROUNDINGS`).
-        pool: programs of each workload that are drawn ahead, from then on again and again; 0: each episode draws anew.
-        first: of policy gradients, what is added to the first action's log-odds at the beginning: an untrained agent
-            then mostly keeps what there is.
-        entropy: of policy gradients, the weight of entropy at the end of the training, to which `ent_coef` falls in a
-            straight line; below 0: it stays.
-        check: decisions between two checks on held-out programs, of which the best is what is exported; 0: none.
-        held_out: programs of each workload that are held out for checks.
-        greedy: the policy takes its best action; false: it draws from its distribution, with the training's seed.
-        hyperparameters: of the algorithm, as Stable-Baselines3 names them.
+        pool: programs of each workload that are drawn ahead and then used repeatedly; 0: each episode draws anew.
+        first: of policy gradients, added to the first action's log-odds at the beginning, so that an untrained agent
+            mostly changes nothing.
+        entropy: of policy gradients, the weight of entropy at the end of the training, to which `ent_coef` falls
+            linearly; below 0: `ent_coef` is constant.
+        check: decisions between two checks on held-out programs; the best checked policy is exported; 0: no checks.
+        held_out: programs of each workload for these checks.
+        greedy: whether the policy takes its best action; false: it draws from its distribution, with the training's
+            seed.
+        hyperparameters: of the algorithm, named as in Stable-Baselines3.
     """
 
     name: Name
@@ -96,14 +97,14 @@ class AgentConfig:
     hyperparameters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained.
+        """Refuse impossible values.
 
         Raises:
             PolicyError: naming the field.
         """
-        for name, known in (("algorithm", ALGORITHMS), ("network", NETWORKS)):
-            if getattr(self, name) not in known:
-                raise PolicyError(f"agent {self.name}: {name} {getattr(self, name)!r} is none of {', '.join(known)}")
+        for name, choices in (("algorithm", ALGORITHMS), ("network", NETWORKS)):
+            if getattr(self, name) not in choices:
+                raise PolicyError(f"agent {self.name}: {name} {getattr(self, name)!r} is none of {', '.join(choices)}")
         try:
             order_mask("shadow", self.shadow)
         except ValueError as error:
@@ -122,11 +123,11 @@ class AgentConfig:
 
     @property
     def masked(self) -> bool:
-        """Whether it is told which actions can have an effect; else those that cannot are its first action."""
+        """Whether the agent uses masks; if not, an action without effect counts as the first action."""
         return self.algorithm in ("MaskablePPO", "bandit", "rollouts")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as what JSON can hold."""
+        """Return the fields as JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
@@ -141,12 +142,12 @@ def train_side(corpus: bool = False) -> list[Workload]:
     """
     from thp_workloads import split
 
-    recorded = recorded_programs("it is trained on") if corpus else []
-    return split("train") + [workload for workload in recorded if workload.split == "train"]
+    recordings = recorded_programs("it is trained on") if corpus else []
+    return split("train") + [workload for workload in recordings if workload.split == "train"]
 
 
 def workloads_of(config: AgentConfig) -> list[Workload]:
-    """Return what an agent's episodes are drawn from, in its size and surroundings.
+    """Return the workloads of an agent's episodes, in its size and surroundings.
 
     Raises:
         PolicyError: as `train_side`.
@@ -181,25 +182,25 @@ def load_config(name: str, **changes: Any) -> AgentConfig:
     fields = {"name": path.stem, **read_toml(path)}
     if "arguments" in fields:
         fields["arguments"] = current_names(fields["arguments"])
-    if isinstance(given := fields.get("hyperparameters"), dict):
-        fields["hyperparameters"] = {RENAMED.get(key, key): value for key, value in given.items()}
+    if isinstance(hyperparameters := fields.get("hyperparameters"), dict):
+        fields["hyperparameters"] = {RENAMED.get(key, key): value for key, value in hyperparameters.items()}
     with reading(path, PolicyError, "an agent"):
-        own = converted(fields, AgentConfig)
-        converted(own.hyperparameters, HYPERPARAMETERS[own.algorithm], "hyperparameters")
+        own = convert(fields, AgentConfig)
+        convert(own.hyperparameters, HYPERPARAMETERS[own.algorithm], "hyperparameters")
         check_own_arguments(own.environment, own.arguments)
     return dataclasses.replace(own, **changes)
 
 
 def check_own_arguments(environment: str, arguments: dict[str, Any], place: str = "arguments") -> None:
-    """Check what an agent's environment is made with.
+    """Check the arguments of an agent's environment.
 
     Args:
         environment: id.
         arguments: by name.
-        place: what to call them in an error.
+        place: their name in an error.
 
     Raises:
-        FileError: for one that there is not, that is not the agent's to set, or with which none can be made.
+        FileError: for an unknown argument, one that an agent may not set, or one of the wrong type.
     """
     if others := sorted(NOT_ITS_OWN & arguments.keys()):
         raise FileError(f"{place}: {others[0]} is set by who trains or evaluates, not by an agent")

@@ -19,7 +19,7 @@ from thp_env.reading import read_text, reading
 
 
 class Row(msgspec.Struct):
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         decisions: so far.
@@ -48,10 +48,10 @@ def write_curve(rows: Sequence[Row], path: Path) -> None:
 
 
 def read_curve(path: Path) -> list[Row]:
-    """Read what `write_curve` wrote.
+    """Read a curve of `write_curve`.
 
     Raises:
-        PolicyError: when it is no curve.
+        PolicyError: when it is not a curve.
     """
     with reading(path, PolicyError, "a learning curve"):
         lines = list(csv.DictReader(read_text(path).splitlines()))
@@ -62,9 +62,9 @@ def read_curve(path: Path) -> list[Row]:
 
 
 def picture(curves: Mapping[str, Sequence[Row]], path: Path) -> None:
-    """Draw what held-out programs cost, and what training was paid, over the decisions of several trainings.
+    """Draw the savings on held-out programs, and the returns in training, over the decisions of several trainings.
 
-    Trainings whose names differ in the seed behind the last "-" alone have the same colour.
+    Trainings whose names differ only in the seed after the last "-" have the same colour.
     """
     from matplotlib.figure import Figure
 

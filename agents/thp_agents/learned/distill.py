@@ -1,7 +1,7 @@
-"""Turns a trained policy into a decision tree that is small enough to read.
+"""Turns a trained policy into a decision tree that people can read.
 
-VIPER (Bastani, Pu and Solar-Lezama, "Verifiable Reinforcement Learning via Policy Extraction", 2018): the network says
-what it would do in the states that the tree leads to, and a mistake counts by what it costs in the network's values.
+VIPER (Bastani, Pu and Solar-Lezama, "Verifiable Reinforcement Learning via Policy Extraction", 2018): the network
+labels the states that the tree leads to, and a mistake has the weight of its cost in the network's values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 import thp_env
 from thp_agents.evaluation.episode import evaluate_one
-from thp_agents.evaluation.parallel import completed, map_jobs
+from thp_agents.evaluation.parallel import map_jobs, without_lost
 from thp_agents.learned.config import train_side
 from thp_agents.learned.networks import Tree, flat
 from thp_agents.learned.policy_file import LearnedPolicy
@@ -29,22 +29,22 @@ from thp_env.workload import find
 
 @dataclass
 class Pairs:
-    """What a network was shown and what it made of it.
+    """Inputs of a network and its outputs.
 
     Attributes:
-        seen: observations, flat, float32, shape (n, fields).
+        observations: flat, float32, shape (n, fields).
         masks: which actions could have an effect, bool, shape (n, actions).
         values: the network's, float32, shape (n, actions).
     """
 
-    seen: np.ndarray
+    observations: np.ndarray
     masks: np.ndarray
     values: np.ndarray
 
     @classmethod
-    def joined(cls, parts: Sequence[Pairs]) -> Pairs:
+    def concatenate(cls, parts: Sequence[Pairs]) -> Pairs:
         """Return several as one."""
-        return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("seen", "masks", "values")))
+        return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("observations", "masks", "values")))
 
     @property
     def best(self) -> np.ndarray:
@@ -59,8 +59,8 @@ class Pairs:
     @property
     def gap(self) -> np.ndarray:
         """How much worse the worst action is by the network's values, of those that it takes anywhere; shape (n,)."""
-        taken = np.isin(np.arange(self.masks.shape[1]), self.best) & self.masks
-        return -np.where(taken, self.worth, 0.0).min(1)
+        candidates = np.isin(np.arange(self.masks.shape[1]), self.best) & self.masks
+        return -np.where(candidates, self.worth, 0.0).min(1)
 
 
 class _Noted(Policy):
@@ -72,7 +72,7 @@ class _Noted(Policy):
         self.player, self.teacher = player, teacher
         self.name, self.source, self.default_sizes = player.name, player.source, player.default_sizes
         self.environment, self.arguments = player.environment, {**player.arguments, "shadow_tlb": False}
-        self.noted: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def reset(self, view: Any) -> None:
         """Begin a new run."""
@@ -82,39 +82,39 @@ class _Noted(Policy):
         """Let the player decide; only where there is a choice is there something to learn."""
         masks = np.asarray(view.masks) != 0
         if masks.sum() > 1:
-            self.noted.append((flat(observation), masks, self.teacher.network(observation)))
+            self.rows.append((flat(observation), masks, self.teacher.network(observation)))
         return self.player.decide(observation, view)
 
 
 def play(player: LearnedPolicy, teacher: LearnedPolicy, episode: tuple[str, int]) -> Pairs:
-    """Play an episode, (workload, seed), and return what the teacher makes of it."""
-    noted = _Noted(player, teacher)
-    evaluate_one(noted, find(episode[0]), episode[1])
-    if not noted.noted:
+    """Play an episode, (workload, seed), and return its observations with the teacher's values."""
+    recorder = _Noted(player, teacher)
+    evaluate_one(recorder, find(episode[0]), episode[1])
+    if not recorder.rows:
         fields, actions = teacher.network.shape
         return Pairs(np.zeros((0, fields), np.float32), np.zeros((0, actions), bool), np.zeros((0, actions)))
-    return Pairs(*(np.stack(column) for column in zip(*noted.noted, strict=True)))
+    return Pairs(*(np.stack(column) for column in zip(*recorder.rows, strict=True)))
 
 
 def grow(pairs: Pairs, leaves: int) -> Tree:
-    """Return the tree of at most so many leaves that decides most like the network, mistakes weighed by their cost.
+    """Return the tree of at most so many leaves that is most like the network, with mistakes weighted by their cost.
 
-    Neighbouring leaves that take the same action are made one, which leaves room for others.
+    Neighbouring leaves with the same action are merged, which makes room for others.
 
     Raises:
         PolicyError: when there is nothing to learn from.
     """
-    if not len(pairs.seen):
+    if not len(pairs.observations):
         raise PolicyError("nothing to distill: the policy never had a choice on these workloads")
     weight = pairs.gap + 1e-6  # all gaps may be 0
     tree = None
     for n in range(leaves, 3 * leaves, 1 + leaves // 8):
         model = DecisionTreeClassifier(max_leaf_nodes=n, min_samples_leaf=5, random_state=0)
-        model.fit(pairs.seen, pairs.best, weight)
-        grown = _Grown(model, pairs).tree()
-        if tree is not None and (grown.feature < 0).sum() > leaves:
+        model.fit(pairs.observations, pairs.best, weight)
+        candidate = _Grown(model, pairs).tree()
+        if tree is not None and (candidate.feature < 0).sum() > leaves:
             break
-        tree = grown
+        tree = candidate
         if model.get_n_leaves() < n:  # there is nothing left to split
             break
     assert tree is not None
@@ -125,12 +125,12 @@ class _Grown:
     """A fitted scikit-learn tree, with the mean worth of each action at its nodes, where it is allowed."""
 
     def __init__(self, model: Any, pairs: Pairs) -> None:
-        self.nodes, self.inputs = model.tree_, pairs.seen.shape[1]
-        inside = model.decision_path(pairs.seen).T.astype(float)
+        self.nodes, self.inputs = model.tree_, pairs.observations.shape[1]
+        inside = model.decision_path(pairs.observations).T.astype(float)
         allowed = inside @ pairs.masks
         everywhere = (inside @ pairs.worth) / inside.sum(1)
-        where = (inside @ np.where(pairs.masks, pairs.worth, 0.0)) / np.maximum(allowed, 1)
-        self.values = np.where(allowed > 0, where, np.asarray(everywhere))
+        allowed_mean = (inside @ np.where(pairs.masks, pairs.worth, 0.0)) / np.maximum(allowed, 1)
+        self.values = np.where(allowed > 0, allowed_mean, np.asarray(everywhere))
 
     def tree(self) -> Tree:
         rows = list(self._rows(0, 0))
@@ -160,18 +160,18 @@ class _Grown:
 
 def agreement(policy: LearnedPolicy, pairs: Pairs) -> float:
     """Return the share of decisions that a policy takes as the network did."""
-    values = np.stack([policy.network({"seen": row}) for row in pairs.seen])
+    values = np.stack([policy.network({"seen": row}) for row in pairs.observations])
     return float((np.where(pairs.masks, values, -np.inf).argmax(1) == pairs.best).mean())
 
 
-def _named(episode: tuple[str, int]) -> str:
+def _label(episode: tuple[str, int]) -> str:
     return f"an episode of {episode[0]} with seed {episode[1]}"
 
 
 def distill(
     teacher: LearnedPolicy, *, leaves: int = 30, rounds: int = 3, episodes: int = 2, seed: int = 0,
     workloads: Sequence[str] = (), processes: int = 1, command: str = "",
-    told: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> LearnedPolicy:  # fmt: skip
     """Return a policy of the same environment that is a decision tree.
 
@@ -184,7 +184,7 @@ def distill(
         workloads: names; none: those that the teacher was trained on.
         processes: to play in.
         command: kept with the policy.
-        told: takes a line on each round.
+        progress: takes a line on each round.
 
     Raises:
         PolicyError: when the teacher decides about many VMAs at once, or the tree would have no branch.
@@ -200,19 +200,20 @@ def distill(
     for turn in range(rounds):
         first = seed + turn * episodes
         jobs = [(name, s) for name in names for s in range(first, first + episodes)]
-        with closing(map_jobs(partial(play, policy, teacher), jobs, processes, named=_named)) as results:
-            played = dict(completed(results))
-        if not played:
+        with closing(map_jobs(partial(play, policy, teacher), jobs, processes, named=_label)) as results:
+            pairs_of = dict(without_lost(results))
+        if not pairs_of:
             raise PolicyError("no episode could be played: every worker died")
-        new = Pairs.joined([played[job] for job in jobs if job in played])
-        kept = f", of which it takes {agreement(policy, new):.0%} as the network" if turn else ""
+        new = Pairs.concatenate([pairs_of[job] for job in jobs if job in pairs_of])
+        agreement_text = f", of which it takes {agreement(policy, new):.0%} as the network" if turn else ""
         parts.append(new)
-        pairs = Pairs.joined(parts)
+        pairs = Pairs.concatenate(parts)
         tree = grow(pairs, leaves)
-        told(f"round {turn + 1}: {len(new.seen)} decisions{kept}; {(tree.feature < 0).sum()} leaves")
+        leaf_count = (tree.feature < 0).sum()
+        progress(f"round {turn + 1}: {len(new.observations)} decisions{agreement_text}; {leaf_count} leaves")
         meta = {
             "name": f"{teacher.name}-tree", "command": command, "version": thp_env.__version__, "behaviour": BEHAVIOUR,
-            "seed": teacher.meta.get("seed", 0), "decisions": len(pairs.seen), "teacher": teacher.name,
+            "seed": teacher.meta.get("seed", 0), "decisions": len(pairs.observations), "teacher": teacher.name,
             "teacher_command": teacher.source, "rounds": rounds, "episodes": episodes, "workloads": names,
         }  # fmt: skip
         policy = LearnedPolicy(tree, teacher.signature, meta)

@@ -1,7 +1,7 @@
-"""Several trainings of one agent as one policy: the action that they value most together.
+"""Several trainings of one agent as one policy, which takes the action with the highest mean value.
 
-The mean of networks' logits is, up to a constant, the log of the product of their distributions; a mistake that one
-training makes alone is outvoted (Wiering and van Hasselt, "Ensemble Algorithms in Reinforcement Learning", 2008).
+The mean of networks' logits is, up to a constant, the log of the product of their distributions; a mistake of a
+single training is outvoted (Wiering and van Hasselt, "Ensemble Algorithms in Reinforcement Learning", 2008).
 Forests become one forest of all their trees.
 """
 

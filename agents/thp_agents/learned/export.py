@@ -1,4 +1,4 @@
-"""What Stable-Baselines3 trained, as a policy that needs NumPy only."""
+"""Models of Stable-Baselines3 as policies that need only NumPy."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def _network(model: Any) -> Network:
     weights = layer_arrays(linear_layers(policy.quantile_net.quantile_net))
     last = len(weights) // 2 - 1
     n = policy.quantile_net.n_quantiles
-    weights[f"weight{last}"] = _means(weights[f"weight{last}"], n)
-    weights[f"bias{last}"] = _means(weights[f"bias{last}"], n)
+    weights[f"weight{last}"] = _mean_of_quantiles(weights[f"weight{last}"], n)
+    weights[f"bias{last}"] = _mean_of_quantiles(weights[f"bias{last}"], n)
     return Mlp(weights, "relu")
 
 
-def _means(rows: np.ndarray, quantiles: int) -> np.ndarray:
+def _mean_of_quantiles(rows: np.ndarray, quantiles: int) -> np.ndarray:
     # sb3-contrib's output is quantile after quantile, the actions of each together.
     return rows.reshape(quantiles, -1, *rows.shape[1:]).mean(0)

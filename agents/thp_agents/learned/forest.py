@@ -1,4 +1,4 @@
-"""A random forest (Breiman, 2001) that foretells what each action is worth; scikit-learn grows it."""
+"""A random forest (Breiman, 2001) that predicts the worth of each action; scikit-learn grows it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import numpy as np
 from sklearn.ensemble import RandomForestRegressor
 
 
-def grow(seen: np.ndarray, worth: np.ndarray, trees: int, leaf: int, seed: int) -> dict[str, np.ndarray]:
+def grow(observations: np.ndarray, worth: np.ndarray, trees: int, leaf: int, seed: int) -> dict[str, np.ndarray]:
     """Grow a forest, and return its nodes as `networks.Forest` takes them.
 
     Args:
-        seen: observations, shape (n, fields).
-        worth: what to foretell, shape (n, actions).
-        trees: how many.
+        observations: shape (n, fields).
+        worth: to be predicted, shape (n, actions).
+        trees: their number.
         leaf: fewest observations at a leaf.
-        seed: of their choice of observations and fields.
+        seed: of the random choice of observations and fields.
     """
     model = RandomForestRegressor(trees, min_samples_leaf=leaf, max_features=0.5, random_state=seed)
-    model.fit(seen, worth)
+    model.fit(observations, worth)
     parts: dict[str, list[np.ndarray]] = {n: [] for n in ("feature", "threshold", "left", "right", "values")}
     roots = [0]
     for tree in (estimator.tree_ for estimator in model.estimators_):
@@ -29,4 +29,5 @@ def grow(seen: np.ndarray, worth: np.ndarray, trees: int, leaf: int, seed: int) 
         parts["values"].append(tree.value[:, :, 0])
         roots.append(first + tree.node_count)
     weights = {name: np.concatenate(part).astype(np.float32) for name, part in parts.items()}
-    return weights | {"inputs": np.array([seen.shape[1]], np.float32), "roots": np.array(roots[:-1], np.float32)}
+    weights["inputs"] = np.array([observations.shape[1]], np.float32)
+    return weights | {"roots": np.array(roots[:-1], np.float32)}

@@ -1,4 +1,4 @@
-"""The hyperparameters of each algorithm and what they may be, as Stable-Baselines3 names them."""
+"""The hyperparameters of each algorithm with their possible values, named as in Stable-Baselines3."""
 
 from __future__ import annotations
 

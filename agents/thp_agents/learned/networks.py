@@ -37,7 +37,7 @@ class Network(Protocol):
         ...
 
     def __call__(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """Return one value an action, flat: of all slots in turn where several actions are taken at once."""
+        """Return one value for each action, flat; for several slots, one slot after the other."""
         ...
 
 
@@ -81,7 +81,7 @@ class Mlp:
 
 
 class DeepSets:
-    """The same small network for each VMA, told the mean of what it makes of all (Zaheer et al., 2017).
+    """The same small network for each VMA, with the mean of all embeddings as a further input (Zaheer et al., 2017).
 
     The order of the slots makes no difference, and their number is not part of the weights.
 

@@ -16,7 +16,7 @@ from thp_agents.learned.config import check_own_arguments
 from thp_agents.learned.networks import ACTIVATIONS, NETWORKS, Network
 from thp_agents.plug_ins import policies
 from thp_agents.policy import Policy, PolicyError
-from thp_agents.records import Natural, Seed, converted
+from thp_agents.records import Natural, Seed, convert
 from thp_env.archive import HEADER, Column, read_archive, read_header
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.envs.arguments import order_mask
@@ -29,7 +29,7 @@ FORMAT = "thp_env policy 2"
 
 
 class Signature(msgspec.Struct, forbid_unknown_fields=True):
-    """What a network sees and chooses from; see `signature`."""
+    """The inputs and actions of a network; see `signature`."""
 
     environment: Literal[tuple(ENVIRONMENTS)]  # type: ignore[valid-type]
     arguments: dict[str, Any]
@@ -42,13 +42,13 @@ class Signature(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TrainedOn(msgspec.Struct):
-    """What is acted on of a training's configuration; there may be more."""
+    """The fields of a training's configuration that are used; there may be more."""
 
     workloads: list[str] = []
 
 
 class HowTrained(msgspec.Struct):
-    """What is acted on of a policy's `meta`; there may be more."""
+    """The fields of a policy's `meta` that are used; there may be more."""
 
     name: str = ""
     command: str = ""
@@ -74,26 +74,26 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
 def signature(
     environment: str, arguments: dict[str, Any], base: str = "", masked: bool = True, sampled: bool = False
 ) -> dict[str, Any]:
-    """Return what a network of an environment sees and chooses from, by name; a change of it makes files foreign.
+    """Return the inputs and actions of a network for an environment, by name; after a change, older files are refused.
 
     Args:
         environment: id.
-        arguments: that it is made with.
-        base: name of the heuristic that decides what the network leaves alone; "": none does.
-        masked: it chooses among the actions that can have an effect; else one that cannot is its first action.
-        sampled: it draws its actions from the distribution of which it gives the logs; else it takes the best.
+        arguments: of the environment.
+        base: name of the heuristic that decides where the network chooses "keep"; "": none.
+        masked: it chooses among the actions that can have an effect; else an action without effect counts as the first.
+        sampled: it draws its actions, with its outputs as log probabilities; else it takes the best.
 
     Raises:
         PolicyError: when learned policies do not decide in this environment, or not on top of this heuristic.
     """
-    made: Any = load_env_creator(ENVIRONMENTS[environment])
-    names = made.task_class.signature(arguments)
+    env_class: Any = load_env_creator(ENVIRONMENTS[environment])
+    names = env_class.task_class.signature(arguments)
     if names is None:
         raise PolicyError(f"learned policies do not decide in {environment}")
     seen, actions = names
     made_for: dict[str, Any] = {"environment": environment, "arguments": arguments, "seen": seen, "actions": actions}
-    if made.task_class.parts > 1:
-        made_for["parts"] = made.task_class.parts
+    if env_class.task_class.parts > 1:
+        made_for["parts"] = env_class.task_class.parts
     if not masked:
         made_for["masked"] = False
     if sampled:
@@ -106,9 +106,9 @@ def signature(
 
 
 class LearnedPolicy(Policy):
-    """Takes the action of the highest value among those that can have an effect, or as its signature says else.
+    """Takes the action with the highest value among those that can have an effect, unless its signature says otherwise.
 
-    One that draws its actions does so with the seed of its training, anew in each run.
+    A policy that draws its actions uses the seed of its training in each run.
 
     Args:
         network: gives the values.
@@ -128,13 +128,13 @@ class LearnedPolicy(Policy):
         self.default_sizes = str(self.arguments.get("default_sizes", "all" if "Fault" in self.environment else "4K"))
         self.many = "present" in signature["seen"] or "parts" in signature
         self.base = policies()[signature["base"]]() if "base" in signature else None
-        self.taken: set[int] = set()
+        self.own_vmas: set[int] = set()
         self.masked, self.sampled = signature.get("masked", True), signature.get("sampled", False)
         self.rng = np.random.default_rng(meta.get("seed", 0))
 
     def reset(self, view: Any) -> None:
         """Leave everything to the base."""
-        self.taken = set()
+        self.own_vmas = set()
         self.rng = np.random.default_rng(self.meta.get("seed", 0))
         if self.base:
             self.base.reset(view)
@@ -154,27 +154,27 @@ class LearnedPolicy(Policy):
         if self.masked:
             values = np.where(allowed, values, -np.inf)
         n = len(self.signature["actions"])
-        chosen = values.reshape(-1, n).argmax(1)
-        chosen = np.where(allowed.reshape(-1, n)[np.arange(len(chosen)), chosen], chosen, 0)
-        return chosen if self.many else int(chosen[0])
+        actions = values.reshape(-1, n).argmax(1)
+        actions = np.where(allowed.reshape(-1, n)[np.arange(len(actions)), actions], actions, 0)
+        return actions if self.many else int(actions[0])
 
     def leave(self, action: int, observation: dict[str, np.ndarray], view: Any) -> None:
-        """Let the base, if there is one, act on all VMAs but those that have sizes of the network's choice.
+        """Let the base, if there is one, act on all VMAs except those whose sizes the network has chosen.
 
         Raises:
-            PolicyError: when the base does something else than through the view.
+            PolicyError: when the base acts in another way than through the view.
         """
         if not self.base:
             return
         if action and (vma := view.vma) and self.signature["actions"][action] in ORDER_MASKS:
-            self.taken.add(vma.id)
-        if not np.array_equal(self.base.decide(observation, view.without(self.taken)), view.no_op):
+            self.own_vmas.add(vma.id)
+        if not np.array_equal(self.base.decide(observation, view.without(self.own_vmas)), view.no_op):
             raise PolicyError(f"policy {self.base.name} answers questions: no agent can decide on top of it")
 
     def fork(self) -> LearnedPolicy:
-        """Return one that goes on from here by itself."""
+        """Return an independent copy in the present state."""
         other = copy.copy(self)
-        other.base, other.taken, other.rng = copy.deepcopy(self.base), set(self.taken), copy.deepcopy(self.rng)
+        other.base, other.own_vmas, other.rng = copy.deepcopy(self.base), set(self.own_vmas), copy.deepcopy(self.rng)
         return other
 
 
@@ -205,7 +205,7 @@ def load_policy(path: str | os.PathLike[str], name: str | None = None) -> Learne
 
     Args:
         path: its file.
-        name: that it is to have; None: it is called as its file, so that several can stand in one table.
+        name: of the policy; None: the name of its file, so that several can be in one table.
 
     Raises:
         PolicyError: when the file is missing, damaged, foreign, or made for other observations or actions.
@@ -215,9 +215,9 @@ def load_policy(path: str | os.PathLike[str], name: str | None = None) -> Learne
         raw = read_header(arrays)
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise PolicyError(f"{path}: not a policy of this version")
-        if isinstance(made := raw.get("signature"), dict) and "arguments" in made:
-            made["arguments"] = current_names(made["arguments"])
-        header = converted(raw, Header, "header")
+        if isinstance(signature_fields := raw.get("signature"), dict) and "arguments" in signature_fields:
+            signature_fields["arguments"] = current_names(signature_fields["arguments"])
+        header = convert(raw, Header, "header")
         made_for = header.signature
         check_own_arguments(made_for.environment, made_for.arguments, "header.signature.arguments")
         with np.errstate(over="ignore"):
@@ -238,7 +238,7 @@ def load_policy(path: str | os.PathLike[str], name: str | None = None) -> Learne
         if now != raw["signature"]:
             raise PolicyError(f"{path}: made for other observations or actions; train it again")
         widths = {key: len(names) for key, names in now["seen"].items()}
-        wanted = sum(widths.values()) - widths.get("present", 0), len(now["actions"]) * now.get("parts", 1)
-        if network.shape != wanted:
-            raise PolicyError(f"{path}: its network maps fields to values as {network.shape}, not {wanted}")
+        shape = sum(widths.values()) - widths.get("present", 0), len(now["actions"]) * now.get("parts", 1)
+        if network.shape != shape:
+            raise PolicyError(f"{path}: its network maps fields to values as {network.shape}, not {shape}")
     return LearnedPolicy(network, now, raw["meta"] | {"name": name or Path(path).stem})

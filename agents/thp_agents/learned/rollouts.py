@@ -1,8 +1,8 @@
-"""An agent that learns from what-ifs: the simulator is cloned at a decision and every choice is run to the end.
+"""An agent that learns from what-ifs: at a decision the simulator is cloned, and every action is run to the end.
 
 Rollout classification policy iteration (Lagoudakis and Parr, 2003), with values instead of classes: a forest learns
-by how much of the run's cost each action is cheaper than doing nothing, all else left as it is (`evaluation/what_ifs`).
-What goes on without the agent may be a heuristic, the agent's base: then the forest learns what it saves to overrule
+how much cheaper each action is than doing nothing, as a share of the run's cost, with everything else unchanged
+(`evaluation/what_ifs`). The agent may have a heuristic as its base. Then the forest learns the saving of overruling
 it.
 """
 
@@ -19,7 +19,7 @@ import gymnasium
 import numpy as np
 
 import thp_env  # noqa: F401 -- registers the environments
-from thp_agents.evaluation.parallel import completed, map_jobs
+from thp_agents.evaluation.parallel import map_jobs, without_lost
 from thp_agents.evaluation.what_ifs import costs_of, follower
 from thp_agents.learned.checkpoint import MEMBER
 from thp_agents.learned.config import AgentConfig, weights_of, workloads_of
@@ -44,27 +44,27 @@ UNKNOWN = -1e3
 
 @dataclass
 class Samples:
-    """Decisions and what each action was worth there.
+    """Decisions and the worth of each action there.
 
     Attributes:
-        seen: observations, flat, shape (n, fields).
-        worth: percent of the run's cost that an action saves, shape (n, actions); NaN where it was not tried.
-        episodes: how many were played.
+        observations: flat, shape (n, fields).
+        worth: saving of an action in percent of the run's cost, shape (n, actions); NaN if it was not tried.
+        episodes: their number.
     """
 
-    seen: np.ndarray
+    observations: np.ndarray
     worth: np.ndarray
     episodes: int = 0
 
     def __len__(self) -> int:
         """Return how many decisions there are."""
-        return len(self.seen)
+        return len(self.observations)
 
     def with_(self, others: Sequence[Samples]) -> Samples:
         """Return these and others as one."""
-        every = [self, *others]
-        return Samples(np.concatenate([s.seen for s in every]), np.concatenate([s.worth for s in every]),
-                       sum(s.episodes for s in every))  # fmt: skip
+        parts = [self, *others]
+        return Samples(np.concatenate([s.observations for s in parts]), np.concatenate([s.worth for s in parts]),
+                       sum(s.episodes for s in parts))  # fmt: skip
 
     @classmethod
     def none(cls, fields: int) -> Samples:
@@ -74,16 +74,16 @@ class Samples:
 
 @dataclass(frozen=True)
 class Play:
-    """How an episode is played.
+    """How to play an episode.
 
     Attributes:
-        weights: nodes of the forest that decides; empty: nothing is decided.
-        workloads: that one is drawn from.
-        chances: how often each is; None: all alike.
+        weights: nodes of the forest that decides; empty: no decisions.
+        workloads: one of them is drawn.
+        chances: of each workload; None: equal.
         arguments: of VmaOrder-v0.
-        base: heuristic that decides what the forest leaves alone; "": none does.
+        base: heuristic that decides where the forest chooses "keep"; "": none.
         epsilon: share of decisions that are drawn from all actions.
-        tried: decisions of the episode at which all actions are tried.
+        tried: number of decisions of the episode at which all actions are tried.
     """
 
     weights: dict[str, np.ndarray]
@@ -95,24 +95,24 @@ class Play:
     tried: int = 12
 
     def policy(self) -> LearnedPolicy:
-        """Return what decides."""
+        """Return the policy that decides."""
         return follower(self.base, self.arguments, self.weights)
 
 
-def play(how: Play, seed: int) -> Samples:
+def play(setup: Play, seed: int) -> Samples:
     """Play an episode, and try all actions at some of its decisions, new VMAs above all.
 
     Args:
-        how: it is played.
+        setup: how it is played.
         seed: of the episode.
     """
     rng = np.random.default_rng([seed, 1])
-    made = gymnasium.make("thp_env/VmaOrder-v0", workload=how.workloads, weights=how.chances,
-                          disable_env_checker=True, **how.arguments)  # fmt: skip
-    env: VmaOrderEnv = made.unwrapped  # type: ignore[assignment]
+    wrapped = gymnasium.make("thp_env/VmaOrder-v0", workload=setup.workloads, weights=setup.chances,
+                             disable_env_checker=True, **setup.arguments)  # fmt: skip
+    env: VmaOrderEnv = wrapped.unwrapped  # type: ignore[assignment]
     states: list[tuple[float, Mapping[str, Any], LearnedPolicy, np.ndarray]] = []
     observation, _ = env.reset(seed=seed)
-    policy, view = how.policy(), KernelView(env)
+    policy, view = setup.policy(), KernelView(env)
     policy.reset(view)
     over = False
     while not over:
@@ -121,22 +121,22 @@ def play(how: Play, seed: int) -> Samples:
             # A weighted sample of fixed size without knowing how many there will be (Efraimidis and Spirakis, 2006).
             weight = 4.0 if not env.task.smaps["asked"][0, 0] else 1.0
             key = float(rng.random() ** (1 / weight))
-            if len(states) < how.tried or key > states[-1][0]:
+            if len(states) < setup.tried or key > states[-1][0]:
                 states.append((key, env.clone_state().task, policy.fork(), flat(observation)))
-                states = sorted(states, key=lambda s: -s[0])[: how.tried]
-        drawn = rng.random() < how.epsilon
-        action = int(rng.choice(np.flatnonzero(masks))) if drawn else policy.choose(observation, view)
+                states = sorted(states, key=lambda s: -s[0])[: setup.tried]
+        explore = rng.random() < setup.epsilon
+        action = int(rng.choice(np.flatnonzero(masks))) if explore else policy.choose(observation, view)
         policy.leave(action, observation, view)
         observation, _, over, _, _ = env.step(action)
     samples = Samples.none(len(flat(observation)))
     samples.episodes = 1
     return samples.with_([
-        Samples(seen[None], try_all(env, state, forked)[None]) for _, state, forked, seen in states
+        Samples(fields[None], try_all(env, state, fork)[None]) for _, state, fork, fields in states
     ])  # fmt: skip
 
 
 def try_all(env: VmaOrderEnv, state: Mapping[str, Any], policy: LearnedPolicy) -> np.ndarray:
-    """Return what each action would save from a state on, in percent of the run's cost; NaN where it has no effect."""
+    """Return the saving of each action in a state, in percent of the run's cost; NaN for actions without effect."""
     env.task.restore_state(0, state)
     masks = env.action_masks()
     actions = [a for a in _TRIED if masks[a]]
@@ -152,7 +152,7 @@ def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
     clip = float(h.get("clip", 20.0))
     # An action that cannot have an effect saves nothing.
     worth = np.nan_to_num(samples.worth[:, _TRIED]).clip(-clip, clip)
-    weights = grow(samples.seen, worth, int(h.get("trees", 50)), int(h.get("leaf", 4)), config.seed)
+    weights = grow(samples.observations, worth, int(h.get("trees", 50)), int(h.get("leaf", 4)), config.seed)
     values = np.full((len(weights["values"]), len(ACTIONS)), UNKNOWN, np.float32)
     values[:, _TRIED] = weights["values"]
     # Doing nothing saves nothing; whatever promises no more than the margin is left undone.
@@ -164,7 +164,7 @@ IN_VAIN = 50
 """Episodes without any decision, after which a training is given up."""
 
 
-def _named(seed: int) -> str:
+def _label(seed: int) -> str:
     return f"the episode with seed {seed}"
 
 
@@ -191,10 +191,9 @@ class Rollouts:
         return len(self.samples)
 
     def learn(self, steps: int, callback: Callable[[list[dict[str, Any]]], bool]) -> None:
-        """Try so many decisions, in rounds, until the callback says no.
+        """Try the actions at so many decisions, in rounds, until the callback returns False.
 
-        Episodes are numbered, so that the same ones are played whatever the processes and however often the training
-        is stopped and goes on.
+        Episodes are numbered. So the same ones are played with any number of processes, and also after interruptions.
 
         Raises:
             PolicyError: when the workloads have no decision to try.
@@ -208,9 +207,9 @@ class Rollouts:
             if self.num_timesteps and turn != self.turn:
                 self.weights, self.turn = fit(self.samples, self.config), turn
             chances = weights_of(self.config, self.workloads)
-            how = Play(self.weights, self.workloads, chances, self.config.arguments, self.config.base, epsilon, tried)
+            setup = Play(self.weights, self.workloads, chances, self.config.arguments, self.config.base, epsilon, tried)
             while self.num_timesteps < end:
-                self._play(how, max(1, min(4 * self.processes, -(-(end - self.num_timesteps) // tried))))
+                self._play(setup, max(1, min(4 * self.processes, -(-(end - self.num_timesteps) // tried))))
                 if self.samples.episodes >= IN_VAIN and not self.num_timesteps:
                     raise PolicyError(f"{IN_VAIN} episodes had no decision: there is nothing to learn on "
                                       f"{', '.join(dict.fromkeys(w.name for w in self.workloads))}")  # fmt: skip
@@ -218,29 +217,29 @@ class Rollouts:
                     return
         self.weights = fit(self.samples, self.config)
 
-    def _play(self, how: Play, count: int) -> None:
+    def _play(self, setup: Play, count: int) -> None:
         """Play so many more episodes; those whose workers died are left out."""
         first = 1_000 * self.config.seed + self.samples.episodes
         seeds = list(range(first, first + count))
-        with closing(map_jobs(partial(play, how), seeds, self.processes, named=_named)) as results:
-            played = dict(completed(results))
-        nothing = Samples.none(self.samples.seen.shape[1])
+        with closing(map_jobs(partial(play, setup), seeds, self.processes, named=_label)) as results:
+            by_seed = dict(without_lost(results))
+        nothing = Samples.none(self.samples.observations.shape[1])
         nothing.episodes = 1
-        self.samples = self.samples.with_([played.get(seed, nothing) for seed in seeds])
+        self.samples = self.samples.with_([by_seed.get(seed, nothing) for seed in seeds])
 
     def save(self, file: IO[bytes]) -> None:
         """Write the samples and the forest that plays now."""
         arrays: dict[str, Any] = {f"forest_{name}": nodes for name, nodes in self.weights.items()}
-        arrays |= {"seen": self.samples.seen, "worth": self.samples.worth}
+        arrays |= {"seen": self.samples.observations, "worth": self.samples.worth}
         np.savez(file, episodes=self.samples.episodes, turn=self.turn, **arrays)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on from what `save` wrote.
+        """Continue from a file of `save`.
 
         Raises:
-            PolicyError: when it is something else.
+            PolicyError: when it is another file.
         """
-        fields, actions = self.samples.seen.shape[1], len(ACTIONS)
+        fields, actions = self.samples.observations.shape[1], len(ACTIONS)
         columns = {
             "seen": Column(("<f4",), (None, fields)), "worth": Column(("<f4",), (None, actions)),
             "episodes": Column(("i",), ()), "turn": Column(("i",), ()),
@@ -251,7 +250,8 @@ class Rollouts:
                 samples = Samples(arrays.pop("seen"), arrays.pop("worth"), int(arrays.pop("episodes")))
                 turn = int(arrays.pop("turn"))
                 weights = {name.removeprefix("forest_"): nodes for name, nodes in arrays.items()}
-                if len(samples.seen) != len(samples.worth) or (weights and Forest(weights).shape != (fields, actions)):
+                fits = not weights or Forest(weights).shape == (fields, actions)
+                if len(samples.observations) != len(samples.worth) or not fits:
                     raise ValueError("its arrays do not fit together")
             except ValueError as error:
                 raise FileError(f"not a checkpoint of this agent ({error})") from None

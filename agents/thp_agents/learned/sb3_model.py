@@ -1,8 +1,8 @@
-"""A model that Stable-Baselines3 or sb3-contrib saved, as a policy: `sb3:model.zip`.
+"""A saved model of Stable-Baselines3 or sb3-contrib as a policy: `sb3:model.zip`.
 
-Nothing that such a file holds is run, so strangers' files can be evaluated as they are. A model's zip and a file of
-VecNormalize are pickles, which could run anything; here weights are read with `torch.load(weights_only=True)`, of the
-zip's JSON only what is text, and a file of VecNormalize by an unpickler that knows numbers and arrays and nothing else.
+No code from such a file is run, so files of strangers can be evaluated. A model's zip and a file of VecNormalize
+contain pickles, which can run any code. Here weights are read with `torch.load(weights_only=True)`, the zip's JSON only
+as text, and a file of VecNormalize by an unpickler that accepts only numbers and arrays.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from thp_agents.learned.networks import Mlp, flat
 from thp_agents.policy import Policy, PolicyError
 from thp_env.archive import read_members
 from thp_env.envs.actions import ACTION_SETS
-from thp_env.reading import FileError, opened, parse_json, reading
+from thp_env.reading import FileError, open_file, parse_json, reading
 
 ACTIVATIONS = {"Tanh": "tanh", "ReLU": "relu"}
 """Of PyTorch's activations those that can be run here, and their names in `networks.ACTIVATIONS`."""
@@ -42,7 +42,7 @@ PARTS = ("data", "policy.pth", "_stable_baselines3_version")
 
 
 class Statistics(NamedTuple):
-    """What VecNormalize does to observations, keys and all; one key "" where they are flat."""
+    """The normalisation of observations by VecNormalize, for each key; flat observations have the key ""."""
 
     mean: dict[str, np.ndarray]
     var: dict[str, np.ndarray]
@@ -62,15 +62,15 @@ class Statistics(NamedTuple):
 
 
 class SB3Policy(Policy):
-    """Takes the action that the model's `predict(deterministic=True)` takes.
+    """Takes the same actions as the model's `predict(deterministic=True)`.
 
     Args:
         name: of the policy.
-        source: where it is from.
-        network: gives a value for each action.
+        source: its origin.
+        network: returns a value for each action.
         environment: id and arguments of the environment that its spaces fit.
         masked: whether it was trained with masks.
-        statistics: of VecNormalize; None: observations are taken as they are.
+        statistics: of VecNormalize; None: no normalisation.
         digest: of its files.
     """
 
@@ -84,7 +84,7 @@ class SB3Policy(Policy):
         self.name, self.source, self.network, self.masked = name, source, network, masked
         self.statistics, self.digest = statistics, digest
         self.environment, self.arguments = environment
-        env = _made(self.environment, self.arguments)
+        env = _make(self.environment, self.arguments)
         self.default_sizes = env.task.default_sizes  # type: ignore[attr-defined]
         space: Any = env.action_space
         self.parts = None if isinstance(space, Discrete) else np.cumsum(space.nvec)[:-1]
@@ -101,7 +101,7 @@ class SB3Policy(Policy):
 
 
 def load_sb3(files: str) -> SB3Policy:
-    """Read a model, and the statistics of VecNormalize that lie beside it.
+    """Read a model, and the statistics of VecNormalize beside it.
 
     Args:
         files: the model's zip; "," and the statistics' file may follow. Without, STEM_vecnormalize.pkl, STEM.pkl,
@@ -110,15 +110,15 @@ def load_sb3(files: str) -> SB3Policy:
     Raises:
         PolicyError: when a file is missing, damaged, or holds a network that cannot be run here.
     """
-    model, _, named = files.partition(",")
+    model, _, statistics_name = files.partition(",")
     path = Path(model)
     weights, data, version = _read(path)
-    beside = [Path(named)] if named else [
+    beside = [Path(statistics_name)] if statistics_name else [
         path.with_name(f"{path.stem}_vecnormalize.pkl"), path.with_suffix(".pkl"),
         path.with_name("vecnormalize.pkl"), path.parent / path.stem / "vecnormalize.pkl",
     ]  # fmt: skip
-    found = next((p for p in beside if named or p.is_file()), None)
-    statistics = _statistics(found) if found else None
+    statistics_path = next((p for p in beside if statistics_name or p.is_file()), None)
+    statistics = _statistics(statistics_path) if statistics_path else None
     try:
         sizes = _action_sizes(data["action_space"])
         network = _network(weights, data, sum(sizes))
@@ -128,9 +128,9 @@ def load_sb3(files: str) -> SB3Policy:
         raise PolicyError(f"{path}: {error if isinstance(error, ValueError) else 'not a model of Stable-Baselines3'}"
                           ) from None  # fmt: skip
     if statistics and sum(np.size(v) for v in statistics.mean.values()) > network.shape[0]:
-        raise PolicyError(f"{found}: statistics of other observations than those of {path}")
-    parts = [file.read_bytes() for file in (path, found) if file]
-    source = f"Stable-Baselines3 {version}, {path.name}" + (f" with {found.name}" if found else "")
+        raise PolicyError(f"{statistics_path}: statistics of other observations than those of {path}")
+    parts = [file.read_bytes() for file in (path, statistics_path) if file]
+    source = f"Stable-Baselines3 {version}, {path.name}" + (f" with {statistics_path.name}" if statistics_path else "")
     digest = hashlib.sha256(b"".join(parts)).hexdigest()[:12]
     return SB3Policy(path.stem, source, network, environment, masked, statistics, digest)
 
@@ -180,8 +180,8 @@ def _network(weights: dict[str, np.ndarray], data: dict[str, Any], actions: int)
         bodies = ("q_net.q_net.", "quantile_net.quantile_net.")
         body = next((name for name in bodies if f"{name}0.weight" in weights), "")
         layers, usual = _layers(weights, body) if body else [], "ReLU"
-    known = ("mlp_extractor.", "action_net.", "value_net.", "q_net", "quantile_net")
-    if not layers or (foreign := [name for name in weights if not name.startswith(known)]):
+    prefixes = ("mlp_extractor.", "action_net.", "value_net.", "q_net", "quantile_net")
+    if not layers or (foreign := [name for name in weights if not name.startswith(prefixes)]):
         what = f" ({foreign[0]})" if layers else ""
         raise ValueError(f"its network is no plain MLP of PPO, MaskablePPO, A2C, DQN or QR-DQN{what}: load it in a "
                          "policy of your own, as my_module:MyPolicy")  # fmt: skip
@@ -196,8 +196,8 @@ def _network(weights: dict[str, np.ndarray], data: dict[str, Any], actions: int)
             arrays[name] = rows.mean(0)
     elif outputs != actions:
         raise ValueError(f"its network has {outputs} outputs, and {actions} actions")
-    told = re.search(r"activation\.(\w+)'", str(kwargs.get("activation_fn", "")))
-    activation = told[1] if told else usual
+    activation_name = re.search(r"activation\.(\w+)'", str(kwargs.get("activation_fn", "")))
+    activation = activation_name[1] if activation_name else usual
     if activation not in ACTIVATIONS:
         raise ValueError(f"its activation {activation} is none of {', '.join(ACTIVATIONS)}")
     if not all(a.dtype.kind == "f" and np.isfinite(a).all() for a in arrays.values()):
@@ -210,7 +210,7 @@ def _layers(weights: dict[str, np.ndarray], body: str) -> list[str]:
     return sorted(names, key=lambda name: int(name.removeprefix(body)))
 
 
-def _made(env_id: str, arguments: dict[str, Any]) -> gymnasium.Env:
+def _make(env_id: str, arguments: dict[str, Any]) -> gymnasium.Env:
     return gymnasium.make(env_id, disable_env_checker=True, **arguments).unwrapped
 
 
@@ -222,12 +222,12 @@ def _environment(sizes: list[int], several: bool, inputs: int) -> tuple[str, dic
     for env_id in thp_env.ENVIRONMENTS:
         for arguments in variants:
             try:
-                env = _made(env_id, arguments)
+                env = _make(env_id, arguments)
             except (TypeError, ValueError):
                 continue  # an argument that this one does not have
             space: Any = env.action_space
-            offered = [int(space.n)] if isinstance(space, Discrete) else space.nvec.tolist()
-            if (offered, not isinstance(space, Discrete), flatdim(env.observation_space)) == (sizes, several, inputs):
+            counts = [int(space.n)] if isinstance(space, Discrete) else space.nvec.tolist()
+            if (counts, not isinstance(space, Discrete), flatdim(env.observation_space)) == (sizes, several, inputs):
                 return env_id, arguments
     raise ValueError(f"made for {inputs} numbers seen and actions {sizes}: no environment of this version has these")
 
@@ -318,7 +318,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: that in C makes room 
 
 def _statistics(path: Path) -> Statistics | None:
     with reading(path, PolicyError, "statistics that VecNormalize saved"):
-        with opened(path, regular=True) as file:
+        with open_file(path, regular=True) as file:
             data = file.read(STATISTICS_MAX + 1)
         if len(data) > STATISTICS_MAX:
             raise FileError(f"longer than {STATISTICS_MAX >> 20} MiB")

@@ -37,19 +37,19 @@ from thp_agents.records import Natural, read_json
 from thp_agents.sb3 import SB3VecEnv
 from thp_env.envs.shadow import KEPT
 from thp_env.program_pool import ProgramPool
-from thp_env.signals import Terminated, handled
+from thp_env.signals import Terminated, handle_signals
 
 
 def make_envs(config: AgentConfig, threads: int | None = None) -> SB3VecEnv:
-    """Return the machines that an agent trains on, paid against shadow runs.
+    """Return the machines for an agent's training, with rewards against shadow runs.
 
-    Each episode draws a program anew, or one of a pool that threads draw ahead, whose shadow runs are all kept.
+    Each episode draws a new program, or takes one from a pool that threads fill, whose shadow runs are all stored.
     """
-    named = workloads_of(config)
-    weights = weights_of(config, named)
+    workloads = workloads_of(config)
+    weights = weights_of(config, workloads)
     if not config.pool:
-        return vector(config, config.envs, threads, KEPT, workload=named, weights=weights)
-    pool = ProgramPool(named, config.pool, config.seed * config.pool, threads or 1)
+        return vector(config, config.envs, threads, KEPT, workload=workloads, weights=weights)
+    pool = ProgramPool(workloads, config.pool, config.seed * config.pool, threads or 1)
     return vector(config, config.envs, threads, len(pool), workload=pool.workloads, weights=weights)
 
 
@@ -68,65 +68,65 @@ class _Progress:
 
     def __init__(self, folder: Path, config: AgentConfig, quiet: bool) -> None:
         self.path, self.config = folder / checkpoint_name(config), config
-        self.stopped: KeyboardInterrupt | None = None
-        self.saved, self.episodes, self.returns = 0, 0, deque[float](maxlen=100)
+        self.interrupt: KeyboardInterrupt | None = None
+        self.checkpoint_step, self.episodes, self.returns = 0, 0, deque[float](maxlen=100)
         self.curve: list[tuple[int, float]] = []
         self.bar = tqdm(total=config.steps, desc=f"training {config.name}", unit="decision", disable=quiet)
 
     def step(self, model: Any, infos: list[dict[str, Any]]) -> bool:
         """Take note of a step; False to end the training."""
         self.bar.n = min(model.num_timesteps, self.config.steps)
-        ended = [info["episode"]["r"] for info in infos if "episode" in info]
-        self.returns += ended
-        self.episodes += len(ended)
+        episode_returns = [info["episode"]["r"] for info in infos if "episode" in info]
+        self.returns += episode_returns
+        self.episodes += len(episode_returns)
         if self.returns:
             self.bar.set_postfix(saved=f"{np.mean(self.returns):+.2f}", refresh=False)
         self.bar.update(0)
-        if self.stopped:
+        if self.interrupt:
             return False
-        if model.num_timesteps - self.saved >= self.config.checkpoint:
+        if model.num_timesteps - self.checkpoint_step >= self.config.checkpoint:
             self.save(model)
         return True
 
     def save(self, model: Any) -> None:
         """Write the checkpoint."""
-        self.saved = model.num_timesteps
+        self.checkpoint_step = model.num_timesteps
         save_checkpoint(model, self.path, self.config)
-        if self.returns and (not self.curve or self.curve[-1][0] < self.saved):
-            self.curve.append((self.saved, round(float(np.mean(self.returns)), 4)))
+        if self.returns and (not self.curve or self.curve[-1][0] < self.checkpoint_step):
+            self.curve.append((self.checkpoint_step, round(float(np.mean(self.returns)), 4)))
             write_text(self.path.with_name("curve.json"), json.dumps(self.curve))
 
     def resume_curve(self, decisions: int) -> None:
-        """Take up the curve of a training that is resumed after so many decisions."""
+        """Continue the curve of a training that is resumed after so many decisions."""
         path = self.path.with_name("curve.json")
         if path.exists():
             self.curve = [(n, r) for n, r in read_json(path, list[tuple[Natural, float]], "a curve") if n <= decisions]
 
     def end_if_stopped(self, *_: Any) -> None:
-        """Raise what stopped the training, if something has."""
-        if self.stopped:
-            raise self.stopped
+        """Raise the interrupt that stopped the training, if there is one."""
+        if self.interrupt:
+            raise self.interrupt
 
     @contextmanager
     def until_stopped(self) -> Iterator[None]:
-        """End the block on ctrl-C or SIGTERM: between two steps, or after `PATIENCE` wherever it is.
+        """End the block on ctrl-C or SIGTERM: between two steps, or after `PATIENCE` at any place.
 
-        What stopped it is in `stopped`. A second signal interrupts at once.
+        `interrupt` has the reason. A second signal interrupts at once.
         """
 
         def note(number: int, frame: object) -> None:
             self.end_if_stopped()
-            self.stopped = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+            self.interrupt = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
 
         handlers = {signal.SIGINT: note, signal.SIGTERM: note, signal.SIGALRM: self.end_if_stopped}
-        with handled(handlers):
+        with handle_signals(handlers):
             try:
                 yield
             except KeyboardInterrupt as stop:
-                self.stopped = self.stopped or stop
+                self.interrupt = self.interrupt or stop
             finally:
-                if self.stopped:
+                if self.interrupt:
                     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -142,7 +142,7 @@ class _Checks:
         self._before = 0.0
 
     def resume(self, decisions: int) -> None:
-        """Take up what was found before a training that is resumed after so many decisions."""
+        """Continue the checks of a training that is resumed after so many decisions."""
         if self.curve_path.exists():
             self.rows = [row for row in read_curve(self.curve_path) if row.decisions <= decisions]
             self._before = self.rows[-1].cpu_s if self.rows else 0.0
@@ -151,11 +151,11 @@ class _Checks:
             self.best = policy if policy.meta["decisions"] <= decisions else None
 
     def due(self, decisions: int) -> bool:
-        """Return whether so many decisions ask for a check."""
+        """Return whether a check is due after so many decisions."""
         return decisions - (self.rows[-1].decisions if self.rows else 0) >= self.config.check
 
     def check(self, model: Any, episodes: int, returns: Iterable[float]) -> None:
-        """Check the model where it stands."""
+        """Check the model in its present state."""
         decisions, held_out = int(model.num_timesteps), round(self.held_out.score(model), 3)
         if self.rows and self.rows[-1].decisions == decisions:
             return
@@ -202,13 +202,13 @@ def train(
     Args:
         config: the agent.
         out: the policy's .npz file.
-        folder: where checkpoints and TensorBoard's logs are kept; checkpoints are Stable-Baselines3's own files and
-            only for resuming one's own runs.
-        resume: go on from the folder's checkpoint, which has to be of the same training; more steps are allowed.
+        folder: for checkpoints and TensorBoard's logs. Checkpoints are files of Stable-Baselines3; resume only from
+            your own.
+        resume: continue from the folder's checkpoint, which has to be of the same training; more steps are allowed.
         quiet: no progress bar.
-        command: how the training was started, kept with the policy.
-        tensorboard: write logs, where TensorBoard is installed.
-        threads: that step the machines; of an agent that tries what-ifs, processes.
+        command: how the training was started; stored with the policy.
+        tensorboard: write logs, if TensorBoard is installed.
+        threads: that step the machines; for an agent that tries what-ifs, processes.
 
     Raises:
         PolicyError: when there is nothing to resume or it is another training's, when another training is running in
@@ -240,12 +240,12 @@ def _train(
         log = str(folder) if tensorboard and _has_tensorboard() else None
         model: Any = make_model(config, envs, log) if envs else Rollouts(config, threads)
         if resume:
-            model = _loaded(model, progress.path, envs, config.seed)
+            model = _load(model, progress.path, envs, config.seed)
             progress.resume_curve(model.num_timesteps)
             if checks:
                 checks.resume(model.num_timesteps)
                 progress.episodes = checks.rows[-1].episodes if checks.rows else 0
-        progress.saved = model.num_timesteps
+        progress.checkpoint_step = model.num_timesteps
         with progress.until_stopped(), _told_of_logs(folder):
             _learn(model, config, progress, checks)
         progress.save(model)
@@ -266,8 +266,8 @@ def _train(
 @contextmanager
 def _told_of_logs(folder: Path) -> Iterator[None]:
     """Say in one line that TensorBoard's logs cannot be written: its thread prints a traceback, and names no file."""
-    told = threading.excepthook
-    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else told(args)
+    hook = threading.excepthook
+    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else hook(args)
     try:
         yield
     except OSError as error:
@@ -276,7 +276,7 @@ def _told_of_logs(folder: Path) -> Iterator[None]:
         raise PolicyError(f"cannot write TensorBoard's logs in {folder}: {error.strerror or error}; make room, and "
                           "go on from the last checkpoint with --resume") from None  # fmt: skip
     finally:
-        threading.excepthook = told
+        threading.excepthook = hook
 
 
 def _best(checks: _Checks, model: Any, progress: _Progress, out: Path) -> LearnedPolicy:
@@ -290,13 +290,14 @@ def _best(checks: _Checks, model: Any, progress: _Progress, out: Path) -> Learne
 
 
 def _learn(model: Any, config: AgentConfig, progress: _Progress, checks: _Checks | None) -> None:
-    left = config.steps - model.num_timesteps
+    remaining = config.steps - model.num_timesteps
     if config.algorithm in OWN:
-        model.learn(left, partial(progress.step, model))  # what-ifs grow their forest even if nothing is left to try
-    elif left > 0:
+        # What-ifs grow their forest even if nothing is left to try.
+        model.learn(remaining, partial(progress.step, model))
+    elif remaining > 0:
         # One update can take longer than anybody waits after ctrl-C: between two gradients, all is whole, too.
         model.policy.optimizer.register_step_post_hook(progress.end_if_stopped)
-        model.learn(left, _Callback(progress, config, checks), tb_log_name=config.name, reset_num_timesteps=False)
+        model.learn(remaining, _Callback(progress, config, checks), tb_log_name=config.name, reset_num_timesteps=False)
 
 
 def make_model(config: AgentConfig, envs: SB3VecEnv, log: str | None = None) -> Any:
@@ -315,7 +316,7 @@ def make_model(config: AgentConfig, envs: SB3VecEnv, log: str | None = None) -> 
     return model
 
 
-def _loaded(fresh: Any, path: Path, envs: SB3VecEnv | None, seed: int) -> Any:
+def _load(fresh: Any, path: Path, envs: SB3VecEnv | None, seed: int) -> Any:
     """Return the model of a checkpoint; whatever it draws from now on is drawn anew."""
     try:
         if isinstance(fresh, Bandit | Rollouts):

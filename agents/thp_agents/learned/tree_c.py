@@ -1,7 +1,7 @@
 """A decision tree as C in integers for the proposed BPF hook `thp_get_order`.
 
-The hook is that of Yafang Shao, "mm, bpf: BPF-MM, BPF-THP" (linux-mm, 2025): a member of `struct bpf_thp_ops` that is
-given a VMA, the type of the request and the orders allowed, and returns the one order to take.
+The hook is that of Yafang Shao, "mm, bpf: BPF-MM, BPF-THP" (linux-mm, 2025): a member of `struct bpf_thp_ops`. Its
+arguments are a VMA, the type of the request and the allowed orders; it returns one order.
 """
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ from collections.abc import Iterator
 
 from thp_agents.learned.networks import Tree
 from thp_agents.learned.policy_file import LearnedPolicy
-from thp_agents.learned.tree_text import fields_of, integer_below, is_share, largest, preference, shown, tree_of, walk
+from thp_agents.learned.tree_text import (
+    fields_of,
+    integer_below,
+    is_share,
+    largest,
+    preference,
+    tree_of,
+    value_text,
+    walk,
+)
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.envs.fault_order import ORDERS
 from thp_env.envs.observation import Field
@@ -19,7 +28,7 @@ from thp_env.machine.sizes import orders_of
 
 
 def c_source(policy: LearnedPolicy) -> str:
-    """Return a tree as C: integers only, no loop without an end, nothing to include.
+    """Return a tree as C: with integers only, bounded loops, and no headers.
 
     Everywhere it compiles to functions that take `struct thp_features`. Of a policy of FaultOrder-v0 `thp_order`
     returns an order; of one of VmaOrder-v0 `thp_vma_action` tells what to do about a VMA, `thp_action_orders` what
@@ -31,7 +40,7 @@ def c_source(policy: LearnedPolicy) -> str:
     """
     tree, fields, actions = tree_of(policy), fields_of(policy.signature), policy.signature["actions"]
     of_fault = "fault" in policy.signature["seen"]
-    members = "".join(f"\tunsigned int {name}; /* {_told(field)} */\n" for name, field in fields.items())
+    members = "".join(f"\tunsigned int {name}; /* {_comment(field)} */\n" for name, field in fields.items())
     head = _HEAD.format(
         teacher=policy.meta.get("teacher", policy.name), version=policy.meta.get("version", ""),
         members=members, body="\n".join(_body(tree, list(fields.items()), actions)), actions=len(actions),
@@ -41,7 +50,7 @@ def c_source(policy: LearnedPolicy) -> str:
     return head + _vma_part(actions) + _BPF.format(**_vma_hook(policy.default_sizes))
 
 
-def _told(field: Field) -> str:
+def _comment(field: Field) -> str:
     return f"{field.meaning}: {field.unit}{', in 1/65536' if is_share(field) else ''}"
 
 
@@ -50,14 +59,14 @@ def _body(tree: Tree, fields: list[tuple[str, Field]], actions: list[str]) -> It
         tab = "\t" * (depth + 1)
         if kind == "leaf":
             order = preference(tree, node)
-            packed = sum(action << 4 * i for i, action in enumerate(order))
-            yield f"{tab}return 0x{packed:x}ULL; /* {actions[order[0]]} */"
+            ranking = sum(action << 4 * i for i, action in enumerate(order))
+            yield f"{tab}return 0x{ranking:x}ULL; /* {actions[order[0]]} */"
         elif kind == "if":
             name, field = fields[tree.feature[node]]
             bound = integer_below(field, tree.threshold[node])
             # Past its largest integer a field stays at 1.
             test = "1" if bound >= largest(field) else f"seen->{name} < {bound + 1}U"
-            yield f"{tab}if ({test}) {{ /* at most {shown(field, bound)} */"
+            yield f"{tab}if ({test}) {{ /* at most {value_text(field, bound)} */"
         else:
             yield tab + {"else": "} else {", "end": "}"}[kind]
 
@@ -105,12 +114,12 @@ int thp_order(const struct thp_features *seen, unsigned int orders)
 
 
 def _vma_part(actions: list[str]) -> str:
-    numbered = "".join(f"\tTHP_{a.upper().replace('+', '_')} = {i},\n" for i, a in enumerate(actions))
+    constants = "".join(f"\tTHP_{a.upper().replace('+', '_')} = {i},\n" for i, a in enumerate(actions))
     masks = "".join(f"\tcase {i}: return 0x{ORDER_MASKS[a]:x}; /* {a} */\n"
                     for i, a in enumerate(actions) if a in ORDER_MASKS)  # fmt: skip
     return f"""
 enum thp_action {{
-{numbered}}};
+{constants}}};
 
 /* What to do about a VMA; bit n of `allowed`: action n can have an effect. */
 int thp_vma_action(const struct thp_features *seen, unsigned int allowed)

@@ -32,7 +32,7 @@ def fields_of(signature: dict[str, Any]) -> dict[str, Field]:
 
 
 def is_flag(field: Field) -> bool:
-    """Return whether a field is either 0 or 1."""
+    """Return whether a field is 0 or 1."""
     return field.unit == "0 or 1"
 
 
@@ -63,7 +63,7 @@ def integer_below(field: Field, threshold: float) -> int:
     return low
 
 
-def shown(field: Field, value: int) -> str:
+def value_text(field: Field, value: int) -> str:
     """Return an integer of a field as people write it: pages as bytes, shares in percent."""
     if is_share(field):
         return f"{100 * value / ONE:.3g} %"
@@ -88,7 +88,7 @@ def walk(tree: Tree, node: int = 0, depth: int = 0) -> Iterator[tuple[int, int, 
 
 
 def preference(tree: Tree, leaf: int) -> list[int]:
-    """Return the actions at a leaf, of which the first that is allowed is taken; equal values as argmax takes them."""
+    """Return the actions at a leaf in order of preference; the first allowed one is taken."""
     return [int(a) for a in np.argsort(-tree.values[leaf], kind="stable")]
 
 
@@ -104,7 +104,7 @@ def tree_of(policy: LearnedPolicy) -> Tree:
 
 
 def rules(policy: LearnedPolicy) -> str:
-    """Return a tree as indented rules, and what the fields in them mean."""
+    """Return a tree as indented rules, with the meaning of their fields."""
     tree, actions = tree_of(policy), policy.signature["actions"]
     fields = list(fields_of(policy.signature).items())
     lines, used = [], dict[str, Field]()
@@ -128,4 +128,4 @@ def rules(policy: LearnedPolicy) -> str:
 def _condition(name: str, field: Field, bound: int, first: bool) -> str:
     if is_flag(field):
         return f"if not {name}:" if first else f"else ({name}):"
-    return f"if {name} <= {shown(field, bound)}:" if first else f"else (> {shown(field, bound)}):"
+    return f"if {name} <= {value_text(field, bound)}:" if first else f"else (> {value_text(field, bound)}):"

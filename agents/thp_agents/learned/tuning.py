@@ -89,10 +89,10 @@ class Trial:
     """One trial.
 
     Attributes:
-        params: its hyperparameters that were searched.
-        state: "complete", or "pruned" when it was cut short.
-        scores: at each look, what was saved (`evaluation.comparison`).
-        decisions: how many it was trained for.
+        params: its searched hyperparameters.
+        state: "complete", or "pruned" when it was stopped early.
+        scores: the saving at each look (`evaluation.comparison`).
+        decisions: of the training.
         seconds: of training and scoring.
     """
 
@@ -118,7 +118,7 @@ class SearchFile(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def validation_cases() -> list[Case]:
-    """Return the cases that agents are tuned on: of families of the validation side alone."""
+    """Return the cases for tuning agents: only families of the validation side."""
     return cases("tuning")
 
 
@@ -134,39 +134,39 @@ class Judge:
     """
 
     def __init__(self, wanted: Sequence[Case], processes: int = 1) -> None:
-        """Run what savings count from."""
-        self.wanted, self.processes = list(wanted), processes
-        self.reference, _ = evaluate([entry(LINUX)], self.wanted, processes=processes, quiet=True)
-        self.cases = hashlib.sha256("".join(map(content, self.wanted)).encode()).hexdigest()[:12]
+        """Run the reference of the savings."""
+        self.selection, self.processes = list(wanted), processes
+        self.reference, _ = evaluate([entry(LINUX)], self.selection, processes=processes, quiet=True)
+        self.cases = hashlib.sha256("".join(map(content, self.selection)).encode()).hexdigest()[:12]
 
     def __call__(self, policy: LearnedPolicy) -> float:
-        """Return what a policy saves against Linux as it comes, capped.
+        """Return the capped saving of a policy against Linux's defaults.
 
         Raises:
-            PolicyError: when it fails somewhere.
+            PolicyError: when the policy fails in a case.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.npz"
             save_policy(policy, path)
-            tried = entry(str(path))
-            runs, failures = evaluate([tried], self.wanted, processes=self.processes, quiet=True)
+            candidate = entry(str(path))
+            runs, failures = evaluate([candidate], self.selection, processes=self.processes, quiet=True)
         for failure in failures:
             raise PolicyError(f"{failure.case.workload}: {failure.reason}")
-        return Comparison([*self.reference, *runs], LINUX, resamples=1).saving(tried.name).value
+        return Comparison([*self.reference, *runs], LINUX, resamples=1).saving(candidate.name).value
 
 
 def learning(config: AgentConfig, seconds: float, looks: int = LOOKS) -> Iterator[LearnedPolicy]:
-    """Train for so long, and yield the policy at each look; sooner when all steps are done."""
+    """Train for so many seconds, or until all steps are done, and yield the policy at each look."""
     envs = None if config.algorithm == "rollouts" else make_envs(config, 1)
     model: Any = make_model(config, envs) if envs else Rollouts(config)
     try:
         for _ in range(looks):
             end = time.monotonic() + seconds / looks
-            left = config.steps - model.num_timesteps
+            remaining = config.steps - model.num_timesteps
             if config.algorithm in OWN:
-                model.learn(left, lambda infos, end=end: time.monotonic() < end)
+                model.learn(remaining, lambda infos, end=end: time.monotonic() < end)
             else:
-                model.learn(left, lambda *_, end=end: time.monotonic() < end, reset_num_timesteps=False)
+                model.learn(remaining, lambda *_, end=end: time.monotonic() < end, reset_num_timesteps=False)
             playing = model.weights if isinstance(model, Rollouts) else None
             if isinstance(model, Rollouts) and len(model.samples):
                 model.weights = fit(model.samples, config)
@@ -181,26 +181,26 @@ def learning(config: AgentConfig, seconds: float, looks: int = LOOKS) -> Iterato
 
 
 class Search:
-    """A search that is written to a file after each trial, and goes on from it.
+    """A search that is written to a file after each trial, and can be continued from it.
 
     Args:
-        config: of the agent, as it is now: the first trial.
+        config: of the agent; the first trial.
         path: of the file.
-        judge: gives a policy's score.
-        seconds: of training a trial.
-        seed: of what is tried.
-        command: how it was started, kept with it.
-        cases: digest of what policies are scored on.
+        judge: returns a policy's score.
+        seconds: of each trial's training.
+        seed: of the search.
+        command: how it was started; stored with it.
+        cases: digest of the programs for scoring.
     """
 
     def __init__(
         self, config: AgentConfig, path: Path, judge: Callable[[LearnedPolicy], float], *, seconds: float = SECONDS,
         seed: int = 0, command: str = "", cases: str = "",
     ) -> None:  # fmt: skip
-        """Read what the file holds.
+        """Read the file, if there is one.
 
         Raises:
-            PolicyError: when it holds another search: trials compare when the agent, the code, the simulator's
+            PolicyError: when it contains another search: trials compare when the agent, the code, the simulator's
                 behaviour, the cases and the settings are the same.
         """
         self.config, self.path, self.judge, self.seconds = config, path, judge, seconds
@@ -247,31 +247,31 @@ class Search:
         whole = [trial for trial in self.trials if trial.state == "complete"]
         return max(whole, key=lambda trial: trial.scores[-1], default=None)
 
-    def run(self, trials: int, told: Callable[[str], None] = lambda line: None) -> None:
-        """Go on until there have been so many trials; `told` takes a line on each."""
+    def run(self, trials: int, progress: Callable[[str], None] = lambda line: None) -> None:
+        """Continue until there are so many trials; `progress` is called with a line on each."""
         while len(self.trials) < trials:
             trial = self._try(self.study.ask(self.space))
             self.trials.append(trial)
             self._write()
             params = ", ".join(f"{name} {value:.4g}" for name, value in trial.params.items())
-            told(f"trial {len(self.trials)}: {trial.state}, score {trial.scores[-1]:.3f} after {trial.decisions} "
-                 f"decisions; {params}")  # fmt: skip
+            progress(f"trial {len(self.trials)}: {trial.state}, score {trial.scores[-1]:.3f} after {trial.decisions} "
+                     f"decisions; {params}")  # fmt: skip
 
-    def _try(self, asked: optuna.Trial) -> Trial:
+    def _try(self, suggestion: optuna.Trial) -> Trial:
         start, scores, decisions = time.monotonic(), list[float](), 0
         state: Literal["complete", "pruned"] = "complete"
-        config = replace(self.config, hyperparameters={**self.config.hyperparameters, **asked.params})
+        config = replace(self.config, hyperparameters={**self.config.hyperparameters, **suggestion.params})
         for look, policy in enumerate(learning(config, self.seconds)):
             scores.append(self.judge(policy))
             decisions = policy.meta["decisions"]
-            asked.report(scores[-1], look)
-            if look < LOOKS - 1 and asked.should_prune():
+            suggestion.report(scores[-1], look)
+            if look < LOOKS - 1 and suggestion.should_prune():
                 state = "pruned"
                 break
-        self.study.tell(asked, scores[-1] if state == "complete" else None, optuna.trial.TrialState[state.upper()])
-        return Trial(dict(asked.params), state, scores, decisions, round(time.monotonic() - start, 1))
+        self.study.tell(suggestion, scores[-1] if state == "complete" else None, optuna.trial.TrialState[state.upper()])
+        return Trial(dict(suggestion.params), state, scores, decisions, round(time.monotonic() - start, 1))
 
     def _write(self) -> None:
-        found = {"command": self.command, **self.about, "best": asdict(self.best) if self.best else None,
-                 "trials": [asdict(trial) for trial in self.trials]}  # fmt: skip
-        write_text(self.path, json.dumps(found, indent=1) + "\n")
+        data = {"command": self.command, **self.about, "best": asdict(self.best) if self.best else None,
+                "trials": [asdict(trial) for trial in self.trials]}  # fmt: skip
+        write_text(self.path, json.dumps(data, indent=1) + "\n")

@@ -254,9 +254,9 @@ tlb_array::kind fast_path_of(const machine &m) {
         c.coalesced_order & ~JOINED_ORDER)
         return tlb_array::ANY;
     for (const u32 size : {SIZE_COALESCED, SIZE_CONTPTE}) {
-        const bool held = first[size] == first[SIZE_4K] && second[size] == second[SIZE_4K];
+        const bool shared = first[size] == first[SIZE_4K] && second[size] == second[SIZE_4K];
         const bool unused = first[size] == NIL && second[size] == NIL;
-        if (!held && (!unused || (size == SIZE_COALESCED && c.coalesced_order))) return tlb_array::ANY;
+        if (!shared && (!unused || (size == SIZE_COALESCED && c.coalesced_order))) return tlb_array::ANY;
     }
     // 2M pages: in the same arrays, or first in one of their own.
     if (first[SIZE_2M] == NIL || second[SIZE_2M] != second[SIZE_4K]) return tlb_array::ANY;

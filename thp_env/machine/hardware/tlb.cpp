@@ -137,15 +137,15 @@ void tlb::drop_walk_caches(u32 mm) const {
 }
 
 void tlb::drop_mm(u32 mm, u64 *sets, bool only) const {
-    const auto gone = [mm](u64 tag) { return tag_mm(tag) == mm; };
+    const auto of_mm = [mm](u64 tag) { return tag_mm(tag) == mm; };
     for (const tlb_array &array : arrays) {
-        if (!sets || &array != &arrays[L2]) array.drop_if(gone);
+        if (!sets || &array != &arrays[L2]) array.drop_if(of_mm);
     }
     for (u32 word = 0; sets && word * 64 < arrays[L2].sets; ++word) {
-        for (u64 rest = sets[word]; rest; rest &= rest - 1) {
-            const u32 bit = static_cast<u32>(std::countr_zero(rest)), set = 64 * word + bit;
-            const bool left = set < arrays[L2].sets && arrays[L2].drop_in_set(set, gone);
-            if (only || !left) sets[word] &= ~(1ULL << bit);
+        for (u64 bits = sets[word]; bits; bits &= bits - 1) {
+            const u32 bit = static_cast<u32>(std::countr_zero(bits)), set = 64 * word + bit;
+            const bool remains = set < arrays[L2].sets && arrays[L2].drop_in_set(set, of_mm);
+            if (only || !remains) sets[word] &= ~(1ULL << bit);
         }
     }
     drop_walk_caches(mm);
@@ -153,7 +153,7 @@ void tlb::drop_mm(u32 mm, u64 *sets, bool only) const {
 
 void tlb_init(machine &m) {
     m.h->arrays[ARRAY_tlb].used = m.h->arrays[ARRAY_tlb].capacity;
-    for (u32 which = 0; which < copies(m); ++which) m.translations[which].init();
+    for (u32 copy = 0; copy < copies(m); ++copy) m.translations[copy].init();
     std::fill_n(m.h->asid_mm, MAX_ASIDS, NIL);
 }
 
@@ -161,13 +161,13 @@ void tlb_init(machine &m) {
 void flush_tlb_range(machine &m, u32 mm, u64 start, u64 end, u32 stride_shift) {
     const u64 nr = (end - start + (1ULL << stride_shift) - 1) >> stride_shift;
     if (nr > FLUSH_CEILING) return flush_tlb_mm(m, mm);
-    for (u32 which = 0; which < copies(m); ++which) {
-        const tlb &t = m.translations[which];
-        const u32 sizes = which ? 1U << SIZE_4K : m.h->tlb_sizes;
+    for (u32 copy = 0; copy < copies(m); ++copy) {
+        const tlb &t = m.translations[copy];
+        const u32 sizes = copy ? 1U << SIZE_4K : m.h->tlb_sizes;
         for (u64 i = 0; i < nr; ++i) t.drop_page(start + (i << stride_shift), mm, sizes);
         t.drop_walk_caches(mm);
         // Pieces of 2M could be anywhere; 512 small pages are beyond the ceiling.
-        if (stride_shift >= PMD_SHIFT && (which || t.in_pieces(SIZE_2M))) t.drop_mm(mm);
+        if (stride_shift >= PMD_SHIFT && (copy || t.in_pieces(SIZE_2M))) t.drop_mm(mm);
     }
     m.count(VM_nr_tlb_local_flush_one, nr);
     m.spend(TIME_shootdown, m.cost().flush_one * nr);

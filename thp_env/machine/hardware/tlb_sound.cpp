@@ -8,9 +8,9 @@ namespace {
 
 // Way numbers of 4 bits, each once.
 bool each_once(u64 order, u32 ways) {
-    u32 seen = 0;
-    for (u32 i = 0; i < ways; ++i) seen |= 1U << (order >> 4 * i & 15);
-    return seen == (1U << ways) - 1 && (ways == MAX_ORDERED_WAYS || order >> 4 * ways == 0);
+    u32 way_mask = 0;
+    for (u32 i = 0; i < ways; ++i) way_mask |= 1U << (order >> 4 * i & 15);
+    return way_mask == (1U << ways) - 1 && (ways == MAX_ORDERED_WAYS || order >> 4 * ways == 0);
 }
 
 } // namespace

@@ -111,8 +111,8 @@ bool mmu::walk(u64 address, bool write, u8 content) {
         last_page = ~0ULL;
         return false;
     }
-    const u64 seen = PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
-    if (~*l.entry & seen) *l.entry |= seen;
+    const u64 bits = PTE_ACCESSED | (write ? u64{PTE_DIRTY} : 0);
+    if (~*l.entry & bits) *l.entry |= bits;
     ++walks;
     const u64 pfn = pfn_of(l, address);
     u32 first = 0;
@@ -127,8 +127,8 @@ bool mmu::walk(u64 address, bool write, u8 content) {
     const u32 size = size_of(l, address);
     if (m.h->policy.walk_period) sample(address, size);
     for (u32 level = 0; level < 2; ++level) {
-        const u32 held = translations.fill(level, address, mm, size, pfn, flags);
-        if (held != NIL) m.h->tlb_sizes |= 1U << held;
+        const u32 entry_size = translations.fill(level, address, mm, size, pfn, flags);
+        if (entry_size != NIL) m.h->tlb_sizes |= 1U << entry_size;
     }
     return true;
 }

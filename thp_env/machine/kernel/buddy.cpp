@@ -43,14 +43,14 @@ void del_from_free_list(machine &m, u32 pfn, u32 order, u32 type) {
 bool init_next_block(machine &m) {
     constexpr u64 POPULATED = 1U << 16; // frames whose bytes are asked for at once
     arena_array &t = m.h->arrays[ARRAY_pages];
-    const u64 rest = t.capacity - t.used;
-    if (rest == 0) return false;
+    const u64 remaining = t.capacity - t.used;
+    if (remaining == 0) return false;
     m.host.work(64);
     u32 pfn = t.used;
-    t.used += static_cast<u32>(std::min(rest, MAX_BLOCK));
+    t.used += static_cast<u32>(std::min(remaining, MAX_BLOCK));
     arena_array &contents = m.h->arrays[ARRAY_contents];
     contents.used = t.used;
-    if (pfn % POPULATED == 0) m.populate(contents.offset + pfn, std::min(rest, POPULATED));
+    if (pfn % POPULATED == 0) m.populate(contents.offset + pfn, std::min(remaining, POPULATED));
     arena_array &blocks = m.h->arrays[ARRAY_pageblocks];
     for (; blocks.used << PAGEBLOCK_ORDER < t.used; ++blocks.used)
         m.pageblocks[blocks.used] = MIGRATE_MOVABLE;

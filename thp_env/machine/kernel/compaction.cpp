@@ -136,8 +136,8 @@ struct compact_control {
             // suitable_migration_source
             const bool unsuited =
                 skip_on_failure() && get_pageblock_migratetype(m, migrate_pfn) != MIGRATE_MOVABLE;
-            const bool seen = migrate_pfn % PAGEBLOCK_NR_PAGES == 0 && !isolation_suitable(migrate_pfn);
-            if (seen || unsuited) {
+            const bool skip = migrate_pfn % PAGEBLOCK_NR_PAGES == 0 && !isolation_suitable(migrate_pfn);
+            if (skip || unsuited) {
                 migrate_pfn = end;
             } else {
                 isolate_migratepages_block(end);
@@ -184,17 +184,17 @@ struct compact_control {
     }
 
     // compaction_alloc: the smallest isolated block that is large enough.
-    u32 take(u32 wanted) {
+    u32 take(u32 order) {
         for (u32 round = 0; round < 2; ++round) {
-            for (u32 current = wanted; current <= MAX_PAGE_ORDER; ++current) {
+            for (u32 current = order; current <= MAX_PAGE_ORDER; ++current) {
                 if (freepages[current].empty()) continue;
                 const u32 pfn = freepages[current].back();
                 freepages[current].pop_back();
-                while (current > wanted) {
+                while (current > order) {
                     --current;
                     freepages[current].push_back(pfn + (1U << current));
                 }
-                nr_freepages -= 1U << wanted;
+                nr_freepages -= 1U << order;
                 return pfn;
             }
             if (round == 0) isolate_freepages();

@@ -52,12 +52,12 @@ vm_fault do_read_fault(machine &m, const vm_area_struct &v, u64 address, u64 *pt
     pte -= (address - start) >> PAGE_SHIFT;
     for (u64 at = start; at < end; at += PAGE_SIZE, ++pte) {
         if (!pte_none(*pte) || !in_file(v, at)) continue;
-        const bool wanted = at == address;
+        const bool is_faulting = at == address;
         const u32 pfn = filemap_get_page(m, v, at);
-        if (pfn == NIL && wanted) return FAULT_OOM;
+        if (pfn == NIL && is_faulting) return FAULT_OOM;
         if (pfn == NIL || !pte_none(*pte)) continue;
-        map_page(m, v.vm_mm, pte, pfn, vma_pte_bits(v, false) | (wanted ? u64{PTE_ACCESSED} : 0));
-        m.spend(TIME_fault, wanted ? 0 : m.cost().change_pte);
+        map_page(m, v.vm_mm, pte, pfn, vma_pte_bits(v, false) | (is_faulting ? u64{PTE_ACCESSED} : 0));
+        m.spend(TIME_fault, is_faulting ? 0 : m.cost().change_pte);
     }
     return FAULT_DONE;
 }

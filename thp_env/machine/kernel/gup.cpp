@@ -11,19 +11,19 @@ namespace {
 
 void put_pins(machine &m, u32 from, u32 process) {
     arena_array &t = m.h->arrays[ARRAY_pins];
-    u32 kept = from;
+    u32 length = from;
     for (u32 i = from; i < t.used; ++i) {
         m.host.work();
         const pin p = m.pins[i];
         if (p.process != process) {
-            m.pins[kept++] = p;
+            m.pins[length++] = p;
             continue;
         }
         const u32 head = page_head(m, p.pfn);
         --m.pages[head].pincount;
         folio_put(m, head, 1);
     }
-    t.used = kept;
+    t.used = length;
 }
 
 // fast: every page of the range up to here was there already, so that no lock is taken (gup_fast).

@@ -281,8 +281,8 @@ bool thp_underused(const machine &m, u32 head) {
 
 u32 deferred_split_scan(machine &m, u32 memcg, u32 nr) {
     const mem_cgroup &group = m.memcgs[memcg];
-    u32 rest = std::min(nr, group.deferred_len), split = 0;
-    for (; rest > 0; --rest) {
+    u32 remaining = std::min(nr, group.deferred_len), split = 0;
+    for (; remaining > 0; --remaining) {
         m.host.work();
         const u32 head = group.deferred_head;
         const bool flagged = m.pages[head].flags & PG_partially_mapped,

@@ -54,10 +54,10 @@ order_answer *insert(machine &m, u32 vma_id, u64 block) {
     return &a;
 }
 
-void erase(machine &m, order_answer *gone) {
+void erase(machine &m, order_answer *answer) {
     arena_array &t = header_of(m);
     const u32 mask = t.used - 1;
-    auto hole = static_cast<u32>(gone - m.order_answers);
+    auto hole = static_cast<u32>(answer - m.order_answers);
     for (u32 i = (hole + 1) & mask; m.order_answers[i].vma; i = (i + 1) & mask) {
         const u32 distance = (i - home(m.order_answers[i], mask)) & mask;
         if (distance < ((i - hole) & mask)) continue; // it would stand before its home
@@ -70,8 +70,8 @@ void erase(machine &m, order_answer *gone) {
 
 // Asks once per VMA, block and type. `offered`: the allowed orders.
 bool ask(machine &m, const vm_area_struct &vma, u64 address, tva_type type, u32 offered) {
-    const order_answer *known = order_answers_find(m, vma.id, address);
-    if (known && known->order[type] != ORDER_NOT_ASKED) return false;
+    const order_answer *answer = order_answers_find(m, vma.id, address);
+    if (answer && answer->order[type] != ORDER_NOT_ASKED) return false;
     m.h->question = {align_down(address, PAGE_SIZE), vma.vm_mm, type, offered, ORDER_ASKED};
     return true;
 }
@@ -80,17 +80,17 @@ bool ask(machine &m, const vm_area_struct &vma, u64 address, tva_type type, u32 
 
 order_answer *order_answers_find(const machine &m, u32 vma_id, u64 address) {
     if (header_of(m).in_use == 0) return nullptr;
-    order_answer &found = m.order_answers[probe(m, vma_id, address >> PMD_SHIFT)];
-    return found.vma ? &found : nullptr;
+    order_answer &entry = m.order_answers[probe(m, vma_id, address >> PMD_SHIFT)];
+    return entry.vma ? &entry : nullptr;
 }
 
 u32 thp_get_orders(const machine &m, const vm_area_struct &vma, u64 address, tva_type type) {
     const u32 orders = thp_vma_allowable_orders(m, vma);
     if (m.h->order_hook == ORDERS_NOT_ASKED) return orders;
-    const order_answer *known = order_answers_find(m, vma.id, address);
-    if (!known || known->order[type] == ORDER_NOT_ASKED) return orders;
-    const u32 chosen = 1U << known->order[type];
-    return orders & (m.h->order_hook == ORDERS_BPF ? chosen : 2 * chosen - 1);
+    const order_answer *answer = order_answers_find(m, vma.id, address);
+    if (!answer || answer->order[type] == ORDER_NOT_ASKED) return orders;
+    const u32 order_bit = 1U << answer->order[type];
+    return orders & (m.h->order_hook == ORDERS_BPF ? order_bit : 2 * order_bit - 1);
 }
 
 bool thp_fault_asks(machine &m, const vm_area_struct &vma, u64 address, bool write) {
@@ -141,7 +141,7 @@ void order_answers_zap(machine &m, const vm_area_struct &vma, u64 start, u64 end
     for (u64 at = align_down(start, PMD_SIZE); at < end; at += PMD_SIZE) {
         m.host.work();
         if (start > std::max(at, vma.vm_start) || end < std::min(at + PMD_SIZE, vma.vm_end)) continue;
-        if (order_answer *known = order_answers_find(m, vma.id, at)) erase(m, known);
+        if (order_answer *answer = order_answers_find(m, vma.id, at)) erase(m, answer);
     }
 }
 
@@ -149,13 +149,13 @@ void order_answers_move(machine &m, u32 from, u32 to, u64 start, u64 end, u64 cu
     if (header_of(m).in_use == 0 || from == to) return;
     for (u64 at = align_down(start, PMD_SIZE); at < end; at += PMD_SIZE) {
         m.host.work();
-        const order_answer *known = order_answers_find(m, from, at);
-        if (!known) continue;
-        const order_answer copy = *known;
+        const order_answer *answer = order_answers_find(m, from, at);
+        if (!answer) continue;
+        const order_answer copy = *answer;
         if (cut <= at || cut >= at + PMD_SIZE) erase(m, order_answers_find(m, from, at));
         if (order_answers_find(m, to, at)) continue;
-        if (order_answer *moved = insert(m, to, copy.block))
-            std::copy_n(copy.order, NR_TVA_TYPES, moved->order);
+        if (order_answer *target = insert(m, to, copy.block))
+            std::copy_n(copy.order, NR_TVA_TYPES, target->order);
     }
 }
 

@@ -74,25 +74,25 @@ void khugepaged_do_scan(machine &m) {
     const u32 from_mm = h.khugepaged_mm;
     const u64 from = h.khugepaged_address, begin = m.h->clock;
     const u32 sizes = feature(m, FEATURE_collapse_mthp) ? THP_ORDERS_ALL_ANON : 1U << PMD_ORDER;
-    u64 left = h.khugepaged_pages, sleep = h.khugepaged_sleep;
+    u64 budget = h.khugepaged_pages, sleep = h.khugepaged_sleep;
     for (bool wrapped : {false, true}) {
         const bool all = each_block(m, [&](u32 v, u64 at, u64 blocks) {
             const u32 mm = m.vmas[v].vm_mm;
             const bool before = mm < from_mm || (mm == from_mm && at < from);
             if (before && mm == from_mm) blocks = std::min(blocks, (from - at) >> PMD_SHIFT);
             if (before != wrapped) return blocks;
-            if (left == 0 || sleep != h.khugepaged_sleep) {
+            if (budget == 0 || sleep != h.khugepaged_sleep) {
                 h.khugepaged_mm = mm;
                 h.khugepaged_address = at;
                 return u64{0};
             }
             const u64 *pmd = pmd_offset(m, mm, at);
             if (!pmd || !pmd_is_table(*pmd)) {
-                const u64 empty = std::min({blocks_at(m, mm, at), blocks, left});
-                left -= empty;
+                const u64 empty = std::min({blocks_at(m, mm, at), blocks, budget});
+                budget -= empty;
                 return empty;
             }
-            left -= std::min<u64>(left, HPAGE_PMD_NR);
+            budget -= std::min<u64>(budget, HPAGE_PMD_NR);
             if ((thp_get_orders(m, m.vmas[v], at, TVA_KHUGEPAGED) & sizes) &&
                 collapse(m, v, at, true) == ALLOC_FAIL)
                 sleep = h.khugepaged_alloc_sleep;

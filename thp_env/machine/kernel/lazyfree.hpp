@@ -8,6 +8,6 @@ namespace thp {
 enum outcome : u32 { KEEP, ACTIVATE, RECLAIM, RECLAIMED, SPLIT };
 
 // R32; held: by others than page tables.
-outcome shrink_lazyfree(machine &m, u32 head, bool held);
+outcome shrink_lazyfree(machine &m, u32 head, bool extra_refs);
 
 } // namespace thp

@@ -169,25 +169,25 @@ void mem_cgroup_flush_stats_ratelimited(machine &m) {
 }
 
 u32 mem_cgroup_out_of_memory(machine &m, u32 memcg) {
-    u32 chosen = NIL;
+    u32 victim = NIL;
     u64 most = 0;
     for (u32 p = 0; p < m.h->arrays[ARRAY_processes].used; ++p) {
         const u32 mm = m.processes[p];
         if (mm == NIL || m.mms[mm].memcg != memcg) continue;
         const u64 points = m.mms[mm].rss + m.mms[mm].swapents; // oom_badness
         if (points < most) continue;
-        chosen = p;
+        victim = p;
         most = points;
     }
-    if (chosen == NIL) return NIL;
+    if (victim == NIL) return NIL;
     ++m.memcgs[memcg].events[MEMCG_OOM_KILL];
     m.count(VM_oom_kill);
-    const u32 gone = m.processes[chosen];
-    m.processes[chosen] = NIL;
-    m.oom_killed[chosen] = 1;
-    unpin(m, chosen);
-    mm_exit(m, gone);
-    return chosen;
+    const u32 mm = m.processes[victim];
+    m.processes[victim] = NIL;
+    m.oom_killed[victim] = 1;
+    unpin(m, victim);
+    mm_exit(m, mm);
+    return victim;
 }
 
 } // namespace thp

@@ -332,8 +332,8 @@ u64 highest_gap(const machine &m, u32 mm, u64 room) {
 u64 get_unmapped_area(const machine &m, u32 mm, u64 length) {
     if (length % PMD_SIZE == 0) { // __get_unmapped_area: only such lengths are aligned
         // __thp_get_unmapped_area: top down, an aligned result moves up by the padding that it did not need.
-        const u64 found = highest_gap(m, mm, length + PMD_SIZE);
-        if (found) return align_down(found, PMD_SIZE) + PMD_SIZE;
+        const u64 gap = highest_gap(m, mm, length + PMD_SIZE);
+        if (gap) return align_down(gap, PMD_SIZE) + PMD_SIZE;
     }
     return highest_gap(m, mm, length);
 }

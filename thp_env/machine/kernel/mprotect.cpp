@@ -25,9 +25,9 @@ void change_ptes(machine &m, const vm_area_struct &vma, u64 address, u64 *pte, u
     contpte_try_unfold_partial(m, vma.vm_mm, address, pte, nr);
     const u32 pfn = pte_pfn(*pte);
     const bool zero = *pte & PTE_SPECIAL;
-    u64 kept = *pte - mk_pte(pfn, 0);
-    for (u32 i = 1; i < nr; ++i) kept |= pte[i] & (PTE_ACCESSED | PTE_DIRTY);
-    kept &= ~(RIGHTS | u64{PTE_CONT});
+    u64 bits = *pte - mk_pte(pfn, 0);
+    for (u32 i = 1; i < nr; ++i) bits |= pte[i] & (PTE_ACCESSED | PTE_DIRTY);
+    bits &= ~(RIGHTS | u64{PTE_CONT});
     std::fill_n(pte, nr, 0);
     // R29: an exclusive page becomes writable at once, others wait for their fault.
     const auto writable = [&](u32 i) {
@@ -37,7 +37,7 @@ void change_ptes(machine &m, const vm_area_struct &vma, u64 address, u64 *pte, u
         const bool write = writable(i);
         for (n = 1; i + n < nr && writable(i + n) == write; ++n) {
         }
-        const u64 entry = mk_pte(pfn + i, kept | vma_pte_bits(vma, write));
+        const u64 entry = mk_pte(pfn + i, bits | vma_pte_bits(vma, write));
         set_ptes(m, vma.vm_mm, address + (u64{i} << PAGE_SHIFT), pte + i, entry, n);
     }
     m.spend(TIME_syscall, m.cost().change_pte * nr);

@@ -84,22 +84,22 @@ int move_vma(machine &m, u32 v, u64 from, u64 length, u64 to, u64 new_length) {
     const vm_area_struct old = m.vmas[v];
     if (int error = do_mmap(m, mm, to, new_length, old.vm_flags | VM_FILE)) return error; // unmerged for now
     const u32 target = vma_lookup(m, mm, to);
-    vm_area_struct &moved = m.vmas[target];
-    moved.vm_flags = old.vm_flags;
-    moved.orders = old.orders;
-    moved.vm_file = old.vm_file;
-    moved.file_pages = old.file_pages;
-    moved.swap_readahead = old.swap_readahead;
-    if (old.vm_file) moved.vm_pgoff = old.vm_pgoff;
+    vm_area_struct &target_vma = m.vmas[target];
+    target_vma.vm_flags = old.vm_flags;
+    target_vma.orders = old.orders;
+    target_vma.vm_file = old.vm_file;
+    target_vma.file_pages = old.file_pages;
+    target_vma.swap_readahead = old.swap_readahead;
+    if (old.vm_file) target_vma.vm_pgoff = old.vm_pgoff;
     if (old.anon_vma != NIL) { // a VMA that was never faulted in takes the offset of its new place
-        moved.vm_pgoff = old.vm_pgoff;
+        target_vma.vm_pgoff = old.vm_pgoff;
         anon_vma_link(m, target, old.anon_vma);
     }
-    std::copy(std::begin(old.faults), std::end(old.faults), std::begin(moved.faults));
+    std::copy(std::begin(old.faults), std::end(old.faults), std::begin(target_vma.faults));
     swap_vma_ids(m, target, v);
-    order_answers_move(m, moved.id, m.vmas[v].id, from, from + length, 0);
-    std::swap(moved.asked, m.vmas[v].asked);
-    std::swap(moved.times, m.vmas[v].times);
+    order_answers_move(m, target_vma.id, m.vmas[v].id, from, from + length, 0);
+    std::swap(target_vma.asked, m.vmas[v].asked);
+    std::swap(target_vma.times, m.vmas[v].times);
     if (!move_page_tables(m, v, from, to, length)) return -ENOMEM;
     if (int error = do_munmap(m, mm, from, from + length)) return error;
     vma_merge_range(m, mm, to, to + new_length);
@@ -132,19 +132,19 @@ int check_mremap_params(u64 from, u64 length, u64 to, u64 new_length, bool fixed
 int mremap(machine &m, u32 mm, u64 from, u64 length, u64 to, u64 new_length) {
     if (length == new_length && to != from)
         return remap_move(m, mm, from, from + length, to); // vrm_move_only
-    const u64 kept = std::min(length, new_length);
+    const u64 common = std::min(length, new_length);
     const u32 v = vma_lookup(m, mm, from);
     if (v == NIL) return -EFAULT;
     const bool maps_new = to != from || new_length > length; // check_prep_vma
     if (maps_new && length == 0) return -EINVAL;
-    if (maps_new && m.vmas[v].vm_end - from < kept) return -EFAULT;
-    if (length > kept) {
-        if (int error = do_munmap(m, mm, from + kept, from + length)) return error;
+    if (maps_new && m.vmas[v].vm_end - from < common) return -EFAULT;
+    if (length > common) {
+        if (int error = do_munmap(m, mm, from + common, from + length)) return error;
     }
     if (to == from) { // grows in place
-        return new_length > kept ? vma_expand(m, v, from + new_length) : 0;
+        return new_length > common ? vma_expand(m, v, from + new_length) : 0;
     }
-    return move_vma(m, v, from, kept, to, new_length);
+    return move_vma(m, v, from, common, to, new_length);
 }
 
 } // namespace thp

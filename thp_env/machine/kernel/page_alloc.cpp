@@ -106,8 +106,8 @@ void setup_per_zone_wmarks(machine &m) {
         const u64 recommended = PAGEBLOCK_NR_PAGES * (2 + u64{MIGRATE_PCPTYPES} * MIGRATE_PCPTYPES);
         min = std::max(min, std::min(recommended, pages / 20));
     }
-    const u32 given = m.h->config.min_free_kbytes;
-    if (given != NIL) min = given / (PAGE_SIZE / 1024);
+    const u32 min_free_kbytes = m.h->config.min_free_kbytes;
+    if (min_free_kbytes != NIL) min = min_free_kbytes / (PAGE_SIZE / 1024);
     const u64 step = std::max(min / 4, pages / 1000); // watermark_scale_factor = 10
     u32 *const mark = m.h->zone.watermark;
     mark[WMARK_MIN] = static_cast<u32>(min);
@@ -122,12 +122,12 @@ void memory_tick(machine &m) {
     constexpr vm_event now[] = {VM_nr_resident, VM_nr_untouched, VM_nr_unmapped};
     constexpr vm_event integral[] = {VM_resident_page_us, VM_untouched_page_us, VM_unmapped_page_us};
     for (u32 i = 0; i < 3; ++i) {
-        u64 &rest = m.h->memory_rest[i];
+        u64 &remainder = m.h->memory_rest[i];
         // Whole microseconds apart from the rest, so that no product overflows.
         if (ps >= 1000000) m.count_weighted(integral[i], m.h->vm[now[i]], ps / 1000000);
-        rest += m.h->vm[now[i]] * (ps % 1000000);
-        m.count(integral[i], rest / 1000000);
-        rest %= 1000000;
+        remainder += m.h->vm[now[i]] * (ps % 1000000);
+        m.count(integral[i], remainder / 1000000);
+        remainder %= 1000000;
     }
 }
 

@@ -7,7 +7,7 @@ namespace thp {
 
 void test_and_clear_young(machine &m, u32 mm, const u64 *addresses, u64 n, u8 *bits) {
     const u64 *last = nullptr;
-    u8 seen = 0;
+    u8 young_bits = 0;
     u64 read = 0;
     for (u64 i = 0; i < n; ++i) {
         u64 *entry = pmd_offset(m, mm, addresses[i]);
@@ -22,15 +22,16 @@ void test_and_clear_young(machine &m, u32 mm, const u64 *addresses, u64 n, u8 *b
             last = entry;
             ++read;
             const u64 value = huge ? *entry : ptep_get(m, entry);
-            seen = static_cast<u8>(YOUNG_MAPPED | (value & PTE_ACCESSED ? YOUNG_ACCESSED : 0) |
-                                   (huge ? YOUNG_PMD : 0) | (value & PTE_SPECIAL ? YOUNG_ZERO_PAGE : 0));
+            young_bits =
+                static_cast<u8>(YOUNG_MAPPED | (value & PTE_ACCESSED ? YOUNG_ACCESSED : 0) |
+                                (huge ? YOUNG_PMD : 0) | (value & PTE_SPECIAL ? YOUNG_ZERO_PAGE : 0));
             if (huge) {
                 *entry &= ~u64{PTE_ACCESSED};
             } else {
                 ptep_test_and_clear_young(m, entry);
             }
         }
-        bits[i] = seen;
+        bits[i] = young_bits;
     }
     m.spend(TIME_monitoring, saturating_mul(m.cost().scan_pte, read));
 }
@@ -59,7 +60,7 @@ u32 read_ptes(machine &m, u64 *pte, bool clear, u8 *bits) {
 void read_blocks(machine &m, u32 mm, u64 start, u64 n, bool clear, u8 *bits) {
     u64 read = 0;
     const u64 *last = nullptr;
-    u8 seen = 0;
+    u8 young_bits = 0;
     for (u64 i = 0; i < n; ++i) {
         const u64 at = align_down(start, CONT_PTE_SIZE) + i * CONT_PTE_SIZE;
         u64 *pmd = pmd_offset(m, mm, at);
@@ -72,10 +73,10 @@ void read_blocks(machine &m, u32 mm, u64 start, u64 n, bool clear, u8 *bits) {
         if (pmd != last) {
             last = pmd;
             ++read;
-            seen = bits_of(*pmd, true);
+            young_bits = bits_of(*pmd, true);
             if (clear) *pmd &= ~u64{PTE_ACCESSED};
         }
-        bits[i] = seen;
+        bits[i] = young_bits;
     }
     m.spend(TIME_monitoring, m.cost().scan_pte * read);
 }

@@ -47,10 +47,10 @@ void advance(psi_group &g, u64 now) {
     }
 }
 
-void account(psi_group &g, u64 begun, u64 ended, bool full) {
-    advance(g, begun);
-    for (u64 at = begun; at < ended;) {
-        const u64 next = std::min(ended, g.avg_next_update);
+void account(psi_group &g, u64 start, u64 end, bool full) {
+    advance(g, start);
+    for (u64 at = start; at < end;) {
+        const u64 next = std::min(end, g.avg_next_update);
         g.total[PSI_SOME] += next - at;
         if (full) g.total[PSI_FULL] += next - at;
         at = next;
@@ -66,11 +66,11 @@ void psi_init(const machine &m, psi_group &group) {
     group.avg_next_update = m.h->clock + PSI_PERIOD;
 }
 
-void psi_stalled(machine &m, u64 begun, u64 ended) {
-    if (m.h->in_memstall || begun == ended) return;
+void psi_stalled(machine &m, u64 start, u64 end) {
+    if (m.h->in_memstall || start == end) return;
     const u32 memcg = m.h->task_memcg;
-    account(m.h->psi_system, begun, ended, memcg != NIL);
-    if (memcg != NIL) account(m.memcgs[memcg].psi, begun, ended, true);
+    account(m.h->psi_system, start, end, memcg != NIL);
+    if (memcg != NIL) account(m.memcgs[memcg].psi, start, end, true);
 }
 
 void psi_update(const machine &m, psi_group &group) { advance(group, m.h->clock); }

@@ -11,7 +11,7 @@ namespace thp {
 
 void psi_init(const machine &m, psi_group &group);
 // The process that runs, or a daemon, has stalled (R51) between two points of time.
-void psi_stalled(machine &m, u64 begun, u64 ended);
+void psi_stalled(machine &m, u64 start, u64 end);
 // Averages are up to date after it (psi_show).
 void psi_update(const machine &m, psi_group &group);
 

@@ -25,8 +25,8 @@ void shrink_slab(machine &m, u32 memcg, i32 priority) {
         total -= nr;
         scanned += nr;
     }
-    const u64 left = waiting + delta;
-    group.shrinker_deferred = std::min(left > scanned ? left - scanned : 0, 2 * freeable);
+    const u64 remaining = waiting + delta;
+    group.shrinker_deferred = std::min(remaining > scanned ? remaining - scanned : 0, 2 * freeable);
 }
 
 } // namespace thp

@@ -71,27 +71,27 @@ u32 scan_cluster(machine &m, u32 from, u32 order) {
     const u32 c = from / SWAPFILE_CLUSTER, nr = 1U << order;
     const u32 end = std::min((c + 1) * SWAPFILE_CLUSTER, m.h->swap_slots);
     swap_cluster &cluster = m.clusters[c];
-    u32 found = NIL;
+    u32 slot = NIL;
     m.host.work(16);
     m.h->swap_next[order] = NIL;
     if (cluster.count + nr <= SWAPFILE_CLUSTER) {
-        for (found = static_cast<u32>(align_up(from, nr)); found + nr <= end; found += nr) {
-            if (range_free(m, found, nr)) break;
+        for (slot = static_cast<u32>(align_up(from, nr)); slot + nr <= end; slot += nr) {
+            if (range_free(m, slot, nr)) break;
         }
-        if (found + nr > end) found = NIL;
+        if (slot + nr > end) slot = NIL;
     }
-    if (found != NIL) {
+    if (slot != NIL) {
         u32 &used =
             m.h->arrays[ARRAY_swap].used; // as far as any was: a large device that is empty costs nothing
-        used = std::max(used, found + nr);
-        for (u32 i = 0; i < nr; ++i) m.swap[found + i].taken = 1;
+        used = std::max(used, slot + nr);
+        for (u32 i = 0; i < nr; ++i) m.swap[slot + i].taken = 1;
         if (cluster.count == 0) cluster.order = static_cast<u8>(order);
         cluster.count = static_cast<u16>(cluster.count + nr);
         m.h->swap_used += nr;
-        if (cluster.count < SWAPFILE_CLUSTER && found + 2 * nr <= end) m.h->swap_next[order] = found + nr;
+        if (cluster.count < SWAPFILE_CLUSTER && slot + 2 * nr <= end) m.h->swap_next[order] = slot + nr;
     }
     relocate(m, c);
-    return found;
+    return slot;
 }
 
 // alloc_swap_scan_list

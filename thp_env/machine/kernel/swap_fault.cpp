@@ -68,12 +68,12 @@ vm_fault swap_in_folio(machine &m, u32 vma, u64 address, u64 *pte, bool write) {
     const u32 nr = folio_nr_pages(m, head), back = pte_index(address) % nr;
     pte -= back;
     const u32 slot = pte_swp_offset(*pte);
-    const u64 begun = m.h->clock;
+    const u64 start = m.h->clock;
     for (u32 i = 0; i < nr; ++i) swap_read_page(m, slot + i, head + i);
     const u64 read = m.h->clock;
     if (nr > 1 && !m.swap[slot].zeromap) m.count(MTHP_swpin, m.pages[head].order);
     workingset_refault(m, head, m.swap[slot].evicted);
-    if (m.pages[head].flags & PG_workingset) psi_stalled(m, begun, read); // swap_read_folio
+    if (m.pages[head].flags & PG_workingset) psi_stalled(m, start, read); // swap_read_folio
     swap_free(m, slot, nr);
     m.mms[v.vm_mm].swapents -= nr;
     lru_add(m, head); // a locked VMA does not lock it: reclaim does, once it comes by

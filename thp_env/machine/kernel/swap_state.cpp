@@ -48,12 +48,12 @@ u32 swapin_readahead(machine &m, u32 vma, u64 address, u64 *pte) {
     const readahead last = unpack(v.swap_readahead);
     const u32 window = window_size(last, page);
     v.swap_readahead = pack(page, window, 0);
-    u32 left = (window - 1) / 2;
-    if (page == last.page + 1) left = 0;
-    if (page + 1 == last.page) left = window - 1;
+    u32 before = (window - 1) / 2;
+    if (page == last.page + 1) before = 0;
+    if (page + 1 == last.page) before = window - 1;
     const u64 table = align_down(page, PTRS_PER_TABLE);
-    const u64 first = std::max({page - std::min<u64>(left, page), v.vm_start >> PAGE_SHIFT, table});
-    const u64 end = std::min({page + window - left, v.vm_end >> PAGE_SHIFT, table + PTRS_PER_TABLE});
+    const u64 first = std::max({page - std::min<u64>(before, page), v.vm_start >> PAGE_SHIFT, table});
+    const u64 end = std::min({page + window - before, v.vm_end >> PAGE_SHIFT, table + PTRS_PER_TABLE});
     for (u64 i = first; i < end; ++i) {
         const u64 entry = *(pte + static_cast<i64>(i) - static_cast<i64>(page));
         if (!is_swap_pte(entry) || swap_cache_get(m, pte_swp_offset(entry)) != NIL) continue;
@@ -87,11 +87,11 @@ u32 read_swap_cache(machine &m, u32 slot) {
     m.pages[pfn].anon_vma = NIL; // until it is mapped
     add_to_swap_cache(m, pfn, slot);
     m.pages[pfn].refcount = 1; // the cache's
-    const u64 begun = m.h->clock;
+    const u64 start = m.h->clock;
     swap_read_page(m, slot, pfn);
     const u64 read = m.h->clock;
     workingset_refault(m, pfn, evicted);
-    if (m.pages[pfn].flags & PG_workingset) psi_stalled(m, begun, read); // swap_read_folio
+    if (m.pages[pfn].flags & PG_workingset) psi_stalled(m, start, read); // swap_read_folio
     lru_add(m, pfn);
     return pfn;
 }

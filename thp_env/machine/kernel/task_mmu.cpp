@@ -154,13 +154,13 @@ vma_smaps smaps_range(machine &m, u32 vma, u64 start, u64 end) {
     return s;
 }
 
-vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every) {
+vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 interval) {
     const vm_area_struct &v = m.vmas[vma];
     vma_smaps s = vma_statistics(v);
-    if (every == 0) return s;
+    if (interval == 0) return s;
     u64 entries = 0;
     const u64 first = v.vm_start >> PMD_SHIFT, last = (v.vm_end - 1) >> PMD_SHIFT;
-    const u64 step = std::clamp<u64>(every, 1, last - first + 1);
+    const u64 step = std::clamp<u64>(interval, 1, last - first + 1);
     for (u64 block = first + v.asked.number % step; block <= last; block += step) {
         const u64 start = std::max(v.vm_start, block << PMD_SHIFT);
         const u64 end = step == 1 ? v.vm_end : std::min(v.vm_end, (block + 1) << PMD_SHIFT);

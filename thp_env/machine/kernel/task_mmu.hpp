@@ -53,6 +53,6 @@ vma_smaps smaps_range(machine &m, u32 vma, u64 start, u64 end);
 
 // Reads a VMA's page tables, of one in `every` 2M ranges, others the next time; 0: of none. clear_refs: also
 // clears the accessed bits, without a TLB flush, as Linux does on x86.
-vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 every = 1);
+vma_smaps smaps(machine &m, u32 vma, bool clear_refs, u32 interval = 1);
 
 } // namespace thp

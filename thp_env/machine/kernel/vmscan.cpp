@@ -95,9 +95,9 @@ outcome shrink_folio(machine &m, const scan_control &sc, u32 head, reclaim_stat 
         const outcome result = folio_check_references(m, head);
         if (result != RECLAIM) return result;
     }
-    const bool held = folio.refcount != mappings + cached; // pinned, or somebody is at it
-    if (!(folio.flags & PG_swapbacked)) return shrink_lazyfree(m, head, held);
-    if (held) return KEEP;
+    const bool extra_refs = folio.refcount != mappings + cached; // pinned, or somebody is at it
+    if (!(folio.flags & PG_swapbacked)) return shrink_lazyfree(m, head, extra_refs);
+    if (extra_refs) return KEEP;
     u32 slot = cached ? folio.swap : NIL;
     if (slot == NIL) {
         if (order && (folio.flags & PG_partially_mapped))
@@ -261,14 +261,14 @@ constexpr lru_index EVICTABLE[] = {LRU_INACTIVE_ANON, LRU_ACTIVE_ANON,   LRU_INA
 
 // Once enough is reclaimed: the kind that has more left goes on, up to the same share of its target.
 void stop_smaller(u64 *nr, const u64 *targets) {
-    const auto left = [](const u64 *pages, bool file) {
+    const auto remaining = [](const u64 *pages, bool file) {
         return file ? pages[LRU_INACTIVE_FILE] + pages[LRU_ACTIVE_FILE]
                     : pages[LRU_INACTIVE_ANON] + pages[LRU_ACTIVE_ANON] + pages[LRU_INACTIVE_CONT] +
                           pages[LRU_ACTIVE_CONT];
     };
-    const bool smaller = left(nr, true) <= left(nr, false); // whether it is files
-    const u64 percentage = left(nr, smaller) * 100 / (left(targets, smaller) + 1);
-    const bool over = left(nr, true) == 0 || left(nr, false) == 0;
+    const bool smaller = remaining(nr, true) <= remaining(nr, false); // whether it is files
+    const u64 percentage = remaining(nr, smaller) * 100 / (remaining(targets, smaller) + 1);
+    const bool over = remaining(nr, true) == 0 || remaining(nr, false) == 0;
     for (const lru_index list : EVICTABLE) {
         const u64 scanned = targets[list] - nr[list], target = targets[list] * (100 - percentage) / 100;
         nr[list] = over || is_file_lru(list) == smaller || target < scanned ? 0 : target - scanned;

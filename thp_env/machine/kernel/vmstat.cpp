@@ -7,8 +7,8 @@ namespace {
 // Blocks of each order in the memory that has no record yet (page_alloc.cpp: init_next_block).
 u32 unrecorded(const machine &m, u32 order) {
     const arena_array &t = m.h->arrays[ARRAY_pages];
-    const u32 rest = t.capacity - t.used;
-    return order == MAX_PAGE_ORDER ? rest >> MAX_PAGE_ORDER : (rest >> order) & 1;
+    const u32 remaining = t.capacity - t.used;
+    return order == MAX_PAGE_ORDER ? remaining >> MAX_PAGE_ORDER : (remaining >> order) & 1;
 }
 
 struct contig_page_info {

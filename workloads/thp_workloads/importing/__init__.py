@@ -1,4 +1,4 @@
-"""Importers: what people have already recorded, by other tools, as trace programs."""
+"""Importers: trace programs from the logs of other tools."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def read(kind: str, path: str | os.PathLike[str], pid: int | None = None) -> Pro
     Args:
         kind: one of `KINDS`.
         path: the log.
-        pid: which process or thread group of the log; None: the first one. DAMON's targets and lackey's logs are of
-            one process.
+        pid: the process or thread group of the log; None: the first one. DAMON's targets and lackey's logs have one
+            process.
 
     Returns:
-        The program; its `meta["distortions"]` says what the log could not tell.
+        The program; its `meta["distortions"]` says what the log does not show.
 
     Raises:
         ImportingError: for an unknown kind, a file that cannot be read, or the first malformed line.

@@ -41,10 +41,10 @@ def _as_lackey(path: Path, source: str, patterns: tuple[re.Pattern[str], ...]) -
     for number, line in lines(path, whole=True):
         if not line.strip() or line.startswith(("#", "Format:", "TOOL_VERSION")):
             continue
-        found = next((f for pattern in patterns if (f := pattern.fullmatch(line))), None)
-        if found is None:
+        match = next((f for pattern in patterns if (f := pattern.fullmatch(line))), None)
+        if match is None:
             raise ImportingError.at(path, number, f"not a line of {source}", line)
-        part = found.groupdict()
+        part = match.groupdict()
         if part["kind"] not in ("r", "w", "R", "W"):
             packed.append("I  00000000,1\n")
             continue

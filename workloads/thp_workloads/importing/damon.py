@@ -33,11 +33,11 @@ RAW_HEAD = re.compile(r"([a-z][a-z_ ]*):\s*(.*\S)?\s*")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What DAMON saw in one aggregation interval.
+    """The result of DAMON in one aggregation interval.
 
     Attributes:
         begin, end: ns.
-        regions: (start, end, nr_accesses) of each; DAMON looked at a page of each so many times and found it accessed.
+        regions: (start, end, nr_accesses) of each; so many checks of a page of the region found it accessed.
     """
 
     begin: int
@@ -48,9 +48,9 @@ class Snapshot:
 def read_damon(path: Path, pid: int | None = None) -> Program:
     """Read a record of DAMON.
 
-    DAMON tells which regions were accessed in how many of its checks, not how often, nor reads from writes. In every
-    snapshot each page of a region is written as many times as a check found the region accessed. Memory that was never
-    seen accessed is left out.
+    DAMON shows in how many of its checks a region was accessed. It shows neither the number of accesses nor whether
+    they read or write. In every snapshot each page of a region is written as many times as checks found the region
+    accessed. Memory that no check found accessed is left out.
 
     Args:
         path: JSON of damo (compressed or not), or the text of `damo report raw`.
@@ -60,8 +60,8 @@ def read_damon(path: Path, pid: int | None = None) -> Program:
         ImportingError: for the first malformed line, or when the record is truncated.
     """
     text = decoded(_unpacked(read_bytes(path, RECORD_MAX)))
-    read = _read_json if text.lstrip()[:1] in ("{", "[") else _read_raw
-    snapshots, others = read(path, text, pid)
+    reader = _read_json if text.lstrip()[:1] in ("{", "[") else _read_raw
+    snapshots, others = reader(path, text, pid)
     top = max((end for snapshot in snapshots for _, end, _ in snapshot.regions), default=0)
     if 0 < top <= PHYSICAL:
         raise ImportingError(
@@ -71,7 +71,7 @@ def read_damon(path: Path, pid: int | None = None) -> Program:
     accessed = [(s, e) for snapshot in snapshots for s, e, n in snapshot.regions if n]
     if not accessed:
         raise ImportingError(f"{path}: DAMON saw no access in {len(snapshots)} snapshots: there is nothing to import")
-    program = _program(path, snapshots, _united(accessed))
+    program = _program(path, snapshots, _unite(accessed))
     never = sum(not n for snapshot in snapshots for _, _, n in snapshot.regions)
     program.meta["left_out"] = [f"{never} regions of snapshots that were not seen accessed"] if never else []
     if others:
@@ -123,17 +123,17 @@ def _program(path: Path, snapshots: list[Snapshot], ranges: list[tuple[int, int]
     return b.build()
 
 
-def _united(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _unite(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return the union of ranges as ranges, ascending."""
-    found: list[tuple[int, int]] = []
+    union: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
-        if found and start <= found[-1][1]:
-            start, end = found[-1][0], max(end, found.pop()[1])
-        found.append((start, end))
-    return found
+        if union and start <= union[-1][1]:
+            start, end = union[-1][0], max(end, union.pop()[1])
+        union.append((start, end))
+    return union
 
 
-def _checked(begin: int, end: int, regions: list[tuple[int, int, int]]) -> Snapshot:
+def _check_snapshot(begin: int, end: int, regions: list[tuple[int, int, int]]) -> Snapshot:
     """Return a snapshot.
 
     Raises:
@@ -192,29 +192,29 @@ def _read_json(path: Path, text: str, target: int | None) -> tuple[list[Snapshot
     except msgspec.ValidationError as error:
         raise ImportingError(f"{path}: {error}") from None
     except FileError as error:
-        cut = not text.rstrip().endswith(("}", "]"))
-        raise FileError(f"{error}{': the record is truncated' if cut else ''}") from None
+        is_cut_off = not text.rstrip().endswith(("}", "]"))
+        raise FileError(f"{error}{': the record is truncated' if is_cut_off else ''}") from None
     records = [records] if isinstance(records, Record) else records
-    where = "record 0"
+    place = "record 0"
     try:
         targets = [_number(record.target_id or 0) for record in records]
         target = next(iter(targets), 0) if target is None else target
         if target not in targets:
             raise ValueError(f"target {target} is not in it; there are {', '.join(map(str, dict.fromkeys(targets)))}")
-        found: list[Snapshot] = []
+        snapshots: list[Snapshot] = []
         for record in (r for r, t in zip(records, targets, strict=True) if t == target):
             for snapshot in record.snapshots:
-                where = f"snapshot {len(found)}"
+                place = f"snapshot {len(snapshots)}"
                 regions = [(_number(r.start), _number(r.end), _checks(r)) for r in snapshot.regions]
-                found.append(_checked(_duration(snapshot.start_time), _duration(snapshot.end_time), regions))
+                snapshots.append(_check_snapshot(_duration(snapshot.start_time), _duration(snapshot.end_time), regions))
     except (ValueError, OverflowError) as error:
-        raise ImportingError(f"{path}: {where}: {error}") from None
-    return found, sorted({*targets} - {target})
+        raise ImportingError(f"{path}: {place}: {error}") from None
+    return snapshots, sorted({*targets} - {target})
 
 
 def _checks(region: Region) -> int:
-    seen = region.nr_accesses
-    return _number(seen.samples if isinstance(seen, Samples) else seen)
+    accesses = region.nr_accesses
+    return _number(accesses.samples if isinstance(accesses, Samples) else accesses)
 
 
 def _number(value: Any) -> int:
@@ -242,7 +242,7 @@ def _duration(value: Any) -> int:
 def _read_raw(path: Path, text: str, target: int | None) -> tuple[list[Snapshot], list[int]]:
     """Return the snapshots of a target, and the other targets."""
     others: set[int] = set()
-    found: list[Snapshot] = []
+    snapshots: list[Snapshot] = []
     head: dict[str, str] = {}
     regions: list[tuple[int, int, int]] = []
     number, line = 1, ""
@@ -257,7 +257,8 @@ def _read_raw(path: Path, text: str, target: int | None) -> tuple[list[Snapshot]
         if int(head["target_id"]) != target:
             others.add(int(head["target_id"]))
         else:
-            found.append(_checked(_duration(head["monitoring_start"]), _duration(head["monitoring_end"]), regions))
+            begin, end = (_duration(head[name]) for name in ("monitoring_start", "monitoring_end"))
+            snapshots.append(_check_snapshot(begin, end, regions))
         head["nr_regions"] = ""
         regions.clear()
 
@@ -274,11 +275,11 @@ def _read_raw(path: Path, text: str, target: int | None) -> tuple[list[Snapshot]
             else:
                 raise ValueError("not a line of damo report raw")
         finish()
-        if not found:
+        if not snapshots:
             raise ValueError("there is no snapshot" + ("" if target is None else f" of target {target}"))
         if not text.endswith("\n"):
             raise ValueError("the record is truncated: it ends inside a line")
     except (KeyError, ValueError) as error:
         reason = f"there is no {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise ImportingError.at(path, number, reason, line) from None
-    return found, sorted(others)
+    return snapshots, sorted(others)

@@ -1,4 +1,4 @@
-"""What goes wrong while a log is imported."""
+"""Errors of importers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class ImportingError(ValueError):
     @classmethod
     def at(cls, path: Path, line: int, reason: str, text: str = "") -> ImportingError:
         """Return the error of a line, numbered from 1."""
-        shown = f": {one_line(text.strip()[:80])}" if text.strip() else ""
-        return cls(f"{path}:{line}: {reason}{shown}")
+        quote = f": {one_line(text.strip()[:80])}" if text.strip() else ""
+        return cls(f"{path}:{line}: {reason}{quote}")
 
 
 @contextmanager
 def importing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what goes wrong while a log is read into an `ImportingError`; places are written as FILE:LINE."""
+    """Turn errors while a log is read into an `ImportingError`; places are written as FILE:LINE."""
     try:
         yield
     except OSError as error:

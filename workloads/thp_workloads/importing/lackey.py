@@ -12,7 +12,7 @@ import numpy as np
 from thp_env.machine.layout import PAGE_SIZE, TASK_SIZE
 from thp_env.machine.program import Program
 from thp_env.machine.program_check import ProgramError
-from thp_env.reading import FileError, one_line, opened
+from thp_env.reading import FileError, one_line, open_file
 from thp_workloads.importing.errors import ImportingError
 from thp_workloads.importing.process_log import BRK_START, GAP
 from thp_workloads.recording import windows as sampling
@@ -60,23 +60,23 @@ def read_lackey(path: Path, pid: int | None = None) -> Program:
     advice = "run lackey with --trace-mem=yes"
     if counts:
         return AccessLog(path, lambda: _blocks(path), "lackey").program(set(), advice)
-    log = AccessLog(path, lambda: map(_counted, _blocks(path)), "lackey", lines_each=2)
+    log = AccessLog(path, lambda: map(_with_instructions, _blocks(path)), "lackey", lines_each=2)
     return log.program({"the log has no instructions: one was counted for each access"}, advice)
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
     """Yield the log in blocks of whole lines, ended as on Unix; what stands behind the last end of a line at last."""
-    with opened(path, regular=True) as file:
-        kept = b""
+    with open_file(path, regular=True) as file:
+        partial = b""
         while block := file.read(BLOCK):
-            head, end, kept_next = (kept + block).rpartition(b"\n")
-            if len(kept := kept_next) > BLOCK:
+            head, end, kept_next = (partial + block).rpartition(b"\n")
+            if len(partial := kept_next) > BLOCK:
                 raise FileError("a line that is longer than 16 MiB: not a text")
             yield (head + end).replace(b"\r\n", b"\n")
-        yield kept
+        yield partial
 
 
-def _counted(block: bytes) -> bytes:
+def _with_instructions(block: bytes) -> bytes:
     return re.sub(rb"^(?= [LSM] )", b"I  00000000,1\n", block, flags=re.MULTILINE)
 
 
@@ -127,15 +127,15 @@ class AccessLog:
         for block in self.blocks():
             last = block or last
             if block and not log.feed(block):
-                raise self._located(log)
+                raise self._locate(log)
         end = log.lines // self.lines_each + 1
         if calls and not log.finish():
             raise ImportingError(f"{self.path}:{end}: {log.error}")
         if not calls and last[-1:] != b"\n":
             raise ImportingError(f"{self.path}:{end}: the log is truncated: it ends inside a line")
-        return self._written(log, mappings, notes)
+        return self._program(log, mappings, notes)
 
-    def _written(self, log: Lackey, mappings: tuple[MapsLine, ...], notes: set[str]) -> Program:
+    def _program(self, log: Lackey, mappings: tuple[MapsLine, ...], notes: set[str]) -> Program:
         path = self.path
         replayer = Replayer(NativeLayout(mappings, "", log.brk_start or BRK_START), ClientLayout({"": 0}, 0), 0)
         arrays = log_arrays(log, WINDOW)
@@ -164,10 +164,10 @@ class AccessLog:
             calls |= MAPPED_BY.search(text) is not None
             self._check_sizes(text, number)
             number += text.count(b"\n")
-            found = ADDRESS.findall(text)
-            if found and first is None:
-                first = int(found[0][0], 16)
-            for address, size in set(found):
+            addresses = ADDRESS.findall(text)
+            if addresses and first is None:
+                first = int(addresses[0][0], 16)
+            for address, size in set(addresses):
                 start = int(address, 16)
                 pages.update((start // PAGE_SIZE, (start + max(1, int(size)) - 1) // PAGE_SIZE))
             if len(pages) > PAGES_MAX:
@@ -185,16 +185,16 @@ class AccessLog:
                 line = (before + text.count(b"\n", 0, call.start())) // self.lines_each + 1
                 raise ImportingError(f"{self.path}:{line}: a call about {max(lengths):#x} bytes")
 
-    def _located(self, log: Lackey) -> ImportingError:
+    def _locate(self, log: Lackey) -> ImportingError:
         """Turn "line 7 of the log: reason" into "FILE:7: reason"."""
         try:
             error = log.error
         except UnicodeDecodeError:
             error = f"line {log.lines} of the log: not a text in UTF-8"
-        found = re.match(r"line (\d+) of the log: (.*)", error, re.DOTALL)
-        if not found:
+        match = re.match(r"line (\d+) of the log: (.*)", error, re.DOTALL)
+        if not match:
             return ImportingError(f"{self.path}: {one_line(error)}")
-        return ImportingError(f"{self.path}:{-(-int(found[1]) // self.lines_each)}: {one_line(found[2])}")
+        return ImportingError(f"{self.path}:{-(-int(match[1]) // self.lines_each)}: {one_line(match[2])}")
 
 
 def _mappings(pages: list[int]) -> tuple[MapsLine, ...]:

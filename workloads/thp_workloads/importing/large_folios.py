@@ -24,12 +24,12 @@ def whole_folios(touches: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
         found to be those of folios.
     """
     pages, first, counts = np.unique(touches["page"], return_index=True, return_counts=True)
-    found: dict[int, int] = {}
+    folio_orders: dict[int, int] = {}
     order_of = np.zeros(len(pages), np.int64)
     for order in sorted(layout.ORDERS, reverse=True):
         block = (pages >> np.uint64(order)).astype(np.int64)
-        _, where, inside = np.unique(block, return_inverse=True, return_counts=True)
-        alone = (inside[where] == 1) & (order_of == 0) & (counts == 1)
+        _, index, inside = np.unique(block, return_inverse=True, return_counts=True)
+        alone = (inside[index] == 1) & (order_of == 0) & (counts == 1)
         head = pages.astype(np.int64) == block << order
         # A run goes on while the next block has one fault, at its first page.
         follows = np.zeros(len(pages), bool)
@@ -38,15 +38,15 @@ def whole_folios(touches: np.ndarray) -> tuple[np.ndarray, dict[int, int]]:
         long = np.bincount(run, minlength=run[-1] + 1 if len(run) else 0)[run] >= BLOCKS if len(run) else follows
         order_of[long] = order
         if number := int(long.sum()):
-            found[order] = number
-    if not found:
-        return touches, found
+            folio_orders[order] = number
+    if not folio_orders:
+        return touches, folio_orders
     parts = [touches]
-    for order in found:
+    for order in folio_orders:
         faults = touches[first[order_of == order]]
         block = faults["page"] >> np.uint64(order) << np.uint64(order)
-        added = np.repeat(faults, 1 << order)
-        added["page"] = (block[:, None] + np.arange(1 << order, dtype=np.uint64)).reshape(-1)
-        parts.append(added[added["page"] != np.repeat(faults["page"], 1 << order)])
-    joined = np.concatenate(parts)
-    return joined[np.argsort(joined["instruction"], kind="stable")], found
+        fault_of_page = np.repeat(faults, 1 << order)
+        fault_of_page["page"] = (block[:, None] + np.arange(1 << order, dtype=np.uint64)).reshape(-1)
+        parts.append(fault_of_page[fault_of_page["page"] != np.repeat(faults["page"], 1 << order)])
+    records = np.concatenate(parts)
+    return records[np.argsort(records["instruction"], kind="stable")], folio_orders

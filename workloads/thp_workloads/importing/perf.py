@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from thp_env.machine.program import Program
-from thp_env.reading import lines, opened
+from thp_env.reading import lines, open_file
 from thp_workloads.importing.errors import ImportingError
 from thp_workloads.importing.process_log import CALLS, ProcessLog
 
@@ -60,16 +60,16 @@ def read_perf(path: Path, pid: int | None = None) -> Program:
         ImportingError: for the first line that perf would not print, or a file without such events.
     """
     reader = _Reader(path, pid)
-    recorded = False
+    is_perf_data = False
     if path.is_file():  # what a pipe gives is read once
-        with opened(path) as file:
-            recorded = file.read(len(MAGIC)) == MAGIC
-    for number, line in _script(path) if recorded else lines(path, whole=True):
+        with open_file(path) as file:
+            is_perf_data = file.read(len(MAGIC)) == MAGIC
+    for number, line in _script(path) if is_perf_data else lines(path, whole=True):
         if line.strip() and not line.startswith("#"):
             reader.line(number, line)
     reader.settle()
-    if not reader.seen:
-        others = f"; it has those of {reader.others()}" if reader.left else ""
+    if not reader.event_count:
+        others = f"; it has those of {reader.others()}" if reader.others_events else ""
         whose = "" if reader.pid is None else f" of process {reader.pid}"
         raise ImportingError(f"{path}: there are no page faults and no system calls{whose} in it{others}")
     reader.tell_left_out()
@@ -89,9 +89,9 @@ def _script(path: Path) -> Iterator[tuple[int, str]]:
         number = 0
         for number, line in enumerate(run.stdout, 1):
             yield number, line.rstrip("\n")
-        said = [line for line in run.stderr.read().splitlines() if line.strip()]
+        messages = [line for line in run.stderr.read().splitlines() if line.strip()]
         if run.wait() or not number:
-            reason = said[0].strip() if said else "it prints nothing"
+            reason = messages[0].strip() if messages else "it prints nothing"
             raise ImportingError(f"{path}: perf script: {reason[:200]} (record with perf record -d -c 1)")
 
 
@@ -108,7 +108,7 @@ class _Reader:
     def __init__(self, path: Path, pid: int | None) -> None:
         note = "perf shows faults, not accesses: every page is accessed once each time it faults"
         self.log = ProcessLog(path, {note}, large_folios=True)
-        self.pid, self.seen, self.left = pid, 0, Counter[int]()
+        self.pid, self.event_count, self.others_events = pid, 0, Counter[int]()
         self._path = path
         self._begin: float | None = None
         self._pending: dict[int, tuple[str, list[int]]] = {}
@@ -117,34 +117,34 @@ class _Reader:
         self._doubtful: tuple[int, int, str, int] | None = None
 
     def line(self, number: int, line: str) -> None:
-        found = LINE.fullmatch(line)
-        chain = found is None and CHAIN.fullmatch(line) is not None
+        match = LINE.fullmatch(line)
+        chain = match is None and CHAIN.fullmatch(line) is not None
         self.settle(chain)
-        if found is None:
+        if match is None:
             if not chain and not self._task(line):
                 raise ImportingError.at(self._path, number, "not a line of perf script", line)
             return
-        thread = int(found["tid"])
-        process = int(found["pid"] or self._process.get(thread, thread))
-        event, rest = found["event"].removeprefix("syscalls:"), found["rest"] or ""
+        thread = int(match["tid"])
+        process = int(match["pid"] or self._process.get(thread, thread))
+        event, arguments = match["event"].removeprefix("syscalls:"), match["rest"] or ""
         if not event.startswith(("sys_enter_", "sys_exit_", "exceptions:page_fault_", "page-faults", "faults",
                                  "minor-faults", "major-faults")):  # fmt: skip
             self.log.left_out[f"events {event[:40]}, which say nothing about memory"] += 1
             return
-        self._threads_only |= not found["pid"]
+        self._threads_only |= not match["pid"]
         self.pid = process if self.pid is None else self.pid
         if process != self.pid:
-            self.left[process] += 1
+            self.others_events[process] += 1
             return
-        now = float(found["time"])
+        now = float(match["time"])
         self._begin = now if self._begin is None else self._begin
         ns = round((now - self._begin) * 1e9)
         try:
-            if not self._event(ns, thread, event, rest):
-                self._doubtful = number, ns, line, int(rest.split()[0], 16)
+            if not self._event(ns, thread, event, arguments):
+                self._doubtful = number, ns, line, int(arguments.split()[0], 16)
         except ValueError as error:
             raise ImportingError.at(self._path, number, str(error), line) from None
-        self.seen += 1
+        self.event_count += 1
 
     def _task(self, line: str) -> bool:
         """Whether a line tells of a task; note which process a new thread belongs to."""
@@ -167,25 +167,25 @@ class _Reader:
             self._doubtful = None
             self.log.touch(ns, address, True)
 
-    def _event(self, ns: int, thread: int, event: str, rest: str) -> bool:
+    def _event(self, ns: int, thread: int, event: str, arguments: str) -> bool:
         """Take an event; False for a fault of which it is not clear whose address it shows."""
         if event.startswith("sys_enter_"):
-            self._pending[thread] = event.removeprefix("sys_enter_"), [int(a, 0) for a in FIELD.findall(rest)]
+            self._pending[thread] = event.removeprefix("sys_enter_"), [int(a, 0) for a in FIELD.findall(arguments)]
         elif event.startswith("sys_exit_"):
             name, args = self._pending.pop(thread, ("", []))
-            if not re.fullmatch(r"0x[0-9a-f]+|-?\d+", rest.strip()):
+            if not re.fullmatch(r"0x[0-9a-f]+|-?\d+", arguments.strip()):
                 raise ValueError("a call's result is missing")
             if name == event.removeprefix("sys_exit_") and name in CALLS:
-                self._call(ns, name, args, int(rest, 0))
+                self._call(ns, name, args, int(arguments, 0))
         elif event.startswith("exceptions:"):
-            fault = FAULT.search(rest)
+            fault = FAULT.search(arguments)
             if fault is None:
                 raise ValueError("a fault without address and error_code")
             code = int(fault[2], 16)
             if not code & FETCH:  # code is a file's
                 self.log.touch(ns, int(fault[1], 16), bool(code & WRITE))
         else:
-            address = ADDRESS.fullmatch(rest)
+            address = ADDRESS.fullmatch(arguments)
             if address is None:
                 raise ValueError(NO_ADDRESS)
             self.log.notes.add("page-faults does not tell reads from writes: all faults count as writes")
@@ -204,14 +204,14 @@ class _Reader:
     def others(self) -> str:
         """Name the other processes that have most events."""
         word = "thread" if self._threads_only else "process"
-        return ", ".join(f"{word} {pid} ({number} events)" for pid, number in self.left.most_common(3))
+        return ", ".join(f"{word} {pid} ({number} events)" for pid, number in self.others_events.most_common(3))
 
     def tell_left_out(self) -> None:
         """Note what was left out, and the option that takes it in."""
-        if not self.left:
+        if not self.others_events:
             return
         self.log.notes.add("the log has other processes or threads, which were left out")
-        what = f"events of {len(self.left)} others, most of them of {self.others()}: choose by --pid"
+        what = f"events of {len(self.others_events)} others, most of them of {self.others()}: choose by --pid"
         if self._threads_only:
             what += f"; the text has threads without their processes, which this has: {FIELDS}"
-        self.log.left_out[what] = sum(self.left.values())
+        self.log.left_out[what] = sum(self.others_events.values())

@@ -100,12 +100,12 @@ class ProcessLog:
         """Return the number of calls and touches so far."""
         return len(self._calls) + len(self._touches) + sum(map(len, self._ranges))
 
-    def touch(self, ns: int, address: int, written: bool) -> None:
+    def touch(self, ns: int, address: int, write: bool) -> None:
         """Add a touch of a page; one of an address that is none of a process is left out."""
         if address >= TASK_SIZE:
             self.left_out["faults at addresses of the kernel, which are none of the process's"] += 1
             return
-        self._touches.append((self._later(ns), address // PAGE_SIZE, written))
+        self._touches.append((self._later(ns), address // PAGE_SIZE, write))
 
     def touch_range(self, ns: int, address: int, length: int) -> None:
         """Write all pages of a range.
@@ -160,13 +160,13 @@ class ProcessLog:
 
     def _with_whole_folios(self, touches: np.ndarray) -> np.ndarray:
         """Add the pages of the large folios that faults came from."""
-        added, orders = whole_folios(touches)
+        touch_records, orders = whole_folios(touches)
         for order, number in orders.items():
             self.notes.add(
                 f"{number} faults lie one in each aligned {4 << order}K: they were taken for those of folios of that "
                 f"size, whose pages all count as accessed; record with large folios off to see each page"
             )
-        return added
+        return touch_records
 
     def _layout(self, calls: np.ndarray, touches: np.ndarray) -> NativeLayout:
         """Find out what was mapped before the log begins: pages that are written where no call has mapped anything."""
@@ -175,22 +175,22 @@ class ProcessLog:
         if not self._touches:  # a range is written where a call has mapped it
             return NativeLayout((), "", brk)
         replayer = Replayer(NativeLayout((), "", brk), ClientLayout({}, 0), 0)
-        early: set[int] = set()
+        before_mapping: set[int] = set()
         files = list(self._files)
         for first, last, call in _between(calls, touches):
             part = touches[first:last]
             for page in np.unique(part["page"][part["written"] > 0]).tolist():
                 if not replayer.space.parts(page * PAGE_SIZE, (page + 1) * PAGE_SIZE):
-                    early.add(page)
+                    before_mapping.add(page)
             if call is not None:
                 file = files[call["name"]] if call["name"] >= 0 else ""
                 list(replayer.call(call, file))
-        if early:
+        if before_mapping:
             self.notes.add("pages written where the log shows no mapping were mapped before it begins")
-        gap, mappings = GAP, _mappings(sorted(early), GAP, brk)
+        gap, mappings = GAP, _mappings(sorted(before_mapping), GAP, brk)
         while len(mappings) > EARLY_MAX:
             gap *= 2
-            mappings = _mappings(sorted(early), gap, brk)
+            mappings = _mappings(sorted(before_mapping), gap, brk)
         if gap > GAP:
             self.notes.add(f"mappings up to {gap >> 10}K apart were taken for one: record mmap's system calls, too")
         return NativeLayout(tuple(mappings), "", brk)

@@ -152,8 +152,8 @@ class _Reader:
 
     def _call(self, name: str, text: str, result: int) -> None:
         if name in ("open", "openat"):
-            quoted = re.search(r'"(.*?)"', text)
-            self._files[result] = quoted[1] if quoted else ""
+            path = re.search(r'"(.*?)"', text)
+            self._files[result] = path[1] if path else ""
         elif name == "close":
             self._files.pop(_value(text, name), None)
         elif name in ("execve", "execveat"):
@@ -170,13 +170,13 @@ class _Reader:
     def _file(self, name: str, args: list[int], parts: list[str]) -> str:
         if name != "mmap" or args[3] & FLAGS["MAP_ANONYMOUS"]:
             return ""
-        shown = re.fullmatch(r"\d+<(.*)>", parts[4])  # -y
-        return shown[1] if shown else self._files.get(args[4], "")
+        descriptor = re.fullmatch(r"\d+<(.*)>", parts[4])  # -y
+        return descriptor[1] if descriptor else self._files.get(args[4], "")
 
     def _begin_anew(self) -> None:
         """The process becomes another program, and its memory is gone."""
-        if dropped := len(self.log):
-            self.log.left_out["calls and touches of programs that the process was before its last execve"] += dropped
+        if count := len(self.log):
+            self.log.left_out["calls and touches of programs that the process was before its last execve"] += count
         self.log.forget()
         self._private, self._written, self._brk = Intervals(), Intervals(), 0
 
@@ -210,8 +210,8 @@ class _Reader:
         """Write what has not been written of a range."""
         fresh = Intervals()
         fresh.add(start, end)
-        for written in self._written.clip(start, end):
-            fresh.remove(*written)
+        for part in self._written.clip(start, end):
+            fresh.remove(*part)
         for first, last in fresh:
             self.log.touch_range(self._ns, first, last - first)
         self._written.add(start, end)

@@ -58,8 +58,8 @@ def events(path: Path) -> Iterator[Event]:
     """
     files = [(path, 0)]
     if not path.exists():
-        found = [Path(name) for name in glob.glob(f"{glob.escape(str(path))}.*")]
-        files = sorted((file, int(file.suffix[1:])) for file in found if file.suffix[1:].isdecimal()) or files
+        paths = [Path(name) for name in glob.glob(f"{glob.escape(str(path))}.*")]
+        files = sorted((file, int(file.suffix[1:])) for file in paths if file.suffix[1:].isdecimal()) or files
     yield from heapq.merge(*(_File(*file).events() for file in files), key=lambda event: event.ns or 0)
 
 
@@ -82,8 +82,8 @@ class _File:
                 head = ""
                 if not line.strip() or STACK.match(line):
                     continue
-                if (says := SAYS.search(line)) and says.start() and "(" in line[: says.start()]:
-                    head = line[: says.start()]
+                if (message := SAYS.search(line)) and message.start() and "(" in line[: message.start()]:
+                    head = line[: message.start()]
                     continue
                 if (event := self._event(number, line)) is not None:
                     yield event
@@ -91,28 +91,28 @@ class _File:
             raise ImportingError(f"{self.path}: the log is empty")
 
     def _event(self, number: int, line: str) -> Event | None:
-        found = LINE.fullmatch(line)
-        if found is None:
+        match = LINE.fullmatch(line)
+        if match is None:
             raise ImportingError.at(self.path, number, "not a line of strace", line)
-        pid = int(found["pid"] or found["tid"] or self.pid)
-        ns, rest = self._ns(found), found["rest"]
-        if resumed := RESUMED.fullmatch(rest):
-            rest = self.pending.pop(pid, resumed["name"] + "(") + resumed["rest"].lstrip()
-        if UNFINISHED.search(rest):
-            self.pending[pid] = UNFINISHED.sub("", rest)
+        pid = int(match["pid"] or match["tid"] or self.pid)
+        ns, text = self._ns(match), match["rest"]
+        if resumption := RESUMED.fullmatch(text):
+            text = self.pending.pop(pid, resumption["name"] + "(") + resumption["rest"].lstrip()
+        if UNFINISHED.search(text):
+            self.pending[pid] = UNFINISHED.sub("", text)
             return None
-        return Event(self.path, number, pid, ns, rest)
+        return Event(self.path, number, pid, ns, text)
 
-    def _ns(self, found: re.Match[str]) -> int | None:
-        if found["clock"]:
-            hours, minutes, seconds = found["clock"].split(":")
+    def _ns(self, match: re.Match[str]) -> int | None:
+        if match["clock"]:
+            hours, minutes, seconds = match["clock"].split(":")
             now = self.days * DAY_NS + (int(hours) * 3600 + int(minutes) * 60) * 10**9 + _nanoseconds(seconds)
             if now < self.now - DAY_NS // 2:
                 self.days += 1
                 now += DAY_NS
-        elif not found["seconds"]:
+        elif not match["seconds"]:
             return None
-        elif (now := _nanoseconds(found["seconds"])) < RELATIVE:
+        elif (now := _nanoseconds(match["seconds"])) < RELATIVE:
             now += self.now
         self.now = now
         return now

@@ -6,7 +6,7 @@ import numpy as np
 
 from thp_env.machine import layout
 from thp_env.machine.layout import PAGE_SIZE
-from thp_env.machine.operations import select
+from thp_env.machine.operations import among, select
 from thp_env.machine.program import Program
 
 FEW_PAGES = 64
@@ -46,12 +46,12 @@ def accessed_pages(program: Program) -> int:
     """Return how many pages are accessed at least once: of recorded accesses, and whole ranges of patterns."""
     key = program.accesses["region"].astype(np.int64) << 32 | program.accesses["page"]
     pages = len(np.unique(key))
-    ops = program.ops[np.isin(program.ops["op"], [layout.OPS.index(name) for name in ("access", "touch")])]
-    covered: dict[int, set[tuple[int, int]]] = {}
+    ops = program.ops[among(program.ops, "access", "touch")]
+    pages_of: dict[int, set[tuple[int, int]]] = {}
     for op in ops:
         first, last = int(op["offset"]) // PAGE_SIZE, -(-int(op["offset"] + op["length"]) // PAGE_SIZE)
-        covered.setdefault(int(op["region"]), set()).add((first, last))
-    for ranges in covered.values():
+        pages_of.setdefault(int(op["region"]), set()).add((first, last))
+    for ranges in pages_of.values():
         end = 0
         for first, last in sorted(ranges):
             pages += max(0, last - max(first, end))

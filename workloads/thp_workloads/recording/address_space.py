@@ -56,20 +56,20 @@ class AddressSpace:
         """Start empty."""
         self._pieces: list[Piece] = []
         self._starts: list[int] = []
-        self._gone: list[Piece] = []
+        self._removals: list[Piece] = []
         self._table: tuple[np.ndarray, ...] | None = None
 
     def parts(self, start: int, end: int) -> list[Piece]:
         """Return what lies in [start, end), clipped, by address."""
         first = max(0, bisect_right(self._starts, start) - 1)
-        found = []
+        pieces = []
         for at in range(first, len(self._pieces)):
             piece = self._pieces[at]
             if piece.start >= end:
                 break
             if piece.end > start:
-                found.append(piece.clip(start, end))
-        return found
+                pieces.append(piece.clip(start, end))
+        return pieces
 
     def remove(self, start: int, end: int) -> list[Piece]:
         """Take [start, end) out and return what lay there."""
@@ -81,11 +81,11 @@ class AddressSpace:
             first += 1
         last = bisect_right(self._starts, end - 1)
         left, right = self._pieces[first], self._pieces[last - 1]
-        kept = [left.clip(left.start, start)] if left.start < start else []
-        kept += [right.clip(end, right.end)] if right.end > end else []
-        self._pieces[first:last] = kept
-        self._starts[first:last] = [piece.start for piece in kept]
-        self._gone.extend(removed)
+        remainders = [left.clip(left.start, start)] if left.start < start else []
+        remainders += [right.clip(end, right.end)] if right.end > end else []
+        self._pieces[first:last] = remainders
+        self._starts[first:last] = [piece.start for piece in remainders]
+        self._removals.extend(removed)
         self._table = None
         return removed
 
@@ -104,7 +104,7 @@ class AddressSpace:
         """
         for piece in self.parts(address, address + 1):
             return piece.native
-        for piece in reversed(self._gone):
+        for piece in reversed(self._removals):
             if piece.start <= address < piece.end:
                 return piece.native + address - piece.start
         for piece in self._pieces:

@@ -62,9 +62,9 @@ class ContentClasses:
     def add(self, region: np.ndarray, page: np.ndarray, percentage: np.ndarray) -> None:
         """Add samples: region numbers, pages within the regions, percentages."""
         for number in np.unique(region[region >= 0]):
-            mine = region == number
-            self._pages.setdefault(int(number), []).append(page[mine])
-            self._percentages.setdefault(int(number), []).append(percentage[mine])
+            in_region = region == number
+            self._pages.setdefault(int(number), []).append(page[in_region])
+            self._percentages.setdefault(int(number), []).append(percentage[in_region])
 
     def finish(self) -> None:
         """Turn the samples into classes."""
@@ -90,9 +90,9 @@ class ContentClasses:
         result = by_region[region]
         for number, (_, different) in self._tables.items():
             if different:
-                mine = region == number
+                in_region = region == number
                 for chunk, content in different.items():
-                    result[mine & (page // CHUNK_PAGES == chunk)] = content
+                    result[in_region & (page // CHUNK_PAGES == chunk)] = content
         return result
 
 

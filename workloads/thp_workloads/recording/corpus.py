@@ -70,12 +70,12 @@ def compare(recipe: Recipe, program: Program) -> Comparison:
     used, meta = usage(program), program.meta
     if used.fault:
         raise RecordingError(f"the recording of {recipe.name} does not run as the command did: {used.fault}")
-    with recipe.prepared(meta["size"]) as (command, added):
-        faulted = faults(command, {**os.environ, **added})
-    with recipe.prepared(meta["size"]) as (command, added):
-        most, seconds = peak(command, {**os.environ, **added})
+    with recipe.prepared(meta["size"]) as (command, variables):
+        native_faults = faults(command, {**os.environ, **variables})
+    with recipe.prepared(meta["size"]) as (command, variables):
+        most, seconds = peak(command, {**os.environ, **variables})
     return Comparison(
-        recipe.name, seconds, (faulted, used.faults), (most, used.peak),
+        recipe.name, seconds, (native_faults, used.faults), (most, used.peak),
         meta["instructions"] / 1e6 / max(meta["cpu_seconds"], 0.1), meta["cpu_seconds"] / max(seconds, 0.01),
         meta["sampling_error"], 1000 * meta["walks_4k"] / max(meta["accesses_anonymous"], 1),
     )  # fmt: skip
@@ -94,22 +94,22 @@ def main(action: str, names: Sequence[str], folder: Path, small: bool, quiet: bo
     Raises:
         RecordingError: for an unknown recipe; what cannot be done for one is told, and the others go on.
     """
-    known = recipes()
+    by_name = recipes()
     for name in names:
-        if name not in known:
-            raise RecordingError(f"unknown recipe {name}: there are {', '.join(known)}")
+        if name not in by_name:
+            raise RecordingError(f"unknown recipe {name}: there are {', '.join(by_name)}")
     if action == "check" and not names:
-        names = [name for name in known if (folder / f"{name}.npz").exists()]
+        names = [name for name in by_name if (folder / f"{name}.npz").exists()]
         if not names:
             raise RecordingError(f"there is no recording in {folder}: thp-env corpus record NAME --out {folder}")
-    chosen = [known[name] for name in names or known]
+    selection = [by_name[name] for name in names or by_name]
     if action == "list":
-        _list(chosen)
+        _list(selection)
         return 0
     if action == "check":
         print(HEAD)
     done = 0
-    for r in chosen:
+    for r in selection:
         out = folder / f"{r.name}.npz"
         try:
             if action == "record":
@@ -119,12 +119,12 @@ def main(action: str, names: Sequence[str], folder: Path, small: bool, quiet: bo
             done += 1
         except (ProgramError, RecordingError, OSError) as error:
             print(f"thp-env: {error}", file=sys.stderr)
-    return 0 if done == len(chosen) else 2
+    return 0 if done == len(selection) else 2
 
 
-def _list(chosen: Sequence[Recipe]) -> None:
+def _list(selection: Sequence[Recipe]) -> None:
     sides = {name: workload.split for name, workload in workloads().items()}
-    for r in chosen:
+    for r in selection:
         side = sides.get(r.name, "not recorded")
         print(f"{r.name:20} {side:13} {r.family:17} {r.kind:40} {r.description}")
 

@@ -120,13 +120,13 @@ class Image:
             marks = np.append(marks[marks["instruction"] <= end], _mark_at(marks, end))
         if after > 0:
             start = -(-int(np.interp(after, own, at)) // window) * window
-            moved = _Moved(log, start, window)
-            log = moved.log()
-            begun = np.vstack([np.repeat(begun[start // window : start // window + 1], moved.ahead // window, axis=0),
+            shift = _Moved(log, start, window)
+            log = shift.log()
+            begun = np.vstack([np.repeat(begun[start // window : start // window + 1], shift.ahead // window, axis=0),
                                begun[start // window :]])  # fmt: skip
             begun, misses = begun - begun[0], tuple(np.array(misses) - begun[0])
-            samples = [(int(moved(np.array([s[0]], np.uint64))[0]), *s[1:]) for s in samples]
-            marks = moved.marks(marks)
+            samples = [(int(shift(np.array([s[0]], np.uint64))[0]), *s[1:]) for s in samples]
+            marks = shift.marks(marks)
         return replace(self, log=log, begun=begun, misses=misses, samples=samples, marks=marks)
 
 
@@ -150,9 +150,9 @@ class _Moved:
     def __call__(self, instruction: np.ndarray) -> np.ndarray:
         rank = np.searchsorted(self._events, instruction).astype(np.uint64)
         later = instruction >= self._start
-        moved = rank.copy()
-        moved[later] = instruction[later] - np.uint64(self._start) + np.uint64(self.ahead)
-        return moved
+        numbers = rank.copy()
+        numbers[later] = instruction[later] - np.uint64(self._start) + np.uint64(self.ahead)
+        return numbers
 
     def log(self) -> Log:
         log = self._log
@@ -167,11 +167,11 @@ class _Moved:
         return Log(calls, log.files, touches, runs, instructions, self.ahead)
 
     def marks(self, marks: np.ndarray) -> np.ndarray:
-        early = np.concatenate([_mark_at(marks, int(i)) for i in self._events] or [np.zeros(0, MARK_DTYPE)])
-        late = marks[marks["instruction"] >= self._start]
-        both = np.concatenate([early, _mark_at(marks, self._start), late])
-        both["instruction"] = self(both["instruction"])
-        return both
+        before = np.concatenate([_mark_at(marks, int(i)) for i in self._events] or [np.zeros(0, MARK_DTYPE)])
+        after = marks[marks["instruction"] >= self._start]
+        all_marks = np.concatenate([before, _mark_at(marks, self._start), after])
+        all_marks["instruction"] = self(all_marks["instruction"])
+        return all_marks
 
 
 def check_something(images: list[Image]) -> list[Image]:

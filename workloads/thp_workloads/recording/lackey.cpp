@@ -38,15 +38,15 @@ void Lackey::first_touch(u64 page, u8 &state, bool write) {
 }
 
 void Lackey::access_page(u64 page, bool write) {
-    const u8 known = states_.get(page);
-    if (known == PAGE_OTHER) {
+    const u8 state = states_.get(page);
+    if (state == PAGE_OTHER) {
         other_++;
         return;
     }
     anonymous_++;
     states_.used(page, anonymous_);
     tlb_.access(page, 1, 1);
-    const bool faults = known < (write ? PAGE_WRITTEN : PAGE_READ);
+    const bool faults = state < (write ? PAGE_WRITTEN : PAGE_READ);
     if (faults) first_touch(page, states_.at(page), write);
     if (sampler_.active()) sampler_.access(page, write, instructions_, faults);
 }
@@ -150,10 +150,10 @@ std::int64_t Lackey::feed(int fd, u64 max_bytes, u32 milliseconds) {
     const auto deadline = clock::now() + std::chrono::milliseconds(milliseconds);
     u64 total = 0;
     while (total < max_bytes && error_.empty()) {
-        const auto left =
+        const auto remaining =
             std::chrono::duration_cast<std::chrono::milliseconds>(deadline - clock::now()).count();
         pollfd ready{fd, POLLIN, 0};
-        if (left <= 0 || poll(&ready, 1, static_cast<int>(left)) <= 0) break;
+        if (remaining <= 0 || poll(&ready, 1, static_cast<int>(remaining)) <= 0) break;
         if (buffer_.size() < kept_ + BLOCK) buffer_.resize(kept_ + BLOCK);
         const ssize_t n = read(fd, buffer_.data() + kept_, BLOCK);
         if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import numpy as np
 
@@ -74,6 +75,36 @@ def run_lackey(
     except OSError as error:
         raise RecordingError(f"cannot read the layout of {command[0]}: {error.strerror}") from error
     log = Lackey(window, budget, depth)
+    run = _run(log, native, command, environment, show)
+    if run.status < 0:
+        raise RecordingError(f"{command[0]} was killed by signal {-run.status} under valgrind")
+    if not log.finish():
+        raise RecordingError(f"cannot record {command[0]}: {log.error}")
+    arrays = log_arrays(log, window)
+    image = Image(
+        list(command), run.pid, os.getpid(), False, arrays, np.frombuffer(log.windows).reshape(-1, 3), log.misses,
+        run.samples, np.zeros(1, MARK_DTYPE), native, run.client, run.stack_address,
+        totals={"instructions": log.instructions, "anonymous": log.accesses_anonymous, "other": log.accesses_other,
+                "level": log.level, "forks": log.forks, "brk_refused": log.brk_refused},
+    )  # fmt: skip
+    return image, run.status
+
+
+class _Run(NamedTuple):
+    """What a run under valgrind has shown beside its log."""
+
+    pid: int
+    status: int
+    client: ClientLayout
+    stack_address: int
+    samples: list[tuple[int, int, int]]
+
+
+def _run(
+    log: Lackey, native: NativeLayout, command: Sequence[str], environment: Mapping[str, str],
+    show: Callable[[float, int], None],
+) -> _Run:  # fmt: skip
+    """Run a command under valgrind, and read its log as it is written."""
     with tempfile.TemporaryDirectory() as folder:
         fifo = os.path.join(folder, "log")
         os.mkfifo(fifo)
@@ -99,18 +130,7 @@ def run_lackey(
             os.close(fd)
             if sampler:
                 sampler.close()
-    if status < 0:
-        raise RecordingError(f"{command[0]} was killed by signal {-status} under valgrind")
-    if not log.finish():
-        raise RecordingError(f"cannot record {command[0]}: {log.error}")
-    arrays = log_arrays(log, window)
-    image = Image(
-        list(command), process.pid, os.getpid(), False, arrays, np.frombuffer(log.windows).reshape(-1, 3), log.misses,
-        sampler.samples, np.zeros(1, MARK_DTYPE), native, client, stack_address,
-        totals={"instructions": log.instructions, "anonymous": log.accesses_anonymous, "other": log.accesses_other,
-                "level": log.level, "forks": log.forks, "brk_refused": log.brk_refused},
-    )  # fmt: skip
-    return image, status
+    return _Run(process.pid, status, client, stack_address, sampler.samples)
 
 
 def _stack_limit() -> int:
@@ -125,8 +145,8 @@ def _declare(log: Lackey, native: NativeLayout, client: ClientLayout, stack_addr
     log.anonymous(stack_address, client.stack_top, written=True)
     for line in native.mappings:
         if line.anonymous and line.path != "[stack]":
-            moved = client.moved[native.executable]
-            log.anonymous(line.start + moved, line.end + moved)
+            shift = client.moved[native.executable]
+            log.anonymous(line.start + shift, line.end + shift)
 
 
 def _head(fd: int, process: subprocess.Popen) -> tuple[bytes, int]:
@@ -136,13 +156,13 @@ def _head(fd: int, process: subprocess.Popen) -> tuple[bytes, int]:
         first = _first_access(text)
         if first is not None:
             return text, first
-        ended = process.poll() is not None
+        has_exited = process.poll() is not None
         try:
             data = os.read(fd, PAGE_SIZE)
         except BlockingIOError:
             data = b""
         if not data:
-            if ended:
+            if has_exited:
                 reason = f"exit status {process.returncode}"
                 raise RecordingError(f"valgrind died before the program's first access: {reason}")
             time.sleep(0.005)
@@ -166,15 +186,15 @@ def _follow(
         raise RecordingError(log.error)
     last_sample = 0.0
     while True:
-        ended = process.poll() is not None
+        has_exited = process.poll() is not None
         n = log.feed_fd(fd, 64 << 20, 200)
         if n < 0:
             raise RecordingError(log.error)
         show(log.instructions * 0.3e-9, log.bytes)
-        if n == 0 and (ended or (log.exited and process.poll() is not None)):
+        if n == 0 and (has_exited or (log.exited and process.poll() is not None)):
             return
         if n == 0:
             time.sleep(0.002)
-        if not ended and time.monotonic() - last_sample > 0.3:
+        if not has_exited and time.monotonic() - last_sample > 0.3:
             sampler.sample(log)
             last_sample = time.monotonic()

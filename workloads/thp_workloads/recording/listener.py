@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from thp_env.machine.layout import PAGE_SIZE
-from thp_env.signals import handled
+from thp_env.signals import handle_signals
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.image import Image
 from thp_workloads.recording.process_layout import (
@@ -27,7 +27,7 @@ from thp_workloads.recording.process_layout import (
     native_layout,
 )
 from thp_workloads.recording.stream import Stream
-from thp_workloads.recording.tool import built
+from thp_workloads.recording.tool import build_tool
 from thp_workloads.recording.unmapped_area import mmap_base
 
 PLACED_BY = 1 << 44
@@ -109,7 +109,7 @@ class Listener:
             options: of valgrind and the tool.
             window: instructions in a window.
             children: whether what it executes is recorded too.
-            seed: see `NativeLayout.drawn`.
+            seed: see `NativeLayout.draw`.
             until: own time after which the command is ended, in ns.
         """
         self._command, self._environment = list(command), dict(environment)
@@ -117,7 +117,7 @@ class Listener:
         self._seed, self._until = seed, until
         self._traced: list[Traced] = []
         self._base = mmap_base()
-        self._stopped = ""
+        self._stop_reason = ""
 
     def run(self, show: Callable[[float, int], None]) -> Result:
         """Run the command to its end, or until it is stopped; `show` is told seconds and bytes now and then.
@@ -125,8 +125,8 @@ class Listener:
         Raises:
             RecordingError: when valgrind does not run the command, or sends what cannot be understood.
         """
-        library = built()
-        started, cpu = time.monotonic(), _children_cpu()
+        library = build_tool()
+        start, cpu = time.monotonic(), _children_cpu()
         with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
             path = os.path.join(folder, "socket")
             server.bind(path)
@@ -137,8 +137,8 @@ class Listener:
             arguments += [*self._options, "--", *self._command]
             self._root = subprocess.Popen(arguments, env={**self._environment, "VALGRIND_LIB": str(library)})
             try:
-                with _noted() as asked:
-                    self._listen(server, show, asked)
+                with _stop_requests() as requests:
+                    self._listen(server, show, requests)
             finally:
                 self._kill()
                 self._root.wait()
@@ -147,25 +147,25 @@ class Listener:
         if not self._traced:
             status = self._root.returncode
             raise RecordingError(f"valgrind died before the program's first access: exit status {status}")
-        seconds = time.monotonic() - started
-        return Result(self._traced, self._root.returncode, self._stopped, seconds, _children_cpu() - cpu)
+        seconds = time.monotonic() - start
+        return Result(self._traced, self._root.returncode, self._stop_reason, seconds, _children_cpu() - cpu)
 
-    def _listen(self, server: socket.socket, show: Callable[[float, int], None], asked: list[int]) -> None:
+    def _listen(self, server: socket.socket, show: Callable[[float, int], None], requests: list[int]) -> None:
         deadline = float("inf")
         signals = iter((signal.SIGTERM, signal.SIGKILL))
         total = 0
         while self._root.poll() is None or any(t.open for t in self._traced):
             total += self._pump(server)
             show(max((t.own_ns for t in self._traced), default=0) / 1e9, total)
-            if not self._stopped and any(t.own_ns >= self._until for t in self._traced):
-                self._stopped, deadline = TIME_IS_UP, 0.0
-            if asked:
-                asked.clear()
+            if not self._stop_reason and any(t.own_ns >= self._until for t in self._traced):
+                self._stop_reason, deadline = TIME_IS_UP, 0.0
+            if requests:
+                requests.clear()
                 # The terminal has sent the program a signal too: wait a moment before sending one.
-                if self._stopped == BY_SIGNAL:
+                if self._stop_reason == BY_SIGNAL:
                     signals = iter(())
-                deadline = 0.0 if self._stopped else time.monotonic() + 1.0
-                self._stopped = BY_SIGNAL
+                deadline = 0.0 if self._stop_reason else time.monotonic() + 1.0
+                self._stop_reason = BY_SIGNAL
             if time.monotonic() > deadline:
                 self._signal(next(signals, signal.SIGKILL))
                 deadline = time.monotonic() + GRACE
@@ -194,10 +194,10 @@ class Listener:
             except ConnectionError:
                 data = b""
             total += len(data)
-            known = traced.stream.hello is not None
+            greeted = traced.stream.hello is not None
             traced.open = bool(data)
             traced.stream.feed(data)
-            if not known and traced.stream.hello:
+            if not greeted and traced.stream.hello:
                 self._welcome(traced, traced.stream.hello)
         return total
 
@@ -224,7 +224,7 @@ class Listener:
             os.fsdecode(v).split("=", 1) for v in variables if not v.startswith((b"VALGRIND_", b"GLIBCPP_"))
         )
         program = _executable(traced.command[0], environment, Path(f"/proc/{pid}/cwd"))
-        native = native_layout(program, traced.command, environment).drawn(self._seed, self._base)
+        native = native_layout(program, traced.command, environment).draw(self._seed, self._base)
         traced.client = client_layout(pid, native, hello["stack_pointer"])
         traced.native = native
         if not hello["wide"]:
@@ -265,12 +265,12 @@ class Listener:
 
 
 @contextmanager
-def _noted() -> Iterator[list[int]]:
+def _stop_requests() -> Iterator[list[int]]:
     """Note SIGINT and SIGTERM in the list instead of raising, which would lose what has just been received."""
-    asked: list[int] = []
+    requests: list[int] = []
     heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
-    with handled(dict.fromkeys(heard, lambda number, frame: asked.append(number))):
-        yield asked
+    with handle_signals(dict.fromkeys(heard, lambda number, frame: requests.append(number))):
+        yield requests
 
 
 def _program_at(words: list[bytes]) -> int:

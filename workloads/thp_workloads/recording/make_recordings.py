@@ -63,10 +63,10 @@ def make(name: str) -> Path:
     out = DATA / f"{name}.npz"
     out.parent.mkdir(exist_ok=True)
     what = dict(RECORDINGS[name])
-    beside, before_it, read = what.pop("beside", None), what.pop("before", None), what.pop("input", os.devnull)
+    beside, before_it, input_path = what.pop("beside", None), what.pop("before", None), what.pop("input", os.devnull)
     before, standard = Path.cwd(), os.dup(0)
     os.chdir(PROGRAMS)  # so that commands need no paths
-    with open(read) as file:
+    with open(input_path) as file:
         os.dup2(file.fileno(), 0)
     if before_it:
         subprocess.run(before_it, check=True)

@@ -27,10 +27,10 @@ void Lackey::anonymous(u64 start, u64 end, bool written) {
 }
 
 void Lackey::populate(u64 address, u64 length, bool write) {
-    const u8 wanted = write ? PAGE_WRITTEN : PAGE_READ;
+    const u8 goal = write ? PAGE_WRITTEN : PAGE_READ;
     states_.pieces(page_of(address), page_after(address + length), false, [&](u8 *state, u64 first, u64 n) {
         for (u64 i = 0; i < n; i++)
-            if (state[i] != PAGE_OTHER && state[i] < wanted) {
+            if (state[i] != PAGE_OTHER && state[i] < goal) {
                 first_touch(first + i, state[i], write);
                 if (sampler_.active()) sampler_.access(first + i, write, instructions_, true);
             }
@@ -50,9 +50,9 @@ void Lackey::map(u64 address, u64 length, u64 protection, u64 flags) {
 
 // brk returns the break that is in force: a result below the one asked for is a refusal.
 void Lackey::brk(const syscall_line &call) {
-    const u64 asked = call.args[0], now = call.result;
+    const u64 address = call.args[0], now = call.result;
     if (!brk_start_) brk_start_ = brk_ = now;
-    if (asked > now) brk_refused_++;
+    if (address > now) brk_refused_++;
     if (now > brk_)
         states_.set(page_after(brk_), page_after(now), PAGE_MAPPED);
     else
@@ -79,14 +79,14 @@ void Lackey::memory_call(const syscall_line &call) {
     case SYS_mremap: {
         const u64 from = page_of(a[0]), to = page_of(call.result);
         const u64 old_pages = page_after(a[1]), new_pages = page_after(a[2]);
-        std::vector<u8> moved(new_pages, old_pages && states_.get(from) ? PAGE_MAPPED : PAGE_OTHER);
-        for (u64 i = 0; i < std::min(old_pages, new_pages); i++) moved[i] = states_.get(from + i);
+        std::vector<u8> states(new_pages, old_pages && states_.get(from) ? PAGE_MAPPED : PAGE_OTHER);
+        for (u64 i = 0; i < std::min(old_pages, new_pages); i++) states[i] = states_.get(from + i);
         if (a[3] & MREMAP_DONTUNMAP)
             states_.zap(from, from + old_pages);
         else
             states_.set(from, from + old_pages, PAGE_OTHER);
         states_.pieces(to, to + new_pages, true, [&](u8 *state, u64 first, u64 n) {
-            std::copy_n(moved.begin() + static_cast<std::ptrdiff_t>(first - to), n, state);
+            std::copy_n(states.begin() + static_cast<std::ptrdiff_t>(first - to), n, state);
         });
         break;
     }

@@ -103,11 +103,11 @@ class _Merger:
                 p.steps = p.writer.write(builder, ns)
             if builder.process != p.name:
                 builder.slice(p.name)
-            known = set(builder.processes)
+            names = set(builder.processes)
             instruction = next(p.steps, None)
             for n in self._children(number):
                 child = self.processes.get(n)
-                if child and child.steps is None and child.name in builder.processes and child.name not in known:
+                if child and child.steps is None and child.name in builder.processes and child.name not in names:
                     heapq.heappush(queue, (float(child.image.marks["real"][0]), n))
             if instruction is not None:
                 heapq.heappush(queue, (p.image.when(instruction), number))

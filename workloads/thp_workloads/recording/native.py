@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import threading
 from bisect import bisect_right
@@ -11,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from thp_env.processes import anonymous_bytes, family
 from thp_workloads.recording import perf_events
 from thp_workloads.recording.perf_events import WRITE, Event
 
@@ -21,11 +21,11 @@ def faults(command: Sequence[str], environment: Mapping[str, str]) -> int:
     Raises:
         RecordingError: when perf is missing or not allowed.
     """
-    counted = _Counter()
+    counter = _Counter()
     with perf_events.run(command, environment, calls=False) as (events, _):
         for event in events:
-            counted.take(event)
-    return counted.faults
+            counter.take(event)
+    return counter.faults
 
 
 class _Counter:
@@ -67,16 +67,16 @@ class _Maps:
     def add(self, start: int, length: int, prot: str, path: str) -> None:
         end = start + length
         anonymous = is_anonymous(path)
-        kept = []
+        others = []
         first = max(bisect_right(self._starts, start) - 1, 0)
         last = bisect_right(self._starts, end)
         for s, e, r, w in self._pieces[first:last]:
-            kept += [(s, min(e, start), r, w)] if s < start else []
-            kept += [(max(s, end), e, r, w)] if e > end else []
-        kept = [p for p in kept if p[0] < p[1]] + [(start, end, anonymous, anonymous or prot.endswith("p"))]
-        kept.sort()
-        self._pieces[first:last] = kept
-        self._starts[first:last] = [p[0] for p in kept]
+            others += [(s, min(e, start), r, w)] if s < start else []
+            others += [(max(s, end), e, r, w)] if e > end else []
+        others = [p for p in others if p[0] < p[1]] + [(start, end, anonymous, anonymous or prot.endswith("p"))]
+        others.sort()
+        self._pieces[first:last] = others
+        self._starts[first:last] = [p[0] for p in others]
 
     def anonymous(self, address: int, write: bool) -> bool:
         at = bisect_right(self._starts, address) - 1
@@ -97,33 +97,23 @@ def peak(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, f
     """
     before = os.times()
     process = subprocess.Popen(command, env=dict(environment), preexec_fn=perf_events.plain, stdout=subprocess.DEVNULL)
-    ended = threading.Event()
+    end = threading.Event()
     most = [0]
 
     def watch() -> None:
-        while not ended.wait(0.001):
-            most[0] = max(most[0], sum(_anonymous(pid) for pid in _family(process.pid)))
+        while not end.wait(0.001):
+            most[0] = max(most[0], sum(_anonymous(pid) for pid in family(process.pid)))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     process.wait()
-    ended.set()
+    end.set()
     watcher.join()
     after = os.times()
     return most[0], after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def _family(pid: int) -> list[int]:
-    found = [pid]
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found += _family(int(child))
-    return found
-
-
 def _anonymous(pid: int) -> int:
     with suppress(OSError):
-        found = re.search(r"^RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-        return int(found[1]) * 1024 if found else 0
+        return anonymous_bytes(Path(f"/proc/{pid}/status").read_text())
     return 0

@@ -42,7 +42,7 @@ class _Image:
     def __init__(self, name: str, pid: int, parent: int, ns: int, origin: _Image | None) -> None:
         self.name, self.pid, self.parent, self.begin, self.now = name, pid, parent, ns, 0
         self.origin = origin
-        self.started = origin is not None
+        self.has_memory = origin is not None
         self.mappings: list[MapsLine] = []
         self.files: list[str] = []
         self.calls: list[tuple[int, int, list[int], int, int]] = []
@@ -60,15 +60,15 @@ class _Image:
             prot, _, path = e.text.partition(" ")
             start, length, offset = e.values
             self._mapped[start] = "" if is_anonymous(path) else path
-            if not self.started:
-                shown = "" if path.startswith("//anon") else path
-                self.mappings.append(MapsLine(start, start + length, prot, offset, shown))
+            if not self.has_memory:
+                file_path = "" if path.startswith("//anon") else path
+                self.mappings.append(MapsLine(start, start + length, prot, offset, file_path))
         elif e.kind == "fault":
             address, code = e.values
             if not code & FETCH:
                 self.touches.append((self._at(e.ns), address // PAGE_SIZE, bool(code & WRITE)))
         elif e.kind == "enter":
-            self.started = True
+            self.has_memory = True
             self._pending[e.thread] = e.values
         elif e.kind == "exit" and e.thread in self._pending and e.values[0] < ERRORS:
             arguments = self._pending.pop(e.thread)
@@ -76,8 +76,8 @@ class _Image:
             if path and path not in self.files:
                 self.files.append(path)
             number = self.files.index(path) if path else -1
-            filled = [*arguments, *[0] * 6][:6]
-            self.calls.append((self._at(e.ns), CALLS[e.text], filled, e.values[0], number))
+            padded = [*arguments, *[0] * 6][:6]
+            self.calls.append((self._at(e.ns), CALLS[e.text], padded, e.values[0], number))
 
     def forks(self, child: int, ns: int) -> None:
         self.calls.append((self._at(ns), FORK, [0] * 6, child, -1))
@@ -154,15 +154,15 @@ def record_native(
     if out is not None:
         check_writable(Path(out))
     executable(command)
-    added = dict(environment or {})
+    variables = dict(environment or {})
     parts: list[_Image] = []
-    with perf_events.run(command, {**os.environ, **added}, calls=True) as (events, status):
+    with perf_events.run(command, {**os.environ, **variables}, calls=True) as (events, status):
         lost = _images(events, parts)
     images = check_something([p.image() for p in parts if p.touches or p.calls])
     touched = sum(len(np.unique(i.log.runs["page"])) for i in images)
     own = max(p.begin + p.now for p in parts) - parts[0].begin
     meta = {
-        **facts(command, added, name, status),
+        **facts(command, variables, name, status),
         "own_seconds": round(own / 1e9, 3),
         "touched_bytes": touched * PAGE_SIZE,
         "native": True,

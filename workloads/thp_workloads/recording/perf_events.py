@@ -73,15 +73,15 @@ def run(
         perf = ["perf", "record", "-q", "-d", "-m", "2048", "-c", "1"]
         perf += [word for name in names for word in ("-e", name)]
         perf += ["-o", data.name, "--", *command]
-        with tempfile.TemporaryFile() as said:
-            status = _perf(perf, environment, said)
-            said.seek(0)
-            last = (said.read().decode(errors="replace").strip().splitlines() or ["it says nothing"])[-1]
-        shown = ["--show-mmap-events", "--show-task-events", "--show-lost-events", "-F", "pid,tid,time,event,trace"]
-        script = ["perf", "script", "-i", data.name, *shown]
-        with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as printed:
-            assert printed.stdout
-            events = filter(None, map(parse, printed.stdout))
+        with tempfile.TemporaryFile() as output:
+            status = _perf(perf, environment, output)
+            output.seek(0)
+            last = (output.read().decode(errors="replace").strip().splitlines() or ["it says nothing"])[-1]
+        options = ["--show-mmap-events", "--show-task-events", "--show-lost-events", "-F", "pid,tid,time,event,trace"]
+        script = ["perf", "script", "-i", data.name, *options]
+        with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as perf_script:
+            assert perf_script.stdout
+            events = filter(None, map(parse, perf_script.stdout))
             first = next(events, None)
             if first is None:
                 raise RecordingError(f"perf cannot trace page faults here: {last[:200]}")
@@ -91,12 +91,12 @@ def run(
                 yield from events
 
             yield all_events(), status
-            printed.kill()
+            perf_script.kill()
 
 
-def _perf(arguments: list[str], environment: Mapping[str, str], said: IO[bytes]) -> int:
+def _perf(arguments: list[str], environment: Mapping[str, str], output: IO[bytes]) -> int:
     """Run perf; an interrupt ends it and the command, and what was recorded until then is kept."""
-    process = subprocess.Popen(arguments, env=dict(environment), preexec_fn=plain, stderr=said)
+    process = subprocess.Popen(arguments, env=dict(environment), preexec_fn=plain, stderr=output)
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -113,31 +113,31 @@ def plain() -> None:
 
 def parse(line: str) -> Event | None:
     """Return the event of a line of perf script; None for what is not wanted."""
-    found = LINE.match(line)
-    if found is None:
+    match = LINE.match(line)
+    if match is None:
         return None
-    pid, thread, ns = int(found[1]), int(found[2]), int(found[3]) * 10**9 + int(found[4].ljust(9, "0")[:9])
-    record, rest = found[5], found[6] or ""
+    pid, thread, ns = int(match[1]), int(match[2]), int(match[3]) * 10**9 + int(match[4].ljust(9, "0")[:9])
+    record, text = match[5], match[6] or ""
     if record in ("MMAP", "MMAP2"):
-        if not pid or (m := MAPPED.search(rest)) is None:
+        if not pid or (m := MAPPED.search(text)) is None:
             return None
         offset = int(m[3], 0)
         return Event("mmap", pid, thread, ns, (int(m[1], 16), int(m[2], 16), offset), f"{m[4]} {m[5].strip()}")
     if record == "FORK":
-        m = FORKED.search(rest)
+        m = FORKED.search(text)
         return Event("fork", int(m[1]), thread, ns, (int(m[2]),)) if m and m[1] != m[2] else None
     if record == "COMM":
-        return Event("exec", pid, thread, ns, (), rest.split()[1].split(":")[0]) if rest.startswith(" exec:") else None
+        return Event("exec", pid, thread, ns, (), text.split()[1].split(":")[0]) if text.startswith(" exec:") else None
     if record:
         return Event("lost", pid, thread, ns) if record.startswith("LOST") else None
-    name, rest = found[8], found[9]
+    name, text = match[8], match[9]
     if name.startswith("page_fault"):
-        m = FAULT.search(rest)
+        m = FAULT.search(text)
         address = int(m[1], 16) if m else USER_END
         return Event("fault", pid, thread, ns, (address, int(m[2], 16))) if m and address < USER_END else None
     if name.startswith("sys_enter_"):
-        arguments = tuple(int(a, 0) & (1 << 64) - 1 for a in NUMBER.findall(rest))
+        arguments = tuple(int(a, 0) & (1 << 64) - 1 for a in NUMBER.findall(text))
         return Event("enter", pid, thread, ns, arguments, name.removeprefix("sys_enter_"))
     if name.startswith("sys_exit_"):
-        return Event("exit", pid, thread, ns, (int(rest, 0) & (1 << 64) - 1,), name.removeprefix("sys_exit_"))
+        return Event("exit", pid, thread, ns, (int(text, 0) & (1 << 64) - 1,), name.removeprefix("sys_exit_"))
     return None

@@ -73,7 +73,7 @@ class NativeLayout:
     brk_start: int
     mmap_base: int = 0
 
-    def drawn(self, seed: int, base: int) -> NativeLayout:
+    def draw(self, seed: int, base: int) -> NativeLayout:
         """Return the layout as randomization draws it; seed 0 is the one without.
 
         Mappings and the stack move by up to 16 GiB, the heap by up to 32 MiB (arch_randomize_brk), all by pages.
@@ -86,11 +86,11 @@ class NativeLayout:
             return replace(self, mmap_base=base)
         random = np.random.default_rng(seed)
         mmap, stack, brk = (int(n) * PAGE_SIZE for n in random.integers(0, (1 << 22, 1 << 22, 1 << 13)))
-        moved = []
+        lines = []
         for line in self.mappings:
             by = stack if line.path == "[stack]" else mmap + stack if line.end > MAPPED_FROM else 0
-            moved.append(replace(line, start=line.start - by, end=line.end - by))
-        return replace(self, mappings=tuple(moved), brk_start=self.brk_start + brk, mmap_base=base - mmap - stack)
+            lines.append(replace(line, start=line.start - by, end=line.end - by))
+        return replace(self, mappings=tuple(lines), brk_start=self.brk_start + brk, mmap_base=base - mmap - stack)
 
 
 def native_layout(path: str, arguments: Sequence[str], environment: Mapping[str, str]) -> NativeLayout:
@@ -137,17 +137,17 @@ def client_layout(pid: int, native: NativeLayout, stack_address: int) -> ClientL
     Raises:
         RecordingError: when valgrind's process does not hold the program.
     """
-    moved: dict[str, int] = {}
+    shifts: dict[str, int] = {}
     top = 0
     first: dict[str, int] = {}
     for mapping in native.mappings:
         if mapping.path.startswith("/"):
             first.setdefault(mapping.path, mapping.start - mapping.offset)
     for mapping in read_maps(pid):
-        if mapping.path in first and mapping.path not in moved:
-            moved[mapping.path] = mapping.start - mapping.offset - first[mapping.path]
+        if mapping.path in first and mapping.path not in shifts:
+            shifts[mapping.path] = mapping.start - mapping.offset - first[mapping.path]
         if mapping.start <= stack_address < mapping.end:
             top = mapping.end
-    if native.executable not in moved or not top:
+    if native.executable not in shifts or not top:
         raise RecordingError(f"{native.executable} ended at once: there is nothing to record")
-    return ClientLayout(moved, top)
+    return ClientLayout(shifts, top)

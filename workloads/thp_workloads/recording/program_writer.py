@@ -129,17 +129,17 @@ class ProcessWriter:
         events["exact"] = order < len(exact)
         events["weight"][events["exact"] == 0] = windows.weights(log.runs)
         events["count"] = np.maximum(events["count"], 1)
-        sampled = np.array(sorted(samples), dtype=np.int64).reshape(-1, 3)
+        sample_rows = np.array(sorted(samples), dtype=np.int64).reshape(-1, 3)
         classes = ContentClasses()
         ends = log.calls["instruction"]
         cuts = [0, *np.searchsorted(events["instruction"], ends, side="right").tolist(), len(events)]
-        sample_cuts = [0, *np.searchsorted(sampled[:, 0], ends, side="right").tolist(), len(sampled)]
+        sample_cuts = [0, *np.searchsorted(sample_rows[:, 0], ends, side="right").tolist(), len(sample_rows)]
         self._operations: list[list[Operation]] = []
         for i in range(len(log.calls) + 1):
             part = events[cuts[i] : cuts[i + 1]]
             part["region"], part["page"] = replayer.space.translate(part["page"])
-            mine = sampled[sample_cuts[i] : sample_cuts[i + 1]]
-            classes.add(*replayer.space.translate(mine[:, 1]), mine[:, 2])
+            rows = sample_rows[sample_cuts[i] : sample_cuts[i + 1]]
+            classes.add(*replayer.space.translate(rows[:, 1]), rows[:, 2])
             if i < len(log.calls):
                 try:
                     self._operations.append(self._call(log.calls[i], forked))
@@ -225,5 +225,5 @@ class _EventWriter:
         self._builder.replay(records, ns=share / 1000, weight=weight, content=content)
         instructions = int(records["instructions"].sum(dtype=np.uint64))
         self._now += instructions
-        if left := (self._ps - share * weight) * instructions:
-            self._builder.compute(left / 1000)
+        if remaining_ps := (self._ps - share * weight) * instructions:
+            self._builder.compute(remaining_ps / 1000)

@@ -26,7 +26,7 @@ from thp_workloads.recording.lackey_run import LIMITATIONS as LACKEY_LIMITATIONS
 from thp_workloads.recording.lackey_run import run_lackey
 from thp_workloads.recording.listener import TIME_IS_UP, Listener
 from thp_workloads.recording.merging import write_images
-from thp_workloads.recording.tool import built, valgrind
+from thp_workloads.recording.tool import build_tool, valgrind
 from thp_workloads.recording.unmapped_area import mmap_base
 
 WINDOW = 1 << 14
@@ -115,8 +115,8 @@ def record(
         raise RecordingError("a file has more than 0 bytes")
     path = executable(command)
     valgrind()
-    added = dict(environment or {})
-    variables = {"GLIBC_TUNABLES": TUNABLES, **os.environ, **added}
+    tool_variables = dict(environment or {})
+    variables = {"GLIBC_TUNABLES": TUNABLES, **os.environ, **tool_variables}
     depth = 1 if keep_full else 4
     options = _Options(
         window, 0 if keep_full else budget, depth, ns_per_instruction, seconds, after, children, seed, smc_check
@@ -125,8 +125,8 @@ def record(
         lackey = _falls_back(options)
     with bar(progress) as show:
         run, meta = (_run_lackey if lackey else _run_tool)(path, list(command), variables, options, show)
-    known = {**facts(command, added, name, meta["exit_status"]), **meta}
-    program = _program(run.images(0), known, options) if most is None else _fitting(run, known, options, most)
+    properties = {**facts(command, tool_variables, name, meta["exit_status"]), **meta}
+    program = _program(run.images(0), properties, options) if most is None else _fitting(run, properties, options, most)
     if out is not None:
         save(program, Path(out))
     return program
@@ -164,7 +164,7 @@ def executable(command: Sequence[str]) -> str:
 def _falls_back(options: _Options) -> bool:
     """Build the tool; say so and return True where lackey has to do."""
     try:
-        built()
+        build_tool()
     except RecordingError as error:
         if options.after or options.seconds or options.seed:
             raise RecordingError(f"{error} (--seconds, --after and --seed need it)") from error
@@ -208,13 +208,13 @@ def _run_tool(
         after = 0.0
 
     def images(level: int) -> list[Image]:
-        found = []
+        images_of = []
         for image, base in listener.images(result, level):
             if base < until and (after or until < float("inf")):
-                found.append(image.between(o.window, after - base, until - base))
+                images_of.append(image.between(o.window, after - base, until - base))
             elif base < until:
-                found.append(image)
-        return found
+                images_of.append(image)
+        return images_of
 
     def size(level: int) -> tuple[int, int]:
         touches, runs = zip(*(t.stream.size(level) for t in result.traced), strict=True)
@@ -258,11 +258,11 @@ def bar(progress: bool) -> Iterator[Callable[[float, int], None]]:
         yield lambda seconds, size: None
         return
     text = "{desc}: {n:.1f} s of its own time in {elapsed}{postfix}"
-    with tqdm(desc="recording", unit=" s", bar_format=text, disable=None, leave=False, mininterval=0.5) as shown:
+    with tqdm(desc="recording", unit=" s", bar_format=text, disable=None, leave=False, mininterval=0.5) as progress_bar:
 
         def show(seconds: float, size: int) -> None:
-            shown.set_postfix_str(f"{size / 1e6:.0f} MB read", refresh=False)
-            shown.update(seconds - shown.n)
+            progress_bar.set_postfix_str(f"{size / 1e6:.0f} MB read", refresh=False)
+            progress_bar.update(seconds - progress_bar.n)
 
         yield show
 
@@ -352,10 +352,10 @@ def save(program: Program, path: Path) -> None:
         save_program(program, path)
     except ProgramError as error:
         folder = tempfile.mkdtemp(prefix="thp-env-")
-        saved = Path(folder) / path.name
+        target = Path(folder) / path.name
         try:
-            save_program(program, saved)
+            save_program(program, target)
         except ProgramError:
             os.rmdir(folder)
             raise RecordingError(str(error)) from error
-        raise RecordingError(f"{error}; it is in {saved}") from error
+        raise RecordingError(f"{error}; it is in {target}") from error

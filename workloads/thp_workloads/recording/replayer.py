@@ -101,7 +101,7 @@ class Replayer:
         self._mmaps = 0
         self._prefix = prefix
         self.stack = prefix + "stack"
-        self._taken: set[str] = set()
+        self._names: set[str] = set()
         self._last: dict[str, int] = {}
         self._heap = HIDDEN
         self._brk = 0
@@ -115,12 +115,12 @@ class Replayer:
             name = os.path.basename(line.path).strip("[]") or "bss"
             region = self._name(name if not file or not line.path.startswith("/") else f"{name}:0")
             self.occupied.add(line.start, line.end)
-            copied = self._copies and file and line.private and line.prot == "rw"
-            call = {"at": line.start, "prot": line.prot, "file": file and not copied, "nohugepage": copied}
+            is_copy = self._copies and file and line.private and line.prot == "rw"
+            call = {"at": line.start, "prot": line.prot, "file": file and not is_copy, "nohugepage": is_copy}
             self.initial.append(("mmap", (self.names[region], line.end - line.start), call))
-            moved = client.moved.get(line.path if file else native.executable)
-            if moved is not None:
-                piece = Piece(line.start + moved, line.end + moved, region, 0, line.start, not file or copied)
+            shift = client.moved.get(line.path if file else native.executable)
+            if shift is not None:
+                piece = Piece(line.start + shift, line.end + shift, region, 0, line.start, not file or is_copy)
                 self.space.add(piece)
 
     def child(self, prefix: str) -> Replayer:
@@ -141,7 +141,7 @@ class Replayer:
     def _name(self, name: str) -> int:
         name = self._prefix + name
         base, _, number = name.rpartition(":")
-        while name in self._taken:
+        while name in self._names:
             number = str(int(number) + 1) if base and number.isdigit() else "1"
             base = base or name
             number = str(max(int(number), self._last.get(base, 0) + 1))
@@ -150,7 +150,7 @@ class Replayer:
         if self._regions.used >= MAX_REGIONS:
             raise TooManyRegionsError(f"the program maps more than {MAX_REGIONS:,} regions")
         self._regions.used += 1
-        self._taken.add(name)
+        self._names.add(name)
         self.names.append(name)
         return len(self.names) - 1
 
@@ -179,10 +179,10 @@ class Replayer:
     # -- mapping -----------------------------------------------------------------------------------
 
     def _unmap(self, start: int, end: int) -> list[Operation]:
-        removed = [p for p in self.space.remove(start, end) if p.region != HIDDEN]
-        for piece in removed:
+        pieces = [p for p in self.space.remove(start, end) if p.region != HIDDEN]
+        for piece in pieces:
             self.occupied.remove(piece.native, piece.native + piece.length)
-        return [("munmap", (self.names[p.region], p.offset, p.length), {}) for p in removed]
+        return [("munmap", (self.names[p.region], p.offset, p.length), {}) for p in pieces]
 
     def _mmap(self, args: list[int], result: int, file: str) -> Iterable[Operation]:
         hint, length, prot, flags, _, file_offset = args
@@ -199,13 +199,13 @@ class Replayer:
         basename = os.path.basename(file)
         region = self._name(f"m{self._mmaps}" if anonymous or not basename else f"{basename}:1")
         # A page that a write copies from a file is a single one (do_cow_fault).
-        copied = self._copies and not anonymous and not flags & MAP_SHARED and bool(prot & PROT_WRITE)
+        is_copy = self._copies and not anonymous and not flags & MAP_SHARED and bool(prot & PROT_WRITE)
         shared = self._copies and bool(flags & MAP_SHARED) and bool(flags & MAP_ANONYMOUS)
-        self.space.add(Piece(start, end, region, 0, native, anonymous or copied or shared, shared))
+        self.space.add(Piece(start, end, region, 0, native, anonymous or is_copy or shared, shared))
         self.occupied.add(native, native + length)
         call = {
-            "at": at, "prot": _prot(prot), "file": not anonymous and not copied,
-            "nohugepage": copied or bool(flags & MAP_STACK),
+            "at": at, "prot": _prot(prot), "file": not anonymous and not is_copy,
+            "nohugepage": is_copy or bool(flags & MAP_STACK),
         }  # fmt: skip
         if shared:
             call["shared"] = True

@@ -64,16 +64,16 @@ class Sampler {
     void access(u64 page, bool write, u64 instruction, bool faults) {
         u32 i = 0;
         while (i < recents_ && recent_[i].page != page) i++;
-        const bool found = i < recents_;
-        recent_page entry = found ? recent_[i] : recent_page{page, 0};
-        if (found && !faults && runs_.size() - entry.run <= MAX_AGE) {
+        const bool is_recent = i < recents_;
+        recent_page entry = is_recent ? recent_[i] : recent_page{page, 0};
+        if (is_recent && !faults && runs_.size() - entry.run <= MAX_AGE) {
             run_record &run = runs_[entry.run];
             run.count++;
             run.written |= write;
         } else {
             entry.run = runs_.size();
             runs_.push_back({instruction, page, 1, write});
-            if (!found) {
+            if (!is_recent) {
                 recents_ = std::min(recents_ + 1, depth_);
                 i = recents_ - 1;
             }

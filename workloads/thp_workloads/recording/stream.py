@@ -158,8 +158,8 @@ class Stream:
         """Return accesses, first-level misses and walks of the whole run."""
         if self.totals:
             return tuple(float(self.totals[n]) for n in ("anonymous", "first_misses", "walks"))  # type: ignore[return-value]
-        begun = self.begun()
-        return tuple(begun[-1]) if len(begun) else (0.0, 0.0, 0.0)
+        first_misses = self.begun()
+        return tuple(first_misses[-1]) if len(first_misses) else (0.0, 0.0, 0.0)
 
     def log(self) -> Log:
         """Return the arrays that a program is written from."""

@@ -51,11 +51,11 @@ def summary(program: Program, out: str | Path) -> list[str]:
     meta, used = program.meta, usage(program)
     processes = max(len(program.processes) - 1, 1)
     time = f"{meta['own_seconds']:.1f} s of its own time" if "own_seconds" in meta else "the run"
-    here = f", {meta['seconds']:.0f} s here" if "seconds" in meta else ""
+    host_text = f", {meta['seconds']:.0f} s here" if "seconds" in meta else ""
     waits = meta.get("waited_seconds", 0)
-    waited = f", {waits:.1f} s of it waiting (left out)" if waits > 0.05 else ""
+    wait_text = f", {waits:.1f} s of it waiting (left out)" if waits > 0.05 else ""
     many = "1 process" if processes == 1 else f"{processes} processes"
-    lines = [f"recorded {time}{waited}{here}: {_amount(meta)}{many}"]
+    lines = [f"recorded {time}{wait_text}{host_text}: {_amount(meta)}{many}"]
     lines += [
         f"memory: {meta['touched_bytes'] / MIB:,.1f} MiB touched, {used.peak / MIB:,.1f} MiB at once; "
         f"{used.faults:,} faults with 4K pages",

@@ -50,7 +50,7 @@ def valgrind() -> tuple[str, str]:
     return path, answer
 
 
-def built() -> Path:
+def build_tool() -> Path:
     """Return a folder for VALGRIND_LIB that holds the tool, building it if it is not cached.
 
     The cache lies below XDG_CACHE_HOME and is keyed by the sources, the compiler's flags and valgrind's version.
@@ -74,13 +74,13 @@ def built() -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            made = Path(scratch) / "lib"
-            made.mkdir()
-            _build(Path(scratch), made / TOOL, libraries)
+            new_folder = Path(scratch) / "lib"
+            new_folder.mkdir()
+            _build(Path(scratch), new_folder / TOOL, libraries)
             for file in libexec.iterdir():
-                (made / file.name).symlink_to(file)
+                (new_folder / file.name).symlink_to(file)
             with suppress(OSError):  # another process was first
-                made.rename(folder)
+                new_folder.rename(folder)
     except OSError as error:
         raise RecordingError(f"cannot build the recorder's tool in {folder.parent}: {error.strerror}") from error
     if not (folder / TOOL).exists():

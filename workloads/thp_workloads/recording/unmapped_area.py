@@ -43,13 +43,13 @@ def get_unmapped_area(occupied: Intervals, length: int, top: int, *, aligned: bo
         MemoryError: when no free range is long enough.
     """
     if aligned:
-        found = _top_down(occupied, length + PMD_SIZE, top)
-        if found is not None:
-            return found + ((offset - found) % PMD_SIZE or PMD_SIZE)
-    found = _top_down(occupied, length, top)
-    if found is None:
+        address = _top_down(occupied, length + PMD_SIZE, top)
+        if address is not None:
+            return address + ((offset - address) % PMD_SIZE or PMD_SIZE)
+    address = _top_down(occupied, length, top)
+    if address is None:
         raise MemoryError(f"no free range of {length} bytes")
-    return found
+    return address
 
 
 def _top_down(occupied: Intervals, length: int, top: int) -> int | None:

@@ -85,11 +85,11 @@ def weigh(window: int, runs: np.ndarray, begun: np.ndarray, end: tuple[float, fl
     # Of equals the nearest.
     distance += np.abs(kept[near] - middle[:, None]) * (1e-6 / len(counts))
     weight = np.ones(len(kept), np.int64)
-    owed = np.zeros(counts.shape[1])
+    debts = np.zeros(counts.shape[1])
     for i, n in enumerate(size.tolist()):
-        best = np.argmin(distance[i] + np.abs(owed + difference[i] * n).sum(axis=1))
+        best = np.argmin(distance[i] + np.abs(debts + difference[i] * n).sum(axis=1))
         weight[near[i, best]] += n
-        owed += difference[i, best] * n
+        debts += difference[i, best] * n
     return Windows(window, kept, _calibrated(weight, counts[kept], counts.sum(axis=0)))
 
 
@@ -100,15 +100,15 @@ def _calibrated(weight: np.ndarray, counts: np.ndarray, totals: np.ndarray) -> n
     Totals that the windows cannot bring about (walks that happen in no recorded window) are left as they are.
     """
     for columns in range(counts.shape[1], 0, -1):
-        known = np.column_stack([counts[:, :columns], np.ones(len(counts))])
-        wanted = np.append(totals[:columns], weight.sum())
+        features = np.column_stack([counts[:, :columns], np.ones(len(counts))])
+        targets = np.append(totals[:columns], weight.sum())
         result = weight.astype(np.float64)
         for _ in range(4):  # weights below 1 are put back to it
-            gram = (known * result[:, None]).T @ known
-            share = np.linalg.lstsq(gram, wanted - result @ known, rcond=1e-9)[0]
-            result = np.clip(result * (1 + known @ share), 1, 4 * weight)
+            gram = (features * result[:, None]).T @ features
+            share = np.linalg.lstsq(gram, targets - result @ features, rcond=1e-9)[0]
+            result = np.clip(result * (1 + features @ share), 1, 4 * weight)
         result = np.maximum(np.diff(np.rint(np.cumsum(result)), prepend=0), 1)
-        if np.all(np.abs(result @ known - wanted) <= CLOSE * wanted):
+        if np.all(np.abs(result @ features - targets) <= CLOSE * targets):
             return result.astype(np.int64)
     return weight
 
@@ -136,6 +136,6 @@ def sampling_error(
     weight = np.concatenate([windows.weights(runs), np.zeros(len(touches))]).astype(np.float64)
     stream = np.concatenate([runs, touches])
     order = np.argsort(stream["instruction"], kind="stable")
-    sampled = model_misses(stream[order].tobytes(), weight[order].tobytes())
+    sample_misses = model_misses(stream[order].tobytes(), weight[order].tobytes())
     names = ("accesses", "l1_misses", "walks")
-    return {n: round(s / t - 1, 4) if t else 0.0 for n, s, t in zip(names, sampled, true, strict=True)}
+    return {n: round(s / t - 1, 4) if t else 0.0 for n, s, t in zip(names, sample_misses, true, strict=True)}

@@ -53,10 +53,10 @@ def boot(kernel: Path, archive: Path, scenario: str) -> list[dict[str, Any]]:
                "-append", f"console=ttyS0 quiet loglevel=0 numa=off panic=-1 frag={scenario}"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, errors="replace")
     # The firmware leaves control characters before the first line.
-    said = [json.loads(line.partition("REC ")[2]) for line in done.stdout.splitlines() if "REC {" in line]
-    if not said or said[0]["when"] != "start" or said[-1]["when"] != "end" or "FAILED" in done.stdout:
+    records = [json.loads(line.partition("REC ")[2]) for line in done.stdout.splitlines() if "REC {" in line]
+    if not records or records[0]["when"] != "start" or records[-1]["when"] != "end" or "FAILED" in done.stdout:
         raise ValueError(f"the guest failed in {scenario}:\n{done.stdout[-2000:]}{done.stderr[-500:]}")
-    return said
+    return records
 
 
 def version(kernel: Path) -> str:
@@ -81,15 +81,15 @@ def main(arguments: list[str] | None = None) -> int:
         with lzma.open(args.out, "wt") as out:
             for name in [args.only] if args.only else names:
                 try:
-                    said = boot(args.kernel, archive, name)
+                    records = boot(args.kernel, archive, name)
                 except ValueError as error:
                     print(f"{name}: once more, since {error}", file=sys.stderr)
-                    said = boot(args.kernel, archive, name)
-                record = {"name": name, "kernel": version(args.kernel), "memory_mib": MEMORY_MIB, "said": said}
+                    records = boot(args.kernel, archive, name)
+                record = {"name": name, "kernel": version(args.kernel), "memory_mib": MEMORY_MIB, "said": records}
                 out.write(json.dumps(record) + "\n")
                 out.flush()
-                got = (f"{s['order']}:{s['got']}/{s['blocks']}" for s in said if s["when"] == "allocated")
-                print(name, *got, flush=True)
+                successes = (f"{s['order']}:{s['got']}/{s['blocks']}" for s in records if s["when"] == "allocated")
+                print(name, *successes, flush=True)
     return 0
 
 

@@ -45,12 +45,12 @@ def given_back(pattern: str, frames: np.ndarray) -> np.ndarray:
     """Return the pages that a scenario gives back, as guest.c chooses them by their frames."""
     if pattern != "random":
         return np.flatnonzero(frames // GRANULES[pattern] % 2)
-    state, chosen = 1, []
+    state, indices = 1, []
     for i in range(len(frames)):
         state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
         if state >> 31:
-            chosen.append(i)
-    return np.array(chosen, np.int64)
+            indices.append(i)
+    return np.array(indices, np.int64)
 
 
 def fill(record: dict[str, Any]) -> ProgramBuilder:
@@ -65,13 +65,13 @@ def fill(record: dict[str, Any]) -> ProgramBuilder:
     b.mmap("sparse", max(1, tables) * PMD, at=1 << 45)
     b.mmap("fill", pages * PAGE, at=1 << 44)
     if pollution == "early":
-        every = pages // tables
+        stretch = pages // tables
         for i in range(tables):
-            b.touch("fill", i * every * PAGE, PAGE)
+            b.touch("fill", i * stretch * PAGE, PAGE)
             b.touch("sparse", i * PMD, PAGE)
-            b.touch("fill", (i * every + 1) * PAGE, (every - 1) * PAGE)
-        if rest := pages - tables * every:
-            b.touch("fill", tables * every * PAGE, rest * PAGE)
+            b.touch("fill", (i * stretch + 1) * PAGE, (stretch - 1) * PAGE)
+        if remainder := pages - tables * stretch:
+            b.touch("fill", tables * stretch * PAGE, remainder * PAGE)
     else:
         b.touch("fill", 0, pages * PAGE)
         for i in range(tables):
@@ -79,20 +79,20 @@ def fill(record: dict[str, Any]) -> ProgramBuilder:
     return b
 
 
-def allocate(b: ProgramBuilder, record: dict[str, Any], given: np.ndarray) -> Program:
+def allocate(b: ProgramBuilder, record: dict[str, Any], free_pages: np.ndarray) -> Program:
     """Add what guest.c does after filling: it gives back pages, then it asks for folios of each order."""
-    for first, end in runs(given):
+    for first, end in runs(free_pages):
         b.advise("fill", first * PAGE, (end - first) * PAGE, "dontneed")
-    for asked in record["said"]:
-        if asked["when"] != "allocated":
+    for row in record["said"]:
+        if row["when"] != "allocated":
             continue
-        name, folio = f"order{asked['order']}", PAGE << asked["order"]
-        b.mmap(name, asked["blocks"] * folio)
-        b.advise(name, 0, asked["blocks"] * folio, "hugepage")
+        name, folio = f"order{row['order']}", PAGE << row["order"]
+        b.mmap(name, row["blocks"] * folio)
+        b.advise(name, 0, row["blocks"] * folio, "hugepage")
         b.thp(folio >> 10, "always")
-        b.touch(name, 0, asked["blocks"] * folio, stride=folio)
+        b.touch(name, 0, row["blocks"] * folio, stride=folio)
         b.thp(folio >> 10, "never")
-        b.munmap(name, 0, asked["blocks"] * folio)
+        b.munmap(name, 0, row["blocks"] * folio)
     return b.build()
 
 
@@ -108,15 +108,15 @@ def machine(record: dict[str, Any]) -> Machine:
         return MachineConfig(memory=pages * PAGE, min_free_kbytes=said(record, "freed")["min_free_kbytes"])
 
     pages = 2 * said(record, "start")["nr_free_pages"]
-    filled = Machine(fill(record).build(), config(pages))
-    filled.run()
-    memory = config(pages - filled.free_pages + said(record, "full")["nr_free_pages"])
-    filled = Machine(fill(record).build(), memory)
-    filled.run()
-    at, length = filled.region("fill")
-    seen = filled.pagemap(filled.vmas()[0].mm, at, length)
-    given = given_back(record["name"].split(",")[0], seen["head"].astype(np.int64) + seen["index"])
-    return Machine(allocate(fill(record), record, given), memory)
+    full_machine = Machine(fill(record).build(), config(pages))
+    full_machine.run()
+    memory = config(pages - full_machine.free_pages + said(record, "full")["nr_free_pages"])
+    full_machine = Machine(fill(record).build(), memory)
+    full_machine.run()
+    at, length = full_machine.region("fill")
+    pagemap = full_machine.pagemap(full_machine.vmas()[0].mm, at, length)
+    free_pages = given_back(record["name"].split(",")[0], pagemap["head"].astype(np.int64) + pagemap["index"])
+    return Machine(allocate(fill(record), record, free_pages), memory)
 
 
 def compare(record: dict[str, Any]) -> list[Share]:
@@ -129,7 +129,7 @@ def compare(record: dict[str, Any]) -> list[Share]:
     if (status := simulated.run()) != Status.DONE:
         raise RuntimeError(f"{record['name']} ended with {status.name}")
     return [
-        Share(record["name"], asked["order"], asked["blocks"], asked["got"],
-              simulated.counters.stat("anon_fault_alloc", asked["order"]))
-        for asked in record["said"] if asked["when"] == "allocated"
+        Share(record["name"], row["order"], row["blocks"], row["got"],
+              simulated.counters.stat("anon_fault_alloc", row["order"]))
+        for row in record["said"] if row["when"] == "allocated"
     ]  # fmt: skip

@@ -34,7 +34,7 @@ from thp_env.machine.program import Program
 from thp_env.reading import TOML_MAX, parse_toml, read_text, reading
 from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.record import check_writable, record, save
-from thp_workloads.recording.tool import built
+from thp_workloads.recording.tool import build_tool
 
 FOLDER = Path(__file__).resolve().parent
 INPUTS = FOLDER / "inputs"
@@ -64,13 +64,13 @@ class Recipe:
 
     def words(self, command: list[str], size: int) -> list[str]:
         """Fill in what braces stand for."""
-        known = {"{inputs}": str(INPUTS), "{python}": PYTHON, "{size}": str(size), "{folder}": str(Path.cwd())}
-        filled = []
+        values = {"{inputs}": str(INPUTS), "{python}": PYTHON, "{size}": str(size), "{folder}": str(Path.cwd())}
+        result = []
         for word in command:
-            for brace, text in known.items():
+            for brace, text in values.items():
                 word = word.replace(brace, text)
-            filled.append(word)
-        return filled
+            result.append(word)
+        return result
 
     @contextmanager
     def workspace(self, size: int) -> Iterator[tuple[list[str], list[str]]]:
@@ -92,9 +92,9 @@ class Recipe:
                 self._find(command[0])
                 yield command, self.words(self.beside, size)
             finally:
-                for number, kept in enumerate(standard):
-                    os.dup2(kept, number)
-                    os.close(kept)
+                for number, fd in enumerate(standard):
+                    os.dup2(fd, number)
+                    os.close(fd)
                 os.chdir(before)
 
     def added(self, size: int) -> dict[str, str]:
@@ -120,8 +120,8 @@ class Recipe:
                     client.wait()
 
     def _check_packages(self) -> None:
-        known = versions(self.packages)
-        missing = [package for package, version in known.items() if not version]
+        installed = versions(self.packages)
+        missing = [package for package, version in installed.items() if not version]
         if missing and shutil.which("dpkg-query"):
             raise RecordingError(f"{self.name} needs more packages: apt-get install {' '.join(missing)}")
 
@@ -152,7 +152,7 @@ class Recipe:
         out = out and out.resolve()
         if out:
             check_writable(out)
-        built()  # lackey would take hours
+        build_tool()  # lackey would take hours
         size = self.small if small else self.size
         with self.prepared(size) as (command, added):
             before = os.times()
@@ -162,8 +162,8 @@ class Recipe:
         if program.meta["own_seconds"] >= LONGEST:
             raise RecordingError(f"{self.name} did not end within {LONGEST:.0f} s of its own time")
         if (status := program.meta["exit_status"]) != self.status:
-            how = f"signal {-status}" if status < 0 else f"exit status {status}, not {self.status}"
-            raise RecordingError(f"{self.name} failed while it was recorded: {how}")
+            ending = f"signal {-status}" if status < 0 else f"exit status {status}, not {self.status}"
+            raise RecordingError(f"{self.name} failed while it was recorded: {ending}")
         program.meta.update(
             description=self.description, kind=self.kind, family=self.family, license=self.license, size=size,
             packages=versions(self.packages), cpu_seconds=round(sum(after[:4]) - sum(before[:4]), 1),
@@ -180,8 +180,8 @@ def versions(packages: list[str]) -> dict[str, str]:
         lines = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
     except OSError:
         lines = []
-    known = {words[1]: words[2] for words in map(str.split, lines) if words[0] == "installed" and len(words) == 3}
-    return {package: known.get(package, "") for package in packages}
+    installed = {words[1]: words[2] for words in map(str.split, lines) if words[0] == "installed" and len(words) == 3}
+    return {package: installed.get(package, "") for package in packages}
 
 
 def recipes() -> dict[str, Recipe]:
@@ -201,14 +201,14 @@ def read_recipe(path: Path) -> Recipe:
     """
     with reading(path, RecordingError, "a recipe"):
         data = parse_toml(read_text(path, TOML_MAX))
-    known = {f.name: str(f.type) for f in fields(Recipe)}
-    unknown = sorted(set(data) - set(known))
+    field_types = {f.name: str(f.type) for f in fields(Recipe)}
+    unknown = sorted(set(data) - set(field_types))
     if unknown:
         raise RecordingError(f"{path}: unknown key {unknown[0]}")
     kinds = {"str": str, "int": int, "list[str]": list, "list[list[str]]": list, "dict[str, str]": dict}
     for key, value in data.items():
-        if not isinstance(value, kinds[known[key]]):
-            raise RecordingError(f"{path}: {key} is a {known[key]}")
+        if not isinstance(value, kinds[field_types[key]]):
+            raise RecordingError(f"{path}: {key} is a {field_types[key]}")
     try:
         return Recipe(name=path.stem, **data)
     except TypeError as error:
