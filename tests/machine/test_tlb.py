@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -130,6 +131,8 @@ def test_4k_and_2m_translations_share_the_second_level():
 
 @pytest.mark.parametrize(("sets", "ways"), [(1, 8), (16, 4), (64, 1), (32, 6)])
 def test_first_level_equals_pycachesim(sets, ways):
+    if sys.version_info >= (3, 13):
+        pytest.skip("pycachesim 0.3.1 aborts the interpreter there: free(): invalid pointer")
     cachesim = pytest.importorskip("cachesim", reason="pycachesim is not installed")
     pages = trace(4)
     main = cachesim.MainMemory()
