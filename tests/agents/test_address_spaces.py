@@ -39,7 +39,7 @@ def test_processes_may_end_between_two_looks_at_them(name: str) -> None:
 def test_damos_ethp_advises_no_further_than_the_address_space() -> None:
     """The stack's last block ends a page behind it."""
     policy = DamosEthp()
-    policy.advised = {}
+    policy.hints = {}
     stack = Region(0, layout.TASK_SIZE - MIB, layout.TASK_SIZE, accesses=policy.damon.samples)
     advised: list[tuple[int, int]] = []
     view = SimpleNamespace(madvise=lambda mm, start, end, advice: advised.append((start, end)))

@@ -127,6 +127,23 @@ def write_policy(sizes: str) -> None:
     )
 
 
+@pytest.mark.parametrize("change", [{"metrics": {}}, {"seed": 7}], ids=str)
+def test_a_stored_run_that_was_edited_is_refused_by_the_name_of_the_store(
+    evaluate: Callable[..., tuple[float, list[str]]], change: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_policy("4K")
+    evaluate()
+    records = [json.loads(line) for line in Path("s.jsonl").read_text().splitlines()]
+    for record in records:
+        if record["made"]["what"] == "run":
+            record["result"] |= change
+    Path("s.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert main(["evaluate", "--policies", "mine:P", "--workloads", "small.npz", "--store", "s.jsonl", "--quiet"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "s.jsonl" in line
+    assert "is another one's or has no reward" in line
+
+
 def test_an_edit_is_evaluated(evaluate: Callable[..., tuple[float, list[str]]], monkeypatch) -> None:
     everything = ["oracle", "never", "mine"]
     write_policy("4K")

@@ -24,7 +24,7 @@ from thp_agents.learned import shipped
 from thp_agents.policy import Policy, PolicyError
 from thp_agents.records import convert
 from thp_env.machine.behaviour import BEHAVIOUR
-from thp_env.reading import reading
+from thp_env.reading import FileError, reading
 from thp_env.workload import Workload, WorkloadError, resolve
 
 LIMIT = 300.0
@@ -230,7 +230,12 @@ def evaluate(
 def _load_run(store: Store, job: Job) -> Run | None:
     with reading(store.path or "", PolicyError, "a store of results"):
         record = store.get(job.provenance)
-        return convert(record, Run, f"the run of {job}") if record else None
+        if record is None:
+            return None
+        run = convert(record, Run, f"the run of {job}")
+        if run.seed != job.case.seed or "reward" not in run.metrics:
+            raise FileError(f"the run of {job} is another one's or has no reward: remove it, or name another --store")
+        return run
 
 
 def compare(
