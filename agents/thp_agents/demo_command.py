@@ -17,9 +17,9 @@ from thp_agents.learned.training import train
 DEMO_AGENT = "maskable_ppo"
 DEMO_CASES = [Case(name, "small", seed) for name, seed in (("python_dict", 0), ("zstd_long", 0), ("gups", 1_000_000))]
 """Of the validation side: two recordings, and a generator."""
-DEMO_POLICIES = ("never", "64K", "16K+32K+64K", "linux_6_18", "all", "mthp_autopilot", "utilisation")
+DEMO_POLICIES = ("never", "64K", "16K+32K+64K", "linux_6_18", "all", "mthp_autopilot", "ski_rental")
 
-BUDGETS = {"quick": (2048, 1), "reduced": (250_000, 12)}
+BUDGETS = {"quick": (2048, 1), "reduced": (400_000, 12)}
 """Decisions of a training, and programs of each generator."""
 
 

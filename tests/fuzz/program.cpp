@@ -296,6 +296,7 @@ extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
     const machine_config config = small_machine(d);
     const u64 pieces = d.below(2) ? d.below(64) : 0, daemon = d.below(4) ? 0 : d.below(32);
     const u64 damaged_at = d.below(2) ? d.below(MAX_OPS) : MAX_OPS, damage_key = mix64(d.below(65536));
+    const u64 walk_period = d.below(4) ? 0 : 1 + d.below(64);
     std::vector<op_record> ops;
     // Two regions first, and who forks does it once: what comes later finds something.
     for (u32 i = 0; i < 2; ++i) {
@@ -331,6 +332,7 @@ extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
     for (u32 order = 2; order <= PMD_ORDER; ++order) m.h->thp_mode[order] = THP_MADVISE;
     boot(m, 0, 0);
     if (daemon) m.h->policy.khugepaged_pages = daemon * 64;
+    m.h->policy.walk_period = walk_period;
     const u64 share_from = pieces % 2 ? 0 : host_memory::SHARE_FROM;
     std::unique_ptr<machine> cut(pieces ? m.clone(share_from) : nullptr);
     program_view program{ops.data(), nullptr, nullptr, nullptr, ops.size(), 1};
