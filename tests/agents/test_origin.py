@@ -11,6 +11,7 @@ import pytest
 from thp_agents.catalogue import find_policy
 from thp_agents.evaluation.origin import code_digest, policy_code
 from thp_agents.evaluation.run import entry
+from thp_agents.evaluation.what_ifs import follower
 from thp_agents.plug_ins import policies
 
 import thp_env
@@ -84,10 +85,10 @@ def test_the_code_of_one_policy_is_not_that_of_another() -> None:
 
 
 def test_a_policy_on_top_of_another_depends_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = find_policy("rollouts_on_ski_rental#0")
-    on_top = policy_code(policy, "rollouts_on_ski_rental#0")
+    policy = follower("ski_rental", {"default_sizes": "all", "idle": True})
+    on_top = policy_code(policy, "it.npz")
     policy.base = None
-    assert policy_code(policy, "rollouts_on_ski_rental#0") != on_top
+    assert policy_code(policy, "it.npz") != on_top
 
 
 def test_a_new_version_changes_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:

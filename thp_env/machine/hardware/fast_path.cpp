@@ -40,7 +40,8 @@ template <tlb_array::kind L1, u32 Joined> struct fast_path {
           pde_in_ring(pde.wide()), contpte(u.m.h->config.tlb.of_size[0][SIZE_CONTPTE] != NIL),
           mm_bits(u64{u.mm} << 4 | 1), l2_hit_ps(u.m.h->config.tlb.l2_hit_cycles * u.cycle), cycle(u.cycle),
           left(u.left), filled_sets(translations.filled_sets), contents(u.m.contents), content(block.content),
-          elapsed(u.elapsed), last_page(u.last_page), last_write(u.last_write), sizes(u.m.h->tlb_sizes), unsampled(u.unsampled()) {
+          elapsed(u.elapsed), last_page(u.last_page), last_write(u.last_write), sizes(u.m.h->tlb_sizes),
+          unsampled(u.unsampled()) {
         for (u32 level = 4; level-- > 0;)
             cost_from[level] = cost_from[level + 1] + u.m.h->config.tlb.walk_cycles[level];
     }

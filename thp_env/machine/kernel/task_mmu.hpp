@@ -42,8 +42,8 @@ struct vma_smaps {
     u64 scanned;                                          // pages of the VMA that were looked at
     u64 asked, asked_faults, asked_zapped;                // vma_question
     u64 asked_clock, asked_walks;
-    u64 reasons;                                          // why it is asked about (monitor.hpp)
-    u64 times[NR_TIMES];                                  // vm_area_struct
+    u64 reasons;         // why it is asked about (monitor.hpp)
+    u64 times[NR_TIMES]; // vm_area_struct
 };
 
 // What is known of a VMA without reading its page tables.
