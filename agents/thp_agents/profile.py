@@ -7,7 +7,6 @@ each VMA beats the best setting, there is something to decide.
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from tqdm import tqdm
 
@@ -23,6 +23,7 @@ from thp_agents.evaluation.parallel import map_jobs, without_lost
 from thp_agents.evaluation.search import SETTINGS, boot, finish, run_setting, search
 from thp_agents.evaluation.suites import digest
 from thp_agents.heuristics.mthp_autopilot import size_for
+from thp_agents.records import Natural, read_json
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.machine import Machine, Status, layout
 from thp_env.machine.behaviour import BEHAVIOUR
@@ -134,7 +135,20 @@ def as_json(results: Sequence[Profile]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    behaviour: Natural
+    prices: dict[str, float]
+    version: str
+    date: str
+    seeds: dict[str, list[Natural]]
+    results: list[Profile]
+
+
 def from_json(path: Path) -> tuple[dict[str, Any], list[Profile]]:
-    """Read what `as_json` wrote: the facts beside the results, and the results."""
-    data = json.loads(path.read_text())
-    return data, [Profile(**r) for r in data["results"]]
+    """Read what `as_json` wrote: the facts beside the results, and the results.
+
+    Raises:
+        PolicyError: naming the file, the place and the reason.
+    """
+    file = read_json(path, _File, "a profile of workloads")
+    return msgspec.structs.asdict(file), file.results

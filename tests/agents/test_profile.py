@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from thp_agents.cli import main
 from thp_agents.evaluation.search import SETTINGS, births, groups, run_setting, search
+from thp_agents.policy import PolicyError
 from thp_agents.profile import CONTENDERS, RULE_NAME, SEARCH_NAME, Profile, as_json, from_json, profile, run_rule
 from thp_agents.profile_report import best, claims_table, cost, summary, summary_table, workload_table
 from thp_workloads import generators
@@ -160,3 +161,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert len(json.loads(capsys.readouterr().out)["results"]) == len(CONTENDERS)
     assert main(["workloads", "nonsense", "--profile"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"behaviour": 2}', "{" * 9])
+def test_a_file_that_is_no_profile_is_refused_by_its_name(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(text)
+    with pytest.raises(PolicyError, match=r"profile\.json: "):
+        from_json(path)
