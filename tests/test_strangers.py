@@ -8,6 +8,7 @@ import os
 import re
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -297,6 +298,16 @@ def test_files_that_were_written_before_stay_readable() -> None:
     assert all(load_policy(path).network.shape for path in shipped().values())
     assert all(len(program(name)) for name in FAMILIES)
     assert len(load_program(PROGRAM)) == 5
+
+
+@pytest.mark.parametrize("text", ["{'descr': (", "{'descr': '", "(" * 200, "{'shape': 1L"])
+def test_a_header_that_is_no_python_is_refused(text: str, tmp_path: Path) -> None:
+    from thp_env.archive import Column, read_archive
+
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text.encode())
+    with pytest.raises(reading.FileError, match="the header of x is none of NumPy's"):
+        read_archive(tmp_path / "a.npz", {"x": Column(("<f4",), (None,))})
 
 
 def test_an_array_of_another_order_is_read_as_it_was(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import io
 import math
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -204,7 +205,7 @@ def _npy_header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np
     reader = np.lib.format.read_array_header_1_0 if size == 2 else np.lib.format.read_array_header_2_0
     try:
         shape, fortran, dtype = reader(text, max_header_size=HEADER_MAX)
-    except (ValueError, TypeError, SyntaxError, KeyError, RecursionError, MemoryError):
+    except (ValueError, TypeError, SyntaxError, KeyError, RecursionError, MemoryError, tokenize.TokenError):
         raise FileError(f"the header of {name} is none of NumPy's") from None
     if dtype.hasobject or dtype.names or dtype.subdtype or not dtype.itemsize or any(n < 0 for n in shape):
         raise FileError(f"{name} holds {dtype}, not plain numbers")
