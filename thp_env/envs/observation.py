@@ -222,7 +222,7 @@ def vma_fields(reasons: Sequence[str]) -> dict[str, Field]:
 
 
 def vma_observation(
-    smaps: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray | None, fields: Fields = _vma, pmu_period: int = 1
+    smaps: np.ndarray, clock_ps: np.ndarray, orders: np.ndarray | None, fields: Fields = _vma, pmu_period: int = 0
 ) -> np.ndarray:
     """Return the `VMA_FIELDS` of VMAs, float32 of the shape of `smaps` and one axis more; zeros for empty records.
 
@@ -231,7 +231,7 @@ def vma_observation(
         clock_ps: clock of the machine of each row.
         orders: mask of the orders that the faults of each may get; None: `fields` has none of these.
         fields: of `VMA_QUANTITIES`.
-        pmu_period: page walks between two samples.
+        pmu_period: page walks between two samples; 0: `fields` has none of `WALK_FIELDS`.
     """
     raw = np.ascontiguousarray(smaps).view(np.int64).reshape(*smaps.shape, -1)
     q = fields.quantities.blank(smaps.shape)
@@ -242,8 +242,9 @@ def vma_observation(
     whole = (end >> _PMD) - (start + layout.PMD_SIZE - 1 >> _PMD)
     q["aligned"] = np.maximum(whole, 0) << _PMD - _PAGE
     q["age"] = (clock_ps - raw[..., OFFSET["born"]]) / 1e6
-    q["since"] = (clock_ps - np.maximum(raw[..., OFFSET["born"]], raw[..., OFFSET["asked_clock"]])) / 1e9
-    q["new_walks"] = raw[..., OFFSET["asked_walks"]] * pmu_period
+    if pmu_period:
+        q["since"] = (clock_ps - np.maximum(raw[..., OFFSET["born"]], raw[..., OFFSET["asked_clock"]])) / 1e9
+        q["new_walks"] = raw[..., OFFSET["asked_walks"]] * pmu_period
     q["was_asked"] = raw[..., OFFSET["asked"]] != 0
     q["advised"] = smaps["vm_flags"] & layout.VM_HUGEPAGE != 0
     q["why"] = raw[..., OFFSET["reasons"], None] & _REASONS != 0
@@ -266,8 +267,8 @@ _HARDWARE = ("memory", "l1_4k", "l1_2m", "l2")
 
 def _columns(**groups: Sequence[int]) -> tuple[list[int], np.dtype]:
     """Return columns of a snapshot, and what they are called side by side."""
-    names = [column for columns in groups.values() for column in columns]
-    return names, np.dtype([(name, np.int64, (len(columns),)) for name, columns in groups.items()])
+    numbers = [column for columns in groups.values() for column in columns]
+    return numbers, np.dtype([(name, np.int64, (len(columns),)) for name, columns in groups.items()])
 
 
 _COUNTED = {

@@ -37,8 +37,8 @@ class VmaTask(Task):
     ) -> None:  # fmt: skip
         """Make the task; no machine runs yet."""
         if isinstance(reasons, str) or (unknown := [name for name in reasons if name not in REASONS]):
-            refusal = reasons if isinstance(reasons, str) else unknown[0]
-            raise ValueError(f"unknown reason {refusal!r}: a list of some of {', '.join(REASONS)}")
+            name = reasons if isinstance(reasons, str) else unknown[0]
+            raise ValueError(f"unknown reason {name!r}: a list of some of {', '.join(REASONS)}")
         self.reasons = tuple(name for name in REASONS if name in reasons)
         self.vma_fields = vma_fields(self.reasons)
         self._fields = Fields(self.vma_fields, VMA_QUANTITIES)
@@ -77,7 +77,8 @@ class VmaTask(Task):
             orders = np.where(flags & layout.VM_HUGEPAGE, default | self.advised, default)
             orders = np.where(flags & layout.VM_NOHUGEPAGE, 1, orders)
         clock = self.snapshot["clock"][which].reshape(per_machine)
-        return vma_observation(smaps, clock, orders, self._fields, self._pmu_period)
+        pmu_period = self._pmu_period if "walks" in self.reasons else 0
+        return vma_observation(smaps, clock, orders, self._fields, pmu_period)
 
     def decisions(self, actions: np.ndarray, which: np.ndarray) -> np.ndarray:
         """One decision about each VMA that has a row of its own."""
