@@ -33,6 +33,8 @@ namespace thp {
     VIEW(tlb, u64, tlb_words(config.tlb) * (config.shadow_tlb ? 2 : 1))                                      \
     /* A hash table: kernel/huge_memory_bpf.cpp. */                                                          \
     X(order_answers, order_answer, std::bit_ceil(4 * (config.max_page_tables + config.max_vmas)))            \
+    /* Since accesses that stand for several began, or went on (hardware/refill.cpp). */                     \
+    X(lost_translations, lost_translation, MAX_LOST_TRANSLATIONS)                                            \
     /* Those that nobody has read yet. */                                                                    \
     X(walk_samples, walk_sample, MAX_WALK_SAMPLES)                                                           \
     /* The first is what everything runs in that is moved nowhere else. */                                   \

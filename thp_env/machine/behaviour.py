@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-BEHAVIOUR = 2
+BEHAVIOUR = 3
 """Raised whenever the same program and the same decisions lead to other counters or to another clock.
 
 What is stored of a run (results, oracle data, saved states) names the behaviour that it holds for. The package's

@@ -1,6 +1,6 @@
 #include "run.hpp"
 #include "access_stream.hpp"
-#include "hardware/walker.hpp"
+#include "hardware/refill.hpp"
 #include "kernel/huge_memory.hpp"
 #include "kernel/khugepaged.hpp"
 #include "kernel/kswapd.hpp"
@@ -51,6 +51,7 @@ struct interpreter {
         const u32 needed = write ? VM_WRITE : VM_READ;
         if (v == NIL || !(m.vmas[v].vm_flags & needed)) return STEP_FAULTED;
         const vm_fault result = handle_mm_fault(m, v, address, write);
+        if (unit.weight > 1) refill_tlb(m, unit.mm);
         unit.commit(); // the fault took time
         if (choices_over() || m.host.stop) unit.stop();
         switch (result) {
@@ -128,11 +129,17 @@ struct interpreter {
     // Runs accesses of the current operation until it ends, the window ends or one fails.
     step_result accesses(const op_record &op, u32 mm) {
         const access_stream stream(m, p, op);
-        mmu unit(m, mm, stream.weight(), budget.until);
+        u64 at = m.h->at.step;
+        m.h->weight = stream.weight();
+        if (m.h->weight > 1) {
+            refill_tlb(m, mm);
+        } else if (m.h->weight == 1 || at == 0) { // without a weight: accesses that prepare the TLB
+            forget_lost(m);
+        }
+        mmu unit(m, mm, m.h->weight, budget.until);
         access_block b;
         b.content = stream.content();
         b.ahead = false;
-        u64 at = m.h->at.step;
         u32 &time_vma = m.h->time_vma;
         if (m.h->at.time_vma_id) time_vma = vma_of_id(m, m.h->at.time_vma_id);
         const u64 start = at, count = steps_of(op);

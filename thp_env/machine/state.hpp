@@ -136,6 +136,15 @@ struct call_progress {
     u32 flush_shift, spare;
 };
 
+// What a flush took from the TLB or from a page-walk cache.
+struct lost_translation {
+    u64 address;
+    u32 mm;
+    u16 from, size; // from: lost_from; size: of a translation, page_size
+};
+enum lost_from : u16 { LOST_L2, LOST_L1, LOST_PWC }; // LOST_PWC + i: pwc[i]
+constexpr u32 MAX_LOST_TRANSLATIONS = 1U << 14;
+
 constexpr int EPAUSED = 4097; // of a call that goes on where it stands; no errno is that high
 
 struct cursor {
@@ -194,7 +203,8 @@ struct header {
     u32 tlb_sizes, next_asid;       // page sizes that the TLB may hold, a bit each
     u32 asid_mm[MAX_ASIDS];         // the address space behind each ASID; NIL: none
     u64 questions;                  // that policies were asked
-    u32 time_vma, spare;            // the VMA that time is spent for; NIL: none, or it is not kept
+    u32 time_vma, weight;           // the VMA that time is spent for, NIL: none, or it is not kept; how many
+                                    // real accesses the last one stood for
     order_question question;
     cursor at;
     // The reserve of 64K folios (cont_pte_hugepage.cpp). lost: blocks that were split and not replaced yet.
@@ -209,7 +219,7 @@ static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plai
 static_assert(plain<mem_cgroup> && plain<swap_slot> && plain<swap_cluster>);
 static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
 static_assert(sizeof(order_answer) == 16 && plain<order_answer>);
-static_assert(plain<walk_sample> && plain<policy_signals>);
+static_assert(plain<walk_sample> && plain<policy_signals> && plain<lost_translation>);
 
 // What a program needs arrays for.
 struct program_size {

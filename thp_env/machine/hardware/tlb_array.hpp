@@ -244,6 +244,19 @@ struct tlb_array {
         }
     }
 
+    // Calls visit(tag) for the valid entries of each set, the least recently used first, where there is an
+    // order.
+    template <typename Visit> void by_age(Visit visit) const {
+        for (u32 s = 0; s < sets; ++s) {
+            u64 *set = words + u64{s} * stride;
+            u32 way = wide() && !plru ? prev_of(set)[*set] : 0;
+            for (u32 i = ways; i-- > 0; way = wide() && !plru ? prev_of(set)[way] : way + 1) {
+                const u32 at = plru || wide() ? way : static_cast<u32>(*set >> 4 * i & 15);
+                if (const u64 tag = tag_of(set, at)) visit(tag);
+            }
+        }
+    }
+
     // Whether replacement could have left it so (tlb_sound.cpp).
     bool sound() const;
 

@@ -36,6 +36,8 @@ struct mmu {
     mmu_result access(u64 address, bool write, u8 content);
     // ... again, after the kernel has handled its fault: the TLB holds nothing of the page.
     mmu_result walk_again(u64 address, bool write, u8 content);
+    // Brings back what a flush took, if it is still in use (refill.cpp). No access of the program.
+    void refill(const lost_translation &lost);
     // Further accesses to the page just accessed: they hit, and change nothing.
     void again(u64 count) { n += count; }
     void compute(u64 ps) {
