@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from support.machines import PAGE, free_clock, machine_of
+from support.machines import PAGE, free_clock, machine_of, pages_of
 
-from thp_env.machine import Machine
+from thp_env.machine import KIND_FOLIO, LAYOUT_TOUCHED, YOUNG_ACCESSED, Machine
+from thp_env.machine.layout import ADVICE
 from thp_env.machine.records import Verb
 
 pytestmark = pytest.mark.sanitize
@@ -21,14 +22,14 @@ WEIGHT = 1000
 CORES = ["skylake", "zen4", "neoverse-n1"]
 
 
-def begun(weight: int, core: str, sizes: str = "", **config: int) -> Machine:
+def begun(weight: int, core: str, sizes: str = "", write: int = 0) -> Machine:
     """Return a machine in the middle of accesses to one block that stand for `weight` each.
 
     Half of another block was used before, and is in no walk cache's entry of its own.
     """
     text = "mmap b 1M\nadvise b 0 1M nohugepage\nwrite b 0 1M\nmmap a 2M\nwrite a 0 2M\n"
-    text += f"access a 0 2M uniform count={2 * TURNS} weight={weight}\n"
-    machine = machine_of(text, sizes, core=core, clock=free_clock(), **config)
+    text += f"access a 0 2M uniform count={2 * TURNS} weight={weight} write={write}\n"
+    machine = machine_of(text, sizes, core=core, clock=free_clock())
     machine.run(ops=5)
     machine.run(accesses=TURNS)
     return machine
@@ -107,15 +108,28 @@ def test_first_level_and_walk_caches_come_back_too(event: Callable[[Machine], No
             assert large - calm_large <= PAGES + small
 
 
-def test_an_idle_page_is_left_to_its_next_access() -> None:
-    """Its walk sets the accessed bit, which a refill must not do."""
+def test_what_comes_back_is_young() -> None:
     machine = begun(WEIGHT, "skylake")
     mm, addresses = machine.process("P")[0], np.arange(*ends_of(machine, "a"), PAGE, dtype=np.uint64)
     machine.test_and_clear_young(mm, addresses)
     flush(machine)
     machine.run(accesses=1)
-    young = machine.test_and_clear_young(mm, addresses)
-    assert sum(bits >> 1 & 1 for bits in young.tolist()) == 1
+    assert (machine.test_and_clear_young(mm, addresses) & YOUNG_ACCESSED).astype(bool).all()
+
+
+def test_a_new_page_in_the_place_of_a_lost_one_is_not_accessed() -> None:
+    """A fault brings a folio of 64K in the place of 16 lost pages; an access is of one of them."""
+    machine = begun(WEIGHT, "skylake", write=1)
+    start, _ = ends_of(machine, "a")
+    assert machine.decide_range(machine.process("P")[0], start, start + 65536, Verb.ADVISE, ADVICE["dontneed"]) == 0
+    machine.set_thp(4, "always")
+    for _ in range(TURNS):
+        machine.run(accesses=1)
+        if pages_of(machine, "a")[0]["kind"] == KIND_FOLIO:
+            break
+    pages = pages_of(machine, "a")[:16]
+    assert (pages["order"] == 4).all()
+    assert int(((pages["flags"] & LAYOUT_TOUCHED) != 0).sum()) == 1
 
 
 def test_a_run_that_is_cut_and_saved_is_the_same() -> None:

@@ -65,7 +65,8 @@ void refill_tlb(machine &m, u32 mm) {
     forget_lost(m);
 }
 
-// A page that was not accessed since it was mapped is left to its next access: that sets its accessed bit.
+// As the accesses that each of them stands for would, it sets the accessed bit. A page that was never
+// accessed since it was mapped is a new one in the place of what was lost.
 void mmu::refill(const lost_translation &lost) {
     if (lost.mm != mm) return;
     leaf l;
@@ -80,8 +81,7 @@ void mmu::refill(const lost_translation &lost) {
     const u64 accesses = n, end = lost.address + bytes_of(translations, lost.size);
     for (u64 address = lost.address; address < end;) {
         const bool mapped = find_leaf(address, &l);
-        if (mapped && (*l.entry & PTE_ACCESSED) && (m.contents[pfn_of(l, address)] & CONTENT_TOUCHED))
-            access(address, false, 0);
+        if (mapped && (m.contents[pfn_of(l, address)] & CONTENT_TOUCHED)) access(address, false, 0);
         address += 1ULL << LEVEL_SHIFT[l.level];
     }
     n = accesses;
