@@ -14,7 +14,7 @@ from thp_env.machine import layout
 from thp_env.machine.batch import Verb
 from thp_env.machine.sizes import SIZES, orders_of
 
-KEEP, SPLIT, COLLAPSE = "keep", "split", "collapse"
+KEEP, SPLIT, COLLAPSE, COLLAPSE_WALKED = "keep", "split", "collapse", "collapse_walked"
 
 
 def smallest_order(mask: int) -> int:
@@ -34,6 +34,9 @@ COLLAPSES: dict[str, int] = {
     if mask.bit_count() == 1 and 1 < mask < 1 << layout.PMD_ORDER
 }
 """Collapses to orders below 2M, by name: each aligned block that holds a page becomes one folio."""
+
+WALKED = 50_000
+"""Page walks in a 2M block from which on `COLLAPSE_WALKED` collapses it: they take about as long as collapsing it."""
 
 ADVICE = ("normal", "hugepage", "nohugepage", "collapse")
 """What mainline's madvise has instead. MADV_NORMAL takes nothing back: it keeps what was advised."""
@@ -55,6 +58,7 @@ class ActionSet:
         table: dict[str, tuple[Verb, int]] = {name: (Verb.ORDERS, mask) for name, mask in ORDER_MASKS.items()}
         table |= {name: (Verb.ADVISE, layout.ADVICE[name]) for name in ADVICE}
         table |= {name: (Verb.COLLAPSE, order) for name, order in COLLAPSES.items()}
+        table |= {COLLAPSE_WALKED: (Verb.COLLAPSE_WALKED, WALKED)}
         table |= {SPLIT: (Verb.SPLIT, 0), self.names[0]: (Verb.NOTHING, 0)}
         return np.array([table[name] for name in self.names], [("verb", np.uint32), ("value", np.uint32)])
 
@@ -76,7 +80,8 @@ class ActionSet:
         """Return which actions can have an effect on VMAs, int8, one axis more than the records.
 
         Sizes need an aligned block inside the VMA, a split large folios, a collapse a whole 2M block with something
-        in it that is not huge yet, one to a smaller size such a block and pages in folios that are smaller still;
+        in it that is not huge yet, one to a smaller size such a block and pages in folios that are smaller still, one of
+        walked blocks sampled page walks since the last question;
         where no page tables were read they may. Empty records have all zeros but for the
         first action.
 
@@ -99,17 +104,20 @@ class ActionSet:
             allowed[..., self.names.index(COLLAPSE)] = blocks_fit[..., layout.PMD_ORDER] & may
         for index, order in self._collapses.items():
             allowed[..., index] = blocks_fit[..., order] & (pages[..., :order].any(-1) | unread)
+        if COLLAPSE_WALKED in self.names:
+            sampled = smaps["asked_walks"] > 0
+            allowed[..., self.names.index(COLLAPSE_WALKED)] = blocks_fit[..., layout.PMD_ORDER] & sampled
         allowed[unread & (smaps["id"] == 0), 1:] = 0
         return allowed
 
 
 ACTION_SETS = {
     "orders": ActionSet(ACTIONS),
-    "orders+": ActionSet((*ACTIONS, *COLLAPSES)),
+    "orders+": ActionSet((*ACTIONS, *COLLAPSES, COLLAPSE_WALKED)),
     "madvise": ActionSet(ADVICE),
 }
-"""Sets of actions by name: the simulated kernel's extensions, the same with collapses to sizes below 2M, or what
-mainline has."""
+"""Sets of actions by name: the simulated kernel's extensions, the same with collapses to sizes below 2M and of blocks
+with page walks, or what mainline has."""
 
 
 def action_set(interface: str = "orders", actions: Sequence[str] | None = None) -> ActionSet:

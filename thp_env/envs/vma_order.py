@@ -143,7 +143,7 @@ class VmaOrderEnv(ThpEnv):
     - `default_sizes`: name of the sizes of VMAs about which nothing was decided.
     - `window_accesses`: the most simulated accesses in a window; None (default): any number.
     - `interface`: "orders" (default); "orders+", which adds a collapse to each size below 2M, as proposed for DAMON in
-      July 2026; or "madvise", the interface of mainline, with the actions normal (nothing), hugepage, nohugepage and
+      July 2026, and one of only those 2M blocks in which 50,000 page walks were sampled (with the reason "walks"); or "madvise", the interface of mainline, with the actions normal (nothing), hugepage, nohugepage and
       collapse.
     - `advised`: with "madvise", name of the sizes that MADV_HUGEPAGE adds to the default ones.
     - `actions`: names of the actions of the set that are possible, "keep" (or "normal") first; None (default): all.

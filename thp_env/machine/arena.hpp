@@ -37,6 +37,8 @@ namespace thp {
     X(lost_translations, lost_translation, MAX_LOST_TRANSLATIONS)                                            \
     /* Those that nobody has read yet. */                                                                    \
     X(walk_samples, walk_sample, MAX_WALK_SAMPLES)                                                           \
+    /* Where walks were sampled: a hash table. */                                                            \
+    X(walked_blocks, walked_block, MAX_WALKED_BLOCKS)                                                        \
     /* The first is what everything runs in that is moved nowhere else. */                                   \
     X(memcgs, mem_cgroup, MAX_MEMCGS)                                                                        \
     /* Whether each process of the program was. */                                                           \

@@ -86,9 +86,31 @@ int decide_range(machine &m, u32 mm, u64 start, u64 end, u32 verb, u32 value) {
         if (value < 2 || value > PMD_ORDER) return -EINVAL;
         m.spend(TIME_syscall, m.cost().syscall);
         return unless_it_asks(m, collapse_range(m, mm, start, end, value));
+    case VERB_COLLAPSE_WALKED:
+        return collapse_walked(m, mm, start, end, value);
     default:
         return -EINVAL;
     }
+}
+
+int collapse_walked(machine &m, u32 mm, u64 start, u64 end, u64 walks) {
+    std::vector<u64> blocks;
+    for (u32 i = 0; i < m.h->arrays[ARRAY_walked_blocks].used; ++i) {
+        walked_block &at = m.walked_blocks[i];
+        if (at.mm != mm || at.walks < std::max<u64>(walks, 1) ||
+            at.block < (start + PMD_SIZE - 1) >> PMD_SHIFT || at.block >= end >> PMD_SHIFT)
+            continue;
+        blocks.push_back(at.block);
+        at = {}; // one that cannot be collapsed has to be walked as often again
+    }
+    std::sort(blocks.begin(), blocks.end());
+    int error = 0;
+    for (const u64 block : blocks) {
+        const int result =
+            decide_range(m, mm, block << PMD_SHIFT, (block + 1) << PMD_SHIFT, VERB_ADVISE, MADV_COLLAPSE);
+        if (result) error = result;
+    }
+    return error;
 }
 
 run_status run_interruptible(machine &m, const program_view &program, run_budget budget,

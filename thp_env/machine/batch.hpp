@@ -14,11 +14,23 @@
 namespace thp {
 
 // What a policy can do to one VMA.
-enum verb : u32 { VERB_NOTHING, VERB_ORDERS, VERB_SPLIT, VERB_ADVISE, VERB_RESOLVE, VERB_COLLAPSE, NR_VERBS };
+enum verb : u32 {
+    VERB_NOTHING,
+    VERB_ORDERS,
+    VERB_SPLIT,
+    VERB_ADVISE,
+    VERB_RESOLVE,
+    VERB_COLLAPSE,
+    VERB_COLLAPSE_WALKED,
+    NR_VERBS
+};
 
 struct decision {
     u32 vma, verb, value; // the VMA's id; the order mask, the advice, or the order that was asked for
 };
+
+// Collapses the 2M blocks of a range in which there were so many page walks; the last errno (0: none failed).
+int collapse_walked(machine &m, u32 mm, u64 start, u64 end, u64 walks);
 
 // Does it to an address range; 0 or a negative errno.
 int decide_range(machine &m, u32 mm, u64 start, u64 end, u32 verb, u32 value);

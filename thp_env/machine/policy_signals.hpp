@@ -13,6 +13,15 @@ struct walk_sample {
 };
 constexpr u32 MAX_WALK_SAMPLES = 1U << 14;
 
+// How many walks there were in a 2M block since it was last collapsed, as far as the samples tell. Of blocks
+// that share a place in the table it keeps the one with most, less those of the others (Misra and Gries,
+// 1982).
+struct walked_block {
+    u64 block, walks; // address >> PMD_SHIFT
+    u32 mm, spare;
+};
+constexpr u32 MAX_WALKED_BLOCKS = 1U << 12;
+
 struct policy_signals {
     // The PMU samples every n-th walk (0: none); walks since the last sample.
     u64 walk_period, walks_since;

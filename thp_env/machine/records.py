@@ -66,6 +66,8 @@ class Verb(IntEnum):
     """Answer the order that the machine waits for (`Machine.resolve`); the VMA is not looked at."""
     COLLAPSE = 5
     """Collapse its aligned blocks of one order, as DAMON's action may; the order is the value."""
+    COLLAPSE_WALKED = 6
+    """Collapse its 2M blocks in which there were as many page walks as the value says, as far as samples tell."""
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ static_assert(sizeof(page) == 64 && plain<page> && plain<vm_area_struct> && plai
 static_assert(plain<mem_cgroup> && plain<swap_slot> && plain<swap_cluster>);
 static_assert(plain<region> && plain<anon_vma> && plain<op_record>);
 static_assert(sizeof(order_answer) == 16 && plain<order_answer>);
-static_assert(plain<walk_sample> && plain<policy_signals> && plain<lost_translation>);
+static_assert(plain<walk_sample> && plain<policy_signals> && plain<lost_translation> && plain<walked_block>);
 
 // What a program needs arrays for.
 struct program_size {

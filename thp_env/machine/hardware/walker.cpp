@@ -1,5 +1,6 @@
 #include "walker.hpp"
 #include "../kernel/mmap.hpp"
+#include "../patterns.hpp"
 
 namespace thp {
 
@@ -91,6 +92,19 @@ u32 mmu::nested_cost(u64 address, u32 first, u32 last, u64 pfn) {
     return walks_of_host * m.h->config.tlb.nested_cycles;
 }
 
+void note_walked(machine &m, u64 address, u32 mm, u64 walks) {
+    m.h->arrays[ARRAY_walked_blocks].used = MAX_WALKED_BLOCKS;
+    const u64 block = address >> PMD_SHIFT;
+    walked_block &at = m.walked_blocks[mix64(block ^ u64{mm} << 48) % MAX_WALKED_BLOCKS];
+    if (at.block == block && at.mm == mm) {
+        at.walks = std::min(at.walks + walks, COUNT_MAX);
+    } else if (at.walks < walks) {
+        at = {block, walks - at.walks, mm, 0};
+    } else {
+        at.walks -= walks;
+    }
+}
+
 // PEBS, SPE: the address of every n-th walk. What comes while the buffer is full is lost, but was written.
 void mmu::sample(u64 address, u32 size) {
     m.h->policy.walks_since += weight;
@@ -101,6 +115,7 @@ void mmu::sample(u64 address, u32 size) {
     m.spend(TIME_monitoring, m.cost().pmu_sample * count);
     commit(); // the samples took time
     if (const u32 v = vma_lookup(m, mm, address); v != NIL) m.vmas[v].asked.walks += count;
+    note_walked(m, address, mm, count * m.h->policy.walk_period);
     u32 &used = m.h->arrays[ARRAY_walk_samples].used;
     if (used < MAX_WALK_SAMPLES) m.walk_samples[used++] = {address, mm, static_cast<u32>(count), size, 0};
 }
