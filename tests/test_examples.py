@@ -114,9 +114,7 @@ def test_rl_zoo(workload: str, tmp_path: Path) -> None:
     assert policy.decide(observation, None) in range(14)
 
 
-def test_minari(
-    workload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., str]
-) -> None:
+def test_minari(workload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., str]) -> None:
     minari = pytest.importorskip("minari")
     pytest.importorskip("h5py")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))

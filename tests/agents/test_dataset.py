@@ -57,9 +57,10 @@ def test_one_dataset_of_each_kind(folder: Path, capsys: pytest.CaptureFixture[st
         assert f"2 episodes, {dataset.total_steps} steps" in sheet
         assert "behaviour" in sheet
         assert "thp-env" in sheet
-    assert "chosen by mean ns per access on the first episodes: " in (
-        folder / "thp_env" / "vma-order" / "best-heuristic-v0" / "DATASHEET.md"
-    ).read_text()
+    assert (
+        "chosen by mean ns per access on the first episodes: "
+        in (folder / "thp_env" / "vma-order" / "best-heuristic-v0" / "DATASHEET.md").read_text()
+    )
     assert dataset.storage.metadata["author"] == {"somebody"}
 
 

@@ -7,6 +7,7 @@ import errno
 import numpy as np
 import pytest
 from support.episodes import ENVIRONMENTS, MIB, PAGE, make, play, randomly, small_workload
+from support.machines import SMALL_TLB
 
 from thp_env.envs.actions import ACTION_SETS, ACTIONS, ADVICE
 from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS
@@ -109,7 +110,8 @@ def test_every_action_set_runs_in_every_environment_of_vmas(env_id: str, interfa
 def test_more_actions_leave_the_others_as_they_are() -> None:
     names = ACTION_SETS["orders+"].names
     assert names[: len(ACTIONS)] == ACTIONS
-    assert names[len(ACTIONS) :] == tuple(f"collapse_{s}" for s in ("16K", "32K", "64K", "128K", "256K", "512K", "1M"))
+    added = ("16K", "32K", "64K", "128K", "256K", "512K", "1M", "walked")
+    assert names[len(ACTIONS) :] == tuple(f"collapse_{name}" for name in added)
     episodes = [
         play(make(workload=small_workload(), interface=interface, default_sizes="64K"), lambda _: 12, seed=1)
         for interface in ("orders", "orders+")
@@ -146,6 +148,29 @@ def test_a_decision_to_collapse_to_no_order_is_refused() -> None:
     machine, vma = env.unwrapped.machine, env.unwrapped.vma
     for order in (0, 1, 10):
         assert machine.decide_range(vma.mm, vma.start, vma.end, Verb.COLLAPSE, order) == errno.EINVAL
+
+
+# -- collapses where page walks were -------------------------------------------------------------------
+
+
+def test_only_blocks_with_page_walks_are_collapsed() -> None:
+    b = ProgramBuilder("hot")
+    b.mmap("a", 32 * MIB)
+    b.touch("a", 0, 32 * MIB)
+    b.access("a", 6 * MIB, 4 * MIB, "uniform", 400_000, ns=1)
+    b.compute(10)
+    env = make(workload=Instance(b.build(), MachineConfig(memory=64 * MIB, core=SMALL_TLB)), interface="orders+",
+               default_sizes="64K", reasons=["walks"], pmu_period=500, window_ms=0.5)  # fmt: skip
+    env.reset(seed=0)
+    action = env.unwrapped.task.actions.names.index("collapse_walked")
+    over = False
+    while not over and not env.unwrapped.action_masks()[action]:
+        over = env.step(0)[2]
+    while not over and env.unwrapped.machine.counters["thp_collapse_alloc"] < 2:
+        over = env.step(action)[2]
+    machine = env.unwrapped.machine
+    order = machine.pagemap(machine.process("P")[0], *machine.region("a"))["order"]
+    assert (order == 9).nonzero()[0].tolist() == list(range(3 * 512, 5 * 512))
 
 
 # -- the price of seeing -----------------------------------------------------------------------------

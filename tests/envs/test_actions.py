@@ -96,7 +96,15 @@ def test_collapses_below_2m_need_a_block_and_smaller_folios() -> None:
     masks = dict(zip(ACTION_SETS["orders+"].names, ACTION_SETS["orders+"].masks(unread).tolist(), strict=True))
     assert [masks[f"collapse_{size}"] for size in SIZES[:-1]] == [1, 1, 1, 0, 0, 0, 0]
     nobody = ACTION_SETS["orders+"].masks(np.zeros((), SMAPS_DTYPE))
-    assert nobody.tolist() == [1] + [0] * 20
+    assert nobody.tolist() == [1] + [0] * 21
+
+
+def test_walked_blocks_need_a_whole_block_and_sampled_walks() -> None:
+    place = ACTION_SETS["orders+"].names.index("collapse_walked")
+    for end, walks, may in ((2 * M, 1, 1), (2 * M, 0, 0), (M, 1, 0)):
+        smaps = np.zeros((), SMAPS_DTYPE)
+        smaps["id"], smaps["vm_end"], smaps["asked_walks"] = 7, end, walks
+        assert ACTION_SETS["orders+"].masks(smaps)[place] == may
 
 
 def test_an_environment_can_have_some_of_the_actions() -> None:

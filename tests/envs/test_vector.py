@@ -152,5 +152,3 @@ def test_bad_input_is_refused(env_id: str) -> None:
         envs.reset(options={"reset_mask": [1, 0]})
     with pytest.raises(ValueError, match="unknown options speed"):
         envs.reset(options={"speed": 3})
-
-

@@ -76,9 +76,7 @@ def test_one_group_is_as_if_there_were_none() -> None:
     assert plain.control_groups()[0].events == moved.control_groups()[0].events
 
 
-OOM = (
-    "mmap a 64M\ncgroup 1\nfork Q\nfork R\nlimit 16M group=1\nwrite a 0 4M\nin Q write a 0 8M\nin R write a 0 6M\n"
-)
+OOM = "mmap a 64M\ncgroup 1\nfork Q\nfork R\nlimit 16M group=1\nwrite a 0 4M\nin Q write a 0 8M\nin R write a 0 6M\n"
 
 
 def test_the_largest_process_of_the_group_is_killed() -> None:

@@ -37,7 +37,7 @@ def large(machine: Machine) -> int:
 
 
 def test_it_keeps_the_zero_page_as_a_base_page():
-    """"I kept the zero page as a base page"."""
+    """ "I kept the zero page as a base page"."""
     machine = run("mmap a 64K\nread a 0 4K\n", RFC)
     kinds = machine.pagemap(0, *machine.region("a"))["kind"]
     assert kinds[0] == KIND_ZERO
@@ -46,7 +46,7 @@ def test_it_keeps_the_zero_page_as_a_base_page():
 
 
 def test_at_cow_it_expands_to_an_appropriately_sized_folio():
-    """"... but at CoW, I would expand the allocation to an appropriately sized THP": as if nobody had read."""
+    """ "... but at CoW, I would expand the allocation to an appropriately sized THP": as if nobody had read."""
     text = "mmap a 128K\nread a 16K 4K\nwrite a 16K 4K\n"
     assert orders_of(run(text), "a") == [None] * 4 + [0] + [None] * 27
     machine = run(text, RFC)
@@ -58,7 +58,7 @@ def test_at_cow_it_expands_to_an_appropriately_sized_folio():
 
 
 def test_reading_several_pages_without_a_write_between_is_rare_and_handled():
-    """"it was pretty rare for user space to read multiple consecutive pages without ever interleaving any writes":
+    """ "it was pretty rare for user space to read multiple consecutive pages without ever interleaving any writes":
     where it happens, all the zero pages of the block go at once."""
     text = "mmap a 64K\nread a 0 64K\nwrite a 0 64K\n"
     assert run(text).counters["pgfault"] == 32
@@ -68,7 +68,7 @@ def test_reading_several_pages_without_a_write_between_is_rare_and_handled():
 
 
 def test_a_write_to_another_page_of_the_block_loses_the_chance():
-    """"if there is only one page read in 16 ptes [...] while you write another page in these 16 ptes, you lose the
+    """ "if there is only one page read in 16 ptes [...] while you write another page in these 16 ptes, you lose the
     chance to become large folio as pte_range_none() becomes false" (Song)."""
     text = "mmap a 64K\nread a 0 4K\nwrite a 4K 4K\n"
     assert orders_of(run(text, RFC), "a")[1] == orders_of(run(text), "a")[1] == 0
@@ -76,7 +76,7 @@ def test_a_write_to_another_page_of_the_block_loses_the_chance():
 
 
 def test_sixteen_folded_zero_pages_keep_it():
-    """"if we map these 16ptes to contpte zero page, in do_wp_page, we have a good chance to CoW and get a large anon
+    """ "if we map these 16ptes to contpte zero page, in do_wp_page, we have a good chance to CoW and get a large anon
     folio" (Song)."""
     text = "mmap a 64K\nread a 0 4K\nwrite a 4K 4K\n"
     machine = run(text, OPPO, arch="arm64")
@@ -120,7 +120,7 @@ def test_a_choice_is_asked_about():
 
 @pytest.mark.parametrize("name", ["js_heap", "android_switch"])
 def test_it_makes_barely_any_dent(name):
-    """"for the couple of workloads that I've gone deep with, I found that it made barely any dent on the amount of
+    """ "for the couple of workloads that I've gone deep with, I found that it made barely any dent on the amount of
     memory that ended up contpte-mapped; the vast majority was from write allocation in do_anonymous_page()"."""
     instance = find(name).sample(np.random.default_rng(0))
     folios = {}

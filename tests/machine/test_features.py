@@ -12,6 +12,7 @@ from thp_env.traces import ProgramBuilder
 
 pytestmark = pytest.mark.sanitize
 
+
 def test_presets_are_sets_of_switches():
     assert set().union(*PRESETS.values()) <= set(FEATURES)
     machine_of(ONE)  # mainline-6.18 is the default
