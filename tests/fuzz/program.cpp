@@ -236,6 +236,12 @@ run_status run_in_pieces(machine &m, const std::vector<op_record> &ops, u64 piec
     return status;
 }
 
+// What a policy may decide between two operations.
+void collapse_where_walked(machine &m) {
+    const u32 mm = m.processes[0];
+    if (mm != NIL) collapse_walked(m, mm, 0, ~0ULL, 1);
+}
+
 // FNV-1a over words, as state.cpp puts it behind a state.
 u64 checksum(const std::vector<std::byte> &data, u64 size) {
     u64 sum = 0xcbf29ce484222325ULL;
@@ -356,6 +362,11 @@ extern "C" int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
                              pieces, status, ended, differ - whole.begin());
                 std::abort();
             }
+        }
+        if (walk_period && m.h->at.op % 4 == 0 && !m.h->at.call.reached) {
+            collapse_where_walked(m);
+            if (cut) collapse_where_walked(*cut);
+            expect_consistent(m, nullptr);
         }
         if (status == RUN_DONE || status == RUN_OVERFLOW) break;
         if (status == RUN_OOM) {

@@ -32,7 +32,8 @@ ARGUMENTS: dict[str, Any] = {"scan_share": 0, "window_ms": 20.0, "window_faults"
 """Of VmaOrder-v0: windows as short as the utilisation rule's, and VMAs that have no faults are asked about too."""
 
 BASES = (
-    "never", "64K", "16K+32K+64K", "2M", "all", "all_khugepaged_v19", "collapse_everywhere", "utilisation"
+    "never", "64K", "16K+32K+64K", "2M", "all", "all_khugepaged_v19", "collapse_everywhere", "utilisation",
+    "ski_rental",
 )  # fmt: skip
 """Heuristics that decide what is not tried, each with its own sizes, daemons and features."""
 
