@@ -64,7 +64,11 @@ def run(args: argparse.Namespace, command: str) -> int:
 
 
 def share_line(
-    network: str, tree: str, selection: Sequence[Case], store: Store | None = None, processes: int = 1,
+    network: str,
+    tree: str,
+    selection: Sequence[Case],
+    store: Store | None = None,
+    processes: int = 1,
     quiet: bool = False,
 ) -> str:
     """Return a line that says what share of a policy's score its tree keeps.

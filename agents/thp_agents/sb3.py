@@ -1,8 +1,8 @@
 """A vector environment of this package as Stable-Baselines3 takes it.
 
-    envs = SB3VecEnv(gymnasium.make_vec("thp_env/VmaOrder-v0", num_envs=8, workload="hot_island",
-                                        autoreset_mode=AutoresetMode.SAME_STEP))
-    MaskablePPO("MlpPolicy", envs).learn(100_000)
+envs = SB3VecEnv(gymnasium.make_vec("thp_env/VmaOrder-v0", num_envs=8, workload="hot_island",
+                                    autoreset_mode=AutoresetMode.SAME_STEP))
+MaskablePPO("MlpPolicy", envs).learn(100_000)
 """
 
 from __future__ import annotations

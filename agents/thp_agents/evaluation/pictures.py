@@ -20,6 +20,7 @@ COLOURS = {"heuristic": "#7a8ba0", "learned": "#d1495b", "reference": "#2e4057"}
 
 COSTS = {**{term: term.removesuffix("_cost") for term in TERMS}, "memory_cost": "memory", "pending_cost": "pending"}
 
+
 def png(figure: Figure) -> bytes:
     """Return a picture as a PNG file."""
     out = io.BytesIO()

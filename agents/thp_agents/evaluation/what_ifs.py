@@ -16,7 +16,6 @@ from thp_agents.evaluation.search import finish
 from thp_agents.learned.networks import Forest
 from thp_agents.learned.policy_file import LearnedPolicy, signature
 from thp_agents.view import KernelView
-from thp_env.envs.actions import ACTIONS
 from thp_env.envs.task import REASONS
 from thp_env.envs.vma_order import VmaOrderEnv
 
@@ -31,7 +30,7 @@ def no_preference(made_for: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """
     leaf = {"feature": -1, "threshold": 0, "left": 0, "right": 0, "inputs": sum(map(len, made_for["seen"].values()))}
     nodes = {name: np.array([value], np.float32) for name, value in leaf.items()}
-    return nodes | {"values": np.zeros((1, len(ACTIONS)), np.float32)}
+    return nodes | {"values": np.zeros((1, len(made_for["actions"])), np.float32)}
 
 
 def follower(base: str, arguments: dict[str, Any], weights: dict[str, np.ndarray] | None = None) -> LearnedPolicy:

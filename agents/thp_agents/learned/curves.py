@@ -1,6 +1,6 @@
 """Learning curves: one row for each check of a training, as CSV and as a picture.
 
-    python -m thp_agents.learned.curves OUT.png CURVE.csv ...
+python -m thp_agents.learned.curves OUT.png CURVE.csv ...
 """
 
 from __future__ import annotations

@@ -29,17 +29,9 @@ from thp_agents.learned.policy_file import LearnedPolicy, signature
 from thp_agents.policy import PolicyError
 from thp_agents.view import KernelView
 from thp_env.archive import Column, read_archive
-from thp_env.envs.actions import ACTIONS, COLLAPSE, KEEP
 from thp_env.envs.vma_order import VmaOrderEnv
 from thp_env.reading import FileError, reading
 from thp_env.workload import Workload
-
-TRIED = (KEEP, "4K", "64K", "16K+32K+64K", "2M", "all", COLLAPSE)
-"""Actions that are tried; the others lie between these, and the policy never takes them."""
-
-_TRIED = [ACTIONS.index(name) for name in TRIED]
-UNKNOWN = -1e3
-"""Value of actions that are not tried."""
 
 
 @dataclass
@@ -48,7 +40,7 @@ class Samples:
 
     Attributes:
         observations: flat, shape (n, fields).
-        worth: saving of an action in percent of the run's cost, shape (n, actions); NaN if it was not tried.
+        worth: saving of an action in percent of the run's cost, shape (n, actions); NaN where it has no effect.
         episodes: their number.
     """
 
@@ -67,9 +59,9 @@ class Samples:
                        sum(s.episodes for s in parts))  # fmt: skip
 
     @classmethod
-    def none(cls, fields: int) -> Samples:
+    def none(cls, fields: int, actions: int) -> Samples:
         """Return an empty set."""
-        return cls(np.zeros((0, fields), np.float32), np.zeros((0, len(ACTIONS)), np.float32))
+        return cls(np.zeros((0, fields), np.float32), np.zeros((0, actions), np.float32))
 
 
 @dataclass(frozen=True)
@@ -128,7 +120,7 @@ def play(setup: Play, seed: int) -> Samples:
         action = int(rng.choice(np.flatnonzero(masks))) if explore else policy.choose(observation, view)
         policy.leave(action, observation, view)
         observation, _, over, _, _ = env.step(action)
-    samples = Samples.none(len(flat(observation)))
+    samples = Samples.none(len(flat(observation)), len(policy.signature["actions"]))
     samples.episodes = 1
     return samples.with_([
         Samples(fields[None], try_all(env, state, fork)[None]) for _, state, fork, fields in states
@@ -139,9 +131,9 @@ def try_all(env: VmaOrderEnv, state: Mapping[str, Any], policy: LearnedPolicy) -
     """Return the saving of each action in a state, in percent of the run's cost; NaN for actions without effect."""
     env.task.restore_state(0, state)
     masks = env.action_masks()
-    actions = [a for a in _TRIED if masks[a]]
-    costs = costs_of(env, state, policy, actions)
-    worth = np.full(len(ACTIONS), np.nan, np.float32)
+    actions = np.flatnonzero(masks)
+    costs = costs_of(env, state, policy, actions.tolist())
+    worth = np.full(len(masks), np.nan, np.float32)
     worth[actions] = 100 * (costs[0] - costs) / costs[0]
     return worth
 
@@ -151,13 +143,11 @@ def fit(samples: Samples, config: AgentConfig) -> dict[str, np.ndarray]:
     h = config.hyperparameters
     clip = float(h.get("clip", 20.0))
     # An action that cannot have an effect saves nothing.
-    worth = np.nan_to_num(samples.worth[:, _TRIED]).clip(-clip, clip)
+    worth = np.nan_to_num(samples.worth).clip(-clip, clip)
     weights = grow(samples.observations, worth, int(h.get("trees", 50)), int(h.get("leaf", 4)), config.seed)
-    values = np.full((len(weights["values"]), len(ACTIONS)), UNKNOWN, np.float32)
-    values[:, _TRIED] = weights["values"]
-    # Doing nothing saves nothing; whatever promises no more than the margin is left undone.
-    values[:, ACTIONS.index(KEEP)] = float(h.get("margin", 0.0))
-    return weights | {"values": values, "lcb_factor": np.array([h.get("lcb_factor", 0.0)], np.float32)}
+    # Doing nothing, the first action, saves nothing; whatever promises no more than the margin is left undone.
+    weights["values"][:, 0] = float(h.get("margin", 0.0))
+    return weights | {"lcb_factor": np.array([h.get("lcb_factor", 0.0)], np.float32)}
 
 
 IN_VAIN = 50
@@ -181,8 +171,9 @@ class Rollouts:
     def __init__(self, config: AgentConfig, processes: int = 1) -> None:
         """Know nothing yet."""
         self.config, self.workloads, self.processes = config, tuple(workloads_of(config)), processes
-        fields = sum(map(len, signature(config.environment, config.arguments, config.base)["seen"].values()))
-        self.samples, self.weights = Samples.none(fields), dict[str, np.ndarray]()
+        made_for = signature(config.environment, config.arguments, config.base)
+        fields = sum(map(len, made_for["seen"].values()))
+        self.samples, self.weights = Samples.none(fields, len(made_for["actions"])), dict[str, np.ndarray]()
         self.turn = 0  # the round whose forest plays
 
     @property
@@ -223,7 +214,7 @@ class Rollouts:
         seeds = list(range(first, first + count))
         with closing(map_jobs(partial(play, setup), seeds, self.processes, named=_label)) as results:
             by_seed = dict(without_lost(results))
-        nothing = Samples.none(self.samples.observations.shape[1])
+        nothing = Samples.none(self.samples.observations.shape[1], self.samples.worth.shape[1])
         nothing.episodes = 1
         self.samples = self.samples.with_([by_seed.get(seed, nothing) for seed in seeds])
 
@@ -239,7 +230,7 @@ class Rollouts:
         Raises:
             PolicyError: when it is another file.
         """
-        fields, actions = self.samples.observations.shape[1], len(ACTIONS)
+        fields, actions = self.samples.observations.shape[1], self.samples.worth.shape[1]
         columns = {
             "seen": Column(("<f4",), (None, fields)), "worth": Column(("<f4",), (None, actions)),
             "episodes": Column(("i",), ()), "turn": Column(("i",), ()),
