@@ -191,6 +191,8 @@ def _recommend(c: argparse.ArgumentParser) -> None:
     c.add_argument("--core", help="the TLB to simulate (docs/tlb.md)")
     c.add_argument("--report", type=Path, metavar="FILE", help="also write an HTML page with a picture")
     c.add_argument("--verify", action="store_true", help="run the command natively under what is advised, too")
+    c.add_argument("--rivals", action="store_true",
+                   help="with --verify: also measure six fixed settings beside the advice")  # fmt: skip
     c.add_argument("--repeats", type=_positive, default=5, help="native runs of each setting (default: %(default)s)")
     c.add_argument("--markdown", action="store_true", help="print tables as Markdown")
     c.add_argument("--restore", action="store_true", help="put back what a killed --verify had set")

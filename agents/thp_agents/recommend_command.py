@@ -26,6 +26,7 @@ from thp_agents.advice.host import present
 from thp_agents.advice.lines import apply_and_undo
 from thp_agents.advice.outcomes import Figures, Simulator
 from thp_agents.advice.recordings import Recorded, recorder_for, recordings, why
+from thp_agents.advice.rivals import agreement, regret, rivals
 from thp_agents.advice.trial import AdviceError, Run
 from thp_agents.advice.trial import run as run_natively
 from thp_agents.advice.verify import SUMMARY, Measured, summary, table, verdict, verify
@@ -81,23 +82,29 @@ def run(args: argparse.Namespace) -> int:
         raise AdviceError("--verify runs a command: name it, as in thp-env recommend --verify -- COMMAND")
     if not args.more_memory >= 0:
         raise AdviceError(f"--more-memory {args.more_memory:g}: a share of memory in percent is 0 or more")
+    if args.rivals and not (args.verify and os.geteuid() == 0):
+        raise AdviceError("--rivals runs the command under other settings: add --verify, as root")
     for path in (args.report, args.save_recording):
         if path is not None:
             writable(path)
-    rows = []
+    rows, programs = [], []
     for name in _names(args):
         with _requests(args, name) as request:
             if name and len(args.recipe) > 1:
                 print(f"== {name}")
-            rows.append([name or request.name, *_advise(args, request, horizon)])
+            row, measured = _advise(args, request, horizon)
+            rows.append([name or request.name, *row])
+            programs += [measured] if measured else []
     if len(rows) > 1:
         print()
-        print(format_table(["program", *SUMMARY], rows, args.markdown))
+        print(format_table(["program", *SUMMARY, *(["regret"] if args.rivals else [])], rows, args.markdown))
+    if args.rivals:
+        print("\n".join(["", *agreement(programs)]))
     return 0
 
 
-def _advise(args: argparse.Namespace, request: Request, horizon: float) -> list[str]:
-    """Advise about one program; return its row of `SUMMARY`."""
+def _advise(args: argparse.Namespace, request: Request, horizon: float) -> tuple[list[str], dict[str, Measured]]:
+    """Advise about one program; return its row of `SUMMARY`, and what was measured."""
     now, notes = present()
     start = time.monotonic()
     if request.command and (others := busy()) > BUSY:
@@ -135,20 +142,26 @@ def _advise(args: argparse.Namespace, request: Request, horizon: float) -> list[
     print(f"({recorded.seconds:.0f} s to record, {time.monotonic() - began:.0f} s to simulate {simulator.runs} runs, "
           f"{time.monotonic() - start:.0f} s in all)")  # fmt: skip
     seconds = time.monotonic() - start
-    measured = _verify(args, request, choice) if args.verify else {}
-    return summary(choice, measured, seconds)
+    if not args.verify:
+        return summary(choice, {}, seconds), {}
+    measured = _verify(args, request, choice, rivals(simulator, now) if args.rivals else [])
+    row = summary(choice, measured, seconds)
+    return [*row, f"{regret(measured):+.1%}"] if args.rivals else row, measured
 
 
-def _verify(args: argparse.Namespace, request: Request, choice: Choice) -> dict[str, Measured]:
+def _verify(args: argparse.Namespace, request: Request, choice: Choice, others: list[Figures]) -> dict[str, Measured]:
     """Run the command natively, and say what came out."""
     progress = (lambda text: None) if args.quiet else (lambda text: print(f"verifying: {text}", file=sys.stderr))
-    measured, notes = verify(request.command, request.environment, choice, repeats=args.repeats, other=request.beside,
-                             progress=progress)  # fmt: skip
+    measured, notes = verify(request.command, request.environment, choice, repeats=args.repeats, rivals=others,
+                             other=request.beside, progress=progress)  # fmt: skip
     print()
     print(format_table(*table(measured), args.markdown))
     for note in notes:
         print(f"note: {note}")
     print(verdict(measured, choice.leave))
+    if others:
+        print(f"The advice took {regret(measured):+.1%} of the CPU time of the best of {len(measured)} settings that "
+              "need no more memory.")  # fmt: skip
     return measured
 
 

@@ -80,7 +80,8 @@ def verifiable(choice: Choice, root: bool) -> tuple[dict[str, Figures], list[str
 
 def verify(
     command: Sequence[str], environment: Mapping[str, str], choice: Choice, *, repeats: int,
-    other: Sequence[str] | None = None, progress: Callable[[str], None] = lambda text: None,
+    rivals: Sequence[Figures] = (), other: Sequence[str] | None = None,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, Measured], list[str]]:  # fmt: skip
     """Run a command under `never` (by prctl), the present setting and what is advised, in turn.
 
@@ -89,6 +90,7 @@ def verify(
         environment: variables to add.
         choice: what is advised.
         repeats: rounds at most; fewer where the interval is narrow.
+        rivals: other settings to run, with what is predicted; those that are run in any case are left out.
         other: a command that runs beside it.
         progress: is told of each round.
 
@@ -101,6 +103,8 @@ def verify(
     """
     root = os.geteuid() == 0
     figures_by_label, notes = verifiable(choice, root)
+    settings_run = {figures.setting for figures in figures_by_label.values()}
+    figures_by_label |= {f.setting.name: f for f in rivals if f.setting not in settings_run}
     measured = {label: Measured(figures.setting, figures) for label, figures in figures_by_label.items()}
     size = int(max(f.peak_mib for f in figures_by_label.values()) * 1.25) * MIB
     with temporary_settings({} if root else None) as settings:

@@ -3,7 +3,8 @@
 Documentation/admin-guide/mm/transhuge.rst: hugepages-<size>kB/enabled. khugepaged runs with Linux's defaults (4,096
 pages, then 10 s of sleep). Linux 6.18 collapses only to 2M, so with smaller sizes khugepaged changes nothing. Settings
 that end in `_khugepaged_v19` belong to a kernel whose khugepaged collapses to every enabled size (Nico Pache, v19, for
-Linux 7.2). kcompactd and the shrinker of underused folios are part of every simulated kernel, with Linux's settings.
+Linux 7.2). `_defrag` adds defrag=always to that. kcompactd and the shrinker of underused folios are part of every
+simulated kernel, with Linux's settings.
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ class KernelSetting(Policy):
         source: who uses it.
         arguments: of the environment.
         khugepaged: runs, with Linux's defaults.
+        defrag: /sys/kernel/mm/transparent_hugepage/defrag; "": Linux's default.
     """
 
     def __init__(
         self, name: str, default_sizes: str, source: str, arguments: Mapping[str, Any] | None = None,
-        khugepaged: bool = True,
+        khugepaged: bool = True, defrag: str = "",
     ) -> None:  # fmt: skip
         """Make the policy."""
+        self.defrag = defrag
         self.name, self.default_sizes, self.source = name, default_sizes, source
         self.arguments = {"scan_share": 0, **({"khugepaged": True} if khugepaged else {}), **(arguments or {})}
 
@@ -49,6 +52,11 @@ class KernelSetting(Policy):
         """Whether khugepaged has anything to collapse to."""
         large = has_2m(self.default_sizes) or "advised" in self.arguments
         return "khugepaged" in self.arguments and (large or "features" in self.arguments)
+
+    def reset(self, view: KernelView) -> None:
+        """Set what is not Linux's default."""
+        if self.defrag:
+            view.set("defrag", layout.DEFRAG_MODES.index(self.defrag))
 
     def decide(self, observation: dict[str, np.ndarray], view: KernelView) -> Any:
         """Change nothing."""
@@ -84,6 +92,13 @@ POLICIES: dict[str, Callable[[], Policy]] = {
         )
         for sizes, source in _SIZES.items()
         if sizes != "2M"
+    },
+    **{  # a fault compacts and reclaims memory for its folio itself
+        f"{sizes}_defrag": partial(
+            KernelSetting, f"{sizes}_defrag", sizes, f"{_SIZES[sizes]}; defrag=always",
+            {"features": ["collapse_mthp"]}, defrag="always",
+        )
+        for sizes in _HAVE_2M
     },
 }  # fmt: skip
 
