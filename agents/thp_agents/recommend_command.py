@@ -20,6 +20,7 @@ from thp_workloads.recording.errors import RecordingError
 from thp_workloads.recording.recipes import recipes
 
 from thp_agents.advice import reasons
+from thp_agents.advice.call_sites import call_sites
 from thp_agents.advice.choice import Choice, choose
 from thp_agents.advice.environment import tunables
 from thp_agents.advice.host import present
@@ -132,7 +133,10 @@ def _advise(args: argparse.Namespace, request: Request, horizon: float) -> tuple
     best = choice.advised.setting
     if reason := why(best.environment, tunables(plain)):
         print(f"{' '.join(name for name, _ in best.environment)}: {reason}.")
-    lines = [] if choice.leave else apply_and_undo(best, now, request.command, recorded.programs[best.environment])
+    asked = best.advice and request.command and not choice.leave
+    sites = call_sites(request.command, request.environment, request.beside) if asked else {}
+    plan = best, now, request.command, recorded.programs[best.environment]
+    lines = [] if choice.leave else apply_and_undo(*plan, sites=sites)
     print("\n".join(["", *lines]) if lines else "", end="\n" if lines else "")
     if args.report:
         from thp_agents.advice.report import write_report

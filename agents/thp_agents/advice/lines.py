@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+from thp_agents.advice.call_sites import Row
 from thp_agents.advice.host import as_they_are, differing
 from thp_agents.advice.settings import PRCTL_FLAGS, Setting, mappings
 from thp_env.live.settings import PR_SET_THP_DISABLE, THP
 from thp_env.traces import Program
 
 SITES = 3
-"""Mappings of a group that are named."""
+"""Mappings of a group, and callers of mmap, that are named."""
 
 
-def apply_and_undo(setting: Setting, present: Setting, command: Sequence[str], program: Program,
-                   folder: Path = THP) -> list[str]:  # fmt: skip
+def apply_and_undo(
+    setting: Setting, present: Setting, command: Sequence[str], program: Program, folder: Path = THP,
+    sites: Mapping[str, Sequence[Row]] = MappingProxyType({}),
+) -> list[str]:  # fmt: skip
     """Return the lines, in parts with a heading each.
 
     Args:
@@ -25,6 +29,7 @@ def apply_and_undo(setting: Setting, present: Setting, command: Sequence[str], p
         command: that it is for; empty when there is none.
         program: its recording.
         folder: of the kernel's controls.
+        sites: who maps each group (`call_sites`), where that is known.
     """
     lines: list[str] = []
     if setting.of_system != present.of_system:
@@ -38,7 +43,10 @@ def apply_and_undo(setting: Setting, present: Setting, command: Sequence[str], p
             op = program.ops[at]
             lines.append(f"#   operation {at} of the recording: mmap of {int(op['length']) >> 10} KiB, "
                          f"{program.regions[int(op['region'])]}")  # fmt: skip
-        lines.append("# the recording holds no call sites: strace -k -e trace=mmap shows who maps them")
+        callers = [row for key, rows in sites.items() if group == key or group.startswith(f"{key} of ") for row in rows]
+        lines += [f"#   mapped by {site}: {calls} calls, {size >> 10:,} KiB" for site, calls, size in callers[:SITES]]
+        if not callers:
+            lines.append("# who maps them is not known here: strace -k -e trace=mmap shows it")
     return lines
 
 
