@@ -82,7 +82,7 @@ u64 drawn(decoder &d, field_kind kind) {
     case KIND_count:
         return d.below(64);
     case KIND_weight:
-        return 1;
+        return d.below(2) ? 1 : 1 + d.below(1000);
     case KIND_ps:
         return d.below(65536) << 8;
     case KIND_share:
