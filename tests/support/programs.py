@@ -75,7 +75,8 @@ class RandomProgram(ProgramBuilder):
             case "access":
                 pattern = draw(st.sampled_from(["uniform", "zipf", "chase", "stride"]))
                 count, write = draw(st.integers(1, 200)), draw(st.sampled_from([0, 0.5]))
-                self.access(region, offset, length, pattern, count, write=write)
+                weight = draw(st.sampled_from([1, 1, 50]))
+                self.access(region, offset, length, pattern, count, write=write, weight=weight)
             case "orders":
                 self.orders(region, offset, length, draw(st.integers(0, layout.ORDERS_ALL)) & layout.ORDERS_ALL)
             case "thp":
