@@ -50,7 +50,7 @@ def test_a_shadow_answers_no_faults_and_runs_to_the_end(hook: str) -> None:
     env.reset(seed=0)
     shadow, alone = env.accounts.shadows[0], metrics("64K")
     accesses = env.unwrapped.machine.program.work.sum()
-    assert shadow.positions[-1] == shadow.starts[-1]
+    assert shadow.positions[-1] == shadow.program.starts[-1]
     assert shadow.total / accesses == pytest.approx(alone["cost_ns"] - alone["monitor_cost"], rel=0.02)
 
 

@@ -80,9 +80,9 @@ class ActionSet:
         """Return which actions can have an effect on VMAs, int8, one axis more than the records.
 
         Sizes need an aligned block inside the VMA, a split large folios, a collapse a whole 2M block with something
-        in it that is not huge yet, one to a smaller size such a block and pages in folios that are smaller still, one of
-        walked blocks sampled page walks since the last question;
-        where no page tables were read they may. Empty records have all zeros but for the
+        in it that is not huge yet, one to a smaller size such a block and pages in folios that are smaller still, one
+        of walked blocks such a block and sampled page walks since the last question; where no page tables were read
+        they may. Empty records have all zeros but for the
         first action.
 
         Args:

@@ -55,7 +55,9 @@ def summary(machine: Machine, status: Status, workload: str, accesses: float) ->
     return {"reason": REASONS.get(status, TIME_LIMIT), "workload": workload, "metrics": run_metrics(machine, accesses)}
 
 
-def end_of(machine: Machine, snapshot: Snapshot, status: Status, workload: str, accesses: float) -> End:
+def end_of(
+    machine: Machine, snapshot: Snapshot, status: Status, workload: str, accesses: float, longer: float = 0.0
+) -> End:
     """Return the end of an episode.
 
     Args:
@@ -64,7 +66,8 @@ def end_of(machine: Machine, snapshot: Snapshot, status: Status, workload: str, 
         status: of the machine.
         workload: its name.
         accesses: how many the whole program stands for.
+        longer: how often the second half is repeated until the horizon; what did not run is charged as often.
     """
     pending = pending_cost(machine.counters, machine.config.clock, PRICES) if status in REASONS else 0.0
-    unfinished = unfinished_cost(machine, PRICES) if status == Status.OOM else 0.0
+    unfinished = unfinished_cost(machine, PRICES) * (1 + longer) if status == Status.OOM else 0.0
     return End(snapshot, status, pending, unfinished, accesses, summary(machine, status, workload, accesses))

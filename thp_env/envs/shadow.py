@@ -17,12 +17,14 @@ import numpy as np
 from thp_env.envs.arguments import order_mask, whole
 from thp_env.envs.credit import vma_terms
 from thp_env.envs.ends import REASONS
+from thp_env.envs.horizon import positions
 from thp_env.envs.shadow_run import Curves, ShadowRun, shadow_runs
 from thp_env.envs.task import Task
 from thp_env.envs.wrapping import ForwardingVectorWrapper
 from thp_env.machine import Machine
 from thp_env.machine.batch import Snapshot
 from thp_env.machine.prices import Prices, cost_terms
+from thp_env.machine.program import Program
 
 KEPT = 32
 """Shadow runs that are kept for the next episode of the same program."""
@@ -67,7 +69,8 @@ class ShadowAccounts:
         self.shadows: list[ShadowRun | None] = [None] * n
         self._curves = Curves(n, slices + 3)
         self._episodes = np.full(n, -1)
-        self._last_savings = np.zeros(n)
+        self._last_savings = np.zeros(n)  # over the horizon; and as the programs ran, at which positions
+        self._plain, self._at = np.zeros(n), np.zeros(n)
         self._cache: OrderedDict[tuple, ShadowRun] = OrderedDict()
         task.accounts[self.key] = self
 
@@ -78,17 +81,18 @@ class ShadowAccounts:
         return (f"ShadowReward({self.setting!r}, scale={self.scale:g}, slices={self.slices}, "
                 f"prices={self.prices}{kind})")  # fmt: skip
 
-    def clone_state(self, i: int) -> tuple[ShadowRun | None, float]:
-        """Return the shadow of a machine and its saving so far; there is no shadow before the first reset."""
+    def clone_state(self, i: int) -> tuple[ShadowRun | None, float, float, float]:
+        """Return the shadow of a machine, its savings so far and its position; there is no shadow before a reset."""
         is_open = self._episodes[i] == self.task.episodes[i]
-        return (self.shadows[i] if is_open else None), float(self._last_savings[i])
+        figures = (float(column[i]) for column in (self._last_savings, self._plain, self._at))
+        return (self.shadows[i] if is_open else None, *figures)  # type: ignore[return-value]
 
-    def restore_state(self, i: int, state: tuple[ShadowRun | None, float]) -> None:
+    def restore_state(self, i: int, state: tuple[ShadowRun | None, float, float, float]) -> None:
         """Return to a state of `clone_state`; without a shadow, the account is opened at the next step."""
-        shadow, self._last_savings[i] = state
+        shadow, self._last_savings[i], self._plain[i], self._at[i] = state
         self.shadows[i], self._episodes[i] = shadow, -1 if shadow is None else self.task.episodes[i]
         if shadow:
-            self._curves.put(i, shadow)
+            self._curves.put(i, shadow, self.task.horizon)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return everything except the stored shadow runs: their keys are valid in one process only."""
@@ -106,31 +110,62 @@ class ShadowAccounts:
             self._settle(rewards)
         fresh = task.episodes != self._episodes
         self._open(list(map(int, np.flatnonzero(fresh))))
-        savings = self._savings(task.snapshot, slice(None))
+        plain, at = self._savings(task.snapshot, slice(None)), self._positions(task.snapshot, slice(None))
+        factors = self._factors(slice(None), at)
+        savings = np.where(fresh, plain, self._weighed(slice(None), plain, factors))
         due = ~fresh
         due[list(task.ends)] = False
         if not reset and due.any():
-            self._pay(rewards, np.flatnonzero(due), savings)
+            self._pay(rewards, np.flatnonzero(due), savings, factors)
         renewed = fresh | due if not reset else fresh
-        self._last_savings[renewed] = savings[renewed]
+        for last, now in ((self._last_savings, savings), (self._plain, plain), (self._at, at)):
+            last[renewed] = now[renewed]
         return rewards
+
+    def _positions(self, snapshot: Snapshot, which: np.ndarray | slice) -> np.ndarray:
+        """Return how far machines have come, where a horizon makes that matter."""
+        if self.task.horizon.seconds is None:
+            return self._at[which]
+        return positions(self._programs(which), snapshot)
+
+    def _programs(self, which: np.ndarray | slice) -> list[Program]:
+        machines = range(len(self.shadows))[which] if isinstance(which, slice) else which.tolist()
+        return [self._shadow(i).program for i in machines]
+
+    def _factors(self, which: np.ndarray | slice, at: np.ndarray) -> np.ndarray:
+        """Return what the windows of machines up to now weigh."""
+        if self.task.horizon.seconds is None:
+            return np.ones(len(at))
+        return self.task.horizon.factors(self._programs(which), self._at[which], at)
+
+    def _weighed(self, which: np.ndarray | slice, plain: np.ndarray, factors: np.ndarray) -> np.ndarray:
+        """Return savings over the horizon."""
+        if self.task.horizon.seconds is None:
+            return plain
+        return self._last_savings[which] + factors * (plain - self._plain[which])
 
     def _settle(self, rewards: np.ndarray) -> None:
         machines, ends = np.array(list(self.task.ends)), list(self.task.ends.values())
         snapshot = Snapshot(np.concatenate([end.snapshot.raw for end in ends]))
         pending, unfinished = np.array([[end.pending_ns, end.unfinished_ns] for end in ends]).T
         terminated = np.array([end.status in REASONS for end in ends])
-        savings, total = self._savings(snapshot, machines), self._curves.total[machines]
+        plain, at = self._savings(snapshot, machines), self._positions(snapshot, machines)
+        total = self._curves.total[machines]
+        saved_pending = np.array([self._shadow(i).pending for i in machines]) - pending
         if self.kind == "log_ratio":  # of both whole costs: nothing is left that the shadow would run
-            savings = np.where(terminated, total - self._costs(snapshot) - pending - unfinished, savings)
+            whole = np.array([self._shadow(i).costs[-1] for i in machines]) - self._costs(snapshot)
+            plain = np.where(terminated, whole, plain)
+            at = np.where(terminated, [p.starts[-1] for p in self._programs(machines)], at)
+            savings = self._weighed(machines, plain, self._factors(machines, at))
+            savings = savings + np.where(terminated, saved_pending - unfinished, 0)
             rewards[machines] = self._change(machines, savings) * self.scale
             return
-        saved_pending = np.array([self._shadow(i).pending for i in machines]) - pending
+        savings = self._weighed(machines, plain, self._factors(machines, at))
         # What did not run is not squeezed: many small losses must not weigh more than the rest at once.
         savings = savings + np.where(terminated, saved_pending, 0)
         rewards[machines] = self._squeeze(machines, savings) - self.scale * unfinished / total
 
-    def _pay(self, rewards: np.ndarray, machines: np.ndarray, savings: np.ndarray) -> None:
+    def _pay(self, rewards: np.ndarray, machines: np.ndarray, savings: np.ndarray, factors: np.ndarray) -> None:
         if self.kind == "symlog":
             rewards[machines] = self._squeeze(machines, savings[machines])
             return
@@ -140,7 +175,7 @@ class ShadowAccounts:
                 if (own := self._own_savings(i)) is not None:
                     costs = (self._curves.total[i] - s[i] for s in (self._last_savings, savings))
                     mean = logarithmic_mean(*(max(1.0, cost) for cost in costs))
-                    change[k] = share * change[k] + (1 - share) * own / mean
+                    change[k] = share * change[k] + (1 - share) * own * factors[i] / mean
         rewards[machines] = self.scale * change
 
     def _squeeze(self, machines: np.ndarray, savings: np.ndarray) -> np.ndarray:
@@ -188,7 +223,7 @@ class ShadowAccounts:
         for i, key in keys.items():
             self._cache.move_to_end(key)
             self._episodes[i], self.shadows[i] = self.task.episodes[i], self._cache[key]
-            self._curves.put(i, self._cache[key])
+            self._curves.put(i, self._cache[key], self.task.horizon)
         while len(self._cache) > self.capacity:
             self._cache.popitem(last=False)
 

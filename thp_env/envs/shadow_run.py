@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thp_env.envs.credit import vma_costs
+from thp_env.envs.horizon import Horizon
 from thp_env.machine import Machine, Status, layout
 from thp_env.machine.batch import Batch, NotedRun
 from thp_env.machine.prices import Prices, cost_terms, pending_cost
@@ -38,7 +39,6 @@ class ShadowRun(NamedTuple):
 
     Attributes:
         program: that ran.
-        starts: position of each operation's first step.
         positions: points in the program.
         costs: in ns, up to those points.
         pending: costs that it leaves after its end, in ns.
@@ -46,7 +46,6 @@ class ShadowRun(NamedTuple):
     """
 
     program: Program
-    starts: np.ndarray
     positions: np.ndarray
     costs: np.ndarray
     pending: float
@@ -57,9 +56,14 @@ class ShadowRun(NamedTuple):
         """The whole cost in ns."""
         return max(1.0, float(self.costs[-1]) + self.pending)
 
+    def total_over(self, horizon: Horizon) -> float:
+        """Return the whole cost in ns, with the second half repeated until the horizon."""
+        half = float(np.interp(self.program.half_way, self.positions, self.costs))
+        return max(1.0, self.total + horizon.longer(self.program) * (float(self.costs[-1]) - half))
+
     def position(self, op: int, step: int) -> float:
         """Return how far a program has come."""
-        return float(self.starts[op] + step)
+        return float(self.program.starts[op] + step)
 
     def cost_at(self, op: int, step: int) -> float:
         """Return the cost up to a position, in ns."""
@@ -86,7 +90,7 @@ class Curves:
         points: that a run has at most.
 
     Attributes:
-        total: the whole cost of each, float64.
+        total: the whole cost of each over the horizon, float64.
     """
 
     def __init__(self, machines: int, points: int) -> None:
@@ -95,12 +99,13 @@ class Curves:
         self._starts: list[np.ndarray] = [np.zeros(1)] * machines
         self.total = np.ones(machines)
 
-    def put(self, i: int, run: ShadowRun) -> None:
+    def put(self, i: int, run: ShadowRun, horizon: Horizon) -> None:
         """Take a run in a machine's place."""
         n = len(run.positions)
         self._positions[i, :n], self._positions[i, n:] = run.positions, np.inf
         self._costs[i, :n], self._costs[i, n:] = run.costs, run.costs[-1]
-        self._starts[i], self.total[i] = run.starts, run.total
+        self._starts[i] = run.program.starts
+        self.total[i] = run.total_over(horizon)
 
     def at(self, ops: np.ndarray, steps: np.ndarray, which: np.ndarray | slice) -> np.ndarray:
         """Return the cost up to a position of each machine, as `ShadowRun.cost_at`; 0 without a run."""
@@ -151,7 +156,7 @@ def _shadow(machine: Machine, setting: str) -> Machine:
 
 
 def _run(shadow: Machine, recording: NotedRun, prices: Prices) -> ShadowRun:
-    starts = np.concatenate([[0], np.cumsum(shadow.program.steps)])
+    starts = shadow.program.starts
     positions = (starts[recording.snapshot["op"]] + recording.snapshot["step"]).astype(float)
     costs = np.sum(list(cost_terms(recording.snapshot.counters, prices).values()), axis=0)
     if recording.status == Status.OOM:
@@ -159,7 +164,7 @@ def _run(shadow: Machine, recording: NotedRun, prices: Prices) -> ShadowRun:
         costs = np.append(costs, costs[-1] + unfinished_cost(shadow, prices))
     pending = pending_cost(shadow.counters, shadow.config.clock, prices)
     vmas = _vma_costs(recording, prices) if len(recording.vmas_at) else None
-    return ShadowRun(shadow.program, starts, positions, costs, pending, vmas)
+    return ShadowRun(shadow.program, positions, costs, pending, vmas)
 
 
 def _vma_costs(recording: NotedRun, prices: Prices) -> VmaCosts:

@@ -19,6 +19,7 @@ from gymnasium import spaces
 
 from thp_env.envs.arguments import OPTIONS, check_arguments, order_mask, whole, window_of
 from thp_env.envs.ends import ENDED, REASONS, End, end_of, summary  # noqa: F401 -- REASONS: part of the task's face
+from thp_env.envs.horizon import Horizon
 from thp_env.envs.observation import SYSTEM_FIELDS, hardware_of, system_observation
 from thp_env.envs.reward import RewardFunction, batch_terms, resolve_reward
 from thp_env.envs.state import Account, restore_accounts
@@ -55,6 +56,7 @@ class Task(ABC):
         surroundings: of recordings (`thp_env.workload.SURROUNDINGS`); None: as they are.
         weights: how often each of several workloads is drawn beside the others; None: all alike.
         max_episode_steps: steps after which an episode is truncated; None: never.
+        horizon: seconds that the program is meant to run (`thp_env.envs.horizon`); None: as long as it does.
         info_masks: tell the masks in every info, as `action_mask`.
         workloads: one workload argument for each machine, instead of `workload`.
         threads: of the batch; None: one for each CPU, at most one each machine.
@@ -89,6 +91,7 @@ class Task(ABC):
         surroundings: str | None = None,
         weights: Sequence[float] | None = None,
         max_episode_steps: int | None = None,
+        horizon: float | None = None,
         info_masks: bool = False,
         workloads: Sequence[WorkloadArgument] | None = None,
         threads: int | None = None,
@@ -99,6 +102,7 @@ class Task(ABC):
         self.window = window_of(self.question, self.slots, window_ms, window_faults, window_accesses, scan_share)
         self._pmu_period = whole("pmu_period", pmu_period, most=(1 << 32) - 1)
         self.max_episode_steps = None if max_episode_steps is None else whole("max_episode_steps", max_episode_steps)
+        self.horizon = Horizon(horizon)
         if workloads is not None and len(workloads) != machines:
             raise ValueError(f"workloads must name one for each of the {machines} machines, not {len(workloads)}")
         named: Sequence[WorkloadArgument] = [workload] if workloads is None else workloads
@@ -275,7 +279,9 @@ class Task(ABC):
         return observation
 
     def _pay(self, active: np.ndarray) -> np.ndarray:
-        self._terms, self._restored_terms = self.window_terms(np.flatnonzero(active)), {}
+        which = np.flatnonzero(active)
+        self._terms, self._restored_terms = self.window_terms(which), {}
+        self.horizon.weigh(self._terms, self.batch, which, self._last_payment, self._now)
         rewards = np.zeros(len(self.batch))
         for column in self._terms.values():
             rewards += column
@@ -322,7 +328,9 @@ class Task(ABC):
 
     def _end(self, i: int) -> End:
         snapshot = Snapshot(self._now.raw[i : i + 1].copy())
-        return end_of(self.batch[i], snapshot, Status(self.status[i]), self._name(i), float(self.accesses[i]))
+        machine, status = self.batch[i], Status(self.status[i])
+        longer = self.horizon.longer(machine.program)
+        return end_of(machine, snapshot, status, self._name(i), float(self.accesses[i]), longer)
 
     def _end_terms(self, i: int) -> dict[str, float]:
         return self.ends[i].terms if i in self.ends else {}

@@ -143,8 +143,8 @@ class VmaOrderEnv(ThpEnv):
     - `default_sizes`: name of the sizes of VMAs about which nothing was decided.
     - `window_accesses`: the most simulated accesses in a window; None (default): any number.
     - `interface`: "orders" (default); "orders+", which adds a collapse to each size below 2M, as proposed for DAMON in
-      July 2026, and one of only those 2M blocks in which 50,000 page walks were sampled (with the reason "walks"); or "madvise", the interface of mainline, with the actions normal (nothing), hugepage, nohugepage and
-      collapse.
+      July 2026, and one of only those 2M blocks in which 50,000 page walks were sampled (with the reason "walks"); or
+      "madvise", the interface of mainline, with the actions normal (nothing), hugepage, nohugepage and collapse.
     - `advised`: with "madvise", name of the sizes that MADV_HUGEPAGE adds to the default ones.
     - `actions`: names of the actions of the set that are possible, "keep" (or "normal") first; None (default): all.
     - `reasons`: further reasons to ask about a VMA, besides being new or having faulted; each has a field of `vma`
@@ -175,6 +175,8 @@ class VmaOrderEnv(ThpEnv):
     - `weights`: how often each of several workloads is drawn, in relation to the others; None (default): all equally.
     - `max_episode_steps`: decisions after which an episode is truncated; None (default): never. `gymnasium.make` does
       not pass it on, but truncates with a wrapper; put `EpisodeSummary` around it for reason and metrics.
+    - `horizon`: seconds that the program is meant to run: from half of its own time on, costs count as often as the
+      second half would have to be repeated until then (`thp_env.envs.horizon`); None (default): once.
     - `info_masks`: with True, every info has the masks.
 
     ## Version History

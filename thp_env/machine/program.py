@@ -123,6 +123,18 @@ class Program:
         own[replay] = (counts[end] - counts[first]) * (replays["ps"] * replays["weight"].astype(np.float64) / 1000)
         return own
 
+    @cached_property
+    def starts(self) -> Ints:
+        """Position of each operation's first step, and of the end; int64, one more than there are operations."""
+        return np.concatenate([[0], np.cumsum(self.steps)])
+
+    @cached_property
+    def half_way(self) -> float:
+        """The position at which half of the program's own time is over; of a program without such time, half of all."""
+        own = self.own_ns if self.own_ns.any() else self.steps.astype(float)
+        done = np.concatenate([[0.0], np.cumsum(own)])
+        return float(np.interp(done[-1] / 2, done, self.starts))
+
     @property
     def swap_slots(self) -> int:
         """Pages of the largest swap device that the program adds."""

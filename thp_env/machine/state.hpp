@@ -142,7 +142,7 @@ struct lost_translation {
     u32 mm;
     u16 from, size; // from: lost_from; size: of a translation, page_size
 };
-enum lost_from : u16 { LOST_L2, LOST_L1, LOST_PWC }; // LOST_PWC + i: pwc[i]
+enum lost_from : u16 { LOST_L2, LOST_L1, LOST_PWC }; // LOST_PWC + i: pwc[i]; + NR_PWC: of the shadow TLB
 constexpr u32 MAX_LOST_TRANSLATIONS = 1U << 14;
 
 constexpr int EPAUSED = 4097; // of a call that goes on where it stands; no errno is that high

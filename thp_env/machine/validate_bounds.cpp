@@ -250,7 +250,8 @@ struct bounds : report {
         }
         for (u32 i = 0; i < used(ARRAY_lost_translations); ++i) {
             const lost_translation &lost = m.lost_translations[i];
-            expect(lost.from < LOST_PWC + NR_PWC && lost.size < NR_PAGE_SIZES && lost.address >> 48 == 0,
+            expect(lost.from < LOST_PWC + NR_PWC * (h.config.shadow_tlb ? 2 : 1) &&
+                       lost.size < NR_PAGE_SIZES && lost.address >> 48 == 0,
                    "lost translation", i);
         }
         expect(h.tlb_sizes < 1U << NR_PAGE_SIZES, "sizes in the TLB", h.tlb_sizes);

@@ -29,11 +29,12 @@ void note_lost_page(machine &m, u32 mm, u64 address) {
     }
 }
 
-void note_lost_walks(machine &m, u32 mm) {
+void note_lost_walks(machine &m, u32 mm, u32 copy) {
     if (m.h->weight == 1) return;
     for (u32 i = 0; i < NR_PWC; ++i) {
-        m.translations[0].pwc[i].by_age([&](u64 tag) {
-            if (tag_mm(tag) == mm) note(m, tag >> 16 << LEVEL_SHIFT[NR_PWC - i - 1], mm, LOST_PWC + i, 0);
+        m.translations[copy].pwc[i].by_age([&](u64 tag) {
+            if (tag_mm(tag) == mm)
+                note(m, tag >> 16 << LEVEL_SHIFT[NR_PWC - i - 1], mm, LOST_PWC + copy * NR_PWC + i, 0);
         });
     }
 }
@@ -71,11 +72,11 @@ void mmu::refill(const lost_translation &lost) {
     if (lost.mm != mm) return;
     leaf l;
     if (lost.from >= LOST_PWC) {
-        const u32 i = lost.from - LOST_PWC, skipped = NR_PWC - i, shift = LEVEL_SHIFT[skipped - 1];
+        const u32 i = (lost.from - LOST_PWC) % NR_PWC, skipped = NR_PWC - i, shift = LEVEL_SHIFT[skipped - 1];
+        const tlb_array &cache = m.translations[(lost.from - LOST_PWC) / NR_PWC].pwc[i];
         static_cast<void>(find_leaf(lost.address, &l));
-        if (l.level >= skipped && translations.pwc[i].ways)
-            translations.pwc[i].find_or_insert(lost.address >> shift,
-                                               tag_key(tlb_tag(lost.address, shift, 0, mm)));
+        if (l.level >= skipped && cache.ways)
+            cache.find_or_insert(lost.address >> shift, tag_key(tlb_tag(lost.address, shift, 0, mm)));
         return;
     }
     const u64 accesses = n, end = lost.address + bytes_of(translations, lost.size);

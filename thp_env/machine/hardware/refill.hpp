@@ -7,7 +7,7 @@ namespace thp {
 // Where accesses stand for several: notes what a flush of a page, of the walk caches or of an address space
 // will take. copy: of machine::translations.
 void note_lost_page(machine &m, u32 mm, u64 address);
-void note_lost_walks(machine &m, u32 mm);
+void note_lost_walks(machine &m, u32 mm, u32 copy);
 void note_lost_translations(machine &m, u32 mm, u32 copy);
 
 void forget_lost(machine &m);

@@ -162,7 +162,6 @@ void tlb_init(machine &m) {
 void flush_tlb_range(machine &m, u32 mm, u64 start, u64 end, u32 stride_shift) {
     const u64 nr = (end - start + (1ULL << stride_shift) - 1) >> stride_shift;
     if (nr > FLUSH_CEILING) return flush_tlb_mm(m, mm);
-    note_lost_walks(m, mm);
     for (u32 copy = 0; copy < copies(m); ++copy) {
         const tlb &t = m.translations[copy];
         const u32 sizes = copy ? 1U << SIZE_4K : m.h->tlb_sizes;
@@ -170,6 +169,7 @@ void flush_tlb_range(machine &m, u32 mm, u64 start, u64 end, u32 stride_shift) {
             if (!copy) note_lost_page(m, mm, start + (i << stride_shift));
             t.drop_page(start + (i << stride_shift), mm, sizes);
         }
+        note_lost_walks(m, mm, copy);
         t.drop_walk_caches(mm);
         // Pieces of 2M could be anywhere; 512 small pages are beyond the ceiling.
         if (stride_shift >= PMD_SHIFT && (copy || t.in_pieces(SIZE_2M))) {
@@ -183,8 +183,10 @@ void flush_tlb_range(machine &m, u32 mm, u64 start, u64 end, u32 stride_shift) {
 }
 
 void flush_tlb_mm(machine &m, u32 mm) {
-    for (u32 copy = 0; copy < copies(m); ++copy) note_lost_translations(m, mm, copy);
-    note_lost_walks(m, mm);
+    for (u32 copy = 0; copy < copies(m); ++copy) {
+        note_lost_translations(m, mm, copy);
+        note_lost_walks(m, mm, copy);
+    }
     drop_address_space(m, mm);
     m.count(VM_nr_tlb_local_flush_all);
     m.spend(TIME_shootdown, m.cost().flush_all);
