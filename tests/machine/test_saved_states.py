@@ -118,6 +118,20 @@ def test_a_state_that_stands_outside_its_program_is_refused():
     assert outside == 3
 
 
+def test_a_device_of_swap_larger_than_its_table_is_refused():
+    """2^32 - 1 slots: the number of clusters of so many wraps to 0."""
+    machine = machine_of("mmap a 4M\nwrite a 0 4M\nswap 12345676K\nswapoff\n", memory=64 << 20)
+    machine.run(ops=2)
+    before = machine.save()
+    machine.run(ops=1)
+    slots, state = (12345676 // 4).to_bytes(4, "little"), machine.save()
+    places = [i for i in range(0, 12_000, 4) if state[i : i + 4] == slots and before[i : i + 4] == bytes(4)]
+    assert len(places) == 1
+    damaged = before[: places[0]] + b"\xff" * 4 + before[places[0] + 4 : -8]
+    with pytest.raises(MachineError, match="arrays of different lengths"):
+        machine.load(with_checksum(damaged))
+
+
 def test_a_large_device_of_swap_that_is_empty_costs_nothing():
     machine = machine_of("swap 256G\nmmap a 8M\nwrite a 0 8M\nadvise a 0 8M pageout\n")
     machine.run()

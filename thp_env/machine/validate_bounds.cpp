@@ -34,7 +34,8 @@ struct bounds : report {
         expect(used(ARRAY_contents) == frames && used(ARRAY_block_heads) == blocks &&
                    used(ARRAY_pageblocks) == blocks &&
                    used(ARRAY_page_table_frames) == used(ARRAY_page_tables) &&
-                   used(ARRAY_swap) <= h.swap_slots && used(ARRAY_tlb) == h.arrays[ARRAY_tlb].capacity &&
+                   h.swap_slots <= h.arrays[ARRAY_swap].capacity && used(ARRAY_swap) <= h.swap_slots &&
+                   used(ARRAY_tlb) == h.arrays[ARRAY_tlb].capacity &&
                    used(ARRAY_clusters) == (h.swap_slots + SWAPFILE_CLUSTER - 1) / SWAPFILE_CLUSTER &&
                    used(ARRAY_regions) <= h.arrays[ARRAY_regions].capacity &&
                    used(ARRAY_processes) == h.arrays[ARRAY_processes].capacity,
