@@ -159,6 +159,22 @@ compressed size. A page that does not compress is copied, which is faster.
 - `walk` = {prices.walk:g}: a factor on the time of address translation.
 - `tail_ms` = {prices.tail_ms:g}: memory that the program no longer touches at the end of a run is charged for so many
   milliseconds more.
+
+### How long a program is meant to run
+
+A recording of seconds says little about memory that a server holds for a week. Three things decide how much memory
+weighs beside time:
+
+- *its price*, for as long as it is held while the program runs;
+- *the tail*: what the program no longer touches would be held a little longer than the recording; that is charged once,
+  at the end;
+- *the horizon*: with `gymnasium.make(..., horizon=3600)` the second half of the program counts as often as it takes to
+  last an hour of the program's own time, in rewards and in `ShadowReward` (`thp_env/envs/horizon.py`). What a window
+  costs counts once before half-way, and from there on once more for each repetition; so page walks and memory of the
+  later state outweigh the faults of the beginning. Without a horizon every window counts once.
+
+`thp-env recommend --horizon` repeats the second half in the same way, except for the kernel's work on memory that is
+touched once and stays: there only the share of it that is given back goes on.
 """
 
 

@@ -57,6 +57,7 @@ on demand: a CPU's stock of charges, and the kernel's own memory in the same con
 reclaimed; the moment at which statistics were flushed, and DAMON, which clears accessed bits, what is taken (part L of
 the rules)."""
 
+
 @dataclass(frozen=True)
 class Difference:
     """The first difference of a scenario."""
@@ -193,9 +194,7 @@ def _differences(
     """Yield the differences beyond a tolerance in pages: of what is mapped, the first one."""
     yield from differing_numbers(step, _numbers(machine, step, counters, faults), tolerance)
     if "map" in step:
-        difference = (
-            compare_kinds(machine, step["map"], tolerance) if tolerance else compare_maps(machine, step["map"])
-        )
+        difference = compare_kinds(machine, step["map"], tolerance) if tolerance else compare_maps(machine, step["map"])
         if difference:
             yield difference
 

@@ -188,6 +188,7 @@ def excerpt(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
 
+
 @cache
 def workloads() -> dict[str, Workload]:
     """Return every installed workload by name."""

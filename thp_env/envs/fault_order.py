@@ -261,7 +261,7 @@ class FaultOrderEnv(ThpEnv):
     ## Arguments
 
     - `workload`, `reward`, `pmu_period`, `features`, `khugepaged`, `shadow_tlb`, `size`, `surroundings`, `weights`,
-      `max_episode_steps`, `info_masks`: as in VmaOrder-v0.
+      `max_episode_steps`, `horizon`, `info_masks`: as in VmaOrder-v0.
     - `hook`: "bpf" or "address".
     - `window_ms`: simulated milliseconds after which a step ends even if no fault waits.
     - `window_faults`: faults with a choice after which a step ends.

@@ -324,9 +324,7 @@ def system_observation(now: Snapshot, last: Snapshot, hardware: np.ndarray, pmu_
     return _system(q)
 
 
-_sizes = Fields(
-    SIZE_FIELDS, Quantities(alone("setting", "held", "faults", "fallbacks", "splits", "partial", "memory"))
-)
+_sizes = Fields(SIZE_FIELDS, Quantities(alone("setting", "held", "faults", "fallbacks", "splits", "partial", "memory")))
 
 
 def size_observation(now: Snapshot, last: Snapshot, modes: np.ndarray, hardware: np.ndarray) -> np.ndarray:

@@ -162,5 +162,3 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
         return -1.0, 0.0
     step = 10.0 ** math.floor(math.log10(high - low)) / 2
     return math.floor(low / step) * step, math.ceil(high / step) * step
-
-

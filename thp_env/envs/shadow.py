@@ -17,14 +17,12 @@ import numpy as np
 from thp_env.envs.arguments import order_mask, whole
 from thp_env.envs.credit import vma_terms
 from thp_env.envs.ends import REASONS
-from thp_env.envs.horizon import positions
 from thp_env.envs.shadow_run import Curves, ShadowRun, shadow_runs
 from thp_env.envs.task import Task
 from thp_env.envs.wrapping import ForwardingVectorWrapper
 from thp_env.machine import Machine
 from thp_env.machine.batch import Snapshot
 from thp_env.machine.prices import Prices, cost_terms
-from thp_env.machine.program import Program
 
 KEPT = 32
 """Shadow runs that are kept for the next episode of the same program."""
@@ -69,8 +67,9 @@ class ShadowAccounts:
         self.shadows: list[ShadowRun | None] = [None] * n
         self._curves = Curves(n, slices + 3)
         self._episodes = np.full(n, -1)
-        self._last_savings = np.zeros(n)  # over the horizon; and as the programs ran, at which positions
-        self._plain, self._at = np.zeros(n), np.zeros(n)
+        self._last_savings = np.zeros(n)
+        # Where a horizon is set: position and cost at the last payment, and the cost half-way (not a number before).
+        self._halves = np.zeros((n, 3))
         self._cache: OrderedDict[tuple, ShadowRun] = OrderedDict()
         task.accounts[self.key] = self
 
@@ -81,15 +80,14 @@ class ShadowAccounts:
         return (f"ShadowReward({self.setting!r}, scale={self.scale:g}, slices={self.slices}, "
                 f"prices={self.prices}{kind})")  # fmt: skip
 
-    def clone_state(self, i: int) -> tuple[ShadowRun | None, float, float, float]:
-        """Return the shadow of a machine, its savings so far and its position; there is no shadow before a reset."""
+    def clone_state(self, i: int) -> tuple[ShadowRun | None, float, np.ndarray]:
+        """Return the shadow of a machine and its saving so far; there is no shadow before the first reset."""
         is_open = self._episodes[i] == self.task.episodes[i]
-        figures = (float(column[i]) for column in (self._last_savings, self._plain, self._at))
-        return (self.shadows[i] if is_open else None, *figures)  # type: ignore[return-value]
+        return (self.shadows[i] if is_open else None), float(self._last_savings[i]), self._halves[i].copy()
 
-    def restore_state(self, i: int, state: tuple[ShadowRun | None, float, float, float]) -> None:
+    def restore_state(self, i: int, state: tuple[ShadowRun | None, float, np.ndarray]) -> None:
         """Return to a state of `clone_state`; without a shadow, the account is opened at the next step."""
-        shadow, self._last_savings[i], self._plain[i], self._at[i] = state
+        shadow, self._last_savings[i], self._halves[i] = state
         self.shadows[i], self._episodes[i] = shadow, -1 if shadow is None else self.task.episodes[i]
         if shadow:
             self._curves.put(i, shadow, self.task.horizon)
@@ -110,62 +108,32 @@ class ShadowAccounts:
             self._settle(rewards)
         fresh = task.episodes != self._episodes
         self._open(list(map(int, np.flatnonzero(fresh))))
-        plain, at = self._savings(task.snapshot, slice(None)), self._positions(task.snapshot, slice(None))
-        factors = self._factors(slice(None), at)
-        savings = np.where(fresh, plain, self._weighed(slice(None), plain, factors))
+        savings = self._savings(task.snapshot, slice(None))
         due = ~fresh
         due[list(task.ends)] = False
         if not reset and due.any():
-            self._pay(rewards, np.flatnonzero(due), savings, factors)
+            self._pay(rewards, np.flatnonzero(due), savings)
         renewed = fresh | due if not reset else fresh
-        for last, now in ((self._last_savings, savings), (self._plain, plain), (self._at, at)):
-            last[renewed] = now[renewed]
+        self._last_savings[renewed] = savings[renewed]
         return rewards
-
-    def _positions(self, snapshot: Snapshot, which: np.ndarray | slice) -> np.ndarray:
-        """Return how far machines have come, where a horizon makes that matter."""
-        if self.task.horizon.seconds is None:
-            return self._at[which]
-        return positions(self._programs(which), snapshot)
-
-    def _programs(self, which: np.ndarray | slice) -> list[Program]:
-        machines = range(len(self.shadows))[which] if isinstance(which, slice) else which.tolist()
-        return [self._shadow(i).program for i in machines]
-
-    def _factors(self, which: np.ndarray | slice, at: np.ndarray) -> np.ndarray:
-        """Return what the windows of machines up to now weigh."""
-        if self.task.horizon.seconds is None:
-            return np.ones(len(at))
-        return self.task.horizon.factors(self._programs(which), self._at[which], at)
-
-    def _weighed(self, which: np.ndarray | slice, plain: np.ndarray, factors: np.ndarray) -> np.ndarray:
-        """Return savings over the horizon."""
-        if self.task.horizon.seconds is None:
-            return plain
-        return self._last_savings[which] + factors * (plain - self._plain[which])
 
     def _settle(self, rewards: np.ndarray) -> None:
         machines, ends = np.array(list(self.task.ends)), list(self.task.ends.values())
         snapshot = Snapshot(np.concatenate([end.snapshot.raw for end in ends]))
         pending, unfinished = np.array([[end.pending_ns, end.unfinished_ns] for end in ends]).T
         terminated = np.array([end.status in REASONS for end in ends])
-        plain, at = self._savings(snapshot, machines), self._positions(snapshot, machines)
-        total = self._curves.total[machines]
-        saved_pending = np.array([self._shadow(i).pending for i in machines]) - pending
+        savings, total = self._savings(snapshot, machines), self._curves.total[machines]
         if self.kind == "log_ratio":  # of both whole costs: nothing is left that the shadow would run
-            whole = np.array([self._shadow(i).costs[-1] for i in machines]) - self._costs(snapshot)
-            plain = np.where(terminated, whole, plain)
-            at = np.where(terminated, [p.starts[-1] for p in self._programs(machines)], at)
-            savings = self._weighed(machines, plain, self._factors(machines, at))
-            savings = savings + np.where(terminated, saved_pending - unfinished, 0)
+            whole = total - self._over_horizon(self._costs(snapshot), machines) - pending - unfinished
+            savings = np.where(terminated, whole, savings)
             rewards[machines] = self._change(machines, savings) * self.scale
             return
-        savings = self._weighed(machines, plain, self._factors(machines, at))
+        saved_pending = np.array([self._shadow(i).pending for i in machines]) - pending
         # What did not run is not squeezed: many small losses must not weigh more than the rest at once.
         savings = savings + np.where(terminated, saved_pending, 0)
         rewards[machines] = self._squeeze(machines, savings) - self.scale * unfinished / total
 
-    def _pay(self, rewards: np.ndarray, machines: np.ndarray, savings: np.ndarray, factors: np.ndarray) -> None:
+    def _pay(self, rewards: np.ndarray, machines: np.ndarray, savings: np.ndarray) -> None:
         if self.kind == "symlog":
             rewards[machines] = self._squeeze(machines, savings[machines])
             return
@@ -175,7 +143,7 @@ class ShadowAccounts:
                 if (own := self._own_savings(i)) is not None:
                     costs = (self._curves.total[i] - s[i] for s in (self._last_savings, savings))
                     mean = logarithmic_mean(*(max(1.0, cost) for cost in costs))
-                    change[k] = share * change[k] + (1 - share) * own * factors[i] / mean
+                    change[k] = share * change[k] + (1 - share) * own / mean
         rewards[machines] = self.scale * change
 
     def _squeeze(self, machines: np.ndarray, savings: np.ndarray) -> np.ndarray:
@@ -200,8 +168,34 @@ class ShadowAccounts:
         )
 
     def _savings(self, snapshot: Snapshot, machines: np.ndarray | slice) -> np.ndarray:
-        """Return what machines have saved where they stand, in ns."""
-        return self._curves.at(snapshot["op"], snapshot["step"], machines) - self._costs(snapshot)
+        """Return what machines have saved where they stand, in ns, over the horizon."""
+        ops, steps = snapshot["op"], snapshot["step"]
+        shadow, costs = self._curves.at(ops, steps, machines), self._costs(snapshot)
+        if self.task.horizon.seconds is not None:
+            self._pass_half_way(snapshot, machines, costs)
+            costs, shadow = self._over_horizon(costs, machines), self._curves.over_horizon(shadow, ops, steps, machines)
+        return shadow - costs
+
+    def _pass_half_way(self, snapshot: Snapshot, machines: np.ndarray | slice, costs: np.ndarray) -> None:
+        """Note what machines have cost half-way, interpolated between two payments."""
+        numbers = np.arange(len(self.shadows))[machines]
+        at = self._curves.positions(snapshot["op"], snapshot["step"], machines)
+        for i, position, cost in zip(numbers.tolist(), at.tolist(), costs.tolist(), strict=True):
+            last, before, half = self._halves[i]
+            half_way = self._shadow(i).program.half_way
+            if np.isnan(half) and position > half_way:
+                share = (half_way - last) / (position - last) if last < half_way else 0.0
+                half = before + share * (cost - before)
+            self._halves[i] = position, cost, half
+
+    def _over_horizon(self, costs: np.ndarray, machines: np.ndarray | slice) -> np.ndarray:
+        """Return costs with what has come since half-way as often as the second half is repeated."""
+        if self.task.horizon.seconds is None:
+            return costs
+        longer = [
+            self.task.horizon.longer(self._shadow(int(i)).program) for i in np.arange(len(self.shadows))[machines]
+        ]
+        return costs + np.array(longer) * np.nan_to_num(costs - self._halves[machines, 2])
 
     def _costs(self, snapshot: Snapshot) -> np.ndarray:
         return np.sum(list(cost_terms(snapshot.counters, self.prices).values()), axis=0)
@@ -223,6 +217,7 @@ class ShadowAccounts:
         for i, key in keys.items():
             self._cache.move_to_end(key)
             self._episodes[i], self.shadows[i] = self.task.episodes[i], self._cache[key]
+            self._halves[i] = 0, 0, np.nan
             self._curves.put(i, self._cache[key], self.task.horizon)
         while len(self._cache) > self.capacity:
             self._cache.popitem(last=False)

@@ -56,10 +56,10 @@ class ShadowRun(NamedTuple):
         """The whole cost in ns."""
         return max(1.0, float(self.costs[-1]) + self.pending)
 
-    def total_over(self, horizon: Horizon) -> float:
-        """Return the whole cost in ns, with the second half repeated until the horizon."""
-        half = float(np.interp(self.program.half_way, self.positions, self.costs))
-        return max(1.0, self.total + horizon.longer(self.program) * (float(self.costs[-1]) - half))
+    @property
+    def half_cost(self) -> float:
+        """The cost up to half-way, in ns."""
+        return float(np.interp(self.program.half_way, self.positions, self.costs))
 
     def position(self, op: int, step: int) -> float:
         """Return how far a program has come."""
@@ -97,6 +97,7 @@ class Curves:
         """Make room."""
         self._positions, self._costs = np.full((machines, points), np.inf), np.zeros((machines, points))
         self._starts: list[np.ndarray] = [np.zeros(1)] * machines
+        self._half_way, self._halves, self._longer = (np.zeros(machines) for _ in range(3))
         self.total = np.ones(machines)
 
     def put(self, i: int, run: ShadowRun, horizon: Horizon) -> None:
@@ -105,14 +106,27 @@ class Curves:
         self._positions[i, :n], self._positions[i, n:] = run.positions, np.inf
         self._costs[i, :n], self._costs[i, n:] = run.costs, run.costs[-1]
         self._starts[i] = run.program.starts
-        self.total[i] = run.total_over(horizon)
+        longer = horizon.longer(run.program)
+        self._half_way[i], self._halves[i], self._longer[i] = run.program.half_way, run.half_cost, longer
+        self.total[i] = max(1.0, run.total + longer * (float(run.costs[-1]) - run.half_cost))
 
-    def at(self, ops: np.ndarray, steps: np.ndarray, which: np.ndarray | slice) -> np.ndarray:
-        """Return the cost up to a position of each machine, as `ShadowRun.cost_at`; 0 without a run."""
+    def positions(self, ops: np.ndarray, steps: np.ndarray, which: np.ndarray | slice) -> np.ndarray:
+        """Return how far the program of each machine has come."""
         machines = range(len(self._starts))[which] if isinstance(which, slice) else which.tolist()
         firsts = [float(self._starts[i][min(op, len(self._starts[i]) - 1)])
                   for i, op in zip(machines, ops.tolist(), strict=True)]  # fmt: skip
-        at, positions, costs = np.array(firsts) + steps, self._positions[which], self._costs[which]
+        return np.array(firsts) + steps
+
+    def over_horizon(
+        self, costs: np.ndarray, ops: np.ndarray, steps: np.ndarray, which: np.ndarray | slice
+    ) -> np.ndarray:  # fmt: skip
+        """Return costs of `at` with what came after half-way as often as the second half is repeated."""
+        later = np.where(self.positions(ops, steps, which) > self._half_way[which], costs - self._halves[which], 0.0)
+        return costs + self._longer[which] * later
+
+    def at(self, ops: np.ndarray, steps: np.ndarray, which: np.ndarray | slice) -> np.ndarray:
+        """Return the cost up to a position of each machine, as `ShadowRun.cost_at`; 0 without a run."""
+        at, positions, costs = self.positions(ops, steps, which), self._positions[which], self._costs[which]
         rows = np.arange(len(at))
         after = (positions <= at[:, None]).sum(1)
         before, after = np.maximum(after - 1, 0), np.minimum(after, positions.shape[1] - 1)

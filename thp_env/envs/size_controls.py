@@ -117,7 +117,8 @@ class SizeControlsEnv(ThpEnv):
     ## Arguments
 
     - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `pmu_period`, `features`, `khugepaged`,
-      `shadow_tlb`, `size`, `surroundings`, `weights`, `max_episode_steps`, `info_masks`: as in VmaOrder-v0.
+      `shadow_tlb`, `size`, `surroundings`, `weights`, `max_episode_steps`, `horizon`, `info_masks`: as in
+      VmaOrder-v0.
     - `default_sizes`: name of the sizes that are set to "always" at the start; all others are "never".
     - `scan_share`: has no effect, because no page tables are read.
 

@@ -158,6 +158,7 @@ class Task(ABC):
         return 0 if isinstance(self.action_space, spaces.Discrete) else np.zeros(self.action_space.shape, np.int64)
 
     parts = 1  # of an action; each is one of the signature's actions
+
     @classmethod
     def signature(cls, arguments: Mapping[str, Any]) -> tuple[dict[str, list[str]], list[str]] | None:
         """Return the names of observed fields, by part, and of actions; None if learned policies do not decide here."""

@@ -102,9 +102,7 @@ def _repeatable(step: dict) -> dict:
     return {**step, "vm": {k: v for k, v in step["vm"].items() if k not in NOT_REPEATABLE}}
 
 
-def check_programs(
-    programs: list[LiveProgram], out: Path | None = None, progress: bool = False
-) -> list[Result]:
+def check_programs(programs: list[LiveProgram], out: Path | None = None, progress: bool = False) -> list[Result]:
     """Run programs on this host's kernel and compare each with the simulator.
 
     Args:

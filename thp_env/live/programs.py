@@ -164,9 +164,7 @@ def refuse(program: Program, places: Iterable[str] = ()) -> None:
         name, of, why = layout.OPS[op["op"]], fields(op), ""
         if name in LEFT_OUT:
             why = f"{name} cannot be put to a host ({LEFT_OUT[name]})"
-        elif (name == "thp" and of["mode"] == always) or (
-            name == "set" and of["path"] == 0 and of["value"] == always
-        ):
+        elif (name == "thp" and of["mode"] == always) or (name == "set" and of["path"] == 0 and of["value"] == always):
             why = "`always` would change every process of this host: use madvise"
         elif name == "mmap" and int(of["flags"]) & RIGHTS not in PROT:
             why = "a mapping can be prot=none, r or rw"

@@ -259,9 +259,7 @@ def _anonymous(pid: int) -> Iterator[tuple[int, int]]:
             yield int(match[1], 16), int(match[2], 16)
 
 
-def _empty(
-    start: int, end: int, ranges: list[tuple[int, int]]
-) -> tuple[np.ndarray, Callable[[int], int]]:
+def _empty(start: int, end: int, ranges: list[tuple[int, int]]) -> tuple[np.ndarray, Callable[[int], int]]:
     """Return what is drawn of a mapping, with nothing in it yet, and where in it an address stands."""
     if end - start <= WHOLE:
         return np.full((end - start) // PAGE, NOTHING, np.int8), lambda address: (address - start) // PAGE

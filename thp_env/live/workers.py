@@ -62,9 +62,7 @@ class Process:
         self.socket, self.pid, self.alive = connection, pid, True
         self.pidfd = os.pidfd_open(pid)
 
-    def ask(
-        self, request: str, address: int = 0, length: int = 0, a: int = 0, b: int = 0, data: bytes = b""
-    ) -> Reply:
+    def ask(self, request: str, address: int = 0, length: int = 0, a: int = 0, b: int = 0, data: bytes = b"") -> Reply:
         """Let the process run one operation, which `data` follows, and wait for its answer."""
         if not self.alive:
             return Reply(errno.ESRCH, 0, 0, self.pid)

@@ -125,6 +125,7 @@ class Access:
         Raises:
             MachineError: when there is no such range.
         """
+
         def read(number: int, begin: int, last: int) -> bytes:
             return self._core.read_blocks(number, begin, last, bool(clear))
 

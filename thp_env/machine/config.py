@@ -17,6 +17,7 @@ CONT_PTE_SIZE = 16 * layout.PAGE_SIZE
 MachineError = _core.MachineError
 """A machine that cannot be made, a saved one that cannot be read, or a call that makes no sense; a `ValueError`."""
 
+
 @dataclass(frozen=True)
 class MachineConfig:
     """How large a machine is, on which core it runs and how long things take.
