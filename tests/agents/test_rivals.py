@@ -88,6 +88,18 @@ def test_below_2m_only_the_newer_khugepaged_collapses() -> None:
     assert at_the_end("64K_khugepaged_v19", read_before()) == {4}
 
 
+def test_with_defrag_a_fault_makes_room_for_its_folio() -> None:
+    """Movable pages of others lie in every 2M of a machine with memory to spare."""
+    b = ProgramBuilder("crowded")
+    b.fragment(9, 1.0)
+    b.mmap("a", 8 * MIB)
+    b.touch("a", 0, 8 * MIB)
+    instance = Instance(b.build(), MachineConfig(memory=256 * MIB))
+    assert 9 not in at_the_end("2M", instance)
+    assert at_the_end("2M_defrag", instance) == {9}
+    assert 9 in at_the_end("all_defrag", instance)
+
+
 def test_linux_618_is_2m_always_with_all_defaults() -> None:
     """The figures are those of a 6.18 kernel's sysfs; a fresh simulated kernel has them, too."""
     assert SETTINGS["khugepaged/max_ptes_none"] == 511
