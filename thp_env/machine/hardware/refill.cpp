@@ -24,7 +24,7 @@ void note_lost_page(machine &m, u32 mm, u64 address) {
         for (u32 sizes = m.h->tlb_sizes; sizes; sizes &= sizes - 1) {
             u32 size = 0;
             if (t.find(level, address, mm, sizes & -sizes, &size))
-                note(m, align_down(address, bytes_of(t, size)), mm, level ? LOST_L2 : LOST_L1, size);
+                note(m, align_down(address, bytes_of(t, size)), mm, LOST_TLB, size);
         }
     }
 }
@@ -46,7 +46,7 @@ void note_lost_translations(machine &m, u32 mm, u32 copy) {
     for (const u32 id : {L2, L2_2M, L2_1G, L1_4K, L1_2M, L1_1G}) {
         t.arrays[id].by_age([&](u64 tag) {
             const u32 size = tag_size(tag);
-            if (tag_mm(tag) == mm) note(m, tag >> 16 << t.shift[size], mm, id < L2 ? LOST_L1 : LOST_L2, size);
+            if (tag_mm(tag) == mm) note(m, tag >> 16 << t.shift[size], mm, LOST_TLB, size);
         });
     }
 }
