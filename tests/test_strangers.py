@@ -23,7 +23,7 @@ from thp_env.reading import DEPTH_MAX, VALUES_MAX
 
 DATA = Path(__file__).parent / "data"
 HOSTILE = DATA / "hostile"
-MLP, FOREST = Path(shipped()["ppo#0"]), Path(shipped()["rollouts#0"])
+MLP, FOREST = Path(shipped()["ppo#0"]), Path(shipped()["rollouts_on_ski_rental#0"])
 TRAJECTORY, PROGRAM = HOSTILE / "seed_neg.npz", HOSTILE / "w_program.npz"
 DEEP = "[" * 100_000
 DEEP_OBJECT = '{"a":' * 100_000

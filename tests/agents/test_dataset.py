@@ -103,7 +103,7 @@ def test_the_best_heuristic_is_the_cheapest_of_those_that_act_by_actions() -> No
     [
         (["--policies", "utilisation"], "decides in thp_env/VmaHints-v0, not thp_env/VmaOrder-v0: take --env"),
         (["--policies", "utilisation", "--env", "thp_env/VmaHints-v0"], "acts beside its actions (set_default_orders)"),
-        (["--policies", "rollouts#0"], "policy rollouts#0 was trained with"),
+        (["--policies", "rollouts_on_ski_rental#0"], "policy rollouts_on_ski_rental#0 was trained with"),
         (["--policies", "nobody"], "unknown policy 'nobody'"),
         (["--env", "thp_env/None-v0"], "unknown environment 'thp_env/None-v0': one of"),
         (["--workloads", "hot_iland"], "did you mean 'hot_island'"),

@@ -293,7 +293,7 @@ def test_what_was_trained_on_another_behaviour_is_named() -> None:
 
 
 def test_a_name_stands_for_all_its_trainings() -> None:
-    entries = entries_of(["rollouts", "ppo#0", "64K"])
-    trainings = [("rollouts", i) for i in range(5)]
+    entries = entries_of(["rollouts_on_ski_rental", "ppo#0", "64K"])
+    trainings = [("rollouts_on_ski_rental", i) for i in range(5)]
     assert [(e.name, e.training) for e in entries] == [*trainings, ("ppo", 0), ("64K", 0)]
     assert len({e.digest for e in entries[:5]}) == 5

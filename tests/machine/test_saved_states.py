@@ -118,6 +118,25 @@ def test_a_state_that_stands_outside_its_program_is_refused():
     assert outside == 3
 
 
+def test_a_folio_with_neighbours_on_no_deferred_list_is_refused():
+    """The words that link two folios in the queue, in a state in which none is queued."""
+    text = "mmap a 128K\nwrite a 0 128K\nadvise a 0 4K dontneed\nadvise a 64K 4K dontneed\n"
+    machine = machine_of(text, "64", memory=64 << 20)
+    machine.run(ops=2)
+    before = machine.save()
+    machine.run(ops=2)
+    after, nil = machine.save(), b"\xff" * 4
+    assert len(before) == len(after)
+    links = [i for i in range(0, len(before) - 8, 4) if before[i : i + 4] == nil and after[i + 2 : i + 4] == bytes(2)]
+    refused = 0
+    for place in links:
+        damaged = before[:place] + (0x7FFF_FFFF).to_bytes(4, "little") + before[place + 4 : -8]
+        with pytest.raises(MachineError) as error:
+            machine.load(with_checksum(damaged))
+        refused += "neighbours on no deferred list" in str(error.value)
+    assert refused == 2
+
+
 def test_a_device_of_swap_larger_than_its_table_is_refused():
     """2^32 - 1 slots: the number of clusters of so many wraps to 0."""
     machine = machine_of("mmap a 4M\nwrite a 0 4M\nswap 12345676K\nswapoff\n", memory=64 << 20)

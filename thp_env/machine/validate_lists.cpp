@@ -11,10 +11,14 @@ namespace {
 
 struct list_scan : report {
     machine &m;
-    u32 frames, flagged = 0;
+    u32 frames, flagged = 0, linked = 0; // linked: folios with neighbours on a deferred list
     u64 listed = 0;
 
     explicit list_scan(machine &state) : m(state), frames(m.h->arrays[ARRAY_pages].used) {}
+
+    static bool has_neighbours(const page &f) {
+        return (f.flags & PG_head) && f.order > 1 && (f.deferred_next != NIL || f.deferred_prev != NIL);
+    }
 
     void deferred_list(u32 memcg) {
         const mem_cgroup &g = m.memcgs[memcg];
@@ -28,6 +32,7 @@ struct list_scan : report {
                    head); // R22
             expect(f.deferred_prev == before, "deferred list broken", head);
             flagged -= (f.flags & PG_partially_mapped) != 0;
+            linked -= has_neighbours(f);
             before = head;
             head = f.deferred_next;
         }
@@ -36,9 +41,13 @@ struct list_scan : report {
     }
 
     void deferred_lists() {
-        for (u32 pfn = 0; pfn < frames; ++pfn) flagged += (m.pages[pfn].flags & PG_partially_mapped) != 0;
+        for (u32 pfn = 0; pfn < frames; ++pfn) {
+            flagged += (m.pages[pfn].flags & PG_partially_mapped) != 0;
+            linked += has_neighbours(m.pages[pfn]);
+        }
         for (u32 memcg = 0; memcg < nr_memcgs(m) && broken.empty(); ++memcg) deferred_list(memcg);
         expect_equal(flagged, 0, "partially mapped folios that are not queued");
+        expect_equal(linked, 0, "neighbours on no deferred list");
     }
 
     // Every folio is on the list that its flags name, or waits in a batch; its group has paid for it once.
