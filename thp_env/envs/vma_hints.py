@@ -114,8 +114,8 @@ class VmaHintsEnv(ThpEnv):
     - `slots`: the number of VMAs that are decided about at a time.
     - `workload`, `reward`, `window_ms`, `window_faults`, `window_accesses`, `interface`, `advised`, `actions`,
       `scan_share`, `pmu_period`, `features`, `khugepaged`, `shadow_tlb`, `size`, `surroundings`, `weights`,
-      `max_episode_steps`, `horizon`, `info_masks`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or more was
-      mapped.
+      `max_episode_steps`, `horizon`, `info_masks`: as in VmaOrder-v0. A window also ends when a new VMA of 64K or
+      more was mapped.
     - `reasons`: as in VmaOrder-v0. They only add fields to `vmas`, because every window asks about all VMAs.
     - `default_sizes`: name of the sizes of VMAs about which nothing was decided.
 

@@ -75,7 +75,7 @@ def _script(data: Path) -> Iterable[str]:
     for fields, seconds in (("comm,event,trace,ip,sym,dso,srcline", LINES_SECONDS),
                             ("comm,event,trace,ip,sym,dso", LIMIT)):  # fmt: skip
         with suppress(subprocess.TimeoutExpired):
-            words = ["perf", "script", "--no-inline", "-i", data, "-F", fields]
+            words = ["perf", "script", "--no-inline", "-i", str(data), "-F", fields]
             done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=seconds, check=True)
             return done.stdout.splitlines()
     return []
