@@ -22,14 +22,14 @@ WEIGHT = 1000
 CORES = ["skylake", "zen4", "neoverse-n1"]
 
 
-def begun(weight: int, core: str, sizes: str = "", write: int = 0) -> Machine:
+def begun(weight: int, core: str, sizes: str = "", write: int = 0, **config: bool) -> Machine:
     """Return a machine in the middle of accesses to one block that stand for `weight` each.
 
     Half of another block was used before, and is in no walk cache's entry of its own.
     """
     text = "mmap b 1M\nadvise b 0 1M nohugepage\nwrite b 0 1M\nmmap a 2M\nwrite a 0 2M\n"
     text += f"access a 0 2M uniform count={2 * TURNS} weight={weight} write={write}\n"
-    machine = machine_of(text, sizes, core=core, clock=free_clock())
+    machine = machine_of(text, sizes, core=core, clock=free_clock(), **config)
     machine.run(ops=5)
     machine.run(accesses=TURNS)
     return machine
@@ -106,6 +106,25 @@ def test_first_level_and_walk_caches_come_back_too(event: Callable[[Machine], No
         assert large <= WEIGHT * small
         if event is flush:  # the same pages are accessed from the same entries
             assert large - calm_large <= PAGES + small
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize(("event", "sizes"), [(flush, ""), (flush, "2048"), (collapse, ""), (split, "2048")])
+def test_a_shadow_tlb_changes_nothing(core: str, event: Callable[[Machine], None], sizes: str) -> None:
+    machines = [begun(WEIGHT, core, sizes, shadow_tlb=shadow) for shadow in (False, True)]
+    for machine in machines:
+        event(machine)
+        machine.run()
+    for name in ("dtlb_l1_miss", "dtlb_l2_miss", "walk_ref_pgd", "walk_ref_pmd", "walk_cycles"):
+        assert machines[0].counters[name] == machines[1].counters[name]
+
+
+def test_with_small_pages_the_shadow_tlb_is_the_tlb() -> None:
+    machine = begun(WEIGHT, "skylake", shadow_tlb=True)
+    flush(machine)
+    machine.run()
+    for name, shadow in (("dtlb_l2_miss", "shadow_l2_miss"), ("walk_cycles", "shadow_walk_cycles")):
+        assert machine.counters[name] == machine.counters[shadow]
 
 
 def test_what_comes_back_is_young() -> None:

@@ -142,7 +142,7 @@ struct lost_translation {
     u32 mm;
     u16 from, size; // from: lost_from; size: page_size
 };
-enum lost_from : u16 { LOST_TLB, LOST_PWC }; // LOST_PWC + i: pwc[i]; + NR_PWC: of the shadow TLB
+enum lost_from : u16 { LOST_TLB, LOST_SHADOW, LOST_PWC }; // LOST_PWC + i: pwc[i]; + NR_PWC: the shadow's
 constexpr u32 MAX_LOST_TRANSLATIONS = 1U << 14;
 
 constexpr int EPAUSED = 4097; // of a call that goes on where it stands; no errno is that high

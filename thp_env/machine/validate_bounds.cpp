@@ -251,7 +251,8 @@ struct bounds : report {
         }
         for (u32 i = 0; i < used(ARRAY_lost_translations); ++i) {
             const lost_translation &lost = m.lost_translations[i];
-            expect(lost.from < LOST_PWC + NR_PWC * (h.config.shadow_tlb ? 2 : 1) &&
+            const u32 kinds = LOST_PWC + NR_PWC * (h.config.shadow_tlb ? 2U : 1U);
+            expect(lost.from < kinds && (lost.from != LOST_SHADOW || h.config.shadow_tlb) &&
                        lost.size < NR_PAGE_SIZES && lost.address >> 48 == 0,
                    "lost translation", i);
         }

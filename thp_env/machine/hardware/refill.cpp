@@ -46,7 +46,8 @@ void note_lost_translations(machine &m, u32 mm, u32 copy) {
     for (const u32 id : {L2, L2_2M, L2_1G, L1_4K, L1_2M, L1_1G}) {
         t.arrays[id].by_age([&](u64 tag) {
             const u32 size = tag_size(tag);
-            if (tag_mm(tag) == mm) note(m, tag >> 16 << t.shift[size], mm, LOST_TLB, size);
+            if (tag_mm(tag) == mm)
+                note(m, tag >> 16 << t.shift[size], mm, copy ? LOST_SHADOW : LOST_TLB, size);
         });
     }
 }
@@ -81,8 +82,9 @@ void mmu::refill(const lost_translation &lost) {
     }
     const u64 accesses = n, end = lost.address + bytes_of(translations, lost.size);
     for (u64 address = lost.address; address < end;) {
-        const bool mapped = find_leaf(address, &l);
-        if (mapped && (m.contents[pfn_of(l, address)] & CONTENT_TOUCHED)) access(address, false, 0);
+        const bool in_use = find_leaf(address, &l) && (m.contents[pfn_of(l, address)] & CONTENT_TOUCHED) != 0;
+        if (in_use && lost.from == LOST_SHADOW) shadow_access(address);
+        if (in_use && lost.from == LOST_TLB) access(address, false, 0);
         address += 1ULL << LEVEL_SHIFT[l.level];
     }
     n = accesses;
