@@ -164,8 +164,8 @@ def _verify(args: argparse.Namespace, request: Request, choice: Choice, others: 
         print(f"note: {note}")
     print(verdict(measured, choice.leave))
     if others:
-        print(f"The advice took {regret(measured):+.1%} of the CPU time of the best of {len(measured)} settings that "
-              "need no more memory.")  # fmt: skip
+        print(f"The advice took {regret(measured):.1%} more CPU time than the best of {len(measured)} settings, those "
+              "left out that need more memory.")  # fmt: skip
     return measured
 
 

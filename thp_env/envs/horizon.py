@@ -43,8 +43,10 @@ class Horizon:
 
     def longer(self, program: Program) -> float:
         """Return how often the second half of a program is repeated; 0 where it does not end before the horizon."""
+        if self.seconds is None:
+            return 0.0
         own = float(program.own_ns.sum()) / 1e9
-        return max(0.0, (self.seconds - own) / (own / 2)) if self.seconds is not None and own > 0 else 0.0
+        return max(0.0, (self.seconds - own) / (own / 2)) if own > 0 else 0.0
 
     def factors(self, programs: Iterable[Program], since: np.ndarray, until: np.ndarray) -> np.ndarray:
         """Return what the costs of windows are multiplied by; where one contains half-way, in proportion to its steps.

@@ -182,7 +182,7 @@ class ShadowAccounts:
         at = self._curves.positions(snapshot["op"], snapshot["step"], machines)
         for i, position, cost in zip(numbers.tolist(), at.tolist(), costs.tolist(), strict=True):
             last, before, half = self._halves[i]
-            half_way = self._shadow(i).program.half_way
+            half_way = float(self._curves.half_way[i])
             if np.isnan(half) and position > half_way:
                 share = (half_way - last) / (position - last) if last < half_way else 0.0
                 half = before + share * (cost - before)
@@ -192,10 +192,7 @@ class ShadowAccounts:
         """Return costs with what has come since half-way as often as the second half is repeated."""
         if self.task.horizon.seconds is None:
             return costs
-        longer = [
-            self.task.horizon.longer(self._shadow(int(i)).program) for i in np.arange(len(self.shadows))[machines]
-        ]
-        return costs + np.array(longer) * np.nan_to_num(costs - self._halves[machines, 2])
+        return costs + self._curves.longer[machines] * np.nan_to_num(costs - self._halves[machines, 2])
 
     def _costs(self, snapshot: Snapshot) -> np.ndarray:
         return np.sum(list(cost_terms(snapshot.counters, self.prices).values()), axis=0)

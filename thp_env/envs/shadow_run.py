@@ -91,13 +91,15 @@ class Curves:
 
     Attributes:
         total: the whole cost of each over the horizon, float64.
+        half_way: the position at which half of each program is over; with a horizon.
+        longer: how often its second half is repeated then; with a horizon.
     """
 
     def __init__(self, machines: int, points: int) -> None:
         """Make room."""
         self._positions, self._costs = np.full((machines, points), np.inf), np.zeros((machines, points))
         self._starts: list[np.ndarray] = [np.zeros(1)] * machines
-        self._half_way, self._halves, self._longer = (np.zeros(machines) for _ in range(3))
+        self.half_way, self.longer, self._halves = (np.zeros(machines) for _ in range(3))
         self.total = np.ones(machines)
 
     def put(self, i: int, run: ShadowRun, horizon: Horizon) -> None:
@@ -106,9 +108,11 @@ class Curves:
         self._positions[i, :n], self._positions[i, n:] = run.positions, np.inf
         self._costs[i, :n], self._costs[i, n:] = run.costs, run.costs[-1]
         self._starts[i] = run.program.starts
-        longer = horizon.longer(run.program)
-        self._half_way[i], self._halves[i], self._longer[i] = run.program.half_way, run.half_cost, longer
-        self.total[i] = max(1.0, run.total + longer * (float(run.costs[-1]) - run.half_cost))
+        self.total[i] = run.total
+        if horizon.seconds is not None:
+            half, longer = run.half_cost, horizon.longer(run.program)
+            self.half_way[i], self._halves[i], self.longer[i] = run.program.half_way, half, longer
+            self.total[i] = max(1.0, run.total + longer * (float(run.costs[-1]) - half))
 
     def positions(self, ops: np.ndarray, steps: np.ndarray, which: np.ndarray | slice) -> np.ndarray:
         """Return how far the program of each machine has come."""
@@ -121,8 +125,8 @@ class Curves:
         self, costs: np.ndarray, ops: np.ndarray, steps: np.ndarray, which: np.ndarray | slice
     ) -> np.ndarray:  # fmt: skip
         """Return costs of `at` with what came after half-way as often as the second half is repeated."""
-        later = np.where(self.positions(ops, steps, which) > self._half_way[which], costs - self._halves[which], 0.0)
-        return costs + self._longer[which] * later
+        later = np.where(self.positions(ops, steps, which) > self.half_way[which], costs - self._halves[which], 0.0)
+        return costs + self.longer[which] * later
 
     def at(self, ops: np.ndarray, steps: np.ndarray, which: np.ndarray | slice) -> np.ndarray:
         """Return the cost up to a position of each machine, as `ShadowRun.cost_at`; 0 without a run."""
