@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from thp_env.envs.env import ThpEnv
+from thp_env.envs.vector import ThpVectorEnv
 from thp_env.machine import ControlGroup, Machine, OrderQuestion, Pressure, Verb, Vma, layout
 
 TRUTH = frozenset(
@@ -30,21 +31,20 @@ class KernelView:
     Args:
         env: the environment, whose episode has begun.
         hidden: ids of VMAs about which another policy decides.
+        machine: which one of a vector environment.
     """
 
-    def __init__(self, env: ThpEnv, hidden: Collection[int] = ()) -> None:
+    def __init__(self, env: ThpEnv | ThpVectorEnv, hidden: Collection[int] = (), machine: int = 0) -> None:
         """Look at an environment."""
-        self._env, self._hidden = env, hidden
+        self._env, self._hidden, self._index = env, hidden, machine
 
     def without(self, hidden: Collection[int]) -> KernelView:
         """Return a view of the same machine that has no VMAs of these ids."""
-        return KernelView(self._env, hidden)
+        return KernelView(self._env, hidden, self._index)
 
     @property
     def _machine(self) -> Machine:
-        machine = self._env.machine
-        assert machine is not None
-        return machine
+        return self._env.task.batch[self._index]
 
     # -- the decision ------------------------------------------------------------------------------
 
@@ -56,23 +56,23 @@ class KernelView:
     @property
     def masks(self) -> np.ndarray:
         """Which actions can have an effect, int8, as the environment's `action_masks`."""
-        return self._env.action_masks()
+        return self._env.task.masks()[self._index]
 
     @property
     def no_op(self) -> Any:
         """The action that changes nothing: at a fault, the largest order that is allowed."""
-        return self._env.task.no_op(0)
+        return self._env.task.no_op(self._index)
 
     @property
     def vma(self) -> Vma | None:
         """The VMA in question in VmaOrder-v0, or the VMA of the waiting fault in FaultOrder-v0."""
-        return self._by_id(int(self._env.task.smaps["id"][0, 0]))
+        return self._by_id(int(self._env.task.smaps["id"][self._index, 0]))
 
     @property
     def slots(self) -> list[Vma | None]:
         """The VMA of each slot of VmaHints-v0, None for an empty one."""
         by_id = {v.id: v for v in self.vmas()}
-        return [by_id.get(int(i)) for i in self._env.task.smaps["id"][0, :-1]]
+        return [by_id.get(int(i)) for i in self._env.task.smaps["id"][self._index, :-1]]
 
     @property
     def question(self) -> OrderQuestion | None:

@@ -1,18 +1,20 @@
-"""Agents on top of a heuristic: what they leave alone is as if the heuristic ran by itself."""
+"""Agents on top of a heuristic: what they leave alone is as if the heuristic ran by itself, episode after episode."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from support.episodes import MIB, make, small_workload
 from support.trees import stump
 from thp_agents.catalogue import find_policy
 from thp_agents.evaluation.episode import evaluate_one
-from thp_agents.evaluation.suites import Case, workload_of
+from thp_agents.evaluation.suites import Case, fixed_workload, instance_of, workload_of
 from thp_agents.learned.networks import Mlp
+from thp_agents.learned.on_base import OnBase
 from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy, signature
 from thp_agents.learned.rollouts import try_all
 from thp_agents.learned.tree_text import rules
@@ -25,6 +27,8 @@ from thp_env.traces import ProgramBuilder
 
 ARGUMENTS = {"default_sizes": "all", "scan_share": 0, "window_ms": 20.0, "window_faults": 128, "idle": True}
 """The windows of the utilisation rule."""
+
+METRICS = ("cost_ns", "walk_cost", "memory_cost", "faults", "splits", "monitor_cost")
 
 
 def always(action: str, base: str = "utilisation") -> LearnedPolicy:
@@ -91,6 +95,25 @@ def test_a_fork_goes_on_by_itself() -> None:
     assert not other.own_vmas
     assert other.base is not policy.base
     assert policy.base.fault_counts is not other.base.fault_counts
+
+
+def test_a_training_steps_many_machines_under_the_heuristic() -> None:
+    """In a batch, an agent that leaves everything alone costs what the heuristic does, episode after episode."""
+    cases = [Case("redis_delete", "small", 1), Case("kernel_build", "small", 2)]
+    fixed = [fixed_workload(case, instance_of(case)) for case in cases]
+    rule = find_policy("utilisation")
+    wanted = [evaluate_one(rule, w, case.seed).metrics for w, case in zip(fixed, cases, strict=True)]
+    machines = gymnasium.make_vec("thp_env/VmaOrder-v0", 2, vectorization_mode="vector_entry_point",
+                                  autoreset_mode="SameStep", workloads=fixed, **ARGUMENTS)  # fmt: skip
+    envs = OnBase(machines, "utilisation", ARGUMENTS)
+    envs.reset(seed=[case.seed for case in cases])
+    ended = [0, 0]
+    while min(ended) < 2:
+        _, _, terminated, _, infos = envs.step(np.zeros(2, np.int64))
+        for i in np.flatnonzero(terminated):
+            metrics = infos["final_info"]["metrics"]
+            assert [metrics[name][i] for name in METRICS] == [wanted[i][name] for name in METRICS]
+            ended[i] += 1
 
 
 def test_what_ifs_go_on_as_the_heuristic_would() -> None:

@@ -136,8 +136,8 @@ def test_unknown_agents_and_broken_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="no agent 'pppo': one of a2c"):
         load_config("pppo")
     (tmp_path / "x.toml").write_text("algorithm = 'SAC'")
-    with pytest.raises(PolicyError, match="PPO learns on top of no base"):
-        AgentConfig("it", "PPO", base="utilisation")
+    with pytest.raises(PolicyError, match="a base is for thp_env/VmaOrder-v0, not thp_env/FaultOrder-v0"):
+        AgentConfig("it", "PPO", "thp_env/FaultOrder-v0", base="utilisation")
     with pytest.raises(PolicyError, match="on top of 'nobody'"):
         Rollouts(AgentConfig("it", "rollouts", base="nobody", workloads=("hot_island",)))
     with pytest.raises(PolicyError, match="'SAC' is none of PPO"):

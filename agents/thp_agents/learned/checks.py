@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from thp_agents.learned.config import AgentConfig, workloads_of
+from thp_agents.learned.on_base import OnBase
 from thp_agents.sb3 import SB3VecEnv
 from thp_env.envs.shadow import ShadowVectorReward
 from thp_env.envs.wrapping import EffectiveVectorActions
@@ -39,6 +40,8 @@ def vector(config: AgentConfig, machines: int, threads: int | None, kept: int, *
         config.environment, machines, vectorization_mode="vector_entry_point",
         autoreset_mode=AutoresetMode.SAME_STEP, threads=threads, **workload, **config.arguments,
     )  # fmt: skip
+    if config.base:
+        envs = OnBase(envs, config.base, config.arguments)
     if not config.masked:
         envs = EffectiveVectorActions(envs)
     rewarded = ShadowVectorReward(envs, config.shadow, config.scale, kind=config.reward, kept=kept)

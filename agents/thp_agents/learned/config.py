@@ -111,8 +111,8 @@ class AgentConfig:
             raise PolicyError(f"agent {self.name}: {error}") from None
         if self.network == "deep_sets" and len(self.net_arch) != 2:
             raise PolicyError(f"agent {self.name}: net_arch of deep_sets has two widths, not {len(self.net_arch)}")
-        if self.base and self.algorithm != "rollouts":
-            raise PolicyError(f"agent {self.name}: {self.algorithm} learns on top of no base: take rollouts or none")
+        if self.base and self.environment != "thp_env/VmaOrder-v0":
+            raise PolicyError(f"agent {self.name}: a base is for thp_env/VmaOrder-v0, not {self.environment}")
         if self.check and (self.reward != "log_ratio" or self.algorithm in ("bandit", "rollouts")):
             raise PolicyError(f"agent {self.name}: checks are for agents of Stable-Baselines3 with reward log_ratio")
         if self.first and (self.network != "mlp" or self.algorithm not in ("PPO", "A2C", "MaskablePPO")):
