@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from thp_agents.view import KernelView
 
 KINDS = ("heuristic", "learned")
+ATTRIBUTES = ("name", "kind", "source", "default_sizes", "environment", "arguments")
 
 
 class PolicyError(ValueError):
@@ -71,7 +72,12 @@ def check_policy(policy: Any, label: str) -> Policy:
     """
     import thp_env
     from thp_env.envs.arguments import order_mask
+    from thp_env.names import did_you_mean
 
+    for attribute, value in vars(type(policy)).items():
+        unknown = isinstance(value, str | Mapping) and attribute[0] != "_" and attribute not in ATTRIBUTES
+        if unknown and (hint := did_you_mean(attribute, ATTRIBUTES, cutoff=0.7)):
+            raise PolicyError(f"{label}: no policy has {attribute}{hint}")
     for attribute in ("name", "source", "default_sizes", "environment"):
         if not isinstance(getattr(policy, attribute, None), str):
             raise PolicyError(f"{label}: a policy needs {attribute}, a text: see thp_agents.policy.Policy")

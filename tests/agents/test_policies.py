@@ -132,6 +132,8 @@ class Elsewhere(Mine):
     environment = "thp_env/Nowhere-v0"
 class Odd(Mine):
     default_sizes = "3K"
+class Misspelt(Mine):
+    default = "all"
 def broken():
     raise OSError("no disk")
 number = 7
@@ -149,6 +151,7 @@ def test_a_policy_of_a_stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("stranger_policy:Nameless", "needs a name"), ("stranger_policy:broken", "no disk"),
         ("stranger_policy:Elsewhere", "'thp_env/Nowhere-v0'"), ("stranger_policy:Odd", "'3K'"),
         ("stranger_policy:number", "needs name"),
+        ("stranger_policy:Misspelt", "no policy has default; did you mean 'default_sizes'"),
     ):  # fmt: skip
         with pytest.raises(PolicyError, match=told) as refused:
             find_policy(name)
