@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 KINDS = ("heuristic", "learned")
 ATTRIBUTES = ("name", "kind", "source", "default_sizes", "environment", "arguments")
+RENAMED = {"default": "default_sizes"}
+"""Attributes of policies that were written for version 0.1."""
 
 
 class PolicyError(ValueError):
@@ -61,7 +63,7 @@ class Policy:
 
 
 def check_policy(policy: Any, label: str) -> Policy:
-    """Check that an object is a complete policy, and return it.
+    """Check that an object is a complete policy, and return it with the present names of its attributes.
 
     Args:
         policy: the object.
@@ -74,8 +76,11 @@ def check_policy(policy: Any, label: str) -> Policy:
     from thp_env.envs.arguments import order_mask
     from thp_env.names import did_you_mean
 
+    for old, new in RENAMED.items():
+        if isinstance(getattr(policy, old, None), str):
+            setattr(policy, new, getattr(policy, old))
     for attribute, value in vars(type(policy)).items():
-        unknown = isinstance(value, str | Mapping) and attribute[0] != "_" and attribute not in ATTRIBUTES
+        unknown = isinstance(value, str | Mapping) and attribute[0] != "_" and attribute not in {*ATTRIBUTES, *RENAMED}
         if unknown and (hint := did_you_mean(attribute, ATTRIBUTES, cutoff=0.7)):
             raise PolicyError(f"{label}: no policy has {attribute}{hint}")
     for attribute in ("name", "source", "default_sizes", "environment"):

@@ -133,6 +133,8 @@ class Elsewhere(Mine):
 class Odd(Mine):
     default_sizes = "3K"
 class Misspelt(Mine):
+    default_size = "all"
+class Old(Mine):
     default = "all"
 def broken():
     raise OSError("no disk")
@@ -146,12 +148,13 @@ def test_a_policy_of_a_stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(tmp_path)
     mine = find_policy("stranger_policy:Mine")
     assert evaluate_one(mine, small_program(), 0).policy == "mine"
+    assert find_policy("stranger_policy:Old").default_sizes == "all", "as version 0.1 called it"
     for name, told in (
         ("stranger_policy:Gone", "Gone"), ("stranger_gone:Mine", "stranger_gone"),
         ("stranger_policy:Nameless", "needs a name"), ("stranger_policy:broken", "no disk"),
         ("stranger_policy:Elsewhere", "'thp_env/Nowhere-v0'"), ("stranger_policy:Odd", "'3K'"),
         ("stranger_policy:number", "needs name"),
-        ("stranger_policy:Misspelt", "no policy has default; did you mean 'default_sizes'"),
+        ("stranger_policy:Misspelt", "no policy has default_size; did you mean 'default_sizes'"),
     ):  # fmt: skip
         with pytest.raises(PolicyError, match=told) as refused:
             find_policy(name)
