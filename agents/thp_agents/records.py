@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -81,6 +83,11 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     with reading(path, PolicyError, "an agent"):
         return parse_toml(read_text(path, TOML_MAX))
+
+
+def json_digest(document: Any) -> str:
+    """Return the SHA-256 of a document of JSON, in hexadecimal, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _finite(value: Any, place: str, depth: int = 32) -> None:

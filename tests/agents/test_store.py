@@ -127,21 +127,30 @@ def write_policy(sizes: str) -> None:
     )
 
 
-@pytest.mark.parametrize("change", [{"metrics": {}}, {"seed": 7}], ids=str)
-def test_a_stored_run_that_was_edited_is_refused_by_the_name_of_the_store(
-    evaluate: Callable[..., tuple[float, list[str]]], change: dict, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("what", ["run", "static_oracle"])
+def test_a_stored_result_that_was_edited_is_refused_by_the_name_of_the_store(
+    evaluate: Callable[..., tuple[float, list[str]]], what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_policy("4K")
     evaluate()
     records = [json.loads(line) for line in Path("s.jsonl").read_text().splitlines()]
-    for record in records:
-        if record["made"]["what"] == "run":
-            record["result"] |= change
+    number, record = next((i, record) for i, record in enumerate(records, 1) if record["made"]["what"] == what)
+    record["result"]["metrics"]["reward"] *= 2
     Path("s.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert main(["evaluate", "--policies", "mine:P", "--workloads", "small.npz", "--store", "s.jsonl", "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "s.jsonl" in line
-    assert "is another one's or has no reward" in line
+    assert f"s.jsonl: not a store of results: line {number}: it was edited" in line
+
+
+def test_results_of_older_versions_without_digest_are_made_anew(
+    evaluate: Callable[..., tuple[float, list[str]]],
+) -> None:
+    write_policy("4K")
+    evaluate()
+    records = [json.loads(line) for line in Path("s.jsonl").read_text().splitlines()]
+    Path("s.jsonl").write_text("".join(json.dumps(r | {"digest": None}) + "\n" for r in records))
+    assert evaluate()[1] == ["oracle", "never", "mine"]
+    assert evaluate()[1] == []
 
 
 def test_an_edit_is_evaluated(evaluate: Callable[..., tuple[float, list[str]]], monkeypatch) -> None:

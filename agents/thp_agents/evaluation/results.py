@@ -25,7 +25,7 @@ from thp_agents.evaluation.scores import NEVER
 from thp_agents.evaluation.suites import Case, content
 from thp_agents.files import write_text
 from thp_agents.policy import PolicyError
-from thp_agents.records import Natural, read_json
+from thp_agents.records import Natural, json_digest, read_json
 from thp_env.machine.behaviour import BEHAVIOUR
 from thp_env.machine.prices import Prices
 
@@ -187,7 +187,7 @@ def save_results(results: Results, path: Path) -> None:
         PolicyError: when the file cannot be written.
     """
     data = msgspec.to_builtins(results)
-    write_text(path, json.dumps({"format": FORMAT, "digest": _digest(data), "results": data}) + "\n")
+    write_text(path, json.dumps({"format": FORMAT, "digest": json_digest(data), "results": data}) + "\n")
 
 
 def load_results(path: Path) -> Results:
@@ -197,7 +197,7 @@ def load_results(path: Path) -> Results:
         PolicyError: when the file is missing or damaged, or was edited.
     """
     file = read_json(path, _File, "a file of results")
-    if file.digest != _digest(file.results):
+    if file.digest != json_digest(file.results):
         raise PolicyError(f"{path}: it was edited: its digest is another; run the evaluation again")
     try:
         results = msgspec.convert(file.results, Results, strict=True)
@@ -207,7 +207,3 @@ def load_results(path: Path) -> Results:
     except (ValueError, KeyError, StopIteration) as error:
         raise PolicyError(f"{path}: {error or 'there is no run in it'}") from None
     return results
-
-
-def _digest(data: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

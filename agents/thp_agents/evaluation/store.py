@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from thp_agents.policy import PolicyError
+from thp_agents.records import json_digest
 from thp_env.reading import CutOffError, FileError, lines, parse_json, reading
 
 
 class Store:
-    """A file with a line of JSON for each result: what made it, and what came out.
+    """A file with a line of JSON for each result: what made it, what came out, and a digest of both.
 
     A result is found again only by exactly what made it. Of several of the same, the last counts. Lines that were cut
-    off, and those of version 0.1, which do not say what made them, do not count.
+    off do not count, nor do those of older versions, which have no digest.
 
     Args:
         path: the file; None: results are kept in memory alone.
@@ -51,7 +52,8 @@ class Store:
         self._results[_key(provenance)] = dict(result)
         if self.path is None:
             return
-        line = json.dumps({"made": dict(provenance), "result": dict(result)}).encode() + b"\n"
+        record = {"made": dict(provenance), "result": dict(result)}
+        line = json.dumps(record | {"digest": json_digest(record)}).encode() + b"\n"
         try:
             _append(self.path, line)
         except OSError as error:
@@ -87,7 +89,11 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         kinds = [type(record.get(part)) for part in ("made", "result")] if isinstance(record, dict) else []
         if kinds != [dict, dict]:
             raise FileError(f"line {number}: it does not say what was made of what; remove it, or name another --store")
-        yield record["made"], record["result"]
+        digest = record.pop("digest", None)
+        if digest not in (None, json_digest(record)):
+            raise FileError(f"line {number}: it was edited: its digest is another; remove it, or name another --store")
+        if digest:
+            yield record["made"], record["result"]
 
 
 def _append(path: Path, line: bytes) -> None:
