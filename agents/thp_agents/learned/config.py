@@ -58,8 +58,6 @@ class AgentConfig:
         size: of generators' episodes; "": the workloads' own.
         surroundings: of recordings (`thp_env.workload.SURROUNDINGS`).
         pool: programs of each workload that are drawn ahead and then used repeatedly; 0: each episode draws anew.
-        first: of policy gradients, added to the first action's log-odds at the beginning, so that an untrained agent
-            mostly changes nothing.
         entropy: of policy gradients, the weight of entropy at the end of the training, to which `ent_coef` falls
             linearly; below 0: `ent_coef` is constant.
         check: decisions between two checks on held-out programs; the best checked policy is exported; 0: no checks.
@@ -89,7 +87,6 @@ class AgentConfig:
     size: Literal[("", *SIZES)] = ""  # type: ignore[valid-type]
     surroundings: Literal[SURROUNDINGS] = "recorded"  # type: ignore[valid-type]
     pool: Natural = 0
-    first: float = 0.0
     entropy: float = -1.0
     check: Natural = 0
     held_out: Count = 3
@@ -115,8 +112,6 @@ class AgentConfig:
             raise PolicyError(f"agent {self.name}: a base is for thp_env/VmaOrder-v0, not {self.environment}")
         if self.check and (self.reward != "log_ratio" or self.algorithm in ("bandit", "rollouts")):
             raise PolicyError(f"agent {self.name}: checks are for agents of Stable-Baselines3 with reward log_ratio")
-        if self.first and (self.network != "mlp" or self.algorithm not in ("PPO", "A2C", "MaskablePPO")):
-            raise PolicyError(f"agent {self.name}: first is for PPO, A2C and MaskablePPO with an mlp")
         for name in ("steps", "envs", "checkpoint"):
             if getattr(self, name) < 1:
                 raise PolicyError(f"agent {self.name}: {name} must be at least 1, not {getattr(self, name)}")

@@ -306,14 +306,10 @@ def make_model(config: AgentConfig, envs: SB3VecEnv, log: str | None = None) -> 
         return Bandit(envs, seed=config.seed, **config.hyperparameters)
     algorithm = getattr(stable_baselines3, config.algorithm, None) or getattr(sb3_contrib, config.algorithm)
     kind: Any = DeepSetsPolicy if config.network == "deep_sets" else "MlpPolicy"
-    model = algorithm(
+    return algorithm(
         kind, envs, seed=config.seed, device="cpu", tensorboard_log=log,
         policy_kwargs={"net_arch": list(config.net_arch)}, **config.hyperparameters,
     )  # fmt: skip
-    if config.first:
-        with torch.no_grad():
-            model.policy.action_net.bias[0] += config.first
-    return model
 
 
 def _load(fresh: Any, path: Path, envs: SB3VecEnv | None, seed: int) -> Any:

@@ -92,6 +92,8 @@ u32 mmu::nested_cost(u64 address, u32 first, u32 last, u64 pfn) {
     return walks_of_host * m.h->config.tlb.nested_cycles;
 }
 
+namespace {
+
 void note_walked(machine &m, u64 address, u32 mm, u64 walks) {
     m.h->arrays[ARRAY_walked_blocks].used = MAX_WALKED_BLOCKS;
     const u64 block = address >> PMD_SHIFT;
@@ -104,6 +106,8 @@ void note_walked(machine &m, u64 address, u32 mm, u64 walks) {
         at.walks -= walks;
     }
 }
+
+} // namespace
 
 // PEBS, SPE: the address of every n-th walk. What comes while the buffer is full is lost, but was written.
 void mmu::sample(u64 address, u32 size) {
