@@ -171,7 +171,8 @@ weighs beside time:
 - *the horizon*: with `gymnasium.make(..., horizon=3600)` the second half of the program counts as often as it takes to
   last an hour of the program's own time, in rewards and in `ShadowReward` (`thp_env/envs/horizon.py`). What a window
   costs counts once before half-way, and from there on once more for each repetition; so page walks and memory of the
-  later state outweigh the faults of the beginning. Without a horizon every window counts once.
+  later state outweigh the faults of the beginning. The one window that contains half-way counts in proportion to its
+  steps. Without a horizon every window counts once. `thp-env evaluate --horizon 1h` compares policies so.
 
 `thp-env recommend --horizon` repeats the second half in the same way, except for the kernel's work on memory that is
 touched once and stays: there only the share of it that is given back goes on.

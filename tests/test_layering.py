@@ -57,7 +57,7 @@ def test_imports_point_down_only(layer):
 AGENTS = ROOT / "agents" / "thp_agents"
 LEARNED_POLICIES = ("config", "hyperparameters", "networks", "policy_file", "sb3_model")
 LAYERS = (
-    ("policy", "view", "records", "files", "refusals", "corpus"),
+    ("policy", "view", "records", "files", "refusals", "corpus", "durations"),
     ("heuristics",),
     ("plug_ins",),
     ("learned", *(f"learned.{name}" for name in LEARNED_POLICIES)),  # what runs a trained policy

@@ -37,6 +37,7 @@ PICTURED = 6
 """Policies that have pictures of every workload."""
 
 REFERENCES = (STATIC_ORACLE, CLAIRVOYANT)
+"""What they find is best for a run of the workload's own length."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
             return _show(earlier, args, ())
         except KeyError as error:
             raise PolicyError(f"{args.show}: there is no {error} among what was measured of a run") from None
+    if args.choose and args.horizon:
+        raise PolicyError("--choose goes without --horizon: the choice is about runs of the workloads' own length")
     choice = load_choice()
     if suite in SUITES and SUITES[suite].tests and (choice is None or choice.behaviour != BEHAVIOUR):
         raise PolicyError("nothing was chosen on validation under this behaviour of the simulator: run "
@@ -63,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     entries = participants(args.policies or (), always)
     selection = cases(suite) if suite else named_cases(args.workloads, args.seeds)
     if suite and not args.results:
-        args.results = Path("runs") / "evaluate" / f"{suite}.json"
+        name = f"{suite}-{args.horizon}" if args.horizon else suite
+        args.results = Path("runs") / "evaluate" / f"{name}.json"
         args.results.parent.mkdir(parents=True, exist_ok=True)
     store = Store(args.store or (Path("runs") / "evaluate" / f"{suite}.jsonl" if suite else None), args.fresh)
     try:
@@ -88,7 +92,7 @@ def _run(
     notes = [*trained_before(entries), *(probes(entries, selection) if args.probe else [])]
     beside, partly = list[Run](), list[list[Run]]()
     anew = args.recompute_references or args.fresh
-    for reference in REFERENCES:
+    for reference in () if args.horizon else REFERENCES:
         search_cases = _search_cases(reference, suite, selection, args.clairvoyant, anew)
         outcomes = reference.outcomes(
             selection, recompute=anew, processes=processes, ray=args.ray,
@@ -103,9 +107,12 @@ def _run(
         else:
             partly.append(reference.runs(outcomes))
     runs, failures = evaluate(
-        entries, selection, store=store, processes=processes, ray=args.ray, limit=args.limit, quiet=args.quiet
-    )
+        entries, selection, store=store, processes=processes, ray=args.ray, limit=args.limit, quiet=args.quiet,
+        horizon=args.horizon,
+    )  # fmt: skip
     title = f"Suite {suite}" if suite else f"Workloads {', '.join(args.workloads)}"
+    if args.horizon:
+        title += f", as if programs ran for {args.horizon}"
     results = gather(title, suite, entries, selection, [*runs, *beside], failures, notes, load_choice())
     for line in results.failures:
         print(f"left out: {line}", file=sys.stderr)

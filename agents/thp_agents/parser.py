@@ -37,6 +37,15 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _duration(text: str) -> float:
+    from thp_agents.durations import Duration
+
+    try:
+        return Duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _factor(text: str) -> float:
     try:
         factor = float(text)
@@ -101,6 +110,9 @@ def _evaluate(c: argparse.ArgumentParser) -> None:
                    help="names, .npz files, sb3:model.zip or module:Class (default: all there are)")  # fmt: skip
     c.add_argument("--workloads", nargs="+", metavar="NAME", help="instead of a suite")
     c.add_argument("--seeds", nargs="+", type=_natural, default=[0], help="with --workloads")
+    c.add_argument("--horizon", type=_duration, metavar="TIME",
+                   help="how long programs will run, as 10m, 1h or 1w: the costs of their second half count as often "
+                        "as it takes to get there (default: once)")  # fmt: skip
     c.add_argument("--report", type=Path, metavar="FOLDER", help="write an HTML report with pictures")
     c.add_argument("--csv", type=Path, help="write one row a run")
     c.add_argument("--results", type=Path, metavar="FILE", help="write all results with what decided them, as JSON")
@@ -183,8 +195,9 @@ def _recommend(c: argparse.ArgumentParser) -> None:
     c.add_argument("--recorder", choices=("auto", "valgrind", "perf"), default="auto",
                    help="perf is fast and sees no accesses (default: what ends in about two minutes)")  # fmt: skip
     c.add_argument("--save-recording", type=Path, metavar="FILE", help="keep what was recorded")
-    c.add_argument("--horizon", metavar="TIME", help="how long the program will run, as 10m, 1h or 1w: its second half "
-                   "goes on as it was (default: as long as it was recorded)")  # fmt: skip
+    c.add_argument("--horizon", type=_duration, metavar="TIME",
+                   help="how long the program will run, as 10m, 1h or 1w: its second half goes on as it was "
+                        "(default: as long as it was recorded)")  # fmt: skip
     c.add_argument("--more-memory", type=float, default=10, metavar="PERCENT",
                    help="of peak usage that advice may cost (default: %(default)s)")  # fmt: skip
     c.add_argument("--layouts", type=_positive, default=3, help="of the address space to try (default: %(default)s)")

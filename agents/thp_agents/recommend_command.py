@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import shlex
 import sys
 import time
@@ -33,6 +32,7 @@ from thp_agents.advice.trial import run as run_natively
 from thp_agents.advice.verify import SUMMARY, Measured, summary, table, verdict, verify
 from thp_agents.evaluation.tables import format_table
 from thp_agents.files import writable, write_text
+from thp_env.envs.horizon import Horizon
 from thp_env.live.calibrate import BUSY, busy, calibrate
 from thp_env.live.errors import LiveError
 from thp_env.machine.clock import COSTS_VARIABLE
@@ -41,14 +41,12 @@ from thp_env.names import did_you_mean
 from thp_env.traces.npz import save_program
 from thp_env.workload import find
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 SWITCHED_OFF = (
     "the program turns large folios off for itself (prctl): sysfs changes nothing for it until that is undone, as by "
     "--disable-thp no of redis-server"
 )
 SLOWER = 35
 """Times that a run under valgrind takes longer than a native one."""
-LONGEST = 10 * 365 * 86400
 
 
 @dataclass
@@ -78,7 +76,6 @@ def run(args: argparse.Namespace) -> int:
 
         print("settings put back" if restore() else "nothing to put back: no earlier run was killed")
         return 0
-    horizon = _seconds(args.horizon)
     if args.verify and args.recording is not None:
         raise AdviceError("--verify runs a command: name it, as in thp-env recommend --verify -- COMMAND")
     if not args.more_memory >= 0:
@@ -93,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         with _requests(args, name) as request:
             if name and len(args.recipe) > 1:
                 print(f"== {name}")
-            row, measured = _advise(args, request, horizon)
+            row, measured = _advise(args, request)
             rows.append([name or request.name, *row])
             programs += [measured] if measured else []
     if len(rows) > 1:
@@ -104,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _advise(args: argparse.Namespace, request: Request, horizon: float) -> tuple[list[str], dict[str, Measured]]:
+def _advise(args: argparse.Namespace, request: Request) -> tuple[list[str], dict[str, Measured]]:
     """Advise about one program; return its row of `SUMMARY`, and what was measured."""
     now, notes = present()
     start = time.monotonic()
@@ -115,8 +112,7 @@ def _advise(args: argparse.Namespace, request: Request, horizon: float) -> tuple
         plain = recorded.programs[()]
         if trial is not None and trial.switched_off:
             notes.append(SWITCHED_OFF)
-        own = float(plain.own_ns.sum()) / 1e9
-        longer = max(0.0, (horizon - own) / (own / 2)) if horizon and own > 0 else 0.0
+        longer = Horizon(args.horizon).longer(plain)
         simulator = Simulator(recorded.programs, layouts=args.layouts, spreads=costs.spread if costs else None,
                               longer=longer, core=args.core, threads=os.cpu_count() or 1)  # fmt: skip
         began = time.monotonic()
@@ -286,16 +282,6 @@ def costs_path(environment: Mapping[str, str] = os.environ) -> Path:
     """Return where the costs of this host's kernel are kept."""
     cache = environment.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "thp_env" / f"costs-{platform.release()}.toml"
-
-
-def _seconds(text: str | None) -> float:
-    if text is None:
-        return 0.0
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
-    seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
-    if not 0 < seconds <= LONGEST:
-        raise AdviceError(f"--horizon {text}: write a time such as 30s, 10m, 1h, 2d or 1w, at most ten years")
-    return seconds
 
 
 __all__: Sequence[str] = ["costs_path", "front_table", "run"]

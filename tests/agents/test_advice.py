@@ -254,7 +254,6 @@ def test_what_cannot_be_advised_about_is_told_in_a_line(command: list[str], said
         ([], "name one of -- COMMAND, --recording FILE and --recipe NAME"),
         (["--recording", "a.npz", "--", "true"], "not -- COMMAND and --recording"),
         (["--recipe", "redis"], "unknown recipe 'redis'"),
-        (["--horizon", "soon", "--recording", "a.npz"], "--horizon soon: write a time such as"),
         (["--more-memory", "-1", "--recording", "a.npz"], "0 or more"),
         (["--recording", "gone.npz"], "gone.npz"),
         (["--verify", "--recording", "hot_island"], "--verify runs a command"),

@@ -78,29 +78,32 @@ def look(env: ThpEnv, cells: int = CELLS) -> Frame:
     return Frame(machine.clock_ps / 1e9, orders, [v.end - v.start for v in vmas], resident)
 
 
-def environment(policy: Policy, workload: Any, reward: str = "total_time") -> ThpEnv:
+def environment(policy: Policy, workload: Any, reward: str = "total_time", horizon: float | None = None) -> ThpEnv:
     """Return the environment of a policy, with its default sizes from the first instruction on.
 
     Args:
         policy: what decides.
         workload: as the environments take it.
         reward: name of a reward preset.
+        horizon: seconds that the program is meant to run (`thp_env.envs.horizon`).
 
     Raises:
         PolicyError: when the policy lacks something, or its arguments fit no environment.
     """
     check_policy(policy, f"policy {getattr(policy, 'name', '')}")
     arguments = {"workload": workload, "reward": reward, "default_sizes": policy.default_sizes, "shadow_tlb": True}
+    arguments |= dict(policy.arguments) | {"horizon": horizon}
     try:
-        env = gymnasium.make(policy.environment, disable_env_checker=True, **arguments | dict(policy.arguments))
+        env = gymnasium.make(policy.environment, disable_env_checker=True, **arguments)
     except (TypeError, ValueError) as error:
         raise PolicyError(f"policy {policy.name}: {policy.environment} cannot be made: {error}") from error
     return env.unwrapped  # type: ignore[return-value]
 
 
 def evaluate_one(
-    policy: Policy, workload: Any, seed: int, *, reward: str = "total_time", frames: int = 0, tick: Any = None
-) -> Run:
+    policy: Policy, workload: Any, seed: int, *, reward: str = "total_time", frames: int = 0, tick: Any = None,
+    horizon: float | None = None,
+) -> Run:  # fmt: skip
     """Run a policy over one episode of its environment.
 
     Args:
@@ -110,15 +113,17 @@ def evaluate_one(
         reward: name of a reward preset.
         frames: keep about so many pictures of the address space.
         tick: called after every decision.
+        horizon: seconds that the program is meant to run; the metrics that are costs are then those until there.
 
     Raises:
         PolicyError: when the policy returns an action that does not exist, or raises.
     """
-    env = environment(policy, workload, reward)
+    env = environment(policy, workload, reward, horizon)
     observation, _ = env.reset(seed=seed)
     view = KernelView(env)
     ask(policy, policy.reset, view)
     total, decisions, over = 0.0, 0, False
+    costs: dict[str, float] = {}
     info: dict[str, Any] = {}
     pictures: list[Frame] = []
     frame_interval = 1
@@ -132,13 +137,17 @@ def evaluate_one(
                 pictures, frame_interval = pictures[::2], frame_interval * 2
         observation, reward_value, over, _, info = env.step(action)
         total += float(reward_value)
+        if horizon:
+            for name, value in env.reward_terms.items():
+                costs[name] = costs.get(name, 0.0) - value
+            costs["cost_ns"] = -total
         decisions += 1
         if tick:
             tick()
     if frames:
         pictures.append(look(env))
     assert env.workload is not None
-    metrics = dict(info["metrics"]) | {"reward": total}
+    metrics = dict(info["metrics"]) | costs | {"reward": total}
     return Run(policy.name, env.workload.name, seed, metrics, decisions, info["reason"], pictures)
 
 

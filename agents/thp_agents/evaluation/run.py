@@ -119,17 +119,19 @@ class Failure:
 
 
 class Job(NamedTuple):
-    """One run to be made: a policy on a case, which draws the program of this digest."""
+    """One run to be made: a policy on a case, which draws the program of this digest and is meant to run so long."""
 
     entry: Entry
     case: Case
     program: str
+    horizon: float | None = None
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Everything that determines the result."""
+        horizon = {"horizon": float(self.horizon)} if self.horizon else {}
         return {"what": "run", "policy": self.entry.key, "code": self.entry.code, **self.case.as_dict(),
-                "program": self.program, "behaviour": BEHAVIOUR}  # fmt: skip
+                "program": self.program, "behaviour": BEHAVIOUR, **horizon}  # fmt: skip
 
     def __str__(self) -> str:
         """Name it for people."""
@@ -142,7 +144,8 @@ def run_job(frames: int, limit: float, job: Job) -> Run | Failure:
     fixed = _unchanged_workload(case, job.program)
     try:
         with time_limit(limit, e.name):
-            run = evaluate_one(e.policy or find_policy(e.spec), fixed, case.seed, frames=frames)
+            policy = e.policy or find_policy(e.spec)
+            run = evaluate_one(policy, fixed, case.seed, frames=frames, horizon=job.horizon)
     except PolicyError as error:
         return Failure(e.key, case, str(error))
     run.policy, run.training, run.key, run.family, run.size = e.name, e.training, e.key, fixed.family, case.size
@@ -181,6 +184,7 @@ def time_limit(seconds: float, name: str) -> Iterator[None]:
 def evaluate(
     entries: Sequence[Entry], cases: Sequence[Case], *, store: Store | None = None, frames: int = 0,
     processes: int = 1, ray: str | None = None, limit: float = LIMIT, quiet: bool = False,
+    horizon: float | None = None,
 ) -> tuple[list[Run], list[Failure]]:  # fmt: skip
     """Run every policy on every case.
 
@@ -193,6 +197,7 @@ def evaluate(
         ray: as `parallel.map_jobs` takes it.
         limit: the longest time of one run, in seconds.
         quiet: no progress bar.
+        horizon: as `evaluate_one` takes it.
 
     Returns:
         The runs in the order of entries and cases, and what failed. A policy that failed once is left out of the runs.
@@ -203,7 +208,8 @@ def evaluate(
     """
     _check_names([(e.name, e.training) for e in entries])
     store = store or Store(None)
-    jobs = [Job(e, case, program) for case, program in {c: content(c) for c in cases}.items() for e in entries]
+    programs = {c: content(c) for c in cases}
+    jobs = [Job(e, case, program, horizon) for case, program in programs.items() for e in entries]
     runs = {} if frames else {job: run for job in jobs if (run := _load_run(store, job))}
     todo = [job for job in jobs if job not in runs]
     failures: list[Failure] = []
