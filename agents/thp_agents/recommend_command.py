@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from thp_agents.advice.lines import apply_and_undo
 from thp_agents.advice.outcomes import Figures, Simulator
 from thp_agents.advice.recordings import Recorded, recorder_for, recordings, why
 from thp_agents.advice.rivals import agreement, regret, rivals
-from thp_agents.advice.trial import AdviceError, Run
+from thp_agents.advice.trial import AdviceError, Request, Run
 from thp_agents.advice.trial import run as run_natively
 from thp_agents.advice.verify import SUMMARY, Measured, summary, table, verdict, verify
 from thp_agents.evaluation.tables import format_table
@@ -47,26 +46,6 @@ SWITCHED_OFF = (
 )
 SLOWER = 35
 """Times that a run under valgrind takes longer than a native one."""
-
-
-@dataclass
-class Request:
-    """What advice is about.
-
-    Attributes:
-        command: the program and its arguments; empty for a recording.
-        environment: variables to add.
-        beside: what runs at the same time.
-    """
-
-    command: list[str]
-    environment: dict[str, str]
-    beside: list[str]
-
-    @property
-    def name(self) -> str:
-        """What it is called in a table."""
-        return os.path.basename(self.command[0]) if self.command else "recording"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -152,8 +131,7 @@ def _advise(args: argparse.Namespace, request: Request) -> tuple[list[str], dict
 def _verify(args: argparse.Namespace, request: Request, choice: Choice, others: list[Figures]) -> dict[str, Measured]:
     """Run the command natively, and say what came out."""
     progress = (lambda text: None) if args.quiet else (lambda text: print(f"verifying: {text}", file=sys.stderr))
-    measured, notes = verify(request.command, request.environment, choice, repeats=args.repeats, rivals=others,
-                             other=request.beside, progress=progress)  # fmt: skip
+    measured, notes = verify(request, choice, repeats=args.repeats, rivals=others, progress=progress)
     print()
     print(format_table(*table(measured), args.markdown))
     for note in notes:
@@ -223,7 +201,7 @@ def _requests(args: argparse.Namespace, name: str) -> Iterator[Request]:
             setattr(args, name, path.resolve())
     size = recipe.small if args.small else recipe.size
     with recipe.workspace(size) as (words, other):
-        yield Request(words, recipe.added(size), other)
+        yield Request(words, recipe.added(size), other, recipe.status)
 
 
 def _record(args: argparse.Namespace, request: Request) -> tuple[Run | None, Recorded]:
@@ -234,7 +212,8 @@ def _record(args: argparse.Namespace, request: Request) -> tuple[Run | None, Rec
     from thp_agents.advice.trial import beside
 
     with beside(request.beside):
-        trial = run_natively(request.command, {**os.environ, **request.environment}, listen=True)
+        variables = {**os.environ, **request.environment}
+        trial = run_natively(request.command, variables, listen=True, status=request.status)
     recorder = recorder_for(trial.cpu, args.recorder)
     _say(args, f"it took {trial.cpu:.2f} s of CPU; recording it with {recorder}")
     options: dict[str, Any] = {"other": request.beside, "progress": not args.quiet}

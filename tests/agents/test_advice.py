@@ -225,6 +225,12 @@ def test_a_run_is_measured() -> None:
     assert not got.switched_off
 
 
+def test_another_status_than_the_expected_one_is_a_failure() -> None:
+    assert trial.run(["sh", "-c", "exit 10"], os.environ, status=10).cpu >= 0
+    with pytest.raises(trial.AdviceError, match="failed with status 0"):
+        trial.run(["true"], os.environ, status=10)
+
+
 def test_a_program_that_turns_large_folios_off_is_noticed() -> None:
     off = "import ctypes, time; ctypes.CDLL(None).prctl(41, 1, 0, 0, 0); time.sleep(.3)"
     assert trial.run(python(off), os.environ).switched_off
@@ -298,7 +304,7 @@ def test_what_is_predicted_is_the_present_measurement_and_the_simulated_differen
 def test_without_root_what_needs_none_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     choice = choose(Simulator({(): parse_program(ARENA)}), present()[0], 0.1)
-    found, notes = verify(python("bytearray(8 << 20)"), {}, choice, repeats=1)
+    found, notes = verify(trial.Request(python("bytearray(8 << 20)")), choice, repeats=1)
     assert {"never", "present"} <= set(found)
     assert all(len(m.runs) == len(m.usage) == 1 for m in found.values())
     assert any("want of a control group" in note for note in notes)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from thp_env.live.errors import LiveError
@@ -29,6 +29,28 @@ LOOK = 0.02
 
 class AdviceError(LiveError):
     """There is no advice to be given: says why, and what would help."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What advice is about.
+
+    Attributes:
+        command: the program and its arguments; empty for a recording.
+        environment: variables to add.
+        beside: what runs at the same time.
+        status: that it exits with when all went well.
+    """
+
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    beside: list[str] = field(default_factory=list)
+    status: int = 0
+
+    @property
+    def name(self) -> str:
+        """What it is called in a table."""
+        return os.path.basename(self.command[0]) if self.command else "recording"
 
 
 @dataclass(frozen=True)
@@ -70,7 +92,7 @@ def beside(command: Sequence[str] | None) -> Iterator[None]:
 
 def run(
     command: Sequence[str], environment: Mapping[str, str], *, before: Callable[[], None] | None = None,
-    limit: float = LIMIT, listen: bool = False,
+    limit: float = LIMIT, listen: bool = False, status: int = 0,
 ) -> Run:  # fmt: skip
     """Run a command to its end; it reads nothing, and what it writes goes nowhere.
 
@@ -80,6 +102,7 @@ def run(
         before: is called in the process that becomes the command.
         limit: seconds that it may take.
         listen: keep its output for a message, too: some programs say there what went wrong.
+        status: that it exits with when all went well.
 
     Raises:
         AdviceError: when it is not there, fails, is ended by a signal, needs a terminal, goes on in the background or
@@ -93,7 +116,7 @@ def run(
         process, start = _start(command, environment, before, output.fileno(), listen), time.monotonic()
         watch = _Watch(process.pid)
         try:
-            status, used = _wait(process, start + limit)
+            ended, used = _wait(process, start + limit)
         except BaseException:
             _end({process.pid})
             process.wait()
@@ -101,7 +124,7 @@ def run(
         finally:
             watch.stop()
         seconds = time.monotonic() - start
-        if status is None:
+        if ended is None:
             raise AdviceError(f"{name} did not end within {limit:.0f} s: give it less to do, or end it from --beside")
         if orphans := _children(os.getpid()) - others - {process.pid}:
             _end(orphans)
@@ -113,10 +136,10 @@ def run(
             )
         output.seek(max(0, output.seek(0, os.SEEK_END) - 4096))
         last = (output.read().decode(errors="replace").strip().splitlines() or [""])[-1][:200]
-    code = os.waitstatus_to_exitcode(status)
+    code = os.waitstatus_to_exitcode(ended)
     if code < 0:
         raise AdviceError(f"{name} was ended by {signal.Signals(-code).name}: advice needs a run that succeeds")
-    if code:
+    if code != status:
         if TERMINAL.search(last):
             raise AdviceError(f"{name} needs a terminal ({last}): run it in its batch mode, or by a script")
         raise AdviceError(f"{name} failed with status {code}{f': {last}' if last else ''}")

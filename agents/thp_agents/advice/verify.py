@@ -15,7 +15,7 @@ from thp_agents.advice.choice import Choice
 from thp_agents.advice.host import differing
 from thp_agents.advice.outcomes import Figures
 from thp_agents.advice.settings import PRCTL_FLAGS, Setting
-from thp_agents.advice.trial import AdviceError, Run, beside, run
+from thp_agents.advice.trial import AdviceError, Request, Run, beside, run
 from thp_env.live.settings import MEMORY_CGROUPS, PR_SET_THP_DISABLE, THP, Settings, remove_folder, temporary_settings
 
 CGROUP = "thp-env-verify"
@@ -79,19 +79,16 @@ def verifiable(choice: Choice, root: bool) -> tuple[dict[str, Figures], list[str
 
 
 def verify(
-    command: Sequence[str], environment: Mapping[str, str], choice: Choice, *, repeats: int,
-    rivals: Sequence[Figures] = (), other: Sequence[str] | None = None,
+    request: Request, choice: Choice, *, repeats: int, rivals: Sequence[Figures] = (),
     progress: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, Measured], list[str]]:  # fmt: skip
     """Run a command under `never` (by prctl), the present setting and what is advised, in turn.
 
     Args:
-        command: the program and its arguments.
-        environment: variables to add.
+        request: the command.
         choice: what is advised.
         repeats: rounds at most; fewer where the interval is narrow.
         rivals: other settings to run, with what is predicted; those that are run in any case are left out.
-        other: a command that runs beside it.
         progress: is told of each round.
 
     Returns:
@@ -114,7 +111,7 @@ def verify(
         for turn in range(repeats):
             labels = [*measured]
             for label in labels[turn % len(labels) :] + labels[: turn % len(labels)]:
-                _trial(measured[label], label, command, environment, settings if root else None, group, size, other)
+                _trial(measured[label], label, request, settings if root else None, group, size)
             progress(f"round {turn + 1}")
             if turn + 1 >= LEAST and all(
                 half <= NARROW for _, half in (difference(m, measured["present"]) for m in measured.values())
@@ -123,10 +120,7 @@ def verify(
     return measured, notes
 
 
-def _trial(
-    m: Measured, label: str, command: Sequence[str], environment: Mapping[str, str], settings: Settings | None,
-    group: Path | None, size: int, other: Sequence[str] | None,
-) -> None:  # fmt: skip
+def _trial(m: Measured, label: str, request: Request, settings: Settings | None, group: Path | None, size: int) -> None:
     if settings is not None and label != "never":
         settings.require({THP / name: value for name, value in differing(m.setting).items()})
     if group is not None:
@@ -134,9 +128,9 @@ def _trial(
         group.mkdir()
     flags = 0 if label == "never" else PRCTL_FLAGS.get(m.setting.prctl)
     _warm(size)
-    with beside(other):
-        variables = {**os.environ, **environment, **dict(m.setting.environment)}
-        trial = run(command, variables, before=_preparation(group, flags))
+    with beside(request.beside):
+        variables = {**os.environ, **request.environment, **dict(m.setting.environment)}
+        trial = run(request.command, variables, before=_preparation(group, flags), status=request.status)
     m.runs.append(trial)
     m.usage.append(_peak(group) or trial.peak)
 
