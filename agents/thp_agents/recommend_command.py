@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from thp_workloads.recording.errors import RecordingError
@@ -216,14 +215,14 @@ def _record(args: argparse.Namespace, request: Request) -> tuple[Run | None, Rec
         trial = run_natively(request.command, variables, listen=True, status=request.status)
     recorder = recorder_for(trial.cpu, args.recorder)
     _say(args, f"it took {trial.cpu:.2f} s of CPU; recording it with {recorder}")
-    options: dict[str, Any] = {"other": request.beside, "progress": not args.quiet}
+    progress = not args.quiet
     try:
-        recorded = recordings(request.command, request.environment, recorder=recorder, **options)
+        recorded = recordings(request, recorder=recorder, progress=progress)
     except RecordingError as error:
         if args.recorder != "auto" or recorder != "perf":
             raise
         _say(args, f"{error}: recording it with valgrind, which takes about {trial.cpu * SLOWER:.0f} s")
-        recorded = recordings(request.command, request.environment, recorder="valgrind", **options)
+        recorded = recordings(request, recorder="valgrind", progress=progress)
     if args.save_recording:
         save_program(recorded.programs[()], args.save_recording)
     return trial, recorded

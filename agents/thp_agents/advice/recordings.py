@@ -6,16 +6,16 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from thp_workloads.recording.native_record import record_native
 from thp_workloads.recording.record import TUNABLES as COPYING
 from thp_workloads.recording.record import record
 
 from thp_agents.advice.environment import Pairs, Tunable, join_variables, tunables
-from thp_agents.advice.trial import AdviceError, beside
+from thp_agents.advice.trial import AdviceError, Request, beside
 from thp_env.machine.layout import PAGE_SIZE
 from thp_env.traces import Program
 
@@ -47,17 +47,12 @@ def recorder_for(cpu: float, recorder: str) -> str:
     return "valgrind" if cpu <= VALGRIND_SECONDS else "perf"
 
 
-def recordings(
-    command: Sequence[str], environment: Mapping[str, str], *, recorder: str, other: Sequence[str] | None = None,
-    progress: bool = True,
-) -> Recorded:  # fmt: skip
+def recordings(request: Request, *, recorder: str, progress: bool = True) -> Recorded:
     """Record a command, and once more under each variable that means something to it.
 
     Args:
-        command: the program and its arguments.
-        environment: variables to add to this process's.
+        request: the command.
         recorder: "valgrind" or "perf".
-        other: a command that runs natively beside it.
         progress: show the progress on standard error.
 
     Raises:
@@ -65,30 +60,29 @@ def recordings(
         AdviceError: when it hardly uses memory.
     """
     start = time.monotonic()
-    plain = _record(command, environment, recorder, other, progress)
+    plain = _record(request, recorder, progress)
     touched = int(plain.meta.get("touched_bytes", LEAST))
     if touched < LEAST:
         raise AdviceError(
-            f"{command[0]} touches {touched // PAGE_SIZE} pages of anonymous memory, less than {LEAST >> 20} MiB: "
-            "no setting of folio sizes matters to it"
+            f"{request.command[0]} touches {touched // PAGE_SIZE} pages of anonymous memory, less than "
+            f"{LEAST >> 20} MiB: no setting of folio sizes matters to it"
         )
     programs: dict[Pairs, Program] = {(): plain}
     notes: list[str] = []
     for tunable in tunables(plain):
-        variables = join_variables(tunable, {**os.environ, **environment})
+        variables = join_variables(tunable, {**os.environ, **request.environment})
         try:
-            program = _record(command, {**environment, **variables}, recorder, other, progress)
+            changed = replace(request, environment={**request.environment, **variables})
+            program = _record(changed, recorder, progress)
             programs[tuple(variables.items())] = program
         except ValueError as error:
             notes.append(f"{tunable.name}={tunable.value} was not tried: {error}")
     return Recorded(programs, time.monotonic() - start, notes)
 
 
-def _record(
-    command: Sequence[str], environment: Mapping[str, str], recorder: str, other: Sequence[str] | None, progress: bool
-) -> Program:
-    variables = dict(environment)
-    with beside(other), _silence():
+def _record(request: Request, recorder: str, progress: bool) -> Program:
+    command, variables = request.command, dict(request.environment)
+    with beside(request.beside), _silence():
         if recorder == "perf":
             program = record_native(command, environment=variables)
         else:
@@ -96,7 +90,7 @@ def _record(
                 variables["GLIBC_TUNABLES"] = f"{COPYING}:{variables['GLIBC_TUNABLES']}"
             program = record(command, environment=variables, progress=progress)
     status = int(program.meta.get("exit_status", 0))
-    if status:
+    if status != request.status:
         raise AdviceError(f"{shlex.join(command)[:80]} ended with status {status} while it was recorded by {recorder}")
     return program
 
