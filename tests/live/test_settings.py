@@ -89,6 +89,10 @@ def test_after_a_restart_of_the_host_nothing_is_put_back(host):
     ("content", "reason"),
     [
         ("[", "malformed|cut off|JSON"),
+        (
+            '{"boot": "x", "undo": [{"kind": "cgroup", "name": "/sys/fs/cgroup/memory/\\u0000", "value": ""}]}',
+            "is no setting",
+        ),
         ('{"boot": "x", "undo": [{"kind": "write", "name": "/etc/passwd", "value": "x"}]}', "passwd is no setting"),
         ('{"boot": "x", "undo": [{"kind": "zram", "name": "../0", "value": ""}]}', "no zram device"),
         ('{"boot": "x", "undo": [{"kind": "nice", "name": "khugepaged", "value": "x"}]}', "no priority"),

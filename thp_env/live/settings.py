@@ -210,7 +210,8 @@ def _store(path: Path, content: Journal) -> None:
 
 
 def _allowed(path: Path) -> bool:
-    return path.is_absolute() and ".." not in path.parts and any(root in path.parents for root in ROOTS)
+    plain = path.is_absolute() and ".." not in path.parts and "\0" not in str(path)
+    return plain and any(root in path.parents for root in ROOTS)
 
 
 def thread_of_kernel(name: str) -> int:
