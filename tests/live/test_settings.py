@@ -89,10 +89,6 @@ def test_after_a_restart_of_the_host_nothing_is_put_back(host):
     ("content", "reason"),
     [
         ("[", "malformed|cut off|JSON"),
-        (
-            '{"boot": "x", "undo": [{"kind": "cgroup", "name": "/sys/fs/cgroup/memory/\\u0000", "value": ""}]}',
-            "is no setting",
-        ),
         ('{"boot": "x", "undo": [{"kind": "write", "name": "/etc/passwd", "value": "x"}]}', "passwd is no setting"),
         ('{"boot": "x", "undo": [{"kind": "zram", "name": "../0", "value": ""}]}', "no zram device"),
         ('{"boot": "x", "undo": [{"kind": "nice", "name": "khugepaged", "value": "x"}]}', "no priority"),
@@ -106,6 +102,14 @@ def test_a_file_that_is_no_journal_changes_nothing(host, content, reason):
         restore()
     assert settings.journal().read_text() == content
     assert _shown(host) == ["always [madvise] never\n", "always inherit madvise [never]\n"]
+
+
+def test_a_journal_names_no_path_with_a_nul_byte(host):
+    settings.journal().parent.mkdir(parents=True)
+    undo = {"kind": "cgroup", "name": f"{settings.MEMORY_CGROUPS}/a\0", "value": ""}
+    settings.journal().write_text(json.dumps({"boot": settings._boot(), "undo": [undo]}))
+    with pytest.raises(LiveError, match="is no setting"):
+        restore()
 
 
 def test_what_is_no_setting_is_refused(host):
