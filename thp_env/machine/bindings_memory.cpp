@@ -87,6 +87,14 @@ void bind_address_spaces(nb::class_<core_machine> &machines) {
                  }
                  return out;
              }))
+        .def("mapped_bytes", reading([](core_machine &c) {
+                 u64 bytes = 0;
+                 for (u32 i = 0; i < c.m->h->nr_vmas; ++i) {
+                     const vm_area_struct &v = c.m->vmas[c.m->vma_order[i]];
+                     bytes += v.vm_end - v.vm_start;
+                 }
+                 return bytes;
+             }))
         .def("smaps", changing([](core_machine &c, u32 id, bool clear_refs) {
                  const vma_smaps s = smaps(*c.m, vma_by_id(c, id), clear_refs);
                  return as_bytes(&s, 1);

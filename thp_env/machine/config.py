@@ -36,7 +36,7 @@ class MachineConfig:
         time_by_vma: keep simulated time by VMA too (`SMAPS_DTYPE`).
         max_vmas: VMAs of all processes together.
         max_mms: processes alive at the same time.
-        max_page_tables: pages of page tables; 0: enough for twice the memory.
+        max_page_tables: pages of page tables; 0: enough for twice the memory, and 16,384 at least.
         min_free_kbytes: /proc/sys/vm/min_free_kbytes, which only the kernel itself would use; None: as Linux computes
             it from the size of memory and from whether folios of 2M are on.
         flush_time: picoseconds after which the statistics that reclaim decides by are added up again: FLUSH_TIME, in
@@ -88,7 +88,7 @@ class MachineConfig:
             "nr_pages": pages,
             "max_vmas": self.max_vmas,
             "max_mms": self.max_mms,
-            "max_page_tables": self.max_page_tables or min(max(4096, pages // 128), 1 << 26),
+            "max_page_tables": self.max_page_tables or min(max(1 << 14, pages // 128), 1 << 26),
             "nr_cpus": self.nr_cpus,
             "shadow_tlb": self.shadow_tlb,
             "time_by_vma": self.time_by_vma,

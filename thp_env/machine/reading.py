@@ -55,6 +55,11 @@ class Reading:
         """Return the VMAs in address order, of one address space or of all."""
         return [v for v in (Vma(*row) for row in self._core.vmas()) if mm is None or v.mm == mm]
 
+    @property
+    def mapped_bytes(self) -> int:
+        """The length of all VMAs together."""
+        return self._core.mapped_bytes()
+
     def smaps(self, vma: int, *, clear_refs: bool = False) -> np.void:
         """Read the page tables of a VMA: one `SMAPS_DTYPE` record.
 

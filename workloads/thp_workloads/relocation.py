@@ -75,7 +75,7 @@ def mapped(program: Program) -> list[int]:
     machine, sizes = Machine(replace(program, ops=ops)), []
     for count in np.diff(resizing, prepend=-1).tolist():
         machine.run(ops=count, go_on=True)
-        sizes.append(sum(vma.end - vma.start for vma in machine.vmas()))
+        sizes.append(machine.mapped_bytes)
     return sizes
 
 

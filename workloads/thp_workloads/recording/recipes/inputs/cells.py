@@ -1,4 +1,4 @@
-"""`cells.py N FILE`: N registers whose next values depend on their neighbours, and a memory that they write, in Verilog."""
+"""`cells.py N FILE`: N registers in Verilog whose next values depend on others, and a memory that they write."""
 
 import sys
 from pathlib import Path

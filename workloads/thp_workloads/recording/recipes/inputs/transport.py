@@ -1,4 +1,4 @@
-"""`transport.py N FILE`: goods between N plants and N markets, with fixed costs of half of the ways, in CPLEX's format."""
+"""`transport.py N FILE`: goods between N plants and N markets, half of the ways with fixed costs, as a linear program."""
 
 import random
 import sys
