@@ -1,4 +1,4 @@
-"""A VMA is found by its id, whatever happened to it and to the others."""
+"""Many VMAs: each is found by its id, whatever happened to it and to the others, and has its page tables."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def test_after_every_operation(program):
     while status == Status.WINDOW:
         status = machine.run(ops=1, go_on=True)
         check(machine, seen)
+        assert machine.mapped_bytes == sum(vma.end - vma.start for vma in machine.vmas())
     check(machine.clone(), seen)
 
 
@@ -49,3 +50,15 @@ def test_many_come_and_go():
         machine.run(ops=50)
         check(machine, seen)
     assert len(seen) > 600
+
+
+def test_mappings_that_lie_far_apart_have_their_page_tables():
+    """Like the chunks of V8: each needs a table of its own on three levels, and these take memory alone."""
+    b = ProgramBuilder("chunks")
+    for i in range(4000):
+        b.mmap(f"m{i}", 64 * PAGE, at=(i + 1) << 34)
+        b.touch(f"m{i}", 0, PAGE)
+    machine = machine_of(b.build(), memory=512 << 20)
+    assert machine.run() == Status.DONE
+    assert machine.counters["nr_page_table"] >= 8000
+    machine.validate()

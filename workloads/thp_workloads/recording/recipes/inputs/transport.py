@@ -1,4 +1,4 @@
-"""`transport.py N FILE`: goods between N plants and N markets, half of the ways with fixed costs, as a linear program."""
+"""`transport.py N FILE`: goods between N plants and N markets, with fixed costs on half of the ways, as a program."""
 
 import random
 import sys
