@@ -107,17 +107,19 @@ def _await_writer(pipe: int) -> None:
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int = TEXT_MAX) -> bytes:
-    """Return all that a file holds.
+    """Return all that a file holds, which may be packed as .xz.
 
     Raises:
-        FileError: when that is more than `limit` bytes.
+        FileError: when that is more than `limit` bytes, or for damaged packing.
         OSError: when it cannot be read.
     """
+    data = bytearray()
     with open_file(path) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise FileError(f"longer than {f'{limit >> 20} MiB' if limit >> 20 else f'{limit >> 10} KiB'}")
-    return data
+        for block in _blocks(path, file):
+            data += block
+            if len(data) > limit:
+                raise FileError(f"longer than {f'{limit >> 20} MiB' if limit >> 20 else f'{limit >> 10} KiB'}")
+    return bytes(data)
 
 
 def read_text(path: str | os.PathLike[str], limit: int = TEXT_MAX) -> str:
@@ -155,9 +157,8 @@ def lines(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[tupl
         OSError: when it cannot be read.
     """
     with open_file(path) as file:
-        blocks = _unpacked(file) if os.fspath(path).endswith(".xz") else iter(lambda: file.read(BLOCK), b"")
         number, buffer, total = 0, io.BytesIO(), 0
-        for block in blocks:
+        for block in _blocks(path, file):
             total += len(block)
             if total > UNPACKED_MAX:
                 raise FileError(f"line {number + 1}: longer than {UNPACKED_MAX >> 20} MiB in all")
@@ -181,6 +182,10 @@ def _line(data: bytes, number: int) -> str:
         return data.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\r")
     except UnicodeDecodeError:
         raise FileError(f"line {number}: not a text in UTF-8") from None
+
+
+def _blocks(path: str | os.PathLike[str], file: IO[bytes]) -> Iterator[bytes]:
+    return _unpacked(file) if os.fspath(path).endswith(".xz") else iter(lambda: file.read(BLOCK), b"")
 
 
 def _unpacked(file: IO[bytes]) -> Iterator[bytes]:

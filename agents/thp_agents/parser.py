@@ -115,7 +115,7 @@ def _evaluate(c: argparse.ArgumentParser) -> None:
                         "as it takes to get there (default: once)")  # fmt: skip
     c.add_argument("--report", type=Path, metavar="FOLDER", help="write an HTML report with pictures")
     c.add_argument("--csv", type=Path, help="write one row a run")
-    c.add_argument("--results", type=Path, metavar="FILE", help="write all results with what decided them, as JSON")
+    c.add_argument("--results", type=Path, metavar="FILE", help="write all results: .json or .json.xz")
     c.add_argument("--from", dest="show", type=Path, metavar="FILE", help="run nothing: show a file of results")
     c.add_argument("--store", type=Path, help="results, to go on from (default: runs/evaluate/SUITE.jsonl)")
     c.add_argument("--processes", type=_natural, default=0, help="(default: one for each CPU)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 from pathlib import Path
 
 import msgspec
@@ -88,6 +89,22 @@ def test_tables_and_pictures_are_made_from_the_file_alone(
     assert (tmp_path / "second.csv").read_bytes() == (tmp_path / "first.csv").read_bytes()
     assert (tmp_path / "report" / "savings.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "report" / "results.json").read_bytes() == path.read_bytes()
+
+
+def test_a_packed_file_holds_the_same(
+    results: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, printed = results
+    assert main(["evaluate", "--from", "results.json", "--results", "packed.json.xz"]) == 0
+    capsys.readouterr()
+    packed = (tmp_path / "packed.json.xz").read_bytes()
+    assert lzma.decompress(packed) == path.read_bytes()
+    assert main(["evaluate", "--from", "packed.json.xz"]) == 0
+    assert capsys.readouterr().out == printed
+    for data in (packed[:-20], b"{}", lzma.compress(bytes(80 << 20))):
+        (tmp_path / "packed.json.xz").write_bytes(data)
+        assert main(["evaluate", "--from", "packed.json.xz"]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_the_file_names_what_decided_the_results(results: tuple[Path, str]) -> None:

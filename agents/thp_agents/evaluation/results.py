@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -23,7 +24,7 @@ from thp_agents.evaluation.episode import Run
 from thp_agents.evaluation.run import Entry, Failure
 from thp_agents.evaluation.scores import NEVER
 from thp_agents.evaluation.suites import Case, content
-from thp_agents.files import write_text
+from thp_agents.files import write_bytes
 from thp_agents.policy import PolicyError
 from thp_agents.records import Natural, json_digest, read_json
 from thp_env.machine.behaviour import BEHAVIOUR
@@ -181,13 +182,14 @@ def programs_digest(results: Results) -> str:
 
 
 def save_results(results: Results, path: Path) -> None:
-    """Write results with their digest.
+    """Write results with their digest, packed if the file is called .xz.
 
     Raises:
         PolicyError: when the file cannot be written.
     """
     data = msgspec.to_builtins(results)
-    write_text(path, json.dumps({"format": FORMAT, "digest": json_digest(data), "results": data}) + "\n")
+    text = json.dumps({"format": FORMAT, "digest": json_digest(data), "results": data}) + "\n"
+    write_bytes(path, lzma.compress(text.encode()) if path.suffix == ".xz" else text.encode())
 
 
 def load_results(path: Path) -> Results:
