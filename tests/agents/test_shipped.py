@@ -35,6 +35,7 @@ def test_a_policy_says_what_made_it(name: str) -> None:
     made_with = AgentConfig(agent).as_dict() | policy.meta["config"]
     made_with["arguments"] = current_names(made_with["arguments"])
     made_with["hyperparameters"] = {RENAMED.get(name, name): h for name, h in made_with["hyperparameters"].items()}
+    assert not made_with.pop("first", 0), "a field that is gone, and that no agent had set"
     assert made_with == config.as_dict(), "its file as it is now"
     assert policy.meta["decisions"] >= (config.check or config.steps), "the last one, or the best that was looked at"
 
