@@ -127,15 +127,16 @@ def write_policy(sizes: str) -> None:
     )
 
 
+@pytest.mark.parametrize("change", [{"metrics": {}}, {"seed": 7}], ids=str)
 @pytest.mark.parametrize("what", ["run", "static_oracle"])
 def test_a_stored_result_that_was_edited_is_refused_by_the_name_of_the_store(
-    evaluate: Callable[..., tuple[float, list[str]]], what: str, capsys: pytest.CaptureFixture[str]
+    evaluate: Callable[..., tuple[float, list[str]]], what: str, change: dict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_policy("4K")
     evaluate()
     records = [json.loads(line) for line in Path("s.jsonl").read_text().splitlines()]
     number, record = next((i, record) for i, record in enumerate(records, 1) if record["made"]["what"] == what)
-    record["result"]["metrics"]["reward"] *= 2
+    record["result"] |= change
     Path("s.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert main(["evaluate", "--policies", "mine:P", "--workloads", "small.npz", "--store", "s.jsonl", "--quiet"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
