@@ -30,6 +30,7 @@ from thp_agents.advice.trial import run as run_natively
 from thp_agents.advice.verify import SUMMARY, Measured, summary, table, verdict, verify
 from thp_agents.evaluation.tables import format_table
 from thp_agents.files import writable, write_text
+from thp_agents.refusals import refuse
 from thp_env.envs.horizon import Horizon
 from thp_env.live.calibrate import BUSY, busy, calibrate
 from thp_env.live.errors import LiveError
@@ -63,20 +64,47 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.report, args.save_recording):
         if path is not None:
             writable(path)
-    rows, programs = [], []
-    for name in _names(args):
-        with _requests(args, name) as request:
-            if name and len(args.recipe) > 1:
-                print(f"== {name}")
-            row, measured = _advise(args, request)
-            rows.append([name or request.name, *row])
-            programs += [measured] if measured else []
-    if len(rows) > 1:
-        print()
-        print(format_table(["program", *SUMMARY, *(["regret"] if args.rivals else [])], rows, args.markdown))
-    if args.rivals:
-        print("\n".join(["", *agreement(programs)]))
-    return 0
+    names, programs = _names(args), _Programs(args)
+    try:
+        for name in names:
+            programs.add(name)
+    finally:
+        programs.print()
+    return 2 if programs.failed else 0
+
+
+class _Programs:
+    """Advice about several recipes; one that fails, or ctrl-C, loses nothing of the others."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.several = args, len(args.recipe or ()) > 1
+        self.rows: list[list[str]] = []
+        self.measured: list[dict[str, Measured]] = []
+        self.failed = False
+
+    def add(self, name: str) -> None:
+        """Advise about a recipe, or with "" about what else is asked for."""
+        if self.several:
+            print(f"== {name}", flush=True)
+        try:
+            with _requests(self.args, name) as request:
+                row, measured = _advise(self.args, request)
+        except (AdviceError, LiveError, RecordingError) as error:
+            if not self.several:
+                raise
+            refuse(error)
+            self.failed = True
+            return
+        self.rows.append([name or request.name, *row])
+        self.measured += [measured] if measured else []
+
+    def print(self) -> None:
+        """Print what there is of several programs, and how predictions agree with measurements."""
+        if len(self.rows) > 1:
+            columns = ["program", *SUMMARY, *(["regret"] if self.args.rivals else [])]
+            print("\n" + format_table(columns, self.rows, self.args.markdown))
+        if self.args.rivals and self.measured:
+            print("\n".join(["", *agreement(self.measured)]))
 
 
 def _advise(args: argparse.Namespace, request: Request) -> tuple[list[str], dict[str, Measured]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
+from thp_agents import recommend_command
 from thp_agents.advice.outcomes import Simulator
 from thp_agents.advice.rivals import RIVALS, agreement, kendall_tau, regret, rivals
 from thp_agents.advice.settings import NEVER, Setting
-from thp_agents.advice.trial import Run
-from thp_agents.advice.verify import Measured
+from thp_agents.advice.trial import AdviceError, Request, Run
+from thp_agents.advice.verify import SUMMARY, Measured
 from thp_agents.cli import main
 
 from thp_env.machine.sizes import orders_of
@@ -78,3 +81,24 @@ def test_rivals_are_six_settings_with_the_hosts_other_knobs() -> None:
 def test_rivals_need_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", "--rivals", "--", "true"]) == 2
     assert "add --verify, as root" in capsys.readouterr().err
+
+
+def test_a_program_that_fails_and_ctrl_c_lose_none_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def advise(args: object, request: Request) -> tuple[list[str], dict[str, Measured]]:
+        outcome = next(outcomes)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return [outcome] * len(SUMMARY), {}
+
+    outcomes = iter(["64K", AdviceError("cc ended with 1"), "2M", KeyboardInterrupt()])
+    monkeypatch.setattr(recommend_command, "_advise", advise)
+    monkeypatch.setattr(recommend_command, "_requests", lambda *_: nullcontext(Request([], {}, [])))
+    recipes = ["sort_threads", "gcc_functions", "lua_tables", "xz_window"]
+    assert main(["recommend", "--small", "--markdown", "--recipe", *recipes]) == 130
+    printed = capsys.readouterr()
+    assert "cc ended with 1" in printed.err
+    assert [line.split(" | ")[:2] for line in printed.out.splitlines() if line.startswith("| ")][1:] == [
+        ["| sort_threads", "64K"], ["| lua_tables", "2M"],
+    ]  # fmt: skip
