@@ -43,6 +43,9 @@ class AgentConfig:
         environment: id of its environment.
         arguments: keyword arguments of the environment.
         base: name of the heuristic that decides where the agent chooses "keep"; "": none.
+        teacher: a trained policy that ships, or its .npz file, which the agent is a clone of before it learns from
+            rewards (`cloning.py`); "": none.
+        lessons: decisions that it is cloned from.
         workloads: names that episodes are drawn from; empty: all of the split's train side.
         steps: number of decisions.
         envs: machines that step together.
@@ -72,6 +75,8 @@ class AgentConfig:
     environment: Literal[tuple(ENVIRONMENTS)] = "thp_env/VmaOrder-v0"  # type: ignore[valid-type]
     arguments: dict[str, Any] = field(default_factory=dict)
     base: str = ""
+    teacher: str = ""
+    lessons: Count = 40_000
     workloads: tuple[str, ...] = ()
     steps: Count = 200_000
     envs: Annotated[int, Meta(ge=1, le=4096)] = 8
@@ -112,6 +117,8 @@ class AgentConfig:
             raise PolicyError(f"agent {self.name}: a base is for thp_env/VmaOrder-v0, not {self.environment}")
         if self.check and (self.reward != "log_ratio" or self.algorithm in ("bandit", "rollouts")):
             raise PolicyError(f"agent {self.name}: checks are for agents of Stable-Baselines3 with reward log_ratio")
+        if self.teacher and (self.algorithm not in ("PPO", "MaskablePPO", "A2C") or self.network != "mlp"):
+            raise PolicyError(f"agent {self.name}: a teacher is for PPO, MaskablePPO and A2C with the network mlp")
         for name in ("steps", "envs", "checkpoint"):
             if getattr(self, name) < 1:
                 raise PolicyError(f"agent {self.name}: {name} must be at least 1, not {getattr(self, name)}")

@@ -22,10 +22,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 import thp_env  # noqa: F401 -- registers the environments
+from thp_agents.catalogue import find_policy
 from thp_agents.files import writable, write_text
 from thp_agents.learned.bandit import Bandit
 from thp_agents.learned.checkpoint import alone_in, check_checkpoint, save_checkpoint, seed_after
 from thp_agents.learned.checks import HeldOut, vector
+from thp_agents.learned.cloning import clone
 from thp_agents.learned.config import AgentConfig, weights_of, workloads_of
 from thp_agents.learned.curves import Row, picture, read_curve, write_curve
 from thp_agents.learned.deep_sets import DeepSetsPolicy
@@ -247,6 +249,11 @@ def _train(
                 progress.episodes = checks.rows[-1].episodes if checks.rows else 0
         progress.checkpoint_step = model.num_timesteps
         with progress.until_stopped(), _told_of_logs(folder):
+            if config.teacher and not model.num_timesteps:
+                progress.bar.set_postfix_str(f"a clone of {config.teacher} first")
+                clone(model, find_policy(config.teacher), config)
+                if checks:
+                    checks.check(model, 0, [])
             _learn(model, config, progress, checks)
         progress.save(model)
         progress.end_if_stopped()
