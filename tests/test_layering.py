@@ -55,7 +55,7 @@ def test_imports_point_down_only(layer):
 
 
 AGENTS = ROOT / "agents" / "thp_agents"
-LEARNED_POLICIES = ("config", "hyperparameters", "networks", "policy_file", "sb3_model")
+LEARNED_POLICIES = ("arguments", "config", "hyperparameters", "networks", "policy_file", "sb3_model")
 LAYERS = (
     ("policy", "view", "records", "files", "refusals", "corpus", "durations"),
     ("heuristics",),

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import gymnasium
 from msgspec import Meta
 
 from thp_agents.corpus import corpus as recorded_programs
+from thp_agents.learned.arguments import check_own_arguments
 from thp_agents.learned.hyperparameters import HYPERPARAMETERS, RENAMED
 from thp_agents.policy import PolicyError
 from thp_agents.records import Count, Name, Natural, Positive, Seed, convert, read_toml
 from thp_env.envs.arguments import order_mask
 from thp_env.envs.renamed import current_names
 from thp_env.envs.shadow import KINDS
-from thp_env.reading import FileError, reading
-from thp_env.registration import ENVIRONMENTS, check_arguments
+from thp_env.reading import reading
+from thp_env.registration import ENVIRONMENTS
 from thp_env.workload import SIZES, SURROUNDINGS, Workload, find
 
 FOLDER = Path(__file__).with_name("configs")
@@ -28,9 +28,6 @@ ALGORITHMS = tuple(HYPERPARAMETERS)
 """Those of Stable-Baselines3 and sb3-contrib by their own names, and those of `bandit.py` and `rollouts.py`."""
 
 NETWORKS = ("mlp", "deep_sets")
-
-NOT_ITS_OWN = frozenset({"workload", "workloads", "reward", "shadow_tlb", "threads"})
-"""Arguments of environments that a training or an evaluation sets, not an agent."""
 
 
 @dataclass(frozen=True)
@@ -191,23 +188,3 @@ def load_config(name: str, **changes: Any) -> AgentConfig:
         convert(own.hyperparameters, HYPERPARAMETERS[own.algorithm], "hyperparameters")
         check_own_arguments(own.environment, own.arguments)
     return dataclasses.replace(own, **changes)
-
-
-def check_own_arguments(environment: str, arguments: dict[str, Any], place: str = "arguments") -> None:
-    """Check the arguments of an agent's environment.
-
-    Args:
-        environment: id.
-        arguments: by name.
-        place: their name in an error.
-
-    Raises:
-        FileError: for an unknown argument, one that an agent may not set, or one of the wrong type.
-    """
-    if others := sorted(NOT_ITS_OWN & arguments.keys()):
-        raise FileError(f"{place}: {others[0]} is set by who trains or evaluates, not by an agent")
-    check_arguments(environment, arguments, place)
-    try:
-        gymnasium.make(environment, **arguments)
-    except ValueError as error:
-        raise FileError(f"{place}: {error}") from None

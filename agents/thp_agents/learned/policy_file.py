@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
-from thp_agents.learned.config import check_own_arguments
+from thp_agents.learned.arguments import check_own_arguments
 from thp_agents.learned.networks import ACTIVATIONS, NETWORKS, Network
 from thp_agents.plug_ins import policies
 from thp_agents.policy import Policy, PolicyError
