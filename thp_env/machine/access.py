@@ -74,7 +74,7 @@ class Access:
             MachineError: when there is no such order.
         """
         number, of = whole("vma", vma, most=layout.NIL), whole("order", order, layout.ORDERS[0], layout.ORDERS[-1])
-        vmas = [v for v in (Vma(*row) for row in self._core.vmas()) if v.id == number]
+        vmas = [v for v in map(Vma._make, self._core.vmas()) if v.id == number]
         if not vmas:
             raise KeyError(f"no VMA with id {number}")
         return -self._core.collapse(vmas[0].mm, vmas[0].start, vmas[0].end, of)

@@ -53,7 +53,7 @@ class Reading:
 
     def vmas(self, mm: int | None = None) -> list[Vma]:
         """Return the VMAs in address order, of one address space or of all."""
-        return [v for v in (Vma(*row) for row in self._core.vmas()) if mm is None or v.mm == mm]
+        return [v for v in map(Vma._make, self._core.vmas()) if mm is None or v.mm == mm]
 
     @property
     def mapped_bytes(self) -> int:

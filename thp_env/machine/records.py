@@ -70,8 +70,7 @@ class Verb(IntEnum):
     """Collapse its 2M blocks in which there were as many page walks as the value says, as far as samples tell."""
 
 
-@dataclass(frozen=True)
-class Vma:
+class Vma(NamedTuple):
     """A VMA as `Machine.vmas` lists it: times in picoseconds, `orders` is its own mask (0: none)."""
 
     id: int

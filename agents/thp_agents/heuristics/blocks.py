@@ -58,6 +58,9 @@ def inside(vma: Vma) -> tuple[int, int]:
 def occupied_blocks(view: KernelView) -> Iterator[tuple[Block, int, bool]]:
     """Yield each whole 2M block with mapped pages, their number, and whether huge folios map all of it."""
     for vma in view.vmas():
+        first, end = inside(vma)
+        if first == end:
+            continue
         for start, mapped, huge in view.occupied_blocks(vma.mm, vma.start, vma.end).tolist():
             yield Block(vma.mm, start), mapped, huge == PAGES
 
