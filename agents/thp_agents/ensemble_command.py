@@ -29,6 +29,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     name, _, number = args.out.stem.rpartition("-")
     writable(args.out)
     seed = int(number) if name and number.isdecimal() else 0
-    save_policy(ensemble(members, name or args.out.stem, seed, command, args.lcb_factor), args.out)
+    together = ensemble(members, name or args.out.stem, seed, command, args.lcb_factor, args.margin)
+    save_policy(together, args.out)
     print(f"wrote {args.out}")
     return 0

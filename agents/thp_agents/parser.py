@@ -136,6 +136,8 @@ def _ensemble(c: argparse.ArgumentParser) -> None:
     c.add_argument("--out", type=Path, required=True, metavar="NAME-SEED.npz", help="the policy")
     c.add_argument("--lcb-factor", type=_factor, metavar="FACTOR",
                    help="of forests: standard deviations of trees to lower values by (default: theirs)")  # fmt: skip
+    c.add_argument("--margin", type=_factor, default=0.0, metavar="VALUE",
+                   help="of an action over doing nothing, in value (default: %(default)g)")  # fmt: skip
 
 
 def _distill(c: argparse.ArgumentParser) -> None:

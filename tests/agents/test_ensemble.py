@@ -44,6 +44,16 @@ def test_values_are_the_means_of_the_members() -> None:
     assert together.meta["members"] == ["m0#0", "m1#1", "m2#2"]
 
 
+def test_a_margin_is_what_actions_have_to_be_worth_more_than_doing_nothing() -> None:
+    for members in ([member(0), member(1)], [trees(0), trees(1)]):
+        plain, careful = ensemble(members, "plain"), ensemble(members, "careful", margin=0.75)
+        raised = [0.75, *[0.0] * (len(MADE_FOR["actions"]) - 1)]
+        for seed in range(20):
+            difference = careful.network(observation(seed)) - plain.network(observation(seed))
+            np.testing.assert_allclose(difference, raised, atol=1e-5)
+        assert careful.meta["margin"] == 0.75
+
+
 def test_an_ensemble_of_one_is_that_one() -> None:
     alone, together = member(3), ensemble([member(3)], "together")
     assert {name: w.tolist() for name, w in together.network.weights.items()} == {

@@ -19,7 +19,8 @@ from thp_env.machine.behaviour import BEHAVIOUR
 
 
 def ensemble(
-    members: Sequence[LearnedPolicy], name: str, seed: int = 0, command: str = "", lcb_factor: float | None = None
+    members: Sequence[LearnedPolicy], name: str, seed: int = 0, command: str = "", lcb_factor: float | None = None,
+    margin: float = 0.0,
 ) -> LearnedPolicy:  # fmt: skip
     """Return a policy whose values are those of its members together.
 
@@ -29,6 +30,8 @@ def ensemble(
         seed: number of the ensemble.
         command: how it was made, kept with the policy.
         lcb_factor: of a forest (`networks.Forest`); None: that of the members. Trees of several trainings differ more.
+        margin: added to the value of the first action, which does nothing; others are taken if they are worth more. Of
+            a perceptron it is in logs of chances.
 
     Raises:
         PolicyError: when the members do not see or choose the same, or their networks do not go together.
@@ -50,12 +53,15 @@ def ensemble(
         "name": name, "command": command, "version": thp_env.__version__, "seed": seed,
         "behaviour": min(int(member.meta.get("behaviour", BEHAVIOUR)) for member in members),
         "decisions": sum(int(member.meta.get("decisions", 0)) for member in members),
-        "members": [f"{member.name}#{member.meta.get('seed', 0)}" for member in members],
+        "margin": margin, "members": [f"{member.name}#{member.meta.get('seed', 0)}" for member in members],
         "config": first.meta.get("config", {}),
     }  # fmt: skip
     if perceptrons and lcb_factor is not None:
         raise PolicyError(f"{first.name} is no forest: only forests have an lcb_factor")
     together: Network = _mean(perceptrons) if perceptrons else _all_trees(forests, lcb_factor)
+    if margin:
+        values = "values" if forests else f"bias{len(perceptrons[0].layers) - 1}"
+        together.weights[values][..., 0] += margin
     return LearnedPolicy(together, dict(first.signature), meta)
 
 
