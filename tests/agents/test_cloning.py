@@ -93,13 +93,14 @@ def test_a_mistake_weighs_what_it_costs() -> None:
 
 def test_a_training_begins_with_the_clone(tmp_path: Path) -> None:
     save_policy(teacher(), tmp_path / "teacher.npz")
-    config = dataclasses.replace(CONFIG, teacher=str(tmp_path / "teacher.npz"), steps=64, check=64, held_out=1)
+    config = dataclasses.replace(CONFIG, teacher=str(tmp_path / "teacher.npz"), steps=1664, check=64, held_out=1)
     trained = train(config, tmp_path / "clone.npz", folder=tmp_path / "run", quiet=True)
     student = model(config)
     clone(student, teacher(), config)
-    assert [row.split(",")[0] for row in (tmp_path / "clone.csv").read_text().splitlines()[1:]] == ["0", "64"]
+    assert [row.split(",")[0] for row in (tmp_path / "clone.csv").read_text().splitlines()[1:]] == ["1600", "1664"]
     assert load_policy(tmp_path / "clone.npz").meta["config"]["teacher"] == config.teacher
     first = student.policy.mlp_extractor.policy_net[0].weight.detach().numpy()
+    assert student.num_timesteps == 1600
     assert np.abs(trained.network.weights["weight0"] - first).max() < 0.05  # 64 decisions change it little
 
 
@@ -124,3 +125,5 @@ def test_a_heuristic_is_no_teacher() -> None:
 def test_only_actors_with_a_critic_are_cloned() -> None:
     with pytest.raises(PolicyError, match="a teacher is for PPO, MaskablePPO and A2C"):
         dataclasses.replace(CONFIG, algorithm="QRDQN", teacher="x.npz", hyperparameters={})
+    with pytest.raises(PolicyError, match="1600 lessons are more than 1599 steps"):
+        dataclasses.replace(CONFIG, teacher="x.npz", steps=1599)

@@ -121,7 +121,7 @@ def test_arguments_reach_the_environment(workload: str) -> None:
 @pytest.mark.parametrize("name", agents())
 def test_every_agent_trains_stops_and_goes_on(tmp_path: Path, workload: str, name: str) -> None:
     changes = {"n_steps": 16, "batch_size": 16, "learning_starts": 16, "buffer_size": 64}
-    agent = load_config(name, workloads=(workload,), envs=2, steps=48, net_arch=(8, 8), lessons=64)
+    agent = load_config(name, workloads=(workload,), envs=2, steps=48, net_arch=(8, 8), lessons=8)
     known = {k: v for k, v in changes.items() if k in agent.hyperparameters}
     agent = dataclasses.replace(agent, hyperparameters=agent.hyperparameters | known)
     half = dataclasses.replace(agent, steps=24)

@@ -1,4 +1,4 @@
-"""A network that begins as the clone of a trained policy, before it learns from rewards.
+"""A network of Stable-Baselines3 as the clone of a trained policy, from which it may go on learning from rewards.
 
 First the teacher plays, then the student, and at each decision the teacher says what it would do (DAgger; Ross, Gordon
 and Bagnell, "A Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning", 2011). A
@@ -8,7 +8,7 @@ the first updates of a policy gradient do not undo the clone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,32 +34,31 @@ SLIGHT = 0.01
 """The weight of a mistake that costs nothing."""
 
 
-def clone(model: Any, teacher: Policy, config: AgentConfig) -> float:
+def clone(
+    model: Any, teacher: Policy, config: AgentConfig, progress: Callable[[int], None] = lambda decisions: None
+) -> None:  # fmt: skip
     """Teach a model of Stable-Baselines3 what another policy does in the model's own environments.
 
     Args:
-        model: PPO, MaskablePPO or A2C with "MlpPolicy".
+        model: PPO, MaskablePPO or A2C with "MlpPolicy"; its `num_timesteps` becomes the number of decisions.
         teacher: a policy of the same environment.
         config: of the model; `lessons` decisions are played.
-
-    Returns:
-        The share of the student's last decisions, where there was a choice, that are the teacher's.
+        progress: is told how many were played, after each round.
 
     Raises:
         PolicyError: when the teacher sees or chooses something else.
     """
     teacher = checked(teacher, config)
     rng = np.random.default_rng([config.seed, 2])
-    envs, lessons, agreement = model.env, _Lessons.none(), 0.0
+    envs, lessons = model.env, _Lessons.none()
     steps = -(-config.lessons // (ROUNDS * envs.num_envs))
     observations = envs.reset()
     for turn in range(ROUNDS):
         played, observations = _play(model, teacher, observations, steps, by_teacher=turn == 0)
-        choice = played.masks.sum(1) > 1
-        agreement = float((played.taken == played.best)[choice].mean()) if choice.any() else 1.0
         lessons = lessons.with_(played)
         _learn(model, lessons, rng)
-    return agreement
+        progress(len(lessons.seen))
+    model.num_timesteps = len(lessons.seen)
 
 
 def checked(teacher: Policy, config: AgentConfig) -> LearnedPolicy:

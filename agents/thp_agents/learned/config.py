@@ -40,9 +40,9 @@ class AgentConfig:
         environment: id of its environment.
         arguments: keyword arguments of the environment.
         base: name of the heuristic that decides where the agent chooses "keep"; "": none.
-        teacher: a trained policy that ships, or its .npz file, which the agent is a clone of before it learns from
+        teacher: a trained policy that ships, or its .npz file, of which the agent is a clone before it learns from
             rewards (`cloning.py`); "": none.
-        lessons: decisions that it is cloned from.
+        lessons: of its decisions the first, in which it is cloned.
         workloads: names that episodes are drawn from; empty: all of the split's train side.
         steps: number of decisions.
         envs: machines that step together.
@@ -116,6 +116,8 @@ class AgentConfig:
             raise PolicyError(f"agent {self.name}: checks are for agents of Stable-Baselines3 with reward log_ratio")
         if self.teacher and (self.algorithm not in ("PPO", "MaskablePPO", "A2C") or self.network != "mlp"):
             raise PolicyError(f"agent {self.name}: a teacher is for PPO, MaskablePPO and A2C with the network mlp")
+        if self.teacher and self.lessons > self.steps:
+            raise PolicyError(f"agent {self.name}: {self.lessons} lessons are more than {self.steps} steps")
         for name in ("steps", "envs", "checkpoint"):
             if getattr(self, name) < 1:
                 raise PolicyError(f"agent {self.name}: {name} must be at least 1, not {getattr(self, name)}")

@@ -75,15 +75,19 @@ class _Progress:
         self.curve: list[tuple[int, float]] = []
         self.bar = tqdm(total=config.steps, desc=f"training {config.name}", unit="decision", disable=quiet)
 
+    def show(self, decisions: int) -> None:
+        """Show how many decisions there were."""
+        self.bar.n = min(decisions, self.config.steps)
+        self.bar.update(0)
+
     def step(self, model: Any, infos: list[dict[str, Any]]) -> bool:
         """Take note of a step; False to end the training."""
-        self.bar.n = min(model.num_timesteps, self.config.steps)
         episode_returns = [info["episode"]["r"] for info in infos if "episode" in info]
         self.returns += episode_returns
         self.episodes += len(episode_returns)
         if self.returns:
             self.bar.set_postfix(saved=f"{np.mean(self.returns):+.2f}", refresh=False)
-        self.bar.update(0)
+        self.show(model.num_timesteps)
         if self.interrupt:
             return False
         if model.num_timesteps - self.checkpoint_step >= self.config.checkpoint:
@@ -250,8 +254,7 @@ def _train(
         progress.checkpoint_step = model.num_timesteps
         with progress.until_stopped(), _told_of_logs(folder):
             if config.teacher and not model.num_timesteps:
-                progress.bar.set_postfix_str(f"a clone of {config.teacher} first")
-                clone(model, find_policy(config.teacher), config)
+                clone(model, find_policy(config.teacher), config, progress.show)
                 if checks:
                     checks.check(model, 0, [])
             _learn(model, config, progress, checks)
