@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from support.machines import machine_of, program_of
 
-from thp_env.machine import Machine, MachineConfig, MachineError, Status, Verb
+from thp_env.machine import Machine, MachineConfig, MachineError, Status, Verb, layout
 from thp_env.machine.batch import Batch, Window
 from thp_env.machine.operations import ACCESS_DTYPE, OP_DTYPE
 from thp_env.traces import Program, ProgramBuilder, ProgramError
@@ -96,6 +97,8 @@ def test_unusual_arguments_do_no_harm():
     machine.khugepaged(pages=1 << 100, sleep_ms=1e300, alloc_sleep_ms=1e300)
     machine.sample_walks((1 << 64) - 1)
     assert machine.decide_range(0, 0, 0x7FFFFFFFF000, Verb.SPLIT) == 0
+    last_block = 0x7FFFFFE00000  # its last page belongs to no program
+    assert machine.decide_range(0, last_block, 1 << 47, Verb.ADVISE, layout.ADVICE["collapse"]) == errno.ENOMEM
     assert machine.decide_range(0, 0, 4096, 17) == 22
     assert machine.decide_range(0, 0, 1 << 30, Verb.ORDERS, 1 << 1) == 22
     machine.run()
