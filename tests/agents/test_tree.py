@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.trees import FAULT, VMA, stump
+from support.trees import FAULT, VMA, WALKS, stump
 from thp_agents.learned.networks import Tree
 from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy, signature
 from thp_agents.learned.tree_c import c_source
 from thp_agents.learned.tree_text import fields_of, integer_below, largest, normalised, rules, value_text
 from thp_agents.policy import PolicyError
 
-BOTH = pytest.mark.parametrize("made_for", [FAULT, VMA], ids=["fault", "vma"])
+EACH = pytest.mark.parametrize("made_for", [FAULT, VMA, WALKS], ids=["fault", "vma", "walks"])
 
 
 def grown(made_for: dict[str, Any], leaves: int = 30, seed: int = 3) -> LearnedPolicy:
@@ -52,7 +52,7 @@ def test_thresholds_are_told_in_units() -> None:
 VMA_SIZE = fields_of(VMA)["vma_size"]
 
 
-@BOTH
+@EACH
 def test_a_tree_is_a_policy_file(made_for: dict[str, Any], tmp_path: Path) -> None:
     policy = grown(made_for)
     save_policy(policy, tmp_path / "tree.npz")
@@ -76,7 +76,7 @@ def test_many_vmas_at_once_are_refused() -> None:
         fields_of(signature("thp_env/VmaHints-v0", {}))
 
 
-@BOTH
+@EACH
 def test_c_decides_as_the_tree(made_for: dict[str, Any], tmp_path: Path) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler:
@@ -118,7 +118,7 @@ def test_c_decides_as_the_tree(made_for: dict[str, Any], tmp_path: Path) -> None
         assert code.thp_action_orders(made_for["actions"].index("split"), 7) == 7
 
 
-@BOTH
+@EACH
 def test_c_compiles_for_bpf(made_for: dict[str, Any], tmp_path: Path) -> None:
     if not shutil.which("clang"):
         pytest.skip("clang with the bpf target is needed: apt-get install clang")

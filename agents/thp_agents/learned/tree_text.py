@@ -11,12 +11,12 @@ from thp_agents.learned.networks import Tree
 from thp_agents.learned.policy_file import LearnedPolicy
 from thp_agents.policy import PolicyError
 from thp_env.envs.fault_order import BLOCK_FIELDS, FAULT_FIELDS
-from thp_env.envs.observation import SYSTEM_FIELDS, VMA_FIELDS, Field
+from thp_env.envs.observation import SYSTEM_FIELDS, Field, vma_fields
 
 ONE = 1 << 16
 """What a share of 1 is as an integer."""
 
-_GROUPS = {"block": BLOCK_FIELDS, "fault": FAULT_FIELDS, "system": SYSTEM_FIELDS, "vma": VMA_FIELDS}
+_GROUPS = {"block": BLOCK_FIELDS, "fault": FAULT_FIELDS, "system": SYSTEM_FIELDS}
 
 
 def fields_of(signature: dict[str, Any]) -> dict[str, Field]:
@@ -28,7 +28,8 @@ def fields_of(signature: dict[str, Any]) -> dict[str, Field]:
     seen = signature["seen"]
     if "present" in seen or "parts" in signature:
         raise PolicyError("a tree decides about one VMA or one fault: take a policy of VmaOrder-v0 or FaultOrder-v0")
-    return {f"{group}_{name}": _GROUPS[group][name] for group in sorted(seen) for name in seen[group]}
+    groups = _GROUPS | {"vma": vma_fields(signature["arguments"].get("reasons", ()))}
+    return {f"{group}_{name}": groups[group][name] for group in sorted(seen) for name in seen[group]}
 
 
 def is_flag(field: Field) -> bool:
