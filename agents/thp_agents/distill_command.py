@@ -18,7 +18,7 @@ from thp_agents.evaluation.suites import Case, cases
 from thp_agents.files import writable, write_text
 from thp_agents.learned.distill import distill
 from thp_agents.learned.policy_file import LearnedPolicy, save_policy
-from thp_agents.learned.tree_c import c_source
+from thp_agents.learned.tree_c import c_source, check_actions
 from thp_agents.learned.tree_text import rules
 from thp_agents.policy import PolicyError
 from thp_env.workload import find
@@ -36,6 +36,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     teacher = find_policy(args.file)
     if not isinstance(teacher, LearnedPolicy):
         raise PolicyError(f"{args.file} is a heuristic: only a trained policy can be distilled")
+    check_actions(teacher)
     for name in args.workloads:
         find(name)
     out = args.out or Path("runs") / f"{args.file.replace('#', '-').removesuffix('.npz').rpartition('/')[2]}-tree.npz"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.trees import FAULT, VMA, WALKS, stump
+from support.trees import FAULT, VMA, WALKED, WALKS, stump
 from thp_agents.learned.networks import Tree
 from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy, signature
 from thp_agents.learned.tree_c import c_source
@@ -74,6 +74,11 @@ def test_what_is_no_tree_is_refused(name: str, value: float, told: str) -> None:
 def test_many_vmas_at_once_are_refused() -> None:
     with pytest.raises(PolicyError, match="VmaOrder-v0 or FaultOrder-v0"):
         fields_of(signature("thp_env/VmaHints-v0", {}))
+
+
+def test_more_actions_than_fit_into_c_are_refused() -> None:
+    with pytest.raises(PolicyError, match="22 actions, and a tree in C among 16 at most: name those"):
+        c_source(grown(signature("thp_env/VmaOrder-v0", WALKED)))
 
 
 @EACH

@@ -11,8 +11,9 @@ from thp_agents.learned.tree_text import fields_of
 
 FAULT = signature("thp_env/FaultOrder-v0", {"hook": "bpf"})
 VMA = signature("thp_env/VmaOrder-v0", {"default_sizes": "4K", "scan_share": 0})
-WALKS = signature("thp_env/VmaOrder-v0", {"scan_share": 0, "reasons": ["walks"], "pmu_period": 2500,
-                                          "interface": "orders+"})  # fmt: skip
+WALKED = {"scan_share": 0, "reasons": ["walks"], "pmu_period": 2500, "interface": "orders+"}
+WALKS = signature("thp_env/VmaOrder-v0",
+                  {**WALKED, "actions": ["keep", "4K", "64K", "all", "split", "collapse_walked"]})  # fmt: skip
 
 
 def stump(made_for: dict[str, Any], field: str, threshold: float, below: str, above: str) -> LearnedPolicy:

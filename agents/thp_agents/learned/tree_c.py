@@ -20,11 +20,26 @@ from thp_agents.learned.tree_text import (
     value_text,
     walk,
 )
+from thp_agents.policy import PolicyError
 from thp_env.envs.actions import ORDER_MASKS
 from thp_env.envs.fault_order import ORDERS
 from thp_env.envs.observation import Field
 from thp_env.machine import layout
 from thp_env.machine.sizes import orders_of
+
+MOST = 16
+"""Actions, of which four bits each are in 64."""
+
+
+def check_actions(policy: LearnedPolicy) -> None:
+    """Refuse a policy of more actions than fit into C.
+
+    Raises:
+        PolicyError: with their number.
+    """
+    if (actions := len(policy.signature["actions"])) > MOST:
+        raise PolicyError(f"policy {policy.name} chooses among {actions} actions, and a tree in C among {MOST} at "
+                          "most: name those that it may take in `actions` of its environment")  # fmt: skip
 
 
 def c_source(policy: LearnedPolicy) -> str:
@@ -36,8 +51,9 @@ def c_source(policy: LearnedPolicy) -> str:
     map by VMA for what whoever traces memory management knows.
 
     Raises:
-        PolicyError: when the policy holds no tree, or decides about many VMAs at once.
+        PolicyError: when the policy holds no tree, decides about many VMAs at once, or has more actions than fit.
     """
+    check_actions(policy)
     tree, fields, actions = tree_of(policy), fields_of(policy.signature), policy.signature["actions"]
     of_fault = "fault" in policy.signature["seen"]
     members = "".join(f"\tunsigned int {name}; /* {_comment(field)} */\n" for name, field in fields.items())
@@ -74,6 +90,14 @@ def _body(tree: Tree, fields: list[tuple[str, Field]], actions: list[str]) -> It
 _HEAD = """\
 // SPDX-License-Identifier: GPL-2.0
 /* Distilled from {teacher} by thp-env {version}. */
+#ifndef THP_API
+#ifdef __bpf__ /* a global function would be verified for any pointer */
+#define THP_API static inline __attribute__((unused))
+#else
+#define THP_API
+#endif
+#endif
+
 struct thp_features {{
 {members}}};
 
@@ -104,7 +128,7 @@ def _fault_part() -> str:
     cases = "".join(f"\tcase {i}: return {order};\n" for i, order in enumerate(ORDERS) if order)
     return f"""
 /* The order to take; `orders`: those allowed. */
-int thp_order(const struct thp_features *seen, unsigned int orders)
+THP_API int thp_order(const struct thp_features *seen, unsigned int orders)
 {{
 	switch (thp_choose(seen, 1 | {bits})) {{
 {cases}	default: return 0;
@@ -122,13 +146,13 @@ enum thp_action {{
 {constants}}};
 
 /* What to do about a VMA; bit n of `allowed`: action n can have an effect. */
-int thp_vma_action(const struct thp_features *seen, unsigned int allowed)
+THP_API int thp_vma_action(const struct thp_features *seen, unsigned int allowed)
 {{
 	return thp_choose(seen, allowed);
 }}
 
 /* The orders to keep for the VMA after an action; `kept`: those until now. */
-unsigned int thp_action_orders(int action, unsigned int kept)
+THP_API unsigned int thp_action_orders(int action, unsigned int kept)
 {{
 	switch (action) {{
 {masks}	default: return kept;
@@ -136,7 +160,7 @@ unsigned int thp_action_orders(int action, unsigned int kept)
 }}
 
 /* The largest order that is kept for the VMA and allowed. */
-int thp_order(unsigned int kept, unsigned int orders)
+THP_API int thp_order(unsigned int kept, unsigned int orders)
 {{
 	int order;
 
