@@ -15,7 +15,7 @@ from thp_agents.evaluation.episode import evaluate_one
 from thp_agents.evaluation.suites import Case, fixed_workload, instance_of, workload_of
 from thp_agents.learned.networks import Mlp
 from thp_agents.learned.on_base import OnBase
-from thp_agents.learned.policy_file import LearnedPolicy, load_policy, save_policy, signature
+from thp_agents.learned.policy_file import Base, LearnedPolicy, load_policy, save_policy, signature
 from thp_agents.learned.rollouts import try_all
 from thp_agents.learned.tree_text import rules
 from thp_agents.policy import PolicyError
@@ -31,7 +31,7 @@ ARGUMENTS = {"default_sizes": "all", "scan_share": 0, "window_ms": 20.0, "window
 METRICS = ("cost_ns", "walk_cost", "memory_cost", "faults", "splits", "monitor_cost")
 
 
-def always(action: str, base: str = "utilisation") -> LearnedPolicy:
+def always(action: str, base: Base = "utilisation") -> LearnedPolicy:
     """Return an agent that prefers an action in all states."""
     bias = np.zeros(len(ACTIONS), np.float32)
     bias[ACTIONS.index(action)] = 1
@@ -82,6 +82,69 @@ def test_the_heuristic_leaves_alone_what_got_sizes() -> None:
     assert decided
     policy.reset(KernelView(env))
     assert not policy.own_vmas
+
+
+def test_a_rule_takes_over_what_it_is_given_and_no_more() -> None:
+    """Each VMA has one rule at most: that of the last action that names one, sizes of the agent's own, or the base."""
+    base = {"keep": "utilisation", "collapse": "collapse_everywhere", "split": "ingens"}
+    env = make(workload=workload_of(Case("kernel_build", "small", 0)), **ARGUMENTS).unwrapped
+    observation, _ = env.reset(seed=0)
+    view, policy = KernelView(env), always("keep", base)
+    acted: dict[str, set[int]] = {}
+    for action, rule in policy.rules.items():
+        def decide(seen: Any, view: Any, action: str = action) -> Any:
+            acted[action] = {vma.id for vma in view.vmas()}
+            return view.no_op
+
+        rule.decide = decide
+    policy.reset(view)
+    given, over = dict[int, str](), False
+    rng = np.random.default_rng(0)
+    while not over:
+        action = str(rng.choice(["keep", "collapse", "split", "64K"])) if env.vma else "keep"
+        if action != "keep":
+            given[env.vma.id] = action
+        acted.clear()
+        policy.leave(ACTIONS.index(action), observation, view)
+        there = {vma.id for vma in view.vmas()}
+        assert acted.pop("keep") == there - given.keys()
+        wanted = {name: {i for i in there if given.get(i) == name} for name in ("collapse", "split")}
+        assert acted == {name: ids for name, ids in wanted.items() if ids}
+        observation, _, over, _, _ = env.step(ACTIONS.index(action) if env.action_masks()[ACTIONS.index(action)] else 0)
+    assert len({*given.values()}) == 3
+    other = policy.fork()
+    assert (other.taken_over, other.own_vmas) == (policy.taken_over, policy.own_vmas)
+    other.taken_over.clear()
+    assert policy.taken_over
+    policy.reset(view)
+    assert not policy.taken_over
+
+
+def test_a_vma_that_is_handed_over_is_collapsed_as_it_fills() -> None:
+    b = ProgramBuilder("filled")
+    b.mmap("heap", 8 * MIB, at="slot")
+    b.touch("heap", 0, 4096)
+    for page in range(1, 4):
+        b.compute(1e8)
+        b.touch("heap", page * 2 * MIB, 4096)
+    b.compute(3e8)
+    program = b.build()
+    arguments, collapse = ARGUMENTS | {"default_sizes": "4K"}, ACTIONS.index("collapse")
+
+    class Handing(LearnedPolicy):
+        asked = 0
+
+        def choose(self, observation: dict[str, np.ndarray], view: Any) -> int:
+            """Hand the VMA over, or collapse it, at the first question."""
+            self.asked += view.vma is not None
+            return collapse if view.vma and self.asked == 1 else 0
+
+    network = always("keep").network
+    handed, not_handed = (
+        evaluate_one(Handing(network, signature("thp_env/VmaOrder-v0", arguments, base), {}), program, 0).metrics
+        for base in ({"keep": "ski_rental", "collapse": "collapse_everywhere"}, "ski_rental")
+    )
+    assert handed["resident_mib"] > 1.5 * not_handed["resident_mib"]
 
 
 def test_a_fork_goes_on_by_itself() -> None:
@@ -147,6 +210,14 @@ def test_a_file_names_its_heuristic(tmp_path: Path) -> None:
         signature("thp_env/VmaOrder-v0", {}, "nobody")
     with pytest.raises(PolicyError, match="VmaOrder-v0, on top of a heuristic"):
         signature("thp_env/FaultOrder-v0", {}, "utilisation")
+    for wrong in ({"collapse": "ingens"}, {"keep": "nobody"}):
+        with pytest.raises(PolicyError, match="on top of"):
+            signature("thp_env/VmaOrder-v0", {}, wrong)
+    with pytest.raises(PolicyError, match="no rule can take over a VMA by 'huge': the actions are keep, 4K"):
+        signature("thp_env/VmaOrder-v0", {}, {"keep": "ski_rental", "huge": "ingens"})
+    several = {"keep": "utilisation", "collapse": "collapse_everywhere"}
+    save_policy(always("keep", several), tmp_path / "several.npz")
+    assert [rule.name for rule in load_policy(tmp_path / "several.npz").rules.values()] == [*several.values()]
 
 
 def test_a_heuristic_that_answers_questions_cannot_be_under_an_agent() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from thp_agents.evaluation.search import finish
 from thp_agents.learned.networks import Forest
-from thp_agents.learned.policy_file import LearnedPolicy, signature
+from thp_agents.learned.policy_file import Base, LearnedPolicy, signature
 from thp_agents.view import KernelView
 from thp_env.envs.task import REASONS
 from thp_env.envs.vma_order import VmaOrderEnv
@@ -33,11 +33,11 @@ def no_preference(made_for: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return nodes | {"values": np.zeros((1, len(made_for["actions"])), np.float32)}
 
 
-def follower(base: str, arguments: dict[str, Any], weights: dict[str, np.ndarray] | None = None) -> LearnedPolicy:
+def follower(base: Base, arguments: dict[str, Any], weights: dict[str, np.ndarray] | None = None) -> LearnedPolicy:
     """Return a policy of VmaOrder-v0 that leaves to a heuristic what a forest leaves alone.
 
     Args:
-        base: name of the heuristic; "": none.
+        base: the heuristic, or several by action.
         arguments: of the environment.
         weights: nodes of the forest; empty or None: it leaves everything alone.
     """

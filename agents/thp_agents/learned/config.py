@@ -39,7 +39,8 @@ class AgentConfig:
         algorithm: one of `ALGORITHMS`.
         environment: id of its environment.
         arguments: keyword arguments of the environment.
-        base: name of the heuristic that decides where the agent chooses "keep"; "": none.
+        base: name of the heuristic that decides where the agent chooses "keep"; or by action, "keep" first, those that
+            take over a VMA; "": none.
         teacher: a trained policy that ships, or its .npz file, of which the agent is a clone before it learns from
             rewards (`cloning.py`); "": none.
         lessons: of its decisions the first, in which it is cloned.
@@ -71,7 +72,7 @@ class AgentConfig:
     algorithm: Literal[ALGORITHMS] = "PPO"  # type: ignore[valid-type]
     environment: Literal[tuple(ENVIRONMENTS)] = "thp_env/VmaOrder-v0"  # type: ignore[valid-type]
     arguments: dict[str, Any] = field(default_factory=dict)
-    base: str = ""
+    base: str | dict[str, str] = ""
     teacher: str = ""
     lessons: Count = 40_000
     workloads: tuple[str, ...] = ()

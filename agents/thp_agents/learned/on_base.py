@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from thp_agents.evaluation.what_ifs import follower
+from thp_agents.learned.policy_file import Base
 from thp_agents.view import KernelView
 from thp_env.envs.wrapping import ForwardingVectorWrapper
 
@@ -17,11 +18,11 @@ class OnBase(ForwardingVectorWrapper):
 
     Args:
         env: VmaOrder-v0 as a vector environment, with autoreset mode SAME_STEP.
-        base: name of the heuristic.
+        base: the heuristic, or several by action.
         arguments: of the environment.
     """
 
-    def __init__(self, env: gymnasium.vector.VectorEnv, base: str, arguments: dict[str, Any]) -> None:
+    def __init__(self, env: gymnasium.vector.VectorEnv, base: Base, arguments: dict[str, Any]) -> None:
         """Wrap a vector environment."""
         super().__init__(env)
         machines: Any = env.unwrapped

@@ -35,7 +35,7 @@ class Signature(msgspec.Struct, forbid_unknown_fields=True):
     arguments: dict[str, Any]
     seen: dict[str, list[str]]
     actions: list[str]
-    base: str = ""
+    base: str | dict[str, str] = ""
     parts: Natural = 1
     masked: bool = True
     sampled: bool = False
@@ -71,15 +71,20 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
     meta: HowTrained
 
 
+Base = str | dict[str, str]
+"""The heuristic that decides where a network chooses "keep", or by action, "keep" first, the heuristics that take over
+a VMA when the network chooses it; "": none."""
+
+
 def signature(
-    environment: str, arguments: dict[str, Any], base: str = "", masked: bool = True, sampled: bool = False
+    environment: str, arguments: dict[str, Any], base: Base = "", masked: bool = True, sampled: bool = False
 ) -> dict[str, Any]:
     """Return the inputs and actions of a network for an environment, by name; after a change, older files are refused.
 
     Args:
         environment: id.
         arguments: of the environment.
-        base: name of the heuristic that decides where the network chooses "keep"; "": none.
+        base: what the network decides on top of.
         masked: it chooses among the actions that can have an effect; else an action without effect counts as the first.
         sampled: it draws its actions, with its outputs as log probabilities; else it takes the best.
 
@@ -100,9 +105,17 @@ def signature(
         made_for["sampled"] = True
     if not base:
         return made_for
-    if environment != "thp_env/VmaOrder-v0" or base not in policies():
+    names = rules_of(base)
+    if environment != "thp_env/VmaOrder-v0" or "keep" not in names or not {*names.values()} <= {*policies()}:
         raise PolicyError(f"no agent of {environment} decides on top of {base!r}: VmaOrder-v0, on top of a heuristic")
+    if foreign := sorted(names.keys() - {*actions}):
+        raise PolicyError(f"no rule can take over a VMA by {foreign[0]!r}: the actions are {', '.join(actions)}")
     return made_for | {"base": base}
+
+
+def rules_of(base: Base) -> dict[str, str]:
+    """Return the heuristics of a base by action."""
+    return {"keep": base} if isinstance(base, str) else base
 
 
 class LearnedPolicy(Policy):
@@ -127,17 +140,20 @@ class LearnedPolicy(Policy):
         self.arguments = dict(signature["arguments"])
         self.default_sizes = str(self.arguments.get("default_sizes", "all" if "Fault" in self.environment else "4K"))
         self.many = "present" in signature["seen"] or "parts" in signature
-        self.base = policies()[signature["base"]]() if "base" in signature else None
+        names = rules_of(signature["base"]) if "base" in signature else {}
+        self.rules = {action: policies()[name]() for action, name in names.items()}
+        self.base = self.rules.get("keep")
         self.own_vmas: set[int] = set()
+        self.taken_over: dict[int, str] = {}
         self.masked, self.sampled = signature.get("masked", True), signature.get("sampled", False)
         self.rng = np.random.default_rng(meta.get("seed", 0))
 
     def reset(self, view: Any) -> None:
         """Leave everything to the base."""
-        self.own_vmas = set()
+        self.own_vmas, self.taken_over = set(), {}
         self.rng = np.random.default_rng(self.meta.get("seed", 0))
-        if self.base:
-            self.base.reset(view)
+        for rule in self.rules.values():
+            rule.reset(view)
 
     def decide(self, observation: dict[str, np.ndarray], view: Any) -> Any:
         """Return the action, or one for each slot, and let the base act."""
@@ -159,22 +175,36 @@ class LearnedPolicy(Policy):
         return actions if self.many else int(actions[0])
 
     def leave(self, action: int, observation: dict[str, np.ndarray], view: Any) -> None:
-        """Let the base, if there is one, act on all VMAs except those whose sizes the network has chosen.
+        """Let the rules, if there are any, act: those that took over VMAs on these, the base on all others.
+
+        VMAs whose sizes the network has chosen are its own.
 
         Raises:
-            PolicyError: when the base acts in another way than through the view.
+            PolicyError: when a rule acts in another way than through the view.
         """
         if not self.base:
             return
-        if action and (vma := view.vma) and self.signature["actions"][action] in ORDER_MASKS:
+        name = self.signature["actions"][action]
+        if action and (name in ORDER_MASKS or name in self.rules) and (vma := view.vma):
             self.own_vmas.add(vma.id)
-        if not np.array_equal(self.base.decide(observation, view.without(self.own_vmas)), view.no_op):
-            raise PolicyError(f"policy {self.base.name} answers questions: no agent can decide on top of it")
+            self.taken_over.pop(vma.id, None)
+            if name in self.rules:
+                self.taken_over[vma.id] = name
+        vmas = {vma.id for vma in view.vmas()} if self.taken_over else set()
+        for of, rule in self.rules.items():
+            theirs = {i for i in vmas if self.taken_over.get(i) == of}
+            if rule is not self.base and not theirs:
+                continue
+            seen = view.without(self.own_vmas if rule is self.base else vmas - theirs)
+            if not np.array_equal(rule.decide(observation, seen), view.no_op):
+                raise PolicyError(f"policy {rule.name} answers questions: no agent can decide on top of it")
 
     def fork(self) -> LearnedPolicy:
         """Return an independent copy in the present state."""
         other = copy.copy(self)
-        other.base, other.own_vmas, other.rng = copy.deepcopy(self.base), set(self.own_vmas), copy.deepcopy(self.rng)
+        other.rules, other.rng = copy.deepcopy(self.rules), copy.deepcopy(self.rng)
+        other.base = other.rules.get("keep")
+        other.own_vmas, other.taken_over = set(self.own_vmas), dict(self.taken_over)
         return other
 
 

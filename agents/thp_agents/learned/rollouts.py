@@ -25,7 +25,7 @@ from thp_agents.learned.checkpoint import MEMBER
 from thp_agents.learned.config import AgentConfig, weights_of, workloads_of
 from thp_agents.learned.forest import grow
 from thp_agents.learned.networks import Forest, flat
-from thp_agents.learned.policy_file import LearnedPolicy, signature
+from thp_agents.learned.policy_file import Base, LearnedPolicy, signature
 from thp_agents.policy import PolicyError
 from thp_agents.view import KernelView
 from thp_env.archive import Column, read_archive
@@ -73,7 +73,7 @@ class Play:
         workloads: one of them is drawn.
         chances: of each workload; None: equal.
         arguments: of VmaOrder-v0.
-        base: heuristic that decides where the forest chooses "keep"; "": none.
+        base: what the forest decides on top of.
         epsilon: share of decisions that are drawn from all actions.
         tried: number of decisions of the episode at which all actions are tried.
     """
@@ -82,7 +82,7 @@ class Play:
     workloads: tuple[Workload, ...]
     chances: list[float] | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
-    base: str = ""
+    base: Base = ""
     epsilon: float = 0.2
     tried: int = 12
 

@@ -121,8 +121,7 @@ def rules(policy: LearnedPolicy) -> str:
             line = _condition(name, field, integer_below(field, tree.threshold[node]), kind == "if")
         lines.append("    " * depth + line)
     meanings = [f"{name}: {field.meaning} ({field.unit})" for name, field in sorted(used.items())]
-    if policy.base:
-        meanings.insert(0, f"{actions[0]}: leave it to {policy.base.name}")
+    meanings = [f"{action}: leave it to {rule.name}" for action, rule in policy.rules.items()] + meanings
     return "\n".join([*lines, "", *meanings]) + "\n"
 
 
