@@ -39,8 +39,8 @@ class AgentConfig:
         algorithm: one of `ALGORITHMS`.
         environment: id of its environment.
         arguments: keyword arguments of the environment.
-        base: name of the heuristic that decides where the agent chooses "keep"; or by action, "keep" first, those that
-            take over a VMA; "": none.
+        base: name of the heuristic that decides where the agent chooses "keep"; or by action, "keep" among
+            them, those that take over a VMA; "": none.
         teacher: a trained policy that ships, or its .npz file, of which the agent is a clone before it learns from
             rewards (`cloning.py`); "": none.
         lessons: of its decisions the first, in which it is cloned.

@@ -72,8 +72,8 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
 
 
 Base = str | dict[str, str]
-"""The heuristic that decides where a network chooses "keep", or by action, "keep" first, the heuristics that take over
-a VMA when the network chooses it; "": none."""
+"""The heuristic that decides where a network chooses "keep", or by action, "keep" among them, the heuristics that take
+over a VMA when the network chooses it; "": none."""
 
 
 def signature(
@@ -114,8 +114,8 @@ def signature(
 
 
 def rules_of(base: Base) -> dict[str, str]:
-    """Return the heuristics of a base by action."""
-    return {"keep": base} if isinstance(base, str) else base
+    """Return the heuristics of a base by action, in the order in which they act."""
+    return {"keep": base} if isinstance(base, str) else dict(sorted(base.items(), key=lambda i: (i[0] != "keep", i)))
 
 
 class LearnedPolicy(Policy):
