@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -227,8 +227,21 @@ def _requests(args: argparse.Namespace, name: str) -> Iterator[Request]:
         if (path := getattr(args, name)) is not None:
             setattr(args, name, path.resolve())
     size = recipe.small if args.small else recipe.size
-    with recipe.workspace(size) as (words, other):
+    with _shown(), recipe.workspace(size) as (words, other):
         yield Request(words, recipe.added(size), other, recipe.status)
+
+
+@contextmanager
+def _shown() -> Iterator[None]:
+    """Let what is printed go where it would, while a recipe's programs have /dev/null as their output."""
+    sys.stdout.flush()
+    try:
+        copy = os.dup(sys.stdout.fileno())
+    except (OSError, ValueError):  # whoever replaced it has no file of it
+        yield
+        return
+    with os.fdopen(copy, "w", buffering=1) as out, redirect_stdout(out):
+        yield
 
 
 def _record(args: argparse.Namespace, request: Request) -> tuple[Run | None, Recorded]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import numpy as np
@@ -102,3 +104,23 @@ def test_a_program_that_fails_and_ctrl_c_lose_none_of_the_others(
     assert [line.split(" | ")[:2] for line in printed.out.splitlines() if line.startswith("| ")][1:] == [
         ["| sort_threads", "64K"], ["| lua_tables", "2M"],
     ]  # fmt: skip
+
+
+RECIPE = """
+import argparse
+from thp_agents import recommend_command as r
+from thp_workloads.recording.recipes import Recipe, recipes
+
+by_name = {"one": next(iter(recipes().values()))}
+Recipe._check_packages = Recipe._prepare = Recipe._find = lambda *_: None
+r.recipes = lambda: by_name
+with r._requests(argparse.Namespace(small=True, report=None, save_recording=None), "one"):
+    print("advice")
+print("more")
+"""
+
+
+def test_advice_about_a_recipe_is_shown() -> None:
+    """While a recipe's programs have /dev/null as their output, what is printed has not."""
+    shown = subprocess.run([sys.executable, "-c", RECIPE], capture_output=True, text=True, check=True).stdout
+    assert shown == "advice\nmore\n"
