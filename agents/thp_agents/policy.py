@@ -79,7 +79,8 @@ def check_policy(policy: Any, label: str) -> Policy:
     for old, new in RENAMED.items():
         if isinstance(getattr(policy, old, None), str):
             setattr(policy, new, getattr(policy, old))
-    for attribute, value in vars(type(policy)).items():
+    own = (c for c in type(policy).__mro__ if c not in (Policy, object))
+    for attribute, value in (item for c in own for item in vars(c).items()):
         unknown = isinstance(value, str | Mapping) and attribute[0] != "_" and attribute not in {*ATTRIBUTES, *RENAMED}
         if unknown and (hint := did_you_mean(attribute, ATTRIBUTES, cutoff=0.7)):
             raise PolicyError(f"{label}: no policy has {attribute}{hint}")

@@ -134,6 +134,8 @@ class Odd(Mine):
     default_sizes = "3K"
 class Misspelt(Mine):
     default_size = "all"
+class Inherited(Misspelt):
+    pass
 class Old(Mine):
     default = "all"
 def broken():
@@ -155,6 +157,7 @@ def test_a_policy_of_a_stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("stranger_policy:Elsewhere", "'thp_env/Nowhere-v0'"), ("stranger_policy:Odd", "'3K'"),
         ("stranger_policy:number", "needs name"),
         ("stranger_policy:Misspelt", "no policy has default_size; did you mean 'default_sizes'"),
+        ("stranger_policy:Inherited", "no policy has default_size; did you mean 'default_sizes'"),
     ):  # fmt: skip
         with pytest.raises(PolicyError, match=told) as refused:
             find_policy(name)

@@ -140,12 +140,13 @@ def evaluate_one(
         if horizon:
             for name, value in env.reward_terms.items():
                 costs[name] = costs.get(name, 0.0) - value
-            costs["cost_ns"] = -total
         decisions += 1
         if tick:
             tick()
     if frames:
         pictures.append(look(env))
+    if horizon:
+        costs["cost_ns"] = -total
     assert env.workload is not None
     metrics = dict(info["metrics"]) | costs | {"reward": total}
     return Run(policy.name, env.workload.name, seed, metrics, decisions, info["reason"], pictures)
