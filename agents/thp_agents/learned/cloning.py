@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 
 from thp_agents.learned.checks import takes_masks
 from thp_agents.learned.config import AgentConfig
+from thp_agents.learned.distill import Pairs
 from thp_agents.learned.layers import linear_layers
 from thp_agents.learned.policy_file import LearnedPolicy, signature
 from thp_agents.policy import Policy, PolicyError
@@ -50,15 +52,16 @@ def clone(
     """
     teacher = checked(teacher, config)
     rng = np.random.default_rng([config.seed, 2])
-    envs, lessons = model.env, _Lessons.none()
+    envs, parts = model.env, list[Lessons]()
     steps = -(-config.lessons // (ROUNDS * envs.num_envs))
     observations = envs.reset()
     for turn in range(ROUNDS):
         played, observations = _play(model, teacher, observations, steps, by_teacher=turn == 0)
-        lessons = lessons.with_(played)
+        parts.append(played)
+        lessons = Lessons.concatenate(parts)
         _learn(model, lessons, rng)
-        progress(len(lessons.seen))
-    model.num_timesteps = len(lessons.seen)
+        progress(len(lessons.taken))
+    model.num_timesteps = len(lessons.taken)
 
 
 def checked(teacher: Policy, config: AgentConfig) -> LearnedPolicy:
@@ -78,39 +81,32 @@ def checked(teacher: Policy, config: AgentConfig) -> LearnedPolicy:
     return teacher
 
 
-class _Lessons:
-    """Decisions of several machines: flat fields, masks, the teacher's values, actions taken and returns."""
+@dataclass
+class Lessons(Pairs):
+    """Decisions with what the teacher values.
 
-    def __init__(self, columns: dict[str, np.ndarray]) -> None:
-        self.columns = columns
-        self.seen, self.masks, self.values = columns["seen"], columns["masks"], columns["values"]
-        self.taken, self.returns = columns["taken"], columns["returns"]
+    Attributes:
+        taken: actions, shape (n,).
+        returns: rewards from there on, discounted, shape (n,).
+    """
 
-    @classmethod
-    def none(cls) -> _Lessons:
-        return cls(dict.fromkeys(("seen", "masks", "values", "taken", "returns"), np.zeros(0)))
-
-    def with_(self, other: _Lessons) -> _Lessons:
-        if not len(self.seen):
-            return other
-        return _Lessons({k: np.concatenate([v, other.columns[k]]) for k, v in self.columns.items()})
+    taken: np.ndarray
+    returns: np.ndarray
 
     @property
-    def best(self) -> np.ndarray:
-        """The teacher's actions."""
-        return np.where(self.masks, self.values, -np.inf).argmax(1)
+    def choice(self) -> np.ndarray:
+        """Whether more than one action could have an effect, shape (n,)."""
+        return self.masks.sum(1) > 1
 
     @property
     def weight(self) -> np.ndarray:
-        """What the worst action that the teacher ever takes costs more than the best; at least `SLIGHT`."""
-        candidates = np.isin(np.arange(self.masks.shape[1]), self.best) & self.masks
-        best = np.take_along_axis(self.values, self.best[:, None], 1)
-        return np.where(candidates, best - self.values, 0.0).max(1) + SLIGHT
+        """What a mistake costs by the teacher's values, at least `SLIGHT`, shape (n,)."""
+        return self.gap + SLIGHT
 
 
 def _play(
     model: Any, teacher: LearnedPolicy, observations: np.ndarray, steps: int, by_teacher: bool
-) -> tuple[_Lessons, np.ndarray]:  # fmt: skip
+) -> tuple[Lessons, np.ndarray]:  # fmt: skip
     """Play so many steps of all machines; the teacher values every action at each."""
     envs, rows = model.env, []
     for _ in range(steps):
@@ -130,19 +126,19 @@ def _play(
     returns = np.zeros_like(rewards)
     for t in reversed(range(steps)):
         ahead = returns[t] = rewards[t] + model.gamma * np.where(dones[t], 0.0, ahead)
-    columns = {"seen": seen, "masks": masks, "values": values, "taken": taken, "returns": returns}
-    return _Lessons({k: v.reshape(-1, *v.shape[2:]) for k, v in columns.items()}), observations
+    columns = (column.reshape(-1, *column.shape[2:]) for column in (seen, masks, values, taken, returns))
+    return Lessons(*columns), observations
 
 
-def _learn(model: Any, lessons: _Lessons, rng: np.random.Generator) -> None:
+def _learn(model: Any, lessons: Lessons, rng: np.random.Generator) -> None:
     """Fit the actor to the teacher's actions, where there is a choice, and the critic to the returns."""
     policy = model.policy
     optimizer = torch.optim.Adam(policy.parameters(), LEARNING_RATE)
     best, returns = torch.as_tensor(lessons.best), torch.as_tensor(lessons.returns, dtype=torch.float32)
-    weight = lessons.weight * (lessons.masks.sum(1) > 1)
+    weight = lessons.weight * lessons.choice
     weight = torch.as_tensor(weight / max(weight.mean(), SLIGHT), dtype=torch.float32)
     policy.set_training_mode(True)
-    with _standardised(policy, lessons.seen) as seen:
+    with _standardised(policy, lessons.observations) as seen:
         for _ in range(EPOCHS):
             for batch in np.array_split(rng.permutation(len(seen)), -(-len(seen) // BATCH)):
                 masked = {"action_masks": lessons.masks[batch]} if takes_masks(model) else {}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.tree import DecisionTreeClassifier
@@ -42,9 +42,9 @@ class Pairs:
     values: np.ndarray
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Pairs]) -> Pairs:
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
         """Return several as one."""
-        return cls(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("observations", "masks", "values")))
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     @property
     def best(self) -> np.ndarray:
