@@ -64,6 +64,7 @@ REFUSED = [
     (lambda m, v: m.khugepaged(1, float("nan")), MachineError, "sleep_ms is a time of at least 0, not nan"),
     (lambda m, v: m.khugepaged(1, 1, float("inf")), MachineError, "alloc_sleep_ms is a time of at least 0, not inf"),
     (lambda m, v: m.decide_range(0, 4096, 0, Verb.SPLIT), MachineError, "must begin and end at pages of a program"),
+    (lambda m, v: m.decide_range(0, 1 << 47, 1 << 47, Verb.SPLIT), MachineError, "must begin and end at pages"),
     (lambda m, v: m.decide_range(0, (1 << 64) - 4096, 4096, Verb.SPLIT), MachineError, "must begin and end at pages"),
     (lambda m, v: m.decide_range(9, 0, 4096, Verb.SPLIT), MachineError, "no such mm"),
     (lambda m, v: m.decide_range(0, -4096, 4096, Verb.SPLIT), MachineError, "start is a whole number"),

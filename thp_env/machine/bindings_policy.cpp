@@ -20,9 +20,10 @@ namespace {
 // The end of a range of pages of a process that is there; the last page below 2^47 is no program's.
 u64 checked_range(const core_machine &c, u32 mm, u64 start, u64 end) {
     if (mm >= c.m->h->arrays[ARRAY_mms].used || !c.m->mms[mm].in_use) throw nb::index_error("no such mm");
-    if (start % PAGE_SIZE || end % PAGE_SIZE || start > end || end > TASK_SIZE + PAGE_SIZE)
+    const u64 last = std::min(end, TASK_SIZE);
+    if (start % PAGE_SIZE || end % PAGE_SIZE || start > last || end > TASK_SIZE + PAGE_SIZE)
         throw machine_error("a range must begin and end at pages of a program");
-    return std::min(end, TASK_SIZE);
+    return last;
 }
 
 using stall = std::tuple<std::vector<u64>, u64>; // averages and total
