@@ -87,7 +87,9 @@ def test_the_code_of_one_policy_is_not_that_of_another() -> None:
 def test_a_policy_on_top_of_another_depends_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = follower("ski_rental", {"default_sizes": "all", "idle": True})
     on_top = policy_code(policy, "it.npz")
-    policy.base = None
+    two = follower({"keep": "ski_rental", "collapse": "ingens"}, policy.arguments)
+    assert policy_code(two, "it.npz") != on_top
+    policy.rules.clear()
     assert policy_code(policy, "it.npz") != on_top
 
 

@@ -13,7 +13,7 @@ import hashlib
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,9 @@ def _classes(owner: Any, visited: set[int]) -> Iterator[str]:
     visited.add(id(owner))
     yield type(owner).__module__
     for value in getattr(owner, "__dict__", {}).values():
-        if hasattr(value, "decide"):
-            yield from _classes(value, visited)
+        for held in value.values() if isinstance(value, Mapping) else (value,):
+            if hasattr(held, "decide"):
+                yield from _classes(held, visited)
 
 
 @cache

@@ -142,11 +142,15 @@ class LearnedPolicy(Policy):
         self.many = "present" in signature["seen"] or "parts" in signature
         names = rules_of(signature["base"]) if "base" in signature else {}
         self.rules = {action: policies()[name]() for action, name in names.items()}
-        self.base = self.rules.get("keep")
         self.own_vmas: set[int] = set()
         self.taken_over: dict[int, str] = {}
         self.masked, self.sampled = signature.get("masked", True), signature.get("sampled", False)
         self.rng = np.random.default_rng(meta.get("seed", 0))
+
+    @property
+    def base(self) -> Policy | None:
+        """The heuristic that has all VMAs that nobody else has."""
+        return self.rules.get("keep")
 
     def reset(self, view: Any) -> None:
         """Leave everything to the base."""
@@ -203,7 +207,6 @@ class LearnedPolicy(Policy):
         """Return an independent copy in the present state."""
         other = copy.copy(self)
         other.rules, other.rng = copy.deepcopy(self.rules), copy.deepcopy(self.rng)
-        other.base = other.rules.get("keep")
         other.own_vmas, other.taken_over = set(self.own_vmas), dict(self.taken_over)
         return other
 
