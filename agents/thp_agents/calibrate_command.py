@@ -9,7 +9,9 @@ from thp_agents.evaluation.tables import format_table
 from thp_agents.files import writable, write_text
 from thp_env.live.calibrate import BUSY, Measured, busy, calibrate
 from thp_env.machine.clock import COSTS
+from thp_env.machine.cores import DEFAULT_CORE, core
 from thp_env.machine.costs_file import format_costs
+from thp_env.machine.host_walks import PAGES_PER_MIB, random_walks
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,6 +41,11 @@ def cost_lines(measured: Measured) -> list[str]:
     far = [name for name, ns in measured.ns.items() if not 1 / FAR <= ns * 1000 / COSTS[name].ps <= FAR]
     if far:
         lines.append(f"more than {FAR:g} times off the clock table: {', '.join(far)}")
+    if measured.walk:
+        cycle = COSTS["cycle"].ps / 1000
+        added = [f"{ns:.3g} at {mib} MiB ({random_walks(core(DEFAULT_CORE), mib * PAGES_PER_MIB)[1] * cycle:.3g})"
+                 for mib, ns in measured.walk.items()]  # fmt: skip
+        lines.append(f"ns that page walks add to a random access (in brackets {DEFAULT_CORE}'s): {', '.join(added)}")
     reasons: dict[str, list[str]] = {}
     for name, why in measured.missing.items():
         reasons.setdefault(why, []).append(name)

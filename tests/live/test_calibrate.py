@@ -43,6 +43,7 @@ EXACT = {
     "protect_cut": 5000 + 2 * NS["split_vma"],
     "protect_whole": 5000,
     "protect_ptes": 5000 + 510 * NS["change_pte"],
+    "collapse_fault": TIGHT + 512 * NS["zero_page"],
     "collapse_one": NS["collapse"] + TIGHT + 512 * NS["zero_page"],
     "collapse_all": NS["collapse"] + 512 * (NS["collapse_folio"] + NS["copy_page"] + NS["zap_pte"] + NS["zap_folio"]),
 }

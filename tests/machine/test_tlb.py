@@ -321,6 +321,19 @@ def test_a_hypervisor_translates_the_tables_and_the_page():
         assert [c[f"walk_ref_{level}"] for level in ("pgd", "pte")] == [before["walk_ref_pgd"], before["walk_ref_pte"]]
 
 
+def test_a_line_of_a_page_table_that_is_in_no_cache_takes_longer():
+    """A line has eight PTEs: pages in order miss one of eight; in a cache of four lines, all of them when far apart."""
+    plain = Tlb("t", (1, 8), None, (1, 16), pwc=((1, 4),) * 3)
+    lines = replace(plain, nested=(1, 4), nested_shift=6, nested_cycles=100)
+    in_order = "mmap a 1M\nwrite a 0 1M\nread a 0 1M\n"
+    apart = "mmap a 1M\nwrite a 0 1M\n" + "".join(f"read a {page * 4}K 4K\n" for page in range(0, 256, 8)) * 2
+    for text, missing in ((in_order, 2 * 32), (apart, 32 + 2 * 32)):
+        counters, before = (run(text, core=core).counters for core in (lines, plain))
+        upper = counters["walk_ref_nested"] - missing
+        assert 3 <= upper <= 3 + 2  # the tables above have one line each, which may be pushed out
+        assert counters["walk_cycles"] - before["walk_cycles"] == 100 * counters["walk_ref_nested"]
+
+
 def test_what_a_page_holds_is_known_after_its_translation_came_back_from_the_second_level():
     """Pages 2 and 4 push page 0 out of the first level, whose copy alone knew of the zero byte."""
     machine = run("mmap a 32K\nwrite a 0 4K\nwritez a 0 4K\nread a 8K 4K\nread a 16K 4K\nwrite a 0 4K\n")

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <string>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -131,6 +132,32 @@ void write_faults(const char *name, size_t bytes, size_t step, int advice, int r
             s.insert(s.end(), kept.begin(), kept.end());
         }
     }
+    report(name, std::move(s));
+}
+
+// What page walks add to an access to a random line that waits for the one before: the difference between
+// pages of 4K and of 2M, measured in turn. The more memory, the fewer of its page tables are in the caches.
+void walks(const char *name, size_t bytes) {
+    constexpr size_t READS = 100'000;
+    const area small(bytes, NOHUGEPAGE), large(bytes, HUGEPAGE);
+    samples s;
+    uint64_t next = 1;
+    small.fill();
+    large.fill();
+    for (int round = 0; round < 15; round++) {
+        double ns[2];
+        for (const area *a : {&small, &large}) {
+            const int64_t start = now();
+            for (size_t i = 0; i < READS; i++) {
+                next = next * 6364136223846793005 + 1442695040888963407;
+                next += static_cast<unsigned char>(a->start[(next >> 20) & (bytes - 64)]);
+            }
+            ns[a == &large] = static_cast<double>(now() - start) / READS;
+        }
+        s.push_back(std::max(0.0, ns[0] - ns[1]));
+    }
+    volatile uint64_t used = next; // so that the reads are not left out
+    static_cast<void>(used);
     report(name, std::move(s));
 }
 
@@ -280,8 +307,12 @@ void protects(bool huge) {
 }
 
 void collapses() {
-    samples one, all;
+    samples one, all, fault;
     for (int round = 0; round < 100; round++) {
+        {
+            const area a(PMD, HUGEPAGE); // whose zeroing finds the caches as that of a collapse does
+            time(fault, [&] { a.page(0) = 1; });
+        }
         for (size_t present : {size_t{1}, PAGES}) {
             const area a(PMD, NOHUGEPAGE);
             for (size_t i = 0; i < present; i++) {
@@ -297,6 +328,7 @@ void collapses() {
             }
         }
     }
+    report("collapse_fault", std::move(fault));
     report("collapse_one", std::move(one));
     report("collapse_all", std::move(all));
 }
@@ -329,6 +361,10 @@ int main(int argc, char **argv) {
         std::printf("write_fault_2M - no folio of 2M came\n");
     }
     cycle();
+    const size_t pages = static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES));
+    for (size_t mib = 64; huge && mib <= 1024 && mib << 20 < pages * PAGE / 4; mib *= 2) {
+        walks(("walk_" + std::to_string(mib)).c_str(), mib << 20);
+    }
     warm(huge);
     forks("fork_empty", 0, NOHUGEPAGE, false);
     write_faults("write_fault_4K", 8 * PMD, 1, NOHUGEPAGE, 4);

@@ -28,6 +28,8 @@ IDLE_SECONDS = 10
 LIMIT = 300
 NOISE = 2.0
 """Spread from which on a measurement says nothing, and the clock table's entry stays."""
+WALK = "walk_"
+"""Before the MiB of a measurement of page walks."""
 BUSY = 0.5
 """CPUs' worth of other work from which on figures cannot be trusted."""
 
@@ -54,12 +56,14 @@ class Measured:
         ns: the measured entries of the clock.
         spread: as `HostCosts.spread`.
         after_idle: as `HostCosts.after_idle`.
+        walk: as `HostCosts.walk`.
         missing: the reasons for missing entries, by name.
     """
 
     ns: dict[str, float] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
     after_idle: dict[str, float] = field(default_factory=dict)
+    walk: dict[int, float] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, ns: float, of: Sample) -> None:
@@ -74,7 +78,7 @@ class Measured:
         whole = {name: round(self.ns.get(name, cost.ps / 1000), 4) for name, cost in COSTS.items()}
         idle = {name: round(ns, 4) for name, ns in self.after_idle.items()}
         texts = {"measured": time.strftime("%Y-%m-%d"), "host": f"Linux {platform.release()} {platform.machine()}"}
-        return HostCosts(whole, self.spread, idle, texts)
+        return HostCosts(whole, self.spread, idle, texts, {mib: round(ns, 2) for mib, ns in self.walk.items()})
 
 
 def parse(text: str) -> tuple[dict[str, Sample], dict[str, str]]:
@@ -117,6 +121,9 @@ def entries(s: Mapping[str, Sample]) -> Measured:
     add("copy_page", s["copy_fault"].median - fixed, s["copy_fault"])
     add("fork", s["fork_empty"].median, s["fork_empty"])
     add("split_vma", (s["protect_cut"].median - s["protect_whole"].median) / 2, s["protect_cut"])
+    for name, sample in s.items():
+        if name.startswith(WALK):
+            measured.walk[int(name.removeprefix(WALK))] = sample.median
     if "zap_rest" in s:
         # zap_second: one PTE of a folio; zap_rest: 510 of it; zap_small: 512 folios of one page each.
         pte = (s["zap_rest"].median - s["zap_second"].median) / (PAGES - 3)
@@ -129,8 +136,8 @@ def entries(s: Mapping[str, Sample]) -> Measured:
         add("split_pmd", s["zap_first"].median - s["zap_second"].median, s["zap_first"])
         add("change_pte", (s["protect_ptes"].median - s["protect_whole"].median) / (PAGES - 2), s["protect_ptes"])
         _forks(measured, s)
-    if "collapse_all" in s and "write_fault_2M" in s:
-        collapse_ns = s["collapse_one"].median - s["write_fault_2M"].median
+    if "collapse_all" in s:
+        collapse_ns = s["collapse_one"].median - s["collapse_fault"].median
         add("collapse", collapse_ns, s["collapse_one"])
         of_page = (s["collapse_all"].median - max(collapse_ns, 0.0)) / PAGES
         ns = measured.costs().ns

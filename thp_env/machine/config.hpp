@@ -73,9 +73,10 @@ struct tlb_config {
     u32 l2_hit_cycles;
     u32 walk_cycles[4]; // one reference at PGD, PUD, PMD, PTE
     // Under a hypervisor every reference of a walk, and its result, is translated by the host's page tables.
-    u32 nested_shift; // page size of the host, 12 or 21; 0: no hypervisor
+    // Or, without one, a reference takes longer where its line of a page table is in no cache.
+    u32 nested_shift; // page size of the host, 12 or 21; LINE_SHIFT: lines of page tables; 0: neither
     u32 nested_cycles, reserved;
-    tlb_geometry nested; // guest-physical to host-physical translations
+    tlb_geometry nested; // guest-physical to host-physical translations, or lines
 };
 
 // Which architecture's page-table code runs. arm64 with BBML2: unfolding needs no TLB invalidation (X4).

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from thp_env.machine import _core, layout
-from thp_env.machine.clock import clock_table
+from thp_env.machine.clock import COSTS_VARIABLE, clock_table
 from thp_env.machine.cores import DEFAULT_CORE, Tlb, core
 from thp_env.machine.features import feature_mask, feature_set
 
@@ -66,8 +67,13 @@ class MachineConfig:
 
     @property
     def tlb(self) -> Tlb:
-        """The TLB of the core."""
-        return core(self.core) if isinstance(self.core, str) else self.core
+        """The TLB of the core, with the page walks of a host whose costs are in force."""
+        tlb = core(self.core) if isinstance(self.core, str) else self.core
+        if path := os.environ.get(COSTS_VARIABLE):
+            from thp_env.machine.costs_file import core_of
+
+            return core_of(path, tlb)
+        return tlb
 
     def as_dict(self) -> dict[str, object]:
         """Return the arguments of the C++ core."""

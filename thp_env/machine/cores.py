@@ -15,6 +15,9 @@ Geometry = tuple[int, int]
 ABSENT: Geometry = (1, 0)
 """No such array: larger pages are held in smaller pieces."""
 
+LINE_SHIFT = 6
+"""log2 of a line of the caches, as `Tlb.nested_shift`."""
+
 NONE = 0xFFFFFFFF
 
 
@@ -40,8 +43,8 @@ class Tlb:
         asids: address spaces that keep their translations across context switches; 0: all of them.
         base_shift: log2 of the smallest page.
         nested: the TLB of guest-physical addresses under a hypervisor; `ABSENT`: no hypervisor.
-        nested_shift: log2 of the host's page, 12 or 21.
-        nested_cycles: cycles of translating one guest-physical address that `nested` does not hold.
+        nested_shift: log2 of the host's page, 12 or 21; with 6, `nested` is the lines of page tables that caches hold.
+        nested_cycles: cycles of translating one guest-physical address, or of reading one line, that it does not hold.
         sources: for each of these, "sourced: ..." or "assumed: ...".
     """
 
@@ -65,6 +68,12 @@ class Tlb:
     nested_shift: int = 21
     nested_cycles: int = 40
     sources: dict[str, str] = field(default_factory=dict, hash=False, compare=False)
+
+    @property
+    def longest_walk(self) -> int:
+        """Cycles of a walk that no cache shortens."""
+        nested = 0 if self.nested == ABSENT else (len(self.walk_cycles) + 1) * self.nested_cycles
+        return sum(self.walk_cycles) + nested
 
     def arrays_of_sizes(self) -> tuple[list[int], list[int]]:
         """Return, for each level, which of the core's six arrays holds each of its five page sizes."""
@@ -129,7 +138,8 @@ _ASSUMED = {
     "hashed": "assumed: sets are chosen by the low bits of the page number",
     "asids": "assumed: enough for every process",
     "base_shift": "sourced: the architecture's smallest page",
-    "nested": "assumed: no hypervisor", "nested_shift": "assumed: the host uses 2M pages",
+    "nested": "assumed: no hypervisor, and page tables in the caches",
+    "nested_shift": "assumed: the host uses 2M pages",
     "nested_cycles": "assumed: three references, mostly from L2",
 }  # fmt: skip
 _X86 = _ASSUMED | {

@@ -6,18 +6,23 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from thp_env.machine.clock import COSTS, COSTS_VARIABLE
+from thp_env.machine.cores import Tlb
+from thp_env.machine.host_walks import with_walks
 from thp_env.names import did_you_mean
 from thp_env.reading import TOML_MAX, parse_toml, read_text, reading
 
 MOST_NS = 1e9
 """No cost of the clock is longer than a second."""
 PARTS = ("ns", "spread", "after_idle")
+WALK = "walk"
+LEAST_WALKED, MOST_WALKED, MOST_WALK_NS = 32, 1 << 20, 1e4
+"""MiB whose walks can be told, more than TLBs hold; and ns that they take at most."""
 TEXTS = ("measured", "host")
 
 
@@ -34,16 +39,23 @@ class HostCosts:
         spread: of measured costs, the range of the middle eight tenths of the samples, as a share of the median.
         after_idle: ns of costs that differ after memory was idle, because a hypervisor has to provide it again.
         texts: `measured`, when; `host`, on which kernel.
+        walk: ns that page walks add to an access (`host_walks.py`), by MiB of memory; empty: not measured.
     """
 
     ns: Mapping[str, float]
     spread: Mapping[str, float]
     after_idle: Mapping[str, float]
     texts: Mapping[str, str]
+    walk: Mapping[int, float] = field(default_factory=dict)
 
     def clock(self) -> dict[str, int]:
         """Return them in picoseconds, as a machine takes them."""
         return {name: round(ns * 1000) for name, ns in self.ns.items()}
+
+    def core(self, tlb: Tlb) -> Tlb:
+        """Return a core with this host's page walks; itself where they were not measured."""
+        cycle = self.ns["cycle"]
+        return with_walks(tlb, {mib: ns / cycle for mib, ns in self.walk.items()}) if cycle else tlb
 
 
 def read_costs(path: str | os.PathLike[str]) -> HostCosts:
@@ -55,8 +67,9 @@ def read_costs(path: str | os.PathLike[str]) -> HostCosts:
     with reading(path, CostsError, "a file of costs"):
         tables = parse_toml(read_text(path, TOML_MAX))
     for name in tables:
-        if name not in (*PARTS, *TEXTS):
-            raise CostsError(f"{path}: {name!r} is unknown: there are [{'], ['.join(PARTS)}] and {', '.join(TEXTS)}")
+        if name not in (*PARTS, WALK, *TEXTS):
+            parts_text = "], [".join((*PARTS, WALK))
+            raise CostsError(f"{path}: {name!r} is unknown: there are [{parts_text}] and {', '.join(TEXTS)}")
     parts = {name: _part(path, name, tables.get(name, {})) for name in PARTS}
     for name, cost in COSTS.items():
         if name not in parts["ns"]:
@@ -65,13 +78,30 @@ def read_costs(path: str | os.PathLike[str]) -> HostCosts:
                 "or measure anew with thp-env calibrate"
             )
     texts = {name: str(tables[name])[:200] for name in TEXTS if name in tables}
-    return HostCosts(**parts, texts=texts)
+    return HostCosts(**parts, texts=texts, walk=_walk(path, tables.get(WALK, {})))
+
+
+def _table(path: str | os.PathLike[str], part: str, entries: Any) -> dict[str, Any]:
+    if not isinstance(entries, dict):
+        raise CostsError(f"{path}: {part} is a table: [{part}], and a line for each cost")
+    return entries
+
+
+def _walk(path: str | os.PathLike[str], entries: Any) -> dict[int, float]:
+    walk = {}
+    for name, value in _table(path, WALK, entries).items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not name.isdecimal() or not LEAST_WALKED <= int(name[:9]) <= MOST_WALKED:
+            raise CostsError(f"{path}: {name:.40} in [{WALK}] is no memory in MiB from {LEAST_WALKED} to {MOST_WALKED}")
+        if not is_number or not 0 <= value <= MOST_WALK_NS:
+            entry = f"{path}: {name} = {value!r:.40} in [{WALK}]"
+            raise CostsError(f"{entry}: write ns from 0 to {MOST_WALK_NS:g}, or no line")
+        walk[int(name)] = float(value)
+    return walk
 
 
 def _part(path: str | os.PathLike[str], part: str, entries: Any) -> dict[str, float]:
-    if not isinstance(entries, dict):
-        raise CostsError(f"{path}: {part} is a table: [{part}], and a line for each cost")
-    for name, value in entries.items():
+    for name, value in _table(path, part, entries).items():
         if name not in COSTS:
             hint = did_you_mean(name, COSTS, ".")
             raise CostsError(f"{path}: {name} in [{part}] is no cost{hint} There are {', '.join(COSTS)}")
@@ -96,12 +126,27 @@ def format_costs(costs: HostCosts) -> str:
         for name, value in getattr(costs, part).items():
             is_default = part == "ns" and name not in costs.spread
             lines.append(f"{name} = {value:g}" + ("  # not measured: as in the clock table" if is_default else ""))
+    if costs.walk:
+        lines += ["", f"[{WALK}]  # ns that page walks add to an access, by MiB of memory that is accessed at random"]
+        lines += [f"{mib} = {ns:g}" for mib, ns in costs.walk.items()]
     return "\n".join(lines) + "\n"
 
 
 @cache
-def _clock_of(path: str, mtime_ns: int) -> Mapping[str, int]:
-    return read_costs(path).clock()
+def _read(path: str, mtime_ns: int) -> HostCosts:
+    return read_costs(path)
+
+
+@cache
+def _core_of(path: str, mtime_ns: int, tlb: Tlb) -> Tlb:
+    return _read(path, mtime_ns).core(tlb)
+
+
+def _changed(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError as error:
+        raise CostsError(f"{path}: {error.strerror}") from None
 
 
 def clock_of(path: str) -> Mapping[str, int]:
@@ -110,11 +155,16 @@ def clock_of(path: str) -> Mapping[str, int]:
     Raises:
         CostsError: as `read_costs`.
     """
-    try:
-        mtime_ns = Path(path).stat().st_mtime_ns
-    except OSError as error:
-        raise CostsError(f"{path}: {error.strerror}") from None
-    return _clock_of(path, mtime_ns)
+    return _read(path, _changed(path)).clock()
+
+
+def core_of(path: str, tlb: Tlb) -> Tlb:
+    """Return a core with the page walks of a file of costs; a changed file is read again.
+
+    Raises:
+        CostsError: as `read_costs`.
+    """
+    return _core_of(path, _changed(path), tlb)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ using i64 = long long;
 
 constexpr u32 NIL = 0xffffffffU; // no record
 
-constexpr u32 PAGE_SHIFT = 12, PMD_SHIFT = 21, PUD_SHIFT = 30, PGDIR_SHIFT = 39;
+constexpr u32 LINE_SHIFT = 6, PAGE_SHIFT = 12, PMD_SHIFT = 21, PUD_SHIFT = 30, PGDIR_SHIFT = 39;
 constexpr u64 PAGE_SIZE = 1ULL << PAGE_SHIFT, PMD_SIZE = 1ULL << PMD_SHIFT;
 constexpr u32 PTRS_PER_TABLE = 512;
 constexpr u32 PMD_ORDER = 9, HPAGE_PMD_NR = 512, MAX_PAGE_ORDER = 10;

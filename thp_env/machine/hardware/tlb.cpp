@@ -95,8 +95,10 @@ std::string check_tlb(const tlb_config &c) {
     if (*std::max_element(std::begin(cycles), std::end(cycles)) > MAX_CYCLES)
         return "a reference takes at most 1048576 cycles";
     if (c.nested_shift &&
-        (c.nested.ways == 0 || (c.nested_shift != PAGE_SHIFT && c.nested_shift != PMD_SHIFT)))
-        return "a nested TLB needs ways and a host page size of 12 or 21 bits";
+        (c.nested.ways == 0 ||
+         (c.nested_shift != PAGE_SHIFT && c.nested_shift != PMD_SHIFT && c.nested_shift != LINE_SHIFT)))
+        return "a nested TLB needs ways, and a host page size of 12 or 21 bits, or 6 for lines of page "
+               "tables";
     return {};
 }
 

@@ -74,22 +74,22 @@ void mmu::look_ahead(access_block &block, u64 nr) {
 }
 
 // Two-dimensional walk (Bhargava et al., ASPLOS 2008): each table referenced, and the page, stands at a
-// guest-physical address that the host's page tables translate.
+// guest-physical address that the host's page tables translate. The same for lines of page tables in caches:
+// the references are looked for, and the page is not.
 u32 mmu::nested_cost(u64 address, u32 first, u32 last, u64 pfn) {
     const u32 shift = m.h->config.tlb.nested_shift;
-    u32 walks_of_host = 0, table = m.mms[mm].pgd;
-    for (u32 level = 0; level <= last + 1; ++level) {
+    const bool lines = shift == LINE_SHIFT;
+    u32 missing = 0, table = m.mms[mm].pgd;
+    for (u32 level = 0; level <= last + !lines; ++level) {
         const u64 frame = level > last ? pfn : m.page_table_frames[table];
-        const u64 at = frame << PAGE_SHIFT;
+        const u64 index = level > last ? 0 : (address >> LEVEL_SHIFT[level]) & (PTRS_PER_TABLE - 1);
+        const u64 at = (frame << PAGE_SHIFT) + (lines ? index * sizeof(u64) : 0);
         const tag_key key(tlb_tag(at, shift, 0, 0));
-        if (level >= first && !translations.nested.find_or_insert(at >> shift, key)) ++walks_of_host;
-        if (level < last) {
-            const u64 index = (address >> LEVEL_SHIFT[level]) & (PTRS_PER_TABLE - 1);
-            table = pte_pfn(m.page_tables[u64{table} * PTRS_PER_TABLE + index]);
-        }
+        if (level >= first && !translations.nested.find_or_insert(at >> shift, key)) ++missing;
+        if (level < last) table = pte_pfn(m.page_tables[u64{table} * PTRS_PER_TABLE + index]);
     }
-    m.count_weighted(VM_walk_ref_nested, walks_of_host, weight);
-    return walks_of_host * m.h->config.tlb.nested_cycles;
+    m.count_weighted(VM_walk_ref_nested, missing, weight);
+    return missing * m.h->config.tlb.nested_cycles;
 }
 
 namespace {
