@@ -195,7 +195,8 @@ def _recommend(c: argparse.ArgumentParser) -> None:
     c.add_argument("--small", action="store_true", help="a recipe's quick look, not its full length")
     c.add_argument("--beside", metavar="COMMAND", help="run natively at the same time, as the clients of a server are")
     c.add_argument("--recorder", choices=("auto", "valgrind", "perf"), default="auto",
-                   help="perf is fast and sees no accesses (default: what ends in about two minutes)")  # fmt: skip
+                   help="perf is fast and sees no accesses (default: valgrind for a second of CPU; beyond, perf, and "
+                        "valgrind for the accesses)")  # fmt: skip
     c.add_argument("--save-recording", type=Path, metavar="FILE", help="keep what was recorded")
     c.add_argument("--horizon", type=_duration, metavar="TIME",
                    help="how long the program will run, as 10m, 1h or 1w: its second half goes on as it was "

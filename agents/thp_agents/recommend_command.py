@@ -119,7 +119,8 @@ def _advise(args: argparse.Namespace, request: Request) -> tuple[list[str], dict
         if trial is not None and trial.switched_off:
             notes.append(SWITCHED_OFF)
         longer = Horizon(args.horizon).longer(plain)
-        simulator = Simulator(recorded.programs, layouts=args.layouts, spreads=costs.spread if costs else None,
+        spreads = costs.spread if costs else None
+        simulator = Simulator(recorded.programs, recorded.accesses, layouts=args.layouts, spreads=spreads,
                               longer=longer, core=args.core, threads=os.cpu_count() or 1)  # fmt: skip
         began = time.monotonic()
         choice = choose(simulator, now, args.more_memory / 100, trial.cpu if trial else None)
@@ -130,7 +131,7 @@ def _advise(args: argparse.Namespace, request: Request) -> tuple[list[str], dict
     print(format_table(header, rows, args.markdown))
     print()
     print(reasons.sentence(choice, plain, length))
-    for line in reasons.certainty(choice, simulator.layouts, bool(plain.meta.get("native"))):
+    for line in reasons.certainty(choice, simulator.layouts, bool(plain.meta.get("native")), bool(recorded.accesses)):
         print(line)
     best = choice.advised.setting
     if reason := why(best.environment, tunables(plain)):
@@ -255,12 +256,13 @@ def _record(args: argparse.Namespace, request: Request) -> tuple[Run | None, Rec
         variables = {**os.environ, **request.environment}
         trial = run_natively(request.command, variables, listen=True, status=request.status)
     recorder = recorder_for(trial.cpu, args.recorder)
-    _say(args, f"it took {trial.cpu:.2f} s of CPU; recording it with {recorder}")
+    how = "perf, then valgrind" if recorder == "both" else recorder
+    _say(args, f"it took {trial.cpu:.2f} s of CPU; recording it with {how}")
     progress = not args.quiet
     try:
         recorded = recordings(request, recorder=recorder, progress=progress)
     except RecordingError as error:
-        if args.recorder != "auto" or recorder != "perf":
+        if recorder != "both":
             raise
         _say(args, f"{error}: recording it with valgrind, which takes about {trial.cpu * SLOWER:.0f} s")
         recorded = recordings(request, recorder="valgrind", progress=progress)

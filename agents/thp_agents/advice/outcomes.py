@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from thp_workloads.relocation import draw_place, fits
 
-from thp_agents.advice.settings import Setting, boot_setting
+from thp_agents.advice.environment import Pairs
+from thp_agents.advice.settings import NEVER, Setting, boot_setting
 from thp_env.machine import Machine, MachineConfig, layout
 from thp_env.machine.batch import Batch, Window
 from thp_env.machine.clock import COSTS
@@ -28,11 +29,15 @@ DRAWS = 200
 SIGMAS = 2.563
 """Standard deviations between the tenth and the ninetieth percentile of a normal distribution."""
 COST_OF_KIND = {
-    "translation": "cycle", "fault": "fault", "zeroing": "zero_page", "copying": "copy_page",
+    "fault": "fault", "zeroing": "zero_page", "copying": "copy_page",
     "splitting": "split_page", "unmapping": "zap_folio", "swapping": "swap_out_page", "syscall": "syscall",
     "shootdown": "shootdown", "monitoring": "scan_pte", "compaction": "migrate_page",
 }  # fmt: skip
-"""The entry of the clock that decides most of each kind of time; `compute` is the program's own."""
+"""The entry of the clock that decides most of each kind of time; `compute` is the program's own.
+
+Nothing says how sure the time of translation is: walks of the same pages differ by two with where they lie in memory.
+"""
+TRANSLATION = TIMES.index("translation")
 KERNEL = np.array([kind not in ("compute", "translation") for kind in TIMES])
 """The kinds of time that are the kernel's."""
 ENOUGH = 2.0
@@ -170,7 +175,8 @@ def factors(spreads: Mapping[str, float], draws: int = DRAWS, seed: int = 0) -> 
     """
     table = {name: cost.spread or ASSUMED_SPREAD for name, cost in COSTS.items()}
     ranges = {**table, **spreads}
-    sigma = np.array([ranges[COST_OF_KIND[kind]] if kind in COST_OF_KIND else 0.0 for kind in TIMES]) / SIGMAS
+    spread = {kind: ranges[cost] for kind, cost in COST_OF_KIND.items()} | {"translation": ASSUMED_SPREAD}
+    sigma = np.array([spread.get(kind, 0.0) for kind in TIMES]) / SIGMAS
     samples = np.exp(np.random.default_rng(seed).standard_normal((draws, len(TIMES))) * np.minimum(sigma, 1.0))
     samples[0] = 1.0
     return samples
@@ -201,23 +207,57 @@ def half_way(program: Program) -> int:
     return max(1, int(done[min(int(np.searchsorted(own, own[-1] / 2)), len(done) - 1)]))
 
 
+class _Recording:
+    """One recording on several layouts, and the machine that it runs on."""
+
+    def __init__(self, program: Program, layouts: int, core: str | None) -> None:
+        self.program, self.half = program, half_way(program)
+        self.places = places(program, layouts)
+        self.config = MachineConfig(memory=int(memory_for(program) * ENOUGH) >> 12 << 12, core=core or DEFAULT_CORE)
+
+    def boot(self, setting: Setting, place: int) -> Machine:
+        return boot_setting(Instance(self.places[place % len(self.places)], self.config), setting)
+
+
+def covered(native: Program, faults: int) -> float:
+    """Return which share of a native run had passed when it had faulted so often with 4K pages."""
+    done, own = np.cumsum(native.work), np.cumsum(native.own_ns)
+    at = int(np.searchsorted(done, faults))
+    return float(own[at] / own[-1]) if at < len(own) and own[-1] > 0 else 1.0
+
+
+def with_translation(counters: Counters, ps: float) -> Counters:
+    """Return counters with another time for translation."""
+    times = counters.times.copy()
+    times[TRANSLATION] = round(ps)
+    return Counters(counters.vm, counters.mthp, times, int(counters.clock_ps + times.sum() - counters.times.sum()))
+
+
 class Simulator:
     """Runs settings on the layouts of a program's recordings, several at once; what has run is kept."""
 
     def __init__(
-        self, programs: Mapping[tuple[tuple[str, str], ...], Program], *, layouts: int = 3,
+        self, programs: Mapping[Pairs, Program], accesses: Mapping[Pairs, Program] | None = None, *, layouts: int = 3,
         spreads: Mapping[str, float] | None = None, longer: float = 0.0, core: str | None = None,
         prices: Prices | None = None, threads: int = 2,
     ) -> None:  # fmt: skip
-        """Take recordings by environment, the plain one first; the rest as of `Figures`."""
+        """Take recordings by environment, the plain one first.
+
+        Args:
+            programs: the recordings.
+            accesses: recordings of the same runs or their beginnings, from which the time of translation is taken
+                instead; of all of them, or none.
+            layouts: of the address space.
+            spreads, longer, prices: as of `Figures`.
+            core: the TLB.
+            threads: that simulate.
+        """
         self.programs = dict(programs)
         self.longer, self.threads, self.prices = longer, threads, prices or Prices()
         self.factors = factors(spreads or {})
-        self._places = {environment: places(program, layouts) for environment, program in programs.items()}
-        self._half = {environment: half_way(program) for environment, program in programs.items()}
-        self._config = {environment: MachineConfig(memory=int(memory_for(program) * ENOUGH) >> 12 << 12,
-                                                   core=core or DEFAULT_CORE)
-                        for environment, program in programs.items()}  # fmt: skip
+        self._recordings = {e: _Recording(program, layouts, core) for e, program in programs.items()}
+        self._accesses = {e: _Recording(program, layouts, core) for e, program in (accesses or {}).items()}
+        self._covered = {e: self._share(e) for e in self._accesses}
         plain = next(iter(self.programs.values()))
         self._stretch = {environment: _stretch(plain, program) for environment, program in programs.items()}
         self._outcomes: dict[tuple[Setting, int], Outcome] = {}
@@ -226,7 +266,7 @@ class Simulator:
     @property
     def layouts(self) -> int:
         """Layouts that every recording has."""
-        return min(map(len, self._places.values()))
+        return min(len(recording.places) for recording in self._recordings.values())
 
     def figures(self, settings: Sequence[Setting], layouts: int = 1) -> list[Figures]:
         """Return what settings cost on the first layouts."""
@@ -238,23 +278,41 @@ class Simulator:
                         self.prices.memory) for s in settings]  # fmt: skip
 
     def _run(self, jobs: list[tuple[Setting, int]]) -> None:
-        places, config = self._places, self._config
-        machines = [boot_setting(Instance(places[s.environment][i], config[s.environment]), s) for s, i in jobs]
+        runs = self._counted(self._recordings, jobs)
+        parts = self._counted(self._accesses, jobs) if self._accesses else [None] * len(jobs)
+        for job, (machine, half, end), part in zip(jobs, runs, parts, strict=True):
+            environment = job[0].environment
+            if part is not None:
+                share = self._covered[environment]
+                half, end = (with_translation(c, p.times[TRANSLATION] / share)
+                             for c, p in zip((half, end), part[1:], strict=True))  # fmt: skip
+            p99 = fault_percentile(machine, 99)
+            self._outcomes[job] = Outcome(end, half, p99, end_processes(machine), self._stretch[environment])
+        self.runs += len(jobs)
+
+    def _counted(
+        self, recordings: Mapping[Pairs, _Recording], jobs: list[tuple[Setting, int]]
+    ) -> list[tuple[Machine, Counters, Counters]]:
+        """Run recordings to their ends; return machines with their counters half-way and at the end."""
+        machines = [recordings[setting.environment].boot(setting, place) for setting, place in jobs]
+        half_ways = [recordings[setting.environment].half for setting, _ in jobs]
+        halves: list[Counters] = [machine.counters for machine in machines]
         batch = Batch(machines, self.threads)
-        halves: list[Counters | None] = [None] * len(jobs)
-        for accesses in sorted({self._half[s.environment] for s, _ in jobs}):
-            now = np.array([self._half[s.environment] == accesses for s, _ in jobs])
+        for accesses in sorted(set(half_ways)):
+            now = np.array(half_ways) == accesses
             _, _, snapshot = batch.run(Window(accesses=accesses), active=now)
             for i in np.flatnonzero(now):
                 halves[i] = snapshot.counters.of_machine(int(i))
         batch.run(Window())
-        for machine, half, job in zip(machines, halves, jobs, strict=True):
-            assert half is not None
-            end = machine.counters
-            p99 = fault_percentile(machine, 99)
-            self._outcomes[job] = Outcome(end, half, p99, end_processes(machine),
-                                       self._stretch[job[0].environment])  # fmt: skip
-        self.runs += len(jobs)
+        return [(machine, half, machine.counters) for machine, half in zip(machines, halves, strict=True)]
+
+    def _share(self, environment: Pairs) -> float:
+        """Return which share of a run its recorded accesses are of."""
+        part = self._accesses[environment]
+        if not part.program.meta.get("stopped"):
+            return 1.0
+        [(_, _, end)] = self._counted(self._accesses, [(replace(NEVER, environment=environment), 0)])
+        return covered(self.programs[environment], int(end["pgfault"]))
 
 
 def end_processes(machine: Machine) -> float:

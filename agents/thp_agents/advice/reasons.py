@@ -98,8 +98,15 @@ def sentence(choice: Choice, program: Program, length: str) -> str:
     )
 
 
-def certainty(choice: Choice, layouts: int, recorded: bool) -> list[str]:
-    """Say how sure the choice is."""
+def certainty(choice: Choice, layouts: int, native: bool, accesses: bool = False) -> list[str]:
+    """Say how sure the choice is.
+
+    Args:
+        choice: what was chosen.
+        layouts: that were tried.
+        native: the program was recorded by perf,
+        accesses: and its accesses by valgrind.
+    """
     now, best = choice.present, choice.advised
     lines = []
     if not choice.leave:
@@ -119,6 +126,7 @@ def certainty(choice: Choice, layouts: int, recorded: bool) -> list[str]:
         lines.append(f"Without root: {choice.own.setting.name} saves {time(gain)} of CPU.")
     if any(mode == "always" for _, mode in best.setting.sizes) and not choice.leave:
         lines.append("always holds for every program of the host, of which this one is simulated alone.")
-    if recorded:
-        lines.append("Recorded by perf: page walks are not in these figures, and waiting counts as the program's time.")
+    if native:
+        walks = "" if accesses else "page walks are not in these figures, and "
+        lines.append(f"Recorded by perf: {walks}waiting counts as the program's time.")
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -100,6 +101,7 @@ class Listener:
         children: bool,
         seed: int,
         until: float,
+        limit: float = math.inf,
     ) -> None:
         """Prepare to run.
 
@@ -111,10 +113,11 @@ class Listener:
             children: whether what it executes is recorded too.
             seed: see `NativeLayout.draw`.
             until: own time after which the command is ended, in ns.
+            limit: real seconds after which it is ended.
         """
         self._command, self._environment = list(command), dict(environment)
         self._options, self._window, self._children = list(options), window, children
-        self._seed, self._until = seed, until
+        self._seed, self._until, self._limit = seed, until, limit
         self._traced: list[Traced] = []
         self._base = mmap_base()
         self._stop_reason = ""
@@ -153,11 +156,12 @@ class Listener:
     def _listen(self, server: socket.socket, show: Callable[[float, int], None], requests: list[int]) -> None:
         deadline = float("inf")
         signals = iter((signal.SIGTERM, signal.SIGKILL))
-        total = 0
+        total, over = 0, time.monotonic() + self._limit
         while self._root.poll() is None or any(t.open for t in self._traced):
             total += self._pump(server)
             show(max((t.own_ns for t in self._traced), default=0) / 1e9, total)
-            if not self._stop_reason and any(t.own_ns >= self._until for t in self._traced):
+            ends = any(t.own_ns >= self._until for t in self._traced) or time.monotonic() >= over
+            if not self._stop_reason and ends:
                 self._stop_reason, deadline = TIME_IS_UP, 0.0
             if requests:
                 requests.clear()

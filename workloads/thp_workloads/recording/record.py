@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import sys
@@ -52,6 +53,7 @@ class _Options:
     depth: int
     ns: float
     seconds: float | None
+    limit: float
     after: float
     children: bool
     seed: int
@@ -69,6 +71,7 @@ def record(
     keep_full: bool = False,
     environment: Mapping[str, str] | None = None,
     seconds: float | None = None,
+    limit: float = math.inf,
     after: float = 0.0,
     children: bool = True,
     seed: int = 0,
@@ -92,6 +95,7 @@ def record(
         environment: variables to add to the environment of the command. GLIBC_TUNABLES is set to `TUNABLES`
             unless it is set already.
         seconds: end the command after so many seconds of its own time, counted from `after`.
+        limit: end the command after so many real seconds, too.
         after: skip so many seconds of its own time: what was mapped and touched by then is there from the start.
         children: also record what it forks and executes.
         seed: draws the layout of the address space (mmap base, stack, heap) as randomization would; 0: as without.
@@ -109,8 +113,8 @@ def record(
     """
     if out is not None:
         check_writable(Path(out))
-    if not after >= 0 or not (seconds is None or seconds > 0):
-        raise RecordingError("seconds must be positive, and after must not be negative")
+    if not after >= 0 or not (seconds is None or seconds > 0) or not limit > 0:
+        raise RecordingError("seconds and limit must be positive, and after must not be negative")
     if most is not None and most <= 0:
         raise RecordingError("a file has more than 0 bytes")
     path = executable(command)
@@ -119,7 +123,7 @@ def record(
     variables = {"GLIBC_TUNABLES": TUNABLES, **os.environ, **tool_variables}
     depth = 1 if keep_full else 4
     options = _Options(
-        window, 0 if keep_full else budget, depth, ns_per_instruction, seconds, after, children, seed, smc_check
+        window, 0 if keep_full else budget, depth, ns_per_instruction, seconds, limit, after, children, seed, smc_check
     )
     if not lackey:
         lackey = _falls_back(options)
@@ -166,7 +170,7 @@ def _falls_back(options: _Options) -> bool:
     try:
         build_tool()
     except RecordingError as error:
-        if options.after or options.seconds or options.seed:
+        if options.after or options.seconds or options.seed or options.limit < math.inf:
             raise RecordingError(f"{error} (--seconds, --after and --seed need it)") from error
         print(f"thp-env: {error}; recording with lackey, slowly and without children", file=sys.stderr)
         return True
@@ -196,8 +200,9 @@ def _run_tool(
     tool_options = [f"--window={o.window}", f"--budget={o.budget}", f"--depth={o.depth}", f"--ps={round(o.ns * 1000)}"]
     tool_options.append(f"--smc-check={o.smc_check}")
     listener = Listener(
-        command, variables, options=tool_options, window=o.window, children=o.children, seed=o.seed, until=until
-    )
+        command, variables, options=tool_options, window=o.window, children=o.children, seed=o.seed, until=until,
+        limit=o.limit,
+    )  # fmt: skip
     result = listener.run(show)
     notes = []
     began = listener.images(result, 0)
@@ -228,6 +233,7 @@ def _run_tool(
         notes.append(f"ended by signal {-result.status}")
     meta = {
         "exit_status": 0 if result.stopped == TIME_IS_UP else result.status,
+        **({"stopped": True} if result.stopped else {}),
         "seconds": round(result.seconds, 1),
         "cpu_seconds": round(result.cpu_seconds, 1),
         "own_seconds": round(max(min(length, until) - after, 0) / 1e9, 3),
