@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+AGAIN = 0.01
+"""Seconds after which an interrupt that was ignored comes again."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -14,13 +19,39 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` in the block, so that it has the same effect as ctrl-C."""
+    """Let SIGTERM raise `Terminated` in the block, so that it has the same effect as ctrl-C; neither gets lost."""
 
     def end(number: int, frame: object) -> None:
         raise Terminated
 
-    with handle_signals({signal.SIGTERM: end}):
+    with handle_signals({signal.SIGTERM: end}), _ignored_interrupts_come_again():
         yield
+
+
+@contextmanager
+def _ignored_interrupts_come_again() -> Iterator[None]:
+    """Send a signal again whose exception Python has ignored: in a finalizer, or a callback of a weak reference.
+
+    These run wherever an object dies, for example right after memory was given back, which takes long enough for a
+    signal to come meanwhile.
+    """
+    before, sent = sys.unraisablehook, list[threading.Timer]()
+
+    def send_again(ignored: sys.UnraisableHookArgs) -> None:
+        if isinstance(ignored.exc_value, KeyboardInterrupt):
+            number = exit_code(ignored.exc_value) - 128
+            sent.append(threading.Timer(AGAIN, os.kill, (os.getpid(), number)))
+            sent[-1].start()
+        else:
+            before(ignored)
+
+    sys.unraisablehook = send_again
+    try:
+        yield
+        for timer in sent:
+            timer.join()  # so that it comes while it is handled
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

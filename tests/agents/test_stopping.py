@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,35 @@ def test_the_helper_puts_handlers_back() -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
     assert seen == [signal.SIGUSR1]
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_while_an_object_dies_is_not_lost(number: signal.Signals) -> None:
+    """Python ignores what a weak reference's callback and `__del__` raise."""
+
+    class Dies:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    class Held:
+        pass
+
+    def stopped(dies: list[object]) -> None:
+        dies.clear()
+        reached.append("what comes after it")
+        time.sleep(SOON)
+        reached.append("the end")
+
+    held = Held()
+    reference = weakref.ref(held, lambda _: signal.raise_signal(number))
+    assert reference() is held
+    dying = [[Dies()], [held]]
+    del held
+    for objects in dying:
+        reached: list[str] = []
+        with pytest.raises(KeyboardInterrupt) as caught, sigterm_interrupts():
+            stopped(objects)
+        assert reached == ["what comes after it"]
+        assert isinstance(caught.value, Terminated) == (number == signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), sigterm_interrupts():
+        Dies()  # right before the end of the block

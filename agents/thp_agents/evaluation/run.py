@@ -162,6 +162,10 @@ def _unchanged_workload(case: Case, program: str) -> Workload:
     return fixed_workload(case, instance)
 
 
+AGAIN = 1.0
+"""Seconds after which the end of a run's time is told again, if Python has ignored it, as in a finalizer."""
+
+
 @contextmanager
 def time_limit(seconds: float, name: str) -> Iterator[None]:
     """Raise a `PolicyError` in the block when it takes too long; only in a process's main thread."""
@@ -173,7 +177,7 @@ def time_limit(seconds: float, name: str) -> Iterator[None]:
         raise PolicyError(f"policy {name} took more than {seconds:g} s for one run")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
     finally:
