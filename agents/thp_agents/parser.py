@@ -204,7 +204,7 @@ def _recommend(c: argparse.ArgumentParser) -> None:
     c.add_argument("--more-memory", type=float, default=10, metavar="PERCENT",
                    help="of peak usage that advice may cost (default: %(default)s)")  # fmt: skip
     c.add_argument("--layouts", type=_positive, default=3, help="of the address space to try (default: %(default)s)")
-    c.add_argument("--core", help="the TLB to simulate (docs/tlb.md)")
+    c.add_argument("--core", help="the TLB to simulate (docs/explanation/tlb.md; default: this host's, or zen4)")
     c.add_argument("--report", type=Path, metavar="FILE", help="also write an HTML page with a picture")
     c.add_argument("--verify", action="store_true", help="run the command natively under what is advised, too")
     c.add_argument("--rivals", action="store_true",

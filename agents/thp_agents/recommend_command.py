@@ -34,7 +34,9 @@ from thp_agents.refusals import refuse
 from thp_env.envs.horizon import Horizon
 from thp_env.live.calibrate import BUSY, busy, calibrate
 from thp_env.live.errors import LiveError
+from thp_env.live.host_core import host_core
 from thp_env.machine.clock import COSTS_VARIABLE
+from thp_env.machine.cores import DEFAULT_CORE
 from thp_env.machine.costs_file import HostCosts, costs_in_force, format_costs, read_costs
 from thp_env.names import did_you_mean
 from thp_env.traces.npz import save_program
@@ -119,9 +121,10 @@ def _advise(args: argparse.Namespace, request: Request) -> tuple[list[str], dict
         if trial is not None and trial.switched_off:
             notes.append(SWITCHED_OFF)
         longer = Horizon(args.horizon).longer(plain)
+        core = args.core or (_core(notes) if request.command else None)
         spreads = costs.spread if costs else None
         simulator = Simulator(recorded.programs, recorded.accesses, layouts=args.layouts, spreads=spreads,
-                              longer=longer, core=args.core, threads=os.cpu_count() or 1)  # fmt: skip
+                              longer=longer, core=core, threads=os.cpu_count() or 1)  # fmt: skip
         began = time.monotonic()
         choice = choose(simulator, now, args.more_memory / 100, trial.cpu if trial else None)
     length = f"a run of {args.horizon}" if longer else "the recorded run"
@@ -297,6 +300,14 @@ def _costs(args: argparse.Namespace, live: bool) -> Iterator[HostCosts | None]:
             return
     with costs_in_force(path):
         yield read_costs(path)
+
+
+def _core(notes: list[str]) -> str:
+    """Return the core to simulate, that of this host if there is a preset of it."""
+    core = host_core()
+    if core is None:
+        notes.append(f"this host's core has no preset: {DEFAULT_CORE} is simulated, or what --core names")
+    return core or DEFAULT_CORE
 
 
 def costs_path(environment: Mapping[str, str] = os.environ) -> Path:
