@@ -13,6 +13,7 @@ from thp_agents.advice.recordings import recorder_for, recordings
 from thp_agents.advice.settings import NEVER, Setting
 from thp_agents.advice.trial import Request
 from thp_workloads.recording.errors import RecordingError
+from thp_workloads.recording.listener import BY_SIGNAL, TIME_IS_UP
 from thp_workloads.recording.record import record
 
 from thp_env.traces import Program, parse_program
@@ -27,7 +28,7 @@ LARGE = Setting().with_sizes(1 << 9, "always")
 
 def accesses(mib: int = 64, *, stopped: bool = False) -> Program:
     program = parse_program(RANDOM.format(mib=mib))
-    return replace(program, meta={**program.meta, "stopped": stopped})
+    return replace(program, meta={**program.meta, **({"stopped": TIME_IS_UP} if stopped else {})})
 
 
 def translation(simulator: Simulator, setting: Setting, **of: float) -> float:
@@ -84,6 +85,13 @@ def test_a_program_is_recorded_by_both(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recorded.notes == ["page walks are not in these figures: it does not run under valgrind"]
 
 
+def test_ctrl_c_while_valgrind_records_ends_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = replace(accesses(), meta={"stopped": BY_SIGNAL, "exit_status": -2})
+    monkeypatch.setattr(module, "record", lambda *args, **options: cut)
+    with pytest.raises(KeyboardInterrupt):
+        recordings(Request(["true"]), recorder="valgrind", progress=False)
+
+
 def _refuses(*args: object, **options: object) -> Program:
     raise RecordingError("it does not run under valgrind")
 
@@ -91,6 +99,6 @@ def _refuses(*args: object, **options: object) -> Program:
 @needs_recorders
 def test_a_recording_ends_after_its_limit() -> None:
     recorded = record(["perl", "-e", "my $x = 0; $x += $_ % 7 while ++$_ < 1e12;"], limit=3.0, progress=False)
-    assert recorded.meta["stopped"]
+    assert recorded.meta["stopped"] == TIME_IS_UP
     assert recorded.meta["exit_status"] == 0
     assert 2.5 < recorded.meta["seconds"] < 60

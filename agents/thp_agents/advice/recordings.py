@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from thp_workloads.recording.listener import BY_SIGNAL
 from thp_workloads.recording.native_record import record_native
 from thp_workloads.recording.record import BUDGET, record
 from thp_workloads.recording.record import TUNABLES as COPYING
@@ -108,8 +109,11 @@ def _record(request: Request, recorder: str, progress: bool, limit: float = math
                 variables["GLIBC_TUNABLES"] = f"{COPYING}:{variables['GLIBC_TUNABLES']}"
             budget = BUDGET if limit == math.inf else ACCESSES
             program = record(command, environment=variables, progress=progress, limit=limit, budget=budget)
+    stopped = program.meta.get("stopped")
+    if stopped == BY_SIGNAL:
+        raise KeyboardInterrupt  # the recorder keeps what there is; nobody waits for advice any more
     status = int(program.meta.get("exit_status", 0))
-    if status != request.status and not program.meta.get("stopped"):
+    if status != request.status and not stopped:
         raise AdviceError(f"{shlex.join(command)[:80]} ended with status {status} while it was recorded by {recorder}")
     return program
 

@@ -233,7 +233,7 @@ def _run_tool(
         notes.append(f"ended by signal {-result.status}")
     meta = {
         "exit_status": 0 if result.stopped == TIME_IS_UP else result.status,
-        **({"stopped": True} if result.stopped else {}),
+        **({"stopped": result.stopped} if result.stopped else {}),
         "seconds": round(result.seconds, 1),
         "cpu_seconds": round(result.cpu_seconds, 1),
         "own_seconds": round(max(min(length, until) - after, 0) / 1e9, 3),
