@@ -64,7 +64,7 @@ LAYERS = (
     ("catalogue",),
     ("evaluation",),
     ("learned.*", "sb3", "time_discount"),  # what trains one
-    ("profile", "profile_report", "probe", "dataset", "advice"),
+    ("profile", "profile_report", "probe", "dataset", "advice", "corpus_folios"),
     ("*_command",),
     ("parser", "cli", "__main__"),
 )

@@ -132,6 +132,10 @@ def _recommend(args: argparse.Namespace) -> int:
 
 
 def _corpus(args: argparse.Namespace) -> int:
+    if args.action == "folios":
+        from thp_agents.corpus_folios import run
+
+        return run(args.names, args.out)
     from thp_workloads.recording.corpus import main
 
     return main(args.action, args.names, args.out, args.small, args.quiet)

@@ -216,7 +216,7 @@ def _recommend(c: argparse.ArgumentParser) -> None:
 
 
 def _corpus(c: argparse.ArgumentParser) -> None:
-    c.add_argument("action", choices=("list", "record", "check"))
+    c.add_argument("action", choices=("list", "record", "check", "folios"))
     c.add_argument("names", nargs="*", metavar="NAME", help="recipes (default: all)")
     c.add_argument("--out", type=Path, default=Path("corpus"), help="folder of the recordings (default: %(default)s)")
     c.add_argument("--small", action="store_true", help="a quick look, not the full length")

@@ -27,7 +27,7 @@ from thp_agents.advice.recordings import Recorded, recorder_for, recordings, why
 from thp_agents.advice.rivals import agreement, regret, rivals
 from thp_agents.advice.trial import AdviceError, Request, Run
 from thp_agents.advice.trial import run as run_natively
-from thp_agents.advice.verify import SUMMARY, Measured, summary, table, verdict, verify
+from thp_agents.advice.verify import SUMMARY, Measured, folio_table, summary, table, verdict, verify
 from thp_agents.evaluation.tables import format_table
 from thp_agents.files import writable, write_text
 from thp_agents.refusals import refuse
@@ -165,6 +165,8 @@ def _verify(args: argparse.Namespace, request: Request, choice: Choice, others: 
     measured, notes = verify(request, choice, repeats=args.repeats, rivals=others, progress=progress)
     print()
     print(format_table(*table(measured), args.markdown))
+    print()
+    print(format_table(*folio_table(measured), args.markdown))
     for note in notes:
         print(f"note: {note}")
     print(verdict(measured, choice.leave))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,10 @@ from thp_agents.advice.host import differing
 from thp_agents.advice.outcomes import Figures
 from thp_agents.advice.settings import PRCTL_FLAGS, Setting
 from thp_agents.advice.trial import AdviceError, Request, Run, beside, run
+from thp_env.live.given import folios_given
 from thp_env.live.settings import MEMORY_CGROUPS, PR_SET_THP_DISABLE, THP, Settings, remove_folder, temporary_settings
+from thp_env.machine import layout
+from thp_env.machine.sizes import size_name
 
 CGROUP = "thp-env-verify"
 PEAKS = ("memory.max_usage_in_bytes", "memory.peak")
@@ -43,12 +47,14 @@ class Measured:
         figures: its prediction.
         runs: one a round.
         usage: bytes of the control group at most, or of anonymous memory where there is none, in each run.
+        folios: large folios that faults have given meanwhile, by order, to whatever process of the host, in each run.
     """
 
     setting: Setting
     figures: Figures
     runs: list[Run] = field(default_factory=list)
     usage: list[int] = field(default_factory=list)
+    folios: list[Counter[int]] = field(default_factory=list)
 
     @property
     def cpu(self) -> np.ndarray:
@@ -111,7 +117,7 @@ def verify(
         for turn in range(repeats):
             labels = [*measured]
             for label in labels[turn % len(labels) :] + labels[: turn % len(labels)]:
-                _trial(measured[label], label, request, settings if root else None, group, size)
+                run_once(measured[label], label, request, settings if root else None, group, size)
             progress(f"round {turn + 1}")
             if turn + 1 >= LEAST and all(
                 half <= NARROW for _, half in (difference(m, measured["present"]) for m in measured.values())
@@ -120,7 +126,19 @@ def verify(
     return measured, notes
 
 
-def _trial(m: Measured, label: str, request: Request, settings: Settings | None, group: Path | None, size: int) -> None:
+def run_once(
+    m: Measured, label: str, request: Request, settings: Settings | None, group: Path | None, size: int
+) -> None:  # fmt: skip
+    """Run a command natively under a setting and add what was measured.
+
+    Args:
+        m: the setting, and what was measured.
+        label: "never" leaves the host's settings alone and turns large folios off by prctl.
+        request: the command.
+        settings: of the host, to change them; None: they stay.
+        group: the control group to run in, if any.
+        size: bytes that are touched and given back before.
+    """
     if settings is not None and label != "never":
         settings.require({THP / name: value for name, value in differing(m.setting).items()})
     if group is not None:
@@ -128,11 +146,13 @@ def _trial(m: Measured, label: str, request: Request, settings: Settings | None,
         group.mkdir()
     flags = 0 if label == "never" else PRCTL_FLAGS.get(m.setting.prctl)
     _warm(size)
+    given = folios_given()
     with beside(request.beside):
         variables = {**os.environ, **request.environment, **dict(m.setting.environment)}
         trial = run(request.command, variables, before=_preparation(group, flags), status=request.status)
     m.runs.append(trial)
     m.usage.append(_peak(group) or trial.peak)
+    m.folios.append(folios_given() - given)
 
 
 def _preparation(group: Path | None, flags: int | None) -> Callable[[], None]:
@@ -211,6 +231,22 @@ def table(measured: Mapping[str, Measured]) -> tuple[list[str], list[list[str]]]
             f"{np.median(m.usage) / MIB:.1f}", "" if base else f"{peak / MIB:.1f}",
         ])  # fmt: skip
     return header, rows
+
+
+def folio_table(measured: Mapping[str, Measured]) -> tuple[list[str], list[list[str]]]:
+    """Return large folios that faults gave, by size, predicted beside measured; a dash where there are none."""
+    header = ["setting", "large folios", "predicted"]
+    rows = []
+    for label, m in measured.items():
+        median = {order: float(np.median([run[order] for run in m.folios])) for order in layout.ORDERS}
+        rows.append([label, *(folio_text(counts) for counts in (median, m.figures.folios))])
+    return header, rows
+
+
+def folio_text(counts: Mapping[int, float]) -> str:
+    """Return folios by order as text, such as "64K 12, 2M 3"."""
+    given = [f"{size_name(order)} {counts[order]:,.0f}" for order in sorted(counts) if round(counts[order])]
+    return ", ".join(given) or "-"
 
 
 SUMMARY = ("advice", "CPU s", "saved", "predicted", "faults", "predicted", "peak MiB", "predicted", "s to advise",
