@@ -71,8 +71,7 @@ class KernelView:
     @property
     def slots(self) -> list[Vma | None]:
         """The VMA of each slot of VmaHints-v0, None for an empty one."""
-        by_id = {v.id: v for v in self.vmas()}
-        return [by_id.get(int(i)) for i in self._env.task.smaps["id"][self._index, :-1]]
+        return [self._by_id(int(i)) for i in self._env.task.smaps["id"][self._index, :-1]]
 
     @property
     def question(self) -> OrderQuestion | None:
@@ -80,7 +79,14 @@ class KernelView:
         return self._machine.question
 
     def _by_id(self, vma: int) -> Vma | None:
-        return next((v for v in self.vmas() if v.id == vma), None) if vma else None
+        try:
+            found = self._machine.vma(vma) if vma else None
+        except KeyError:
+            return None
+        return found if found is not None and self._may_decide(found) else None
+
+    def _may_decide(self, vma: Vma) -> bool:
+        return vma.anonymous and bool(vma.flags & layout.VM_WRITE) and vma.id not in self._hidden
 
     # -- seeing ------------------------------------------------------------------------------------
 
@@ -91,8 +97,7 @@ class KernelView:
 
     def vmas(self) -> list[Vma]:
         """Return the VMAs that a policy may decide about: anonymous and writable, in address order."""
-        writable = (v for v in self._machine.vmas() if v.anonymous and v.flags & layout.VM_WRITE)
-        return [v for v in writable if v.id not in self._hidden]
+        return [v for v in self._machine.vmas() if self._may_decide(v)]
 
     @property
     def memory_pages(self) -> int:

@@ -31,6 +31,7 @@ REFUSED = [
     (lambda m, v: m.collapse(None), MachineError, "vma is a whole number"),
     (lambda m, v: m.split(77), KeyError, "no VMA with id 77"),
     (lambda m, v: m.smaps(77), KeyError, "no VMA with id 77"),
+    (lambda m, v: m.vma(77), KeyError, "no VMA with id 77"),
     (lambda m, v: m.smaps(1 << 40), MachineError, "vma is a whole number"),
     (lambda m, v: m.set_orders(v, 2), MachineError, "mask is 0x2: it has a bit for each of the orders 0 and 2 to 9"),
     (lambda m, v: m.set_orders(v, 1 << 10), MachineError, "mask is 0x400"),

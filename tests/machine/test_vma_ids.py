@@ -62,3 +62,10 @@ def test_mappings_that_lie_far_apart_have_their_page_tables():
     assert machine.run() == Status.DONE
     assert machine.counters["nr_page_table"] >= 8000
     machine.validate()
+
+
+def test_a_vma_is_found_by_its_id() -> None:
+    machine = machine_of("mmap a 1M\nmmap b 1M\nwrite b 0 8K\nmunmap a 0 1M\nmmap c 1M\n")
+    machine.run()
+    assert [machine.vma(v.id) for v in machine.vmas()] == machine.vmas()
+    assert sum(v.faults for v in machine.vmas()) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -195,7 +196,9 @@ class VmaOrderEnv(ThpEnv):
     def vma(self) -> Vma | None:
         """The VMA asked about; None when there is none: the program ended, or the window was idle."""
         vma_id = int(self.task.smaps["id"][0, 0])
-        return next((v for v in self.machine.vmas() if v.id == vma_id), None) if vma_id and self.machine else None
+        with suppress(KeyError):  # whoever runs the machine alone may have unmapped it
+            return self.machine.vma(vma_id) if vma_id and self.machine else None
+        return None
 
 
 class VmaOrderVectorEnv(ThpVectorEnv):

@@ -11,7 +11,7 @@ from thp_env.machine import layout
 from thp_env.machine.arguments import milliseconds, one_of, order_mask, up_to, whole
 from thp_env.machine.arrays import Addresses, Bytes, Records, SmallInts
 from thp_env.machine.config import MachineError
-from thp_env.machine.records import BLOCK_DTYPE, HOLE_DTYPE, SIZE_DTYPE, WALK_DTYPE, Verb, Vma
+from thp_env.machine.records import BLOCK_DTYPE, HOLE_DTYPE, SIZE_DTYPE, WALK_DTYPE, Verb
 
 if TYPE_CHECKING:
     from thp_env.machine._core import CoreMachine
@@ -73,11 +73,9 @@ class Access:
             KeyError: when there is no such VMA.
             MachineError: when there is no such order.
         """
-        number, of = whole("vma", vma, most=layout.NIL), whole("order", order, layout.ORDERS[0], layout.ORDERS[-1])
-        vmas = [v for v in map(Vma._make, self._core.vmas()) if v.id == number]
-        if not vmas:
-            raise KeyError(f"no VMA with id {number}")
-        return -self._core.collapse(vmas[0].mm, vmas[0].start, vmas[0].end, of)
+        of = whole("order", order, layout.ORDERS[0], layout.ORDERS[-1])
+        _, mm, start, end, *_ = self._core.vma(whole("vma", vma, most=layout.NIL))
+        return -self._core.collapse(mm, start, end, of)
 
     def process_madvise(
         self, process: str, ranges: Iterable[tuple[int, int]], advice: str, *, caller: str = "", orders: int = 0

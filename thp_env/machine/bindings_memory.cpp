@@ -23,6 +23,14 @@ u32 vma_by_id(const core_machine &c, u32 id) {
 
 namespace {
 
+using vma_row = std::tuple<u32, u32, u64, u64, u32, u32, u64, u64>; // the fields of Vma
+
+vma_row row_of(const vm_area_struct &v) {
+    u64 faults = 0;
+    for (const u64 n : v.faults) faults += n;
+    return {v.id, v.vm_mm, v.vm_start, v.vm_end, v.vm_flags, v.orders, v.born, faults};
+}
+
 // A machine's physical memory.
 void bind_zone(nb::class_<core_machine> &machines) {
     machines
@@ -77,16 +85,12 @@ void bind_address_spaces(nb::class_<core_machine> &machines) {
                  return std::tuple(r.start, r.length);
              }))
         .def("vmas", reading([](core_machine &c) {
-                 std::vector<std::tuple<u32, u32, u64, u64, u32, u32, u64, u64>> out;
-                 for (u32 i = 0; i < c.m->h->nr_vmas; ++i) {
-                     const vm_area_struct &v = c.m->vmas[c.m->vma_order[i]];
-                     u64 faults = 0;
-                     for (const u64 n : v.faults) faults += n;
-                     out.emplace_back(v.id, v.vm_mm, v.vm_start, v.vm_end, v.vm_flags, v.orders, v.born,
-                                      faults);
-                 }
+                 std::vector<vma_row> out;
+                 for (u32 i = 0; i < c.m->h->nr_vmas; ++i)
+                     out.push_back(row_of(c.m->vmas[c.m->vma_order[i]]));
                  return out;
              }))
+        .def("vma", reading([](core_machine &c, u32 id) { return row_of(c.m->vmas[vma_by_id(c, id)]); }))
         .def("mapped_bytes", reading([](core_machine &c) {
                  u64 bytes = 0;
                  for (u32 i = 0; i < c.m->h->nr_vmas; ++i) {

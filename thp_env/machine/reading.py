@@ -55,6 +55,14 @@ class Reading:
         """Return the VMAs in address order, of one address space or of all."""
         return [v for v in map(Vma._make, self._core.vmas()) if mm is None or v.mm == mm]
 
+    def vma(self, vma: int) -> Vma:
+        """Return the VMA with an id.
+
+        Raises:
+            KeyError: when there is no such VMA.
+        """
+        return Vma._make(self._core.vma(vma_id(vma)))
+
     @property
     def mapped_bytes(self) -> int:
         """The length of all VMAs together."""
