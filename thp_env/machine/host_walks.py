@@ -21,10 +21,13 @@ CACHES = tuple((1 << n, ways) for n in range(5, 12) for ways in (16, 20, 24, 28)
 
 
 def random_walks(tlb: Tlb, pages: float) -> tuple[float, float]:
-    """Return the walks of a random access to so many 4K pages, and the cycles of their references, in the mean."""
+    """Return the walks of a random access to so many 4K pages, and the cycles of their references, in the mean.
+
+    The pages follow each other in memory, so a core that coalesces holds several in an entry.
+    """
     sets, ways = tlb.l2 or tlb.l1_4k
-    pdes = tlb.pwc[0][0] * tlb.pwc[0][1]
-    walks, pmds = max(0.0, 1 - sets * ways / pages), max(0.0, 1 - pdes * PTES_OF_PMD / pages)
+    held, pdes = sets * ways * tlb.coalesce, tlb.pwc[0][0] * tlb.pwc[0][1]
+    walks, pmds = max(0.0, 1 - held / pages), max(0.0, 1 - pdes * PTES_OF_PMD / pages)
     return walks, walks * (tlb.walk_cycles[3] + pmds * tlb.walk_cycles[2])
 
 
