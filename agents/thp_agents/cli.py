@@ -131,6 +131,12 @@ def _recommend(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _collapse(args: argparse.Namespace) -> int:
+    from thp_agents.collapse_command import run
+
+    return run(args)
+
+
 def _corpus(args: argparse.Namespace) -> int:
     if args.action == "folios":
         from thp_agents.corpus_folios import run
@@ -243,6 +249,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "record": _record,
     "calibrate": _calibrate,
     "recommend": _recommend,
+    "collapse": _collapse,
     "corpus": _corpus,
     "import": _import,
     "conformance": _conformance,

@@ -215,6 +215,14 @@ def _recommend(c: argparse.ArgumentParser) -> None:
     c.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
 
 
+def _collapse(c: argparse.ArgumentParser) -> None:
+    c.add_argument("--every", type=_seconds, metavar="SECONDS", help="(default: one)")
+    c.add_argument("--least", type=float, metavar="PERCENT",
+                   help="of a block that has to be there before it is collapsed (default: half)")  # fmt: skip
+    c.add_argument("--quiet", action="store_true", help="say nothing at the end")
+    c.add_argument("target", nargs="*", metavar="PID | -- COMMAND", help="a process, or a command to start")
+
+
 def _corpus(c: argparse.ArgumentParser) -> None:
     c.add_argument("action", choices=("list", "record", "check", "folios"))
     c.add_argument("names", nargs="*", metavar="NAME", help="recipes (default: all)")
@@ -299,6 +307,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "record": ("turn a real run into a trace program (needs valgrind)", _record),
     "calibrate": ("measure what this host takes for faults and memory calls, for --costs", _calibrate),
     "recommend": ("say which settings a program gains from, with the lines that set them", _recommend),
+    "collapse": ("collapse a running program's memory to folios of 2M from outside, now and then (root)", _collapse),
     "corpus": ("record real programs by their recipes, and check recordings against native runs", _corpus),
     "import": ("turn a log of perf, strace, DAMON, lackey, ... into a trace program", _import),
     "conformance": ("compare with a real kernel: its recordings, or this host's own", _conformance),

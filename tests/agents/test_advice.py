@@ -15,8 +15,17 @@ from thp_agents.advice.environment import join_variables, tunables
 from thp_agents.advice.host import differing, files, present
 from thp_agents.advice.lines import apply_and_undo
 from thp_agents.advice.outcomes import Simulator, half_way
-from thp_agents.advice.settings import NEVER, Setting, apply_setting, boot_setting, groups, mappings, touched_pages
-from thp_agents.advice.verify import Measured, difference, predicted, verdict, verifiable, verify
+from thp_agents.advice.settings import (
+    NEVER,
+    Setting,
+    apply_setting,
+    around,
+    boot_setting,
+    groups,
+    mappings,
+    touched_pages,
+)
+from thp_agents.advice.verify import Measured, difference, needs_root, predicted, verdict, verifiable, verify
 from thp_agents.cli import main
 
 from thp_env.machine import Machine, MachineConfig, Status, layout
@@ -72,6 +81,20 @@ def test_advice_stands_right_behind_each_mapping_of_its_group() -> None:
 def test_pages_of_a_region_count_once() -> None:
     program = parse_program("mmap a 1M\nmmap b 1M\nwrite a 0 1M\nwrite a 0 512K\nread b 0 64K\n")
     assert touched_pages(program).tolist() == [256, 16]
+
+
+def test_collapse_from_outside_is_a_setting_of_root_with_a_line_of_its_own(tmp_path: Path) -> None:
+    outside = replace(NEVER, collapse=1.0)
+    assert outside.name == "never, collapse every 1 s"
+    assert outside.of_system != NEVER.of_system
+    assert outside in around(NEVER, parse_program(ARENA))
+    assert needs_root(outside)
+    lines = apply_and_undo(outside, NEVER, ["redis-server", "--port", "1"], parse_program(ARENA), tmp_path)
+    assert lines[-1] == "thp-env collapse --every 1 -- redis-server --port 1"
+    slow = "mmap m1 64M at=slot\nwrite m1 0 64M\n" + 20 * "compute 100ms\n"
+    [figures] = Simulator({(): parse_program(slow)}, layouts=1).figures([outside])
+    assert figures.outcomes[0].counters["thp_collapse_alloc"] == 32
+    assert figures.faults == 64 * 256
 
 
 # -- the rule --------------------------------------------------------------------------------------

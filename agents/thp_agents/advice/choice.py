@@ -105,7 +105,8 @@ def search(simulator: Simulator, present: Setting) -> list[Figures]:
 def simplicity(setting: Setting, present: Setting) -> int:
     """Return how many things have to be changed; what becomes `always` for all programs of the host is one more."""
     parts = (setting.sizes != present.sizes, setting.defrag != present.defrag, setting.prctl != present.prctl,
-             setting.max_ptes_none != present.max_ptes_none, setting.environment != present.environment)  # fmt: skip
+             setting.max_ptes_none != present.max_ptes_none, setting.environment != present.environment,
+             setting.collapse != present.collapse)  # fmt: skip
     wider = any(mode == "always" and (order, mode) not in present.sizes for order, mode in setting.sizes)
     return sum(parts) + wider + 2 * len(setting.advice)  # which needs the program's source
 

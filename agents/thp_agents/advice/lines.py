@@ -69,6 +69,9 @@ def _process(setting: Setting, command: Sequence[str]) -> list[str]:
         lines += ["", "# for this program, without root; undo by leaving it out:", f"{pairs} {command_text}",
                   "# or in its systemd unit:", "[Service]",
                   *(f'Environment="{name}={value}"' for name, value in setting.environment)]  # fmt: skip
+    if setting.collapse:
+        lines += ["", "# for this program, as root: its memory is collapsed from outside; undo by leaving it out:",
+                  f"thp-env collapse --every {setting.collapse:g} -- {command_text}"]  # fmt: skip
     if setting.prctl:
         flags = PRCTL_FLAGS[setting.prctl]
         code = ("import ctypes, os, sys; "

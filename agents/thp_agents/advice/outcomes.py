@@ -11,6 +11,7 @@ import numpy as np
 from thp_workloads.relocation import draw_place, fits
 
 from thp_agents.advice.environment import Pairs
+from thp_agents.advice.outside import run_with_looks
 from thp_agents.advice.settings import NEVER, Setting, boot_setting
 from thp_env.machine import Machine, MachineConfig, layout
 from thp_env.machine.batch import Batch, Window
@@ -297,13 +298,16 @@ class Simulator:
         machines = [recordings[setting.environment].boot(setting, place) for setting, place in jobs]
         half_ways = [recordings[setting.environment].half for setting, _ in jobs]
         halves: list[Counters] = [machine.counters for machine in machines]
+        alone = np.array([setting.collapse == 0 for setting, _ in jobs])
         batch = Batch(machines, self.threads)
         for accesses in sorted(set(half_ways)):
-            now = np.array(half_ways) == accesses
+            now = alone & (np.array(half_ways) == accesses)
             _, _, snapshot = batch.run(Window(accesses=accesses), active=now)
             for i in np.flatnonzero(now):
                 halves[i] = snapshot.counters.of_machine(int(i))
-        batch.run(Window())
+        batch.run(Window(), active=alone)
+        for i in np.flatnonzero(~alone):
+            halves[i] = run_with_looks(machines[i], jobs[i][0].collapse)
         return [(machine, half, machine.counters) for machine, half in zip(machines, halves, strict=True)]
 
     def _share(self, environment: Pairs) -> float:

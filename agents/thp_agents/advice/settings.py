@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from thp_env.live.collapser import EVERY
 from thp_env.machine import Machine, layout
 from thp_env.machine.operations import OP_DTYPE, among, blank, fields, select
 from thp_env.machine.sizes import NO_SIZE, SIZES, orders_of, sizes_of
@@ -46,6 +47,7 @@ class Setting:
         prctl: "" or one of `PRCTLS`.
         advice: (group of mappings, "hugepage" or "nohugepage") of each group that is advised.
         environment: (variable, value) of each that is set.
+        collapse: seconds between two looks of `thp-env collapse`; 0: it does not run.
     """
 
     sizes: tuple[tuple[int, str], ...] = ()
@@ -55,6 +57,7 @@ class Setting:
     prctl: str = ""
     advice: tuple[tuple[str, str], ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    collapse: float = 0.0
 
     @property
     def name(self) -> str:
@@ -68,13 +71,14 @@ class Setting:
         parts += [f"max_ptes_none {self.max_ptes_none}"] if self.max_ptes_none != 511 else []
         parts += [f"prctl {self.prctl}"] if self.prctl else []
         parts += [f"{'no' if advice == 'nohugepage' else ''}hugepage on {group}" for group, advice in self.advice]
+        parts += [f"collapse every {self.collapse:g} s"] if self.collapse else []
         parts += [f"{name}={value}" for name, value in self.environment]
         return ", ".join(parts)
 
     @property
     def of_system(self) -> tuple[object, ...]:
         """The part that only root can set."""
-        return self.sizes, self.defrag, self.max_ptes_none
+        return self.sizes, self.defrag, self.max_ptes_none, self.collapse
 
     def with_sizes(self, orders: int, mode: str) -> Setting:
         """Return the setting with other sizes, a mask of orders."""
@@ -193,10 +197,11 @@ def first(programs: Mapping[tuple[tuple[str, str], ...], Program], present: Sett
 
 
 def around(setting: Setting, program: Program) -> list[Setting]:
-    """Return the settings one step away from one: its knobs, its prctl, and advice for each group of mappings."""
+    """Return the settings one step away from one: its knobs, its prctl, collapse, and advice for groups of mappings."""
     neighbours = [replace(setting, defrag=defrag) for defrag in DEFRAGS]
     neighbours += [replace(setting, max_ptes_none=most) for most in MAX_PTES_NONE]
     neighbours += [replace(setting, prctl=prctl) for prctl in ("", *PRCTLS)]
+    neighbours.append(replace(setting, collapse=0.0 if setting.collapse else EVERY))
     orders = sum(1 << order for order, _ in setting.sizes)
     for group in groups(program) if orders else ():
         others = tuple(pair for pair in setting.advice if pair[0] != group)

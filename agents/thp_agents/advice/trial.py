@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from thp_env.live.collapser import Looks
 from thp_env.live.errors import LiveError
 from thp_env.live.settings import PR_SET_THP_DISABLE  # noqa: F401 -- what a wrapper calls
 from thp_env.processes import anonymous_bytes, children, family
@@ -92,7 +93,7 @@ def beside(command: Sequence[str] | None) -> Iterator[None]:
 
 def run(
     command: Sequence[str], environment: Mapping[str, str], *, before: Callable[[], None] | None = None,
-    limit: float = LIMIT, listen: bool = False, status: int = 0,
+    limit: float = LIMIT, listen: bool = False, status: int = 0, collapse: float = 0.0,
 ) -> Run:  # fmt: skip
     """Run a command to its end; it reads nothing, and what it writes goes nowhere.
 
@@ -103,6 +104,7 @@ def run(
         limit: seconds that it may take.
         listen: keep its output for a message, too: some programs say there what went wrong.
         status: that it exits with when all went well.
+        collapse: seconds between two looks in which its memory is collapsed from outside, which counts; 0: it is not.
 
     Raises:
         AdviceError: when it is not there, fails, is ended by a signal, needs a terminal, goes on in the background or
@@ -114,7 +116,7 @@ def run(
     with tempfile.TemporaryFile() as output, _reaping():
         others = _children(os.getpid())
         process, start = _start(command, environment, before, output.fileno(), listen), time.monotonic()
-        watch = _Watch(process.pid)
+        watch, looks = _Watch(process.pid), Looks(process.pid, collapse) if collapse else None
         try:
             ended, used = _wait(process, start + limit)
         except BaseException:
@@ -123,6 +125,7 @@ def run(
             raise
         finally:
             watch.stop()
+            outside = looks.stop() if looks else 0.0
         seconds = time.monotonic() - start
         if ended is None:
             raise AdviceError(f"{name} did not end within {limit:.0f} s: give it less to do, or end it from --beside")
@@ -143,7 +146,7 @@ def run(
         if TERMINAL.search(last):
             raise AdviceError(f"{name} needs a terminal ({last}): run it in its batch mode, or by a script")
         raise AdviceError(f"{name} failed with status {code}{f': {last}' if last else ''}")
-    return Run(seconds, used.ru_utime + used.ru_stime, used.ru_minflt, watch.peak, watch.switched_off)
+    return Run(seconds, used.ru_utime + used.ru_stime + outside, used.ru_minflt, watch.peak, watch.switched_off)
 
 
 def _start(

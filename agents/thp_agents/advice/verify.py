@@ -64,7 +64,7 @@ class Measured:
 
 def needs_root(setting: Setting) -> bool:
     """Whether this host has another setting than what only root can change."""
-    return bool(differing(setting))
+    return bool(differing(setting)) or setting.collapse > 0
 
 
 def verifiable(choice: Choice, root: bool) -> tuple[dict[str, Figures], list[str]]:
@@ -149,7 +149,9 @@ def run_once(
     given = folios_given()
     with beside(request.beside):
         variables = {**os.environ, **request.environment, **dict(m.setting.environment)}
-        trial = run(request.command, variables, before=_preparation(group, flags), status=request.status)
+        every = 0.0 if label == "never" else m.setting.collapse
+        trial = run(request.command, variables, before=_preparation(group, flags), status=request.status,
+                    collapse=every)  # fmt: skip
     m.runs.append(trial)
     m.usage.append(_peak(group) or trial.peak)
     m.folios.append(folios_given() - given)
