@@ -120,7 +120,11 @@ your host with [`thp-env calibrate`](../guides/advice.md#costs-of-your-host) and
 
 {table(("cost", "ns", "spread", "source"), rows, right=1)}
 
-TLB sizes, walk penalties and their sources are with the cores, in `thp_env/machine/cores.py`.
+TLB sizes, walk penalties and their sources are with the cores, in `thp_env/machine/cores.py`. A core's walk penalties
+are those of page tables that the caches hold. On the measured host walks over 256 MiB took 1.7 times as long as those
+of its preset, and over 1 GiB four to five times ([page walks of a
+host](../explanation/tlb.md#page-walks-of-a-host)). So results are also reported at twice the price of walks, and
+`--costs` takes a host's own.
 
 ### A partial unmap
 
