@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -20,6 +23,18 @@ def children(pid: int) -> list[int]:
 def family(pid: int) -> list[int]:
     """Return a process and all its descendants; the process comes first."""
     return [pid, *(descendant for child in children(pid) for descendant in family(child))]
+
+
+@contextmanager
+def ended_with(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End a process that was started here by SIGTERM when the block is left by an exception, such as ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+        raise
 
 
 def anonymous_bytes(status: str) -> int:

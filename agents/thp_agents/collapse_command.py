@@ -6,13 +6,13 @@ import argparse
 import errno
 import os
 import select
-import signal
 import subprocess
 import sys
 
 from thp_env.live.collapser import EVERY, LEAST, Collapser
 from thp_env.live.errors import LiveError
 from thp_env.machine.layout import PMD_SIZE
+from thp_env.processes import ended_with
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,14 +31,9 @@ def run(args: argparse.Namespace) -> int:
         process = subprocess.Popen(args.target)
     except OSError as error:
         raise LiveError(f"{args.target[0]} cannot be run: {error.strerror}") from None
-    try:
+    with ended_with(process):
         _follow(Collapser(process.pid, least), args.every or EVERY, args.quiet)
         status = process.wait()
-    except BaseException:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-        raise
     return 128 - status if status < 0 else status
 
 

@@ -17,6 +17,7 @@ from thp_env.files import check_writable, whole_file
 from thp_env.live.errors import LiveError
 from thp_env.live.watch_picture import draw, facts, fill_of, page, rows, text
 from thp_env.live.watched import EndedError, Look, Watched, check_host
+from thp_env.processes import ended_with
 
 MOST = 720
 """Looks that are kept; of more every other one goes."""
@@ -40,15 +41,10 @@ def run(args: argparse.Namespace) -> int:
             _watch(watched, args, view, None)
         return 0
     process = _start(args.target, view)
-    try:
+    with ended_with(process):
         with Watched(process.pid) as watched:
             _watch(watched, args, view, process.stdout)
         status = process.wait()
-    except BaseException:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-        raise
     if status < 0:
         print(f"the command was ended by {signal.Signals(-status).name}", file=sys.stderr)
     elif status and view:
