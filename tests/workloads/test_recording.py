@@ -233,8 +233,9 @@ def test_unknown_command() -> None:
 
 
 def test_times_that_are_none() -> None:
-    for options in ({"seconds": 0.0}, {"seconds": -1.0}, {"after": -1.0}, {"seconds": float("nan")}):
-        refused("seconds must be positive", ["true"], **options)
+    nan = float("nan")
+    for options in ({"seconds": 0.0}, {"seconds": -1.0}, {"after": -1.0}, {"seconds": nan}, {"limit": 0.0}, {"limit": nan}):
+        refused("seconds and limit must be positive", ["true"], **options)
 
 
 def test_missing_valgrind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
