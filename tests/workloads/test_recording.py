@@ -234,8 +234,9 @@ def test_unknown_command() -> None:
 
 def test_times_that_are_none() -> None:
     nan = float("nan")
-    for options in ({"seconds": 0.0}, {"seconds": -1.0}, {"after": -1.0}, {"seconds": nan}, {"limit": 0.0}, {"limit": nan}):
-        refused("seconds and limit must be positive", ["true"], **options)
+    none = {"seconds": (0.0, -1.0, nan), "after": (-1.0, nan), "limit": (0.0, -1.0, nan)}
+    for name, value in ((name, value) for name, values in none.items() for value in values):
+        refused("seconds and limit must be positive", ["true"], **{name: value})
 
 
 def test_missing_valgrind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
