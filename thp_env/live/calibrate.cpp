@@ -366,7 +366,7 @@ int main(int argc, char **argv) {
         std::printf("write_fault_2M - no folio of 2M came\n");
     }
     cycle();
-    const size_t pages = static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES));
+    const auto pages = static_cast<size_t>(sysconf(_SC_AVPHYS_PAGES));
     for (size_t mib = 64; huge && mib <= 1024 && mib << 20 < pages * PAGE / 4; mib *= 2) {
         walks(("walk_" + std::to_string(mib)).c_str(), mib << 20);
     }

@@ -86,6 +86,7 @@ void bind_address_spaces(nb::class_<core_machine> &machines) {
              }))
         .def("vmas", reading([](core_machine &c) {
                  std::vector<vma_row> out;
+                 out.reserve(c.m->h->nr_vmas);
                  for (u32 i = 0; i < c.m->h->nr_vmas; ++i)
                      out.push_back(row_of(c.m->vmas[c.m->vma_order[i]]));
                  return out;
