@@ -11,7 +11,8 @@ from thp_env.live.calibrate import BUSY, Measured, busy, calibrate
 from thp_env.machine.clock import COSTS
 from thp_env.machine.cores import DEFAULT_CORE, core
 from thp_env.machine.costs_file import format_costs
-from thp_env.machine.host_walks import PAGES_PER_MIB, random_walks
+from thp_env.machine.host_walks import random_walks
+from thp_env.machine.prices import PAGES_PER_MIB
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,7 +12,8 @@ from thp_env.machine.clock import COSTS
 from thp_env.machine.cores import ABSENT, CORES, Tlb
 from thp_env.machine.costs_file import CostsError, HostCosts, costs_in_force, format_costs, read_costs
 from thp_env.machine.counters import TIMES
-from thp_env.machine.host_walks import PAGES_PER_MIB, random_walks, with_walks
+from thp_env.machine.host_walks import random_walks, with_walks
+from thp_env.machine.prices import PAGES_PER_MIB
 
 CYCLE = COSTS["cycle"].ps / 1000
 # Measured on a Zen 5 under KVM: `thp-env calibrate`.

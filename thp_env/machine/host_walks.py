@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from thp_env.machine.cores import ABSENT, LINE_SHIFT, Tlb
+from thp_env.machine.prices import PAGES_PER_MIB
 
-PAGES_PER_MIB = 256
 PTES_OF_PMD, PTES_OF_LINE = 512, 8
 CACHES = tuple((1 << n, ways) for n in range(5, 12) for ways in (16, 20, 24, 28))
 """Sets and ways of lines that are tried: 32 KiB to 3.5 MiB of page tables."""
