@@ -9,7 +9,7 @@ import select
 import subprocess
 import sys
 
-from thp_env.live.collapser import EVERY, LEAST, Collapser
+from thp_env.live.collapser import EVERY, LEAST, Collapser, check_root
 from thp_env.live.errors import LiveError
 from thp_env.machine.layout import PMD_SIZE
 from thp_env.processes import ended_with
@@ -25,8 +25,7 @@ def run(args: argparse.Namespace) -> int:
     if len(args.target) == 1 and args.target[0].isdecimal():
         _follow(Collapser(int(args.target[0]), least), args.every or EVERY, args.quiet)
         return 0
-    if os.geteuid():
-        raise LiveError("only root advises the memory of other processes (process_madvise): use sudo")
+    check_root()
     try:
         process = subprocess.Popen(args.target)
     except OSError as error:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from thp_workloads.recording.corpus import selected
 from thp_workloads.recording.errors import RecordingError
-from thp_workloads.recording.recipes import Recipe, recipes
+from thp_workloads.recording.recipes import Recipe
 
 from thp_agents.advice.outcomes import Figures, Simulator
 from thp_agents.advice.settings import NEVER
@@ -35,30 +36,27 @@ def run(names: Sequence[str], folder: Path) -> int:
         folder: of recordings.
 
     Raises:
-        RecordingError: for an unknown recipe.
+        RecordingError: for an unknown recipe, or when there is no recording.
         LiveError: without root, since settings of the host are changed.
     """
-    by_name = recipes()
-    if unknown := [name for name in names if name not in by_name]:
-        raise RecordingError(f"unknown recipe {unknown[0]}: there are {', '.join(by_name)}")
+    selection = selected(names, folder)
     if os.geteuid():
         raise LiveError("thp-env corpus folios changes settings of this host: run it as root")
-    names = names or [name for name in by_name if (folder / f"{name}.npz").exists()]
     print(HEAD)
     done, errors = 0, list[float]()
-    for name in names:
+    for recipe in selection:
         try:
-            for text, error in _rows(by_name[name], load_program(folder / f"{name}.npz")):
+            for text, error in _rows(recipe, load_program(folder / f"{recipe.name}.npz")):
                 print(text, flush=True)
                 errors.append(error)
             done += 1
         except (AdviceError, LiveError, ProgramError, RecordingError, OSError) as error:
-            print(f"thp-env: {name}: {error}", file=sys.stderr)
+            print(f"thp-env: {recipe.name}: {error}", file=sys.stderr)
     if errors:
         near = sum(error <= NEAR for error in errors)
         print(f"\n{len(errors)} settings: memory in large folios is off by {np.median(errors):.1%} in the median, by "
               f"{NEAR:.0%} at most on {near}")  # fmt: skip
-    return 0 if done == len(names) else 2
+    return 0 if done == len(selection) else 2
 
 
 NEAR = 0.05

@@ -28,8 +28,10 @@ from thp_agents.advice.settings import (
 from thp_agents.advice.verify import Measured, difference, needs_root, predicted, verdict, verifiable, verify
 from thp_agents.cli import main
 
+from thp_env.live.errors import LiveError
 from thp_env.machine import Machine, MachineConfig, Status, layout
 from thp_env.machine.operations import rows
+from thp_env.processes import children
 from thp_env.traces import parse_program
 from thp_env.workload import Instance
 
@@ -252,6 +254,14 @@ def test_another_status_than_the_expected_one_is_a_failure() -> None:
     assert trial.run(["sh", "-c", "exit 10"], os.environ, status=10).cpu >= 0
     with pytest.raises(trial.AdviceError, match="failed with status 0"):
         trial.run(["true"], os.environ, status=10)
+
+
+def test_a_command_whose_memory_cannot_be_collapsed_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    before = children(os.getpid())
+    with pytest.raises(LiveError, match="only root"):
+        trial.run(python("import time; time.sleep(1000)"), os.environ, collapse=1.0)
+    assert children(os.getpid()) == before
 
 
 def test_a_program_that_turns_large_folios_off_is_noticed() -> None:

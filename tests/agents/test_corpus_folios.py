@@ -52,3 +52,5 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err.startswith("thp-env: unknown recipe nonsense: there are ")
     assert main(["corpus", "folios", "lua_tables", "--out", str(tmp_path)]) == 2
     assert "lua_tables" in capsys.readouterr().err
+    assert main(["corpus", "folios", "--out", str(tmp_path)]) == 2
+    assert "there is no recording in" in capsys.readouterr().err

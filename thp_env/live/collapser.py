@@ -39,6 +39,16 @@ KINDS = PAGE_IS_PRESENT | PAGE_IS_HUGE
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def check_root() -> None:
+    """Refuse whoever may not advise other processes.
+
+    Raises:
+        LiveError: without root.
+    """
+    if os.geteuid():
+        raise LiveError("only root advises the memory of other processes (process_madvise): use sudo")
+
+
 class Collapser:
     """Collapses blocks of a process and all that come from it.
 
@@ -57,8 +67,7 @@ class Collapser:
 
     def __init__(self, pid: int, least: float = LEAST) -> None:
         """Check that it can be done."""
-        if os.geteuid():
-            raise LiveError("only root advises the memory of other processes (process_madvise): use sudo")
+        check_root()
         if not Path(f"/proc/{pid}").exists():
             raise LiveError(f"there is no process {pid}")
         self.pid, self.least = pid, least
@@ -148,7 +157,7 @@ class Looks:
         """Begin, with a first look after `every` seconds."""
         self.collapser, self._every = Collapser(pid, least), every
         self._over = threading.Event()
-        self._error: LiveError | None = None
+        self._error: LiveError | OSError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -156,14 +165,14 @@ class Looks:
         try:
             while not self._over.wait(self._every):
                 self.collapser.look()
-        except LiveError as error:
+        except (LiveError, OSError) as error:
             self._error = error
 
     def stop(self) -> float:
         """Look no more; return the CPU seconds that it took.
 
         Raises:
-            LiveError: when the kernel could not do it.
+            LiveError, OSError: when the kernel could not do it.
         """
         self._over.set()
         self._thread.join()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from thp_agents.heuristics.blocks import PAGES, inside
 from thp_env.live.collapser import LEAST
 from thp_env.machine import Machine, Status, Verb, layout
 from thp_env.machine.counters import TIMES, Counters
 
-PAGES = layout.PMD_SIZE // layout.PAGE_SIZE
 COMPUTE = TIMES.index("compute")
 
 
@@ -45,11 +45,11 @@ def look(machine: Machine, least: float, refused: dict[tuple[int, int], int]) ->
     for vma in machine.vmas():
         if not vma.anonymous or not vma.flags & layout.VM_WRITE:
             continue
-        for start, mapped, huge in machine.occupied_blocks(vma.mm, vma.start, vma.end).tolist():
-            end = start + layout.PMD_SIZE
-            if huge == PAGES or start < vma.start or end > vma.end or mapped < least * PAGES:
+        first, end = inside(vma)
+        for start, mapped, huge in machine.occupied_blocks(vma.mm, first, end).tolist() if first < end else ():
+            if huge == PAGES or mapped < least * PAGES or mapped <= refused.get((vma.mm, start), 0):
                 continue
-            if mapped > refused.get((vma.mm, start), 0) and machine.decide_range(
-                vma.mm, start, end, Verb.ADVISE, layout.ADVICE["collapse"]
-            ):
+            if machine.decide_range(
+                vma.mm, start, start + layout.PMD_SIZE, Verb.ADVISE, layout.ADVICE["collapse"]
+            ):  # fmt: skip
                 refused[vma.mm, start] = mapped

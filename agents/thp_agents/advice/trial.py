@@ -116,8 +116,9 @@ def run(
     with tempfile.TemporaryFile() as output, _reaping():
         others = _children(os.getpid())
         process, start = _start(command, environment, before, output.fileno(), listen), time.monotonic()
-        watch, looks = _Watch(process.pid), Looks(process.pid, collapse) if collapse else None
+        watch, looks = _Watch(process.pid), None
         try:
+            looks = Looks(process.pid, collapse) if collapse else None
             ended, used = _wait(process, start + limit)
         except BaseException:
             _end({process.pid})

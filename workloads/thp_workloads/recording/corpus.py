@@ -81,6 +81,24 @@ def compare(recipe: Recipe, program: Program) -> Comparison:
     )  # fmt: skip
 
 
+def selected(names: Sequence[str], folder: Path | None) -> list[Recipe]:
+    """Return recipes by name; without names those that have a recording in a folder, or all without a folder.
+
+    Raises:
+        RecordingError: for an unknown recipe, or when there is no recording.
+    """
+    by_name = recipes()
+    for name in names:
+        if name not in by_name:
+            raise RecordingError(f"unknown recipe {name}: there are {', '.join(by_name)}")
+    if names or folder is None:
+        return [by_name[name] for name in names or by_name]
+    found = [recipe for name, recipe in by_name.items() if (folder / f"{name}.npz").exists()]
+    if not found:
+        raise RecordingError(f"there is no recording in {folder}: thp-env corpus record NAME --out {folder}")
+    return found
+
+
 def main(action: str, names: Sequence[str], folder: Path, small: bool, quiet: bool) -> int:
     """List recipes, record them, or check their recordings.
 
@@ -94,15 +112,7 @@ def main(action: str, names: Sequence[str], folder: Path, small: bool, quiet: bo
     Raises:
         RecordingError: for an unknown recipe; what cannot be done for one is told, and the others go on.
     """
-    by_name = recipes()
-    for name in names:
-        if name not in by_name:
-            raise RecordingError(f"unknown recipe {name}: there are {', '.join(by_name)}")
-    if action == "check" and not names:
-        names = [name for name in by_name if (folder / f"{name}.npz").exists()]
-        if not names:
-            raise RecordingError(f"there is no recording in {folder}: thp-env corpus record NAME --out {folder}")
-    selection = [by_name[name] for name in names or by_name]
+    selection = selected(names, folder if action == "check" else None)
     if action == "list":
         _list(selection)
         return 0
